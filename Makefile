@@ -1,0 +1,70 @@
+# make grade   sets up everything and grades your work     make help   lists the targets
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+
+# The torch that set-up installs, and where pip looks for it (README: "Which torch").
+TORCH       ?= torch==2.13.0
+TORCH_INDEX ?=
+
+EX         ?=
+SOLUTION   ?=
+SUBMISSION ?=
+ARGS       ?=
+
+READY     := $(VENV)/.ready
+READY_DEV := $(VENV)/.ready-dev
+
+ifneq ($(SOLUTION),)
+  WHAT := --solution
+endif
+ifneq ($(SUBMISSION),)
+  WHAT += --submission $(SUBMISSION)
+endif
+
+.PHONY: help setup grade test bench notebook matrix clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##[ ]*/\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@echo
+	@echo "  EX=ex01          only this exercise          SOLUTION=1   the reference solutions"
+	@echo "  SUBMISSION=DIR   somebody else's work        ARGS='--task 3 --seed 7'   more for grade"
+	@echo "  PYTHON=python3.12   TORCH='torch==2.13.0'   TORCH_INDEX=ADDRESS   for make setup"
+
+$(READY): pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "make: no $(PYTHON) here; Python 3.10 or newer is needed: make PYTHON=/path/to/python3" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "make: $(PYTHON) is too old, 3.10 or newer is needed: make PYTHON=/path/to/python3" >&2; exit 2; }
+	@echo "Setting up $(VENV) (once; torch is a large download, see README: Which torch)"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --progress-bar on $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)" "numpy>=1.26"
+	$(BIN)/python -m pip install --progress-bar on -e ".[notebook]"
+	@touch $@
+
+$(READY_DEV): $(READY)
+	$(BIN)/python -m pip install --progress-bar on -e ".[dev]"
+	@touch $@
+
+setup: $(READY)  ## install what is needed into .venv (again after a change of TORCH: make clean setup)
+
+grade: $(READY)  ## grade your work in starter/ (sets up first)
+	@$(BIN)/grade $(EX) $(WHAT) $(ARGS)
+
+test: $(READY_DEV)  ## every test of the course and its grader (sets up first)
+	$(BIN)/ruff check grader ex*-*
+	$(BIN)/python -m pytest $(if $(EX),-k $(EX)) $(ARGS)
+
+bench: $(READY_DEV)  ## the performance tables
+	@$(BIN)/python -m grader.bench $(ARGS)
+
+notebook: $(READY)  ## open the exercises' notebooks in JupyterLab
+	$(BIN)/jupyter lab
+
+matrix: $(READY_DEV)  ## grade every mutant; write the table of which task catches it
+	@$(BIN)/grade dev matrix $(or $(EX),ex01) --write
+
+clean:  ## remove .venv and caches; your work stays
+	rm -rf $(VENV) *.egg-info .pytest_cache .ruff_cache .grade
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

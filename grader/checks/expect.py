@@ -1,0 +1,229 @@
+"""Expectations on runs. Each returns quietly or raises a Finding with its evidence.
+
+Every resume check asserts three things: the earlier lives really died of their faults and the last one
+finished (`finished`), progress was kept (`progress_kept`), and the course is that of the undisturbed
+run, bit for bit (`same_trajectory`).
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+
+from grader.checks.meanings import meaning
+from grader.harness.faults import show_schedule
+from grader.harness.lab import Lab
+from grader.harness.run import Life, Run
+from grader.harness.trajectory import Divergence
+from grader.verdicts import Finding, Inconclusive
+
+
+def rejoins(lab: Lab, run: Run, undisturbed: Run) -> None:
+    """The three assertions of a resume check, in the order in which they make sense."""
+    finished(lab, undisturbed)
+    finished(lab, run)
+    progress_kept(run)
+    same_trajectory(lab, run, undisturbed)
+
+
+# --- ends -------------------------------------------------------------------------------------------
+
+
+def finished(lab: Lab, run: Run) -> None:
+    """Each life ended as its fault says, and the last one reached the end of training."""
+    for life in run.lives:
+        if life.fault is None:
+            if not life.finished:
+                raise _ended_early(lab, run, life)
+        elif not life.died_of_fault:
+            if life.finished or life.first("end"):
+                raise Inconclusive(
+                    "fault", [("fault", life.fault.story), ("but", "it never fired: nothing was proved")], _text(run)
+                )
+            raise _ended_early(lab, run, life)
+
+
+def _ended_early(lab: Lab, run: Run, life: Life) -> Finding:
+    when = [("fault", run.story)] if run.schedule else []
+    if life.ended in ("cpu", "wall", "memory", "output", "stopped"):
+        return _over_limit(lab, run, life, when)
+    if crash := life.first("crash"):
+        return crashed(crash, when, _text(run), life)
+    rows = [*when, ("ended", f"the process left with {_status(life.status)} before training was done")]
+    if leaving := life.first("exit"):
+        rows += student_frames(leaving)
+        rows.append(("means", "a scheduler that sees exit 0 believes that the job is done"))
+    return Finding(f"exit:{life.status}", rows, _text(run))
+
+
+def crashed(crash: dict, when: list, fault: str | None = None, life: Life | None = None) -> Finding:
+    """A crash as the student should see it: their own frames, the exception last."""
+    frames = student_frames(crash)
+    if not frames and crash["frames"]:
+        last = [f for f in crash["frames"] if "/grader/workload/" in f["file"]][-1:] or crash["frames"][-1:]
+        where = f"{last[0]['file'].rpartition('/')[2]}:{last[0]['line']}"
+        frames = [("crashed", f"in the training script, {where}, with what your functions gave it: {last[0]['text']}")]
+    error = crash["message"].strip().splitlines()
+    rows = [*when, *frames, ("error", f"{crash['type']}: {error[0] if error else ''}"[:300])]
+    rows += [("", line[:200]) for line in error[1:6]]
+    at = frames[-1][1].split(" ")[0] if frames else ""
+    return Finding(f"crash:{crash['type']}:{at}", rows, fault, log=str(life.folder / "stderr") if life else None)
+
+
+def student_frames(crash: dict) -> list[tuple[str, str]]:
+    """The frames of the student's own files: where, in which function, and the line."""
+    rows = []
+    for frame in crash["frames"]:
+        if "-code/code/" in frame["file"]:
+            name = frame["file"].split("-code/code/")[1]
+            where = f"{name}:{frame['line']}" + (f" in {frame['function']}" if frame["function"] else "")
+            rows.append(("crashed" if not rows else "", f"{where}: {frame['text']}"))
+    return rows[-5:]
+
+
+def _over_limit(lab: Lab, run: Run, life: Life, when: list) -> Finding:
+    limits = lab.bench.limits
+    if life.ended == "stopped":
+        return Inconclusive("stopped", [("stopped", "the life was stopped from outside")])
+    if life.ended == "wall" and _machine_is_slow(lab):
+        return Inconclusive("slow", [*when, ("machine", f"too slow now: {limits.wall:g} s weren't enough, nor for a run without your code")])
+    what = {
+        "wall": f"still running after {limits.wall:g} s; a whole run takes about one",
+        "cpu": f"used {life.result['cpu']:.0f} s of CPU time; a whole run takes about one",
+        "memory": f"needed more than {limits.memory >> 20} MiB of memory",
+        "output": f"printed more than {limits.output >> 20} MiB",
+    }[life.ended]
+    rows = [*when, ("ended", what)]
+    if where := _stands_at(life):
+        rows.append(("stood at", where))
+    return Finding(f"limit:{life.ended}", rows, _text(run))
+
+
+def _machine_is_slow(lab: Lab) -> bool:
+    """Is it the machine? A run without any of the student's code tells."""
+    bare = lab.launch("train_epochs.py", "--bare", "--seed", lab.seed)
+    return not bare.finished or bare.last.result["wall"] > lab.bench.limits.wall / 4
+
+
+def _stands_at(life: Life) -> str:
+    """Where in the student's code the main thread stood when the time was up."""
+    for file, line, function in re.findall(r'File "(.*)", line (\d+) in (.*)', life.text("stack", 20_000)):
+        if "-code/code/" in file:
+            return f"{file.split('-code/code/')[1]}:{line} in {function}"
+    return ""
+
+
+def _status(status: int) -> str:
+    if status < 0:
+        return f"signal {signal.Signals(-status).name}"
+    return f"exit status {status}"
+
+
+def _text(run: Run) -> str | None:
+    return show_schedule(run.schedule) if run.schedule else None
+
+
+def imports_cleanly(run: Run, functions: list[str]) -> None:
+    """The module imports, ends nothing, and has the functions that the tasks name."""
+    life = run.last
+    imported = life.first("imported")
+    if imported is None:
+        if crash := life.first("crash"):
+            frames = student_frames(crash)
+            where = frames[-1:] or [("file", run.command)]
+            label = "can't import" if crash["type"] != "SyntaxError" else "can't parse"
+            raise Finding("import", [(label, where[-1][1]), ("error", f"{crash['type']}: {crash['message']}"[:300])])
+        if life.ended:
+            raise Finding("import", [("can't import", f"importing it went over the limit: {life.ended}"), ("stood at", _stands_at(life) or "its top level")])
+        raise Finding("import", [("can't import", f"importing it ended the process with {_status(life.status)}"), *student_frames(life.first("exit") or {"frames": []})])
+    missing = [name for name in functions if name not in imported["functions"]]
+    if missing:
+        raise Finding("import", [("missing", f"no function {', '.join(missing)}: the tasks call it")])
+
+
+# --- progress ---------------------------------------------------------------------------------------
+
+
+def progress_kept(run: Run) -> None:
+    """Each relaunch began at the last finished save, or at the one in progress when the fault struck."""
+    for life, after in zip(run.lives, run.lives[1:]):
+        saved = [e["step"] for e in life.all("saved")]
+        begun = [e["step"] for e in life.all("saving")]
+        last = max(saved, default=life.resumed_at)
+        if after.resumed_at in (last, max(begun, default=last)):
+            continue
+        reached = max([life.resumed_at, *(s["step"] for s in life.steps)])
+        rows = [("fault", run.story), ("resumed", f"at step {after.resumed_at}; the last checkpoint was saved after step {last}")]
+        if after.resumed_at < last:
+            rows.append(("means", f"{reached - after.resumed_at} of {reached} finished steps are done again" + (": the run started over" if after.resumed_at == 0 else "")))
+            rows.append(("think", "which numbers say how far the run has come, and who puts them back?"))
+        else:
+            rows.append(("means", "the relaunched job believes that it has done steps which nobody did"))
+            rows.append(("think", "what is the step counter at the moment of the save, and after the load?"))
+        raise Finding("progress", rows, _text(run))
+
+
+# --- trajectories -----------------------------------------------------------------------------------
+
+
+def same_trajectory(lab: Lab, run: Run, undisturbed: Run) -> None:
+    found = run.trajectory.diverges_from(undisturbed.trajectory)
+    if found is None:
+        return
+    script, *argv = undisturbed.command.split()
+    again = lab.undisturbed(script, *argv, again=1)
+    if again.finished and (noise := again.trajectory.diverges_from(undisturbed.trajectory)):
+        raise _not_reproducible(lab, noise)
+    raise Finding(f"component:{found.cause}", divergence_rows(run, found), _text(run), step=found.step, different=found.different, same=found.same)
+
+
+def _not_reproducible(lab: Lab, noise: Divergence) -> Finding:
+    """Two undisturbed runs differ. Whose doing is it? Runs without the student's code tell."""
+    bare = [lab.undisturbed("train_epochs.py", "--bare", "--randomness", "--seed", lab.seed, again=n) for n in (0, 1)]
+    machine = not all(b.finished for b in bare) or bare[0].trajectory != bare[1].trajectory
+    rows = [
+        ("undisturbed", f"two runs that nothing disturbed differ at step {noise.step}: {noise.cause}"),
+        ("same", "two runs without your code"),
+        ("means", "your code draws from something that no seed governs; such a run can't be compared, nor resumed exactly"),
+        ("think", "time, os.urandom, hash() of a string, the order of a set, an unseeded generator: which one do you use?"),
+    ]
+    if machine:
+        return Inconclusive("machine", [("machine", "two undisturbed runs differ even without your code")])
+    return Finding("not reproducible", rows)
+
+
+def divergence_rows(run: Run, found: Divergence) -> list[tuple[str, str]]:
+    rows = [("fault", run.story)] if run.schedule else []
+    when = ", the first step after resuming" if found.first_after_resume else ""
+    last = max(run.trajectory.steps, default=0)
+    at = f"at step {found.step}{when}" if found.step <= last else "only in the final state, after the last step"
+    rows.append(("diverged", at))
+    roots = [c for c in found.different if c not in ("loss", "augmented inputs")] or found.different
+    if found.same:
+        rows.append(("same", ", ".join(found.same)))
+    rows.append(("different", ", ".join(roots)))
+    if "batch indices" in roots:
+        got, want = (_some(r["batch indices"]) for r in (found.got, found.expected))
+        rows.append(("batch", f"{got} ... expected {want} ..."))
+    means, think = meaning(found.different)
+    return [*rows, ("means", means), ("think", think)]
+
+
+def _some(indices: list[int]) -> str:
+    return "samples " + ", ".join(map(str, indices[:4]))
+
+
+def quiet(lab: Lab, run: Run, bare: Run) -> None:
+    """Saving changed nothing in a run that it doesn't disturb."""
+    finished(lab, run)
+    finished(lab, bare)
+    found = run.trajectory.diverges_from(bare.trajectory)
+    if found:
+        rows = divergence_rows(run, found)
+        rows = [r for r in rows if r[0] not in ("means", "think")]
+        rows += [
+            ("compared", "a run that saves, and the same run that never saves; nothing disturbed either"),
+            ("means", "looking at the state changed it: every save sends training down another path"),
+            ("think", "does a function that should only read draw a number, set a seed, or change a mode?"),
+        ]
+        raise Finding(f"save changes {found.cause}", rows)

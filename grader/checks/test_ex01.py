@@ -1,0 +1,265 @@
+"""Exercise 1: what a checkpoint must hold, survive, and bring back."""
+
+from __future__ import annotations
+
+import pytest
+
+from grader.checks import storage, task
+from grader.checks.expect import finished, quiet, rejoins
+from grader.checks.probes import answers
+from grader.checks.shuffling import every_epoch_is_a_fresh_shuffle
+from grader.harness.faults import Kill, KillInSave
+from grader.verdicts import Finding
+
+# ---------------------------------------------------------------- ex01.1  round trip
+
+
+@task("ex01.1")
+def test_a_run_killed_between_saves_rejoins_the_undisturbed_one(lab):
+    per_epoch = lab.shared.randint(5, 7)
+    args = ("train_epochs.py", "--seed", lab.seed, "--steps-per-epoch", per_epoch)
+    step = per_epoch + lab.draw.randint(1, per_epoch - 1)
+    for schedule in lab.schedules((Kill(after_step=step),)):
+        rejoins(lab, lab.launch(*args, faults=schedule), lab.undisturbed(*args))
+
+
+@task("ex01.1")
+def test_saving_changes_nothing_in_the_run(lab):
+    per_epoch = lab.shared.randint(5, 7)
+    args = ("train_epochs.py", "--seed", lab.seed, "--steps-per-epoch", per_epoch, "--randomness")
+    quiet(lab, lab.undisturbed(*args), lab.undisturbed(*args, "--bare"))
+
+
+@task("ex01.1")
+def test_a_job_without_a_scheduler_is_saved_too(lab):
+    answer = answers(lab, "without_scheduler")
+    if answer["epoch"] != "7":
+        raise Finding("epoch", [("saved", "epoch 7"), ("returned", f"load_checkpoint returned {answer['epoch']}")])
+    if answer["different"]:
+        raise Finding(f"component:{answer['different'][0]}", [("different", f"after a save and a load: {', '.join(answer['different'])}")])
+
+
+@task("ex01.1")
+def test_a_file_from_a_gpu_node_loads_on_this_machine(lab):
+    answer = answers(
+        lab,
+        "other_device",
+        means="the checkpoint of a GPU job can't be opened on a login node, nor on a node whose GPUs are numbered otherwise",
+        think="where does torch.load put a tensor that was saved on cuda:0?",
+    )
+    if answer["different"]:
+        raise Finding(f"component:{answer['different'][0]}", [("different", f"after loading a GPU node's file: {', '.join(answer['different'])}")])
+
+
+@task("ex01.1")
+def test_loading_runs_no_code_from_the_file(lab):
+    if answers(lab, "hidden_code")["ran"]:
+        raise Finding(
+            "code in the file",
+            [
+                ("loaded", "a file in which somebody hid a call"),
+                ("happened", "load_checkpoint made it"),
+                ("means", "whoever can write into your checkpoint directory can run code as you"),
+                ("think", "which argument of torch.load lets nothing but data through, and what did you set it to?"),
+            ],
+        )
+
+
+@task("ex01.1")
+def test_a_checkpoint_of_another_model_is_refused(lab):
+    raised = answers(lab, "wrong_model")["raised"]
+    if accepted := [name for name, error in raised.items() if error is None]:
+        layer = " and ".join(f"one layer {name}" for name in accepted)
+        raise Finding(
+            "lenient load",
+            [
+                ("loaded", f"the checkpoint into a model with {layer} than it"),
+                ("happened", "nothing was raised"),
+                ("means", "a renamed layer keeps its random weights, and nobody notices for days"),
+                ("think", "how strict is your load_state_dict?"),
+            ],
+        )
+
+
+# ---------------------------------------------------------------- ex01.2  randomness
+
+
+@task("ex01.2")
+def test_a_run_with_randomness_rejoins_the_undisturbed_one(lab):
+    per_epoch = lab.shared.randint(5, 7)
+    args = ("train_epochs.py", "--rng", "--seed", lab.seed, "--steps-per-epoch", per_epoch)
+    step = per_epoch + lab.draw.randint(1, per_epoch - 1)
+    for schedule in lab.schedules((Kill(after_step=step),)):
+        rejoins(lab, lab.launch(*args, faults=schedule), lab.undisturbed(*args))
+
+
+@task("ex01.2")
+def test_reading_the_generators_draws_from_none(lab):
+    args = ("train_epochs.py", "--rng", "--seed", lab.seed, "--steps-per-epoch", lab.shared.randint(5, 7))
+    bare = [arg for arg in args if arg != "--rng"]
+    quiet(lab, lab.undisturbed(*args), lab.undisturbed(*bare, "--randomness", "--bare"))
+
+
+@task("ex01.2")
+def test_every_generator_survives_a_file(lab):
+    answer = answers(lab, "round_trip_rng")
+    if answer["lost"] or answer["drew"]:
+        name = (answer["lost"] or answer["drew"])[0]
+        verb = "isn't back where it was saved" if answer["lost"] else "was moved by get_rng_state"
+        raise Finding(f"component:{name}", [("different", f"{name} {verb}, after torch.save and torch.load(weights_only=True)")])
+
+
+@task("ex01.2")
+def test_the_generator_of_every_gpu_is_saved(lab):
+    if lost := answers(lab, "cuda_rng")["lost"]:
+        raise Finding(
+            "component:CUDA RNG",
+            [
+                ("pretended", "two CUDA devices (as far as their generators go)"),
+                ("different", f"the generator of cuda:{', cuda:'.join(map(str, lost))} isn't back where it was saved"),
+                ("means", "on a GPU, dropout draws there: a resume on the cluster diverges although it is exact on your laptop"),
+                ("think", "how many CUDA generators does a machine with two GPUs have?"),
+            ],
+        )
+
+
+@task("ex01.2")
+def test_a_machine_with_fewer_gpus_restores_what_it_can(lab):
+    answer = answers(
+        lab,
+        "fewer_gpus",
+        means="a checkpoint of a two-GPU node can't be opened on a node with one, nor on a laptop",
+        think="which of the saved CUDA states have a device here?",
+    )
+    if answer["lost"]:
+        raise Finding("component:CUDA RNG", [("different", "saved with two CUDA devices, loaded with one: cuda:0's generator isn't back")])
+
+
+# ---------------------------------------------------------------- ex01.3  an interrupted save costs nothing
+
+
+@task("ex01.3")
+def test_the_newest_checkpoint_comes_back_bit_for_bit(lab):
+    storage.newest_wins(lab)
+
+
+@task("ex01.3")
+def test_a_save_killed_at_any_event_leaves_the_last_good_checkpoint(lab):
+    storage.killed_at_every_event(lab)
+
+
+@task("ex01.3")
+def test_a_save_torn_or_out_of_disk_leaves_the_last_good_checkpoint(lab):
+    storage.torn_at_bytes(lab)
+
+
+@task("ex01.3")
+def test_a_first_save_that_never_finished_is_no_checkpoint(lab):
+    storage.first_save_killed(lab)
+
+
+@task("ex01.3")
+def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(lab):
+    storage.damaged_newest(lab)
+
+
+@task("ex01.3")
+def test_nothing_intact_is_an_error_and_nothing_saved_is_none(lab):
+    storage.none_intact(lab)
+
+
+@task("ex01.3")
+def test_a_training_run_killed_in_mid_save_rejoins_the_undisturbed_one(lab):
+    per_epoch = lab.draw.randint(4, 6)
+    args = ("train_epochs.py", "--store", "--seed", lab.seed, "--steps-per-epoch", per_epoch)
+    undisturbed = lab.undisturbed(*args)
+    finished(lab, undisturbed)
+    saves = undisturbed.last.all("saved")
+    event = lab.draw.randrange(max(1, len(saves[1]["events"])))
+    for schedule in lab.schedules((KillInSave(saves[1]["step"], event),)):
+        rejoins(lab, lab.launch(*args, faults=schedule), undisturbed)
+
+
+# ---------------------------------------------------------------- ex01.4  resume in the middle of an epoch
+
+
+def _mid_epoch(lab, workers: int, save_every: int | None = None) -> tuple[int, int, tuple]:
+    """(steps per epoch, steps between saves, the arguments): shared by the checks of a grading."""
+    shared = lab.shared
+    per_epoch, interval = shared.choice([8, 9]), save_every or shared.choice([2, 3])
+    flags = ("--workers", workers, "--steps-per-epoch", per_epoch, "--save-every", interval)
+    return per_epoch, interval, ("train.py", "--seed", lab.seed, *flags)
+
+
+BOTH = pytest.mark.parametrize("workers", [0, 2], ids=["no_workers", "two_workers"])
+
+
+@task("ex01.4")
+@BOTH
+def test_a_run_killed_between_saves_in_mid_epoch_rejoins(lab, workers):
+    per_epoch, save_every, args = _mid_epoch(lab, workers)
+    step = per_epoch + lab.draw.randint(save_every + 1, per_epoch - 2)
+    step += step % save_every == 0
+    for schedule in lab.schedules((Kill(after_step=step),)):
+        rejoins(lab, lab.launch(*args, faults=schedule), lab.undisturbed(*args))
+
+
+@task("ex01.4")
+@BOTH
+def test_a_run_killed_twice_within_one_epoch_rejoins(lab, workers):
+    per_epoch, save_every, args = _mid_epoch(lab, workers)
+    first = -(-(per_epoch + 1) // save_every) * save_every  # the first save in epoch 1
+    twice = (Kill(first), Kill(first + save_every + lab.draw.randint(0, save_every - 1)))
+    for schedule in lab.schedules(twice):
+        rejoins(lab, lab.launch(*args, faults=schedule), lab.undisturbed(*args))
+
+
+@task("ex01.4")
+@BOTH
+def test_a_run_resumed_at_an_epochs_first_and_last_step_rejoins(lab, workers):
+    per_epoch, _, args = _mid_epoch(lab, workers, save_every=1)
+    edges = (Kill(after_step=per_epoch), Kill(after_step=per_epoch + 1), Kill(after_step=2 * per_epoch))
+    for schedule in lab.schedules(edges):
+        rejoins(lab, lab.launch(*args, faults=schedule), lab.undisturbed(*args))
+
+
+@task("ex01.4")
+@BOTH
+def test_every_epoch_shows_every_sample_in_a_new_order(lab, workers):
+    per_epoch, _, args = _mid_epoch(lab, workers, save_every=1)
+    run = lab.undisturbed(*args)
+    finished(lab, run)
+    every_epoch_is_a_fresh_shuffle(run, per_epoch)
+
+
+# ---------------------------------------------------------------- ex01.5  when to save, and what to keep
+
+
+@task("ex01.5")
+def test_checkpoints_are_saved_when_they_are_due(lab):
+    storage.saved_when_due(lab)
+
+
+@task("ex01.5")
+def test_the_best_by_validation_is_kept_apart(lab):
+    storage.best_kept_apart(lab)
+
+
+@task("ex01.5")
+def test_a_killed_keep_best_leaves_a_best(lab):
+    storage.best_killed_at_every_event(lab)
+
+
+@task("ex01.5")
+def test_the_last_checkpoints_stay_and_older_ones_go(lab):
+    storage.last_ones_stay(lab)
+
+
+@task("ex01.5")
+def test_the_only_good_checkpoint_is_never_deleted(lab):
+    storage.only_good_one_stays(lab)
+
+
+@task("ex01.5")
+def test_pruning_killed_at_any_event_leaves_the_newest_checkpoint(lab):
+    storage.prune_killed_at_every_event(lab)

@@ -1,0 +1,299 @@
+"""The `grade` command."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from grader import course, derive
+from grader.course import ROOT, Exercise, UsageError
+
+STATE = ROOT / ".grade"
+
+
+class DefaultToGrade(click.Group):
+    """`grade ex01` is `grade run-checks ex01`: without a command's name, it grades."""
+
+    def parse_args(self, ctx, args):
+        first = next((a for a in args if not a.startswith("-")), None)
+        if args[:1] not in (["--help"], ["-h"]) and first not in self.commands:
+            args = ["checks", *args]
+        return super().parse_args(ctx, args)
+
+    def format_commands(self, ctx, formatter):
+        rows = [(n, c.get_short_help_str(80)) for n, c in self.commands.items() if not c.hidden]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+SYNTAX = """
+\b
+grade [ex01 ...] [--task 3] [--submission DIR | --solution]
+      [--json FILE] [--junit FILE] [--jobs N] [--seed N] [--fault F] [--launcher fork|plain]
+
+Runs your training job as real processes, kills it, and compares the resumed run with an
+undisturbed one, bit for bit. Exit status: 0 all graded tasks pass, 1 some don't,
+2 wrong usage, 3 inconclusive. `grade checks --help` explains the options.
+"""
+
+
+@click.group(cls=DefaultToGrade, context_settings={"help_option_names": ["-h", "--help"]}, help=SYNTAX)
+def main_group() -> None:
+    pass
+
+
+@main_group.command("checks", hidden=True)
+@click.argument("names", nargs=-1, metavar="[EXERCISE]...")
+@click.option("--task", "task_names", multiple=True, metavar="N", help="Grade only this task (repeatable).")
+@click.option("--submission", type=click.Path(path_type=Path), metavar="DIR", help="Grade this directory: laid out as starter/ is, or holding ex01...")
+@click.option("--solution", is_flag=True, help="Grade the reference solutions.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="Write the results as JSON; - for standard output.")
+@click.option("--junit", "junit_file", type=click.Path(path_type=Path), metavar="FILE", help="Write the results as JUnit XML.")
+@click.option("--jobs", type=click.IntRange(1, 64), metavar="N", help="Processes at a time (the number of cores).")
+@click.option("--seed", type=click.IntRange(0, 2**31), metavar="N", help="Draw model, data and faults from this seed (a fresh one each time).")
+@click.option("--fault", metavar="FAULT", help="Inject only this fault, as a message prints it: kill@12.")
+@click.option("--launcher", type=click.Choice(["fork", "plain"]), help="How processes start: forked from a warm server, or plainly (slower, same verdicts).")
+@click.option("--time-limit", type=click.FloatRange(5, 3600), metavar="S", help="Seconds that one process may take (60).")
+def checks(names, task_names, submission, solution, json_file, junit_file, jobs, seed, fault, launcher, time_limit):
+    """Grade exercises (what `grade` does without a command)."""
+    from grader import engine
+    from grader.harness.faults import parse_schedule
+    from grader.harness.launcher import Limits, choose
+    from grader.report import output, terminal
+
+    if submission and solution:
+        raise UsageError("--submission and --solution exclude each other")
+    chosen = _exercises(names, submission)
+    if len(chosen) > 1 and task_names:
+        raise UsageError("--task goes with one exercise: grade ex01 --task 3")
+    tasks = [chosen[0].task(t.rpartition(".")[2]).number for t in task_names] or None
+    faults = _parse(parse_schedule, fault) if fault else None
+    for file in (json_file, junit_file):
+        if file and str(file) != "-" and not file.resolve().parent.is_dir():
+            raise UsageError(f"can't write {file}: there is no directory {file.parent}")
+    submissions = [course.submission(exercise, submission, solution) for exercise in chosen]
+    limits = Limits(wall=time_limit, cpu=max(5.0, time_limit / 2)) if time_limit else Limits()
+    out = terminal.console()
+    if str(json_file) == "-":
+        out.file, out.quiet = sys.stderr, True
+    seed = random.SystemRandom().randrange(10_000) if seed is None else seed
+    results, untouched = [], []
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    with contextlib.closing(choose(launcher)) as launched:
+        if hasattr(launched, "start"):
+            launched.start()  # torch loads while the rest is set up
+        for exercise, work in zip(chosen, submissions):
+            if _is_pristine(exercise, work):
+                untouched.append(exercise)
+            with terminal.Progress(out, exercise) as progress:
+                grading = engine.Grading(
+                    exercise, work, launched,
+                    seed=seed, jobs=jobs, tasks=tasks, faults=faults, limits=limits, on_change=progress.update,
+                )  # fmt: skip
+                try:
+                    results.append(grading.start().result(on_task=progress.show))
+                finally:
+                    grading.close()
+    terminal.show_summary(out, results, untouched)
+    if str(json_file) == "-":
+        print(json.dumps(output.as_json(results), indent=2))
+    elif json_file:
+        output.write_json(results, json_file)
+    if junit_file:
+        output.write_junit(results, junit_file)
+    sys.exit(output.exit_code(results))
+
+
+def _exercises(names, submission: Path | None) -> list[Exercise]:
+    """Those named; else those that the submission holds; else all."""
+    if names:
+        return [course.find(name) for name in names]
+    known = list(course.exercises().values())
+    if submission is None:
+        return known
+    if not submission.is_dir():
+        raise UsageError(f"no such submission directory: {submission}")
+    inside = [e for e in known if (submission / e.id).is_dir() or (submission / e.folder.name).is_dir()]
+    if inside:
+        return inside
+    fitting = [e for e in known if (submission / e.module).exists()]
+    if not fitting:
+        raise UsageError(f"{submission} looks like no submission; name the exercise: grade ex01 --submission {submission}")
+    return fitting
+
+
+def _is_pristine(exercise: Exercise, work: course.Submission) -> bool:
+    if not exercise.solution.is_dir():
+        return False
+    return work.files.get(exercise.module) == derive.starter_files(exercise)[exercise.module]
+
+
+def _parse(parse, text):
+    try:
+        return parse(text)
+    except ValueError as e:
+        raise UsageError(str(e))
+
+
+# --- beside grading ---------------------------------------------------------------------------------
+
+
+@main_group.command()
+@click.argument("name", required=False, metavar="[EXERCISE]")
+def show(name):
+    """Tasks, points, and where to begin."""
+    from grader.report import terminal
+
+    out = terminal.console()
+    for exercise in [course.find(name)] if name else course.exercises().values():
+        out.print(f"[bold]{exercise.id}[/bold]  {exercise.title}  ({exercise.points} points)")
+        for task in exercise.tasks:
+            needs = f"   builds on {', '.join(task.needs)}" if task.needs else ""
+            out.print(f"  {task.id}  {task.title}  ({task.points}){needs}")
+            terminal.show_row(out, "", ", ".join(task.functions))
+        out.print(f"  read   {exercise.folder.name}/README.md")
+        out.print(f"  edit   {exercise.folder.name}/starter/{exercise.module}")
+        out.print(f"  grade  grade {exercise.id}            one task alone: grade {exercise.id} --task 1")
+        out.print(f"  stuck  grade hint {exercise.tasks[0].id}\n")
+
+
+@main_group.command()
+@click.argument("task_name", metavar="TASK")
+@click.option("--again", is_flag=True, help="Begin at the first rung again.")
+def hint(task_name, again):
+    """The next hint for a task: one rung of the ladder at a time."""
+    from grader.report import terminal
+
+    _, task = course.find_task(task_name)
+    file = STATE / "hints.json"
+    try:
+        seen = json.loads(file.read_text())
+    except (OSError, ValueError):
+        seen = {}
+    rung = 0 if again else min(seen.get(task.id, 0), len(task.hints) - 1)
+    out = terminal.console()
+    out.print(f"[bold]{task.id}  {task.title}[/bold]   hint {rung + 1} of {len(task.hints)}")
+    terminal.show_row(out, "", task.hints[rung])
+    if rung + 1 < len(task.hints):
+        out.print("  Try it. The next call gives the next hint.")
+    else:
+        out.print(f"  That was the last one. `grade hint {task.id} --again` begins anew.")
+    STATE.mkdir(exist_ok=True)
+    file.write_text(json.dumps(seen | {task.id: rung + 1}))
+
+
+@main_group.command()
+@click.argument("name", metavar="EXERCISE")
+def reset(name):
+    """Put an exercise's starter back as it was handed out; your version is kept aside."""
+    exercise = course.find(name)
+    pristine = derive.starter_files(exercise) if exercise.solution.is_dir() else _handed_out(exercise)
+    if exercise.starter.is_dir():
+        aside = exercise.folder / f"starter.kept-{time.strftime('%Y%m%d-%H%M%S')}"
+        number = 1
+        while aside.exists():
+            number += 1
+            aside = aside.with_name(f"{aside.name.split('_')[0]}_{number}")
+        exercise.starter.rename(aside)
+        click.echo(f"your version is kept in {aside.relative_to(ROOT)}")
+    for file, data in pristine.items():
+        (exercise.starter / file).parent.mkdir(parents=True, exist_ok=True)
+        (exercise.starter / file).write_bytes(data)
+    click.echo(f"{exercise.starter.relative_to(ROOT)} is as it was handed out")
+
+
+def _handed_out(exercise: Exercise) -> dict[str, bytes]:
+    """Without a solution to derive from: the starter as it first came into this repository."""
+    where = f"{exercise.folder.name}/starter/{exercise.module}"
+
+    def git(*args) -> bytes:
+        return subprocess.run(["git", "-C", str(ROOT), *args], capture_output=True, check=True).stdout
+
+    try:
+        first = git("log", "--diff-filter=A", "--format=%H", "--", where).split()
+        return {exercise.module: git("show", f"{first[-1].decode()}:{where}")}
+    except (OSError, subprocess.CalledProcessError, IndexError):
+        raise UsageError(f"nothing to reset {exercise.id} to: no solution to derive a starter from, and git doesn't know {where}")
+
+
+@main_group.command("run")
+@click.argument("name", metavar="EXERCISE")
+@click.option("--kill-after", type=int, multiple=True, metavar="STEP", help="SIGKILL after this step, then relaunch (repeatable).")
+@click.option("--workers", type=click.Choice(["0", "2"]), default="0", help="DataLoader workers.")
+@click.option("--save-every", type=click.IntRange(1), default=4, metavar="N", help="Save every N steps (4).")
+@click.option("--seed", type=click.IntRange(0, 2**31), default=0)
+@click.option("--submission", type=click.Path(path_type=Path), metavar="DIR")
+@click.option("--solution", is_flag=True)
+def run_command(name, kill_after, workers, save_every, seed, submission, solution):
+    """Run the training job with your functions, and kill it where you like."""
+    from grader.play import play
+
+    exercise = course.find(name)
+    work = course.submission(exercise, submission, solution)
+    if work.problem:
+        raise UsageError(work.problem)
+    sys.exit(play(work, list(kill_after), int(workers), save_every, seed))
+
+
+@main_group.group()
+def dev():
+    """For those who build the course."""
+
+
+@dev.command("derive")
+@click.argument("names", nargs=-1)
+def derive_command(names):
+    """Derive every starter from its solution."""
+    for exercise in [course.find(n) for n in names] or course.exercises().values():
+        for file in derive.write_starter(exercise):
+            click.echo(f"{exercise.id}: wrote starter/{file}")
+
+
+@dev.command()
+@click.argument("name", default="ex01")
+@click.option("--write", is_flag=True, help="Write the table into grader/mutants/README.md.")
+@click.option("--seed", type=int, help="Grade with this seed.")
+def matrix(name, write, seed):
+    """Grade every mutant and print the table of mutants and the tasks that catch them."""
+    from grader.mutants import matrix as kill_matrix
+
+    sys.exit(kill_matrix.main(course.find(name), write, seed))
+
+
+@dev.command()
+@click.argument("names", nargs=-1)
+def notebook(names):
+    """Build and execute the notebooks from their sources."""
+    from grader.notebooks import build
+
+    for exercise in [course.find(n) for n in names] or course.exercises().values():
+        click.echo(f"wrote {build(exercise).relative_to(ROOT)}")
+
+
+def main() -> None:
+    """Entry point: our own errors are one line on stderr and exit status 2, never a traceback."""
+    try:
+        main_group.main(prog_name="grade", standalone_mode=False)
+    except UsageError as e:
+        click.echo(f"grade: {e}", err=True)
+        sys.exit(2)
+    except click.exceptions.Exit as e:
+        sys.exit(e.exit_code)
+    except click.ClickException as e:
+        click.echo(f"grade: {e.format_message()}  (grade --help)", err=True)
+        sys.exit(2)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("grade: interrupted; every process has been ended", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(1)

@@ -1,0 +1,245 @@
+"""Runs the checks of an exercise against a submission and sums them up as verdicts.
+
+Checks are plain pytest tests in grader/checks. Their bodies run in threads here (they mostly wait for
+processes), under pytest as well as under the `grade` command, so both give the same verdicts.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import random
+import re
+import time
+import traceback
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from grader.course import Exercise, Submission, Task
+from grader.harness import launcher as launchers
+from grader.harness.faults import Fault
+from grader.harness.lab import Bench, Cancelled, Lab
+from grader.harness.launcher import Limits, Lost
+from grader.report.message import compose
+from grader.verdicts import (
+    BLOCKED,
+    FAIL,
+    INCONCLUSIVE,
+    PASS,
+    ExerciseResult,
+    Finding,
+    Inconclusive,
+    NotSelected,
+    Outcome,
+    TaskResult,
+    sentence,
+)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One test function with one set of its parameters."""
+
+    function: Callable
+    task: str
+    case: str  # "[2]", as pytest writes it; empty without parameters
+    params: dict = field(hash=False)
+
+    @property
+    def name(self) -> str:
+        return self.function.__name__ + self.case
+
+    @property
+    def title(self) -> str:
+        return sentence(self.function.__name__)
+
+
+def collect(exercise: Exercise) -> list[Check]:
+    """The exercise's checks in the order of its file, parametrized as pytest would."""
+    module = importlib.import_module(f"grader.checks.test_{exercise.id}")
+    found = []
+    for function in vars(module).values():
+        if inspect.isfunction(function) and function.__name__.startswith("test_") and hasattr(function, "task"):
+            for case, params in _cases(function):
+                found.append(Check(function, function.task, case, params))
+    return found
+
+
+def _cases(function: Callable) -> Iterable[tuple[str, dict]]:
+    """The parameter sets of a function that has at most one @pytest.mark.parametrize of one name."""
+    marks = [m for m in getattr(function, "pytestmark", []) if m.name == "parametrize"]
+    if not marks:
+        return [("", {})]
+    (mark,) = marks
+    name, values = mark.args
+    ids = mark.kwargs.get("ids") or [str(v) for v in values]
+    return [(f"[{i}]", {name: v}) for i, v in zip(ids, values)]
+
+
+class Grading:
+    """One submission of one exercise being graded. `start` it, then ask for outcomes or the result."""
+
+    def __init__(
+        self,
+        exercise: Exercise,
+        submission: Submission,
+        launcher,
+        *,
+        seed: int | None = None,
+        jobs: int | None = None,
+        tasks: list[int] | None = None,
+        faults: tuple[Fault, ...] | None = None,
+        limits: Limits | None = None,
+        on_change: Callable[[Grading], None] | None = None,
+    ):
+        self.exercise, self.faults, self.tasks = exercise, faults, tasks
+        self.seed = random.SystemRandom().randrange(10_000) if seed is None else seed
+        self.bench = Bench(submission, launcher, self.seed, jobs or default_jobs(), limits)
+        self.checks = [c for c in collect(exercise) if not tasks or exercise.task(c.task).number in tasks]
+        self.on_change = on_change or (lambda grading: None)
+        self._futures: dict[str, Future] = {}
+        self._pool: ThreadPoolExecutor | None = None
+        self.began = time.monotonic()
+
+    # --- running
+
+    def start(self) -> Grading:
+        self._pool = ThreadPoolExecutor(max_workers=2 * self.bench.jobs)
+        preflight = self._pool.submit(self._preflight)
+        for check in self.checks:
+            self._futures[check.name] = self._pool.submit(self._run, check, preflight)
+        return self
+
+    def _preflight(self) -> Finding | None:
+        """Import the submission once: what goes wrong there is one finding, not one for every check."""
+        from grader.checks.expect import imports_cleanly
+
+        try:
+            if self.bench.submission.problem:
+                return Finding("import", [("submission", self.bench.submission.problem)])
+            names = [name for task in self.exercise.tasks for name in task.functions]
+            imports_cleanly(Lab(self.bench, "preflight").launch("importing.py"), names)
+        except Finding as finding:
+            return finding
+        except Lost as e:
+            return Inconclusive("machinery", [("machinery", str(e))])
+        return None
+
+    def _run(self, check: Check, preflight: Future) -> Outcome | None:
+        began = time.monotonic()
+        lab = Lab(self.bench, check.name, self.faults)
+        finding: Finding | None = preflight.result()
+        try:
+            if finding is None and not self._blockers(self.exercise.task(check.task), only_known=True):
+                check.function(lab, **check.params)
+        except Finding as e:
+            finding = e
+        except NotSelected:
+            return None
+        except Cancelled:
+            finding = Inconclusive("cancelled", [("stopped", "the grading was interrupted")])
+        except Lost as e:
+            finding = Inconclusive("machinery", [("machinery", str(e))])
+        except Exception as e:  # a bug of ours proves nothing about the student's work
+            where = traceback.extract_tb(e.__traceback__)[-1]
+            text = f"{type(e).__name__}: {e} ({os.path.basename(where.filename)}:{where.lineno})"
+            finding = Inconclusive("grader", [("grader", f"the check itself broke: {text}")])
+        verdict = finding.verdict if finding else PASS
+        outcome = Outcome(check.name, check.title, check.task, verdict, time.monotonic() - began, finding)
+        self.on_change(self)
+        return outcome
+
+    def _blockers(self, task: Task, only_known: bool = False) -> list[str]:
+        """The tasks that `task` builds on and that aren't passed (so far, if `only_known`)."""
+        return [
+            need
+            for need in task.needs
+            if any(
+                (not only_known or future.done()) and (o := future.result()) and o.verdict != PASS
+                for future in self._of(need)
+            )
+            or (not only_known and self._of(need) and self._blockers(self.exercise.task(need)))
+        ]
+
+    def _of(self, task_id: str) -> list[Future]:
+        return [self._futures[c.name] for c in self.checks if c.task == task_id and c.name in self._futures]
+
+    # --- results
+
+    def outcome(self, name: str) -> Outcome | None:
+        return self._futures[name].result()
+
+    def done(self) -> tuple[int, int]:
+        """Checks that are decided, and all."""
+        return sum(f.done() for f in self._futures.values()), len(self._futures)
+
+    def task_result(self, task: Task, told: dict[str, str]) -> TaskResult:
+        """The verdict of one task, when its checks are done. `told`: cause -> the task that named it."""
+        outcomes = [o for f in self._of(task.id) if (o := f.result())]
+        seconds = round(sum(o.seconds for o in outcomes), 3)
+        blockers = self._blockers(task)
+        problems = [o for o in outcomes if o.verdict != PASS]
+        if blockers:
+            verdict = BLOCKED
+        elif any(o.verdict == FAIL for o in problems):
+            verdict = FAIL
+            problems = [o for o in problems if o.verdict == FAIL]
+        elif problems or not outcomes:
+            verdict = INCONCLUSIVE
+        else:
+            verdict = PASS
+        score = task.points if verdict == PASS else 0
+        result = TaskResult(task.id, task.title, verdict, score, task.points, seconds)
+        compose(result, problems, blockers, told, self)
+        return result
+
+    def result(self, on_task: Callable[[TaskResult], None] | None = None) -> ExerciseResult:
+        """Wait for everything; `on_task` gets each task's result as soon as it stands."""
+        told: dict[str, str] = {}
+        results = []
+        for task in self.exercise.tasks:
+            if self.tasks and task.number not in self.tasks:
+                continue
+            results.append(self.task_result(task, told))
+            if on_task:
+                on_task(results[-1])
+        return ExerciseResult(
+            self.exercise.id,
+            self.exercise.title,
+            results,
+            round(time.monotonic() - self.began, 3),
+            self.bench.lives_ended,
+            self.seed,
+        )
+
+    def close(self) -> None:
+        if self._pool:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+        self.bench.close()
+
+
+def default_jobs() -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min(8, cores or 1))
+
+
+def grade(exercise: Exercise, submission: Submission, launcher=None, **options) -> ExerciseResult:
+    """Grade one submission of one exercise, from start to end."""
+    own = launcher is None
+    launcher = launcher or launchers.choose()
+    on_task = options.pop("on_task", None)
+    grading = Grading(exercise, submission, launcher, **options)
+    try:
+        return grading.start().result(on_task)
+    finally:
+        grading.close()
+        if own:
+            launcher.close()
+
+
+def course_paths(text: str, bench: Bench) -> str:
+    """Replaces the paths of a life's copies by those of the student's own files."""
+    copies = re.compile(re.escape(str(bench.scratch)) + r"/[^/\s\"']+/life-\d+-code/code")
+    return copies.sub(str(bench.submission.folder), text)

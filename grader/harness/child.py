@@ -1,0 +1,121 @@
+"""The life itself: a process that becomes a training script, in the surroundings that its job names.
+
+The same code runs after a fork from the warm server and in a plainly started interpreter
+(python -I child.py JOB.json), so a script can't tell them apart.
+"""
+
+from __future__ import annotations
+
+import atexit
+import faulthandler
+import json
+import os
+import random
+import signal
+import sys
+import tempfile
+import threading
+import traceback
+
+
+def become(job: dict) -> None:
+    """Own session, stdio in files, limits, environment, seeds: everything before the script."""
+    from grader.harness.guardian import set_limits
+
+    os.setsid()
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    os.chdir(job["cwd"])
+    os.umask(0o022)
+    for fd, path, flags in (
+        (0, os.devnull, os.O_RDONLY),
+        (1, job["stdout"], os.O_WRONLY | os.O_CREAT | os.O_APPEND),
+        (2, job["stderr"], os.O_WRONLY | os.O_CREAT | os.O_APPEND),
+    ):
+        opened = os.open(path, flags, 0o644)
+        os.dup2(opened, fd)
+        os.close(opened)
+    os.environ.clear()
+    os.environ.update(job["env"])
+    tempfile.tempdir = None  # remembered from before the fork; what a killed life leaves goes with its folder
+    set_limits(job)
+
+    import numpy
+    import torch
+
+    # a fork shares its parent's generators, which would hide a missing seed
+    random.seed()
+    numpy.random.seed(int.from_bytes(os.urandom(4), "little"))
+    torch.seed()
+    torch.set_num_threads(1)
+
+    sys.argv[:] = [job["script"], *job["argv"]]
+    # where the main thread stands when the time is nearly up; it works however stuck Python is
+    stack = open(job["stack"], "w")
+    faulthandler.dump_traceback_later(job["limits"]["wall"] * 0.9, file=stack)
+
+
+def run(job: dict) -> None:
+    """Execute the script as __main__ and leave as the interpreter would; never returns."""
+    from grader.harness import watch
+
+    status = 0
+    try:
+        watch.open_events(job)
+        with open(job["script"], "rb") as f:
+            code = compile(f.read(), job["script"], "exec")
+        module = type(sys)("__main__")
+        module.__file__ = job["script"]
+        sys.modules["__main__"] = module
+        exec(code, module.__dict__)
+    except SystemExit as e:
+        watch.emit("exit", code=e.code if isinstance(e.code, int) else str(e.code), frames=_frames(e))
+        if e.code is not None:
+            status = e.code & 0xFF if isinstance(e.code, int) else 1
+            if not isinstance(e.code, int):
+                print(e.code, file=sys.stderr)
+    except BaseException as e:
+        watch.emit("crash", **describe(e))
+        traceback.print_exception(type(e), e, e.__traceback__)
+        status = 1
+    # as the interpreter leaves, but for freeing torch, which takes a second
+    try:
+        threading._shutdown()
+        atexit._run_exitfuncs()
+    except BaseException:
+        traceback.print_exc()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (ValueError, OSError, AttributeError):
+            pass
+    os._exit(status)
+
+
+def describe(error: BaseException) -> dict:
+    """An exception as the report needs it: type, message, frames from the outermost in."""
+    message = str(error)
+    return {"type": type(error).__name__, "message": message[:2000], "frames": _frames(error)}
+
+
+def _frames(error: BaseException) -> list[dict]:
+    frames = [
+        {"file": f.filename, "line": f.lineno, "function": f.name, "text": f.line or ""}
+        for f in traceback.extract_tb(error.__traceback__)
+    ]
+    if isinstance(error, SyntaxError) and error.filename:
+        frames.append(
+            {"file": error.filename, "line": error.lineno, "function": "", "text": (error.text or "").strip()}
+        )
+    return frames[-40:]
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+    with open(sys.argv[1]) as f:
+        job = json.load(f)
+    from grader.harness import child  # the module, not __main__, which the script is about to become
+
+    child.become(job)
+    child.run(job)

@@ -1,0 +1,84 @@
+"""Faults: one injected event each. They fire at a step or a file-system event, never by the clock.
+
+A fault has a short text form, printed with every verdict and accepted by `grade --fault`:
+
+    kill@12          SIGKILL after step 12 (and after its save, if one was due)
+    kill@20:event3   SIGKILL just before the 4th file-system event of the save at step 20
+    tear@20:4096     SIGKILL when a file of the save at step 20 reaches byte 4096
+    full@20:4096     the disk is full when a file of the save at step 20 reaches byte 4096
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True)
+class Fault:
+    kind: str  # "kill", "tear" or "full"
+    step: int  # the optimizer step after which, or in whose save, it fires
+    event: int | None = None  # kill: the save's file-system event before which it fires
+    byte: int | None = None  # tear, full: the file size at which it fires
+
+    def __str__(self) -> str:
+        if self.event is not None:
+            return f"{self.kind}@{self.step}:event{self.event}"
+        if self.byte is not None:
+            return f"{self.kind}@{self.step}:{self.byte}"
+        return f"{self.kind}@{self.step}"
+
+    @property
+    def in_save(self) -> bool:
+        return self.event is not None or self.byte is not None
+
+    @property
+    def story(self) -> str:
+        if self.kind == "kill" and not self.in_save:
+            return f"SIGKILL after step {self.step}"
+        if self.kind == "kill":
+            return f"SIGKILL in the save of step {self.step}, before its file-system event {self.event}"
+        if self.kind == "tear":
+            return f"SIGKILL in the save of step {self.step}, when a file reached byte {self.byte}"
+        return f"disk full in the save of step {self.step}, when a file reached byte {self.byte}"
+
+    def to_json(self) -> dict:
+        return {k: v for k, v in asdict(self).items() if v is not None}
+
+
+def Kill(after_step: int) -> Fault:
+    return Fault("kill", after_step)
+
+
+def KillInSave(step: int, event: int) -> Fault:
+    return Fault("kill", step, event=event)
+
+
+def Tear(step: int, byte: int) -> Fault:
+    return Fault("tear", step, byte=byte)
+
+
+def DiskFull(step: int, byte: int) -> Fault:
+    return Fault("full", step, byte=byte)
+
+
+_TEXT = re.compile(r"(?:(kill)@(\d+)(?::event(\d+))?|(tear|full)@(\d+):(\d+))\Z")
+
+
+def parse(text: str) -> Fault:
+    """The fault that `str` wrote. ValueError, with the forms it knows, for anything else."""
+    m = _TEXT.match(text.strip())
+    if not m:
+        raise ValueError(f"'{text}' is no fault; a fault looks like kill@12, kill@20:event3, tear@20:4096 or full@20:4096")
+    if m[1]:
+        return Fault("kill", int(m[2]), event=None if m[3] is None else int(m[3]))
+    return Fault(m[4], int(m[5]), byte=int(m[6]))
+
+
+def parse_schedule(text: str) -> tuple[Fault, ...]:
+    """A fault schedule: one fault per life, joined with '+': kill@7+kill@9."""
+    return tuple(parse(part) for part in text.split("+"))
+
+
+def show_schedule(faults) -> str:
+    return "+".join(str(f) for f in faults) or "none"

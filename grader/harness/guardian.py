@@ -1,0 +1,176 @@
+"""One guardian per life: it starts the student's process, bounds it, and leaves nothing of it behind.
+
+The guardian is trusted code between the grader and the student's process. It sits in the same place
+whether the life came from the fork server or was started plainly, so both give equal verdicts.
+
+- On Linux it is the reaper of every descendant, however often they fork or call setsid: when the main
+  process ends, for whatever reason, all that is left of the life is its children, and they are killed.
+- It ends the life at the limits of wall time, CPU time, memory and output.
+- It watches a lifeline (a pipe): when the grader dies, so does the life.
+
+The outcome is written to `result` as JSON: {"status": exit status or -signal, "ended": null or which
+limit ended it, "wall": s, "cpu": s, "left_behind": processes still alive at the end}.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import resource
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable
+
+POLL = 0.1  # s between two looks at memory and output; the end of a process is an event, not polled
+
+
+def guard(job: dict, start: Callable[[], int], lifeline: int) -> dict:
+    """Run `start` (which forks the main process and gives its pid) within job["limits"]."""
+    became_reaper = _reap_descendants()
+    wake_r, wake_w = os.pipe()
+    for fd in (wake_r, wake_w):
+        os.set_blocking(fd, False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    signal.set_wakeup_fd(wake_w, warn_on_full_buffer=False)
+
+    limits, began = job["limits"], time.monotonic()
+    main = start()
+    status, cpu, ended = None, 0.0, None
+    while status is None:
+        ready = select.select([wake_r, lifeline], [], [], POLL)[0]
+        if wake_r in ready and signal.SIGTERM in os.read(wake_r, 4096):
+            ended = "stopped"
+        if lifeline in ready:
+            ended = "stopped"
+        while status is None:
+            pid, code, usage = os.wait4(-1, os.WNOHANG)
+            if not pid:
+                break
+            if pid == main:
+                status, cpu = os.waitstatus_to_exitcode(code), usage.ru_utime + usage.ru_stime
+        if status is None and (ended := ended or _over(job, main, time.monotonic() - began)):
+            _kill(main)
+            _, code, usage = os.wait4(main, 0)
+            status, cpu = os.waitstatus_to_exitcode(code), usage.ru_utime + usage.ru_stime
+    if ended is None and status in (-signal.SIGXCPU, -signal.SIGKILL) and cpu >= limits["cpu"]:
+        ended = "cpu"
+    result = {
+        "status": status,
+        "ended": ended,
+        "wall": round(time.monotonic() - began, 4),
+        "cpu": round(cpu, 4),
+        "left_behind": _kill_the_rest(main, became_reaper),
+    }
+    with open(job["result"] + ".tmp", "w") as f:
+        json.dump(result, f)
+    os.replace(job["result"] + ".tmp", job["result"])
+    return result
+
+
+def _reap_descendants() -> bool:
+    if not sys.platform.startswith("linux"):
+        return False
+    PR_SET_CHILD_SUBREAPER = 36
+    return ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+
+
+def _over(job: dict, main: int, wall: float) -> str | None:
+    limits = job["limits"]
+    if wall > limits["wall"]:
+        return "wall"
+    for key in ("stdout", "stderr"):
+        try:
+            if os.stat(job[key]).st_size > limits["output"]:
+                return "output"
+        except OSError:
+            pass
+    if _memory(main) > limits["memory"]:
+        return "memory"
+    return None
+
+
+def _memory(main: int) -> int:
+    """Private bytes of the life's processes; pages shared with the fork server cost nothing."""
+    import psutil
+
+    total = 0
+    try:
+        parent = psutil.Process(main)
+        for process in [parent, *parent.children(recursive=True)]:
+            info = process.memory_info()
+            total += info.rss - getattr(info, "shared", 0)
+    except psutil.Error:
+        pass
+    return total
+
+
+def _kill(pid: int) -> None:
+    for send in (os.killpg, os.kill):
+        try:
+            send(pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            pass
+
+
+def _kill_the_rest(main: int, reaper: bool) -> int:
+    """Kill what outlived the main process until none is left; how many there were."""
+    killed, deadline = set(), time.monotonic() + 10
+    if not reaper:  # elsewhere than on Linux: its process group is all that can be named
+        try:
+            os.killpg(main, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            pass
+        return 0
+    while time.monotonic() < deadline:
+        try:  # the orphans of an orphan become our children as soon as it is dead
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            break
+        for pid in _children():
+            killed.add(pid)
+            _kill(pid)
+        try:
+            os.waitpid(-1, 0)
+        except ChildProcessError:
+            break
+    return len(killed)
+
+
+def _children() -> list[int]:
+    try:
+        with open(f"/proc/self/task/{os.getpid()}/children") as f:
+            return [int(pid) for pid in f.read().split()]
+    except OSError:  # a kernel without CONFIG_PROC_CHILDREN
+        import psutil
+
+        return [p.pid for p in psutil.Process().children()]
+
+
+def set_limits(job: dict) -> None:
+    """In the main process, before any of the student's code."""
+    cpu = int(job["limits"]["cpu"])
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu + 2))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def main() -> None:
+    """Plain mode: python -I guardian.py JOB.json, with the lifeline as standard input."""
+    with open(sys.argv[1]) as f:
+        job = json.load(f)
+
+    def start() -> int:
+        pid = os.fork()
+        if pid == 0:
+            os.execve(sys.executable, [sys.executable, "-I", job["child"], sys.argv[1]], job["env"])
+        return pid
+
+    guard(job, start, lifeline=0)
+
+
+if __name__ == "__main__":
+    main()

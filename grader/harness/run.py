@@ -1,0 +1,134 @@
+"""A run: a training job to completion, across its lives. What came out of it is read here."""
+
+from __future__ import annotations
+
+import json
+import signal
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from grader.harness.faults import Fault, show_schedule
+from grader.harness.trajectory import Trajectory
+
+
+@dataclass
+class Life:
+    """One process of a run, after its end."""
+
+    folder: Path
+    fault: Fault | None
+    result: dict  # the guardian's
+
+    @cached_property
+    def events(self) -> list[dict]:
+        try:
+            lines = (self.folder / "events").read_text(errors="replace").splitlines()
+        except FileNotFoundError:
+            return []
+        out = []
+        for line in lines:
+            try:
+                out.append(json.loads(line))
+            except ValueError:
+                pass  # a line that the student's code tore or forged
+        return [e for e in out if isinstance(e, dict)]
+
+    def all(self, event: str) -> list[dict]:
+        return [e for e in self.events if e.get("event") == event]
+
+    def first(self, event: str) -> dict | None:
+        return next(iter(self.all(event)), None)
+
+    @property
+    def status(self) -> int:
+        return self.result["status"]
+
+    @property
+    def ended(self) -> str | None:
+        return self.result["ended"]
+
+    @property
+    def fault_fired(self) -> bool:
+        return self.first("fault") is not None
+
+    @property
+    def died_of_fault(self) -> bool:
+        """It announced the fault, and then died by the signal that the fault sends."""
+        return self.fault_fired and self.status in (-signal.SIGKILL, -signal.SIGXFSZ) and not self.ended
+
+    @property
+    def finished(self) -> bool:
+        return self.status == 0 and self.ended is None and self.first("end") is not None
+
+    @property
+    def resumed_at(self) -> int:
+        """The step that the life started from: 0 when fresh."""
+        event = self.first("life")
+        return event["step"] if event else 0
+
+    @cached_property
+    def steps(self) -> list[dict]:
+        """Its finished steps: the record of each, with its loss."""
+        losses = {e["step"]: e["loss"] for e in self.all("loss")}
+        return [e | {"loss": losses[e["step"]]} for e in self.all("step") if e["step"] in losses]
+
+    def text(self, stream: str = "stderr", characters: int = 4000) -> str:
+        try:
+            with open(self.folder / stream, "rb") as f:
+                f.seek(0, 2)
+                f.seek(max(0, f.tell() - characters))
+                return f.read().decode(errors="replace")
+        except OSError:
+            return ""
+
+
+@dataclass
+class Run:
+    """The lives of one run, in order. `schedule` is what was to befall them."""
+
+    lives: list[Life]
+    schedule: tuple[Fault, ...]
+    directory: Path  # its checkpoints
+    command: str = ""
+    notes: dict = field(default_factory=dict)
+
+    @property
+    def last(self) -> Life:
+        return self.lives[-1]
+
+    @property
+    def finished(self) -> bool:
+        return self.last.finished and len(self.lives) == len(self.schedule) + 1
+
+    @property
+    def story(self) -> str:
+        if not self.schedule:
+            return "none"
+        parts = []
+        for life, after in zip(self.lives, self.lives[1:]):
+            where = f"relaunched from the checkpoint of step {after.resumed_at}" if after.resumed_at else "relaunched"
+            parts.append(f"{life.fault.story}; {where}")
+        if len(self.lives) <= len(self.schedule):
+            parts.append(self.lives[-1].fault.story)
+        return "; then ".join(parts)
+
+    @property
+    def steps_lost(self) -> list[int]:
+        """For each relaunch, how many finished steps it had to do again."""
+        lost = []
+        for life, after in zip(self.lives, self.lives[1:]):
+            reached = max([life.resumed_at, *(s["step"] for s in life.steps)])
+            lost.append(reached - after.resumed_at)
+        return lost
+
+    @cached_property
+    def trajectory(self) -> Trajectory:
+        """What the run trained, in the end: each life continues from where it resumed."""
+        joined = Trajectory()
+        for life in self.lives:
+            joined = joined.join(Trajectory.of(life))
+        return joined
+
+    def __str__(self) -> str:
+        return f"{self.command} [{show_schedule(self.schedule)}]"

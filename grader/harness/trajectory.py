@@ -1,0 +1,100 @@
+"""Trajectories: the exact course of a run, and where two of them part."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+# Causes before their consequences: the first that differs is what was lost.
+COMPONENTS = [
+    "global step",
+    "epoch",
+    "position in the epoch",
+    "weights",
+    "optimizer",
+    "scheduler",
+    "learning rate",
+    "batch indices",
+    "Python RNG",
+    "NumPy RNG",
+    "torch RNG",
+    "augmented inputs",
+    "best metric",
+    "loss",
+]
+
+
+def _rank(component: str) -> int:
+    name = "optimizer" if component.startswith("optimizer") else component
+    return COMPONENTS.index(name) if name in COMPONENTS else len(COMPONENTS)
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """The first step at which two trajectories differ, and in what."""
+
+    step: int  # the step; one past the last for the final state
+    different: list[str]  # components, causes first
+    same: list[str]
+    first_after_resume: bool
+    got: dict = field(repr=False, default_factory=dict)
+    expected: dict = field(repr=False, default_factory=dict)
+
+    @property
+    def cause(self) -> str:
+        return self.different[0]
+
+
+@dataclass
+class Trajectory:
+    """Step number -> what the step depended on, and its loss. `resumes` are the steps resumed at."""
+
+    steps: dict[int, dict] = field(default_factory=dict)
+    end: dict | None = None
+    resumes: list[int] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, life) -> Trajectory:
+        end = life.first("end")
+        resumes = [life.resumed_at] if life.resumed_at else []
+        return cls({s["step"]: s for s in life.steps}, end, resumes)
+
+    def join(self, later: Trajectory) -> Trajectory:
+        """This trajectory up to where `later` resumed, then `later`: what the run really trained."""
+        start = min(later.steps, default=None)
+        if start is None:
+            start = (later.resumes or [max(self.steps, default=0)])[0] + 1
+        kept = {n: s for n, s in self.steps.items() if n < start}
+        return Trajectory(kept | later.steps, later.end, self.resumes + later.resumes)
+
+    def __eq__(self, other) -> bool:
+        return self.diverges_from(other) is None
+
+    def diverges_from(self, expected: Trajectory) -> Divergence | None:
+        for n in sorted(self.steps.keys() | expected.steps.keys()):
+            got, want = self.steps.get(n), expected.steps.get(n)
+            if got is None or want is None:
+                what = "steps that were never trained" if got is None else "steps beyond the end of training"
+                return Divergence(n, [what], [], n - 1 in self.resumes, got or {}, want or {})
+            if found := _compare(n, _flat(got), _flat(want), n - 1 in self.resumes):
+                return found
+        last = max(expected.steps, default=0) + 1
+        return _compare(last, _flat(self.end), _flat(expected.end), last - 1 in self.resumes)
+
+
+def _flat(record: dict | None) -> dict:
+    if record is None:
+        return {}
+    out = dict(record["state"])
+    if "indices" in record:
+        out["batch indices"] = record["indices"]
+    if "loss" in record:
+        out["loss"] = record["loss"]
+    return out
+
+
+def _compare(step: int, got: dict, want: dict, resumed: bool) -> Divergence | None:
+    names = sorted(got.keys() | want.keys(), key=lambda c: (_rank(c), c))
+    different = [n for n in names if got.get(n) != want.get(n)]
+    if not different:
+        return None
+    return Divergence(step, different, [n for n in names if n not in different], resumed, got, want)

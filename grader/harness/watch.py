@@ -1,0 +1,139 @@
+"""The grader's eyes and hands inside a life: what a step depends on goes out, faults come in.
+
+An event is one line of JSON, written by one os.write to a file opened with O_APPEND: it survives
+SIGKILL and costs microseconds. Nobody's run depends on it: without a job, nothing is written.
+
+The record of step n holds a digest of everything that the step *depends on*, taken when its batch has
+been drawn and its forward pass is about to begin. So the first record in which two runs differ names
+what was lost, before it has spread to everything else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+from contextlib import contextmanager
+
+from grader.harness import fsevents
+
+_events: int | None = None
+_job: dict = {}
+
+
+def open_events(job: dict) -> None:
+    global _events, _job
+    _job = job
+    _events = os.open(job["events"], os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+
+
+def emit(event: str, **fields) -> None:
+    if _events is not None:
+        os.write(_events, json.dumps({"event": event, **fields}).encode() + b"\n")
+
+
+def hexloss(value: float) -> str:
+    return float(value).hex()
+
+
+# --- what a training script reports -------------------------------------------------------------
+
+
+def life(job) -> None:
+    """The script is ready to train: restored, or starting fresh."""
+    emit("life", step=job.step, epoch=job.epoch)
+
+
+def step(job, batch) -> None:
+    """Called with the batch of the step that is about to begin."""
+    if _events is None:
+        return
+    indices, inputs, targets = batch
+    emit("step", step=job.step + 1, indices=indices.tolist(), state=state_digests(job, (inputs, targets)))
+
+
+def loss(job, value: float) -> None:
+    emit("loss", step=job.step, loss=hexloss(value))
+
+
+def after_step(job) -> None:
+    """The step and, if one was due, its save are done: where step faults fire."""
+    fault = _my_fault()
+    if fault and fault["step"] == job.step and "event" not in fault and "byte" not in fault:
+        die(job.step)
+
+
+def validated(job, value: float) -> None:
+    emit("validated", epoch=job.epoch, step=job.step, loss=hexloss(value))
+
+
+def end(job) -> None:
+    emit("end", step=job.step, state=state_digests(job, None))
+
+
+def state_digests(job, batch) -> dict[str, str]:
+    from grader.harness.digest import digest, optimizer_digests, rng_digests
+
+    state = {
+        "weights": digest(job.model.state_dict()),
+        **optimizer_digests(job.optimizer),
+        "learning rate": digest([group["lr"] for group in job.optimizer.param_groups]),
+        "scheduler": digest(job.scheduler.state_dict()) if job.scheduler else "none",
+        "global step": digest(job.step),
+        "epoch": digest(job.epoch),
+        "position in the epoch": digest(job.batch),
+        "best metric": digest(float(job.best)),
+        **rng_digests(),
+    }
+    if batch is not None:
+        state["augmented inputs"] = digest(list(batch))
+    return state
+
+
+# --- faults --------------------------------------------------------------------------------------
+
+
+def _my_fault() -> dict | None:
+    return _job.get("fault")
+
+
+def die(step: int, **what) -> None:
+    """SIGKILL to this very process: at an exact point, and no handler sees it."""
+    emit("fault", step=step, **what)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@contextmanager
+def saving(step: int, directory: str, fault: dict | None = None):
+    """Around one call of the student's save: faults inside it fire here, and its events are counted."""
+    fault = fault or _my_fault()
+    if fault is not None and (fault["step"] != step or not ("event" in fault or "byte" in fault)):
+        fault = None
+    emit("saving", step=step)
+    with _storage_fault(step, directory, fault) as events:
+        yield
+    emit("saved", step=step, events=events)
+
+
+@contextmanager
+def _storage_fault(step: int, directory: str, fault: dict | None):
+    events: list[str] = []
+    if fault and "byte" in fault:
+        emit("fault", step=step)  # announced before it can strike
+        old = resource.getrlimit(resource.RLIMIT_FSIZE)
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL if fault["kind"] == "tear" else signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (fault["byte"], old[1]))
+        try:
+            yield events
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, old)
+        return
+
+    def on_event(name: str) -> None:
+        if fault and len(events) == fault["event"]:
+            die(step, before=name)
+        events.append(name)
+
+    with fsevents.watching(directory, on_event):
+        yield events

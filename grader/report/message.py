@@ -1,0 +1,74 @@
+"""Composes a task's message: evidence, then a question, then how to see it again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from grader.verdicts import BLOCKED, PASS, Outcome, TaskResult
+
+if TYPE_CHECKING:
+    from grader.engine import Grading
+
+LABEL = 11  # width of the labels' column
+
+
+def compose(result: TaskResult, problems: list[Outcome], blockers: list[str], told: dict[str, str], grading: Grading) -> None:
+    """Fill in `message` and `evidence`. One cause is told once: in full where it first shows."""
+    if result.verdict == PASS:
+        return
+    if result.verdict == BLOCKED:
+        rows = [("builds on", f"{', '.join(blockers)}: get that to pass first")]
+        _set(result, rows, {"blocked_by": blockers})
+        return
+    if not problems:
+        _set(result, [("nothing", "no check was selected")], {})
+        return
+    first, *others = problems
+    finding = first.finding
+    replay = f"grade {grading.exercise.id} --task {result.id.split('.')[1]} --seed {grading.seed}"
+    if finding.fault:
+        replay += f" --fault {finding.fault}"
+    evidence = {
+        "check": first.check,
+        "cause": finding.cause,
+        "seed": grading.seed,
+        "fault": finding.fault,
+        "replay": replay,
+        **finding.data,
+    }
+    if (elsewhere := told.get(finding.cause)) and finding.cause == "import":
+        _set(result, [("same cause", f"as in {elsewhere}")], evidence)
+        return
+    told.setdefault(finding.cause, result.id)
+    rows = [(label, _own_paths(text, grading)) for label, text in finding.rows]
+    rows = [("check", first.title), *rows] if finding.cause != "import" else rows
+    same = [o for o in others if o.finding.cause == finding.cause and o.title != first.title]
+    different = {o.finding.cause: o for o in reversed(others) if o.finding.cause != finding.cause}
+    if same and finding.cause != "import":
+        rows.append(("also", f"{len(same)} more for this cause: " + "; ".join(dict.fromkeys(o.title for o in same))))
+    for other in reversed(different.values()):
+        rows.append(("and", f"{other.title}: {_gist(other)}"))
+    rows.append(("replay", replay))
+    evidence["rows"] = [list(row) for row in rows]
+    evidence["checks_failed"] = [o.check for o in problems]
+    _set(result, rows, evidence)
+
+
+def _gist(outcome: Outcome) -> str:
+    """One line of a further finding: what was different, found, or raised."""
+    rows = dict(outcome.finding.rows)
+    for label in ("error", "found", "different", "happened", "ended", "resumed", "returned"):
+        if label in rows:
+            return rows[label]
+    return next(iter(rows.values()), "")
+
+
+def _own_paths(text: str, grading: Grading) -> str:
+    from grader.engine import course_paths
+
+    return course_paths(text, grading.bench)
+
+
+def _set(result: TaskResult, rows: list[tuple[str, str]], evidence: dict) -> None:
+    result.evidence = {"rows": [list(row) for row in rows], **evidence}
+    result.message = "\n".join(f"{label:<{LABEL}}{text}" for label, text in rows)

@@ -1,0 +1,90 @@
+"""Results for people: one task after another as its verdict stands, and what runs meanwhile."""
+
+from __future__ import annotations
+
+import textwrap
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.text import Text
+
+from grader.course import Exercise
+from grader.report.message import LABEL
+from grader.verdicts import BLOCKED, FAIL, INCONCLUSIVE, PASS, ExerciseResult, TaskResult
+
+WORD = {PASS: "PASS", FAIL: "FAIL", BLOCKED: "BLOCKED", INCONCLUSIVE: "UNCLEAR"}
+STYLE = {PASS: "bold green", FAIL: "bold red", BLOCKED: "yellow", INCONCLUSIVE: "bold magenta"}
+LABEL_STYLE = {"means": "bold", "think": "bold cyan", "replay": "dim", "same": "dim", "also": "dim", "and": "dim"}
+MAX_WIDTH = 110
+
+
+def console() -> Console:
+    """Standard output: as wide as the terminal up to MAX_WIDTH; colours only there."""
+    out = Console(highlight=False, soft_wrap=True)
+    out.width = min(out.width if out.is_terminal else MAX_WIDTH, MAX_WIDTH)
+    return out
+
+
+class Progress:
+    """Prints each task's result; below, while runs go on, a line that says what has been done."""
+
+    def __init__(self, out: Console, exercise: Exercise):
+        self.out, self.exercise = out, exercise
+        self.live: Live | None = None
+
+    def __enter__(self) -> Progress:
+        self.out.print(Text.assemble((self.exercise.id, "bold"), f"  {self.exercise.title}"))
+        if self.out.is_terminal:
+            self.live = Live(self._line(0, 0, 0), console=self.out, transient=True, refresh_per_second=8)
+            self.live.__enter__()
+        return self
+
+    def __exit__(self, *error) -> None:
+        if self.live:
+            self.live.__exit__(*error)
+
+    def update(self, grading) -> None:
+        if self.live:
+            done, total = grading.done()
+            self.live.update(self._line(done, total, grading.bench.lives_ended))
+
+    def _line(self, done: int, total: int, lives: int) -> Group:
+        text = f" {done} of {total} checks, {lives} processes run" if total else " loading torch"
+        return Group(Spinner("dots", text=Text(text, style="dim")))
+
+    def show(self, result: TaskResult) -> None:
+        show_task(self.out, result)
+
+
+def show_task(out: Console, result: TaskResult) -> None:
+    points = f"{result.score}/{result.max_score}"
+    head = Text.assemble((f"{WORD[result.verdict]:<7}", STYLE[result.verdict]), f"  {result.id}  {result.title}")
+    gap = max(2, min(out.width, 86) - head.cell_len - len(points))
+    out.print(Text.assemble(head, " " * gap, points))
+    for label, text in result.evidence.get("rows", []):
+        show_row(out, label, text)
+    if result.evidence.get("rows"):
+        out.print()
+
+
+def show_row(out: Console, label: str, text: str) -> None:
+    """A labelled row, wrapped beside its label; a command stays on one line, to be copied."""
+    style = LABEL_STYLE.get(label, "")
+    width = max(30, out.width - LABEL - 3)
+    lines = [text] if label == "replay" else textwrap.wrap(text, width, break_on_hyphens=False) or [""]
+    for n, line in enumerate(lines):
+        out.print(Text.assemble(f"  {label if n == 0 else '':<{LABEL}}", (line, style)))
+
+
+def show_summary(out: Console, results: list[ExerciseResult], untouched: list[Exercise]) -> None:
+    for r in results:
+        lives = f"{r.lives} processes" if r.lives != 1 else "1 process"
+        out.print(Text.assemble((f"{r.id}  {r.score} of {r.max_score} points", "bold"), f"   {r.seconds:.1f} s, {lives}, seed {r.seed}"))
+    for exercise in untouched:
+        first = exercise.tasks[0]
+        out.print(
+            f"\nThis is the untouched starter of {exercise.id}. Begin with {first.id}, {first.title}:\n"
+            f"read {exercise.folder.name}/README.md, then edit {exercise.folder.name}/starter/{exercise.module}\n"
+            f"({', '.join(first.functions)}). `grade hint {first.id}` gives a first hint."
+        )

@@ -1,0 +1,70 @@
+"""The training job of exercise 1: your checkpoint functions, under faults.
+
+This script belongs to the grader, which always runs its own copy of it. Read it: it shows when each of
+your functions is called. `watch` is the grader's eye; it changes nothing in the run.
+"""
+
+import argparse
+
+from grader.harness import watch
+from grader.workload import job as workload
+from grader.workload import student
+
+p = argparse.ArgumentParser()
+p.add_argument("--checkpoint", required=True, help="the student's checkpoint.py")
+p.add_argument("--directory", required=True, help="where checkpoints go")
+p.add_argument("--seed", type=int, default=0)
+p.add_argument("--epochs", type=int, default=3)
+p.add_argument("--steps-per-epoch", type=int, default=10)
+p.add_argument("--workers", type=int, default=0)
+p.add_argument("--save-every", type=int, default=0, help="save every so many steps; 0: ask should_save")
+p.add_argument("--every-steps", type=int, help="should_save's every_steps")
+p.add_argument("--every-epochs", type=int, help="should_save's every_epochs")
+p.add_argument("--keep", type=int, default=0, help="prune to so many checkpoints; 0: never")
+args = p.parse_args()
+
+ck = student.load(args.checkpoint)
+job = workload.build(args.seed, args.epochs, args.steps_per_epoch, args.workers)
+
+
+def save() -> None:
+    with watch.saving(job.step, args.directory):
+        ck.write_checkpoint(ck.capture(job), args.directory, job.step)
+    if args.keep:
+        ck.prune(args.directory, args.keep)
+
+
+def due(end_of_epoch: bool) -> bool:
+    if args.save_every:
+        return not end_of_epoch and job.step % args.save_every == 0
+    return ck.should_save(job.step, job.epoch, end_of_epoch, args.every_steps, args.every_epochs)
+
+
+# --- resume, or start fresh
+state = ck.read_latest(args.directory)
+if state is not None:
+    ck.restore(job, state)
+print(f"starting at step {job.step}, epoch {job.epoch}, batch {job.batch}", flush=True)
+watch.life(job)
+
+# --- train
+while job.epoch < job.epochs:
+    job.model.train()
+    for batch in ck.batches(job):
+        watch.step(job, batch)
+        loss = job.train_step(batch)
+        watch.loss(job, loss)
+        if due(end_of_epoch=False):
+            save()
+        watch.after_step(job)
+
+    val_loss = job.validate()
+    watch.validated(job, val_loss)
+    best_state = {"model": job.model.state_dict(), "epoch": job.epoch, "val_loss": val_loss}
+    job.best = ck.keep_best(best_state, val_loss, job.best, args.directory)
+    job.epoch += 1
+    job.batch = 0
+    print(f"epoch {job.epoch}/{job.epochs}  step {job.step}  validation loss {val_loss:.4f}", flush=True)
+    if due(end_of_epoch=True):
+        save()
+watch.end(job)
