@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 PASS, FAIL, BLOCKED, INCONCLUSIVE = "pass", "fail", "blocked", "inconclusive"
@@ -79,4 +80,4 @@ class ExerciseResult:
 
 def sentence(name: str) -> str:
     """test_a_killed_run_rejoins -> 'a killed run rejoins'."""
-    return name.removeprefix("test_").replace("_", " ")
+    return re.sub(r"\bgpu(s?)\b", r"GPU\1", name.removeprefix("test_").replace("_", " "))

@@ -135,12 +135,23 @@ def _baseline(lab: Lab, steps: list[int], last: dict | None = None) -> tuple[lis
     return saved["events"], max(sizes, default=0)
 
 
-def _kill_points(lab: Lab, step: int, events: list[str]) -> list[Fault]:
+def _kill_points(lab: Lab, step: int, events: list[str], select: bool = True) -> list[Fault]:
     number = len(events)
     if not number:
         raise Inconclusive("blind", [("watching", "the save raised no file-system event that Python can see")])
     picked = range(number) if number <= MAX_EVENTS else sorted(lab.draw.sample(range(number), MAX_EVENTS))
-    return _selected(lab, [Fault("kill", step, event=k) for k in picked])
+    points = [Fault("kill", step, event=k) for k in picked]
+    return _selected(lab, points) if select else points
+
+
+def _kill_and_tear_points(lab: Lab, step: int, events: list[str], size: int) -> list[Fault]:
+    """Kills between the events, and two in the middle of a file's bytes, which raise no event."""
+    everywhere = [*_kill_points(lab, step, events, select=False), *(Fault("tear", step, byte=b) for b in (size // 2, 0))]
+    return _selected(lab, everywhere)
+
+
+def _moment(fault: Fault, events: list[str]) -> str:
+    return f"just before: {events[fault.event]}" if fault.event is not None else f"when a file had reached byte {fault.byte}"
 
 
 def _selected(lab: Lab, faults: list[Fault]) -> list[Fault]:
@@ -198,7 +209,7 @@ def _consequence(seen: Seen) -> str:
 def torn_at_bytes(lab: Lab) -> None:
     first, second, third = _steps(lab, 3)
     _, size = _baseline(lab, [first, second, third])
-    places = [0, 1, lab.draw.randrange(2, max(3, size // 2)), max(size // 2, 1), max(size - 1, 1)]
+    places = [max(size // 2, 1), lab.draw.randrange(2, max(3, size // 2)), max(size - 1, 1), 1, 0]
     faults = _selected(lab, [Fault(kind, third, byte=at) for kind in ("tear", "full") for at in dict.fromkeys(places)])
     seen = _under_faults(lab, [write(first), write(second)], write(third), faults)
     for fault in faults:
@@ -247,8 +258,8 @@ def first_save_killed(lab: Lab) -> None:
     step, later = _steps(lab, 2)
     seen = observe(lab, [{"name": "undisturbed", "ops": [write(step)]}])["undisturbed"]
     _works(seen)
-    events = seen.all("saved")[-1]["events"]
-    faults = _kill_points(lab, step, events)
+    events, size = seen.all("saved")[-1]["events"], max(seen.all("did")[-1]["newest"], default=0)
+    faults = _kill_and_tear_points(lab, step, events, size)
     points = []
     for fault in faults:
         points.append({"name": str(fault), "ops": [write(step)], "fault": fault.to_json()})
@@ -259,7 +270,7 @@ def first_save_killed(lab: Lab) -> None:
         _died_right(point)
         if point.found() not in ("none", f"step {step}"):
             rows = [
-                ("fault", f"SIGKILL in the run's very first save, just before: {events[fault.event]}"),
+                ("fault", f"SIGKILL in the run's very first save, {_moment(fault, events)}"),
                 ("expected", "None: no save has ever finished here, so the job may start fresh"),
                 ("means", "a job that dies in its first save can never start again"),
                 ("think", "how does a reader tell a finished checkpoint from the beginning of one?"),
@@ -390,14 +401,15 @@ def best_killed_at_every_event(lab: Lab) -> None:
     events = undisturbed.all("saved")[-1]["events"]
     if not events:
         raise Finding("nothing written", [("losses", "2.0, then 1.0"), ("happened", "keep_best wrote nothing")])
-    faults = _kill_points(lab, 20, events)
+    size = undisturbed.all("did")[-1]["changed"]
+    faults = _kill_and_tear_points(lab, 20, events, size)
     seen = _under_faults(lab, [good], better, faults, reads=["best"])
     for fault in faults:
         point = seen[str(fault)]
         _died_right(point)
         if point.found("best") not in ("step 10", "step 20"):
             rows = [
-                ("fault", f"SIGKILL while keep_best replaced the best, just before: {events[fault.event]}"),
+                ("fault", f"SIGKILL while keep_best replaced the best, {_moment(fault, events)}"),
                 ("expected", "the old best or the new one, whole"),
                 ("think", "is the best saved as carefully as the other checkpoints?"),
             ]

@@ -72,11 +72,13 @@ class Point:
         else:
             self.call(op, fault)
         has = self.listing()
+        changed = [path for path in has if had.get(path) != has[path]]
         if op["op"] == "write":
-            self.newest = [path for path in has if had.get(path) != has[path]]
+            self.newest = changed
         total = sum(size for size, *_ in has.values())
         sizes = [has[path][0] for path in self.newest if path in has]
-        watch.emit("did", point=self.point["name"], op=op, total=total, newest=sizes)
+        largest = max((has[path][0] for path in changed), default=0)
+        watch.emit("did", point=self.point["name"], op=op, total=total, newest=sizes, changed=largest)
 
     def call(self, op: dict, fault: dict | None) -> None:
         step = op.get("step", 0)

@@ -1,0 +1,73 @@
+"""The kill matrix: every mutant graded, and which tasks caught it. Written by this command only.
+
+    grade dev matrix ex01 [--write]
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+
+from grader import engine, mutants
+from grader.course import Exercise, UsageError
+from grader.harness import launcher as launchers
+from grader.verdicts import BLOCKED, FAIL, PASS, ExerciseResult
+
+SIGN = {PASS: "", FAIL: "**caught**", BLOCKED: "blocked"}
+TABLE = mutants.HERE / "README.md"
+
+
+def grade_all(exercise: Exercise, seed: int | None = None, say: Callable[[str], None] = lambda text: None):
+    """(mutant, result) of every mutant, from one fork server."""
+    launcher = launchers.choose()
+    try:
+        for mutant in mutants.load(exercise):
+            result = engine.grade(exercise, mutants.submission(exercise, mutant), launcher, seed=seed)
+            say(f"{mutant.name:<34} {result.seconds:5.1f} s  " + " ".join(f"{t.id}:{t.verdict}" for t in result.tasks))
+            yield mutant, result
+    finally:
+        launcher.close()
+
+
+def table(exercise: Exercise, rows: list[tuple[mutants.Mutant, ExerciseResult]]) -> str:
+    ids = [task.id for task in exercise.tasks]
+    lines = [f"| mutant | its mistake | fact | {' | '.join(ids)} |", "|---|---|---|" + "---|" * len(ids)]
+    for mutant, result in rows:
+        signs = [SIGN.get(t.verdict, t.verdict) for t in result.tasks]
+        lines.append(f"| {mutant.name} | {mutant.mistake} | {mutant.fact} | {' | '.join(signs)} |")
+    return "\n".join(lines)
+
+
+def main(exercise: Exercise, write: bool, seed: int | None) -> int:
+    if not exercise.solution.is_dir():
+        raise UsageError("mutants are made from the solution, and this checkout has none")
+    began = time.monotonic()
+    rows = list(grade_all(exercise, seed, lambda text: print(text, file=sys.stderr, flush=True)))
+    wrong = [o for mutant, result in rows for o in mutants.objections(exercise, mutant, result)]
+    text = table(exercise, rows)
+    if write and not wrong:
+        TABLE.write_text(_page(exercise, text, len(rows)))
+        print(f"wrote {TABLE.relative_to(exercise.folder.parent)}", file=sys.stderr)
+    elif not write:
+        print(text)
+    print(f"{len(rows)} mutants in {time.monotonic() - began:.0f} s, {len(wrong)} objections", file=sys.stderr)
+    for objection in wrong:
+        print(objection, file=sys.stderr)
+    return 1 if wrong else 0
+
+
+def _page(exercise: Exercise, text: str, number: int) -> str:
+    return f"""# Mutants
+
+Wrong solutions, one mistake each (`{exercise.id}.toml`). They grade the grader: each must be caught by the
+task that it belongs to, and by no task that doesn't build on it. `make test` checks that in every run.
+
+Written by `grade dev matrix {exercise.id} --write`, from a run; don't edit. "blocked" means that the task
+builds on one that caught the mutant. "fact" is the number of the mistake in the list of real ones that the
+course was built from.
+
+## {exercise.id}: {number} mutants
+
+{text}
+"""
