@@ -101,6 +101,7 @@ class Grading:
         self.on_change = on_change or (lambda grading: None)
         self._futures: dict[str, Future] = {}
         self._pool: ThreadPoolExecutor | None = None
+        self._over_limit: dict[str, Finding] = {}  # task -> the first finding of a life that went over a limit
         self.began = time.monotonic()
 
     # --- running
@@ -132,10 +133,13 @@ class Grading:
         lab = Lab(self.bench, check.name, self.faults)
         finding: Finding | None = preflight.result()
         try:
+            finding = finding or self._over_limit.get(check.task)
             if finding is None and not self._blockers(self.exercise.task(check.task), only_known=True):
                 check.function(lab, **check.params)
         except Finding as e:
             finding = e
+            if e.cause.startswith("limit:"):  # the task's other checks would only hang as well
+                self._over_limit.setdefault(check.task, e)
         except NotSelected:
             return None
         except Cancelled:
@@ -240,6 +244,7 @@ def grade(exercise: Exercise, submission: Submission, launcher=None, **options) 
 
 
 def course_paths(text: str, bench: Bench) -> str:
-    """Replaces the paths of a life's copies by those of the student's own files."""
-    copies = re.compile(re.escape(str(bench.scratch)) + r"/[^/\s\"']+/life-\d+-code/code")
-    return copies.sub(str(bench.submission.folder), text)
+    """Replaces the paths of a life's copies by the student's own, and of scratch by what it stands for."""
+    scratch = re.escape(str(bench.scratch)) + r"/[^/\s\"']+"
+    text = re.sub(scratch + r"/life-\d+-code/code", str(bench.submission.folder), text)
+    return re.sub(scratch + r"/checkpoints", "CHECKPOINTS", text)

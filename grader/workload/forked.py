@@ -7,7 +7,6 @@ import os
 import select
 import signal
 import sys
-import time
 from collections.abc import Callable
 
 from grader.harness import child, watch
@@ -25,6 +24,7 @@ class Helper:
     def __init__(self, part: str, handle: Callable[[dict], None]):
         self.part, self.handle = part, handle
         self.pid: int | None = None
+        self.pidfd: int | None = None  # readable when it is dead; macOS has none, there the pipe must do
 
     def ask(self, name: str, question: dict) -> None:
         if self.pid is None:
@@ -32,17 +32,25 @@ class Helper:
         late = False
         line = json.dumps(question | {"name": name}).encode()
         os.write(self.to_helper, len(line).to_bytes(4, "big") + line)
-        if not _readable(self.from_helper, SECONDS):
+        if not self._stirs(SECONDS):
             late = True
             os.kill(self.pid, signal.SIGKILL)
-        answer = os.read(self.from_helper, 1)
+            self._stirs(SECONDS)
+        # when it died, a process that it left behind may hold the pipe open: don't wait for its end
+        answered = select.select([self.from_helper], [], [], 0)[0]
+        answer = os.read(self.from_helper, 1) if answered else b""
         if answer:
             status = answer[0]
-        else:  # it died, or left
+        else:
             _, code = os.waitpid(self.pid, 0)
             status = os.waitstatus_to_exitcode(code)
             self._forget()
         watch.emit("ended", point=name, part=self.part, status=status, late=late)
+
+    def _stirs(self, seconds: float) -> bool:
+        """Wait until it answers or is dead; False when it did neither in time."""
+        watched = [self.from_helper] if self.pidfd is None else [self.from_helper, self.pidfd]
+        return bool(select.select(watched, [], [], seconds)[0])
 
     def close(self) -> None:
         """End the process; the next question gets a new one."""
@@ -54,7 +62,9 @@ class Helper:
     def _forget(self) -> None:
         os.close(self.to_helper)
         os.close(self.from_helper)
-        self.pid = None
+        if self.pidfd is not None:
+            os.close(self.pidfd)
+        self.pid = self.pidfd = None
 
     def _fork(self) -> None:
         theirs_in, self.to_helper = os.pipe()
@@ -66,6 +76,8 @@ class Helper:
             self._serve(theirs_in, theirs_out)
         os.close(theirs_in)
         os.close(theirs_out)
+        if hasattr(os, "pidfd_open"):
+            self.pidfd = os.pidfd_open(self.pid)
 
     def _serve(self, questions: int, answers: int) -> None:
         try:
@@ -93,11 +105,3 @@ def _exactly(fd: int, number: int) -> bytes:
     while len(data) < number and (more := os.read(fd, number - len(data))):
         data += more
     return data
-
-
-def _readable(fd: int, seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while (left := deadline - time.monotonic()) > 0:
-        if select.select([fd], [], [], left)[0]:
-            return True
-    return False

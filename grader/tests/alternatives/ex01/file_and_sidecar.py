@@ -1,0 +1,214 @@
+"""A right solution in another style: torch.save straight to a path (its C++ writer), a digest in a sidecar
+that commits the checkpoint, pathlib, and a resumable batch sampler with a generator for each epoch."""
+
+import hashlib
+import random
+import re
+from os import O_RDONLY, close, fsync
+from os import open as os_open
+from pathlib import Path
+
+import numpy
+import torch
+from torch.utils.data import DataLoader
+
+
+def _hash(path):
+    return hashlib.sha1(path.read_bytes()).hexdigest()
+
+
+def _durable(path):
+    fd = os_open(path, O_RDONLY)
+    try:
+        fsync(fd)
+    finally:
+        close(fd)
+
+
+def _commit(state, path):
+    """`path` counts only together with its sidecar, and the sidecar comes last."""
+    fresh = path.with_suffix(".unfinished")
+    torch.save(state, str(fresh))
+    _durable(fresh)
+    digest = path.with_suffix(".sha1.unfinished")
+    digest.write_text(_hash(fresh))
+    _durable(digest)
+    fresh.replace(path)
+    digest.replace(path.with_suffix(".sha1"))
+    _durable(path.parent)
+
+
+def save_checkpoint(model, optimizer, scheduler, epoch, path):
+    scheduler_state = None if scheduler is None else scheduler.state_dict()
+    new = Path(str(path) + ".unfinished")
+    torch.save((epoch, model.state_dict(), optimizer.state_dict(), scheduler_state), new)
+    new.replace(path)
+
+
+def load_checkpoint(model, optimizer, scheduler, path):
+    epoch, weights, moments, schedule = torch.load(path, map_location="cpu", weights_only=True)
+    model.load_state_dict(weights, strict=True)
+    optimizer.load_state_dict(moments)
+    if schedule is not None:
+        scheduler.load_state_dict(schedule)
+    return epoch
+
+
+def get_rng_state():
+    state = numpy.random.get_state(legacy=False)
+    return {
+        "random": random.getstate(),
+        "numpy": {
+            "key": torch.from_numpy(state["state"]["key"].astype("int64")),
+            "pos": int(state["state"]["pos"]),
+            "has_gauss": int(state["has_gauss"]),
+            "gauss": float(state["gauss"]),
+        },
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None,
+    }
+
+
+def set_rng_state(state):
+    random.setstate(state["random"])
+    np = state["numpy"]
+    key = np["key"].numpy().astype("uint32")
+    numpy.random.set_state(
+        {"bit_generator": "MT19937", "state": {"key": key, "pos": np["pos"]}, "has_gauss": np["has_gauss"], "gauss": np["gauss"]}
+    )
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.is_available():
+        for device, s in zip(range(torch.cuda.device_count()), state["cuda"]):
+            torch.cuda.set_rng_state(s, device)
+
+
+def write_checkpoint(state, directory, step):
+    folder = Path(directory)
+    folder.mkdir(exist_ok=True, parents=True)
+    _commit(state, folder / f"{step}.pt")
+
+
+def _steps(directory):
+    """Steps with a sidecar, newest first: without one, the save never finished."""
+    folder = Path(directory)
+    names = [p.name for p in folder.iterdir()] if folder.exists() else []
+    return sorted((int(m[1]) for n in names if (m := re.match(r"(\d+)\.sha1$", n))), reverse=True)
+
+
+def _intact(path):
+    side = path.with_suffix(".sha1")
+    return path.exists() and side.read_bytes() == _hash(path).encode()
+
+
+def read_latest(directory):
+    steps = _steps(directory)
+    for step in steps:
+        path = Path(directory) / f"{step}.pt"
+        if _intact(path):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    if steps:
+        raise ValueError(f"{directory}: {len(steps)} checkpoints, all damaged")
+    return None
+
+
+def capture(job):
+    return {
+        "weights": job.model.state_dict(),
+        "moments": job.optimizer.state_dict(),
+        "schedule": job.scheduler.state_dict(),
+        "where": {"epoch": job.epoch, "batch": job.batch, "step": job.step},
+        "best": job.best,
+        "rng": get_rng_state(),
+    }
+
+
+def restore(job, state):
+    job.model.load_state_dict(state["weights"])
+    job.optimizer.load_state_dict(state["moments"])
+    job.scheduler.load_state_dict(state["schedule"])
+    for name, value in state["where"].items():
+        setattr(job, name, value)
+    job.best = state["best"]
+    set_rng_state(state["rng"])
+
+
+class Rest:
+    """The batches of an epoch that are left, and a fresh seed for the workers at each of them."""
+
+    def __init__(self, job):
+        generator = torch.Generator().manual_seed(1000 + job.epoch)
+        order = torch.randperm(len(job.loader.dataset), generator=generator).tolist()
+        size = job.loader.batch_size
+        self.batches = [order[i : i + size] for i in range(size * job.batch, len(order), size)]
+
+    def __iter__(self):
+        return iter(self.batches)
+
+    def __len__(self):
+        return len(self.batches)
+
+
+class Seeded(torch.utils.data.Dataset):
+    """Fetches whole batches; in a worker each is seeded by where in the run it stands."""
+
+    def __init__(self, dataset, epoch, in_workers):
+        self.dataset, self.epoch, self.in_workers = dataset, epoch, in_workers
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __getitems__(self, indices):
+        if self.in_workers:
+            seed = self.epoch * 1_000_003 + indices[0]
+            random.seed(seed)
+            numpy.random.seed(seed)
+            torch.manual_seed(seed)
+        return [self.dataset[i] for i in indices]
+
+
+def batches(job):
+    workers = job.loader.num_workers
+    data = Seeded(job.loader.dataset, job.epoch, in_workers=workers > 0)
+    context = job.loader.multiprocessing_context
+    yield from DataLoader(
+        data, batch_sampler=Rest(job), num_workers=workers, generator=torch.Generator(), multiprocessing_context=context
+    )
+
+
+def should_save(step, epoch, end_of_epoch, every_steps=None, every_epochs=None):
+    if end_of_epoch:
+        return every_epochs is not None and not epoch % every_epochs
+    return every_steps is not None and not step % every_steps
+
+
+def keep_best(state, val_loss, best, directory):
+    if val_loss == val_loss and val_loss < best:
+        folder = Path(directory) / "best"
+        folder.mkdir(parents=True, exist_ok=True)
+        new = folder / "model.unfinished"
+        torch.save(state, str(new))
+        _durable(new)
+        new.replace(folder / "model.pt")
+        return val_loss
+    return best
+
+
+def read_best(directory):
+    path = Path(directory) / "best" / "model.pt"
+    return torch.load(path, map_location="cpu", weights_only=True) if path.exists() else None
+
+
+def prune(directory, keep):
+    folder = Path(directory)
+    steps = _steps(directory)
+    good = [s for s in steps if _intact(folder / f"{s}.pt")]
+    if not good:
+        return
+    for step in steps:
+        if step not in good[:keep]:
+            (folder / f"{step}.sha1").unlink()
+            (folder / f"{step}.pt").unlink(missing_ok=True)
+    for path in folder.glob("*"):
+        orphan = path.suffix == ".pt" and int(path.stem) not in steps
+        if path.name.endswith(".unfinished") or orphan:
+            path.unlink()

@@ -1,0 +1,89 @@
+"""The grader is graded: every mutant is caught by its task and by no other, and messages stay as designed.
+
+The messages of some mutants are kept in snapshots/. After a change that is meant:
+UPDATE_SNAPSHOTS=1 make test ARGS="-k snapshot", then read the diff.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from grader import course, engine, mutants
+from grader.verdicts import FAIL
+
+SNAPSHOTS = Path(__file__).parent / "snapshots"
+SEED = 2026
+# one for every kind of evidence: progress, optimizer, RNG, batches, crash, storage faults, damage, retention
+SHOWN = [
+    "optimizer-forgotten",
+    "scheduler-required",
+    "lenient-load",
+    "numpy-rng-forgotten",
+    "one-gpu-only",
+    "in-place",
+    "error-swallowed",
+    "silent-restart",
+    "digest-of-the-head",
+    "step-forgotten",
+    "nothing-skipped",
+    "workers-left-behind",
+    "best-forgotten",
+    "no-shuffle",
+    "epochs-ignored",
+    "nan-is-best",
+    "damaged-ones-counted",
+    "leftovers-stay",
+]
+
+
+def all_mutants():
+    return [(e, m) for e in course.exercises().values() for m in mutants.load(e)]
+
+
+@pytest.fixture(scope="module")
+def graded(launcher):
+    """Results of mutants, graded once for all tests of this file."""
+    results = {}
+
+    def grade(exercise, mutant):
+        if mutant.name not in results:
+            work = mutants.submission(exercise, mutant)
+            results[mutant.name] = engine.grade(exercise, work, launcher, seed=SEED)
+        return results[mutant.name]
+
+    return grade
+
+
+@pytest.mark.needs_solution
+@pytest.mark.parametrize("exercise,mutant", all_mutants(), ids=lambda x: getattr(x, "name", x.id))
+def test_a_mutant_is_caught_by_its_task_and_by_no_other(graded, exercise, mutant):
+    result = graded(exercise, mutant)
+    assert mutants.objections(exercise, mutant, result) == []
+
+
+@pytest.mark.needs_solution
+@pytest.mark.parametrize("name", SHOWN)
+def test_the_message_is_the_snapshot(graded, ex01, name):
+    mutant = next(m for m in mutants.load(ex01) if m.name == name)
+    failed = next(t for t in graded(ex01, mutant).tasks if t.verdict == FAIL)
+    path = SNAPSHOTS / "ex01" / f"{name}.txt"
+    if os.environ.get("UPDATE_SNAPSHOTS"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(failed.message + "\n")
+    assert failed.message + "\n" == path.read_text()
+
+
+def test_there_are_enough_mutants_of_every_task(ex01):
+    found = mutants.load(ex01)
+    assert len({m.name for m in found}) == len(found) >= 20
+    assert {m.task for m in found} == {t.id for t in ex01.tasks}
+
+
+@pytest.mark.needs_solution
+def test_the_committed_table_lists_every_mutant(ex01):
+    table = (mutants.HERE / "README.md").read_text()
+    missing = [m.name for m in mutants.load(ex01) if f"| {m.name} | {m.mistake} |" not in table]
+    assert not missing, "write it anew: grade dev matrix ex01 --write"
