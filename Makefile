@@ -53,7 +53,7 @@ grade: $(READY)  ## grade your work in starter/ (sets up first)
 	@$(BIN)/grade $(EX) $(WHAT) $(ARGS)
 
 test: $(READY_DEV)  ## every test of the course and its grader (sets up first)
-	$(BIN)/ruff check grader ex*-*
+	$(BIN)/ruff check grader $(wildcard ex*/solution)
 	$(BIN)/python -m pytest $(if $(EX),-k $(EX)) $(ARGS)
 
 bench: $(READY_DEV)  ## the performance tables

@@ -11,7 +11,6 @@ nbgrader's marker syntax, in .py and .sbatch files alike.
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 from grader.course import Exercise, UsageError
 

@@ -10,7 +10,6 @@ import importlib
 import inspect
 import os
 import random
-import re
 import time
 import traceback
 from collections.abc import Callable, Iterable
@@ -173,7 +172,17 @@ class Grading:
     # --- results
 
     def outcome(self, name: str) -> Outcome | None:
+        """Of the check called `name`, as pytest writes it; waits for it."""
         return self._futures[name].result()
+
+    def blockers(self, task_id: str) -> list[str]:
+        """The tasks that this one builds on and that didn't pass; waits for them."""
+        return self._blockers(self.exercise.task(task_id))
+
+    def replay(self, outcome: Outcome) -> str:
+        """The command that shows the same again."""
+        command = f"grade {self.exercise.id} --task {outcome.task.split('.')[1]} --seed {self.seed}"
+        return f"{command} --fault {outcome.finding.fault}" if outcome.finding.fault else command
 
     def done(self) -> tuple[int, int]:
         """Checks that are decided, and all."""
@@ -241,10 +250,3 @@ def grade(exercise: Exercise, submission: Submission, launcher=None, **options) 
         grading.close()
         if own:
             launcher.close()
-
-
-def course_paths(text: str, bench: Bench) -> str:
-    """Replaces the paths of a life's copies by the student's own, and of scratch by what it stands for."""
-    scratch = re.escape(str(bench.scratch)) + r"/[^/\s\"']+"
-    text = re.sub(scratch + r"/life-\d+-code/code", str(bench.submission.folder), text)
-    return re.sub(scratch + r"/checkpoints", "CHECKPOINTS", text)

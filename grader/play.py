@@ -6,10 +6,9 @@ import contextlib
 from pathlib import Path
 
 from grader.course import Submission
-from grader.engine import course_paths
 from grader.harness import launcher as launchers
 from grader.harness.faults import Kill
-from grader.harness.lab import Bench, Lab
+from grader.harness.lab import Bench, Lab, course_paths
 from grader.harness.run import Run
 
 

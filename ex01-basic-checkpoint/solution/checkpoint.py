@@ -13,7 +13,6 @@ import re
 import numpy
 import torch
 
-
 # ---------------------------------------------------------------- 1.1  round trip
 
 

@@ -200,13 +200,26 @@ def divergence_rows(run: Run, found: Divergence) -> list[tuple[str, str]]:
     rows.append(("diverged", at))
     roots = [c for c in found.different if c not in ("loss", "augmented inputs")] or found.different
     if found.same:
-        rows.append(("same", ", ".join(found.same)))
+        rows.append(("same", ", ".join(_condensed(found.same, found.different))))
     rows.append(("different", ", ".join(roots)))
     if "batch indices" in roots:
         got, want = (_some(r["batch indices"]) for r in (found.got, found.expected))
         rows.append(("batch", f"{got} ... expected {want} ..."))
     means, think = meaning(found.different)
     return [*rows, ("means", means), ("think", think)]
+
+
+COUNTERS = {"global step", "epoch", "position in the epoch"}
+
+
+def _condensed(same: list[str], different: list[str]) -> list[str]:
+    """What is equal, in few words: the counters as one, the optimizer as one if all of it is equal."""
+    names = [n for n in same if n not in ("loss", "augmented inputs")]
+    if set(names) >= COUNTERS:
+        names = ["counters", *(n for n in names if n not in COUNTERS)]
+    if not any(d.startswith("optimizer") for d in different):
+        names = list(dict.fromkeys("optimizer" if n.startswith("optimizer") else n for n in names))
+    return names
 
 
 def _some(indices: list[int]) -> str:

@@ -70,8 +70,17 @@ MEANINGS = {
 }
 
 
+# the order and the generator that it is drawn from are both off: one cause
+DRAWN_FROM_ELSEWHERE = (
+    "the epoch's order is drawn from torch's generator, and that isn't where it was: the run sees samples again that it has seen, and never sees others",
+    "where did torch's generator stand when the undisturbed run drew this order, and where does yours stand when iter(loader) draws it again?",
+)
+
+
 def meaning(different: list[str]) -> tuple[str, str]:
     """(means, think) of the first cause among the components that differ."""
+    if different[0] == "batch indices" and "torch RNG" in different:
+        return DRAWN_FROM_ELSEWHERE
     for component in different:
         name = "optimizer" if component.startswith("optimizer") else component
         if name in MEANINGS:

@@ -14,6 +14,7 @@ import json
 import os
 import resource
 import signal
+import time
 from contextlib import contextmanager
 
 from grader.harness import fsevents
@@ -30,7 +31,8 @@ def open_events(job: dict) -> None:
 
 def emit(event: str, **fields) -> None:
     if _events is not None:
-        os.write(_events, json.dumps({"event": event, **fields}).encode() + b"\n")
+        line = json.dumps({"event": event, "t": round(time.monotonic(), 4), **fields})
+        os.write(_events, line.encode() + b"\n")
 
 
 def hexloss(value: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from grader.harness.lab import course_paths
 from grader.verdicts import BLOCKED, PASS, Outcome, TaskResult
 
 if TYPE_CHECKING:
@@ -25,9 +26,7 @@ def compose(result: TaskResult, problems: list[Outcome], blockers: list[str], to
         return
     first, *others = problems
     finding = first.finding
-    replay = f"grade {grading.exercise.id} --task {result.id.split('.')[1]} --seed {grading.seed}"
-    if finding.fault:
-        replay += f" --fault {finding.fault}"
+    replay = grading.replay(first)
     evidence = {
         "check": first.check,
         "cause": finding.cause,
@@ -40,8 +39,7 @@ def compose(result: TaskResult, problems: list[Outcome], blockers: list[str], to
         _set(result, [("same cause", f"as in {elsewhere}")], evidence)
         return
     told.setdefault(finding.cause, result.id)
-    rows = [(label, _own_paths(text, grading)) for label, text in finding.rows]
-    rows = [("check", first.title), *rows] if finding.cause != "import" else rows
+    rows = [("check", first.title), *finding.rows] if finding.cause != "import" else list(finding.rows)
     same = [o for o in others if o.finding.cause == finding.cause and o.title != first.title]
     different = {o.finding.cause: o for o in reversed(others) if o.finding.cause != finding.cause}
     if same and finding.cause != "import":
@@ -49,6 +47,7 @@ def compose(result: TaskResult, problems: list[Outcome], blockers: list[str], to
     for other in reversed(different.values()):
         rows.append(("and", f"{other.title}: {_gist(other)}"))
     rows.append(("replay", replay))
+    rows = [(label, course_paths(text, grading.bench)) for label, text in rows]
     evidence["rows"] = [list(row) for row in rows]
     evidence["checks_failed"] = [o.check for o in problems]
     _set(result, rows, evidence)
@@ -61,12 +60,6 @@ def _gist(outcome: Outcome) -> str:
         if label in rows:
             return rows[label]
     return next(iter(rows.values()), "")
-
-
-def _own_paths(text: str, grading: Grading) -> str:
-    from grader.engine import course_paths
-
-    return course_paths(text, grading.bench)
 
 
 def _set(result: TaskResult, rows: list[tuple[str, str]], evidence: dict) -> None:
