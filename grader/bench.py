@@ -84,7 +84,7 @@ def _plain_python(folder: Path, script: Path, argv: list[str]) -> None:
         **{name: str(folder / name) for name in ("stdout", "stderr", "events", "stack")},
     }
     (folder / "job.json").write_text(json.dumps(job))
-    subprocess.run([sys.executable, "-I", str(HERE / "child.py"), str(folder / "job.json")], check=True, env=job["env"], start_new_session=True)
+    subprocess.run([sys.executable, "-I", str(HERE / "child.py"), str(folder / "job.json")], check=True, env=job["env"])  # it makes a session of its own
 
 
 # --- a whole grading ---------------------------------------------------------------------------------

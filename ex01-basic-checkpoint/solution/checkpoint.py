@@ -262,7 +262,7 @@ def batches(job):
     now = get_rng_state()
     if job.batch == 0:
         job.memo["epoch_rng"] = now
-    # the order and the workers' seeds are drawn when the loader's iterator is made: make it from the same state
+    # an iterator draws the order and its workers' seeds when it begins: let it begin from the same state
     set_rng_state(job.memo["epoch_rng"])
     iterator = iter(job.loader)
     for _ in range(job.batch):

@@ -38,7 +38,9 @@ def _grading(config, exercise_id: str) -> engine.Grading:
     if exercise_id not in _gradings:
         exercise = course.find(exercise_id)
         try:
-            work = course.submission(exercise, config.getoption("--submission"), config.getoption("--solution"))
+            work = course.submission(
+                exercise, config.getoption("--submission"), config.getoption("--solution")
+            )
         except course.UsageError as e:
             raise pytest.UsageError(str(e))
         if _launcher is None:
@@ -61,7 +63,9 @@ def pytest_pyfunc_call(pyfuncitem):
     if outcome and outcome.verdict != PASS:
         title = f"{INCONCLUSIVE}: " if outcome.verdict == INCONCLUSIVE else ""
         text = course_paths(str(outcome.finding), grading.bench)
-        pytest.fail(f"{task}  {title}{outcome.title}{text}\n  replay     {grading.replay(outcome)}", pytrace=False)
+        pytest.fail(
+            f"{task}  {title}{outcome.title}{text}\n  replay     {grading.replay(outcome)}", pytrace=False
+        )
     return True
 
 

@@ -38,7 +38,9 @@ def finished(lab: Lab, run: Run) -> None:
         elif not life.died_of_fault:
             if life.finished or life.first("end"):
                 raise Inconclusive(
-                    "fault", [("fault", life.fault.story), ("but", "it never fired: nothing was proved")], _text(run)
+                    "fault",
+                    [("fault", life.fault.story), ("but", "it never fired: nothing was proved")],
+                    _text(run),
                 )
             raise _ended_early(lab, run, life)
 
@@ -62,12 +64,19 @@ def crashed(crash: dict, when: list, fault: str | None = None, life: Life | None
     if not frames and crash["frames"]:
         last = [f for f in crash["frames"] if "/grader/workload/" in f["file"]][-1:] or crash["frames"][-1:]
         where = f"{last[0]['file'].rpartition('/')[2]}:{last[0]['line']}"
-        frames = [("crashed", f"in the training script, {where}, with what your functions gave it: {last[0]['text']}")]
+        frames = [
+            (
+                "crashed",
+                f"in the training script, {where}, with what your functions gave it: {last[0]['text']}",
+            )
+        ]
     error = crash["message"].strip().splitlines()
     rows = [*when, *frames, ("error", f"{crash['type']}: {error[0] if error else ''}"[:300])]
     rows += [("", line[:200]) for line in error[1:6]]
     at = frames[-1][1].split(" ")[0] if frames else ""
-    return Finding(f"crash:{crash['type']}:{at}", rows, fault, log=str(life.folder / "stderr") if life else None)
+    return Finding(
+        f"crash:{crash['type']}:{at}", rows, fault, log=str(life.folder / "stderr") if life else None
+    )
 
 
 def student_frames(crash: dict) -> list[tuple[str, str]]:
@@ -86,7 +95,16 @@ def _over_limit(lab: Lab, run: Run, life: Life, when: list) -> Finding:
     if life.ended == "stopped":
         return Inconclusive("stopped", [("stopped", "the life was stopped from outside")])
     if life.ended == "wall" and _machine_is_slow(lab):
-        return Inconclusive("slow", [*when, ("machine", f"too slow now: {limits.wall:g} s weren't enough, nor for a run without your code")])
+        return Inconclusive(
+            "slow",
+            [
+                *when,
+                (
+                    "machine",
+                    f"too slow now: {limits.wall:g} s weren't enough, nor for a run without your code",
+                ),
+            ],
+        )
     what = {
         "wall": f"still running after {limits.wall:g} s; a whole run takes about one",
         "cpu": f"used {life.result['cpu']:.0f} s of CPU time; a whole run takes about one",
@@ -132,10 +150,24 @@ def imports_cleanly(run: Run, functions: list[str]) -> None:
             frames = student_frames(crash)
             where = frames[-1:] or [("file", run.command)]
             label = "can't import" if crash["type"] != "SyntaxError" else "can't parse"
-            raise Finding("import", [(label, where[-1][1]), ("error", f"{crash['type']}: {crash['message']}"[:300])])
+            raise Finding(
+                "import", [(label, where[-1][1]), ("error", f"{crash['type']}: {crash['message']}"[:300])]
+            )
         if life.ended:
-            raise Finding("import", [("can't import", f"importing it went over the limit: {life.ended}"), ("stood at", _stands_at(life) or "its top level")])
-        raise Finding("import", [("can't import", f"importing it ended the process with {_status(life.status)}"), *student_frames(life.first("exit") or {"frames": []})])
+            raise Finding(
+                "import",
+                [
+                    ("can't import", f"importing it went over the limit: {life.ended}"),
+                    ("stood at", _stands_at(life) or "its top level"),
+                ],
+            )
+        raise Finding(
+            "import",
+            [
+                ("can't import", f"importing it ended the process with {_status(life.status)}"),
+                *student_frames(life.first("exit") or {"frames": []}),
+            ],
+        )
     missing = [name for name in functions if name not in imported["functions"]]
     if missing:
         raise Finding("import", [("missing", f"no function {', '.join(missing)}: the tasks call it")])
@@ -153,9 +185,18 @@ def progress_kept(run: Run) -> None:
         if after.resumed_at in (last, max(begun, default=last)):
             continue
         reached = max([life.resumed_at, *(s["step"] for s in life.steps)])
-        rows = [("fault", run.story), ("resumed", f"at step {after.resumed_at}; the last checkpoint was saved after step {last}")]
+        rows = [
+            ("fault", run.story),
+            ("resumed", f"at step {after.resumed_at}; the last checkpoint was saved after step {last}"),
+        ]
         if after.resumed_at < last:
-            rows.append(("means", f"{reached - after.resumed_at} of {reached} finished steps are done again" + (": the run started over" if after.resumed_at == 0 else "")))
+            rows.append(
+                (
+                    "means",
+                    f"{reached - after.resumed_at} of {reached} finished steps are done again"
+                    + (": the run started over" if after.resumed_at == 0 else ""),
+                )
+            )
             rows.append(("think", "which numbers say how far the run has come, and who puts them back?"))
         else:
             rows.append(("means", "the relaunched job believes that it has done steps which nobody did"))
@@ -174,18 +215,34 @@ def same_trajectory(lab: Lab, run: Run, undisturbed: Run) -> None:
     again = lab.undisturbed(script, *argv, again=1)
     if again.finished and (noise := again.trajectory.diverges_from(undisturbed.trajectory)):
         raise _not_reproducible(lab, noise)
-    raise Finding(f"component:{found.cause}", divergence_rows(run, found), _text(run), step=found.step, different=found.different, same=found.same)
+    raise Finding(
+        f"component:{found.cause}",
+        divergence_rows(run, found),
+        _text(run),
+        step=found.step,
+        different=found.different,
+        same=found.same,
+    )
 
 
 def _not_reproducible(lab: Lab, noise: Divergence) -> Finding:
     """Two undisturbed runs differ. Whose doing is it? Runs without the student's code tell."""
-    bare = [lab.undisturbed("train_epochs.py", "--bare", "--randomness", "--seed", lab.seed, again=n) for n in (0, 1)]
+    bare = [
+        lab.undisturbed("train_epochs.py", "--bare", "--randomness", "--seed", lab.seed, again=n)
+        for n in (0, 1)
+    ]
     machine = not all(b.finished for b in bare) or bare[0].trajectory != bare[1].trajectory
     rows = [
         ("undisturbed", f"two runs that nothing disturbed differ at step {noise.step}: {noise.cause}"),
         ("same", "two runs without your code"),
-        ("means", "your code draws from something that no seed governs; such a run can't be compared, nor resumed exactly"),
-        ("think", "time, os.urandom, hash() of a string, the order of a set, an unseeded generator: which one do you use?"),
+        (
+            "means",
+            "your code draws from something that no seed governs; such a run can't be compared, nor resumed exactly",
+        ),
+        (
+            "think",
+            "time, os.urandom, hash() of a string, the order of a set, an unseeded generator: which one do you use?",
+        ),
     ]
     if machine:
         return Inconclusive("machine", [("machine", "two undisturbed runs differ even without your code")])
@@ -196,7 +253,11 @@ def divergence_rows(run: Run, found: Divergence) -> list[tuple[str, str]]:
     rows = [("fault", run.story)] if run.schedule else []
     when = ", the first step after resuming" if found.first_after_resume else ""
     last = max(run.trajectory.steps, default=0)
-    at = f"at step {found.step}{when}" if found.step <= last else "only in the final state, after the last step"
+    at = (
+        f"at step {found.step}{when}"
+        if found.step <= last
+        else "only in the final state, after the last step"
+    )
     rows.append(("diverged", at))
     roots = [c for c in found.different if c not in ("loss", "augmented inputs")] or found.different
     if found.same:

@@ -85,4 +85,7 @@ def meaning(different: list[str]) -> tuple[str, str]:
         name = "optimizer" if component.startswith("optimizer") else component
         if name in MEANINGS:
             return MEANINGS[name]
-    return ("the resumed run isn't the run that was interrupted", "what did the step depend on that wasn't saved?")
+    return (
+        "the resumed run isn't the run that was interrupted",
+        "what did the step depend on that wasn't saved?",
+    )

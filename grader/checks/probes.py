@@ -6,7 +6,15 @@ from grader.checks.expect import crashed, finished
 from grader.harness.lab import Lab
 from grader.verdicts import Finding
 
-ALL = ("without_scheduler", "other_device", "hidden_code", "wrong_model", "round_trip_rng", "cuda_rng", "fewer_gpus")
+ALL = (
+    "without_scheduler",
+    "other_device",
+    "hidden_code",
+    "wrong_model",
+    "round_trip_rng",
+    "cuda_rng",
+    "fewer_gpus",
+)
 
 
 def answers(lab: Lab, probe: str, means: str = "", think: str = "") -> dict:
@@ -25,7 +33,13 @@ def answers(lab: Lab, probe: str, means: str = "", think: str = "") -> dict:
             raise finding
     for ended in life.all("ended"):
         if ended["point"] == probe:
-            what = "was still running after 20 s" if ended["late"] else f"left with exit status {ended['status']}"
-            raise Finding(f"exit:{probe}", [("ended", f"the process that called your functions {what}"), *rows])
+            what = (
+                "was still running after 20 s"
+                if ended["late"]
+                else f"left with exit status {ended['status']}"
+            )
+            raise Finding(
+                f"exit:{probe}", [("ended", f"the process that called your functions {what}"), *rows]
+            )
     finished(lab, run)
     raise Finding(f"exit:{probe}", [("ended", "the process left before it was asked"), *rows])

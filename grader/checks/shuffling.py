@@ -16,7 +16,10 @@ def every_epoch_is_a_fresh_shuffle(run: Run, steps_per_epoch: int) -> None:
         if sorted(order) != list(range(want)):
             twice = len(order) - len(set(order))
             rows = [
-                ("epoch", f"{number}, undisturbed: {len(order)} samples drawn, {twice} of them again, of {want}"),
+                (
+                    "epoch",
+                    f"{number}, undisturbed: {len(order)} samples drawn, {twice} of them again, of {want}",
+                ),
                 ("means", "part of the data is never trained on"),
                 ("think", "what does an epoch owe to every sample?"),
             ]
@@ -41,7 +44,9 @@ def every_epoch_is_a_fresh_shuffle(run: Run, steps_per_epoch: int) -> None:
         )
     inputs = [s["state"]["augmented inputs"] for s in steps]
     if len(set(inputs)) < len(inputs):
-        raise Finding("same augmentation", [("inputs", "two steps of an undisturbed run trained on identical inputs")])
+        raise Finding(
+            "same augmentation", [("inputs", "two steps of an undisturbed run trained on identical inputs")]
+        )
     _noise_is_fresh(epochs)
 
 
@@ -56,6 +61,9 @@ def _noise_is_fresh(epochs: list[list[dict]]) -> None:
                 [
                     ("noise", f"two epochs of an undisturbed run begin with the same {rng}"),
                     ("means", "every epoch sees the same dropout masks and the same augmentation"),
-                    ("think", "is a generator put back to a state where it has been before, without a resume?"),
+                    (
+                        "think",
+                        "is a generator put back to a state where it has been before, without a resume?",
+                    ),
                 ],
             )

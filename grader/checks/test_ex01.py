@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from grader.checks import storage, task
+from grader.checks import keeping, saves, task
 from grader.checks.expect import finished, quiet, rejoins
 from grader.checks.probes import answers
 from grader.checks.shuffling import every_epoch_is_a_fresh_shuffle
@@ -34,9 +34,14 @@ def test_saving_changes_nothing_in_the_run(lab):
 def test_a_job_without_a_scheduler_is_saved_too(lab):
     answer = answers(lab, "without_scheduler")
     if answer["epoch"] != "7":
-        raise Finding("epoch", [("saved", "epoch 7"), ("returned", f"load_checkpoint returned {answer['epoch']}")])
+        raise Finding(
+            "epoch", [("saved", "epoch 7"), ("returned", f"load_checkpoint returned {answer['epoch']}")]
+        )
     if answer["different"]:
-        raise Finding(f"component:{answer['different'][0]}", [("different", f"after a save and a load: {', '.join(answer['different'])}")])
+        raise Finding(
+            f"component:{answer['different'][0]}",
+            [("different", f"after a save and a load: {', '.join(answer['different'])}")],
+        )
 
 
 @task("ex01.1")
@@ -48,7 +53,10 @@ def test_a_file_from_a_gpu_node_loads_on_this_machine(lab):
         think="where does torch.load put a tensor that was saved on cuda:0?",
     )
     if answer["different"]:
-        raise Finding(f"component:{answer['different'][0]}", [("different", f"after loading a GPU node's file: {', '.join(answer['different'])}")])
+        raise Finding(
+            f"component:{answer['different'][0]}",
+            [("different", f"after loading a GPU node's file: {', '.join(answer['different'])}")],
+        )
 
 
 @task("ex01.1")
@@ -60,7 +68,10 @@ def test_loading_runs_no_code_from_the_file(lab):
                 ("loaded", "a file in which somebody hid a call"),
                 ("happened", "load_checkpoint made it"),
                 ("means", "whoever can write into your checkpoint directory can run code as you"),
-                ("think", "which argument of torch.load lets nothing but data through, and what did you set it to?"),
+                (
+                    "think",
+                    "which argument of torch.load lets nothing but data through, and what did you set it to?",
+                ),
             ],
         )
 
@@ -106,7 +117,10 @@ def test_every_generator_survives_a_file(lab):
     if answer["lost"] or answer["drew"]:
         name = (answer["lost"] or answer["drew"])[0]
         verb = "isn't back where it was saved" if answer["lost"] else "was moved by get_rng_state"
-        raise Finding(f"component:{name}", [("different", f"{name} {verb}, after torch.save and torch.load(weights_only=True)")])
+        raise Finding(
+            f"component:{name}",
+            [("different", f"{name} {verb}, after torch.save and torch.load(weights_only=True)")],
+        )
 
 
 @task("ex01.2")
@@ -116,8 +130,14 @@ def test_the_generator_of_every_gpu_is_saved(lab):
             "component:CUDA RNG",
             [
                 ("pretended", "two CUDA devices (as far as their generators go)"),
-                ("different", f"the generator of cuda:{', cuda:'.join(map(str, lost))} isn't back where it was saved"),
-                ("means", "on a GPU, dropout draws there: a resume on the cluster diverges although it is exact on your laptop"),
+                (
+                    "different",
+                    f"the generator of cuda:{', cuda:'.join(map(str, lost))} isn't back where it was saved",
+                ),
+                (
+                    "means",
+                    "on a GPU, dropout draws there: a resume on the cluster diverges although it is exact on your laptop",
+                ),
                 ("think", "how many CUDA generators does a machine with two GPUs have?"),
             ],
         )
@@ -132,7 +152,10 @@ def test_a_machine_with_fewer_gpus_restores_what_it_can(lab):
         think="which of the saved CUDA states have a device here?",
     )
     if answer["lost"]:
-        raise Finding("component:CUDA RNG", [("different", "saved with two CUDA devices, loaded with one: cuda:0's generator isn't back")])
+        raise Finding(
+            "component:CUDA RNG",
+            [("different", "saved with two CUDA devices, loaded with one: cuda:0's generator isn't back")],
+        )
 
 
 # ---------------------------------------------------------------- ex01.3  an interrupted save costs nothing
@@ -140,32 +163,32 @@ def test_a_machine_with_fewer_gpus_restores_what_it_can(lab):
 
 @task("ex01.3")
 def test_the_newest_checkpoint_comes_back_bit_for_bit(lab):
-    storage.newest_wins(lab)
+    saves.newest_wins(lab)
 
 
 @task("ex01.3")
 def test_a_save_killed_at_any_event_leaves_the_last_good_checkpoint(lab):
-    storage.killed_at_every_event(lab)
+    saves.killed_at_every_event(lab)
 
 
 @task("ex01.3")
 def test_a_save_torn_or_out_of_disk_leaves_the_last_good_checkpoint(lab):
-    storage.torn_at_bytes(lab)
+    saves.torn_at_bytes(lab)
 
 
 @task("ex01.3")
 def test_a_first_save_that_never_finished_is_no_checkpoint(lab):
-    storage.first_save_killed(lab)
+    saves.first_save_killed(lab)
 
 
 @task("ex01.3")
 def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(lab):
-    storage.damaged_newest(lab)
+    saves.damaged_newest(lab)
 
 
 @task("ex01.3")
 def test_nothing_intact_is_an_error_and_nothing_saved_is_none(lab):
-    storage.none_intact(lab)
+    saves.none_intact(lab)
 
 
 @task("ex01.3")
@@ -174,9 +197,9 @@ def test_a_training_run_killed_in_mid_save_rejoins_the_undisturbed_one(lab):
     args = ("train_epochs.py", "--store", "--seed", lab.seed, "--steps-per-epoch", per_epoch)
     undisturbed = lab.undisturbed(*args)
     finished(lab, undisturbed)
-    saves = undisturbed.last.all("saved")
-    event = lab.draw.randrange(max(1, len(saves[1]["events"])))
-    for schedule in lab.schedules((KillInSave(saves[1]["step"], event),)):
+    second = undisturbed.last.all("saved")[1]
+    event = lab.draw.randrange(max(1, len(second["events"])))
+    for schedule in lab.schedules((KillInSave(second["step"], event),)):
         rejoins(lab, lab.launch(*args, faults=schedule), undisturbed)
 
 
@@ -190,7 +213,16 @@ def _mid_epoch(lab, workers: int, save_every: int | None = None) -> tuple[int, i
     # epoch 1 holds the faults; an epoch after it shows whether they leave something behind (forking
     # workers for every epoch is what these runs spend most time on: with workers, two must do)
     epochs = 2 if workers else 3
-    flags = ("--epochs", epochs, "--workers", workers, "--steps-per-epoch", per_epoch, "--save-every", interval)
+    flags = (
+        "--epochs",
+        epochs,
+        "--workers",
+        workers,
+        "--steps-per-epoch",
+        per_epoch,
+        "--save-every",
+        interval,
+    )
     return per_epoch, interval, ("train.py", "--seed", lab.seed, *flags)
 
 
@@ -242,29 +274,29 @@ def test_every_epoch_shows_every_sample_in_a_new_order(lab, workers):
 
 @task("ex01.5")
 def test_checkpoints_are_saved_when_they_are_due(lab):
-    storage.saved_when_due(lab)
+    keeping.saved_when_due(lab)
 
 
 @task("ex01.5")
 def test_the_best_by_validation_is_kept_apart(lab):
-    storage.best_kept_apart(lab)
+    keeping.best_kept_apart(lab)
 
 
 @task("ex01.5")
 def test_a_killed_keep_best_leaves_a_best(lab):
-    storage.best_killed_at_every_event(lab)
+    keeping.best_killed_at_every_event(lab)
 
 
 @task("ex01.5")
 def test_the_last_checkpoints_stay_and_older_ones_go(lab):
-    storage.last_ones_stay(lab)
+    keeping.last_ones_stay(lab)
 
 
 @task("ex01.5")
 def test_the_only_good_checkpoint_is_never_deleted(lab):
-    storage.only_good_one_stays(lab)
+    keeping.only_good_one_stays(lab)
 
 
 @task("ex01.5")
 def test_pruning_killed_at_any_event_leaves_the_newest_checkpoint(lab):
-    storage.prune_killed_at_every_event(lab)
+    keeping.prune_killed_at_every_event(lab)

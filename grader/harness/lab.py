@@ -105,7 +105,9 @@ class Lab:
                 self.bench.launcher, where, WORKLOAD / script, [*arguments, *map(str, argv)], fault, self.bench.limits
             )
         self.bench.lives_ended += 1
-        return Life(where, fault, result)
+        life = Life(where, fault, result)
+        life.events  # noqa: B018  (read now: what it reported outlives the bench's scratch)
+        return life
 
     def undisturbed(self, script: str, *argv: object, again: int = 0) -> Run:
         """The baseline: the same script with the same arguments and no fault. Computed once a grading."""

@@ -58,7 +58,7 @@ def graded(launcher):
 
 
 @pytest.mark.needs_solution
-@pytest.mark.parametrize("exercise,mutant", all_mutants(), ids=lambda x: getattr(x, "name", x.id))
+@pytest.mark.parametrize("exercise,mutant", all_mutants(), ids=lambda x: x.name if isinstance(x, mutants.Mutant) else x.id)
 def test_a_mutant_is_caught_by_its_task_and_by_no_other(graded, exercise, mutant):
     result = graded(exercise, mutant)
     assert mutants.objections(exercise, mutant, result) == []

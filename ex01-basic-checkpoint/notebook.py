@@ -1,0 +1,486 @@
+"""The source of notebook.ipynb, in percent format. Edit here, then: grade dev notebook ex01"""
+# ruff: noqa: E402  (cells import what they need, where they need it)
+
+# %% [markdown]
+# # Lab 1: what a checkpoint forgets
+#
+# In this lab you break a training run in every way that exercise 1 is about, and look at what is left. Nothing
+# here is simulated: each run is a real process, killed with a real SIGKILL and started again, and its losses are
+# compared with those of an undisturbed run bit for bit, as the grader does it.
+#
+# Three runs meet in the pictures: one that nothing disturbs, one that resumes from a *naive* checkpoint (you'll
+# see its code in a minute), and **yours**, with the functions in `starter/checkpoint.py`. The outputs stored in
+# this notebook come from the reference solution: that's where you are heading. Run all cells, and you'll see where
+# you are now. Nothing in here is graded, so change whatever makes you curious.
+
+# %% tags=["nbval-ignore-output"]
+import matplotlib.pyplot as plt
+
+from grader import notebooks
+from grader.harness.faults import Kill, Tear
+
+GREY, RED, BLUE = "#8c8c8c", "#d55e00", "#0072b2"  # told apart by the colour-blind, too
+plt.rcParams.update({
+    "figure.dpi": 120, "font.size": 10.5, "axes.titlesize": 11.5, "axes.titlelocation": "left", "axes.titlepad": 10,
+    "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False,
+})  # fmt: skip
+
+# %% [markdown]
+# ## 1. Code that looks right
+#
+# The five functions below are what the training script (`grader/workload/train.py`) calls to save and to resume.
+# They save the entries that most checkpointing tutorials name (weights, optimizer, scheduler, epoch) and, as this
+# run saves in the middle of epochs, also the step and how many batches of the epoch are done. After a resume, the
+# loader gives as many batches as the epoch still owes. Read it as if a colleague had asked you for a review. Would
+# you approve it?
+
+# %%
+import itertools
+import os
+
+import torch
+
+
+def capture(job):
+    return {
+        "epoch": job.epoch,
+        "step": job.step,
+        "batch": job.batch,
+        "model_state_dict": job.model.state_dict(),
+        "optimizer_state_dict": job.optimizer.state_dict(),
+        "scheduler_state_dict": job.scheduler.state_dict(),
+    }
+
+
+def restore(job, checkpoint):
+    job.model.load_state_dict(checkpoint["model_state_dict"])
+    job.optimizer.load_state_dict(checkpoint["optimizer_state_dict"])
+    job.scheduler.load_state_dict(checkpoint["scheduler_state_dict"])
+    job.epoch, job.step, job.batch = checkpoint["epoch"], checkpoint["step"], checkpoint["batch"]
+
+
+def batches(job):
+    yield from itertools.islice(job.loader, len(job.loader) - job.batch)
+
+
+def write_checkpoint(state, directory, step):
+    torch.save(state, os.path.join(directory, "checkpoint.pt"))
+
+
+def read_latest(directory):
+    path = os.path.join(directory, "checkpoint.pt")
+    return torch.load(path, weights_only=True) if os.path.exists(path) else None
+
+
+# %% [markdown]
+# The next cell makes a module of these functions, and trains with it for three epochs of ten steps, with a
+# checkpoint after every fourth step and no fault. This is our yardstick. (It may well be trained with naive
+# functions: as long as nothing happens, nobody loads what they saved.)
+
+# %%
+naive = notebooks.module("naive", capture, restore, batches, write_checkpoint, read_latest)
+
+SAVE_EVERY = 4
+undisturbed = notebooks.train(naive, "--save-every", SAVE_EVERY)
+print("finished:", undisturbed.finished, "  steps:", len(undisturbed.trajectory.steps))
+
+# %% [markdown]
+# ## 2. Kill it
+#
+# Now SIGKILL strikes after step 18, in the middle of the second epoch. The newest checkpoint is then that of step
+# 16. The job is launched again, finds the checkpoint, and goes on. First with the naive functions, then with
+# yours; `notebooks.yours` reads your file anew, so after an edit just run this cell and the ones below it again.
+
+# %%
+def second_life(run):
+    """What became of a run after its fault."""
+    if len(run.lives) == 1:
+        return "ended by itself before the fault (section 2 shows its last words)"
+    killed, after = run.lives
+    if after.first("life") is None:
+        return f"{killed.fault.story}; relaunched, it crashed while resuming"
+    went_on = f"went on after step {after.resumed_at}" if after.resumed_at else "started again at step 0"
+    return f"{killed.fault.story}; relaunched, it {went_on} and {'finished' if run.finished else 'crashed later'}"
+
+
+KILL_AFTER = 18
+fault = Kill(after_step=KILL_AFTER)
+killed = {
+    "naive": notebooks.train(naive, "--save-every", SAVE_EVERY, faults=[fault]),
+    "yours": notebooks.train(notebooks.yours("ex01"), "--save-every", SAVE_EVERY, faults=[fault]),
+}
+for name, run in killed.items():
+    print(f"{name}: {second_life(run)}")
+
+# %% [markdown]
+# Not an exception, not a warning from the naive run. Its log says `starting at step 16, epoch 1, batch 6`, and every
+# number in that line is right. Here is the loss of every step; the resumed runs are drawn from their checkpoint on.
+
+# %% tags=["nbval-ignore-output"] jupyter={"source_hidden": true}
+def losses(life):
+    return {record["step"]: float.fromhex(record["loss"]) for record in life.steps}
+
+
+baseline = losses(undisturbed.lives[0])
+looks = {"naive": (RED, "s", 4.5, 2), "yours": (BLUE, "o", 4, 3)}
+fig, (top, bottom) = plt.subplots(2, 1, figsize=(9, 6.4), sharex=True, height_ratios=[3, 2], layout="constrained")
+
+top.plot(baseline.keys(), baseline.values(), color="#c4c4c4", lw=7, solid_capstyle="round", label="undisturbed", zorder=1)
+for name, run in killed.items():
+    color, marker, size, z = looks[name]
+    for life in run.lives[1:]:
+        mine = losses(life)
+        style = {"color": color, "marker": marker, "ms": size, "lw": 1.4, "zorder": z, "clip_on": False}
+        top.plot(mine.keys(), mine.values(), label=f"{name}, resumed", **style)
+        apart = {step: abs(loss - baseline[step]) for step, loss in mine.items() if step in baseline}
+        bottom.plot(apart.keys(), apart.values(), **style)
+        if apart:
+            last = max(apart)
+            where = {"xytext": (9, 0), "va": "center"} if last == max(baseline) else {"xytext": (0, 7), "ha": "center"}
+            bottom.annotate(name, (last, apart[last]), textcoords="offset points", color=color, **where)
+
+resumed = KILL_AFTER // SAVE_EVERY * SAVE_EVERY
+for ax in (top, bottom):
+    ax.axvspan(resumed, KILL_AFTER, color="#f3e3b3", lw=0, zorder=0)
+    ax.axvline(resumed, color="#333333", lw=1, ls=(0, (4, 3)), zorder=0)
+    ax.axvline(KILL_AFTER, color="#333333", lw=1.4, zorder=0)
+top.text(resumed - 0.2, 1.0, f"newest checkpoint: step {resumed}", transform=top.get_xaxis_transform(), ha="right", va="top", fontsize=9.5)
+top.text(KILL_AFTER + 0.2, 1.0, f"SIGKILL after step {KILL_AFTER}", transform=top.get_xaxis_transform(), ha="left", va="top", fontsize=9.5)
+top.set(title="Training loss of each step", ylabel="loss")
+top.legend(loc="upper right", bbox_to_anchor=(1, 0.93))
+bottom.set_yscale("symlog", linthresh=1e-4, linscale=0.6)
+bottom.set(title="Distance from the undisturbed run (0: bit-identical)", xlabel="step", ylabel="|difference of the losses|")
+bottom.set_ylim(-4e-5, 6)
+if resumed < KILL_AFTER:
+    bottom.text((resumed + KILL_AFTER) / 2, 0.5, "done\nagain", transform=bottom.get_xaxis_transform(), ha="center", va="center", fontsize=9)
+bottom.set_yticks([0, 1e-4, 1e-3, 1e-2, 1e-1, 1], ["0", "0.0001", "0.001", "0.01", "0.1", "1"])
+bottom.minorticks_off()
+bottom.set_xlim(0, max(baseline) + 1)
+bottom.set_xticks([1, *range(5, max(baseline) + 1, 5)])
+plt.show()
+
+# %% [markdown]
+# Cover the lower panel with your hand. Would you have noticed from the upper one alone that something is wrong with
+# the naive run? Its curve is as noisy and as low as the true one, and on a cluster you wouldn't have the grey line
+# to compare with. That is why this course compares bits: "close" needs a threshold to argue about, "equal" doesn't.
+#
+# Should one of your lives have crashed, the next cell shows its last words.
+
+# %%
+if words := notebooks.last_words(killed["yours"]):
+    print(words)
+
+# %% [markdown]
+# ## 3. Look inside
+#
+# Behind each loss lies the state that the step started from. The harness takes a digest of every component before
+# every step, so it can name the first step at which two runs part, and what was different in that moment.
+
+# %%
+for name, run in killed.items():
+    parting = run.trajectory.diverges_from(undisturbed.trajectory)
+    if parting is None:
+        print(f"{name}: never parts from the undisturbed run")
+        continue
+    print(f"{name}: parts from the undisturbed run at step {parting.step}")
+    print(f"    same       {', '.join(parting.same)}")
+    print(f"    different  {', '.join(parting.different)}")
+
+# %% [markdown]
+# The naive checkpoint kept all that learning has produced, down to the optimizer's running averages. It lost
+# everything that chance decides, the batch itself included (and the best validation loss, by the way). What that means for the data is best seen sample by
+# sample. An epoch promises to show each of its 80 samples once; the next picture shows which samples each run
+# really learned from during the second epoch (counting only the steps that live on in the final weights).
+
+# %% tags=["nbval-ignore-output"]
+def trained_on(run, epoch):
+    """The batches of `epoch` that went into the final weights: (number of the life, sample indices)."""
+    found = []
+    for number, life in enumerate(run.lives):
+        now = (life.first("life") or {"epoch": 0})["epoch"]
+        if now == 0 and life.resumed_at == 0:
+            found = []  # from scratch: whatever an earlier life had learned is gone
+        survives = number == len(run.lives) - 1
+        last = float("inf") if survives else max((e["step"] for e in life.all("saved")), default=0)
+        for event in life.events:
+            if event["event"] == "validated":
+                now += 1
+            elif event["event"] == "step" and now == epoch and event["step"] <= last:
+                found.append((number, event["indices"]))
+    return found
+
+
+EPOCH = 1  # the second: they count from 0
+shown = {"undisturbed": undisturbed, **killed}
+samples = sorted(index for _, batch in trained_on(undisturbed, EPOCH) for index in batch)
+times = {}
+for name, run in shown.items():
+    seen = [index for _, batch in trained_on(run, EPOCH) for index in batch]
+    times[name] = [seen.count(index) for index in samples]
+    print(f"{name:12} once: {times[name].count(1):2}   more often: {sum(n > 1 for n in times[name]):2}   never: {times[name].count(0):2}")
+
+# %% tags=["nbval-ignore-output"] jupyter={"source_hidden": true}
+longest = max(len(trained_on(run, EPOCH)) for run in shown.values())
+never_at = 1.2 * longest
+fig, axes = plt.subplots(1, 3, figsize=(10, 5.2), sharey=True, layout="constrained")
+for ax, (name, run) in zip(axes, shown.items(), strict=True):
+    seen = set()
+    trained = trained_on(run, EPOCH)
+    for x, (_, batch) in enumerate(trained, 1):
+        for again, color, marker, size in ((False, GREY, "o", 13), (True, RED, "D", 24)):
+            ys = [index for index in batch if (index in seen) == again]
+            ax.scatter([x] * len(ys), ys, s=size, c=color, marker=marker, lw=0)
+        seen.update(batch)
+    never = [index for index in samples if index not in seen]
+    ax.scatter([never_at] * len(never), never, s=24, facecolors="none", edgecolors=BLUE, lw=1.2)
+    ax.axvspan(1.11 * longest, 1.29 * longest, color="#eef4f9", lw=0, zorder=0)
+    if len(run.lives) > 1:
+        done = sum(number == 0 for number, _ in trained)
+        ax.axvline(done + 0.5, color="#333333", lw=1, ls=(0, (4, 3)))
+        ax.text(done + 0.5, 81.5, "resumed", ha="center", va="bottom", fontsize=9)
+    ax.set_title(name, pad=18)
+    ax.set(xlabel="batch of the epoch, as trained", xlim=(0.2, 1.3 * longest), ylim=(-1.5, 81))
+    ticks = range(1, longest + 1, 3 if longest > 10 else 1)
+    ax.set_xticks([*ticks, never_at], [*ticks, "never"])
+axes[0].set_ylabel("sample of the training set")
+handles = [
+    plt.Line2D([], [], ls="", marker="o", ms=4, color=GREY, label="seen for the first time"),
+    plt.Line2D([], [], ls="", marker="D", ms=5, color=RED, label="seen again"),
+    plt.Line2D([], [], ls="", marker="o", ms=5, mfc="none", mec=BLUE, label="never seen in this epoch"),
+]
+fig.legend(handles=handles, loc="outside lower center", ncols=3)
+plt.show()
+
+# %% [markdown]
+# The naive run did take four more batches, as the epoch owed. But they were the *first* four of another order: some
+# of its samples came a second time, and for each of these another one never came. With every preemption the data
+# get a little more lopsided, and no log tells.
+
+# %%
+for name, counts in times.items():
+    print(f"{name:12} every sample exactly once: {set(counts) == {1}}")
+
+# %% [markdown]
+# ## 4. Who draws?
+#
+# Where does the order of an epoch come from? Let's break something smaller first. The function below seeds torch,
+# looks at one batch of a validation loader (which doesn't even shuffle), or doesn't look, and then draws three
+# numbers, as dropout would.
+
+# %%
+from torch.utils.data import DataLoader
+
+
+def next_numbers(look, generator=None):
+    torch.manual_seed(0)
+    validation = DataLoader(range(8), batch_size=4, shuffle=False, generator=generator)
+    if look:
+        next(iter(validation))
+    return torch.rand(3).tolist()
+
+
+print("the same numbers with and without looking:", next_numbers(look=True) == next_numbers(look=False))
+own = torch.Generator()
+print("... if the loader has a generator of its own:", next_numbers(look=True, generator=own) == next_numbers(look=False))
+
+# %% [markdown]
+# Looking at data that nobody shuffles changed all random numbers that came after. A `DataLoader` without a
+# generator of its own draws from torch's *global* one, which your model's dropout and your augmentation also draw
+# from. When exactly?
+
+# %%
+def moments(shuffle):
+    """In which moments of a loader's life the global generator moves."""
+    def moved(act):
+        before = torch.get_rng_state()
+        result = act()
+        return result, not torch.equal(before, torch.get_rng_state())
+
+    loader, made = moved(lambda: DataLoader(range(8), batch_size=4, shuffle=shuffle))
+    iterator, begun = moved(lambda: iter(loader))
+    _, first = moved(lambda: next(iterator))
+    _, second = moved(lambda: next(iterator))
+    return made, begun, first, second
+
+
+print("                 DataLoader(...)   iter(loader)   1st batch   2nd batch")
+for shuffle in (False, True):
+    made, begun, first, second = ("moves" if moved else "-" for moved in moments(shuffle))
+    print(f"shuffle={shuffle!s:5}    {made:15}   {begun:12}   {first:9}   {second}")
+
+# %% [markdown]
+# So the order of a whole epoch hangs on where one generator stood when the epoch began, and by the time of your
+# save, that generator has long moved on. Keep this table beside you when you get to task 1.4. (It is the one for
+# `num_workers=0`. With workers, `iter` already asks them for the first batches. Try it.)
+
+# %% [markdown]
+# ## 5. Damage the file
+#
+# So far the file was whole. Task 1.3 is about files that aren't, and the first way to get one is to die while
+# writing it. Here the process is killed in the save of step 16, as the file reaches its 4096th byte.
+
+# %%
+torn = {
+    "naive": notebooks.train(naive, "--save-every", SAVE_EVERY, faults=[Tear(16, 4096)]),
+    "yours": notebooks.train(notebooks.yours("ex01"), "--save-every", SAVE_EVERY, faults=[Tear(16, 4096)]),
+}
+for name, run in torn.items():
+    print(f"{name}: {second_life(run)}")
+
+# %% [markdown]
+# The naive job is beyond help, though there had been a good checkpoint of step 12: it was overwritten by the bad
+# one. No relaunch will ever get further than this:
+
+# %% tags=["nbval-ignore-output"]
+print(notebooks.last_words(torn["naive"]).splitlines()[-1])
+
+# %% [markdown]
+# That was at least loud. The second way is quiet: a disk, a cable or a memory module turns one bit around. Below,
+# 2000 weights, all of them 0.5, go into a file; one bit of one weight is flipped; `torch.load` reads it.
+
+# %%
+import io
+
+
+def file_of(state):
+    file = io.BytesIO()
+    torch.save(state, file)
+    return file.getvalue()
+
+
+def flipped(data, position, bit=6):
+    """`data` with one bit of the byte at `position` turned around."""
+    return data[:position] + bytes([data[position] ^ 1 << bit]) + data[position + 1 :]
+
+
+newest = {"step": 16, "weights": torch.full((2000,), 0.5)}
+data = file_of(newest)
+start = data.index(newest["weights"].numpy().tobytes())  # where the weights lie in the file
+loaded = torch.load(io.BytesIO(flipped(data, start + 3)), weights_only=True)
+print("step:", loaded["step"])
+print("the first weights:", loaded["weights"][:4].tolist())
+
+# %% [markdown]
+# The file isn't torn, its keys and shapes fit, `load_state_dict` will be content, and one weight is 10³⁸ times too
+# large. The zip format that `torch.save` writes has a checksum for every record. Is it just this one that nobody
+# looks at? The next cell flips one bit at 60 places all over the file, one at a time, and also cuts the file off at
+# 60 lengths. It asks `torch.load`, and then your `write_checkpoint` and `read_latest`, with a checkpoint of step 12
+# (weights of 0.25) before the damaged one of step 16.
+
+# %% tags=["nbval-ignore-output"]
+import contextlib
+import tempfile
+import warnings
+from pathlib import Path
+
+from grader.workload import student
+
+previous = {"step": 12, "weights": torch.full((2000,), 0.25)}
+PLACES = 60
+
+
+def equal(a, b):
+    return isinstance(a, dict) and a.keys() == b.keys() and a["step"] == b["step"] and torch.equal(a["weights"], b["weights"])
+
+
+def outcome(read):
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(None):
+            warnings.simplefilter("ignore")
+            state = read()
+    except (Exception, SystemExit):
+        return "refused"
+    if state is None:
+        return "starts over"
+    return "newest" if equal(state, newest) else "previous" if equal(state, previous) else "wrong"
+
+
+def experiment(data, read):
+    """What `read` makes of the file `data`, damaged in one place after the other: {damage: [outcome]}."""
+    places = [len(data) * (2 * n + 1) // (2 * PLACES) for n in range(PLACES)]
+    return {
+        "one bit flipped": [outcome(lambda p=p: read(flipped(data, p))) for p in places],
+        "file cut off": [outcome(lambda p=p: read(data[:p])) for p in places],
+    }
+
+
+def your_experiment():
+    work = notebooks.yours("ex01")
+    checkpoint = student.load(str(work.folder / work.module), quiet=True)
+    with tempfile.TemporaryDirectory() as directory:
+        def files():
+            return {path: path.read_bytes() for path in Path(directory).rglob("*") if path.is_file()}
+
+        checkpoint.write_checkpoint(previous, directory, 12)
+        before = files()
+        checkpoint.write_checkpoint(newest, directory, 16)
+        written = {path: data for path, data in files().items() if before.get(path) != data}
+        target = max(written, key=lambda path: len(written[path]))  # the largest file of the save of step 16
+
+        def read(damaged):
+            target.write_bytes(damaged)
+            return checkpoint.read_latest(directory)
+
+        return experiment(written[target], read)
+
+
+results = {
+    "torch.load": experiment(data, lambda damaged: torch.load(io.BytesIO(damaged), weights_only=True)),
+    "your read_latest": your_experiment(),
+}
+for name, damages in results.items():
+    for damage, outcomes in damages.items():
+        print(f"{name:17} {damage:16} {', '.join(f'{outcomes.count(what)} {what}' for what in dict.fromkeys(outcomes))}")
+
+# %% tags=["nbval-ignore-output"] jupyter={"source_hidden": true}
+meanings = {  # outcome: colour, marker, size, label
+    "newest": ("#b0b0b0", "o", 16, "loads the right values (the bit meant nothing)"),
+    "refused": (BLUE, "s", 26, "refused with an error"),
+    "previous": ("#009e73", "D", 26, "noticed, and the checkpoint before it is used"),
+    "wrong": (RED, "X", 52, "loads WRONG VALUES without a word"),
+    "starts over": ("#cc79a7", "v", 42, "starts over from step 0 without a word"),
+}
+fig, ax = plt.subplots(figsize=(9.5, 3.7), layout="constrained")
+rows = [(name, damage, outcomes) for name, damages in results.items() for damage, outcomes in damages.items()]
+for y, (_, _, outcomes) in enumerate(rows):
+    for what, (color, marker, size, _) in meanings.items():
+        xs = [100 * (n + 0.5) / PLACES for n, found in enumerate(outcomes) if found == what]
+        ax.scatter(xs, [y + 0.35 * (y > 1)] * len(xs), s=size, c=color, marker=marker, lw=0, zorder=3)
+ax.set_yticks([y + 0.35 * (y > 1) for y in range(4)], [f"{name}, {damage}" for name, damage, _ in rows])
+ax.invert_yaxis()
+ax.margins(y=0.16)
+ax.set(title="What a reader makes of one damaged place", xlabel="where the file was damaged (% of its length)", xlim=(0, 100))
+ax.spines["left"].set_visible(False)
+ax.tick_params(axis="y", length=0)
+met = {what for _, _, outcomes in rows for what in outcomes}
+handles = [plt.Line2D([], [], ls="", marker=m, ms=size**0.5, mec="none", color=c, label=label) for what, (c, m, size, label) in meanings.items() if what in met]
+fig.legend(handles=handles, loc="outside lower center", ncols=2)
+plt.show()
+
+# %%
+cut, flips = results["torch.load"]["file cut off"], results["torch.load"]["one bit flipped"]
+mine = [what for outcomes in results["your read_latest"].values() for what in outcomes]
+print("torch.load notices every cut:                    ", set(cut) == {"refused"})
+print("torch.load takes some flipped bits for your data:", "wrong" in flips)
+print("your read_latest never gives wrong values:       ", "wrong" not in mine)
+print("your read_latest always gives step 16 or step 12:", set(mine) <= {"newest", "previous"})
+
+# %% [markdown]
+# A cut is always noticed, because a zip file's table of contents stands at its end. Flipped bits pass nearly always,
+# since nearly all of a checkpoint is numbers, and any bits make a number: nobody checks those checksums. Whoever
+# wants to know whether the bytes that are read are the bytes that were written has to see to it.
+#
+# ## Your turn
+#
+# Change something above and predict the picture before you look. Kill after step 20 instead: the checkpoint then
+# falls exactly on the end of an epoch. Will the naive run still part from the undisturbed one, and in what? Or add
+# one component to the naive `capture` and `restore` and watch it move from *different* to *same* in section 3. How
+# many do you need until the parting step moves?
+#
+# Then write your own in `starter/checkpoint.py` and have it graded, in a terminal:
+#
+# ```
+# grade ex01              all tasks
+# grade ex01 --task 3     one of them
+# grade hint ex01.3       if you are stuck: one step at a time
+# ```
