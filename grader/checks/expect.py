@@ -15,15 +15,33 @@ from grader.harness.faults import show_schedule
 from grader.harness.lab import Lab
 from grader.harness.run import Life, Run
 from grader.harness.trajectory import Divergence
-from grader.verdicts import Finding, Inconclusive
+from grader.verdicts import FAIL, Finding, Inconclusive
 
 
 def rejoins(lab: Lab, run: Run, undisturbed: Run) -> None:
     """The three assertions of a resume check, in the order in which they make sense."""
     finished(lab, undisturbed)
-    finished(lab, run)
+    try:
+        finished(lab, run)
+    except Finding as ended:
+        _explained_by_its_course(lab, run, undisturbed, ended)
+        raise
     progress_kept(run)
     same_trajectory(lab, run, undisturbed)
+
+
+def _explained_by_its_course(lab: Lab, run: Run, undisturbed: Run, ended: Finding) -> None:
+    """A run that went astray may crash far from where it did: tell what was lost, not where it ended."""
+    if len(run.lives) < 2 or not run.last.steps or ended.verdict != FAIL:
+        return
+    try:
+        progress_kept(run)
+        same_trajectory(lab, run, undisturbed, partly=True)
+    except Finding as lost:
+        gist = next((text for label, text in ended.rows if label == "error"), ended.rows[-1][1])
+        at = next((n for n, (label, _) in enumerate(lost.rows) if label == "means"), len(lost.rows))
+        lost.rows.insert(at, ("later", f"the run ended early: {gist}"))
+        raise lost from None
 
 
 # --- ends -------------------------------------------------------------------------------------------
@@ -70,13 +88,25 @@ def crashed(crash: dict, when: list, fault: str | None = None, life: Life | None
                 f"in the training script, {where}, with what your functions gave it: {last[0]['text']}",
             )
         ]
-    error = crash["message"].strip().splitlines()
-    rows = [*when, *frames, ("error", f"{crash['type']}: {error[0] if error else ''}"[:300])]
-    rows += [("", line[:200]) for line in error[1:6]]
+    rows = [*when, *frames, *_error_rows(crash)]
     at = frames[-1][1].split(" ")[0] if frames else ""
     return Finding(
         f"crash:{crash['type']}:{at}", rows, fault, log=str(life.folder / "stderr") if life else None
     )
+
+
+def _error_rows(crash: dict) -> list[tuple[str, str]]:
+    message = re.sub(r"\x1b\[[0-9;]*m", "", crash["message"]).strip()
+    if "Weights only load failed" in message:
+        culprit = re.search(r"Unsupported [a-z]+: (.*?) was not an allowed", message) or re.search(r"Unpickler error: (.*)", message)
+        what = f": {culprit[1]}" if culprit else ""
+        return [
+            ("error", f"{crash['type']}: a safe load (weights_only=True) refuses what was saved{what}"[:300]),
+            ("means", "the checkpoint holds more than plain data: to load it, Python would have to run code from it"),
+            ("think", "which saved value isn't a tensor, a number, a string, or a list, tuple or dict of them?"),
+        ]
+    first, *more = [line for line in message.splitlines() if line.strip()] or [""]
+    return [("error", f"{crash['type']}: {first}"[:300]), *(("", line.strip()[:200]) for line in more[:5])]
 
 
 def student_frames(crash: dict) -> list[tuple[str, str]]:
@@ -207,8 +237,9 @@ def progress_kept(run: Run) -> None:
 # --- trajectories -----------------------------------------------------------------------------------
 
 
-def same_trajectory(lab: Lab, run: Run, undisturbed: Run) -> None:
-    found = run.trajectory.diverges_from(undisturbed.trajectory)
+def same_trajectory(lab: Lab, run: Run, undisturbed: Run, partly: bool = False) -> None:
+    """The run's course is the undisturbed one's, bit for bit; `partly`: as far as it came."""
+    found = run.trajectory.diverges_from(undisturbed.trajectory, partly)
     if found is None:
         return
     script, *argv = undisturbed.command.split()
@@ -216,7 +247,7 @@ def same_trajectory(lab: Lab, run: Run, undisturbed: Run) -> None:
     if again.finished and (noise := again.trajectory.diverges_from(undisturbed.trajectory)):
         raise _not_reproducible(lab, noise)
     raise Finding(
-        f"component:{found.cause}",
+        f"component:{'optimizer' if found.cause.startswith('optimizer') else found.cause}",
         divergence_rows(run, found),
         _text(run),
         step=found.step,

@@ -39,13 +39,17 @@ def saved_when_due(lab: Lab) -> None:
             rows = [
                 (
                     "asked for",
-                    " and ".join(f"every {n} {w}" for n, w in ((steps, "steps"), (by_epoch, "epochs")) if n),
+                    " and ".join(_every(n, w) for n, w in ((steps, "step"), (by_epoch, "epoch")) if n),
                 ),
                 ("saved", f"after steps {', '.join(map(str, saved)) or 'none'}; an epoch has {per_epoch}"),
                 ("expected", f"after steps {', '.join(map(str, sorted(due)))}"),
                 ("think", "what do step and epoch count at the moment when you are asked?"),
             ]
             raise Finding("when", rows)
+
+
+def _every(number: int, what: str) -> str:
+    return f"every {what}" if number == 1 else f"every {number} {what}s"
 
 
 def best_kept_apart(lab: Lab) -> None:

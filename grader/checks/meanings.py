@@ -32,7 +32,7 @@ MEANINGS = {
         "AdamW remembers two tensors for every weight. Where are they after your load?",
     ),
     "scheduler": (
-        "the learning-rate schedule starts over: the resumed run warms up again",
+        "the learning-rate schedule isn't where it was: the resumed run takes its steps with other learning rates",
         "how does the scheduler know at which step it is?",
     ),
     "learning rate": (
@@ -82,7 +82,8 @@ def meaning(different: list[str]) -> tuple[str, str]:
     if different[0] == "batch indices" and "torch RNG" in different:
         return DRAWN_FROM_ELSEWHERE
     for component in different:
-        name = "optimizer" if component.startswith("optimizer") else component
+        name = "learning rate" if component == "optimizer settings" else component
+        name = "optimizer" if name.startswith("optimizer") else name
         if name in MEANINGS:
             return MEANINGS[name]
     return (

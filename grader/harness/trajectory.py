@@ -24,7 +24,9 @@ COMPONENTS = [
 
 
 def _rank(component: str) -> int:
-    name = "optimizer" if component.startswith("optimizer") else component
+    # the optimizer's settings (learning rate, betas) are the scheduler's doing
+    name = "learning rate" if component == "optimizer settings" else component
+    name = "optimizer" if name.startswith("optimizer") else name
     return COMPONENTS.index(name) if name in COMPONENTS else len(COMPONENTS)
 
 
@@ -69,14 +71,18 @@ class Trajectory:
     def __eq__(self, other) -> bool:
         return self.diverges_from(other) is None
 
-    def diverges_from(self, expected: Trajectory) -> Divergence | None:
-        for n in sorted(self.steps.keys() | expected.steps.keys()):
+    def diverges_from(self, expected: Trajectory, partly: bool = False) -> Divergence | None:
+        """The first step at which this course isn't the expected one; `partly`: of the steps that both have."""
+        numbers = self.steps.keys() & expected.steps.keys() if partly else self.steps.keys() | expected.steps.keys()
+        for n in sorted(numbers):
             got, want = self.steps.get(n), expected.steps.get(n)
             if got is None or want is None:
                 what = "steps that were never trained" if got is None else "steps beyond the end of training"
                 return Divergence(n, [what], [], n - 1 in self.resumes, got or {}, want or {})
             if found := _compare(n, _flat(got), _flat(want), n - 1 in self.resumes):
                 return found
+        if partly:
+            return None
         last = max(expected.steps, default=0) + 1
         return _compare(last, _flat(self.end), _flat(expected.end), last - 1 in self.resumes)
 

@@ -47,7 +47,7 @@ def compose(result: TaskResult, problems: list[Outcome], blockers: list[str], to
     for other in reversed(different.values()):
         rows.append(("and", f"{other.title}: {_gist(other)}"))
     rows.append(("replay", replay))
-    rows = [(label, course_paths(text, grading.bench)) for label, text in rows]
+    rows = [(label, _printable(course_paths(text, grading.bench))) for label, text in rows]
     evidence["rows"] = [list(row) for row in rows]
     evidence["checks_failed"] = [o.check for o in problems]
     _set(result, rows, evidence)
@@ -60,6 +60,11 @@ def _gist(outcome: Outcome) -> str:
         if label in rows:
             return rows[label]
     return next(iter(rows.values()), "")
+
+
+def _printable(text: str) -> str:
+    """A student's exception may hold anything: no control character reaches a terminal or a report."""
+    return "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in text)
 
 
 def _set(result: TaskResult, rows: list[tuple[str, str]], evidence: dict) -> None:

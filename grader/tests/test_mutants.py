@@ -7,6 +7,7 @@ UPDATE_SNAPSHOTS=1 make test ARGS="-k snapshot", then read the diff.
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -69,11 +70,13 @@ def test_a_mutant_is_caught_by_its_task_and_by_no_other(graded, exercise, mutant
 def test_the_message_is_the_snapshot(graded, ex01, name):
     mutant = next(m for m in mutants.load(ex01) if m.name == name)
     failed = next(t for t in graded(ex01, mutant).tasks if t.verdict == FAIL)
+    # a file's size, and so the bytes at which it is torn, depends on torch's version
+    message = re.sub(r"\bbyte \d+|\b\d{4,}\b", "N", failed.message) + "\n"
     path = SNAPSHOTS / "ex01" / f"{name}.txt"
     if os.environ.get("UPDATE_SNAPSHOTS"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(failed.message + "\n")
-    assert failed.message + "\n" == path.read_text()
+        path.write_text(message)
+    assert message == path.read_text()
 
 
 def test_there_are_enough_mutants_of_every_task(ex01):
