@@ -236,8 +236,8 @@ def digest_path(exercise: Exercise) -> Path:
 
 def is_pristine(exercise: Exercise) -> bool:
     """Is notebook.ipynb as it was built? A student who has run it, or changed it, has made it their own."""
-    path = notebook_path(exercise)
-    return path.exists() and digest_path(exercise).read_text().strip() == _digest(path)
+    path, built = notebook_path(exercise), digest_path(exercise)
+    return path.exists() and built.exists() and built.read_text().strip() == _digest(path)
 
 
 def _digest(path: Path) -> str:
