@@ -58,7 +58,7 @@ def set_rng_state(state):
     """Put every generator back to where `get_rng_state` found it.
 
     state      what get_rng_state returned, after a trip through a file. It may come from a machine
-               with more GPUs than this one: their states are left out.
+               with more GPUs than this one, or fewer: what has a counterpart here is restored.
     Returns    None.
     """
     # TODO
@@ -178,7 +178,8 @@ def prune(directory, keep):
     keep       int, at least 1
     Returns    None.
     What interrupted saves left behind goes too. A damaged checkpoint doesn't count as one of the
-    `keep`; if none is intact, none is deleted. Dying in the middle of it does no harm.
+    `keep` and goes as well; only if none is intact, none is deleted. Dying in the middle of it does
+    no harm.
     """
     # TODO
     return

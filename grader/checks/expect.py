@@ -98,12 +98,20 @@ def crashed(crash: dict, when: list, fault: str | None = None, life: Life | None
 def _error_rows(crash: dict) -> list[tuple[str, str]]:
     message = re.sub(r"\x1b\[[0-9;]*m", "", crash["message"]).strip()
     if "Weights only load failed" in message:
-        culprit = re.search(r"Unsupported [a-z]+: (.*?) was not an allowed", message) or re.search(r"Unpickler error: (.*)", message)
+        culprit = re.search(r"Unsupported [a-z]+: (.*?) was not an allowed", message) or re.search(
+            r"Unpickler error: (.*)", message
+        )
         what = f": {culprit[1]}" if culprit else ""
         return [
             ("error", f"{crash['type']}: a safe load (weights_only=True) refuses what was saved{what}"[:300]),
-            ("means", "the checkpoint holds more than plain data: to load it, Python would have to run code from it"),
-            ("think", "which saved value isn't a tensor, a number, a string, or a list, tuple or dict of them?"),
+            (
+                "means",
+                "the checkpoint holds more than plain data: to load it, Python would have to run code from it",
+            ),
+            (
+                "think",
+                "which saved value isn't a tensor, a number, a string, or a list, tuple or dict of them?",
+            ),
         ]
     first, *more = [line for line in message.splitlines() if line.strip()] or [""]
     return [("error", f"{crash['type']}: {first}"[:300]), *(("", line.strip()[:200]) for line in more[:5])]

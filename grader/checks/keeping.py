@@ -54,7 +54,7 @@ def _every(number: int, what: str) -> str:
 
 def best_kept_apart(lab: Lab) -> None:
     nan, inf = float("nan"), float("inf")
-    losses = [3.0, 2.0, 2.5, nan, 1.5, 1.7]
+    losses = [3.0, 2.0, 2.5, nan, 2.0, 1.5, 1.7, 0.0]
     steps = [10 * (i + 1) for i in range(len(losses))]
     best, want, expected = inf, [], []
     points = []
@@ -144,6 +144,31 @@ def best_killed_at_every_event(lab: Lab) -> None:
                 ("think", "is the best saved as carefully as the other checkpoints?"),
             ]
             raise fails("best lost", point, rows, str(fault), what="best")
+    if lab.only is None:
+        _first_best_and_full_disk(lab, good, better, size)
+
+
+def _first_best_and_full_disk(lab: Lab, good: dict, better: dict, size: int) -> None:
+    """The very first best, killed half-way; and a better one that no longer fits on the disk."""
+    torn, full = (Fault(kind, op["step"], byte=size // 2) for kind, op in (("tear", good), ("full", better)))
+    first = {"name": "first", "ops": [good], "fault": torn.to_json(), "reads": ["best"]}
+    later = {"name": "later", "ops": [good, better], "fault": full.to_json(), "reads": ["best"]}
+    seen = observe(lab, [first, later])
+    think = ("think", "is the best saved as carefully as the other checkpoints?")
+    if seen["first"].found("best") not in ("none", "step 10"):
+        rows = [
+            ("fault", "SIGKILL while keep_best saved the very first best"),
+            ("expected", "None, or that best, whole"),
+            think,
+        ]
+        raise fails("best lost", seen["first"], rows, what="best")
+    if seen["later"].found("best") not in (("step 10", "step 20") if seen["later"].raised else ("step 20",)):
+        rows = [
+            ("fault", "disk full while keep_best replaced the best"),
+            ("expected", "an error, and the old best still there"),
+            think,
+        ]
+        raise fails("best lost", seen["later"], rows, what="best")
 
 
 def last_ones_stay(lab: Lab) -> None:
@@ -277,6 +302,14 @@ def only_good_one_stays(lab: Lab) -> None:
                 ("think", "what must be true of a checkpoint before it may count as one of those you keep?"),
             ]
             raise fails("only good one deleted", point, rows)
+        size = point.all("did")[-1]["total"] / max(point.totals[0], 1)
+        if size > (1 if want == first else keep) + 0.5:
+            rows = [
+                ("asked for", f"prune(keep={keep}), with two damaged checkpoints among the others"),
+                ("found", f"the directory holds {size:.1f} times the bytes of one"),
+                ("think", "what becomes of checkpoints that can't be loaded, when there are good ones?"),
+            ]
+            raise Finding("damaged ones stay", rows)
     for name in ("none good", "none good, unpruned"):
         works(seen[name])
     if seen["none good"].totals[-1] < seen["none good, unpruned"].totals[-1] * 0.9:

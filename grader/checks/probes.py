@@ -13,7 +13,7 @@ ALL = (
     "wrong_model",
     "round_trip_rng",
     "cuda_rng",
-    "fewer_gpus",
+    "other_number_of_gpus",
 )
 
 

@@ -24,27 +24,33 @@ from grader.verdicts import Finding
 
 
 def newest_wins(lab: Lab) -> None:
-    steps = steps_of_a_run(lab, 3)
-    ops = [write(s) for s in steps]
-    seen = observe(lab, [{"name": "plain", "ops": ops}, {"name": "dates", "ops": [*ops, {"op": "age"}]}])
-    for name, fault in (
-        ("plain", "nothing"),
-        ("dates", "the files' dates were changed, as a copy to another disk does: older files look newer"),
-    ):
-        works(seen[name])
-        if seen[name].found() != f"step {steps[-1]}":
-            rows = [
-                ("saved", f"steps {', '.join(map(str, steps))}, in this order"),
-                ("then", fault),
-                ("expected", f"the state of step {steps[-1]}, bit for bit"),
-            ]
+    points = []
+    # across every number of digits: compared as text, 99 is newer than 100, and 999 than 1000
+    for digits in range(1, 9):
+        start = 10**digits - lab.draw.choice([1, 2])
+        points.append({"name": f"steps {start}", "ops": [write(start), write(start + 1), write(start + 2)]})
+    first = lab.draw.choice([9, 98])
+    points.append({"name": "dates", "ops": [*map(write, (first, first + 1, first + 2)), {"op": "age"}]})
+    for name, seen in observe(lab, points).items():
+        works(seen)
+        steps = [op["step"] for op in seen.point["ops"] if op["op"] == "write"]
+        if seen.found() != f"step {steps[-1]}":
+            rows = [("saved", f"steps {', '.join(map(str, steps))}, in this order")]
+            if name == "dates":
+                rows.append(
+                    (
+                        "then",
+                        "the files' dates were changed, as a copy to another disk does: older files look newer",
+                    )
+                )
+            rows.append(("expected", f"the state of step {steps[-1]}, bit for bit"))
             rows.append(
                 (
                     "think",
                     "what is compared when the newest is chosen, and does every value survive the file format?",
                 )
             )
-            raise fails(f"newest:{name}", seen[name], rows)
+            raise fails(f"newest:{'dates' if name == 'dates' else 'steps'}", seen, rows)
 
 
 def killed_at_every_event(lab: Lab) -> None:
@@ -210,6 +216,25 @@ def damaged_newest(lab: Lab) -> None:
             )
             rows.append(("think", "which errors may a damaged file raise, and where do you go from there?"))
             raise fails("no fallback", point, rows)
+    _two_damaged(lab, first, second, third)
+
+
+def _two_damaged(lab: Lab, first: int, second: int, third: int) -> None:
+    """The two newest are damaged: the search goes on to the third."""
+    tear = {"op": "damage", "how": "truncate", "at": lab.draw.uniform(0.2, 0.8), "files": "newest", "pick": 0}
+    ops = [write(first), write(second), tear, write(third), tear]
+    point = observe(lab, [{"name": "two damaged", "ops": ops}])["two damaged"]
+    works(point)
+    if point.found() != f"step {first}":
+        rows = [
+            ("damaged", f"the two newest of three checkpoints, of steps {second} and {third}"),
+            ("expected", f"the checkpoint of step {first}, bit for bit"),
+            (
+                "think",
+                "how far back does your search go, and what does a save leave of the earlier checkpoints?",
+            ),
+        ]
+        raise fails("no fallback", point, rows)
 
 
 def none_intact(lab: Lab) -> None:
@@ -219,16 +244,13 @@ def none_intact(lab: Lab) -> None:
         {"name": "empty", "ops": [{"op": "age"}]},
         {"name": "gone", "directory": "never/made", "ops": [{"op": "age"}]},
     ]
-    for how in ("truncate", "flip"):
-        points.append(
-            {
-                "name": f"all {how}",
-                "ops": [
-                    *ops,
-                    {"op": "damage", "how": how, "at": lab.draw.uniform(0.3, 0.6), "files": "all", "pick": 0},
-                ],
-            }
-        )
+    for how, at in (
+        ("truncate", lab.draw.uniform(0.3, 0.6)),
+        ("flip", lab.draw.uniform(0.3, 0.6)),
+        ("truncate", 0.0),
+    ):
+        damage = {"op": "damage", "how": how, "at": at, "files": "all", "pick": 0}
+        points.append({"name": f"all {how}" if at else "all emptied", "ops": [*ops, damage]})
     seen = observe(lab, points)
     for name in ("empty", "gone"):
         if seen[name].found() != "none":
@@ -237,11 +259,11 @@ def none_intact(lab: Lab) -> None:
                 ("expected", "None: the job starts fresh"),
             ]
             raise fails("fresh start", seen[name], rows)
-    for name in ("all truncate", "all flip"):
+    for name in ("all truncate", "all flip", "all emptied"):
         works(seen[name])
         if seen[name].found() != "error":
             rows = [
-                ("damaged", "every file in the directory"),
+                ("damaged", f"every file in the directory ({name.removeprefix('all ')})"),
                 ("expected", "an error"),
                 (
                     "means",

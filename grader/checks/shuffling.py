@@ -42,28 +42,39 @@ def every_epoch_is_a_fresh_shuffle(run: Run, steps_per_epoch: int) -> None:
                 ("think", "the order of an epoch must depend on the epoch. What makes yours?"),
             ],
         )
-    inputs = [s["state"]["augmented inputs"] for s in steps]
-    if len(set(inputs)) < len(inputs):
-        raise Finding(
-            "same augmentation", [("inputs", "two steps of an undisturbed run trained on identical inputs")]
-        )
-    _noise_is_fresh(epochs)
+    _augmentation_is_fresh(epochs)
+    _noise_is_fresh(steps, epochs)
 
 
-def _noise_is_fresh(epochs: list[list[dict]]) -> None:
-    """The generators are in another state at the start of every epoch."""
-    for rng in ("Python RNG", "NumPy RNG", "torch RNG"):
-        starts = [epoch[0]["state"][rng] for epoch in epochs]
-        # Python's and NumPy's stand still in the main process when workers augment
-        if rng == "torch RNG" and len(set(starts)) < len(starts):
-            raise Finding(
-                "same noise",
-                [
-                    ("noise", f"two epochs of an undisturbed run begin with the same {rng}"),
-                    ("means", "every epoch sees the same dropout masks and the same augmentation"),
-                    (
-                        "think",
-                        "is a generator put back to a state where it has been before, without a resume?",
-                    ),
-                ],
-            )
+def _augmentation_is_fresh(epochs: list[list[dict]]) -> None:
+    """The same sample looks different in another epoch (by chance, one in thousands looks the same)."""
+    looks = [{i: look for s in epoch for i, look in zip(s["indices"], s["samples"])} for epoch in epochs]
+    same = sum(looks[0][i] == looks[1][i] for i in looks[0])
+    if same > len(looks[0]) / 4:
+        rows = [
+            (
+                "augmented",
+                f"{same} of {len(looks[0])} samples look the same in two epochs of an undisturbed run",
+            ),
+            ("means", "augmentation that repeats itself is none: the model learns the noise by heart"),
+            ("think", "does every epoch draw numbers of its own for every sample?"),
+        ]
+        raise Finding("same augmentation", rows)
+
+
+def _noise_is_fresh(steps: list[dict], epochs: list[list[dict]]) -> None:
+    """torch's generator never stands where it has stood before: dropout draws new masks at every step."""
+    before = [s["state"]["torch RNG"] for s in steps]
+    if len(set(before)) == len(before):
+        return
+    starts = {epoch[0]["state"]["torch RNG"] for epoch in epochs}
+    when = "two epochs begin" if len(starts) < len(epochs) else "two steps begin"
+    rows = [
+        ("noise", f"{when} with torch's generator in the same state, in an undisturbed run"),
+        ("means", "dropout uses the same masks again, or none at all"),
+        (
+            "think",
+            "is a generator put back without a resume, a seed set, or the model no longer in training mode?",
+        ),
+    ]
+    raise Finding("same noise", rows)

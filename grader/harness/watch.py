@@ -52,7 +52,10 @@ def step(job, batch) -> None:
     if _events is None:
         return
     indices, inputs, targets = batch
-    emit("step", step=job.step + 1, indices=indices.tolist(), state=state_digests(job, (inputs, targets)))
+    from grader.harness.digest import digest
+
+    samples = [digest([x, y]) for x, y in zip(inputs, targets)]  # of each sample, as augmented
+    emit("step", step=job.step + 1, indices=indices.tolist(), samples=samples, state=state_digests(job, (inputs, targets)))
 
 
 def loss(job, value: float) -> None:

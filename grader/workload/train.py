@@ -18,6 +18,7 @@ p.add_argument("--epochs", type=int, default=3)
 p.add_argument("--steps-per-epoch", type=int, default=10)
 p.add_argument("--workers", type=int, default=0)
 p.add_argument("--save-every", type=int, default=0, help="task 1.4: save every so many steps; 0: the functions of task 1.5 decide")
+p.add_argument("--save-after-epochs", action="store_true", help="... and after every epoch's validation")
 p.add_argument("--every-steps", type=int, help="should_save's every_steps")
 p.add_argument("--every-epochs", type=int, help="should_save's every_epochs")
 p.add_argument("--keep", type=int, default=0, help="prune to so many checkpoints; 0: never")
@@ -36,7 +37,7 @@ def save() -> None:
 
 def due(end_of_epoch: bool) -> bool:
     if args.save_every:
-        return not end_of_epoch and job.step % args.save_every == 0
+        return args.save_after_epochs if end_of_epoch else job.step % args.save_every == 0
     return ck.should_save(job.step, job.epoch, end_of_epoch, args.every_steps, args.every_epochs)
 
 
