@@ -1,7 +1,7 @@
 """A warm process with torch loaded: a forked life reaches its first step about a hundred times
 sooner than `python train.py` (which spends seconds in `import torch`).
 
-python -I forkserver.py FD: one line per request, the path of a job; it answers {"id": path, "exit": n}
+python -I forkserver.py FD MARK: one line per request, the path of a job; it answers {"id": path, "exit": n}
 when the life's guardian has left. When the grader's end of the socket closes, every life ends.
 
 It must never run a torch operator: a warm thread pool before the fork would hang the child.

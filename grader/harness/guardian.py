@@ -159,14 +159,14 @@ def set_limits(job: dict) -> None:
 
 
 def main() -> None:
-    """Plain mode: python -I guardian.py JOB.json, with the lifeline as standard input."""
+    """Plain mode: python -I guardian.py JOB.json MARK, with the lifeline as standard input."""
     with open(sys.argv[1]) as f:
         job = json.load(f)
 
     def start() -> int:
         pid = os.fork()
         if pid == 0:
-            os.execve(sys.executable, [sys.executable, "-I", job["child"], sys.argv[1]], job["env"])
+            os.execve(sys.executable, [sys.executable, "-I", job["child"], *sys.argv[1:]], job["env"])
         return pid
 
     guard(job, start, lifeline=0)

@@ -5,6 +5,7 @@ Both put the same guardian between the grader and the life, and both give the sa
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import socket
@@ -17,6 +18,14 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 THREADS = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "VECLIB_MAXIMUM")}
+
+
+_launchers = itertools.count(1)
+
+
+def _mark() -> str:
+    """Stands in the command line of every process of one launcher, and of all that forks from them."""
+    return f"grader={os.getpid()}-{next(_launchers)}"
 
 
 class Lost(Exception):
@@ -67,10 +76,13 @@ class Plain:
 
     name = "plain"
 
+    def __init__(self) -> None:
+        self.mark = _mark()
+
     def run(self, path: Path) -> None:
         log = open(path.parent / "guardian.log", "wb")
         guardian = subprocess.Popen(
-            [sys.executable, "-I", str(HERE / "guardian.py"), str(path)],
+            [sys.executable, "-I", str(HERE / "guardian.py"), str(path), self.mark],
             stdin=subprocess.PIPE,  # its lifeline: closes when the grader dies
             stdout=log,
             stderr=log,
@@ -91,6 +103,7 @@ class ForkServer:
     name = "fork server"
 
     def __init__(self) -> None:
+        self.mark = _mark()
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
         self._process: subprocess.Popen | None = None
@@ -119,7 +132,7 @@ class ForkServer:
         mine, theirs = socket.socketpair()
         self._socket = mine
         self._process = subprocess.Popen(
-            [sys.executable, "-I", str(HERE / "forkserver.py"), str(theirs.fileno())],
+            [sys.executable, "-I", str(HERE / "forkserver.py"), str(theirs.fileno()), self.mark],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

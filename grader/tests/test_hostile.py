@@ -36,14 +36,22 @@ AT_IMPORT = {
 }
 
 
-def processes() -> set[int]:
-    """Processes of any grader on this machine, their orphans included (a fork keeps its command line)."""
+def processes(mark: str) -> set[int]:
+    """Processes of the launcher with this mark, their orphans included (a fork keeps its command line)."""
     found = set()
     for p in psutil.process_iter(["pid", "cmdline", "status"]):
-        line = " ".join(p.info["cmdline"] or [])
-        if p.info["status"] != psutil.STATUS_ZOMBIE and any(n in line for n in ("forkserver.py", "guardian.py", "child.py")):
+        marked = any(word.startswith(mark) for word in p.info["cmdline"] or [])
+        if marked and p.info["status"] != psutil.STATUS_ZOMBIE:
             found.add(p.pid)
     return found
+
+
+def none_left(mark: str) -> set[int]:
+    """What is still there after the time that init may take to reap."""
+    deadline = time.monotonic() + 20
+    while (left := processes(mark)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return left
 
 
 def starter_with(exercise, code: str, **files: str) -> course.Submission:
@@ -57,15 +65,10 @@ def starter_with(exercise, code: str, **files: str) -> course.Submission:
 
 @pytest.fixture
 def own_launcher():
-    before = processes()
     launcher = choose()
     yield launcher
     launcher.close()
-    left = processes() - before
-    deadline = time.monotonic() + 5
-    while left and time.monotonic() < deadline:  # being reaped by init
-        left = processes() & left
-    assert not left, f"left behind: {left}"
+    assert not none_left(launcher.mark)
 
 
 @pytest.mark.parametrize("name", AT_IMPORT)
@@ -126,10 +129,9 @@ def test_planted_files_are_never_loaded(own_launcher, ex01, tmp_path):
 def test_a_fork_that_outlives_its_parent_is_killed(own_launcher, ex01):
     daemon = "import os, time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n        os.setsid()\n        time.sleep(1000)\n    os._exit(0)\n"
     starter = derive.starter_files(ex01)[ex01.module].decode()
-    alive = processes()
     result = engine.grade(ex01, starter_with(ex01, daemon + starter), own_launcher, seed=1)
     assert result.score == 0
-    assert len(processes() - alive) <= 1  # the fork server alone, while it is still up
+    assert len(processes(own_launcher.mark)) == 1  # the fork server alone, while it is still up
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the fork server is Linux's")
