@@ -259,11 +259,11 @@ def none_intact(lab: Lab) -> None:
                 ("expected", "None: the job starts fresh"),
             ]
             raise fails("fresh start", seen[name], rows)
-    for name in ("all truncate", "all flip", "all emptied"):
+    for name, done in (("all truncate", "cut short"), ("all flip", "one bit flipped"), ("all emptied", "emptied")):
         works(seen[name])
         if seen[name].found() != "error":
             rows = [
-                ("damaged", f"every file in the directory ({name.removeprefix('all ')})"),
+                ("damaged", f"every file in the directory: {done}"),
                 ("expected", "an error"),
                 (
                     "means",
