@@ -13,8 +13,11 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 HERE = Path(__file__).resolve().parent
 THREADS = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "VECLIB_MAXIMUM")}
@@ -26,6 +29,20 @@ _launchers = itertools.count(1)
 def _mark() -> str:
     """Stands in the command line of every process of one launcher, and of all that forks from them."""
     return f"grader={os.getpid()}-{next(_launchers)}"
+
+
+# s beyond a life's own limit, after which its guardian must have been killed or stopped
+PATIENCE = 60
+
+
+def _sweep(mark: str) -> None:
+    """Kill whatever still carries the mark: nothing does, unless somebody tampered with a guardian."""
+    for process in psutil.process_iter(["pid", "cmdline"]):
+        if mark in (process.info["cmdline"] or []) and process.pid != os.getpid():
+            try:
+                process.kill()
+            except psutil.Error:
+                pass
 
 
 class Lost(Exception):
@@ -63,7 +80,7 @@ def run_life(launcher, folder: Path, script: Path, argv: list[str], fault, limit
     }
     path = folder / "job.json"
     path.write_text(json.dumps(job))
-    launcher.run(path)
+    launcher.run(path, limits.wall + PATIENCE)
     try:
         return json.loads((folder / "result").read_text())
     except FileNotFoundError:
@@ -79,7 +96,7 @@ class Plain:
     def __init__(self) -> None:
         self.mark = _mark()
 
-    def run(self, path: Path) -> None:
+    def run(self, path: Path, seconds: float) -> None:
         log = open(path.parent / "guardian.log", "wb")
         guardian = subprocess.Popen(
             [sys.executable, "-I", str(HERE / "guardian.py"), str(path), self.mark],
@@ -90,11 +107,17 @@ class Plain:
             env={**os.environ, **THREADS},
         )
         log.close()
-        guardian.wait()
-        guardian.stdin.close()
+        try:
+            guardian.wait(seconds)
+        except subprocess.TimeoutExpired:
+            _sweep(self.mark)
+            guardian.wait()
+            raise Lost("a life's guardian was stopped")
+        finally:
+            guardian.stdin.close()
 
     def close(self) -> None:
-        pass
+        _sweep(self.mark)
 
 
 class ForkServer:
@@ -115,7 +138,7 @@ class ForkServer:
         with self._lock:
             self._ensure()
 
-    def run(self, path: Path) -> None:
+    def run(self, path: Path, seconds: float) -> None:
         done: Future = Future()
         with self._lock:
             self._ensure()
@@ -124,7 +147,11 @@ class ForkServer:
                 self._socket.sendall(str(path).encode() + b"\n")
             except OSError:
                 raise Lost("the fork server died")
-        done.result()
+        try:
+            done.result(seconds)
+        except FutureTimeout:
+            _sweep(self.mark)
+            raise Lost("the fork server or a guardian was stopped")
 
     def _ensure(self) -> None:
         if self._process is not None and self._process.poll() is None:
@@ -168,6 +195,7 @@ class ForkServer:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        _sweep(self.mark)
 
 
 class _Tail:

@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from grader import course, derive, engine
+from grader.harness import launcher as launcher_module
 from grader.harness.launcher import ForkServer, Limits, choose
 from grader.verdicts import FAIL, INCONCLUSIVE, PASS
 
@@ -141,6 +142,22 @@ def test_killing_the_guardian_gains_nothing(own_launcher, ex01):
     assert result.score == 0
     assert PASS not in [t.verdict for t in result.tasks]
     assert INCONCLUSIVE in [t.verdict for t in result.tasks]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the fork server is Linux's")
+@pytest.mark.parametrize("victim", ["guardian", "server"])
+def test_stopping_what_watches_gains_nothing_and_ends(ex01, monkeypatch, victim):
+    monkeypatch.setattr(launcher_module, "PATIENCE", 2)
+    pid = "os.getppid()" if victim == "guardian" else "int(open(f'/proc/{os.getppid()}/stat').read().split()[3])"
+    starter = derive.starter_files(ex01)[ex01.module].decode()
+    code = f"import os\nos.kill({pid}, 19)\n" + starter
+    launcher = choose()
+    try:
+        result = engine.grade(ex01, starter_with(ex01, code), launcher, seed=1, limits=LIMITS)
+    finally:
+        launcher.close()
+    assert result.score == 0 and PASS not in [t.verdict for t in result.tasks]
+    assert not none_left(launcher.mark)
 
 
 def test_a_dead_fork_server_is_replaced(ex01):
