@@ -61,9 +61,10 @@ def _page(exercise: Exercise, text: str, number: int) -> str:
     return f"""# Mutants
 
 Wrong solutions, one mistake each (`{exercise.id}.toml`). They grade the grader: each must be caught by the
-task that it belongs to, and by no task that doesn't build on it. `make test` checks that in every run.
+task that it belongs to, and by no task that doesn't build on it. `make test` checks the first of all of them,
+and the second of every third; `make matrix` checks both of all, and wrote this table.
 
-Written by `grade dev matrix {exercise.id} --write`, from a run; don't edit. "blocked" means that the task
+Written by `grade dev matrix {exercise.id} --write` (`make matrix`), from a run; don't edit. "blocked" means that the task
 builds on one that caught the mutant. "fact" is the number of the mistake in the list of real ones that the
 course was built from.
 

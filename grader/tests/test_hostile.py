@@ -16,7 +16,7 @@ from grader.verdicts import FAIL, INCONCLUSIVE, PASS
 
 pytestmark = pytest.mark.needs_solution
 
-LIMITS = Limits(wall=10, cpu=4, memory=1 << 30, output=4 << 20)
+LIMITS = Limits(wall=6, cpu=2, memory=1 << 30, output=4 << 20)
 
 AT_IMPORT = {
     "infinite loop": "while True: pass",
