@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,7 +102,7 @@ def _read(path: Path) -> Exercise:
 
 # --- submissions -----------------------------------------------------------------------------------
 
-MAX_FILE, MAX_TOTAL = 4 << 20, 32 << 20
+MAX_FILE, MAX_TOTAL, MAX_FILES = 4 << 20, 32 << 20, 1000
 
 
 class Submission:
@@ -132,16 +133,24 @@ class Submission:
 def _snapshot(folder: Path) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
     total = 0
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder)
-        hidden = any(part.startswith(".") or part == "__pycache__" for part in name.parts)
-        if hidden or path.is_symlink() or not path.is_file() or path.stat().st_size > MAX_FILE:
-            continue
-        total += path.stat().st_size
-        if total > MAX_TOTAL:
-            raise UsageError(f"{folder} holds more than {MAX_TOTAL >> 20} MiB; a submission is source code")
-        files[str(name)] = path.read_bytes()
+    for here, folders, names in os.walk(folder):
+        folders[:] = sorted(n for n in folders if not _skipped(n))
+        for path in (Path(here, n) for n in sorted(names) if not _skipped(n)):
+            try:
+                if path.is_symlink() or not path.is_file() or path.stat().st_size > MAX_FILE:
+                    continue
+                data = path.read_bytes()
+            except OSError:
+                continue  # gone, or not ours to read
+            total += len(data)
+            if total > MAX_TOTAL or len(files) >= MAX_FILES:
+                raise UsageError(f"{folder} holds more than {MAX_FILES} files or {MAX_TOTAL >> 20} MiB; a submission is source code")
+            files[str(path.relative_to(folder))] = data
     return files
+
+
+def _skipped(name: str) -> bool:
+    return name.startswith(".") or name == "__pycache__"
 
 
 def submission(exercise: Exercise, where: Path | None, solution: bool = False) -> Submission:

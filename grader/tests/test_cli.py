@@ -89,7 +89,7 @@ def test_a_failure_exits_1_and_its_replay_command_reproduces_it(tmp_path):
         ["hint"],
         ["show", "nothing"],
         ["reset", "ex77"],
-        ["run", "ex01", "--submission", "/tmp"],
+        ["run", "ex01", "--submission", "grader"],
     ],
 )
 def test_wrong_usage_is_one_line_on_stderr_and_exit_2(args):
