@@ -10,6 +10,7 @@ import importlib
 import inspect
 import os
 import random
+import shlex
 import time
 import traceback
 from collections.abc import Callable, Iterable
@@ -181,7 +182,10 @@ class Grading:
 
     def replay(self, outcome: Outcome) -> str:
         """The command that shows the same again."""
-        command = f"grade {self.exercise.id} --task {outcome.task.split('.')[1]} --seed {self.seed}"
+        folder, what = self.bench.submission.folder, ""
+        if folder != self.exercise.starter:
+            what = " --solution" if folder == self.exercise.solution else f" --submission {shlex.quote(str(folder))}"
+        command = f"grade {self.exercise.id}{what} --task {outcome.task.split('.')[1]} --seed {self.seed}"
         return f"{command} --fault {outcome.finding.fault}" if outcome.finding.fault else command
 
     def done(self) -> tuple[int, int]:

@@ -7,7 +7,7 @@ from grader.course import Submission
 from grader.harness import launcher as launchers
 from grader.harness.faults import Kill
 from grader.harness.lab import Bench, Lab, course_paths
-from grader.verdicts import Finding
+from grader.verdicts import INCONCLUSIVE, Finding
 
 
 def play(submission: Submission, kills: list[int], workers: int, save_every: int, seed: int) -> int:
@@ -38,5 +38,5 @@ def _play(lab: Lab, flags: tuple, kills: list) -> int:
     except Finding as finding:
         print("--- compared with an undisturbed run" if kills else "--- the run")
         print(course_paths(str(finding).strip("\n"), lab.bench))
-        return 1
+        return 3 if finding.verdict == INCONCLUSIVE else 1
     return 0

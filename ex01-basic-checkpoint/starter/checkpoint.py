@@ -77,7 +77,7 @@ def write_checkpoint(state, directory, step):
 
     state      dict of tensors, numbers, strings, None, and lists, tuples and dicts of them
     directory  str: may not exist yet; layout and file names are yours to choose
-    step       int: grows from save to save
+    step       int: grows from save to save; the same step may be saved again
     Returns    None, once the checkpoint is complete.
     Raises     if it can't be written (the disk is full, say). Whatever happens in here, and whenever
                the process dies, the checkpoints written before stay loadable.
@@ -92,6 +92,7 @@ def read_latest(directory):
 
     Newest is the highest step, whatever the files' dates say. A checkpoint that is torn, truncated or
     has a flipped bit isn't intact: the one before it is used.
+    Reading changes nothing on the disk.
     Returns    dict, equal to what was written; None if no save has ever finished here
                (no directory, nothing in it, or only what an interrupted first save left).
     Raises     CheckpointError if checkpoints exist and none is intact. Starting again from step 0

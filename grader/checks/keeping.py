@@ -7,7 +7,6 @@ from grader.checks.crash_points import (
     events_and_size,
     fails,
     kill_and_tear_points,
-    kill_points,
     moment,
     observe,
     steps_of_a_run,
@@ -87,7 +86,12 @@ def best_kept_apart(lab: Lab) -> None:
         if value != repr(expected[i]):
             raise Finding(
                 "best value",
-                [history, ("returned", f"keep_best returned {value}"), ("expected", repr(expected[i]))],
+                [
+                    history,
+                    ("returned", f"keep_best returned {value}"),
+                    ("expected", repr(expected[i])),
+                    ("think", "what do comparisons with NaN give, and which of two equal losses is the best?"),
+                ],
             )
         if point.found("best") != f"step {want[i]}":
             rows = [
@@ -294,7 +298,7 @@ def only_good_one_stays(lab: Lab) -> None:
             rows = [
                 (
                     "directory",
-                    f"three or four checkpoints, oldest first: {'good, bad, bad' if want == first else 'good, bad, bad, good'}",
+                    f"checkpoints, oldest first: good, damaged, damaged{'' if want == first else ', good'}",
                 ),
                 ("asked for", f"prune(keep={keep})"),
                 ("expected", f"the good one of step {want} stays"),
@@ -325,20 +329,20 @@ def only_good_one_stays(lab: Lab) -> None:
 def prune_killed_at_every_event(lab: Lab) -> None:
     steps = steps_of_a_run(lab, 4)
     prune = {"op": "prune", "keep": 2}
-    events, _ = events_and_size(lab, [*steps, 0], last=prune)
+    events, size = events_and_size(lab, [*steps, 0], last=prune)
     if not events:
         raise Finding(
             "nothing pruned",
             [("asked for", "prune(keep=2), of four checkpoints"), ("happened", "nothing was deleted")],
         )
-    faults = kill_points(lab, 0, events)
+    faults = kill_and_tear_points(lab, 0, events, size)
     seen = under_faults(lab, [*map(write, steps)], prune, faults)
     for fault in faults:
         point = seen[str(fault)]
         died_right(point)
         if point.found() != f"step {steps[-1]}":
             rows = [
-                ("fault", f"SIGKILL in prune, just before: {events[fault.event]}"),
+                ("fault", f"SIGKILL in prune, {moment(fault, events)}"),
                 ("expected", f"the newest checkpoint, of step {steps[-1]}"),
                 ("think", "in which order does prune delete, and what is on disk between two deletions?"),
             ]

@@ -30,6 +30,7 @@ def newest_wins(lab: Lab) -> None:
         start = 10**digits - lab.draw.choice([1, 2])
         points.append({"name": f"steps {start}", "ops": [write(start), write(start + 1), write(start + 2)]})
     first = lab.draw.choice([9, 98])
+    points.append({"name": "again", "ops": [write(first), write(first + 1), write(first + 1)]})
     points.append({"name": "dates", "ops": [*map(write, (first, first + 1, first + 2)), {"op": "age"}]})
     for name, seen in observe(lab, points).items():
         works(seen)
@@ -188,6 +189,10 @@ def damaged_newest(lab: Lab) -> None:
         for how, at in damages if pick == 0 else damages[2:6]:
             damage = {"op": "damage", "how": how, "at": at, "files": "newest", "pick": pick}
             points.append({"name": f"{how} {pick} {at:.4f}", "ops": [*ops, damage]})
+    # digests and pointers are text, and a flipped high bit makes a text unreadable
+    for at in (0.1, lab.draw.uniform(0.2, 0.8), 0.9):
+        damage = {"op": "damage", "how": "flip", "at": at, "files": "newest", "pick": 1, "bit": 7}
+        points.append({"name": f"flip high bit {at:.4f}", "ops": [*ops, damage]})
     seen = observe(lab, points)
     for point in seen.values():
         works(point)
@@ -250,7 +255,8 @@ def none_intact(lab: Lab) -> None:
         ("truncate", 0.0),
     ):
         damage = {"op": "damage", "how": how, "at": at, "files": "all", "pick": 0}
-        points.append({"name": f"all {how}" if at else "all emptied", "ops": [*ops, damage]})
+        name = f"all {how}" if at else "all emptied"
+        points.append({"name": name, "ops": [*ops, damage], "reads": ["latest", "latest"]})
     seen = observe(lab, points)
     for name in ("empty", "gone"):
         if seen[name].found() != "none":
@@ -275,3 +281,11 @@ def none_intact(lab: Lab) -> None:
                 ),
             ]
             raise fails("silent restart", seen[name], rows)
+        if seen[name].all("read")[-1]["outcome"] != "error":
+            rows = [
+                ("damaged", f"every file in the directory: {done}"),
+                ("happened", "read_latest raised when it was called first, and not when it was called again"),
+                ("means", "the job crashes once; relaunched, it starts over without a word"),
+                ("think", "does reading change what lies on the disk?"),
+            ]
+            raise Finding("silent restart", rows)

@@ -15,19 +15,19 @@ from grader.verdicts import Finding
 
 
 @task("ex01.1")
+def test_saving_changes_nothing_in_the_run(lab):
+    per_epoch = lab.shared.randint(5, 7)
+    args = ("train_epochs.py", "--seed", lab.seed, "--steps-per-epoch", per_epoch, "--randomness")
+    quiet(lab, lab.undisturbed(*args), lab.undisturbed(*args, "--bare"))
+
+
+@task("ex01.1")
 def test_a_run_killed_between_saves_rejoins_the_undisturbed_one(lab):
     per_epoch = lab.shared.randint(5, 7)
     args = ("train_epochs.py", "--seed", lab.seed, "--steps-per-epoch", per_epoch)
     step = per_epoch + lab.draw.randint(1, per_epoch - 1)
     for schedule in lab.schedules((Kill(after_step=step),)):
         rejoins(lab, lab.launch(*args, faults=schedule), lab.undisturbed(*args))
-
-
-@task("ex01.1")
-def test_saving_changes_nothing_in_the_run(lab):
-    per_epoch = lab.shared.randint(5, 7)
-    args = ("train_epochs.py", "--seed", lab.seed, "--steps-per-epoch", per_epoch, "--randomness")
-    quiet(lab, lab.undisturbed(*args), lab.undisturbed(*args, "--bare"))
 
 
 @task("ex01.1")
@@ -66,7 +66,7 @@ def test_loading_runs_no_code_from_the_file(lab):
             "code in the file",
             [
                 ("loaded", "a file in which somebody hid a call"),
-                ("happened", "load_checkpoint made it"),
+                ("happened", "load_checkpoint made that call: code from the file was run"),
                 ("means", "whoever can write into your checkpoint directory can run code as you"),
                 (
                     "think",
@@ -96,19 +96,19 @@ def test_a_checkpoint_of_another_model_is_refused(lab):
 
 
 @task("ex01.2")
+def test_reading_the_generators_draws_from_none(lab):
+    args = ("train_epochs.py", "--rng", "--seed", lab.seed, "--steps-per-epoch", lab.shared.randint(5, 7))
+    bare = [arg for arg in args if arg != "--rng"]
+    quiet(lab, lab.undisturbed(*args), lab.undisturbed(*bare, "--randomness", "--bare"))
+
+
+@task("ex01.2")
 def test_a_run_with_randomness_rejoins_the_undisturbed_one(lab):
     per_epoch = lab.shared.randint(5, 7)
     args = ("train_epochs.py", "--rng", "--seed", lab.seed, "--steps-per-epoch", per_epoch)
     step = per_epoch + lab.draw.randint(1, per_epoch - 1)
     for schedule in lab.schedules((Kill(after_step=step),)):
         rejoins(lab, lab.launch(*args, faults=schedule), lab.undisturbed(*args))
-
-
-@task("ex01.2")
-def test_reading_the_generators_draws_from_none(lab):
-    args = ("train_epochs.py", "--rng", "--seed", lab.seed, "--steps-per-epoch", lab.shared.randint(5, 7))
-    bare = [arg for arg in args if arg != "--rng"]
-    quiet(lab, lab.undisturbed(*args), lab.undisturbed(*bare, "--randomness", "--bare"))
 
 
 @task("ex01.2")

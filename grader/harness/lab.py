@@ -19,6 +19,7 @@ from pathlib import Path
 from grader.harness.faults import Fault
 from grader.harness.launcher import Limits, run_life
 from grader.harness.run import Life, Run
+from grader.verdicts import NotSelected
 
 WORKLOAD = Path(__file__).resolve().parent.parent / "workload"
 
@@ -116,7 +117,11 @@ class Lab:
 
     def schedules(self, *schedules: tuple[Fault, ...]) -> list[tuple[Fault, ...]]:
         """The fault schedules of a check, or the one that `grade --fault` asks for."""
-        return [self.only] if self.only else list(schedules)
+        if self.only is None:
+            return list(schedules)
+        if self.only not in schedules and any(fault.in_save for fault in self.only):
+            raise NotSelected  # a fault inside a save belongs to the check that printed it
+        return [self.only]
 
 
 def _random(text: str) -> random.Random:

@@ -43,7 +43,8 @@ def compose(result: TaskResult, problems: list[Outcome], blockers: list[str], to
     same = [o for o in others if o.finding.cause == finding.cause and o.title != first.title]
     different = {o.finding.cause: o for o in reversed(others) if o.finding.cause != finding.cause}
     if same and finding.cause != "import":
-        rows.append(("also", f"{len(same)} more for this cause: " + "; ".join(dict.fromkeys(o.title for o in same))))
+        titles = list(dict.fromkeys(o.title for o in same))
+        rows.append(("also", f"{len(titles)} more for this cause: " + "; ".join(titles)))
     for other in reversed(different.values()):
         rows.append(("and", f"{other.title}: {_gist(other)}"))
     rows.append(("replay", replay))

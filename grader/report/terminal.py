@@ -13,7 +13,7 @@ from grader.course import Exercise
 from grader.report.message import LABEL
 from grader.verdicts import BLOCKED, FAIL, INCONCLUSIVE, PASS, ExerciseResult, TaskResult
 
-WORD = {PASS: "PASS", FAIL: "FAIL", BLOCKED: "BLOCKED", INCONCLUSIVE: "UNCLEAR"}
+WORD = {PASS: "PASS", FAIL: "FAIL", BLOCKED: "BLOCKED", INCONCLUSIVE: "INCONCLUSIVE"}
 STYLE = {PASS: "bold green", FAIL: "bold red", BLOCKED: "yellow", INCONCLUSIVE: "bold magenta"}
 LABEL_STYLE = {"means": "bold", "think": "bold cyan", "replay": "dim", "same": "dim", "also": "dim", "and": "dim"}
 MAX_WIDTH = 110

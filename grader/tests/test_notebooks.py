@@ -172,8 +172,10 @@ def test_a_source_without_cells_is_an_error():
 
 
 @pytest.fixture
-def small(tmp_path):
+def small(tmp_path, monkeypatch):
     """An exercise with a notebook of its own, in a folder of its own."""
+
+    monkeypatch.setattr(course, "ROOT", tmp_path)
 
     def make(source: str | None):
         folder = tmp_path / "ex09-small"

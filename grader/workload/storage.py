@@ -117,7 +117,7 @@ class Point:
                     f.seek(at)
                     byte = f.read(1)[0]
                     f.seek(at)
-                    f.write(bytes([byte ^ (1 << (at % 8))]))
+                    f.write(bytes([byte ^ (1 << op.get("bit", at % 8))]))
             name = os.path.relpath(path, self.directory)
             watch.emit("damaged", point=self.point["name"], file=name, at=at, size=size)
 

@@ -59,7 +59,10 @@ def resume() -> int:
         return 0
     if not (args.rng or args.store):
         return ck.load_checkpoint(*parts().values(), path)
-    state = ck.read_latest(args.directory) if args.store else torch.load(path, weights_only=True)
+    if args.store:
+        state = ck.read_latest(args.directory)
+    else:
+        state = torch.load(path, weights_only=True)
     if state is None:
         return 0
     for name, part in parts().items():
@@ -73,8 +76,7 @@ def resume() -> int:
 job.epoch = resume()
 job.step = job.epoch * args.steps_per_epoch
 watch.life(job)
-while job.epoch < job.epochs:
-    job.model.train()
+while job.epoch < job.epochs:  # nothing here leaves training mode, so nothing has to go back to it
     for batch in job.loader:
         watch.step(job, batch)
         watch.loss(job, job.train_step(batch))
