@@ -27,7 +27,7 @@ WORKLOAD = Path(__file__).resolve().parent.parent / "workload"
 class Bench:
     """What the labs of one grading share: the submission, the launcher, process slots, baselines."""
 
-    def __init__(self, submission, launcher, seed: int, jobs: int, limits: Limits | None = None, keep: Path | None = None):
+    def __init__(self, submission, launcher, seed: int, jobs: int, limits: Limits | None = None):
         self.submission, self.launcher, self.seed, self.jobs = submission, launcher, seed, jobs
         self.limits = limits or Limits()
         self.slots = threading.Semaphore(jobs)
