@@ -33,11 +33,10 @@ class Mutant:
 
 def load(exercise: Exercise) -> list[Mutant]:
     """The exercise's mutants; none in a student's checkout, where they'd give the solution away."""
-    path = HERE / f"{exercise.id}.toml"
-    data = tomllib.loads(path.read_text()) if path.exists() else {"mutant": []}
     return [
         Mutant(m["name"], m["mistake"], m["fact"], m["task"], tuple((e["find"], e["replace"]) for e in m["edits"]))
-        for m in data["mutant"]
+        for path in sorted((HERE / exercise.id).glob("*.toml"))
+        for m in tomllib.loads(path.read_text())["mutant"]
     ]
 
 

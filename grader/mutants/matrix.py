@@ -60,7 +60,7 @@ def main(exercise: Exercise, write: bool, seed: int | None) -> int:
 def _page(exercise: Exercise, text: str, number: int) -> str:
     return f"""# Mutants
 
-Wrong solutions, one mistake each (`{exercise.id}.toml`). They grade the grader: each must be caught by the
+Wrong solutions, one mistake each (`{exercise.id}/`). They grade the grader: each must be caught by the
 task that it belongs to, and by no task that doesn't build on it. `make test` checks the first of all of them,
 and the second of every third; `make matrix` checks both of all, and wrote this table.
 
