@@ -44,8 +44,9 @@ def load_checkpoint(model, optimizer, scheduler, path):
 
     model, optimizer, scheduler  as in save_checkpoint: freshly built, to be changed in place
     Returns    int: the number of finished epochs that was saved.
-    Raises     an error if the file doesn't fit the model (a key is missing, or one too many),
-               and if it holds anything but data. Loading must never run code from the file.
+    Raises     an error if the file doesn't fit the model (a key is missing, or one too many), if there
+               is a scheduler and the file holds none, and if it holds anything but data. Loading must
+               never run code from the file. (scheduler=None is fine whatever the file holds.)
     The file may have been written on a device that this machine doesn't have.
     """
     ### BEGIN SOLUTION
@@ -54,7 +55,9 @@ def load_checkpoint(model, optimizer, scheduler, path):
         raise CheckpointError(f"{path} is damaged")
     model.load_state_dict(state["model_state_dict"])
     optimizer.load_state_dict(state["optimizer_state_dict"])
-    if scheduler and state["scheduler_state_dict"]:
+    if scheduler:
+        if state["scheduler_state_dict"] is None:
+            raise CheckpointError(f"{path} holds no scheduler: yours would warm up again")
         scheduler.load_state_dict(state["scheduler_state_dict"])
     return state["epoch"]
     ### END SOLUTION
@@ -112,7 +115,7 @@ def set_rng_state(state):
 
 
 class CheckpointError(Exception):
-    """Checkpoints exist, but none of them is intact."""
+    """A checkpoint is damaged or holds too little; of several, none is intact."""
 
 
 def write_checkpoint(state, directory, step):
@@ -215,7 +218,8 @@ def _checkpoints(directory):
 def capture(job):
     """Everything that `job` (grader/workload/job.py) needs to continue from here, as a dict.
 
-    Called after any step, and after an epoch's validation. It must satisfy write_checkpoint.
+    Called after any step, and after an epoch's validation. What it returns must satisfy write_checkpoint.
+    It only looks: it changes nothing in the job, and draws no random number. job.scheduler may be None.
     """
     ### BEGIN SOLUTION
     return {
@@ -235,7 +239,10 @@ def capture(job):
 
 
 def restore(job, state):
-    """Bring a freshly built `job` to where `capture` found it. Returns None."""
+    """Bring a freshly built `job` to where `capture` found it. Returns None.
+
+    The job's weights and the generators stand anywhere: nothing is as it was, unless you put it back.
+    """
     ### BEGIN SOLUTION
     job.model.load_state_dict(state["model"])
     job.optimizer.load_state_dict(state["optimizer"])
@@ -257,7 +264,8 @@ def batches(job):
     Called once an epoch, and once after a resume, with job.batch of its steps already done. An
     undisturbed epoch shows every sample once, in an order of its own; after a resume the rest of the
     epoch follows in the very same order, augmented with the very same random numbers. The training
-    script counts job.batch and job.step while it consumes what you yield.
+    script counts job.batch and job.step while it consumes what you yield. The batches are those of
+    job.loader, or of a loader of your own over the same dataset, batch size and number of workers.
     """
     ### BEGIN SOLUTION
     now = get_rng_state()

@@ -30,8 +30,9 @@ def load_checkpoint(model, optimizer, scheduler, path):
 
     model, optimizer, scheduler  as in save_checkpoint: freshly built, to be changed in place
     Returns    int: the number of finished epochs that was saved.
-    Raises     an error if the file doesn't fit the model (a key is missing, or one too many),
-               and if it holds anything but data. Loading must never run code from the file.
+    Raises     an error if the file doesn't fit the model (a key is missing, or one too many), if there
+               is a scheduler and the file holds none, and if it holds anything but data. Loading must
+               never run code from the file. (scheduler=None is fine whatever the file holds.)
     The file may have been written on a device that this machine doesn't have.
     """
     # TODO: what if this file comes from a GPU node, from another model, or from someone you don't trust?
@@ -69,7 +70,7 @@ def set_rng_state(state):
 
 
 class CheckpointError(Exception):
-    """Checkpoints exist, but none of them is intact."""
+    """A checkpoint is damaged or holds too little; of several, none is intact."""
 
 
 def write_checkpoint(state, directory, step):
@@ -111,14 +112,18 @@ def read_latest(directory):
 def capture(job):
     """Everything that `job` (grader/workload/job.py) needs to continue from here, as a dict.
 
-    Called after any step, and after an epoch's validation. It must satisfy write_checkpoint.
+    Called after any step, and after an epoch's validation. What it returns must satisfy write_checkpoint.
+    It only looks: it changes nothing in the job, and draws no random number. job.scheduler may be None.
     """
     # TODO
     return {"model": job.model.state_dict(), "epoch": job.epoch}
 
 
 def restore(job, state):
-    """Bring a freshly built `job` to where `capture` found it. Returns None."""
+    """Bring a freshly built `job` to where `capture` found it. Returns None.
+
+    The job's weights and the generators stand anywhere: nothing is as it was, unless you put it back.
+    """
     # TODO
     job.model.load_state_dict(state["model"])
     job.epoch = state["epoch"]
@@ -130,7 +135,8 @@ def batches(job):
     Called once an epoch, and once after a resume, with job.batch of its steps already done. An
     undisturbed epoch shows every sample once, in an order of its own; after a resume the rest of the
     epoch follows in the very same order, augmented with the very same random numbers. The training
-    script counts job.batch and job.step while it consumes what you yield.
+    script counts job.batch and job.step while it consumes what you yield. The batches are those of
+    job.loader, or of a loader of your own over the same dataset, batch size and number of workers.
     """
     # TODO: which batches come first after a resume in the middle of an epoch?
     yield from job.loader

@@ -326,7 +326,10 @@ def _some(indices: list[int]) -> str:
     return "samples " + ", ".join(map(str, indices[:4]))
 
 
-def quiet(lab: Lab, run: Run, bare: Run) -> None:
+NEVER = "a run that saves, and the same run that never saves"
+
+
+def quiet(lab: Lab, run: Run, bare: Run, compared: str = NEVER) -> None:
     """Saving changed nothing in a run that it doesn't disturb."""
     finished(lab, run)
     finished(lab, bare)
@@ -335,7 +338,7 @@ def quiet(lab: Lab, run: Run, bare: Run) -> None:
         rows = divergence_rows(run, found)
         rows = [r for r in rows if r[0] not in ("means", "think")]
         rows += [
-            ("compared", "a run that saves, and the same run that never saves; nothing disturbed either"),
+            ("compared", f"{compared}; nothing disturbed either"),
             ("means", "looking at the state changed it: every save sends training down another path"),
             ("think", "does a function that should only read draw a number, set a seed, or change a mode?"),
         ]

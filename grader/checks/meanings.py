@@ -27,6 +27,10 @@ MEANINGS = {
         "training continues from other weights than those that were saved",
         "what holds the weights, and does all of it come back, bit for bit?",
     ),
+    "buffers": (
+        "a running statistic of the model starts again: every normalised activation is off",
+        "what of a model is in its state_dict() and not among its parameters()?",
+    ),
     "optimizer": (
         "the optimizer starts cold: its running averages are gone, and the next steps go astray. The loss shows a small bump, nothing more",
         "AdamW remembers two tensors for every weight. Where are they after your load?",

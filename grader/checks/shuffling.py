@@ -5,43 +5,44 @@ from __future__ import annotations
 from grader.harness.run import Run
 from grader.verdicts import Finding
 
+# what is wrong with an order: (what it means, the question that leads on)
+ORDERS = {
+    "not a permutation": (
+        "part of the data is never trained on",
+        "what does an epoch owe to every sample?",
+    ),
+    "no shuffle": (
+        "a run without shuffling is easy to resume, and trains worse",
+        "how can the order be random and yet the same after a resume?",
+    ),
+    "same order": (
+        "the model sees the same batches again and again",
+        "the order of an epoch must depend on the epoch. What makes yours?",
+    ),
+}
+
+
+def _order(cause: str, seen: str) -> Finding:
+    means, think = ORDERS[cause]
+    label = "epoch" if cause == "not a permutation" else "order"
+    return Finding(cause, [(label, seen), ("means", means), ("think", think)])
+
 
 def every_epoch_is_a_fresh_shuffle(run: Run, steps_per_epoch: int) -> None:
     """Each epoch shows every sample once, in another order than the others, augmented anew."""
     steps = [s for _, s in sorted(run.trajectory.steps.items())]
     epochs = [steps[i : i + steps_per_epoch] for i in range(0, len(steps), steps_per_epoch)]
     orders = [[i for s in epoch for i in s["indices"]] for epoch in epochs]
+    want = steps_per_epoch * 8
     for number, order in enumerate(orders):
-        want = steps_per_epoch * 8
         if sorted(order) != list(range(want)):
             twice = len(order) - len(set(order))
-            rows = [
-                (
-                    "epoch",
-                    f"{number}, undisturbed: {len(order)} samples drawn, {twice} of them again, of {want}",
-                ),
-                ("means", "part of the data is never trained on"),
-                ("think", "what does an epoch owe to every sample?"),
-            ]
-            raise Finding("not a permutation", rows)
+            seen = f"{number}, undisturbed: {len(order)} samples drawn, {twice} of them again, of {want}"
+            raise _order("not a permutation", seen)
     if any(order == sorted(order) for order in orders):
-        raise Finding(
-            "no shuffle",
-            [
-                ("order", "the samples come in their order in the file, undisturbed"),
-                ("means", "a run without shuffling is easy to resume, and trains worse"),
-                ("think", "how can the order be random and yet the same after a resume?"),
-            ],
-        )
+        raise _order("no shuffle", "the samples come in their order in the file, undisturbed")
     if len({tuple(order) for order in orders}) < len(orders):
-        raise Finding(
-            "same order",
-            [
-                ("order", "two epochs of an undisturbed run show the samples in the same order"),
-                ("means", "the model sees the same batches again and again"),
-                ("think", "the order of an epoch must depend on the epoch. What makes yours?"),
-            ],
-        )
+        raise _order("same order", "two epochs of an undisturbed run show the samples in the same order")
     _augmentation_is_fresh(epochs)
     _noise_is_fresh(steps, epochs)
 

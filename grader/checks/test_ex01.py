@@ -6,7 +6,7 @@ import pytest
 
 from grader.checks import keeping, saves, task
 from grader.checks.expect import finished, quiet, rejoins
-from grader.checks.probes import answers
+from grader.checks.probes import answers, same_parts
 from grader.checks.shuffling import every_epoch_is_a_fresh_shuffle
 from grader.harness.faults import Kill, KillInSave
 from grader.verdicts import Finding
@@ -32,15 +32,45 @@ def test_a_run_killed_between_saves_rejoins_the_undisturbed_one(lab):
 
 @task("ex01.1")
 def test_a_job_without_a_scheduler_is_saved_too(lab):
-    answer = answers(lab, "without_scheduler")
+    answer = answers(lab, "without_scheduler", asked="scheduler=None and a path without a directory, 'here.pt'")
     if answer["epoch"] != "7":
         raise Finding(
             "epoch", [("saved", "epoch 7"), ("returned", f"load_checkpoint returned {answer['epoch']}")]
         )
-    if answer["different"]:
+    same_parts(answer["different"], "after a save and a load")
+
+
+@task("ex01.1")
+def test_a_scheduler_on_one_side_only_is_no_accident(lab):
+    answer = answers(
+        lab,
+        "scheduler_on_one_side",
+        means="a model can't be evaluated from its checkpoint without building the schedule that trained it",
+        think="what does your load do with a part that the caller doesn't want?",
+    )
+    same_parts(answer["different"], "saved with a scheduler, loaded with scheduler=None")
+    if answer["raised"] is None:
         raise Finding(
-            f"component:{answer['different'][0].split()[0]}",
-            [("different", f"after a save and a load: {', '.join(answer['different'])}")],
+            "schedule restarted",
+            [
+                ("loaded", "the checkpoint of a job without a scheduler into a job that has one"),
+                ("happened", "nothing was raised"),
+                ("means", "the learning rate warms up again in mid-training, and nobody is told"),
+                ("think", "what is your scheduler's state after this load?"),
+            ],
+        )
+
+
+@task("ex01.1")
+def test_saving_only_looks(lab):
+    if changed := answers(lab, "only_looks")["changed"]:
+        raise Finding(
+            f"save changes {changed[0]}",
+            [
+                ("changed", f"after save_checkpoint: {', '.join(changed)}"),
+                ("means", "the job that trains on isn't the job that was saved"),
+                ("think", "does a function that should only read change a mode, a tensor or a setting?"),
+            ],
         )
 
 
@@ -52,11 +82,7 @@ def test_a_file_from_a_gpu_node_loads_on_this_machine(lab):
         means="the checkpoint of a GPU job can't be opened on a login node, nor on a node whose GPUs are numbered otherwise",
         think="where does torch.load put a tensor that was saved on cuda:0?",
     )
-    if answer["different"]:
-        raise Finding(
-            f"component:{answer['different'][0].split()[0]}",
-            [("different", f"after loading a GPU node's file: {', '.join(answer['different'])}")],
-        )
+    same_parts(answer["different"], "after loading a GPU node's file")
 
 
 @task("ex01.1")
@@ -80,11 +106,10 @@ def test_loading_runs_no_code_from_the_file(lab):
 def test_a_checkpoint_of_another_model_is_refused(lab):
     raised = answers(lab, "wrong_model")["raised"]
     if accepted := [name for name, error in raised.items() if error is None]:
-        layer = " and ".join(f"one layer {name}" for name in accepted)
         raise Finding(
             "lenient load",
             [
-                ("loaded", f"the checkpoint into a model with {layer} than it"),
+                ("loaded", f"the checkpoint into a model {accepted[0]}"),
                 ("happened", "nothing was raised"),
                 ("means", "a renamed layer keeps its random weights, and nobody notices for days"),
                 ("think", "how strict is your load_state_dict?"),
@@ -268,6 +293,28 @@ def test_a_run_resumed_from_a_save_after_validation_rejoins(lab):
     for schedule in lab.schedules((Kill(after_step=step),)):
         flags = (*args, "--save-after-epochs")
         rejoins(lab, lab.launch(*flags, faults=schedule), lab.undisturbed(*flags))
+
+
+@task("ex01.4")
+@BOTH
+def test_saving_more_often_changes_nothing_in_the_run(lab, workers):
+    often, seldom = (lab.undisturbed(*_mid_epoch(lab, workers, save_every=n)[2]) for n in (1, None))
+    quiet(lab, often, seldom, "a run that saves after every step, and one that saves less often")
+
+
+@task("ex01.4")
+def test_a_job_without_a_scheduler_is_captured_too(lab):
+    answer = answers(lab, "job_without_scheduler", asked="capture and restore of a job whose scheduler is None")
+    same_parts(answer["different"], "after capture and restore of a job whose scheduler is None")
+    if answer["drew"]:
+        raise Finding(
+            f"component:{answer['drew'][0]}",
+            [
+                ("different", f"capture moved a generator: {', '.join(answer['drew'])}"),
+                ("means", "every save sends training down another path"),
+                ("think", "does a function that should only read draw a number or set a seed?"),
+            ],
+        )
 
 
 @task("ex01.4")

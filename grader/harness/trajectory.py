@@ -10,6 +10,7 @@ COMPONENTS = [
     "epoch",
     "position in the epoch",
     "weights",
+    "buffers",
     "optimizer",
     "scheduler",
     "learning rate",

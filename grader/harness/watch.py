@@ -81,7 +81,8 @@ def state_digests(job, batch) -> dict[str, str]:
     from grader.harness.digest import digest, optimizer_digests, rng_digests
 
     state = {
-        "weights": digest(job.model.state_dict()),
+        "weights": digest(dict(job.model.named_parameters())),
+        "buffers": digest(dict(job.model.named_buffers())),
         **optimizer_digests(job.optimizer),
         "learning rate": digest([group["lr"] for group in job.optimizer.param_groups]),
         "scheduler": digest(job.scheduler.state_dict()) if job.scheduler else "none",

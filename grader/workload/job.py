@@ -64,7 +64,9 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def build(seed: int, epochs: int, steps_per_epoch: int, workers: int = 0, randomness: bool = True) -> Job:
+def build(
+    seed: int, epochs: int, steps_per_epoch: int, workers: int = 0, randomness: bool = True, spawn: bool = False
+) -> Job:
     """A fresh job. Without `randomness`: no dropout, no augmentation, and the data in its own order."""
     seed_everything(seed)
     model = Transformer(dropout=0.1 if randomness else 0.0)
@@ -82,7 +84,19 @@ def build(seed: int, epochs: int, steps_per_epoch: int, workers: int = 0, random
         # even without shuffling, iter(loader) draws from the global generator unless it has its own
         generator=None if randomness else torch.Generator(),
         # forked workers start in milliseconds; macOS has no safe fork, there they are spawned
-        multiprocessing_context="fork" if workers and sys.platform != "darwin" else None,
+        multiprocessing_context=("spawn" if spawn or sys.platform == "darwin" else "fork") if workers else None,
     )
     val_set = Windows(32, seed + 1, augment=False)
     return Job(model, optimizer, scheduler, loader, epochs, val_set=val_set)
+
+
+def estrange(job: Job, generators: bool = True) -> None:
+    """Make a fresh job unlike any other: other weights, and (if `generators`) other random numbers.
+
+    A relaunched process that builds its job from the old seed looks half restored although nothing was.
+    """
+    if generators:
+        seed_everything(torch.initial_seed() + 1)
+    draw = torch.Generator().manual_seed(torch.initial_seed())
+    for tensor in job.model.state_dict().values():
+        tensor.normal_(generator=draw)

@@ -1,4 +1,7 @@
-"""A tiny decoder-only transformer: everything a real one has, at 15 thousand parameters."""
+"""A tiny decoder-only transformer: everything a real one has, at 15 thousand parameters.
+
+It also keeps a running mean, as BatchNorm does: state that the forward pass uses, and no parameter.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +30,19 @@ class Block(nn.Module):
         return x + self.dropout(self.mlp(self.norm2(x)))
 
 
+class Centre(nn.Module):
+    """Subtracts the running mean of what it has seen in training, shape (WIDTH,)."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(WIDTH))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.mean.lerp_(x.detach().mean((0, 1)), 0.1)
+        return x - self.mean
+
+
 class Transformer(nn.Module):
     """Codes (batch, length) to logits (batch, length, VOCABULARY)."""
 
@@ -34,10 +50,10 @@ class Transformer(nn.Module):
         super().__init__()
         self.letters, self.places = nn.Embedding(VOCABULARY, WIDTH), nn.Embedding(CONTEXT, WIDTH)
         self.dropout = nn.Dropout(dropout)
-        self.block, self.norm = Block(dropout), nn.LayerNorm(WIDTH)
+        self.block, self.centre, self.norm = Block(dropout), Centre(), nn.LayerNorm(WIDTH)
         self.head = nn.Linear(WIDTH, VOCABULARY)
 
     def forward(self, codes: torch.Tensor) -> torch.Tensor:
         places = torch.arange(codes.shape[1], device=codes.device)
         x = self.dropout(self.letters(codes) + self.places(places))
-        return self.head(self.norm(self.block(x)))
+        return self.head(self.norm(self.centre(self.block(x))))

@@ -17,58 +17,63 @@ p.add_argument("--seed", type=int, default=0)
 p.add_argument("--epochs", type=int, default=3)
 p.add_argument("--steps-per-epoch", type=int, default=10)
 p.add_argument("--workers", type=int, default=0)
+p.add_argument("--spawn", action="store_true", help="start the workers as macOS does")
 p.add_argument("--save-every", type=int, default=0, help="task 1.4: save every so many steps; 0: the functions of task 1.5 decide")
 p.add_argument("--save-after-epochs", action="store_true", help="... and after every epoch's validation")
 p.add_argument("--every-steps", type=int, help="should_save's every_steps")
 p.add_argument("--every-epochs", type=int, help="should_save's every_epochs")
 p.add_argument("--keep", type=int, default=0, help="prune to so many checkpoints; 0: never")
-args = p.parse_args()
-
-ck = student.load(args.checkpoint)
-job = workload.build(args.seed, args.epochs, args.steps_per_epoch, args.workers)
 
 
-def save() -> None:
-    with watch.saving(job.step, args.directory):
-        ck.write_checkpoint(ck.capture(job), args.directory, job.step)
-    if args.keep:
-        ck.prune(args.directory, args.keep)
+def main() -> None:
+    args = p.parse_args()
+    ck = student.load(args.checkpoint)
+    job = workload.build(args.seed, args.epochs, args.steps_per_epoch, args.workers, spawn=args.spawn)
 
+    def save() -> None:
+        with watch.saving(job.step, args.directory):
+            ck.write_checkpoint(ck.capture(job), args.directory, job.step)
+        if args.keep:
+            ck.prune(args.directory, args.keep)
 
-def due(end_of_epoch: bool) -> bool:
-    if args.save_every:
-        return args.save_after_epochs if end_of_epoch else job.step % args.save_every == 0
-    return ck.should_save(job.step, job.epoch, end_of_epoch, args.every_steps, args.every_epochs)
+    def due(end_of_epoch: bool) -> bool:
+        if args.save_every:
+            return args.save_after_epochs if end_of_epoch else job.step % args.save_every == 0
+        return ck.should_save(job.step, job.epoch, end_of_epoch, args.every_steps, args.every_epochs)
 
+    # --- resume, or start fresh
+    state = ck.read_latest(args.directory)
+    if state is not None:
+        workload.estrange(job)  # whatever a resumed run has in common with the old one comes out of `state`
+        ck.restore(job, state)
+    print(f"starting at step {job.step}, epoch {job.epoch}, batch {job.batch}", flush=True)
+    watch.life(job)
 
-# --- resume, or start fresh
-state = ck.read_latest(args.directory)
-if state is not None:
-    ck.restore(job, state)
-print(f"starting at step {job.step}, epoch {job.epoch}, batch {job.batch}", flush=True)
-watch.life(job)
+    # --- train
+    while job.epoch < job.epochs:
+        job.model.train()
+        for batch in ck.batches(job):
+            watch.step(job, batch)
+            loss = job.train_step(batch)
+            watch.loss(job, loss)
+            if due(end_of_epoch=False):
+                save()
+            watch.after_step(job)
 
-# --- train
-while job.epoch < job.epochs:
-    job.model.train()
-    for batch in ck.batches(job):
-        watch.step(job, batch)
-        loss = job.train_step(batch)
-        watch.loss(job, loss)
-        if due(end_of_epoch=False):
+        val_loss = job.validate()
+        watch.validated(job, val_loss)
+        if args.save_every:
+            job.best = min(job.best, val_loss)
+        else:
+            best_state = {"model": job.model.state_dict(), "epoch": job.epoch, "val_loss": val_loss}
+            job.best = ck.keep_best(best_state, val_loss, job.best, args.directory)
+        job.epoch += 1
+        job.batch = 0
+        print(f"epoch {job.epoch}/{job.epochs}  step {job.step}  validation loss {val_loss:.4f}", flush=True)
+        if due(end_of_epoch=True):
             save()
-        watch.after_step(job)
+    watch.end(job)
 
-    val_loss = job.validate()
-    watch.validated(job, val_loss)
-    if args.save_every:
-        job.best = min(job.best, val_loss)
-    else:
-        best_state = {"model": job.model.state_dict(), "epoch": job.epoch, "val_loss": val_loss}
-        job.best = ck.keep_best(best_state, val_loss, job.best, args.directory)
-    job.epoch += 1
-    job.batch = 0
-    print(f"epoch {job.epoch}/{job.epochs}  step {job.step}  validation loss {val_loss:.4f}", flush=True)
-    if due(end_of_epoch=True):
-        save()
-watch.end(job)
+
+if __name__ == "__main__":  # spawned DataLoader workers import this file as well
+    main()

@@ -22,7 +22,6 @@ p.add_argument("--directory", required=True, help="where checkpoints go")
 p.add_argument("--seed", type=int, default=0)
 p.add_argument("--epochs", type=int, default=3)
 p.add_argument("--steps-per-epoch", type=int, default=6)
-p.add_argument("--no-scheduler", action="store_true")
 how = p.add_mutually_exclusive_group()
 how.add_argument("--rng", action="store_true")
 how.add_argument("--store", action="store_true")
@@ -32,8 +31,6 @@ args = p.parse_args()
 
 ck = None if args.bare else student.load(args.checkpoint)
 job = workload.build(args.seed, args.epochs, args.steps_per_epoch, randomness=args.randomness or args.rng)
-if args.no_scheduler:
-    job.scheduler = None
 path = os.path.join(args.directory, "checkpoint.pt")
 os.makedirs(args.directory, exist_ok=True)
 
@@ -58,13 +55,12 @@ def resume() -> int:
     if args.bare or not (args.store or os.path.exists(path)):
         return 0
     if not (args.rng or args.store):
+        workload.estrange(job, generators=False)  # whatever a resumed run has in common with the old one comes from the file
         return ck.load_checkpoint(*parts().values(), path)
-    if args.store:
-        state = ck.read_latest(args.directory)
-    else:
-        state = torch.load(path, weights_only=True)
+    state = ck.read_latest(args.directory) if args.store else torch.load(path, weights_only=True)
     if state is None:
         return 0
+    workload.estrange(job, generators=args.rng)
     for name, part in parts().items():
         if part:
             part.load_state_dict(state[name])
