@@ -185,9 +185,10 @@ def imports_cleanly(run: Run, functions: list[str]) -> None:
     imported = life.first("imported")
     if imported is None:
         if crash := life.first("crash"):
-            frames = student_frames(crash)
-            where = frames[-1:] or [("file", run.command)]
-            label = "can't import" if crash["type"] != "SyntaxError" else "can't parse"
+            # a file with a NUL byte, say, has no line to blame
+            where = student_frames(crash)[-1:] or [("file", life.first("importing")["file"])]
+            unreadable = crash["type"] == "SyntaxError" or "null byte" in crash["message"]
+            label = "can't parse" if unreadable else "can't import"
             raise Finding(
                 "import", [(label, where[-1][1]), ("error", f"{crash['type']}: {crash['message']}"[:300])]
             )

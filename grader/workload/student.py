@@ -11,6 +11,8 @@ from grader.harness import watch
 def load(path: str, quiet: bool = False):
     """The module at `path`. Its folder is searched last: a random.py beside it shadows nothing."""
     folder, _, name = path.rpartition("/")
+    if not quiet:
+        watch.emit("importing", file=name)
     if folder not in sys.path:
         sys.path.append(folder)
     spec = importlib.util.spec_from_file_location(name.removesuffix(".py"), path)
