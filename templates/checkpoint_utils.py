@@ -1,0 +1,824 @@
+"""Checkpoints that survive production: copy this one file into your project (torch and the standard library).
+
+    sampler = ResumableSampler(len(data), batch_size=32, seed=1)
+    loader = DataLoader(data, batch_sampler=sampler, generator=torch.Generator(), worker_init_fn=ignore_signals)
+    with CheckpointManager("checkpoints", {"model": model, "optimizer": optimizer, "scheduler": scheduler,
+                                           "sampler": sampler}, every_steps=1000, keep=3) as ckpt:
+        ckpt.resume()                                   # the newest intact checkpoint, or a fresh start
+        while ckpt.epoch < epochs and not ckpt.stopping:
+            for batch in sampler.follow(loader):
+                ...                                     # forward, backward, optimizer.step(), scheduler.step()
+                if ckpt.step():                         # saves when it's due; true: a signal came, leave
+                    break
+            else:
+                ckpt.end_epoch(validate(model))
+    sys.exit(ckpt.exit_status)                          # 0 done, 75 preempted: run me again; an error is 1
+
+What it promises, on one process, under DDP and under FSDP2:
+- A checkpoint is there wholly or not at all: files, fsync, one rename, fsync of the directory. Every byte is
+  covered by a digest that is checked on loading. Nothing in it is code (JSON and raw tensors, no pickle).
+- Resuming takes the newest intact checkpoint, says aloud which ones it passed over, and never starts afresh
+  when there are checkpoints and none is intact.
+- With several ranks a checkpoint exists only when every rank's part is durable, an error on one rank is an
+  error on all of them, and all stop at the same step.
+- Asynchronous saves stall training while the state is copied, no longer. A failure is raised by the next call.
+"""
+
+from __future__ import annotations
+
+import collections
+import ctypes
+import hashlib
+import json
+import math
+import os
+import random
+import re
+import shutil
+import signal
+import sys
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+try:
+    import numpy
+except ImportError:
+    numpy = None
+
+DONE, PREEMPTED, FAILED = "done", "preempted", "failed"
+EXIT_STATUS = {DONE: 0, PREEMPTED: 75, FAILED: 1}  # 75: EX_TEMPFAIL of sysexits.h, "try again"
+
+
+class CheckpointError(Exception):
+    """No checkpoint could be written, or none of those that exist is intact."""
+
+
+class Mismatch(CheckpointError):
+    """The checkpoint is intact, and belongs to another model or optimizer: no older one will fit better."""
+
+
+# ---------------------------------------------------------------- one file
+# magic, length of the header, its digest, header (JSON), the tensors' bytes one after another, a digest of all.
+# Tensors go to the file from where they are, and come back into memory of their own: no second copy of them.
+
+MAGIC, CHUNK = b"ckpt-v1\n", 8 << 20
+_hashers = ThreadPoolExecutor(2, "digest")  # hashing keeps pace with the disk, beside it
+
+
+class _Digest:
+    """SHA-256 over the SHA-256 of pieces: pieces are hashed in parallel, and while they are being written."""
+
+    def __init__(self):
+        self.pieces, self.whole = collections.deque(), hashlib.sha256()
+
+    def update(self, piece, owner=None) -> None:
+        """`owner` is kept alive until `piece`, its memory, is hashed."""
+        if len(self.pieces) == 6:  # bounds the memory of pieces that nobody else holds
+            self.whole.update(self.pieces.popleft().result())
+        self.pieces.append(_hashers.submit(lambda p, _: hashlib.sha256(p).digest(), piece, owner))
+
+    def digest(self) -> bytes:
+        while self.pieces:
+            self.whole.update(self.pieces.popleft().result())
+        return self.whole.digest()
+
+
+def write_file(path, state) -> str:
+    """Write `state` (nested dicts, lists and tuples of tensors and plain values) to a new file, durably.
+
+    Returns the file's digest. At most 64 MiB of memory beyond the state itself. OSError if the disk is full.
+    """
+    tensors: list[torch.Tensor] = []
+    tree = _encode(state, "state", tensors, {})
+    about = [[str(t.dtype).removeprefix("torch."), list(t.shape)] for t in tensors]
+    header = json.dumps({"tree": tree, "tensors": about}).encode()
+    digest = _Digest()
+    with open(path, "xb", buffering=0) as f:
+        head = MAGIC + len(header).to_bytes(8, "little") + hashlib.sha256(header).digest() + header
+        _write_all(f, head)
+        digest.update(head)
+        for t in tensors:
+            flat = t.reshape(-1).view(torch.uint8) if t.numel() else t.new_empty(0, dtype=torch.uint8)
+            for start in range(0, len(flat), CHUNK):
+                piece = flat[start : start + CHUNK].cpu()
+                view = _memory(piece)
+                digest.update(view, piece)
+                _write_all(f, view)
+        _write_all(f, digest.digest())
+        _fsync(f.fileno())
+    return digest.digest().hex()
+
+
+def read_file(path):
+    """What `write_file` wrote, tensors on the CPU. CheckpointError if a single bit of the file is wrong."""
+    return _read(path)[0]
+
+
+def _read(path, keep: bool = True):
+    """(state, digest); with keep=False the file is verified and nothing of it stays in memory."""
+    digest, tensors = _Digest(), []
+    try:
+        with open(path, "rb") as f:
+            head = f.read(48)
+            length = int.from_bytes(head[8:16], "little")
+            header = f.read(length) if length <= os.fstat(f.fileno()).st_size else b""
+            if head[:8] != MAGIC or hashlib.sha256(header).digest() != head[16:]:
+                raise CheckpointError(f"{path} is damaged: its header")
+            digest.update(head + header)
+            header = json.loads(header)
+            for dtype, shape in header["tensors"]:
+                t = torch.empty(shape, dtype=getattr(torch, dtype), device="cpu" if keep else "meta")
+                tensors.append(t)
+                view, size = _memory(t) if keep else None, t.numel() * t.element_size()
+                for start in range(0, size, CHUNK):
+                    piece = view[start : start + CHUNK] if keep else memoryview(bytearray(min(CHUNK, size - start)))
+                    if f.readinto(piece) != len(piece):
+                        raise CheckpointError(f"{path} is damaged: it ends early")
+                    digest.update(piece, t)
+            if f.read() != digest.digest():
+                raise CheckpointError(f"{path} is damaged: its digest is another")
+    except OSError as e:
+        raise CheckpointError(f"{path} can't be read: {e}") from e
+    return _decode(header["tree"], tensors) if keep else None, digest.digest().hex()
+
+
+def _memory(t: torch.Tensor) -> memoryview:
+    """The bytes of a contiguous CPU tensor, without NumPy (which has no bfloat16)."""
+    size = t.numel() * t.element_size()
+    return memoryview((ctypes.c_char * size).from_address(t.data_ptr() if size else 1)).cast("B")
+
+
+def _write_all(f, data) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[f.write(view) :]  # the disk may take less than it is given
+
+
+def _fsync(fd: int) -> None:
+    if sys.platform == "darwin":
+        import fcntl
+
+        fcntl.fcntl(fd, fcntl.F_FULLFSYNC)  # macOS: fsync leaves the bytes in the drive's cache
+    else:
+        os.fsync(fd)
+
+
+def _fsync_path(path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        _fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _identity(t: torch.Tensor):
+    """Equal for tensors that are one (tied weights)."""
+    return (t.data_ptr(), t.dtype, t.shape, t.stride(), t.device) if t.numel() else id(t)
+
+
+def _encode(value, where: str, tensors: list, seen: dict):
+    """`value` as JSON; tensors are appended to `tensors`, those that share their memory (tied weights) once."""
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, torch.Tensor):
+        t = value.detach()
+        if (key := _identity(t)) not in seen:
+            if t.layout != torch.strided or t.device.type == "meta":
+                raise TypeError(f"{where} is a tensor of layout {t.layout} on {t.device}: it can't be saved")
+            seen[key] = len(tensors)
+            tensors.append(t.resolve_conj().resolve_neg().contiguous())
+        return {"tensor": seen[key]}
+    if hasattr(value, "item") and getattr(value, "shape", None) == ():
+        value = value.item()  # NumPy's numbers: a metric, mostly
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return {"float": float(value).hex()}  # exact, and inf and nan have no JSON
+    if isinstance(value, bytes):
+        return {"bytes": value.hex()}
+    if isinstance(value, dict):
+        items = [[_encode(k, f"a key of {where}", tensors, seen), _encode(v, f"{where}[{k!r}]", tensors, seen)] for k, v in value.items()]
+        return {"dict": items}
+    if isinstance(value, (list, tuple)):
+        items = [_encode(v, f"{where}[{n}]", tensors, seen) for n, v in enumerate(value)]
+        return items if isinstance(value, list) else {"tuple": items}
+    raise TypeError(f"{where} is a {type(value).__name__}: only tensors, numbers, strings, None, bytes and lists, tuples and dicts of them can be saved")
+
+
+def _decode(node, tensors: list):
+    if isinstance(node, list):
+        return [_decode(n, tensors) for n in node]
+    if not isinstance(node, dict):
+        return node
+    ((kind, content),) = node.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "dict":
+        return {_decode(k, tensors): _decode(v, tensors) for k, v in content}
+    return {"float": float.fromhex, "bytes": bytes.fromhex, "tuple": lambda c: tuple(_decode(c, tensors))}[kind](content)
+
+
+# ---------------------------------------------------------------- a directory of checkpoints
+
+
+class CheckpointDirectory:
+    """Checkpoints are directories step-STEP-N and best-STEP-N (N: saved again); what isn't finished is tmp-...
+
+    A checkpoint is its files and manifest.json, which names each with its digest and carries one of its own.
+    """
+
+    def __init__(self, path):
+        self.path = Path(path)
+        self.trusted: set[str] = set()  # written or verified by this process
+
+    def names(self, kind: str = "step") -> list[str]:
+        """Finished checkpoints, newest first: by step, never by date."""
+        entries = os.listdir(self.path) if self.path.is_dir() else []
+        found = [(int(m[1]), int(m[2]), n) for n in entries if (m := re.fullmatch(kind + r"-(\d+)-(\d+)", n))]
+        return [name for *_, name in sorted(found, reverse=True)]
+
+    def begin(self, kind: str, step: int) -> Path:
+        """A temporary directory to write into; leftovers of interrupted saves go first."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        for name in os.listdir(self.path):
+            if name.startswith("tmp-"):
+                shutil.rmtree(self.path / name)
+        again = [int(n.rpartition("-")[2]) for n in self.names(kind) if int(n.split("-")[1]) == step]
+        tmp = self.path / f"tmp-{kind}-{step:012d}-{max(again, default=0) + 1}"
+        tmp.mkdir()
+        return tmp
+
+    def commit(self, tmp: Path, digests: dict[str, str], **more) -> str:
+        """Make what was written into `tmp` a checkpoint: the names first, then the one rename, then its name."""
+        body = json.dumps({"files": digests, **more}, sort_keys=True)
+        with open(tmp / "manifest.json", "x") as f:
+            f.write(body + "\n" + hashlib.sha256(body.encode()).hexdigest() + "\n")
+            f.flush()
+            _fsync(f.fileno())
+        _fsync_path(tmp)
+        name = tmp.name.removeprefix("tmp-")
+        os.rename(tmp, self.path / name)
+        _fsync_path(self.path)
+        self.trusted.add(name)
+        return name
+
+    def manifest(self, name: str) -> dict:
+        try:
+            body, own, *_ = (self.path / name / "manifest.json").read_bytes().split(b"\n")
+            if hashlib.sha256(body).hexdigest().encode() != own:
+                raise ValueError("its digest is another")
+            return json.loads(body)
+        except (OSError, ValueError) as e:
+            raise CheckpointError(f"{name} is damaged: manifest.json: {e}") from e
+
+    def read(self, name: str, file: str):
+        """One file of a checkpoint, verified; None if the checkpoint never had it."""
+        wanted = self.manifest(name)["files"].get(file)
+        if wanted is None:
+            return None
+        state, digest = _read(self.path / name / file)
+        if digest != wanted:
+            raise CheckpointError(f"{name}/{file} is another checkpoint's")
+        return state
+
+    def verify(self, name: str, share: slice = slice(None)) -> None:
+        """CheckpointError unless every file (of this rank's share) is as it was written."""
+        for file, wanted in sorted(self.manifest(name)["files"].items())[share]:
+            path = self.path / name / file
+            if (_read(path, keep=False)[1] if file.endswith(".ckpt") else digest_of(path)) != wanted:
+                raise CheckpointError(f"{path} is damaged")
+
+    def prune(self, keep: int, kind: str = "step", trust: bool = True) -> None:
+        """Keep the newest `keep` intact ones; if none is intact, keep all. Safe to be killed in."""
+        names, intact = self.names(kind), []
+        for name in names:
+            if len(intact) < keep and self._intact(name, trust):
+                intact.append(name)
+        for name in names if intact else []:
+            if name not in intact:
+                gone = self.path / f"tmp-gone-{name}"
+                os.rename(self.path / name, gone)  # in one step: half a checkpoint is never seen
+                shutil.rmtree(gone)
+
+    def _intact(self, name: str, trust: bool) -> bool:
+        if trust and name in self.trusted:
+            return True
+        try:
+            self.verify(name)
+        except CheckpointError:
+            return False
+        self.trusted.add(name)
+        return True
+
+
+def digest_of(path) -> str:
+    """Digest of a file that isn't ours (a shard of torch.distributed.checkpoint)."""
+    digest = _Digest()
+    try:
+        with open(path, "rb", buffering=0) as f:
+            while piece := f.read(CHUNK):
+                digest.update(piece)
+    except OSError as e:
+        raise CheckpointError(f"{path} can't be read: {e}") from e
+    return digest.digest().hex()
+
+
+# ---------------------------------------------------------------- ranks
+
+
+def _rank_and_world() -> tuple[int, int]:
+    on = dist.is_available() and dist.is_initialized()
+    return (dist.get_rank(), dist.get_world_size()) if on else (0, 1)
+
+
+class _Ranks:
+    """What the ranks decide together, over a gloo group of their own: another thread may be in a collective."""
+
+    def __init__(self, timeout: float):
+        self.rank, self.world = _rank_and_world()
+        self.on = self.world > 1
+        self.group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout)) if self.on else None
+
+    def together(self, what: str, work=lambda: None) -> list:
+        """Run `work` on every rank and return everybody's result; an error on one rank is raised on all."""
+        mine, error = (None, None), None
+        try:
+            mine = (None, work())
+        except BaseException as e:  # not only Exception: torch's own CheckpointException isn't one
+            if not self.on or isinstance(e, (KeyboardInterrupt, SystemExit)):
+                raise
+            mine, error = (f"{type(e).__name__}: {e}", isinstance(e, Mismatch)), e
+        results = [mine] * self.world
+        if self.on:
+            dist.all_gather_object(results, mine, group=self.group)
+        failed = [f"rank {r}: {message}" for r, (message, _) in enumerate(results) if message]
+        if failed:
+            mismatch = any(flag for message, flag in results if message)
+            raise (Mismatch if mismatch else CheckpointError)(f"{what} failed on {'; '.join(failed)}") from error
+        return [result for _, result in results]
+
+    def highest(self, *numbers: float) -> list[float]:
+        """Each number's maximum over all ranks."""
+        if not self.on:
+            return list(numbers)
+        t = torch.tensor(numbers, dtype=torch.float64)
+        dist.all_reduce(t, dist.ReduceOp.MAX, group=self.group)
+        return t.tolist()
+
+
+# ---------------------------------------------------------------- signals
+
+
+class StopSignal:
+    """Context manager: SIGTERM and SIGUSR1 raise a flag and nothing else; the old handlers come back.
+
+    A handler that saves would interrupt optimizer.step() half-way and save weights of two different steps.
+    """
+
+    def __init__(self, signals=(signal.SIGTERM, signal.SIGUSR1)):
+        self.signals, self.received = signals, None
+
+    def __enter__(self) -> StopSignal:
+        self.before = {s: signal.signal(s, self._note) for s in self.signals}
+        return self
+
+    def __exit__(self, *_) -> None:
+        for s, handler in self.before.items():
+            signal.signal(s, handler)
+
+    def _note(self, number, frame) -> None:
+        self.received = self.received or signal.Signals(number).name
+
+
+def ignore_signals(worker: int = 0) -> None:
+    """worker_init_fn for a DataLoader: a signal to the process group must not kill the workers before the save."""
+    for s in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(s, signal.SIG_IGN)
+
+
+# ---------------------------------------------------------------- position in the data
+
+
+class ResumableSampler:
+    """A batch sampler that knows how much of the epoch has been trained: batches that are done aren't fetched again.
+
+    The order depends on `seed` and the epoch alone, not on torch's global generator. With several ranks each
+    gets its own part of every global batch, so that the position is one number, whatever the number of ranks.
+    """
+
+    def __init__(self, size: int, batch_size: int, shuffle: bool = True, seed: int = 0):
+        self.rank, self.world = _rank_and_world()
+        self.size, self.batch_size, self.shuffle, self.seed = size, batch_size, shuffle, seed
+        self.epoch = self.samples = 0  # `samples` of this epoch are trained, on all ranks together
+
+    def __len__(self) -> int:
+        return self.size // (self.batch_size * self.world)
+
+    def __iter__(self):
+        order = list(range(self.size))
+        if self.shuffle:
+            random.Random(f"{self.seed} {self.epoch}").shuffle(order)
+        step = self.batch_size * self.world
+        for start in range(self.samples, self.size - step + 1, step):
+            mine = start + self.rank * self.batch_size
+            yield order[mine : mine + self.batch_size]
+
+    def follow(self, loader):
+        """The loader's batches. They count as done when the loop has them, not when a worker fetches them."""
+        for batch in loader:
+            self.samples += self.batch_size * self.world
+            yield batch
+
+    def next_epoch(self) -> None:
+        self.epoch, self.samples = self.epoch + 1, 0
+
+    def state_dict(self) -> dict:
+        return {"epoch": self.epoch, "samples": self.samples}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.epoch, self.samples = state["epoch"], state["samples"]
+
+
+# ---------------------------------------------------------------- state
+
+
+def rng_state() -> dict:
+    """Every generator of this process: Python's, NumPy's, torch's and one for each CUDA device."""
+    state = {"python": random.getstate(), "torch": torch.get_rng_state(), "cuda": []}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    if numpy is not None:
+        name, keys, *rest = numpy.random.get_state()
+        state["numpy"] = [name, torch.from_numpy(keys.astype("int64")), *rest]
+    return state
+
+
+def set_rng_state(state: dict) -> None:
+    """What this machine has a counterpart for is put back: it may have fewer GPUs, or no NumPy."""
+    random.setstate(state["python"])
+    torch.set_rng_state(state["torch"])
+    for device, rng in enumerate(state["cuda"][: torch.cuda.device_count() if torch.cuda.is_available() else 0]):
+        torch.cuda.set_rng_state(rng, device)
+    if numpy is not None and "numpy" in state:
+        name, keys, *rest = state["numpy"]
+        numpy.random.set_state((name, keys.numpy().astype("uint32"), *rest))
+
+
+def bare(model):
+    """The module inside of DistributedDataParallel, DataParallel and torch.compile."""
+    while isinstance(model, (torch.nn.parallel.DistributedDataParallel, torch.nn.DataParallel)) or hasattr(model, "_orig_mod"):
+        model = model._orig_mod if hasattr(model, "_orig_mod") else model.module
+    return model
+
+
+def _plain_key(key: str) -> str:
+    return key.replace("_orig_mod.", "")  # of a compiled part of the model
+
+
+def _state_of(part):
+    if isinstance(part, torch.nn.Module):
+        return {_plain_key(k): v for k, v in bare(part).state_dict().items()}
+    return None if part is None else part.state_dict()
+
+
+def _load_into(part, state, name: str) -> None:
+    """Strictly. Mismatch names what doesn't fit."""
+    if (part is None) != (state is None):
+        raise Mismatch(f"'{name}': {'the checkpoint holds one, the job has none' if part is None else 'the job has one, the checkpoint holds none'}")
+    try:
+        if isinstance(part, torch.nn.Module):
+            own = {_plain_key(k): k for k in bare(part).state_dict()}
+            state = {own.get(k, k): v for k, v in state.items()}
+            part = bare(part)
+        if part is not None:
+            part.load_state_dict(state)
+    except (RuntimeError, ValueError, KeyError, TypeError) as e:
+        raise Mismatch(f"'{name}' doesn't fit the checkpoint: {e}") from e
+
+
+def _map(value, change):
+    """`value` with every tensor changed, in containers of its own."""
+    if isinstance(value, torch.Tensor):
+        return change(value)
+    if isinstance(value, dict):
+        return {k: _map(v, change) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_map(v, change) for v in value) if type(value) in (list, tuple) else tuple(_map(v, change) for v in value)
+    return value
+
+
+class _Staging:
+    """Copies of a state in reused CPU buffers (pinned, for CUDA): training goes on while they are written."""
+
+    def __init__(self):
+        self.buffers: list[torch.Tensor] = []
+
+    def copy(self, tree):
+        number, done = iter(range(1 << 30)), {}
+
+        def change(t):
+            if hasattr(t, "to_local"):  # a DTensor: its shard
+                from torch.distributed.tensor import DTensor
+
+                local = change(t.to_local())
+                return DTensor.from_local(local, t.device_mesh, t.placements, run_check=False, shape=t.shape, stride=t.stride())
+            if (key := _identity(t)) not in done:
+                n = next(number)
+                self.buffers += [None] * (n + 1 - len(self.buffers))
+                buffer = self.buffers[n]
+                if buffer is None or buffer.shape != t.shape or buffer.dtype != t.dtype:
+                    buffer = torch.empty(t.shape, dtype=t.dtype, pin_memory=t.is_cuda)
+                self.buffers[n] = done[key] = buffer.copy_(t.detach(), non_blocking=True)
+            return done[key]
+
+        staged = _map(tree, change)
+        if torch.cuda.is_initialized():
+            torch.cuda.current_stream().synchronize()
+        return staged
+
+
+# ---------------------------------------------------------------- the manager
+
+
+class CheckpointManager:
+    """Saves and resumes a training job. Make it after init_process_group; use it as a context manager.
+
+    directory     one that all ranks see
+    state         name -> object with state_dict and load_state_dict (or None): the same on every rank. Call the
+                  model "model" and its optimizer "optimizer". Scheduler, GradScaler, sampler: anything else
+    per_rank      the same, for what every rank has of its own (a torchdata StatefulDataLoader, say)
+    every_*       when to save; also when a signal came, and before the job's time is up
+    keep          how many intact checkpoints stay; the best one stays apart
+    asynchronous  copy the state, then write it beside training
+    gradients     save accumulated gradients, too (for saves in mid-accumulation)
+    end_time      epoch seconds when the job will be killed; default: Slurm's, if there is one
+    margin        s before that by which the last save must be durable
+    timeout       s after which a rank that doesn't answer is an error on the others
+    max_stuck     lives in a row without a new checkpoint after which resume() gives up
+    """
+
+    def __init__(
+        self, directory, state, *, per_rank=None, every_steps=None, every_epochs=None, every_minutes=None, keep=3,
+        asynchronous=False, gradients=False, end_time=None, margin=30.0, timeout=300.0, max_stuck=3,
+    ):  # fmt: skip
+        self.directory, self.state, self.per_rank = CheckpointDirectory(directory), dict(state), dict(per_rank or {})
+        self.every_steps, self.every_epochs, self.every_minutes = every_steps, every_epochs, every_minutes
+        self.keep, self.asynchronous, self.gradients = keep, asynchronous, gradients
+        self.end_time = end_time or float(os.environ.get("SLURM_JOB_END_TIME") or math.inf)
+        self.margin, self.max_stuck = margin, max_stuck
+        self.front, self.back = _Ranks(timeout), _Ranks(timeout)  # this thread's, and the writing thread's
+        self.rank, model = self.front.rank, self.state.get("model")
+        self.sharded = model is not None and any(hasattr(p, "to_local") for p in model.parameters())
+        self.epoch = self.steps = 0
+        self.best, self.outcome, self.stopping = math.inf, None, False
+        self.signal, self.staging, self.writer = StopSignal(), _Staging(), ThreadPoolExecutor(1, "checkpoint")
+        self.saving: Future | None = None
+        self.cost, self.saved, self.saved_at = 0.0, None, time.monotonic()
+
+    def __enter__(self) -> CheckpointManager:
+        self.signal.__enter__()
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        self.outcome = FAILED
+        try:
+            if error is None:
+                if self.stopping and self.saved != self._position():
+                    self.save()
+                self.flush()
+                self.outcome = PREEMPTED if self.stopping else DONE
+        finally:
+            self.writer.shutdown(wait=True)
+            self.signal.__exit__()
+            self._note(outcome=self.outcome)
+
+    @property
+    def exit_status(self) -> int:
+        """For sys.exit. torchrun turns every status but 0 into 1: there, read status.json."""
+        return EXIT_STATUS[self.outcome or FAILED]
+
+    # --- when
+
+    def step(self) -> bool:
+        """Call it after every optimizer step, on every rank: saves if it's due; true when training is to stop."""
+        self.steps += 1
+        return self._check(bool(self.every_steps) and self.steps % self.every_steps == 0)
+
+    def end_epoch(self, metric: float | None = None) -> bool:
+        """Call it after an epoch and its evaluation. `metric`: lower is better; the best is saved apart."""
+        self.epoch += 1
+        for part in self.state.values():
+            if hasattr(part, "next_epoch"):
+                part.next_epoch()
+        better = self.rank == 0 and metric is not None and metric < self.best
+        better, best = self.front.highest(better, metric if better else -math.inf)
+        if better:
+            self.best = best
+        self._check(bool(self.every_epochs) and self.epoch % self.every_epochs == 0)
+        if better:
+            self.save("best")
+        return self.stopping
+
+    def should_stop(self) -> bool:
+        """For evaluation, warm-up and other long stretches between steps; on every rank at the same points."""
+        return self._check(False, save=False)
+
+    def _check(self, due: bool, save: bool = True) -> bool:
+        left = self.end_time - time.time() - self.margin - 2 * self.cost
+        late = bool(self.every_minutes) and time.monotonic() - self.saved_at > 60 * self.every_minutes
+        failed = self.saving is not None and self.saving.done() and self.saving.exception() is not None
+        stop, late, failed = self.front.highest(bool(self.signal.received) or left < 0, late, failed)
+        if failed:
+            self.flush()
+        self.stopping = self.stopping or bool(stop)
+        if save and (due or late or self.stopping):
+            self.save()
+        return self.stopping
+
+    # --- saving
+
+    def save(self, kind: str = "step") -> None:
+        """Save now. Asynchronously: returns when the state is copied; what goes wrong is raised by the next call."""
+        self.flush()
+        tree = self._capture()
+        if self.asynchronous:
+            tree = self.staging.copy(tree)
+            self.saving = self.writer.submit(self._write, kind, self.steps, tree)
+        else:
+            self._write(kind, self.steps, tree)
+        self.saved_at = time.monotonic()
+        if kind == "step":
+            self.saved = self._position()
+
+    def flush(self) -> None:
+        """Wait for the save in flight; raises what went wrong in it."""
+        saving, self.saving = self.saving, None
+        if saving is not None:
+            saving.result()
+
+    def _position(self) -> tuple:
+        return self.steps, self.epoch
+
+    def _capture(self) -> dict:
+        progress = {"epoch": self.epoch, "steps": self.steps, "best": self.best}
+        tree = {"shared": {"progress": progress}, "own": {"rng": rng_state()}}
+        for name, part in self.state.items():
+            if not (self.sharded and name in ("model", "optimizer")):
+                tree["shared"][name] = _state_of(part)
+        for name, part in self.per_rank.items():
+            tree["own"][name] = _state_of(part)
+        if self.gradients:
+            grads = {_plain_key(n): p.grad for n, p in bare(self.state["model"]).named_parameters() if p.grad is not None}
+            tree["own"]["gradients"] = {n: g.to_local() if hasattr(g, "to_local") else g for n, g in grads.items()}
+        if self.sharded:
+            from torch.distributed.checkpoint.state_dict import get_state_dict
+
+            # not optimizer.state_dict(): it has no names, and its moments would be dropped without a word
+            tree["shards"] = dict(zip(("model", "optimizer"), get_state_dict(self.state["model"], self.state["optimizer"])))
+        return tree
+
+    def _write(self, kind: str, step: int, tree: dict) -> None:
+        began, ranks, first = time.monotonic(), self.back, self.rank == 0
+        tmp = Path(ranks.together("the save", lambda: str(self.directory.begin(kind, step)) if first else None)[0])
+
+        def parts() -> dict[str, str]:
+            files = {f"rank-{self.rank}.ckpt": tree["own"]} | ({"shared.ckpt": tree["shared"]} if first else {})
+            return {name: write_file(tmp / name, content) for name, content in files.items()}
+
+        digests = ranks.together("the save", parts)
+        if self.sharded:
+            ranks.together("the save", lambda: _write_shards(tmp / "shards", tree["shards"], ranks))
+            digests += ranks.together("the save", lambda: _seal_shards(tmp / "shards", self.rank))
+        everything = {name: digest for part in digests for name, digest in part.items()}
+        ranks.together("the save", lambda: self._commit(tmp, everything, step, kind) if first else None)
+        self.cost = max(self.cost * 0.9, time.monotonic() - began)
+
+    def _commit(self, tmp: Path, digests: dict, step: int, kind: str) -> None:
+        self.directory.commit(tmp, digests, step=step, world_size=self.back.world)
+        self.directory.prune(self.keep if kind == "step" else 1, kind)
+
+    # --- resuming
+
+    def resume(self, kind: str = "step") -> bool:
+        """Load the newest intact checkpoint (kind "best": the best one); False if there is none: a fresh start.
+
+        CheckpointError if there are some and none is intact, Mismatch if it belongs to another job.
+        """
+        self.flush()
+        names = self.front.together("resuming", lambda: self.directory.names(kind) if self.rank == 0 else None)[0]
+        for name in names:
+            box = {}
+            try:
+                self.front.together(f"loading {name}", lambda name=name, box=box: box.update(self._load(name)))
+            except Mismatch:
+                raise
+            except CheckpointError as e:
+                if self.rank == 0:
+                    print(f"checkpoint {name} is passed over: {e}", file=sys.stderr, flush=True)
+                continue
+            self.front.together(f"resuming from {name}", lambda name=name, box=box: self._apply(name, **box))
+            if self.rank == 0:
+                print(f"resumed from {self.directory.path / name}", file=sys.stderr, flush=True)
+            break
+        else:
+            if names:
+                raise CheckpointError(f"none of the {len(names)} checkpoints in {self.directory.path} is intact; to start again, move them away")
+        if kind == "step":
+            self.saved = self._position() if names else None
+            self.front.together("resuming", self._refuse_crash_loop)
+        return bool(names)
+
+    def _load(self, name: str) -> dict:
+        """This rank's parts, verified; nothing of the job is touched yet."""
+        shared = self.directory.read(name, "shared.ckpt")
+        own = self.directory.read(name, f"rank-{self.rank}.ckpt")
+        if self.sharded:
+            self.directory.verify(name, slice(self.rank, None, self.front.world))
+        self.directory.trusted.add(name)
+        return {"shared": shared, "own": own}
+
+    def _apply(self, name: str, shared: dict, own: dict | None) -> None:
+        if self.sharded:
+            _read_shards(self.directory.path / name / "shards", self.state["model"], self.state["optimizer"], self.front)
+        for part, target in self.state.items():
+            if not (self.sharded and part in ("model", "optimizer")):
+                if part not in shared:
+                    raise Mismatch(f"the checkpoint holds no '{part}'")
+                _load_into(target, shared[part], part)
+        progress = shared["progress"]
+        self.epoch, self.steps, self.best = progress["epoch"], progress["steps"], progress["best"]
+        if own is None:
+            print(f"rank {self.rank} is new: its random numbers start afresh", file=sys.stderr, flush=True)
+            return
+        for part, target in self.per_rank.items():
+            _load_into(target, own[part], part)
+        for n, p in bare(self.state["model"]).named_parameters() if "gradients" in own else ():
+            grad = own["gradients"].get(_plain_key(n))
+            if grad is not None:
+                p.grad = torch.zeros_like(p)
+                (p.grad.to_local() if hasattr(p, "to_local") else p.grad).copy_(grad)
+        set_rng_state(own["rng"])  # last: whatever drew from a generator until now is undone
+
+    # --- what is told to the outside
+
+    def status(self) -> dict:
+        """The last life's {"outcome", "steps", "started_at", "stuck"}; {} if there was none."""
+        try:
+            return json.loads((self.directory.path / "status.json").read_text())
+        except (OSError, ValueError):
+            return {}
+
+    def _note(self, **more) -> None:
+        if self.rank == 0:
+            self.directory.path.mkdir(parents=True, exist_ok=True)
+            tmp = self.directory.path / "status.json.tmp"
+            tmp.write_text(json.dumps(self.status() | {"steps": self.steps, "epoch": self.epoch} | more) + "\n")
+            os.replace(tmp, self.directory.path / "status.json")
+
+    def _refuse_crash_loop(self) -> None:
+        """Counts lives that began at the same step and died: noted before training, so that SIGKILL counts, too."""
+        if self.rank == 0:
+            last = self.status()
+            stuck = last.get("stuck", 0) if last.get("started_at") == self.steps else 0
+            stuck += last.get("started_at") == self.steps and last.get("outcome") in ("running", FAILED)
+            if stuck >= self.max_stuck:
+                raise CheckpointError(
+                    f"{stuck} lives in a row began at step {self.steps} and died before the next checkpoint; "
+                    f"find out why, then delete {self.directory.path / 'status.json'}"
+                )
+            self._note(outcome="running", started_at=self.steps, stuck=stuck)
+
+
+# ---------------------------------------------------------------- FSDP2: every rank writes and reads its shards
+
+
+def _write_shards(path: Path, tree: dict, ranks: _Ranks) -> None:
+    from torch.distributed.checkpoint import FileSystemWriter, save
+
+    save(tree, storage_writer=FileSystemWriter(path), process_group=ranks.group, no_dist=not ranks.on)
+
+
+def _seal_shards(path: Path, rank: int) -> dict[str, str]:
+    """Digests of this rank's files, which are synced again: torch syncs .metadata before it has written all of it."""
+    files = [f for f in path.iterdir() if f.name.startswith(f"__{rank}_") or (rank == 0 and f.name == ".metadata")]
+    for f in files:
+        _fsync_path(f)
+    _fsync_path(path)
+    return {f"shards/{f.name}": digest_of(f) for f in files}
+
+
+def _read_shards(path: Path, model, optimizer, ranks: _Ranks) -> None:
+    from torch.distributed.checkpoint import FileSystemReader, load
+    from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+
+    tree = dict(zip(("model", "optimizer"), get_state_dict(model, optimizer)))
+    try:
+        load(tree, storage_reader=FileSystemReader(path), process_group=ranks.group, no_dist=not ranks.on)
+    except BaseException as e:
+        raise Mismatch(f"the shards don't fit: {e}") from e
+    set_state_dict(model, optimizer, model_state_dict=tree["model"], optim_state_dict=tree["optimizer"])
