@@ -24,7 +24,8 @@ from rich.table import Table
 from grader import course, engine, mutants
 from grader.harness import launcher as launchers
 from grader.harness.lab import WORKLOAD
-from grader.harness.launcher import HERE, ForkServer, Limits, Plain, life_environment, run_life
+from grader.harness.launcher import HERE, ForkServer, Limits, Plain
+from grader.harness.life import life_environment, run_life
 
 out = Console(highlight=False)
 

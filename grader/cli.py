@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import random
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import click
 
-from grader import course, derive
+from grader import course, derive, starters
 from grader.course import ROOT, Exercise, UsageError
+from grader.interrupt import Interrupted, end_in_order
 
 STATE = ROOT / ".grade"
 
@@ -33,6 +30,15 @@ class DefaultToGrade(click.Group):
         rows = [(n, c.get_short_help_str(80)) for n, c in self.commands.items() if not c.hidden]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
+
+
+class Name(click.ParamType):
+    """Of a file or directory; an empty one, from an unset variable, would mean the current directory."""
+
+    name = "path"
+
+    def convert(self, value, param, ctx):
+        return Path(value) if value else self.fail("the name is empty", param, ctx)
 
 
 SYNTAX = """
@@ -54,10 +60,10 @@ def main_group() -> None:
 @main_group.command("checks", hidden=True)
 @click.argument("names", nargs=-1, metavar="[EXERCISE]...")
 @click.option("--task", "task_names", multiple=True, metavar="N", help="Grade only this task (repeatable).")
-@click.option("--submission", type=click.Path(path_type=Path), metavar="DIR", help="Grade this directory: laid out as starter/ is, or holding ex01...")
+@click.option("--submission", type=Name(), metavar="DIR", help="Grade this directory: laid out as starter/ is, or holding ex01...")
 @click.option("--solution", is_flag=True, help="Grade the reference solutions.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="Write the results as JSON; - for standard output.")
-@click.option("--junit", "junit_file", type=click.Path(path_type=Path), metavar="FILE", help="Write the results as JUnit XML.")
+@click.option("--json", "json_file", type=Name(), metavar="FILE", help="Write the results as JSON; - for standard output.")
+@click.option("--junit", "junit_file", type=Name(), metavar="FILE", help="Write the results as JUnit XML; - for standard output.")
 @click.option("--jobs", type=click.IntRange(1, 64), metavar="N", help="Processes at a time (the number of cores).")
 @click.option("--seed", type=click.IntRange(0, 2**31), metavar="N", help="Draw model, data and faults from this seed (a fresh one each time).")
 @click.option("--fault", metavar="FAULT", help="Inject only this fault, as a message prints it: kill@12.")
@@ -70,51 +76,57 @@ def checks(names, task_names, submission, solution, json_file, junit_file, jobs,
     from grader.harness.launcher import Limits, choose
     from grader.report import output, terminal
 
-    if submission and solution:
-        raise UsageError("--submission and --solution exclude each other")
     chosen = _exercises(names, submission)
     if len(chosen) > 1 and task_names:
         raise UsageError("--task goes with one exercise: grade ex01 --task 3")
-    tasks = [chosen[0].task(t.rpartition(".")[2]).number for t in task_names] or None
+    tasks = [chosen[0].task(name).number for name in task_names] or None
     faults = _parse(parse_schedule, fault) if fault else None
-    for file in (json_file, junit_file):
-        if file and str(file) != "-" and not file.resolve().parent.is_dir():
-            raise UsageError(f"can't write {file}: there is no directory {file.parent}")
-    submissions = [course.submission(exercise, submission, solution) for exercise in chosen]
+    submissions = [_submission(exercise, submission, solution) for exercise in chosen]
     limits = Limits(wall=time_limit, cpu=max(5.0, time_limit / 2)) if time_limit else Limits()
-    out = terminal.console()
-    if str(json_file) == "-":
-        out.file, out.quiet = sys.stderr, True
     seed = random.SystemRandom().randrange(10_000) if seed is None else seed
+    out = terminal.console()
+    if "-" in (str(json_file), str(junit_file)):
+        out.file, out.quiet = sys.stderr, True
     results, untouched = [], []
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    with contextlib.closing(choose(launcher)) as launched:
+    with contextlib.ExitStack() as stack:
+        files = [
+            (write, stack.enter_context(contextlib.closing(output.Target(file))))
+            for write, file in ((output.json_text, json_file), (output.junit_text, junit_file))
+            if file
+        ]
+        launched = stack.enter_context(contextlib.closing(choose(launcher)))
         if hasattr(launched, "start"):
             launched.start()  # torch loads while the rest is set up
         for exercise, work in zip(chosen, submissions):
-            if _is_pristine(exercise, work):
+            if starters.untouched(exercise, work):
                 untouched.append(exercise)
             with terminal.Progress(out, exercise) as progress:
                 grading = engine.Grading(
                     exercise, work, launched,
-                    seed=seed, jobs=jobs, tasks=tasks, faults=faults, limits=limits, on_change=progress.update,
+                    seed=seed, jobs=jobs, tasks=tasks, faults=faults, limits=limits, logs=STATE / "logs", on_change=progress.update,
                 )  # fmt: skip
                 try:
                     results.append(grading.start().result(on_task=progress.show))
                 finally:
                     grading.close()
-    terminal.show_summary(out, results, untouched)
-    if str(json_file) == "-":
-        print(json.dumps(output.as_json(results), indent=2))
-    elif json_file:
-        output.write_json(results, json_file)
-    if junit_file:
-        output.write_junit(results, junit_file)
+        terminal.show_summary(out, results, untouched)
+        for text, target in files:
+            target.write(text(results))
     sys.exit(output.exit_code(results))
+
+
+def _submission(exercise: Exercise, submission: Path | None, solution: bool) -> course.Submission:
+    if submission and solution:
+        raise UsageError("--submission and --solution exclude each other")
+    return course.submission(exercise, submission, solution)
 
 
 def _exercises(names, submission: Path | None) -> list[Exercise]:
     """Those named; else those that the submission holds; else all."""
+    for name in names:
+        if "." in name:
+            exercise, task = course.find_task(name)
+            raise UsageError(f"{name} is a task, not an exercise: grade {exercise.id} --task {task.number}")
     if names:
         return [course.find(name) for name in names]
     known = list(course.exercises().values())
@@ -129,12 +141,6 @@ def _exercises(names, submission: Path | None) -> list[Exercise]:
     if not fitting:
         raise UsageError(f"{submission} looks like no submission; name the exercise: grade ex01 --submission {submission}")
     return fitting
-
-
-def _is_pristine(exercise: Exercise, work: course.Submission) -> bool:
-    if not exercise.solution.is_dir():
-        return False
-    return work.files.get(exercise.module) == derive.starter_files(exercise)[exercise.module]
 
 
 def _parse(parse, text):
@@ -171,15 +177,12 @@ def show(name):
 @click.option("--again", is_flag=True, help="Begin at the first rung again.")
 def hint(task_name, again):
     """The next hint for a task: one rung of the ladder at a time."""
+    from grader.hints import Seen
     from grader.report import terminal
 
     _, task = course.find_task(task_name)
-    file = STATE / "hints.json"
-    try:
-        seen = json.loads(file.read_text())
-    except (OSError, ValueError):
-        seen = {}
-    rung = 0 if again else min(seen.get(task.id, 0), len(task.hints) - 1)
+    seen = Seen(STATE / "hints.json")
+    rung = 0 if again else seen.next_rung(task)
     out = terminal.console()
     out.print(f"[bold]{task.id}  {task.title}[/bold]   hint {rung + 1} of {len(task.hints)}")
     terminal.show_row(out, "", task.hints[rung])
@@ -187,8 +190,7 @@ def hint(task_name, again):
         out.print("  Try it. The next call gives the next hint.")
     else:
         out.print(f"  That was the last one. `grade hint {task.id} --again` begins anew.")
-    STATE.mkdir(exist_ok=True)
-    file.write_text(json.dumps(seen | {task.id: rung + 1}))
+    seen.remember(task, rung)
 
 
 @main_group.command()
@@ -196,33 +198,14 @@ def hint(task_name, again):
 def reset(name):
     """Put an exercise's starter back as it was handed out; your version is kept aside."""
     exercise = course.find(name)
-    pristine = derive.starter_files(exercise) if exercise.solution.is_dir() else _handed_out(exercise)
-    if exercise.starter.is_dir():
-        aside = exercise.folder / f"starter.kept-{time.strftime('%Y%m%d-%H%M%S')}"
-        number = 1
-        while aside.exists():
-            number += 1
-            aside = aside.with_name(f"{aside.name.split('_')[0]}_{number}")
-        exercise.starter.rename(aside)
-        click.echo(f"your version is kept in {aside.relative_to(ROOT)}")
-    for file, data in pristine.items():
-        (exercise.starter / file).parent.mkdir(parents=True, exist_ok=True)
-        (exercise.starter / file).write_bytes(data)
-    click.echo(f"{exercise.starter.relative_to(ROOT)} is as it was handed out")
-
-
-def _handed_out(exercise: Exercise) -> dict[str, bytes]:
-    """Without a solution to derive from: the starter as it first came into this repository."""
-    where = f"{exercise.folder.name}/starter/{exercise.module}"
-
-    def git(*args) -> bytes:
-        return subprocess.run(["git", "-C", str(ROOT), *args], capture_output=True, check=True).stdout
-
-    try:
-        first = git("log", "--diff-filter=A", "--format=%H", "--", where).split()
-        return {exercise.module: git("show", f"{first[-1].decode()}:{where}")}
-    except (OSError, subprocess.CalledProcessError, IndexError):
-        raise UsageError(f"nothing to reset {exercise.id} to: no solution to derive a starter from, and git doesn't know {where}")
+    where = exercise.starter.relative_to(ROOT)
+    kept = starters.reset(exercise)
+    if kept is None:
+        click.echo(f"{where} is as it was handed out already")
+        return
+    if kept.exists():
+        click.echo(f"your version is kept in {kept.relative_to(ROOT)}")
+    click.echo(f"{where} is as it was handed out")
 
 
 @main_group.command("run")
@@ -231,14 +214,15 @@ def _handed_out(exercise: Exercise) -> dict[str, bytes]:
 @click.option("--workers", type=click.Choice(["0", "2"]), default="0", help="DataLoader workers.")
 @click.option("--save-every", type=click.IntRange(1), default=4, metavar="N", help="Save every N steps (4).")
 @click.option("--seed", type=click.IntRange(0, 2**31), default=0)
-@click.option("--submission", type=click.Path(path_type=Path), metavar="DIR")
+@click.option("--submission", type=Name(), metavar="DIR")
 @click.option("--solution", is_flag=True)
 def run_command(name, kill_after, workers, save_every, seed, submission, solution):
     """Run the training job with your functions, and kill it where you like."""
-    from grader.play import play
+    from grader.play import STEPS, play
 
-    exercise = course.find(name)
-    work = course.submission(exercise, submission, solution)
+    work = _submission(course.find(name), submission, solution)
+    if out := [step for step in kill_after if not 1 <= step <= STEPS]:
+        raise UsageError(f"--kill-after {out[0]}: the run has steps 1 to {STEPS}")
     if work.problem:
         raise UsageError(work.problem)
     sys.exit(play(work, list(kill_after), int(workers), save_every, seed))
@@ -280,20 +264,26 @@ def notebook(names):
 
 
 def main() -> None:
-    """Entry point: our own errors are one line on stderr and exit status 2, never a traceback."""
+    """Entry point: our own errors are one line on stderr and exit status 2 or 3, never a traceback."""
     try:
+        end_in_order()
         main_group.main(prog_name="grade", standalone_mode=False)
     except UsageError as e:
-        click.echo(f"grade: {e}", err=True)
-        sys.exit(2)
+        _leave(2, str(e))
     except click.exceptions.Exit as e:
         sys.exit(e.exit_code)
     except click.ClickException as e:
-        click.echo(f"grade: {e.format_message()}  (grade --help)", err=True)
-        sys.exit(2)
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("grade: interrupted; every process has been ended", err=True)
-        sys.exit(130)
+        _leave(2, f"{e.format_message()}  (grade --help)")
+    except Interrupted as e:
+        _leave(128 + e.number, "interrupted; every process has been ended")
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(1)
+    except OSError as e:
+        _leave(3, f"{e.strerror or e}{f': {e.filename}' if e.filename else ''}")
+
+
+def _leave(status: int, text: str) -> None:
+    with contextlib.suppress(OSError):
+        click.echo(f"grade: {text}", err=True)
+    sys.exit(status)

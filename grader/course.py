@@ -103,6 +103,7 @@ def _read(path: Path) -> Exercise:
 # --- submissions -----------------------------------------------------------------------------------
 
 MAX_FILE, MAX_TOTAL, MAX_FILES = 4 << 20, 32 << 20, 1000
+MAX_ENTRIES, MAX_DEPTH = 10_000, 20  # of the walk, whatever is read
 
 
 class Submission:
@@ -119,9 +120,18 @@ class Submission:
     @property
     def problem(self) -> str:
         """Why it can't be run at all; empty if it can."""
-        if self.module not in self.files:
+        if self.module in self.files:
+            return ""
+        path = self.folder / self.module
+        if path.is_symlink():
+            return f"{path} is a symbolic link; a submission is plain files"
+        if path.is_dir():
+            return f"{path} is a directory, and should be a file"
+        if not path.exists():
             return f"there is no {self.module} in {self.folder}"
-        return ""
+        if path.is_file() and path.stat().st_size > MAX_FILE:
+            return f"{path} is larger than {MAX_FILE >> 20} MiB; a submission is source code"
+        return f"{path} can't be read"
 
     def copy_to(self, target: Path) -> Path:
         for name, data in self.files.items():
@@ -133,20 +143,42 @@ class Submission:
 def _snapshot(folder: Path) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
     total = 0
-    for here, folders, names in os.walk(folder):
-        folders[:] = sorted(n for n in folders if not _skipped(n))
-        for path in (Path(here, n) for n in sorted(names) if not _skipped(n)):
-            try:
-                if path.is_symlink() or not path.is_file() or path.stat().st_size > MAX_FILE:
-                    continue
-                data = path.read_bytes()
-            except OSError:
-                continue  # gone, or not ours to read
-            total += len(data)
-            if total > MAX_TOTAL or len(files) >= MAX_FILES:
-                raise UsageError(f"{folder} holds more than {MAX_FILES} files or {MAX_TOTAL >> 20} MiB; a submission is source code")
-            files[str(path.relative_to(folder))] = data
+    for path in _walk(folder):
+        try:
+            with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW), "rb") as f:
+                data = f.read(MAX_FILE + 1)
+        except OSError:
+            continue  # gone, or not ours to read
+        if len(data) > MAX_FILE:
+            continue
+        total += len(data)
+        if total > MAX_TOTAL or len(files) >= MAX_FILES:
+            raise UsageError(f"{folder} holds more than {MAX_FILES} files or {MAX_TOTAL >> 20} MiB; a submission is source code")
+        files[str(path.relative_to(folder))] = data
     return files
+
+
+def _walk(folder: Path) -> list[Path]:
+    """The plain files below `folder`, in order; UsageError if it is no submission but a whole disk."""
+    found, seen, todo = [], 0, [(folder, 0)]
+    while todo:
+        here, depth = todo.pop()
+        try:
+            entries = os.scandir(here)
+        except OSError:
+            continue
+        with entries:
+            for entry in entries:
+                seen += 1
+                if seen > MAX_ENTRIES or depth > MAX_DEPTH:
+                    raise UsageError(f"{folder} holds too many files and folders, or too deep ones; a submission is source code")
+                if _skipped(entry.name):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    todo.append((Path(entry.path), depth + 1))
+                elif entry.is_file(follow_symlinks=False):
+                    found.append(Path(entry.path))
+    return sorted(found)
 
 
 def _skipped(name: str) -> bool:

@@ -16,12 +16,13 @@ import traceback
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from grader.course import Exercise, Submission, Task
 from grader.harness import launcher as launchers
 from grader.harness.faults import Fault
 from grader.harness.lab import Bench, Cancelled, Lab
-from grader.harness.launcher import Limits, Lost
+from grader.harness.launcher import DiskFull, Limits, Lost
 from grader.report.message import compose
 from grader.verdicts import (
     BLOCKED,
@@ -92,9 +93,10 @@ class Grading:
         tasks: list[int] | None = None,
         faults: tuple[Fault, ...] | None = None,
         limits: Limits | None = None,
+        logs: Path | None = None,  # where logs of crashes are kept
         on_change: Callable[[Grading], None] | None = None,
     ):
-        self.exercise, self.faults, self.tasks = exercise, faults, tasks
+        self.exercise, self.faults, self.tasks, self.logs = exercise, faults, tasks, logs
         self.seed = random.SystemRandom().randrange(10_000) if seed is None else seed
         self.bench = Bench(submission, launcher, self.seed, jobs or default_jobs(), limits)
         self.checks = [c for c in collect(exercise) if not tasks or exercise.task(c.task).number in tasks]
@@ -124,14 +126,14 @@ class Grading:
             imports_cleanly(Lab(self.bench, "preflight").launch("importing.py"), names)
         except Finding as finding:
             return finding
-        except Lost as e:
-            return Inconclusive("machinery", [("machinery", str(e))])
+        except Exception as e:
+            return self._unproved(e)
         return None
 
     def _run(self, check: Check, preflight: Future) -> Outcome | None:
+        finding: Finding | None = preflight.result()
         began = time.monotonic()
         lab = Lab(self.bench, check.name, self.faults)
-        finding: Finding | None = preflight.result()
         try:
             finding = finding or self._over_limit.get(check.task)
             if finding is None and not self._blockers(self.exercise.task(check.task), only_known=True):
@@ -142,18 +144,24 @@ class Grading:
                 self._over_limit.setdefault(check.task, e)
         except NotSelected:
             return None
-        except Cancelled:
-            finding = Inconclusive("cancelled", [("stopped", "the grading was interrupted")])
-        except Lost as e:
-            finding = Inconclusive("machinery", [("machinery", str(e))])
-        except Exception as e:  # a bug of ours proves nothing about the student's work
-            where = traceback.extract_tb(e.__traceback__)[-1]
-            text = f"{type(e).__name__}: {e} ({os.path.basename(where.filename)}:{where.lineno})"
-            finding = Inconclusive("grader", [("grader", f"the check itself broke: {text}")])
+        except Exception as e:
+            finding = self._unproved(e)
         verdict = finding.verdict if finding else PASS
-        outcome = Outcome(check.name, check.title, check.task, verdict, time.monotonic() - began, finding)
+        outcome = Outcome(check.name, check.title, check.task, verdict, began, time.monotonic(), finding)
         self.on_change(self)
         return outcome
+
+    def _unproved(self, error: Exception) -> Inconclusive:
+        """Something on our side broke, which proves nothing about the student's work."""
+        if isinstance(error, Cancelled):
+            return Inconclusive("cancelled", [("stopped", "the grading was interrupted")])
+        if DiskFull.says(error):
+            error = DiskFull(self.bench.scratch.parent)
+        if isinstance(error, Lost):
+            return Inconclusive("machinery", [(error.label, str(error))])
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        text = f"{type(error).__name__}: {error} ({os.path.basename(where.filename)}:{where.lineno})"
+        return Inconclusive("grader", [("grader", f"the check itself broke: {text}")])
 
     def _blockers(self, task: Task, only_known: bool = False) -> list[str]:
         """The tasks that `task` builds on and that aren't passed (so far, if `only_known`)."""
@@ -195,7 +203,7 @@ class Grading:
     def task_result(self, task: Task, told: dict[str, str]) -> TaskResult:
         """The verdict of one task, when its checks are done. `told`: cause -> the task that named it."""
         outcomes = [o for f in self._of(task.id) if (o := f.result())]
-        seconds = round(sum(o.seconds for o in outcomes), 3)
+        seconds = max((o.ended for o in outcomes), default=0) - min((o.began for o in outcomes), default=0)
         blockers = self._blockers(task)
         problems = [o for o in outcomes if o.verdict != PASS]
         if blockers:
@@ -208,7 +216,7 @@ class Grading:
         else:
             verdict = PASS
         score = task.points if verdict == PASS else 0
-        result = TaskResult(task.id, task.title, verdict, score, task.points, seconds)
+        result = TaskResult(task.id, task.title, verdict, score, task.points, round(seconds, 3))
         compose(result, problems, blockers, told, self)
         return result
 
@@ -232,6 +240,9 @@ class Grading:
         )
 
     def close(self) -> None:
+        """Remove what the grading made. Checks that are still under way aren't wanted any more, then."""
+        if not all(future.done() for future in self._futures.values()):
+            self.bench.cancel()
         if self._pool:
             self._pool.shutdown(wait=True, cancel_futures=True)
         self.bench.close()

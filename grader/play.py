@@ -9,10 +9,14 @@ from grader.harness.faults import Kill
 from grader.harness.lab import Bench, Lab, course_paths
 from grader.verdicts import INCONCLUSIVE, Finding
 
+EPOCHS, STEPS_PER_EPOCH = 3, 10
+STEPS = EPOCHS * STEPS_PER_EPOCH
+
 
 def play(submission: Submission, kills: list[int], workers: int, save_every: int, seed: int) -> int:
     """Run the training job, kill it after each of `kills`, and say what every life did."""
-    flags = ("train.py", "--seed", seed, "--workers", workers, "--save-every", save_every)
+    length = ("--epochs", EPOCHS, "--steps-per-epoch", STEPS_PER_EPOCH)
+    flags = ("train.py", "--seed", seed, *length, "--workers", workers, "--save-every", save_every)
     launcher = launchers.choose()
     bench = Bench(submission, launcher, seed, jobs=1)
     try:

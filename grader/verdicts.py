@@ -43,7 +43,8 @@ class Outcome:
     title: str  # the same as a sentence
     task: str  # "ex01.4"
     verdict: str
-    seconds: float
+    began: float  # on the monotonic clock
+    ended: float
     finding: Finding | None = None
 
 
@@ -54,7 +55,7 @@ class TaskResult:
     verdict: str
     score: int
     max_score: int
-    seconds: float
+    seconds: float  # from its first check's begin to its last one's end; tasks run at the same time
     message: str = ""
     evidence: dict = field(default_factory=dict)
 

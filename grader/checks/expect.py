@@ -65,7 +65,7 @@ def finished(lab: Lab, run: Run) -> None:
 
 def _ended_early(lab: Lab, run: Run, life: Life) -> Finding:
     when = [("fault", run.story)] if run.schedule else []
-    if life.ended in ("cpu", "wall", "memory", "output", "stopped"):
+    if life.ended:
         return _over_limit(lab, run, life, when)
     if crash := life.first("crash"):
         return crashed(crash, when, _text(run), life)
@@ -148,6 +148,7 @@ def _over_limit(lab: Lab, run: Run, life: Life, when: list) -> Finding:
         "cpu": f"used {life.result['cpu']:.0f} s of CPU time; a whole run takes about one",
         "memory": f"needed more than {limits.memory >> 20} MiB of memory",
         "output": f"printed more than {limits.output >> 20} MiB",
+        "disk": f"wrote more than {limits.disk >> 20} MiB to disk, or thousands of files",
     }[life.ended]
     rows = [*when, ("ended", what)]
     if where := _stands_at(life):

@@ -7,6 +7,7 @@ The same code runs after a fork from the warm server and in a plainly started in
 from __future__ import annotations
 
 import atexit
+import contextlib
 import faulthandler
 import json
 import os
@@ -16,6 +17,18 @@ import sys
 import tempfile
 import threading
 import traceback
+from collections.abc import Callable
+
+
+def live(job: dict) -> None:
+    """The whole life, from here to its end: never returns."""
+    try:
+        become(job)
+        run(job)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(70)
 
 
 def become(job: dict) -> None:
@@ -70,15 +83,18 @@ def run(job: dict) -> None:
         sys.modules["__main__"] = module
         exec(code, module.__dict__)
     except SystemExit as e:
-        watch.emit("exit", code=e.code if isinstance(e.code, int) else str(e.code), frames=_frames(e))
-        if e.code is not None:
-            status = e.code & 0xFF if isinstance(e.code, int) else 1
-            if not isinstance(e.code, int):
-                print(e.code, file=sys.stderr)
+        code = e.code
+        if code is None or type(code) in (int, bool):
+            status = (code or 0) & 0xFF
+        else:
+            status = 1
+            print(_told(lambda: str(code)), file=sys.stderr)
+        watch.emit("exit", code=status, frames=_frames(e))
     except BaseException as e:
-        watch.emit("crash", **describe(e))
-        traceback.print_exception(type(e), e, e.__traceback__)
         status = 1
+        watch.emit("crash", **describe(e))
+        with contextlib.suppress(BaseException):
+            traceback.print_exception(type(e), e, e.__traceback__)
     # as the interpreter leaves, but for freeing torch, which takes a second
     try:
         threading._shutdown()
@@ -94,21 +110,34 @@ def run(job: dict) -> None:
 
 
 def describe(error: BaseException) -> dict:
-    """An exception as the report needs it: type, message, frames from the outermost in."""
-    message = str(error)
-    return {"type": type(error).__name__, "message": message[:2000], "frames": _frames(error)}
+    """An exception as the report needs it: type, message, frames from the outermost in.
+
+    It is the student's object: asking it may raise, and may give endless text.
+    """
+    name = type.__dict__["__name__"].__get__(type(error))  # what its class really is called
+    message = _told(lambda: str(error), 2000, "(a message that can't be told: its __str__ fails)")
+    return {"type": name[:100], "message": message, "frames": _frames(error)}
+
+
+def _told(tell: Callable[[], str], most: int = 2000, otherwise: str = "?") -> str:
+    try:
+        return str.__getitem__(tell(), slice(most))
+    except BaseException:
+        return otherwise
 
 
 def _frames(error: BaseException) -> list[dict]:
-    frames = [
-        {"file": f.filename, "line": f.lineno, "function": f.name, "text": f.line or ""}
-        for f in traceback.extract_tb(error.__traceback__)
-    ]
-    if isinstance(error, SyntaxError) and error.filename:
-        frames.append(
-            {"file": error.filename, "line": error.lineno, "function": "", "text": (error.text or "").strip()}
-        )
-    return frames[-40:]
+    """The last frames; none if the student's code gets in the way of reading them."""
+    try:
+        frames = [(f.filename, f.lineno, f.name, f.line) for f in traceback.extract_tb(error.__traceback__)]
+        if isinstance(error, SyntaxError) and error.filename:
+            frames.append((error.filename, error.lineno, "", (error.text or "").strip()))
+        return [
+            {"file": str(file)[:1000], "line": int(line or 0), "function": str(name)[:100], "text": str(text or "")[:300]}
+            for file, line, name, text in frames[-40:]
+        ]
+    except BaseException:
+        return []
 
 
 if __name__ == "__main__":
@@ -117,5 +146,4 @@ if __name__ == "__main__":
         job = json.load(f)
     from grader.harness import child  # the module, not __main__, which the script is about to become
 
-    child.become(job)
-    child.run(job)
+    child.live(job)

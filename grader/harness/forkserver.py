@@ -89,13 +89,7 @@ def _guard(path: str, lifeline: int) -> None:
             pid = os.fork()
             if pid == 0:
                 os.close(lifeline)
-                try:
-                    child.become(job)
-                    child.run(job)
-                except BaseException:
-                    traceback.print_exc()
-                finally:
-                    os._exit(70)
+                child.live(job)
             return pid
 
         signal.set_wakeup_fd(-1)

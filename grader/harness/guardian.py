@@ -5,7 +5,7 @@ whether the life came from the fork server or was started plainly, so both give 
 
 - On Linux it is the reaper of every descendant, however often they fork or call setsid: when the main
   process ends, for whatever reason, all that is left of the life is its children, and they are killed.
-- It ends the life at the limits of wall time, CPU time, memory and output.
+- It ends the life at the limits of wall time, CPU time, memory, output, and what it writes to disk.
 - It watches a lifeline (a pipe): when the grader dies, so does the life.
 
 The outcome is written to `result` as JSON: {"status": exit status or -signal, "ended": null or which
@@ -16,15 +16,19 @@ from __future__ import annotations
 
 import ctypes
 import json
+import math
 import os
 import resource
 import select
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 
 POLL = 0.1  # s between two looks at memory and output; the end of a process is an event, not polled
+DISK_POLL = 1.0  # s between two looks at all that it has written
+MOST_FILES = 20_000  # more of them are over any limit
 
 
 def guard(job: dict, start: Callable[[], int], lifeline: int) -> dict:
@@ -38,6 +42,7 @@ def guard(job: dict, start: Callable[[], int], lifeline: int) -> dict:
     signal.set_wakeup_fd(wake_w, warn_on_full_buffer=False)
 
     limits, began = job["limits"], time.monotonic()
+    disk_seen = began
     main = start()
     status, cpu, ended = None, 0.0, None
     while status is None:
@@ -52,7 +57,13 @@ def guard(job: dict, start: Callable[[], int], lifeline: int) -> dict:
                 break
             if pid == main:
                 status, cpu = os.waitstatus_to_exitcode(code), usage.ru_utime + usage.ru_stime
-        if status is None and (ended := ended or _over(job, main, time.monotonic() - began)):
+        if status is None and not ended:
+            now = time.monotonic()
+            ended = _over(job, main, now - began)
+            if not ended and now - disk_seen > DISK_POLL:
+                ended = "disk" if _written(job["may_write"]) > limits["disk"] else None
+                disk_seen = now
+        if status is None and ended:
             _kill(main)
             _, code, usage = os.wait4(main, 0)
             status, cpu = os.waitstatus_to_exitcode(code), usage.ru_utime + usage.ru_stime
@@ -65,9 +76,10 @@ def guard(job: dict, start: Callable[[], int], lifeline: int) -> dict:
         "cpu": round(cpu, 4),
         "left_behind": _kill_the_rest(main, became_reaper),
     }
-    with open(job["result"] + ".tmp", "w") as f:
+    fd, new = tempfile.mkstemp(dir=os.path.dirname(job["result"]))  # a name that no life could guess, and put a pipe there
+    with open(fd, "w") as f:
         json.dump(result, f)
-    os.replace(job["result"] + ".tmp", job["result"])
+    os.replace(new, job["result"])
     return result
 
 
@@ -82,15 +94,38 @@ def _over(job: dict, main: int, wall: float) -> str | None:
     limits = job["limits"]
     if wall > limits["wall"]:
         return "wall"
-    for key in ("stdout", "stderr"):
+    watched = (("stdout", "output", "output"), ("stderr", "output", "output"), ("events", "events", "disk"))
+    for key, limit, name in watched:
         try:
-            if os.stat(job[key]).st_size > limits["output"]:
-                return "output"
+            if os.stat(job[key]).st_size > limits[limit]:
+                return name
         except OSError:
             pass
     if _memory(main) > limits["memory"]:
         return "memory"
     return None
+
+
+def _written(folders: list[str]) -> float:
+    """Bytes on disk below the folders; infinitely many if the files are."""
+    total, seen, todo = 0, 0, list(folders)
+    while todo:
+        try:
+            entries = os.scandir(todo.pop())
+        except OSError:
+            continue  # gone meanwhile
+        with entries:
+            for entry in entries:
+                seen += 1
+                if seen > MOST_FILES:
+                    return math.inf
+                try:
+                    total += entry.stat(follow_symlinks=False).st_blocks * 512
+                    if entry.is_dir(follow_symlinks=False):
+                        todo.append(entry.path)
+                except OSError:
+                    pass
+    return total
 
 
 def _memory(main: int) -> int:

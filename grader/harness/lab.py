@@ -9,15 +9,17 @@ from __future__ import annotations
 import hashlib
 import random
 import re
-import shutil
 import tempfile
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 
+from grader.harness import scratch
 from grader.harness.faults import Fault
-from grader.harness.launcher import Limits, run_life
+from grader.harness.launcher import Limits, Lost
+from grader.harness.life import run_life
 from grader.harness.run import Life, Run
 from grader.verdicts import NotSelected
 
@@ -31,18 +33,16 @@ class Bench:
         self.submission, self.launcher, self.seed, self.jobs = submission, launcher, seed, jobs
         self.limits = limits or Limits()
         self.slots = threading.Semaphore(jobs)
-        self.scratch = Path(tempfile.mkdtemp(prefix="grade-"))
+        self.scratch = scratch.make()
+        self._remove = weakref.finalize(self, scratch.remove, self.scratch)  # at the latest when Python ends
         self.lives_ended = 0
+        self.cancelled = threading.Event()
         self._baselines: dict[tuple, Future] = {}
         self._lock = threading.Lock()
-        self._number = 0
 
-    def folder(self, name: str) -> Path:
-        with self._lock:
-            self._number += 1
-            path = self.scratch / f"{self._number:04d}-{re.sub(r'[^a-z0-9]+', '-', name.lower())[:20]}"
-        path.mkdir()
-        return path
+    def folder(self, _for: str = "", suffix: str = "") -> Path:
+        """A new one. Its name tells a life nothing: not what is checked, nor which fault is to come."""
+        return Path(tempfile.mkdtemp(prefix="", suffix=suffix, dir=self.scratch))
 
     def once(self, key: tuple, make: Callable[[], Run]) -> Run:
         """`make()`, run by whoever asks first; everybody gets its result."""
@@ -56,8 +56,13 @@ class Bench:
                 future.set_exception(e)
         return future.result()
 
+    def cancel(self) -> None:
+        """End every life now, and begin none: who waits for one gets Cancelled. The launcher is of no use then."""
+        self.cancelled.set()
+        self.launcher.close()
+
     def close(self) -> None:
-        shutil.rmtree(self.scratch, ignore_errors=True)
+        self._remove()
 
 
 class Lab:
@@ -67,44 +72,48 @@ class Lab:
         self.bench, self.name, self.only = bench, name, faults
         self.seed = bench.seed
         self.draw = _random(f"{bench.seed} {name}")
-        self.cancelled = False
 
     @property
     def shared(self) -> random.Random:
         """The same draws in every check of a grading: what runs have in common, so baselines are shared."""
         return _random(f"{self.seed}")
 
-    def submitted(self, folder: Path) -> Path:
-        """A fresh copy of the submission in `folder`; what a life does to it harms no other."""
-        return self.bench.submission.copy_to(folder / "code")
+    def submitted(self) -> Path:
+        """A fresh copy of the submission; what a life does to it harms no other."""
+        return self.bench.submission.copy_to(self.bench.folder(suffix="-code") / "code")
 
     def launch(self, script: str, *argv: object, faults: tuple[Fault, ...] = (), before_relaunch=None) -> Run:
         """Run `script` of the workload through its lives: one per fault, and one that nothing disturbs.
 
         The run ends early when a life doesn't end as its fault says: what follows would prove nothing.
         """
-        folder = self.bench.folder(f"{self.name} {script}")
-        directory = folder / "checkpoints"
+        directory = self.bench.folder() / "checkpoints"
         directory.mkdir()
         lives: list[Life] = []
         for n, fault in enumerate([*faults, None]):
             if n and before_relaunch:
                 before_relaunch(directory)
-            lives.append(self._live(folder, n, script, directory, argv, fault))
+            lives.append(self._live(script, directory, argv, fault))
             if fault and not lives[-1].died_of_fault:
                 break
         return Run(lives, tuple(faults), directory, command=f"{script} {' '.join(map(str, argv))}")
 
-    def _live(self, folder: Path, n: int, script: str, directory: Path, argv, fault) -> Life:
-        code = self.submitted(folder / f"life-{n}-code")
-        arguments = ["--checkpoint", str(code / self.bench.submission.module), "--directory", str(directory)]
-        where = folder / f"life-{n}"
+    def _live(self, script: str, directory: Path, argv, fault) -> Life:
         with self.bench.slots:
-            if self.cancelled:
+            if self.bench.cancelled.is_set():
                 raise Cancelled
-            result = run_life(
-                self.bench.launcher, where, WORKLOAD / script, [*arguments, *map(str, argv)], fault, self.bench.limits
-            )
+            code, where = self.submitted(), self.bench.folder()
+            arguments = ["--checkpoint", str(code / self.bench.submission.module), "--directory", str(directory)]
+            try:
+                result = run_life(
+                    self.bench.launcher, where, WORKLOAD / script, [*arguments, *map(str, argv)], fault, self.bench.limits,
+                    may_write=[code, directory.parent],
+                )  # fmt: skip
+            except Lost:
+                if not self.bench.cancelled.is_set():
+                    raise
+            if self.bench.cancelled.is_set():  # it didn't end of its own accord
+                raise Cancelled
         self.bench.lives_ended += 1
         life = Life(where, fault, result)
         life.events  # noqa: B018  (read now: what it reported outlives the bench's scratch)
@@ -129,11 +138,12 @@ def _random(text: str) -> random.Random:
 
 
 class Cancelled(Exception):
-    """The check isn't wanted any more: a task that it builds on has failed."""
+    """Nobody wants the check any more: the grading was interrupted."""
 
 
 def course_paths(text: str, bench: Bench) -> str:
     """Replaces the paths of a life's copies by the student's own, and of scratch by what it stands for."""
-    scratch = re.escape(str(bench.scratch)) + r"/[^/\s\"']+"
-    text = re.sub(scratch + r"/life-\d+-code/code", str(bench.submission.folder), text)
-    return re.sub(scratch + r"/checkpoints", "CHECKPOINTS", text)
+    inside = re.escape(str(bench.scratch)) + r"/[^/\s\"']+"
+    text = re.sub(inside + r"-code/code", lambda _: str(bench.submission.folder), text)
+    text = re.sub(inside + r"/checkpoints", "CHECKPOINTS", text)
+    return re.sub(inside + r"/t\b", "TMPDIR", text)

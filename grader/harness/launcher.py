@@ -5,9 +5,12 @@ Both put the same guardian between the grader and the life, and both give the sa
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import itertools
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -31,22 +34,37 @@ def _mark() -> str:
     return f"grader={os.getpid()}-{next(_launchers)}"
 
 
-# s beyond a life's own limit, after which its guardian must have been killed or stopped
-PATIENCE = 60
+# s in which everything ends when the grader wants it to, before and after whoever was stopped is woken
+PROMPTLY = (2, 10)
 
 
-def _sweep(mark: str) -> None:
+def _sweep(mark: str, number: int = signal.SIGKILL) -> None:
     """Kill whatever still carries the mark: nothing does, unless somebody tampered with a guardian."""
     for process in psutil.process_iter(["pid", "cmdline"]):
         if mark in (process.info["cmdline"] or []) and process.pid != os.getpid():
             try:
-                process.kill()
+                process.send_signal(number)
             except psutil.Error:
                 pass
 
 
 class Lost(Exception):
     """The machinery failed (not the student's code): the verdict is inconclusive."""
+
+    label = "machinery"
+
+
+class DiskFull(Lost):
+    """There is no space left to work in."""
+
+    label = "disk"
+
+    def __init__(self, where: object):
+        super().__init__(f"the machine's disk is full, at {where}: make room, or set TMPDIR to a disk that has some")
+
+    @staticmethod
+    def says(error: BaseException) -> bool:
+        return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -55,37 +73,8 @@ class Limits:
     cpu: float = 30.0  # s, per process
     memory: int = 4 << 30  # bytes, private, all processes of a life together
     output: int = 16 << 20  # bytes, stdout and stderr each
-
-
-def life_environment(scratch: str) -> dict[str, str]:
-    """The environment of every life: one thread, no GPU, none of the caller's Python settings."""
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "PYTEST", "GRADE_"))}
-    return env | THREADS | {"CUDA_VISIBLE_DEVICES": "", "TMPDIR": scratch, "HOME": scratch, "PYTHONDONTWRITEBYTECODE": "1"}
-
-
-def run_life(launcher, folder: Path, script: Path, argv: list[str], fault, limits: Limits) -> dict:
-    """One life in `folder`, to its end; the guardian's result. Blocks."""
-    folder.mkdir(parents=True)
-    scratch = folder / "t"  # short: sockets are made below it, and their paths are limited to 104 bytes
-    scratch.mkdir()
-    job = {
-        "script": str(script),
-        "argv": argv,
-        "cwd": str(scratch),
-        "env": life_environment(str(scratch)),
-        "fault": fault.to_json() if fault else None,
-        "limits": limits.__dict__,
-        "child": str(HERE / "child.py"),
-        **{name: str(folder / name) for name in ("stdout", "stderr", "events", "stack", "result")},
-    }
-    path = folder / "job.json"
-    path.write_text(json.dumps(job))
-    launcher.run(path, limits.wall + PATIENCE)
-    try:
-        return json.loads((folder / "result").read_text())
-    except FileNotFoundError:
-        note = (folder / "guardian.log").read_text() if (folder / "guardian.log").exists() else ""
-        raise Lost(f"a life ended without a result{': ' + note.strip()[-500:] if note.strip() else ''}")
+    disk: int = 2 << 30  # bytes, in all folders that a life is given
+    events: int = 32 << 20  # bytes that it reports; a run reports about a hundred kilobytes
 
 
 class Plain:
@@ -95,18 +84,11 @@ class Plain:
 
     def __init__(self) -> None:
         self.mark = _mark()
+        self._lock = threading.Lock()
+        self._guardians: set[subprocess.Popen] | None = set()  # those at work; None: closed
 
     def run(self, path: Path, seconds: float) -> None:
-        log = open(path.parent / "guardian.log", "wb")
-        guardian = subprocess.Popen(
-            [sys.executable, "-I", str(HERE / "guardian.py"), str(path), self.mark],
-            stdin=subprocess.PIPE,  # its lifeline: closes when the grader dies
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            env={**os.environ, **THREADS},
-        )
-        log.close()
+        guardian = self._begin(path)
         try:
             guardian.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -115,8 +97,33 @@ class Plain:
             raise Lost("a life's guardian was stopped")
         finally:
             guardian.stdin.close()
+            with self._lock:
+                if self._guardians is not None:
+                    self._guardians.discard(guardian)
+
+    def _begin(self, path: Path) -> subprocess.Popen:
+        with self._lock, open(path.parent / "guardian.log", "wb") as log:
+            if self._guardians is None:
+                raise Lost("the grading is over")
+            guardian = subprocess.Popen(
+                [sys.executable, "-I", str(HERE / "guardian.py"), str(path), self.mark],
+                stdin=subprocess.PIPE,  # its lifeline: closes when the grader dies
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env={**os.environ, **THREADS},
+            )
+            self._guardians.add(guardian)
+            return guardian
 
     def close(self) -> None:
+        """End every life, for good; returns when they are gone."""
+        with self._lock:
+            running, self._guardians = self._guardians or set(), None
+        for guardian in running:
+            guardian.stdin.close()
+        for guardian in running:
+            _await_end(guardian, self.mark)
         _sweep(self.mark)
 
 
@@ -132,6 +139,8 @@ class ForkServer:
         self._process: subprocess.Popen | None = None
         self._waiting: dict[str, Future] = {}
         self._log = None
+        self._ready = False  # has loaded torch
+        self._closed = False
 
     def start(self) -> None:
         """Begin loading torch in the background; `run` waits for it by itself."""
@@ -141,6 +150,8 @@ class ForkServer:
     def run(self, path: Path, seconds: float) -> None:
         done: Future = Future()
         with self._lock:
+            if self._closed:
+                raise Lost("the grading is over")
             self._ensure()
             self._waiting[str(path)] = done
             try:
@@ -157,7 +168,7 @@ class ForkServer:
         if self._process is not None and self._process.poll() is None:
             return
         mine, theirs = socket.socketpair()
-        self._socket = mine
+        self._socket, self._ready = mine, False
         self._process = subprocess.Popen(
             [sys.executable, "-I", str(HERE / "forkserver.py"), str(theirs.fileno()), self.mark],
             stdin=subprocess.DEVNULL,
@@ -172,10 +183,12 @@ class ForkServer:
         threading.Thread(target=self._listen, args=(mine, self._process), daemon=True).start()
 
     def _listen(self, sock: socket.socket, process: subprocess.Popen) -> None:
-        for line in sock.makefile():
-            message = json.loads(line)
-            if "id" in message and (future := self._waiting.pop(message["id"], None)):
-                future.set_result(message["exit"])
+        with contextlib.suppress(OSError, ValueError):  # killed, it may reset the connection, or tear a line
+            for line in sock.makefile():
+                message = json.loads(line)
+                self._ready |= "ready" in message
+                if "id" in message and (future := self._waiting.pop(message["id"], None)):
+                    future.set_result(message["exit"])
         process.wait()
         with self._lock:
             lost, self._waiting = self._waiting, {}
@@ -183,19 +196,31 @@ class ForkServer:
             future.set_exception(Lost(f"the fork server died{self._log.say()}"))
 
     def close(self) -> None:
-        """End every life and the server; returns when they are gone."""
+        """End every life and the server, for good; returns when they are gone."""
+        with self._lock:
+            self._closed = True
         if self._process is None:
             return
         try:
             self._socket.shutdown(socket.SHUT_WR)
         except OSError:
             pass
-        try:
-            self._process.wait(timeout=30)
-        except subprocess.TimeoutExpired:
+        if not self._ready:  # it would first load all of torch
             self._process.kill()
-            self._process.wait()
+        _await_end(self._process, self.mark)
         _sweep(self.mark)
+
+
+def _await_end(process: subprocess.Popen, mark: str) -> None:
+    """Wait until it has left of its own accord; kill it if it doesn't."""
+    for seconds in PROMPTLY:
+        try:
+            process.wait(seconds)
+            return
+        except subprocess.TimeoutExpired:
+            _sweep(mark, signal.SIGCONT)  # whoever was stopped can't end its life
+    process.kill()
+    process.wait()
 
 
 class _Tail:

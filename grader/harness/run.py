@@ -8,8 +8,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from grader.harness import scratch
 from grader.harness.faults import Fault, show_schedule
 from grader.harness.trajectory import Trajectory
+
+EVENTS = 40 << 20  # bytes that are read of a life's events; its guardian ends it earlier (Limits.events)
 
 
 @dataclass
@@ -23,14 +26,14 @@ class Life:
     @cached_property
     def events(self) -> list[dict]:
         try:
-            lines = (self.folder / "events").read_text(errors="replace").splitlines()
-        except FileNotFoundError:
+            lines = scratch.read(self.folder / "events", EVENTS).splitlines()
+        except OSError:
             return []
         out = []
         for line in lines:
             try:
                 out.append(json.loads(line))
-            except ValueError:
+            except (ValueError, RecursionError):
                 pass  # a line that the student's code tore or forged
         return [e for e in out if isinstance(e, dict)]
 
@@ -75,10 +78,7 @@ class Life:
 
     def text(self, stream: str = "stderr", characters: int = 4000) -> str:
         try:
-            with open(self.folder / stream, "rb") as f:
-                f.seek(0, 2)
-                f.seek(max(0, f.tell() - characters))
-                return f.read().decode(errors="replace")
+            return scratch.read(self.folder / stream, characters, tail=True).decode(errors="replace")
         except OSError:
             return ""
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from grader.harness.lab import course_paths
+from grader.report import logs
 from grader.verdicts import BLOCKED, PASS, Outcome, TaskResult
 
 if TYPE_CHECKING:
     from grader.engine import Grading
 
-LABEL = 11  # width of the labels' column
+LABEL = 11  # width of the labels' column; a longer label has a space behind it all the same
 
 
 def compose(result: TaskResult, problems: list[Outcome], blockers: list[str], told: dict[str, str], grading: Grading) -> None:
     """Fill in `message` and `evidence`. One cause is told once: in full where it first shows."""
+    log = logs.keep(grading, result.id, problems[0].finding if problems and not blockers else None)
     if result.verdict == PASS:
         return
     if result.verdict == BLOCKED:
@@ -35,6 +37,7 @@ def compose(result: TaskResult, problems: list[Outcome], blockers: list[str], to
         "replay": replay,
         **finding.data,
     }
+    evidence.pop("log", None)  # it lies in a folder that is removed
     if (elsewhere := told.get(finding.cause)) and finding.cause == "import":
         _set(result, [("same cause", f"as in {elsewhere}")], evidence)
         return
@@ -48,6 +51,9 @@ def compose(result: TaskResult, problems: list[Outcome], blockers: list[str], to
     for other in reversed(different.values()):
         rows.append(("and", f"{other.title}: {_gist(other)}"))
     rows.append(("replay", replay))
+    if log:
+        rows.append(("log", log))
+        evidence["log"] = log
     rows = [(label, _printable(course_paths(text, grading.bench))) for label, text in rows]
     evidence["rows"] = [list(row) for row in rows]
     evidence["checks_failed"] = [o.check for o in problems]
@@ -55,11 +61,12 @@ def compose(result: TaskResult, problems: list[Outcome], blockers: list[str], to
 
 
 def _gist(outcome: Outcome) -> str:
-    """One line of a further finding: what was different, found, or raised."""
+    """One line of a further finding: what befell the job, and what was different, found, or raised."""
     rows = dict(outcome.finding.rows)
+    befell = f"damaged {rows['damaged']}: " if "damaged" in rows else f"{rows['fault']}: " if "fault" in rows else ""
     for label in ("error", "found", "different", "happened", "ended", "resumed", "returned"):
         if label in rows:
-            return rows[label]
+            return befell + rows[label]
     return next(iter(rows.values()), "")
 
 
@@ -70,4 +77,8 @@ def _printable(text: str) -> str:
 
 def _set(result: TaskResult, rows: list[tuple[str, str]], evidence: dict) -> None:
     result.evidence = {"rows": [list(row) for row in rows], **evidence}
-    result.message = "\n".join(f"{label:<{LABEL}}{text}" for label, text in rows)
+    result.message = "\n".join(labelled(label) + text for label, text in rows)
+
+
+def labelled(label: str) -> str:
+    return f"{label:<{LABEL - 1}} "

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
+import os
+import stat
+import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
+from grader.course import UsageError
 from grader.verdicts import BLOCKED, FAIL, INCONCLUSIVE, PASS, ExerciseResult
 
 
 def as_json(results: list[ExerciseResult]) -> dict:
-    """{"schema": "grade/v1", "score", "max_score", "seconds", "exercises": [...]}; points are integers."""
+    """{"schema": "grade/v1", "score", "max_score", "seconds", "exercises": [...]}; points are integers.
+
+    All seconds are wall time: an exercise's from its grading's begin to its end, and their sum; a task's from
+    its first check's begin to its last one's end. Tasks run at the same time: theirs don't add up.
+    """
     return {
         "schema": "grade/v1",
         "score": sum(r.score for r in results),
@@ -41,11 +51,11 @@ def as_json(results: list[ExerciseResult]) -> dict:
     }
 
 
-def write_json(results: list[ExerciseResult], path: Path) -> None:
-    path.write_text(json.dumps(as_json(results), indent=2) + "\n")
+def json_text(results: list[ExerciseResult]) -> str:
+    return json.dumps(as_json(results), indent=2) + "\n"
 
 
-def write_junit(results: list[ExerciseResult], path: Path) -> None:
+def junit_text(results: list[ExerciseResult]) -> str:
     """One test suite an exercise, one test case a task. Inconclusive is an error, blocked is skipped."""
     suites = ElementTree.Element("testsuites")
     for r in results:
@@ -67,7 +77,57 @@ def write_junit(results: list[ExerciseResult], path: Path) -> None:
                 first = t.evidence["rows"][0] if t.evidence.get("rows") else ["", t.verdict]
                 ElementTree.SubElement(case, tag, message=first[1]).text = t.message
     ElementTree.indent(suites)
-    ElementTree.ElementTree(suites).write(path, encoding="utf-8", xml_declaration=True)
+    return f'<?xml version="1.0" encoding="utf-8"?>\n{ElementTree.tostring(suites, encoding="unicode")}\n'
+
+
+class Target:
+    """Where results go; opened before anything is graded, as what is wrong with it shouldn't show afterwards.
+
+    A file that exists stays as it is until the results are there. Pipes and devices are written to directly.
+    """
+
+    def __init__(self, path: Path):
+        self.path, self._new = str(path), ""
+        try:
+            self._file = sys.stdout if self.path == "-" else self._open()
+        except OSError as e:
+            raise UsageError(f"can't write {path}: {e.strerror}")
+
+    def _open(self):
+        try:
+            mode = os.stat(self.path).st_mode
+        except FileNotFoundError:
+            mode = None
+        real = os.path.realpath(self.path)
+        if mode is not None and not stat.S_ISREG(mode) or os.path.abspath(self.path).startswith("/dev/"):
+            file = open(os.open(self.path, os.O_WRONLY | os.O_APPEND), "w", encoding="utf-8")
+            if real == "/dev/full":  # it opens, and takes nothing
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return file
+        if mode is not None and not os.access(real, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        self._real, self._new = real, os.path.join(os.path.dirname(real), f".grade-{os.getpid()}-{id(self)}")
+        file = open(self._new, "x", encoding="utf-8")
+        if mode is not None:
+            os.chmod(self._new, stat.S_IMODE(mode))
+        return file
+
+    def write(self, text: str) -> None:
+        try:
+            self._file.write(text)
+            self._file.flush()
+            if self._new:
+                os.replace(self._new, self._real)
+        except OSError as e:
+            raise OSError(e.errno, f"can't write the results: {e.strerror}", self.path)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            if self._file is not sys.stdout:
+                self._file.close()
+        with contextlib.suppress(OSError):
+            if self._new:
+                os.unlink(self._new)
 
 
 def exit_code(results: list[ExerciseResult]) -> int:

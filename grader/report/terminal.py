@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import textwrap
 
 from rich.console import Console, Group
@@ -10,12 +11,12 @@ from rich.spinner import Spinner
 from rich.text import Text
 
 from grader.course import Exercise
-from grader.report.message import LABEL
+from grader.report.message import LABEL, labelled
 from grader.verdicts import BLOCKED, FAIL, INCONCLUSIVE, PASS, ExerciseResult, TaskResult
 
 WORD = {PASS: "PASS", FAIL: "FAIL", BLOCKED: "BLOCKED", INCONCLUSIVE: "INCONCLUSIVE"}
 STYLE = {PASS: "bold green", FAIL: "bold red", BLOCKED: "yellow", INCONCLUSIVE: "bold magenta"}
-LABEL_STYLE = {"means": "bold", "think": "bold cyan", "replay": "dim", "same": "dim", "also": "dim", "and": "dim"}
+LABEL_STYLE = {"means": "bold", "think": "bold cyan", "replay": "dim", "log": "dim", "same": "dim", "also": "dim", "and": "dim"}
 MAX_WIDTH = 110
 
 
@@ -42,7 +43,8 @@ class Progress:
 
     def __exit__(self, *error) -> None:
         if self.live:
-            self.live.__exit__(*error)
+            with contextlib.suppress(OSError):  # the terminal may be gone
+                self.live.__exit__(*error)
 
     def update(self, grading) -> None:
         if self.live:
@@ -74,7 +76,7 @@ def show_row(out: Console, label: str, text: str) -> None:
     width = max(30, out.width - LABEL - 3)
     lines = [text] if label == "replay" else textwrap.wrap(text, width, break_on_hyphens=False) or [""]
     for n, line in enumerate(lines):
-        out.print(Text.assemble(f"  {label if n == 0 else '':<{LABEL}}", (line, style)))
+        out.print(Text.assemble("  " + labelled(label if n == 0 else ""), (line, style)))
 
 
 def show_summary(out: Console, results: list[ExerciseResult], untouched: list[Exercise]) -> None:

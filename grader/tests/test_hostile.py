@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from grader import course, derive, engine
-from grader.harness import launcher as launcher_module
+from grader.harness import life
 from grader.harness.launcher import ForkServer, Limits, choose
 from grader.verdicts import FAIL, INCONCLUSIVE, PASS
 
@@ -147,7 +147,7 @@ def test_killing_the_guardian_gains_nothing(own_launcher, ex01):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the fork server is Linux's")
 @pytest.mark.parametrize("victim", ["guardian", "server"])
 def test_stopping_what_watches_gains_nothing_and_ends(ex01, monkeypatch, victim):
-    monkeypatch.setattr(launcher_module, "PATIENCE", 2)
+    monkeypatch.setattr(life, "PATIENCE", 2)
     pid = "os.getppid()" if victim == "guardian" else "int(open(f'/proc/{os.getppid()}/stat').read().split()[3])"
     starter = derive.starter_files(ex01)[ex01.module].decode()
     code = f"import os\nos.kill({pid}, 19)\n" + starter

@@ -1,0 +1,52 @@
+"""Where a grading works: a folder with a short path, gone afterwards whatever was done to it, and files in
+it that the student's code can reach, which may be anything by now."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import subprocess
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+from grader.course import UsageError
+
+# Lives make sockets some 30 characters below their TMPDIR, which lies 22 below this; a socket's path ends at 104.
+LONGEST = 36
+
+
+def make() -> Path:
+    """A new folder in TMPDIR, or in /tmp if that path is too long for sockets."""
+    tried = []
+    for parent in dict.fromkeys(os.path.realpath(p) for p in (os.environ.get("TMPDIR", "/tmp"), "/tmp", "/var/tmp")):
+        if len(os.fsencode(parent)) > LONGEST:
+            tried.append(f"{parent} is longer than {LONGEST} characters")
+            continue
+        try:
+            return Path(tempfile.mkdtemp(prefix="g-", dir=parent))
+        except OSError as e:
+            tried.append(f"{parent}: {e.strerror}")
+    raise UsageError(f"no temporary directory to work in; set TMPDIR to one with a short path ({'; '.join(tried)})")
+
+
+def remove(folder: Path) -> None:
+    """Also what is locked, or nested deeper than Python can follow."""
+    with suppress(OSError, RecursionError):
+        shutil.rmtree(folder)
+    if os.path.lexists(folder):
+        for command in (["chmod", "-R", "u+rwX"], ["rm", "-rf"]):
+            subprocess.run([*command, str(folder)], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def read(path: Path, most: int, tail: bool = False) -> bytes:
+    """At most so many bytes of a regular file, the last ones if `tail`. OSError for anything else: no link
+    is followed, and no pipe or device is waited for."""
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW), "rb") as f:
+        found = os.fstat(f.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(f"{path.name} is no file any more")
+        if tail:
+            f.seek(max(0, found.st_size - most))
+        return f.read(most)
