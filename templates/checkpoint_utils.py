@@ -263,13 +263,16 @@ class CheckpointDirectory:
     def begin(self, kind: str, step: int) -> Path:
         """A temporary directory to write into; leftovers of interrupted saves go first."""
         self.path.mkdir(parents=True, exist_ok=True)
-        for name in os.listdir(self.path):
-            if name.startswith("tmp-"):
-                shutil.rmtree(self.path / name)
+        self.clear_leftovers()
         again = [int(n.rpartition("-")[2]) for n in self.names(kind) if int(n.split("-")[1]) == step]
         tmp = self.path / f"tmp-{kind}-{step:012d}-{max(again, default=0) + 1}"
         tmp.mkdir()
         return tmp
+
+    def clear_leftovers(self) -> None:
+        for name in os.listdir(self.path) if self.path.is_dir() else ():
+            if name.startswith("tmp-"):
+                shutil.rmtree(self.path / name)
 
     def commit(self, tmp: Path, digests: dict[str, str], **more) -> str:
         """Make what was written into `tmp` a checkpoint: the names first, then the one rename, then its name."""
@@ -321,7 +324,7 @@ class CheckpointDirectory:
             if name not in intact:
                 gone = self.path / f"tmp-gone-{name}"
                 os.rename(self.path / name, gone)  # in one step: half a checkpoint is never seen
-                shutil.rmtree(gone)
+        self.clear_leftovers()
 
     def _intact(self, name: str, trust: bool) -> bool:
         if trust and name in self.trusted:

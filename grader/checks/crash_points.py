@@ -7,10 +7,12 @@ job would find there.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from grader.checks.expect import crashed, finished
 from grader.harness.faults import Fault
+from grader.harness.fsevents import FROM_OUTSIDE
 from grader.harness.lab import Lab
 from grader.harness.run import Run
 from grader.verdicts import Finding, Inconclusive, NotSelected
@@ -20,7 +22,7 @@ MAX_EVENTS = 40  # crash points of one save; a save with more events is sampled 
 
 @dataclass
 class Seen:
-    """One point of a plan, after it ran: what a relaunched job found there."""
+    """One point of a plan, after it ran: what was done there, and what a relaunched job found."""
 
     point: dict
     events: list[dict]
@@ -52,6 +54,30 @@ class Seen:
                 return read["error"]
         return next((e for e in self.all("crash") if e["part"] == "read"), None)
 
+    def _parts(self, begin: str) -> list[Seen]:
+        at = [n for n, e in enumerate(self.events) if e["event"] == begin]
+        return [Seen(self.point, self.events[a:b], self.digests) for a, b in zip(at, [*at[1:], None])]
+
+    @property
+    def operations(self) -> list[Seen]:
+        """What was seen at each of the point's operations."""
+        return self._parts("op")
+
+    @property
+    def harmed(self) -> list[Seen]:
+        """What was found after each damage."""
+        return self._parts("harmed")
+
+    @property
+    def harm(self) -> list[dict]:
+        """The damage to files that this is about."""
+        return self.all("harmed")[0]["files"]
+
+    @property
+    def did(self) -> dict:
+        """What the directory held at last: "total" bytes, "entries", the sizes of the files "changed"."""
+        return self.all("did")[-1]
+
     @property
     def totals(self) -> list[int]:
         """Bytes in the directory after each operation."""
@@ -62,11 +88,16 @@ def observe(lab: Lab, points: list[dict]) -> dict[str, Seen]:
     """Run the points, all in one life."""
     folder = lab.bench.folder(f"{lab.name} plan")
     (folder / "plan.json").write_text(
-        json.dumps([{"fault": None, "reads": ["latest"], "directory": p["name"]} | p for p in points])
+        json.dumps([{"reads": ["latest"], "at": p["name"], "made": True, "harms": []} | p for p in points])
     )
     run = lab.launch("storage.py", "--seed", lab.seed, "--plan", folder / "plan.json")
     finished(lab, run)
     return {p["name"]: _seen(run, p) for p in points}
+
+
+def observed(lab: Lab, name: str, points: Callable[[], list[dict]]) -> dict[str, Seen]:
+    """Run `points()` once in a grading, for all checks that look at them under this name."""
+    return lab.bench.once(("storage", name, lab.bench.submission.key), lambda: observe(lab, points()))
 
 
 def _seen(run: Run, point: dict) -> Seen:
@@ -80,27 +111,60 @@ def _seen(run: Run, point: dict) -> Seen:
     return Seen(point, events, digests)
 
 
-def write(step: int) -> dict:
-    return {"op": "write", "step": step}
+def write(step: int, **more) -> dict:
+    return {"op": "write", "step": step} | more
 
 
-def steps_of_a_run(lab: Lab, n: int) -> list[int]:
+def cut(*steps: int, to: float = 0.5) -> dict:
+    """The files that were last written by the saves of these steps, cut short; without any, all files."""
+    return {"op": "harm", "how": "truncate", "to": to, "of": list(steps) or None}
+
+
+def steps_of_a_run(draw, n: int) -> list[int]:
     """Steps as a run has them: growing, and not of equal length (9 before 10, 99 before 100)."""
-    start = lab.draw.choice([9, 98, 99])
+    start = draw.choice([9, 98, 99])
     return [start + i for i in range(n)]
 
 
 def works(seen: Seen) -> None:
     """Nothing was raised where no fault was injected."""
-    if seen.raised:
-        raise crashed(seen.raised, [])
-    late = [e for e in seen.all("ended") if e["late"]]
-    if late:
+    for op in seen.operations:
+        if op.events[0]["op"].get("fault") or op.events[0]["op"].get("dies"):
+            continue
+        if op.raised:
+            raise crashed(op.raised, [])
+        in_time(op)
+        if bad := [e for e in op.all("ended") if e["status"] != 0 and e["part"] == "write"]:
+            raise Finding(
+                "exit",
+                [
+                    ("ended", f"your function ended the process, with status {bad[0]['status']}"),
+                    ("expected", "it returns, or raises"),
+                ],
+            )
+    in_time(seen)
+    untouched(seen)
+
+
+def in_time(seen: Seen) -> None:
+    if any(e["late"] for e in seen.all("ended")):
+        raise Finding("limit:wall", [("ended", "a call of your storage functions was still running after 20 s")])
+
+
+def untouched(seen: Seen) -> None:
+    """Reading changed nothing."""
+    for touched in seen.all("touched"):
+        done = "was deleted" if touched["files"][0] in touched["gone"] else "was changed"
         raise Finding(
-            "limit:wall", [("ended", "a call of your storage functions was still running after 20 s")]
+            "reading writes",
+            [
+                ("called", " and ".join(f"read_{what}" for what in dict.fromkeys(seen.point["reads"]))),
+                ("found", f"{touched['files'][0]} {done} by it"),
+                ("expected", "reading changes nothing on the disk"),
+                ("means", "what could still be rescued is lost, to a job that only wanted to look"),
+                ("think", "what does your reader do with a file that it can't use?"),
+            ],
         )
-    if bad := [e for e in seen.all("ended") if e["status"] != 0 and e["part"] == "write"]:
-        raise Finding("exit", [("ended", f"your function ended the process, with status {bad[0]['status']}")])
 
 
 def fails(
@@ -121,7 +185,7 @@ def _error(seen: Seen) -> str:
     crash = seen.read_crash
     return (
         f"{crash['type']}: {crash['message'].splitlines()[0][:120]}"
-        if crash and crash["message"]
+        if crash and crash["message"].strip()
         else "an error"
     )
 
@@ -129,47 +193,52 @@ def _error(seen: Seen) -> str:
 # --- faults ------------------------------------------------------------------------------------------
 
 
-def events_and_size(lab: Lab, steps: list[int], last: dict | None = None) -> tuple[list[str], int]:
+def events_and_size(seen: Seen) -> tuple[list[str], int]:
     """Events and the largest file's size of an undisturbed last operation."""
-    ops = [*map(write, steps[:-1]), last or write(steps[-1])]
-    seen = observe(lab, [{"name": "undisturbed", "ops": ops}])["undisturbed"]
     works(seen)
-    saved = seen.all("saved")[-1]
-    if last is None and not seen.all("did")[-1]["newest"]:
+    events = seen.all("saved")[-1]["events"]
+    if not seen.operations[-1].did["changed"] and seen.point["ops"][-1]["op"] == "write":
+        step = seen.point["ops"][-1]["step"]
         raise Finding(
             "nothing written",
-            [("saved", f"step {steps[-1]}"), ("happened", "no file in the directory was written or changed")],
+            [
+                ("saved", f"step {step}"),
+                ("found", "no file in the directory was written or changed"),
+                ("expected", "a checkpoint"),
+                ("think", "where does your write_checkpoint write to?"),
+            ],
         )
-    sizes = [size for did in seen.all("did") for size in did["newest"]]
-    return saved["events"], max(sizes, default=0)
+    if moved := [e for e in events if e.endswith(FROM_OUTSIDE) and e.startswith(("rename", "link"))]:
+        raise Finding(
+            "another file system",
+            [
+                ("found", f"a file is made outside of the directory, and then: {moved[0]}"),
+                ("expected", "temporary files lie in `directory` itself"),
+                ("means", "on a cluster /tmp is another file system than the checkpoints': there the rename fails (EXDEV), or becomes a slow copy that a kill cuts short"),
+                ("think", "in which folder does your temporary file lie, and which disk is that on?"),
+            ],
+        )
+    return events, max((size for did in seen.all("did") for size in did["changed"]), default=0)
 
 
-def kill_points(lab: Lab, step: int, events: list[str], select: bool = True) -> list[Fault]:
+def kill_points(lab: Lab, step: int, events: list[str]) -> list[Fault]:
     number = len(events)
     if not number:
-        raise Inconclusive(
-            "blind", [("watching", "the save raised no file-system event that Python can see")]
-        )
+        raise Inconclusive("blind", [("watching", "the save raised no file-system event that Python can see")])
     picked = range(number) if number <= MAX_EVENTS else sorted(lab.draw.sample(range(number), MAX_EVENTS))
-    points = [Fault("kill", step, event=k) for k in picked]
-    return selected(lab, points) if select else points
+    return [Fault("kill", step, event=k) for k in picked]
 
 
 def kill_and_tear_points(lab: Lab, step: int, events: list[str], size: int) -> list[Fault]:
     """Kills between the events, and two in the middle of a file's bytes, which raise no event."""
-    everywhere = [
-        *kill_points(lab, step, events, select=False),
-        *(Fault("tear", step, byte=b) for b in (size // 2, 0)),
-    ]
-    return selected(lab, everywhere)
+    tears = [Fault("tear", step, byte=b) for b in dict.fromkeys((size // 2, 0))]
+    return selected(lab, [*kill_points(lab, step, events), *tears])
 
 
 def moment(fault: Fault, events: list[str]) -> str:
-    return (
-        f"just before: {events[fault.event]}"
-        if fault.event is not None
-        else f"when a file had reached byte {fault.byte}"
-    )
+    if fault.event is not None and fault.event < len(events):
+        return f"just before: {events[fault.event]}"
+    return f"before its event {fault.event}" if fault.event is not None else f"when a file had reached byte {fault.byte}"
 
 
 def selected(lab: Lab, faults: list[Fault]) -> list[Fault]:
@@ -182,22 +251,35 @@ def selected(lab: Lab, faults: list[Fault]) -> list[Fault]:
     return chosen
 
 
-def under_faults(lab: Lab, before: list[dict], last: dict, faults: list[Fault], **more) -> dict[str, Seen]:
-    points = [
-        {"name": str(f), "ops": [*before, last], "fault": f.to_json() | {"step": last.get("step", 0)}} | more
-        for f in faults
-    ]
-    return observe(lab, points)
+def under(fault: Fault, op: dict, events: list[str] = (), **more) -> dict:
+    """The operation under a fault. `events`: those of the same operation undisturbed."""
+    late = fault.byte is not None and any(e.endswith(FROM_OUTSIDE) for e in events)  # tear the copy, not its source
+    return op | {"fault": fault.to_json() | {"step": op.get("step", 0), "late": late}} | more
 
 
 def died_right(seen: Seen) -> None:
-    """A kill really killed: otherwise the point proves nothing."""
-    ended = next(e for e in seen.all("ended") if e["part"] == "write")
-    if ended["late"]:
-        raise Finding("limit:wall", [("ended", "a save was still running after 20 s")])
-    if not seen.all("fault"):
-        if seen.raised:
-            raise crashed(seen.raised, [])
-        raise Inconclusive(
-            "fault", [("fault", f"{seen.point['name']} never fired: two saves did different things")]
+    """The fault struck: otherwise the point proves nothing."""
+    in_time(seen)
+    untouched(seen)
+    op = next(op for op in seen.operations if op.events[0]["op"].get("fault"))
+    fault, ended = op.events[0]["op"]["fault"], op.all("ended")[0]
+    if not op.all("fault"):
+        if op.raised:
+            raise crashed(op.raised, [])
+        raise Inconclusive("fault", [("fault", f"{seen.point['name']} never fired: two saves did different things")])
+    if op.all("lifted") or ("byte" in fault and ended["status"] == 0 and max(op.did["changed"], default=0) > fault["byte"]):
+        raise Finding(
+            "limit lifted",
+            [
+                ("fault", f"no file may grow beyond byte {fault['byte']} (RLIMIT_FSIZE)"),
+                ("found", "the save has changed that limit, and wrote on"),
+                ("expected", "the save fails, as it would on a full disk"),
+                ("think", "what would it have done on a disk that really is full?"),
+            ],
         )
+
+
+def struck(points: list[Seen]) -> None:
+    """At least one of several torn or full saves met its limit."""
+    if points and all(e["status"] == 0 for seen in points for e in seen.all("ended") if e["part"] == "write"):
+        raise Inconclusive("fault", [("fault", "no file of the save ever reached the byte at which it was to be torn")])

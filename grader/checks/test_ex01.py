@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from grader.checks import keeping, saves, task
+from grader.checks import best, damage, keeping, saves, task
 from grader.checks.expect import finished, quiet, rejoins
 from grader.checks.probes import answers, same_parts
 from grader.checks.shuffling import every_epoch_is_a_fresh_shuffle
@@ -208,13 +208,28 @@ def test_a_first_save_that_never_finished_is_no_checkpoint(lab):
 
 
 @task("ex01.3")
+def test_a_save_that_finds_no_place_raises(lab):
+    saves.no_place_to_save(lab)
+
+
+@task("ex01.3")
 def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(lab):
-    saves.damaged_newest(lab)
+    damage.newest_gives_way(lab)
+
+
+@task("ex01.3")
+def test_the_search_goes_back_to_the_newest_intact_checkpoint(lab):
+    damage.search_goes_back(lab)
+
+
+@task("ex01.3")
+def test_a_damaged_checkpoint_is_whole_when_its_step_was_saved_again(lab):
+    damage.saved_again(lab)
 
 
 @task("ex01.3")
 def test_nothing_intact_is_an_error_and_nothing_saved_is_none(lab):
-    saves.none_intact(lab)
+    damage.none_intact(lab)
 
 
 @task("ex01.3")
@@ -331,17 +346,22 @@ def test_every_epoch_shows_every_sample_in_a_new_order(lab, workers):
 
 @task("ex01.5")
 def test_checkpoints_are_saved_when_they_are_due(lab):
-    keeping.saved_when_due(lab)
+    best.saved_when_due(lab)
 
 
 @task("ex01.5")
 def test_the_best_by_validation_is_kept_apart(lab):
-    keeping.best_kept_apart(lab)
+    best.best_kept_apart(lab)
 
 
 @task("ex01.5")
 def test_a_killed_keep_best_leaves_a_best(lab):
-    keeping.best_killed_at_every_event(lab)
+    best.best_killed_at_every_event(lab)
+
+
+@task("ex01.5")
+def test_a_damaged_best_is_an_error(lab):
+    best.damaged_best(lab)
 
 
 @task("ex01.5")
@@ -352,6 +372,16 @@ def test_the_last_checkpoints_stay_and_older_ones_go(lab):
 @task("ex01.5")
 def test_the_only_good_checkpoint_is_never_deleted(lab):
     keeping.only_good_one_stays(lab)
+
+
+@task("ex01.5")
+def test_what_interrupted_saves_left_behind_goes(lab):
+    keeping.leftovers_go(lab)
+
+
+@task("ex01.5")
+def test_pruning_touches_nothing_else(lab):
+    keeping.nothing_else_goes(lab)
 
 
 @task("ex01.5")

@@ -1,9 +1,10 @@
 """File-system events of a save, seen from inside the process that saves.
 
-Python's audit events cover open for writing, rename, remove, mkdir, rmdir, link, symlink and truncate;
-fsync, fdatasync and sync are wrapped, and so is torch.save, whose C++ writer raises no audit event.
-Each is reported just *before* it happens, so that a fault can fall between any two of them.
-Blind spot: native writers that raise no audit event (they are then torn by size, not by event).
+Python's audit events cover open for writing, rename, remove, mkdir, rmdir, link, symlink, truncate and
+shutil's copies; fsync and fdatasync are wrapped, and so is torch.save, whose C++ writer raises no audit
+event. Each is reported just *before* it happens, so that a fault can fall between any two of them.
+Blind spots: native writers that raise no audit event, and os.open relative to a directory's descriptor
+(what they write is torn by size, not by event).
 """
 
 from __future__ import annotations
@@ -13,17 +14,20 @@ import threading
 from collections.abc import Callable
 from contextlib import contextmanager
 
+# audit event -> which of its arguments are (a path, the descriptor of the directory that it is relative to)
 AUDITED = {
-    "open",
-    "os.rename",
-    "os.remove",
-    "os.mkdir",
-    "os.rmdir",
-    "os.link",
-    "os.symlink",
-    "os.truncate",
+    "open": [(0, None)],
+    "os.rename": [(0, 2), (1, 3)],
+    "os.link": [(0, 2), (1, 3)],
+    "os.remove": [(0, 1)],
+    "os.mkdir": [(0, 2)],
+    "os.rmdir": [(0, 1)],
+    "os.symlink": [(1, 2)],
+    "os.truncate": [(0, None)],
+    "shutil.copyfile": [(0, None), (1, None)],
 }
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+FROM_OUTSIDE = " from another directory"  # ends the report of what comes in from outside of the root
 
 _on_event: Callable[[str], None] | None = None
 _root = ""
@@ -35,7 +39,7 @@ _installed = False
 def watching(root: str, on_event: Callable[[str], None]):
     """Report every event below `root`, from any thread, as 'rename step-20.pt.tmp' to `on_event`."""
     global _on_event, _root
-    _install()
+    install()
     _root, _on_event = os.path.realpath(root), on_event
     try:
         yield
@@ -43,7 +47,8 @@ def watching(root: str, on_event: Callable[[str], None]):
         _on_event = None
 
 
-def _install() -> None:
+def install() -> None:
+    """Before the student's module is loaded: `from os import fsync` must find what is watched."""
     global _installed
     if _installed:
         return
@@ -87,10 +92,22 @@ def _audit(event: str, args: tuple) -> None:
         return
     if event == "open" and not (isinstance(args[2], int) and args[2] & WRITING):
         return
-    paths = [a for a in args[:2] if isinstance(a, (str, bytes, os.PathLike))]
-    if event == "os.truncate" and isinstance(args[0], int):
-        paths = [f"/proc/self/fd/{args[0]}"]
-    _report(event.removeprefix("os."), paths)
+    if event == "open" and isinstance(args[0], int):
+        return  # a descriptor that is open already
+    _report(event.rpartition(".")[2], [_resolved(args, *which) for which in AUDITED[event]])
+
+
+def _resolved(args: tuple, path: int, folder: int | None):
+    """A path argument, made absolute where it is relative to a directory's descriptor."""
+    value = args[path]
+    if isinstance(value, int):
+        return f"/proc/self/fd/{value}"
+    fd = -1 if folder is None or folder >= len(args) else args[folder]
+    if not isinstance(fd, int) or fd < 0 or os.path.isabs(value):
+        return value
+    beside = f"/proc/self/fd/{fd}"
+    # not Linux: assume that it is one of ours
+    return os.path.join(beside if os.path.exists(beside) else _root, os.fsdecode(value))
 
 
 def _report(name: str, paths: list) -> None:
@@ -98,13 +115,18 @@ def _report(name: str, paths: list) -> None:
         return
     _inside.busy = True  # what the observer itself does isn't observed
     try:
-        mine = [p for p in (os.path.abspath(os.fsdecode(p)) for p in paths) if _below_root(p)]
-        if mine:
-            _on_event(f"{name} {os.path.relpath(mine[0], _root)}")
+        below = [_below_root(os.path.abspath(os.fsdecode(path))) for path in paths]
+        if mine := [path for path in below if path]:
+            outside = len(below) == 2 and not below[0]
+            _on_event(f"{name} {os.path.relpath(mine[0], _root)}{FROM_OUTSIDE if outside else ''}")
     finally:
         _inside.busy = False
 
 
-def _below_root(path: str) -> bool:
-    real = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
-    return real == _root or real.startswith(_root + os.sep) or os.path.realpath(path).startswith(_root + os.sep)
+def _below_root(path: str) -> str | None:
+    """The path without symbolic links (itself, then what it leads to), if it lies in the root."""
+    itself = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+    for real in (itself, os.path.realpath(path)):
+        if real == _root or real.startswith(_root + os.sep):
+            return real
+    return None

@@ -14,8 +14,9 @@ import json
 import os
 import resource
 import signal
+import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 
 from grader.harness import fsevents
 
@@ -117,29 +118,73 @@ def saving(step: int, directory: str, fault: dict | None = None):
     if fault is not None and (fault["step"] != step or not ("event" in fault or "byte" in fault)):
         fault = None
     emit("saving", step=step)
-    with _storage_fault(step, directory, fault) as events:
-        yield
+    events: list[str] = []
+    with _full_at(step, fault) if fault and "byte" in fault else nullcontext() as limit:
+
+        def on_event(name: str) -> None:
+            if limit and limit.due and name.startswith(("open", "torch.save begins")):
+                limit.set()
+            if fault and "event" in fault and len(events) == fault["event"]:
+                die(step, before=name)
+            events.append(name)
+
+        with fsevents.watching(directory, on_event):
+            yield
     emit("saved", step=step, events=events)
 
 
+class _Limit:
+    """No file of this process may grow beyond so many bytes: where a tear and a full disk come from."""
+
+    def __init__(self, byte: int, late: bool):
+        self.byte, self.due = byte, late
+        self.old = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def set(self) -> None:
+        self.due = False
+        resource.setrlimit(resource.RLIMIT_FSIZE, (self.byte, self.old[1]))
+
+
 @contextmanager
-def _storage_fault(step: int, directory: str, fault: dict | None):
-    events: list[str] = []
-    if fault and "byte" in fault:
-        emit("fault", step=step)  # announced before it can strike
-        old = resource.getrlimit(resource.RLIMIT_FSIZE)
-        signal.signal(signal.SIGXFSZ, signal.SIG_DFL if fault["kind"] == "tear" else signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (fault["byte"], old[1]))
-        try:
-            yield events
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, old)
-        return
+def _full_at(step: int, fault: dict):
+    """`late`: only once a file in the directory is opened; what is written elsewhere before isn't torn."""
+    emit("fault", step=step)  # announced before it can strike
+    limit = _Limit(fault["byte"], fault.get("late", False))
+    old = signal.signal(signal.SIGXFSZ, signal.SIG_DFL if fault["kind"] == "tear" else signal.SIG_IGN)
+    try:
+        with _unlogged():  # a line printed into a log of that size would be struck instead of the save
+            if not limit.due:
+                limit.set()
+            try:
+                yield limit
+            finally:
+                held = limit.due or resource.getrlimit(resource.RLIMIT_FSIZE)[0] == limit.byte
+                resource.setrlimit(resource.RLIMIT_FSIZE, limit.old)
+    finally:
+        signal.signal(signal.SIGXFSZ, old)
+    if not held:
+        emit("lifted", step=step)
 
-    def on_event(name: str) -> None:
-        if fault and len(events) == fault["event"]:
-            die(step, before=name)
-        events.append(name)
 
-    with fsevents.watching(directory, on_event):
-        yield events
+@contextmanager
+def _unlogged():
+    """What is printed goes nowhere: a limit on the size of files holds for the logs as well."""
+    kept = {}
+    _flush()
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for fd in (1, 2):
+        kept[fd] = os.dup(fd)
+        os.dup2(nowhere, fd)
+    os.close(nowhere)
+    try:
+        yield
+        _flush()
+    finally:
+        for fd, log in kept.items():
+            os.dup2(log, fd)
+            os.close(log)
+
+
+def _flush() -> None:
+    with suppress(AttributeError, OSError, ValueError):  # the student's code may have closed or replaced it
+        sys.stdout.flush()

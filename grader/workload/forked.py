@@ -26,7 +26,8 @@ class Helper:
         self.pid: int | None = None
         self.pidfd: int | None = None  # readable when it is dead; macOS has none, there the pipe must do
 
-    def ask(self, name: str, question: dict) -> None:
+    def ask(self, name: str, question: dict) -> int:
+        """How the question ended: 0 when all went well."""
         if self.pid is None:
             self._fork()
         late = False
@@ -46,6 +47,7 @@ class Helper:
             status = os.waitstatus_to_exitcode(code)
             self._forget()
         watch.emit("ended", point=name, part=self.part, status=status, late=late)
+        return status
 
     def _stirs(self, seconds: float) -> bool:
         """Wait until it answers or is dead; False when it did neither in time."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib.util
 import sys
 
-from grader.harness import watch
+from grader.harness import fsevents, watch
 
 
 def load(path: str, quiet: bool = False):
     """The module at `path`. Its folder is searched last: a random.py beside it shadows nothing."""
     folder, _, name = path.rpartition("/")
+    fsevents.install()
     if not quiet:
         watch.emit("importing", file=name)
     if folder not in sys.path:

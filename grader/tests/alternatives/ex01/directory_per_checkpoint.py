@@ -132,11 +132,11 @@ def read_latest(directory):
 def capture(job):
     names = ("step", "epoch", "batch", "best")
     parts = {"model": job.model, "optimizer": job.optimizer, "scheduler": job.scheduler}
-    return {k: v.state_dict() for k, v in parts.items()} | {n: getattr(job, n) for n in names} | {"rng": get_rng_state()}
+    return {k: v.state_dict() for k, v in parts.items() if v} | {n: getattr(job, n) for n in names} | {"rng": get_rng_state()}
 
 
 def restore(job, state):
-    for name in ("model", "optimizer", "scheduler"):
+    for name in state.keys() & {"model", "optimizer", "scheduler"}:
         getattr(job, name).load_state_dict(state[name])
     for name in ("step", "epoch", "batch", "best"):
         setattr(job, name, state[name])
@@ -202,5 +202,6 @@ def prune(directory, keep):
             doomed = folder.with_name(f".building-{folder.name}")  # no longer a checkpoint, before it loses files
             os.replace(folder, doomed)
             shutil.rmtree(doomed)
-    for rest in Path(directory).glob(".building-*"):
-        shutil.rmtree(rest)
+    for folder in (Path(directory), Path(directory) / "best_so_far"):
+        for rest in folder.glob(".building-*"):
+            shutil.rmtree(rest)

@@ -49,7 +49,7 @@ def load_checkpoint(model, optimizer, scheduler, path):
     epoch, weights, moments, schedule = torch.load(path, map_location="cpu", weights_only=True)
     model.load_state_dict(weights, strict=True)
     optimizer.load_state_dict(moments)
-    if schedule is not None:
+    if scheduler is not None:
         scheduler.load_state_dict(schedule)
     return epoch
 
@@ -115,7 +115,7 @@ def capture(job):
     return {
         "weights": job.model.state_dict(),
         "moments": job.optimizer.state_dict(),
-        "schedule": job.scheduler.state_dict(),
+        "schedule": job.scheduler and job.scheduler.state_dict(),
         "where": {"epoch": job.epoch, "batch": job.batch, "step": job.step},
         "best": job.best,
         "rng": get_rng_state(),
@@ -125,7 +125,8 @@ def capture(job):
 def restore(job, state):
     job.model.load_state_dict(state["weights"])
     job.optimizer.load_state_dict(state["moments"])
-    job.scheduler.load_state_dict(state["schedule"])
+    if job.scheduler:
+        job.scheduler.load_state_dict(state["schedule"])
     for name, value in state["where"].items():
         setattr(job, name, value)
     job.best = state["best"]
@@ -185,21 +186,22 @@ def keep_best(state, val_loss, best, directory):
     if val_loss == val_loss and val_loss < best:
         folder = Path(directory) / "best"
         folder.mkdir(parents=True, exist_ok=True)
-        new = folder / "model.unfinished"
-        torch.save(state, str(new))
-        _durable(new)
-        new.replace(folder / "model.pt")
+        # a new name each time: of one name, the new file and the old sidecar might meet
+        number = max(_steps(folder), default=0) + 1
+        write_checkpoint(state, folder, number)
+        prune(folder, 1)
         return val_loss
     return best
 
 
 def read_best(directory):
-    path = Path(directory) / "best" / "model.pt"
-    return torch.load(path, map_location="cpu", weights_only=True) if path.exists() else None
+    return read_latest(Path(directory) / "best")
 
 
 def prune(directory, keep):
     folder = Path(directory)
+    for path in (folder / "best").glob("*.unfinished"):
+        path.unlink()
     steps = _steps(directory)
     good = [s for s in steps if _intact(folder / f"{s}.pt")]
     if not good:

@@ -136,7 +136,7 @@ def read_latest(directory):
 
 def capture(job):
     return {
-        "objects": [o.state_dict() for o in (job.model, job.optimizer, job.scheduler)],
+        "objects": [o and o.state_dict() for o in (job.model, job.optimizer, job.scheduler)],
         "counters": [job.step, job.epoch, job.batch, job.best],
         "now": get_rng_state(),
         "at_epoch_start": job.memo["at_epoch_start"],
@@ -145,7 +145,8 @@ def capture(job):
 
 def restore(job, state):
     for o, s in zip((job.model, job.optimizer, job.scheduler), state["objects"]):
-        o.load_state_dict(s)
+        if o:
+            o.load_state_dict(s)
     job.step, job.epoch, job.batch, job.best = state["counters"]
     job.memo.update(at_epoch_start=state["at_epoch_start"], continue_from=state["now"])
 

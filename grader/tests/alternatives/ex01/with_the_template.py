@@ -3,7 +3,16 @@
 import os
 import tempfile
 
-from checkpoint_utils import CheckpointDirectory, CheckpointError, _load_into, _state_of, read_file, rng_state, set_rng_state, write_file
+from checkpoint_utils import (
+    CheckpointDirectory,
+    CheckpointError,
+    _load_into,
+    _state_of,
+    read_file,
+    rng_state,
+    set_rng_state,
+    write_file,
+)
 
 
 def _replace(path, state):
