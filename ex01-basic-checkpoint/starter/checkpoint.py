@@ -77,11 +77,12 @@ def write_checkpoint(state, directory, step):
     """Save `state` as the checkpoint of `step` in `directory`, beside the earlier ones.
 
     state      dict of tensors, numbers, strings, None, and lists, tuples and dicts of them
-    directory  str: may not exist yet; layout and file names are yours to choose
+    directory  str: may not exist yet, may have any name, and may hold files of others, which stay as they
+               are; layout and file names are yours to choose, temporary files lie in it, too
     step       int: grows from save to save; the same step may be saved again
     Returns    None, once the checkpoint is complete.
-    Raises     if it can't be written (the disk is full, say). Whatever happens in here, and whenever
-               the process dies, the checkpoints written before stay loadable.
+    Raises     if it can't be written (the disk is full, say); the next save may work again. Whatever happens
+               in here, and whenever the process dies, the checkpoints written before stay loadable.
     """
     # TODO: what is left of the last checkpoint when the process dies in the middle of this line?
     os.makedirs(directory, exist_ok=True)
@@ -153,7 +154,7 @@ def should_save(step, epoch, end_of_epoch, every_steps=None, every_epochs=None):
     end_of_epoch  bool: False when asked after a step, True when asked after an epoch's validation
     every_steps   int: a checkpoint is due after each so many steps; None: steps don't count
     every_epochs  int: a checkpoint is due after each so many epochs; None: epochs don't count
-    Returns       bool.
+    Returns       bool: True or False.
     """
     # TODO
     return end_of_epoch
@@ -174,7 +175,7 @@ def keep_best(state, val_loss, best, directory):
 
 
 def read_best(directory):
-    """The state that keep_best saved last. Returns dict, or None if there is none."""
+    """The state that keep_best saved last. Returns dict, or None if there is none; raises if it is damaged."""
     # TODO
     return None
 
@@ -184,9 +185,9 @@ def prune(directory, keep):
 
     keep       int, at least 1
     Returns    None.
-    What interrupted saves left behind goes too. A damaged checkpoint doesn't count as one of the
-    `keep` and goes as well; only if none is intact, none is deleted. Dying in the middle of it does
-    no harm.
+    What interrupted saves (keep_best's, too) left behind goes as well. A damaged checkpoint doesn't count
+    as one of the `keep` and goes; only if none is intact, none is deleted. Files of others stay as they
+    are. No directory, nothing to do. Dying in the middle of it does no harm.
     """
     # TODO
     return

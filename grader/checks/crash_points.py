@@ -158,7 +158,7 @@ def untouched(seen: Seen) -> None:
         raise Finding(
             "reading writes",
             [
-                ("called", " and ".join(f"read_{what}" for what in dict.fromkeys(seen.point["reads"]))),
+                ("called", " and ".join(f"read_{what}" for what in dict.fromkeys(seen.point.get("reads", ["latest"])))),
                 ("found", f"{touched['files'][0]} {done} by it"),
                 ("expected", "reading changes nothing on the disk"),
                 ("means", "what could still be rescued is lost, to a job that only wanted to look"),

@@ -87,15 +87,28 @@ def last_ones_stay(lab: Lab) -> None:
     if pruned.found() != f"step {steps[-1]}":
         raise fails("newest pruned", pruned, [asked, ("expected", f"the checkpoint of step {steps[-1]}")])
     for broken, look in enumerate(pruned.harmed, 1):
+        if not look.harm:
+            raise _rewritten(asked, steps[-broken])
         if look.found() != f"step {steps[-1 - broken]}":
             rows = [
                 asked,
-                ("damaged", f"{', '.join(h['file'] for h in look.harm) or 'no file'}: the newest {broken}, cut short"),
+                ("damaged", f"{', '.join(h['file'] for h in look.harm)}: the newest {broken}, cut short"),
                 ("expected", f"the checkpoint of step {steps[-1 - broken]}"),
                 ("means", "when the newest turns out to be damaged, there is nothing to go back to"),
                 ("think", "which of them does `keep` count?"),
             ]
             raise fails("too much pruned", look, rows)
+
+
+def _rewritten(asked: tuple[str, str], step: int) -> Finding:
+    rows = [
+        asked,
+        ("found", f"prune has written the files of step {step} anew"),
+        ("expected", "what stays isn't touched"),
+        ("means", "a job that is killed meanwhile loses the very checkpoints that were to stay"),
+        ("think", "why does a function that deletes open a file for writing?"),
+    ]
+    return Finding("rewritten", rows)
 
 
 def _no_more_than(seen: Seen, like: Seen, cause: str, rows: list[tuple[str, str]]) -> None:
@@ -129,7 +142,9 @@ def only_good_one_stays(lab: Lab) -> None:
         for look, want in zip([point, *point.harmed], left):
             if look.found() != f"step {want}":
                 if look is not point:
-                    rows.append(("damaged", f"then also {', '.join(h['file'] for h in look.harm) or 'no file'}"))
+                    if not look.harm:
+                        raise _rewritten(rows[1], left[0])
+                    rows.append(("damaged", f"then also {', '.join(h['file'] for h in look.harm)}"))
                 rows += [
                     ("expected", f"the good one of step {want} stays"),
                     ("means", "cleaning up deleted a checkpoint that could be loaded, and kept what can't be"),
