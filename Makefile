@@ -17,6 +17,7 @@ ARGS       ?=
 
 READY     := $(VENV)/.ready
 READY_DEV := $(VENV)/.ready-dev
+READY_BENCH := $(VENV)/.ready-bench
 
 ifneq ($(SOLUTION),)
   WHAT := --solution
@@ -47,6 +48,10 @@ $(READY_DEV): $(READY)
 	$(BIN)/python -m pip install --progress-bar on -e ".[dev]"
 	@touch $@
 
+$(READY_BENCH): $(READY_DEV)
+	$(BIN)/python -m pip install --progress-bar on -e ".[bench]"
+	@touch $@
+
 setup: $(READY)  ## install what is needed into .venv (again after a change of TORCH: make clean setup)
 
 grade: $(READY)  ## grade your work in starter/ (sets up first)
@@ -54,10 +59,10 @@ grade: $(READY)  ## grade your work in starter/ (sets up first)
 	@$(BIN)/grade $(EX) $(WHAT) $(ARGS) || { s=$$?; [ $$s -eq 1 ] && [ -z "$(SOLUTION)" ] || exit $$s; }
 
 test: $(READY_DEV)  ## every test of the course and its grader (sets up first)
-	$(BIN)/ruff check grader $(wildcard ex*/solution)
+	$(BIN)/ruff check grader templates $(wildcard ex*/solution)
 	$(BIN)/python -m pytest $(if $(EX),-k $(EX)) $(ARGS)
 
-bench: $(READY_DEV)  ## the performance tables
+bench: $(READY_BENCH)  ## the performance tables
 	@$(BIN)/python -m grader.bench $(ARGS)
 
 notebook: $(READY)  ## open the exercises' notebooks in JupyterLab

@@ -205,9 +205,9 @@ def _encode(value, where: str, tensors: list, seen: dict):
         return value
     if isinstance(value, torch.Tensor):
         t = value.detach()
+        if t.layout != torch.strided or t.device.type == "meta":
+            raise TypeError(f"{where} is a tensor of layout {t.layout} on {t.device}: it can't be saved")
         if (key := _identity(t)) not in seen:
-            if t.layout != torch.strided or t.device.type == "meta":
-                raise TypeError(f"{where} is a tensor of layout {t.layout} on {t.device}: it can't be saved")
             seen[key] = len(tensors)
             tensors.append(t.resolve_conj().resolve_neg().contiguous())
         return {"tensor": seen[key]}

@@ -11,6 +11,7 @@ runs/a/status.json says the same where a launcher hides it. checkpoint_utils.py 
 
 import argparse
 import hashlib
+import math
 import os
 import random
 import sys
@@ -91,6 +92,12 @@ def distribute(model: nn.Module, args, device: torch.device) -> nn.Module:
     return model
 
 
+def warm_up_and_decay(step: int, steps: int) -> float:
+    """Factor of the learning rate: linear over the first tenth, then a cosine down to zero."""
+    start = max(1, steps // 10)
+    return (step + 1) / start if step < start else 0.5 * (1 + math.cos(math.pi * min(1.0, (step - start) / max(1, steps - start))))
+
+
 def warm_up(model: nn.Module, device: torch.device) -> None:
     """Two backward passes, before anything is restored.
 
@@ -161,7 +168,7 @@ def main() -> None:
     torch.manual_seed(args.seed)  # the same weights on every rank
     model = distribute(Model(args.width, args.layers).to(device), args, device)
     torch.manual_seed(args.seed + 1000 * rank)  # dropout of its own on every rank
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     train, val = Sequences(args.samples, args.seed, noise=0.05), Sequences(256, args.seed + 1, noise=0.0)
     sampler = ResumableSampler(len(train), args.batch_size, seed=args.seed)
     loader = DataLoader(
@@ -173,7 +180,8 @@ def main() -> None:
         pin_memory=cuda,
     )
     steps = args.epochs * len(sampler)
-    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=3e-3, total_steps=max(steps, 1) + 1)
+    # its length isn't part of its state: a job that goes on with another number of ranks has more steps, or fewer
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_up_and_decay(step, steps))
     progress = Progress(steps, args.trace)
 
     with CheckpointManager(

@@ -1,0 +1,46 @@
+"""`make bench`: every figure that the course states, as ratios within one run.
+
+    python -m grader.bench                        the grader, and the templates against other savers
+    python -m grader.bench --only grading         launch and grading times
+    python -m grader.bench --only savers          the templates; --sizes 16,256,1024,4096 MiB
+    python -m grader.bench --only flakes          20 gradings of the solution and of every mutant (an hour)
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from grader import course
+
+
+@click.command(help=__doc__)
+@click.option("--only", type=click.Choice(["grading", "savers", "flakes"]), help="One part.")
+@click.option("--exercise", default="ex01", help="Whose solution and mutants are graded.")
+@click.option("--rounds", default=5, help="How often everything is measured.")
+@click.option("--plain/--no-plain", default=True, help="Also grade with plain processes (a minute).")
+@click.option("--flakes", "flake_rounds", default=20, help="Gradings of each submission.")
+@click.option("--load", type=click.Choice(["none", "all", "half"]), default="half", help="In how many of them every core is busy.")
+@click.option("--sizes", default="16,256,1024", help="MiB of state to save.")
+@click.option("--folder", type=click.Path(path_type=Path, file_okay=False), help="On the disk to measure (default: TMPDIR).")
+@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw the savers' figures into this PNG.")
+def main(only, exercise, rounds, plain, flake_rounds, load, sizes, folder, plot):
+    if only in (None, "grading"):
+        from grader.bench import grading
+
+        grading.launch_times(rounds)
+        grading.grade_times(course.find(exercise), plain)
+    if only in (None, "savers"):
+        from grader.bench import templates
+
+        templates.run([int(s) for s in sizes.split(",")], rounds, folder, plot)
+    if only == "flakes":
+        from grader.bench import flakes
+
+        sys.exit(flakes.run(course.find(exercise), flake_rounds, load))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""Does the same submission get the same verdict every time, on a quiet machine and on a busy one?"""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections import Counter
+from contextlib import contextmanager
+
+from grader import course, engine, mutants
+from grader.bench.show import out
+from grader.harness import launcher as launchers
+
+
+def _spin() -> None:
+    while True:
+        pass
+
+
+@contextmanager
+def loaded(cores: int):
+    """Every core busy with something else."""
+    spinners = [multiprocessing.Process(target=_spin, daemon=True) for _ in range(cores)]
+    for s in spinners:
+        s.start()
+    try:
+        yield
+    finally:
+        for s in spinners:
+            s.kill()
+            s.join()
+
+
+def run(exercise: course.Exercise, rounds: int, load: str = "half") -> int:
+    """Grade the solution and every mutant (its own task) `rounds` times; under `load` all, half or none of them."""
+    quiet = {"none": rounds, "all": 0, "half": rounds // 2}[load]
+    subjects = [("solution", None, lambda: course.submission(exercise, None, solution=True))]
+    subjects += [(m.name, [exercise.task(m.task).number], lambda m=m: mutants.submission(exercise, m)) for m in mutants.load(exercise)]
+    seen: dict[str, Counter] = {name: Counter() for name, *_ in subjects}
+    began, launcher = time.monotonic(), launchers.choose()
+    try:
+        for part, busy in ((range(quiet), False), (range(quiet, rounds), True)):
+            with loaded(engine.default_jobs() if busy else 0):
+                for n in part:
+                    for name, tasks, make in subjects:
+                        result = engine.grade(exercise, make(), launcher, tasks=tasks)
+                        verdicts = " ".join(f"{t.id}:{t.verdict}" for t in result.tasks)
+                        seen[name][verdicts] += 1
+                        if len(seen[name]) > 1:
+                            out.print(f"[red]{name}, seed {result.seed}{', every core busy' if busy else ''}: {verdicts}[/red]")
+                    out.print(f"round {n + 1} of {rounds}{', every core busy' if busy else ''}: {time.monotonic() - began:.0f} s", style="dim")
+    finally:
+        launcher.close()
+    wrong = [f"{name}: {dict(c)}" for name, c in seen.items() if len(c) != 1]
+    wrong += [f"{name}: never caught" for name, c in seen.items() if name != "solution" and not all("fail" in v for v in c)]
+    number = sum(sum(c.values()) for c in seen.values())
+    out.print(f"{number} gradings of {len(subjects)} submissions: {len(wrong)} whose verdict changed or was wrong")
+    for line in wrong:
+        out.print(f"  {line}")
+    return 1 if wrong else 0

@@ -1,0 +1,91 @@
+"""How soon a life trains its first step, and how long a whole grading takes."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import click
+
+from grader import course, engine
+from grader.bench.show import out, table
+from grader.harness.lab import WORKLOAD
+from grader.harness.launcher import HERE, ForkServer, Limits, Plain
+from grader.harness.life import life_environment, run_life
+
+# --- launch to first step ----------------------------------------------------------------------------
+
+
+def _first_step(folder: Path) -> float:
+    for line in (folder / "events").read_text().splitlines():
+        event = json.loads(line)
+        if event["event"] == "step":
+            return event["t"]
+    raise click.ClickException(f"no training step in {folder}: {(folder / 'stderr').read_text()[-500:]}")
+
+
+def launch_times(rounds: int) -> None:
+    script, argv = WORKLOAD / "train_epochs.py", ["--bare", "--checkpoint", "-", "--directory", "DIR"]
+    server, times = ForkServer(), {"fork server": [], "python train.py": []}
+    with tempfile.TemporaryDirectory() as top:
+        try:
+            for n in range(rounds + 1):
+                for name in times:
+                    folder = Path(top) / f"{name.replace(' ', '-')}-{n}"
+                    argv[-1] = str(folder / "ck")
+                    began = time.monotonic()
+                    if name == "fork server":
+                        run_life(server, folder, script, argv, None, Limits())
+                    else:
+                        _plain_python(folder, script, argv)
+                    if n:  # the first round warms the caches of both
+                        times[name].append(_first_step(folder) - began)
+        finally:
+            server.close()
+    shown = table(f"Launch to first training step (median of {rounds})", "", "seconds", "times as long")
+    fast = statistics.median(times["fork server"])
+    for name, values in times.items():
+        shown.add_row(name, f"{statistics.median(values):.3f}", f"{statistics.median(values) / fast:.1f}")
+    out.print(shown)
+
+
+def _plain_python(folder: Path, script: Path, argv: list[str]) -> None:
+    """The same script in an interpreter of its own, with nothing of ours around it but its surroundings."""
+    (folder / "t").mkdir(parents=True)
+    job = {
+        "script": str(script),
+        "argv": argv,
+        "cwd": str(folder / "t"),
+        "env": life_environment(str(folder / "t")),
+        "limits": Limits().__dict__,
+        **{name: str(folder / name) for name in ("stdout", "stderr", "events", "stack")},
+    }
+    (folder / "job.json").write_text(json.dumps(job))
+    subprocess.run([sys.executable, "-I", str(HERE / "child.py"), str(folder / "job.json")], check=True, env=job["env"])  # it makes a session of its own
+
+
+# --- a whole grading ---------------------------------------------------------------------------------
+
+
+def grade_times(exercise: course.Exercise, plain: bool) -> None:
+    shown = table(f"Grading {exercise.id}'s solution, from nothing to the verdict", "", "seconds", "times as long", "points")
+    cores, work = engine.default_jobs(), course.submission(exercise, None, solution=True)
+    rows = [("fork server", ForkServer, jobs) for jobs in sorted({1, 2, cores, 2 * cores})]
+    rows += [("plain processes", Plain, cores)] if plain else []
+    base = None
+    for name, make, jobs in rows:
+        launcher, began = make(), time.monotonic()
+        try:
+            result = engine.grade(exercise, work, launcher, seed=1, jobs=jobs)
+        finally:
+            launcher.close()
+        seconds = time.monotonic() - began
+        base = base or seconds
+        shown.add_row(f"{name}, --jobs {jobs}", f"{seconds:.1f}", f"{seconds / base:.2f}", f"{result.score}/{result.max_score}")
+    out.print(shown)
+    out.print(f"{cores} cores; {result.lives} processes\n")

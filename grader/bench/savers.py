@@ -1,0 +1,268 @@
+"""How long savers stall training, how long until a checkpoint is durable, how fast it loads, and what it takes.
+
+Every size runs in a process of its own (`python -m grader.bench.savers SIZE_MIB FOLDER`), in which all savers
+take turns, round by round, with the same state: a model and its AdamW moments. A figure is the median of the
+rounds after a first one, which warms buffers and caches. Files are read from the page cache: that is the
+harder case for whoever verifies what it reads.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import importlib.metadata
+import json
+import os
+import shutil
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+TEMPLATES = Path(__file__).resolve().parent.parent.parent / "templates"
+MIB = 1 << 20
+
+
+class Weights(torch.nn.Module):
+    """`size` bytes of float32 in matrices of at most 4 MiB, as large models have them, and two small vectors each."""
+
+    def __init__(self, size: int):
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        rows = max(1, min(1024, size // (4 * 1024)))
+        number = max(1, size // (rows * 1024 * 4))
+        for n in range(number):
+            self.register_parameter(f"w{n}", torch.nn.Parameter(torch.randn(rows, 1024, generator=generator)))
+            self.register_parameter(f"b{n}", torch.nn.Parameter(torch.zeros(1024)))
+
+
+def training_state(size: int):
+    """(model, optimizer) whose tensors are `size` bytes together, as after a step of AdamW."""
+    model = Weights(size // 3)
+    optimizer = torch.optim.AdamW(model.parameters())
+    for p in model.parameters():
+        optimizer.state[p] = {"step": torch.tensor(1.0), "exp_avg": torch.randn_like(p), "exp_avg_sq": torch.rand_like(p)}
+    return model, optimizer
+
+
+@dataclass
+class Saver:
+    name: str
+    save: Callable  # (path) -> None or a function that waits until it is durable
+    load: Callable | None = None  # (path) -> None
+    stall: list[float] = field(default_factory=list)
+    durable: list[float] = field(default_factory=list)
+    loading: list[float] = field(default_factory=list)
+    memory: int = 0  # bytes beyond what the process held before the first save
+
+
+def _peak() -> int:
+    """Peak resident bytes since `_reset_peak`."""
+    with open("/proc/self/status") as f:
+        return int(next(line.split()[1] for line in f if line.startswith("VmHWM"))) << 10
+
+
+def _reset_peak() -> int:
+    with open("/proc/self/clear_refs", "w") as f:
+        f.write("5")
+    return _peak()
+
+
+def _sync(path) -> None:
+    """What a saver without fsync of its own still needs before its checkpoint survives a power loss."""
+    paths = [p for p in [path, *path.rglob("*")]] if path.is_dir() else [path]
+    for p in [*paths, path.parent]:
+        fd = os.open(p, os.O_RDONLY)
+        os.fsync(fd)
+        os.close(fd)
+
+
+def raw(model, optimizer) -> Saver:
+    size = sum(t.numel() * t.element_size() for t in _tensors(model, optimizer))
+    data = torch.empty(size, dtype=torch.uint8).random_(0, 255)
+    view = memoryview((ctypes.c_char * size).from_address(data.data_ptr())).cast("B")
+
+    def save(path, owner=data):  # the view alone doesn't keep the memory
+        with open(path, "wb", buffering=0) as f:
+            for start in range(0, size, 8 * MIB):
+                f.write(view[start : start + 8 * MIB])
+            os.fsync(f.fileno())
+
+    def load(path):
+        into = torch.empty(size, dtype=torch.uint8)
+        target = memoryview((ctypes.c_char * size).from_address(into.data_ptr())).cast("B")
+        with open(path, "rb", buffering=0) as f:
+            start = 0
+            while start < size:
+                start += f.readinto(target[start : start + 64 * MIB])
+
+    return Saver("raw write + fsync, raw read", save, load)
+
+
+def _tensors(model, optimizer) -> list[torch.Tensor]:
+    return [*model.state_dict().values(), *(t for s in optimizer.state.values() for t in s.values())]
+
+
+def copy_in_memory(model, optimizer) -> Saver:
+    """The least that an asynchronous save must do before training may go on."""
+    tensors = _tensors(model, optimizer)
+    buffers = [torch.empty_like(t) for t in tensors]
+
+    def save(path):
+        for buffer, t in zip(buffers, tensors):
+            buffer.copy_(t.detach())
+
+    return Saver("copy into warm buffers", save)
+
+
+def template(model, optimizer, asynchronous: bool) -> Saver:
+    sys.path.insert(0, str(TEMPLATES))
+    from checkpoint_utils import CheckpointDirectory, CheckpointManager
+
+    ckpt = CheckpointManager("unused", {"model": model, "optimizer": optimizer}, asynchronous=asynchronous)
+
+    def save(path):
+        ckpt.directory = CheckpointDirectory(path)  # one manager, as in a training run; a place of its own for each save
+        ckpt.save()
+        return ckpt.flush
+
+    def load(path):
+        ckpt._load(ckpt.directory.names()[0])
+
+    return Saver(f"checkpoint_utils, {'asynchronous' if asynchronous else 'synchronous'}", save, load)
+
+
+def _state(model, optimizer) -> dict:
+    return {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+
+
+def torch_save(model, optimizer) -> Saver:
+    def save(path):
+        torch.save(_state(model, optimizer), path)
+        _sync(path)
+
+    return Saver("torch.save + fsync, torch.load", save, lambda path: torch.load(path, weights_only=True))
+
+
+def dcp(model, optimizer, asynchronous: bool) -> Saver:
+    import torch.distributed.checkpoint as dcp_
+    from torch.distributed.checkpoint.state_dict import get_state_dict
+
+    def state():
+        return dict(zip(("model", "optimizer"), get_state_dict(model, optimizer)))
+
+    def save(path):
+        if not asynchronous:
+            dcp_.save(state(), checkpoint_id=path, no_dist=True)
+            return None
+        return dcp_.async_save(state(), checkpoint_id=path, async_stager=stager).result
+
+    def load(path):
+        dcp_.load(state(), checkpoint_id=path, no_dist=True)
+
+    stager = None
+    if asynchronous:
+        from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+
+        # its buffers are kept from save to save: the fastest of its stagers without CUDA
+        stager = DefaultStager(StagingOptions(False, False, False, False))
+        _single_process_group()
+    return Saver(f"torch.distributed.checkpoint, {'async_save' if asynchronous else 'save'}", save, load)
+
+
+def _single_process_group() -> None:
+    """async_save wants a process group, even for one process."""
+    import torch.distributed as dist
+
+    if not dist.is_initialized():
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+
+
+def lightning(model, optimizer) -> Saver:
+    from lightning.fabric import Fabric
+
+    fabric = Fabric(accelerator="cpu", devices=1)
+
+    def save(path):
+        fabric.save(path, {"model": model, "optimizer": optimizer})
+        _sync(path)
+
+    return Saver(f"Lightning Fabric {importlib.metadata.version('lightning')}", save, lambda path: fabric.load(path))
+
+
+def accelerate(model, optimizer) -> Saver:
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(cpu=True)
+    prepared = accelerator.prepare(model, optimizer)
+    assert prepared
+
+    def save(path):
+        accelerator.save_state(str(path))
+        _sync(path)
+
+    return Saver(f"Accelerate {importlib.metadata.version('accelerate')}", save, lambda path: accelerator.load_state(str(path)))
+
+
+def savers(model, optimizer) -> list[Saver]:
+    found = [copy_in_memory(model, optimizer), raw(model, optimizer), template(model, optimizer, False)]
+    found += [template(model, optimizer, True), torch_save(model, optimizer), dcp(model, optimizer, False)]
+    found.append(dcp(model, optimizer, True))
+    for make in (lightning, accelerate):  # the bench extra
+        try:
+            found.append(make(model, optimizer))
+        except ImportError as e:
+            print(f"{make.__name__} isn't installed ({e.name}): pip install -e '.[bench]'", file=sys.stderr)
+    return found
+
+
+def measure(size: int, folder: Path, rounds: int) -> list[dict]:
+    torch.manual_seed(0)
+    model, optimizer = training_state(size)
+    real = sum(t.numel() * t.element_size() for t in _tensors(model, optimizer))
+    found = savers(model, optimizer)
+    for n in range(rounds + 1):
+        for saver in found[n % len(found) :] + found[: n % len(found)]:  # nobody always follows the same one
+            path = folder / f"checkpoint-{n}"
+            gc.collect()
+            before, began = _reset_peak(), time.perf_counter()
+            wait = saver.save(path)
+            returned = time.perf_counter()
+            if wait:
+                wait()
+            durable = time.perf_counter()
+            extra = _peak() - before
+            loading = None
+            if saver.load:
+                began_load = time.perf_counter()
+                saver.load(path)
+                loading = time.perf_counter() - began_load
+            if n == 0:
+                saver.memory = extra
+            else:
+                saver.stall.append(returned - began)
+                saver.durable.append(durable - began)
+                if loading:
+                    saver.loading.append(loading)
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    return [
+        {
+            "name": s.name,
+            "bytes": real,
+            "stall": statistics.median(s.stall),
+            "durable": statistics.median(s.durable),
+            "load": statistics.median(s.loading) if s.loading else None,
+            "memory": s.memory,
+        }
+        for s in found
+    ]
+
+
+if __name__ == "__main__":
+    warnings.filterwarnings("ignore")
+    print(json.dumps(measure(int(sys.argv[1]) * MIB, Path(sys.argv[2]), int(sys.argv[3]))))

@@ -1,0 +1,15 @@
+"""Tables on the terminal."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+out = Console(highlight=False)
+
+
+def table(title: str, *columns: str) -> Table:
+    shown = Table(title=title, title_justify="left")
+    for n, column in enumerate(columns):
+        shown.add_column(column, justify="left" if n == 0 else "right")
+    return shown

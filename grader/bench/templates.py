@@ -1,0 +1,118 @@
+"""templates/checkpoint_utils.py against other savers and against what the machine can do at most."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+import torch
+
+from grader.bench.savers import TEMPLATES, training_state
+from grader.bench.show import out, table
+
+COPY, RAW, SYNC, ASYNC = (
+    "copy into warm buffers",
+    "raw write + fsync, raw read",
+    "checkpoint_utils, synchronous",
+    "checkpoint_utils, asynchronous",
+)
+TORCH, DCP_ASYNC = "torch.save + fsync, torch.load", "torch.distributed.checkpoint, async_save"
+
+
+def run(sizes: list[int], rounds: int, folder: Path | None, plot: Path | None) -> None:
+    """Measure every size (MiB), print the tables, and what the goals came to."""
+    found = {}
+    with tempfile.TemporaryDirectory(dir=folder, prefix="bench-") as top:
+        for size in sizes:
+            if psutil.virtual_memory().available < 5 * (size << 20):
+                out.print(f"{size} MiB: left out, this machine has too little memory free")
+                continue
+            found[size] = _measure(size, Path(top), rounds)
+            _show(size, found[size])
+        overhead = _overhead(Path(top), rounds)
+    _goals(found, overhead)
+    if plot and found:
+        from grader.bench.plot import draw
+
+        draw(found, plot)
+        out.print(f"drew {plot}")
+
+
+def _measure(size: int, folder: Path, rounds: int) -> dict[str, dict]:
+    command = [sys.executable, "-m", "grader.bench.savers", str(size), str(folder), str(rounds)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=3600)
+    return {row["name"]: row for row in json.loads(done.stdout.splitlines()[-1])}
+
+
+def _show(size: int, rows: dict[str, dict]) -> None:
+    shown = table(
+        f"{size} MiB of model and AdamW state (seconds, median; MiB)",
+        "", "stall", "/ copy", "durable", "/ raw", "load", "/ raw", "memory",
+    )  # fmt: skip
+    copy, raw = rows[COPY], rows[RAW]
+    for row in rows.values():
+        load = [f"{row['load']:.3f}", f"{row['load'] / raw['load']:.2f}"] if row["load"] else ["", ""]
+        shown.add_row(
+            row["name"],
+            f"{row['stall']:.4f}", f"{row['stall'] / copy['stall']:.2f}",
+            f"{row['durable']:.3f}", f"{row['durable'] / raw['durable']:.2f}",
+            *load, f"{row['memory'] / (1 << 20):.0f}",
+        )  # fmt: skip
+    out.print(shown)
+
+
+def _overhead(folder: Path, rounds: int) -> dict[str, float]:
+    """Training time of a compute-bound model with a checkpoint every 10 steps, over that of one without."""
+    sys.path.insert(0, str(TEMPLATES))
+    from checkpoint_utils import CheckpointManager
+
+    model, optimizer = training_state(16 << 20)
+    x = torch.randn(2048, 1024)
+    weights = [p for p in model.parameters() if p.dim() == 2]
+
+    def steps(after) -> float:
+        began = time.perf_counter()
+        for _ in range(10):
+            for w in weights:
+                (x @ w.T).relu().sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            after()
+        return time.perf_counter() - began
+
+    while steps(lambda: None) < 1:  # until a step takes 0.1 s, as one of a real model does at least
+        x = torch.cat([x, x])
+    kinds = {}
+    for name, asynchronous in (("asynchronous", True), ("synchronous", False)):
+        ckpt = CheckpointManager(folder / name, {"model": model, "optimizer": optimizer}, every_steps=10, keep=2, asynchronous=asynchronous)
+        kinds[name] = ckpt.step
+    times = {name: [] for name in ("none", *kinds)}
+    for n in range(2 * rounds + 1):
+        for name in times:
+            seconds = steps(kinds.get(name, lambda: None))
+            if n:
+                times[name].append(seconds)
+    return {name: statistics.median(times[name]) / statistics.median(times["none"]) - 1 for name in kinds}
+
+
+def _goals(found: dict[int, dict], overhead: dict[str, float]) -> None:
+    shown = table("Goals", "", *(f"{size} MiB" for size in found))
+
+    def row(text: str, figure) -> None:
+        shown.add_row(text, *(figure(rows) for rows in found.values()))
+
+    row("asynchronous stall / bare copy: at most 1.25", lambda r: f"{r[ASYNC]['stall'] / r[COPY]['stall']:.2f}")
+    row("... / DCP's async_save: below 1", lambda r: f"{r[ASYNC]['stall'] / r[DCP_ASYNC]['stall']:.2f}" if DCP_ASYNC in r else "")
+    row("durable throughput / raw write + fsync: at least 0.9", lambda r: f"{r[RAW]['durable'] / r[SYNC]['durable']:.2f}")
+    row("verified load / raw read: at least 0.8", lambda r: f"{r[RAW]['load'] / r[SYNC]['load']:.2f}")
+    row("... / torch.load without a check: or 1", lambda r: f"{r[TORCH]['load'] / r[SYNC]['load']:.2f}")
+    row("extra memory of a synchronous save: at most 64 MiB", lambda r: f"{r[SYNC]['memory'] / (1 << 20):.0f}")
+    out.print(shown)
+    for name, share in overhead.items():
+        out.print(f"a checkpoint (16 MiB) every 10 steps of a compute-bound model, {name}: {share:+.1%} (goal: at most +3.5%)")

@@ -1,0 +1,91 @@
+"""Runs templates/train_with_checkpoint.py as it is, with one thing happening to it.
+
+    --at event:7 | step:12 | evaluation | warm-up     when
+    --do kill | term | term-group | term-twice        what; nothing happens again in a later life
+    --rank R --world N --store FILE                   as one of N ranks, on loopback
+
+What follows -- goes to the script.
+"""
+
+import argparse
+import os
+import runpy
+import signal
+import sys
+from pathlib import Path
+
+from grader.harness import fsevents, watch
+
+TEMPLATES = Path(__file__).resolve().parents[3] / "templates"
+
+p = argparse.ArgumentParser()
+p.add_argument("--checkpoints", required=True)
+p.add_argument("--at", default="")
+p.add_argument("--do", default="kill")
+p.add_argument("--rank", type=int, default=0)
+p.add_argument("--world", type=int, default=1)
+p.add_argument("--store", default="")
+p.add_argument("script", nargs="*")
+
+
+def happen(args, where: str) -> None:
+    watch.emit("happened", at=where)
+    if args.do == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    for _ in range(2 if args.do == "term-twice" else 1):
+        (os.killpg if args.do == "term-group" else os.kill)(os.getpid(), signal.SIGTERM)
+
+
+def as_rank(args) -> None:
+    import torch.distributed as dist
+
+    os.environ.update(RANK=str(args.rank), LOCAL_RANK=str(args.rank), WORLD_SIZE=str(args.world), GLOO_SOCKET_IFNAME="lo")
+    init = dist.init_process_group
+
+    def on_loopback(backend):
+        store = dist.FileStore(args.store, args.world)
+        return init(backend, store=store, rank=args.rank, world_size=args.world)
+
+    dist.init_process_group = on_loopback
+
+
+def main() -> None:
+    args = p.parse_args()
+    kind, _, number = args.at.partition(":")
+    sys.path.insert(0, str(TEMPLATES))
+    import checkpoint_utils as cu
+
+    seen = []
+
+    def on_event(name: str) -> None:
+        if kind == "event" and len(seen) == int(number):
+            seen.append(name)
+            happen(args, name)
+        seen.append(name)
+
+    step, stop = cu.CheckpointManager.step, cu.CheckpointManager.should_stop
+
+    def watched_step(self):
+        if kind == "step" and self.steps + 1 == int(number):
+            happen(args, args.at)
+        return step(self)
+
+    def watched_stop(self):
+        if kind == "evaluation":
+            happen(args, args.at)
+        return stop(self)
+
+    cu.CheckpointManager.step, cu.CheckpointManager.should_stop = watched_step, watched_stop
+    if args.world > 1:
+        as_rank(args)
+    os.makedirs(args.checkpoints, exist_ok=True)
+    sys.argv[:] = ["train_with_checkpoint.py", "--directory", args.checkpoints, *args.script]
+    try:
+        with fsevents.watching(args.checkpoints, on_event):
+            runpy.run_path(str(TEMPLATES / "train_with_checkpoint.py"), run_name="__main__")
+    finally:
+        watch.emit("events", names=seen)
+
+
+if __name__ == "__main__":
+    main()

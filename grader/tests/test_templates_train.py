@@ -1,0 +1,207 @@
+"""templates/train_with_checkpoint.py under faults: whatever happens, it ends where an undisturbed run ends."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from grader.harness.launcher import Limits
+from grader.harness.life import run_life
+from grader.harness.run import Life
+
+JOB = Path(__file__).parent / "jobs" / "template.py"
+SMALL = ("--epochs", 2, "--samples", 48, "--batch-size", 4, "--width", 16, "--layers", 1, "--save-every-steps", 4)
+
+
+@dataclass
+class Ended:
+    """One life of all its ranks."""
+
+    lives: list[Life]
+    directory: Path
+
+    @property
+    def statuses(self) -> list[int]:
+        return [life.status for life in self.lives]
+
+    @property
+    def text(self) -> str:
+        return "\n".join(life.text() for life in self.lives)
+
+    @property
+    def weights(self) -> str | None:
+        """The fingerprint that a run tells at its end."""
+        told = re.search(r"done at step (\d+); weights ([0-9a-f]{64})", self.lives[0].text())
+        return told and told[2]
+
+    @property
+    def status(self) -> dict:
+        return json.loads((self.directory / "status.json").read_text())
+
+    @property
+    def resumed(self) -> str | None:
+        told = re.search(r"resumed from .*/(step-\d+-\d+)", self.lives[0].text())
+        return told and told[1]
+
+    @property
+    def events(self) -> list[str]:
+        return self.lives[0].first("events")["names"]
+
+
+class Job:
+    def __init__(self, launcher, top: Path, *flags, world: int = 1):
+        self.launcher, self.top, self.flags, self.world = launcher, top, flags, world
+        self.directory, self.number = top / "ck", 0
+
+    def run(self, at: str = "", do: str = "kill", rank: int = 0, world: int | None = None) -> Ended:
+        """One life; what happens, happens to `rank`."""
+        world, self.number = world or self.world, self.number + 1
+        folders = [self.top / f"{self.number}-{r}" for r in range(world)]
+        results: list = [None] * world
+
+        def live(r: int) -> None:
+            argv = ["--checkpoints", self.directory, "--rank", r, "--world", world, "--store", self.top / f"store-{self.number}"]
+            argv += ["--at", at, "--do", do] if at and r == rank else []
+            argv = [str(a) for a in (*argv, "--", *SMALL, *self.flags)]
+            result = run_life(self.launcher, folders[r], JOB, argv, None, Limits(), may_write=[self.directory])
+            results[r] = Life(folders[r], None, result)
+
+        threads = [threading.Thread(target=live, args=(r,)) for r in range(world)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        return Ended(results, self.directory)
+
+
+@pytest.fixture
+def job(launcher, tmp_path):
+    def make(*flags, world: int = 1, name: str = "job") -> Job:
+        (tmp_path / name).mkdir()
+        return Job(launcher, tmp_path / name, *flags, world=world)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def undisturbed(launcher, tmp_path_factory):
+    """The fingerprint of a run that nothing disturbs, and its events."""
+    known: dict = {}
+
+    def ended(*flags, world: int = 1) -> Ended:
+        if (flags, world) not in known:
+            known[flags, world] = Job(launcher, tmp_path_factory.mktemp("undisturbed"), *flags, world=world).run()
+            assert known[flags, world].weights, known[flags, world].text
+        return known[flags, world]
+
+    return ended
+
+
+BOTH = pytest.mark.parametrize("workers", [0, 2])
+
+
+@BOTH
+@pytest.mark.parametrize("step", [1, 5, 12, 17])
+def test_a_run_killed_at_a_step_ends_where_an_undisturbed_one_ends(job, undisturbed, workers, step):
+    flags = ("--workers", workers)
+    mine = job(*flags)
+    assert mine.run(f"step:{step}").statuses == [-signal.SIGKILL]
+    assert mine.run(f"step:{step + 5}").statuses == [-signal.SIGKILL]  # and once more
+    after = mine.run()
+    assert after.statuses == [0], after.text
+    assert after.weights == undisturbed(*flags).weights
+
+
+@pytest.mark.parametrize("how", ["--sync-saves", "--keep"], ids=["synchronous", "asynchronous"])
+def test_a_run_killed_at_any_event_of_its_saves_ends_where_an_undisturbed_one_ends(job, undisturbed, how):
+    flags = ("--workers", 0, *(("--sync-saves",) if how == "--sync-saves" else ("--keep", 2)))
+    events = undisturbed(*flags).events
+    saves = [n for n, name in enumerate(events) if name.startswith("mkdir tmp-step")]
+    first, last = saves[1], saves[2]  # one whole save, with its retention, up to the next
+    for event in range(first, last):
+        mine = job(*flags, name=f"event-{event}")
+        killed = mine.run(f"event:{event}")
+        assert killed.statuses == [-signal.SIGKILL] or killed.weights, killed.text
+        after = mine.run()
+        assert after.statuses == [0], f"{events[event]}\n{after.text}"
+        assert after.weights == undisturbed(*flags).weights, events[event]
+
+
+@BOTH
+@pytest.mark.parametrize("do", ["term", "term-group", "term-twice"])
+def test_a_signal_ends_a_run_between_steps_with_everything_saved(job, undisturbed, workers, do):
+    flags = ("--workers", workers)
+    mine = job(*flags)
+    ended = mine.run("step:6", do)
+    assert ended.statuses == [75], ended.text
+    assert ended.status["outcome"] == "preempted" and ended.status["steps"] == 6
+    after = mine.run()
+    assert after.resumed == "step-000000000006-1"
+    assert after.weights == undisturbed(*flags).weights
+    assert after.status["outcome"] == "done"
+    assert mine.run().weights == after.weights  # run again when it's done: nothing happens
+
+
+@pytest.mark.parametrize("at", ["evaluation", "step:12", "step:24", "event:12"])
+def test_a_signal_in_evaluation_at_an_epochs_end_or_in_a_save_loses_nothing(job, undisturbed, at):
+    flags = ("--workers", 0)
+    mine = job(*flags)
+    ended = mine.run(at, "term")
+    assert ended.statuses in ([75], [0]), ended.text
+    after = mine.run()
+    assert after.weights == undisturbed(*flags).weights, after.text
+
+
+@pytest.mark.parametrize("mode", [(), ("--fsdp",)], ids=["DDP", "FSDP2"])
+@pytest.mark.parametrize("world", [2, 4])
+def test_ranks_of_which_one_is_killed_end_where_undisturbed_ones_end(job, undisturbed, mode, world):
+    flags = ("--workers", 0, *mode)
+    mine = job(*flags, world=world)
+    killed = mine.run("step:6", rank=world - 1)
+    assert killed.statuses[-1] == -signal.SIGKILL and 0 not in killed.statuses
+    after = mine.run()
+    assert after.statuses == [0] * world, after.text
+    assert after.weights == undisturbed(*flags, world=world).weights
+
+
+@pytest.mark.parametrize("mode", [(), ("--fsdp",)], ids=["DDP", "FSDP2"])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_killed_in_a_save_leaves_a_checkpoint_that_all_agree_on(job, undisturbed, mode, rank):
+    flags = ("--workers", 0, "--sync-saves", *mode)
+    whole = undisturbed(*flags, world=2)
+    events = whole.lives[rank].first("events")["names"]
+    mine = [n for n, name in enumerate(events) if "000000000008" in name]  # what this rank does in the second save
+    assert len(mine) >= 2
+    for event in dict.fromkeys((mine[0], mine[len(mine) // 2], mine[-1])):
+        ranks = job(*flags, world=2, name=f"event-{event}")
+        killed = ranks.run(f"event:{event}", rank=rank)
+        assert killed.statuses[rank] == -signal.SIGKILL, killed.text
+        after = ranks.run()
+        assert after.statuses == [0, 0], f"{events[event]}\n{after.text}"
+        assert after.resumed and after.weights == whole.weights, events[event]
+
+
+@pytest.mark.parametrize("mode", [(), ("--fsdp",)], ids=["DDP", "FSDP2"])
+def test_a_signal_to_one_rank_stops_all_at_the_same_step(job, undisturbed, mode):
+    flags = ("--workers", 0, *mode)
+    mine = job(*flags, world=2)
+    ended = mine.run("step:3", "term", rank=1)
+    assert ended.statuses == [75, 75], ended.text
+    assert ended.status["steps"] == 3
+    after = mine.run()
+    assert after.resumed == "step-000000000003-1"
+    assert after.weights == undisturbed(*flags, world=2).weights
+
+
+def test_shards_of_four_ranks_resume_on_two(job):
+    mine = job("--workers", 0, "--fsdp", world=4)
+    assert mine.run("step:2", "term").statuses == [75] * 4
+    after = mine.run(world=2)
+    assert after.statuses == [0, 0], after.text
+    assert after.resumed == "step-000000000002-1" and after.weights

@@ -1,0 +1,403 @@
+"""templates/checkpoint_utils.py, piece by piece."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+
+from grader.harness.digest import digest, rng_digests
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "templates"))
+
+import checkpoint_utils as cu  # noqa: E402
+
+EVERYTHING = {
+    "float32": torch.randn(3, 5),
+    "bfloat16": torch.randn(7).to(torch.bfloat16),
+    "int64": torch.arange(9).reshape(3, 3),
+    "bool": torch.tensor([True, False, True]),
+    "complex": torch.randn(2, 2, dtype=torch.complex64),
+    "scalar": torch.tensor(2.5),
+    "empty": torch.empty(0, 4),
+    "transposed": torch.randn(4, 6).t(),
+    "view": torch.randn(1000)[10:20],
+    "odd": torch.tensor([math.nan, -0.0, math.inf]),
+    "numbers": [1, -(2**80), 0.1, math.inf, -0.0, True, None, "ä\n", b"\x00\xff"],
+    "nested": {1: (2, [3, {"four": (5,)}]), None: {}, (6, 7): [], 1.5: "key"},
+    "metric": numpy.float64(0.25),
+}
+
+
+# --- one file
+
+
+def test_a_state_comes_back_bit_for_bit(tmp_path):
+    cu.write_file(tmp_path / "a", EVERYTHING)
+    back = cu.read_file(tmp_path / "a")
+    assert digest(back) == digest(EVERYTHING | {"metric": 0.25})
+    assert type(back["nested"][1]) is tuple and back["numbers"][5] is True
+
+
+def test_any_single_flipped_bit_is_found(tmp_path):
+    path = tmp_path / "a"
+    cu.write_file(path, {"w": torch.randn(40), "step": 3})
+    data = bytearray(path.read_bytes())
+    for at in range(len(data)):
+        data[at] ^= 1 << at % 8
+        path.write_bytes(data)
+        with pytest.raises(cu.CheckpointError):
+            cu.read_file(path)
+        data[at] ^= 1 << at % 8
+
+
+def test_a_file_cut_anywhere_is_found(tmp_path):
+    path = tmp_path / "a"
+    cu.write_file(path, {"w": torch.randn(10), "step": 3})
+    data = path.read_bytes()
+    for length in range(len(data)):
+        path.write_bytes(data[:length])
+        with pytest.raises(cu.CheckpointError):
+            cu.read_file(path)
+    path.write_bytes(data + b"x")
+    with pytest.raises(cu.CheckpointError):
+        cu.read_file(path)
+
+
+def test_large_tensors_are_read_as_they_were_written_in_pieces(tmp_path):
+    state = {"a": torch.randint(255, (cu.CHUNK * 2 + 5,), dtype=torch.uint8), "b": torch.randn(3)}
+    cu.write_file(tmp_path / "a", state)
+    assert digest(cu.read_file(tmp_path / "a")) == digest(state)
+    assert cu._read(tmp_path / "a", keep=False)[1] == cu._read(tmp_path / "a")[1]
+
+
+@pytest.mark.parametrize("value", [numpy.zeros(3), Path("x"), {1, 2}, object(), torch.zeros(2).to_sparse()], ids=lambda v: type(v).__name__)
+def test_what_isnt_data_is_refused_by_its_place(tmp_path, value):
+    with pytest.raises(TypeError, match=r"state\['deep'\]\[1\]"):
+        cu.write_file(tmp_path / "a", {"deep": [0, value]})
+
+
+def test_tied_weights_are_written_once_and_stay_tied(tmp_path):
+    w = torch.randn(1000)
+    cu.write_file(tmp_path / "one", {"a": w})
+    cu.write_file(tmp_path / "two", {"a": w, "b": w})
+    assert (tmp_path / "two").stat().st_size < (tmp_path / "one").stat().st_size + 200
+    back = cu.read_file(tmp_path / "two")
+    assert back["a"].data_ptr() == back["b"].data_ptr()
+
+
+# --- the manager
+
+
+class Count:
+    """The smallest thing that has a state."""
+
+    def __init__(self, value=0):
+        self.value = value
+
+    def state_dict(self):
+        return {"value": self.value}
+
+    def load_state_dict(self, state):
+        self.value = state["value"]
+
+
+def manager(path, **options):
+    torch.manual_seed(0)
+    model = torch.nn.Linear(4, 4)
+    optimizer = torch.optim.AdamW(model.parameters())
+    options.setdefault("every_steps", 1)
+    return cu.CheckpointManager(path, {"model": model, "optimizer": optimizer, "scheduler": None, "count": Count()}, **options)
+
+
+def train(ckpt, steps):
+    for _ in range(steps):
+        ckpt.state["model"](torch.randn(2, 4)).sum().backward()
+        ckpt.state["optimizer"].step()
+        ckpt.state["optimizer"].zero_grad()
+        ckpt.state["count"].value += 1
+        if ckpt.step():
+            break
+
+
+def state_of(ckpt):
+    return digest([ckpt.state["model"].state_dict(), ckpt.state["optimizer"].state_dict(), ckpt.state["count"].value, ckpt.steps])
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_the_newest_checkpoint_is_resumed_and_older_ones_go(tmp_path, asynchronous):
+    with manager(tmp_path, asynchronous=asynchronous, keep=2) as ckpt:
+        train(ckpt, 5)
+    assert ckpt.outcome == "done"
+    assert ckpt.directory.names() == ["step-000000000005-1", "step-000000000004-1"]
+    again = manager(tmp_path)
+    assert again.resume() and state_of(again) == state_of(ckpt)
+    drawn = rng_digests()
+    torch.rand(3), random.random(), numpy.random.rand()
+    manager(tmp_path).resume()
+    assert rng_digests() == drawn
+
+
+def test_an_asynchronous_save_holds_the_state_of_its_moment(tmp_path, monkeypatch):
+    """It is written while training changes the weights: the copy must not change."""
+    may_write, write = threading.Event(), cu.write_file
+
+    def late(*args):
+        assert may_write.wait(20)
+        return write(*args)
+
+    monkeypatch.setattr(cu, "write_file", late)
+    with manager(tmp_path, asynchronous=True, every_steps=2) as ckpt:
+        train(ckpt, 2)
+        at_the_save = state_of(ckpt)
+        train(ckpt, 1)
+        assert state_of(ckpt) != at_the_save
+        may_write.set()
+    again = manager(tmp_path)
+    again.resume()
+    assert state_of(again) == at_the_save
+
+
+def test_an_asynchronous_failure_is_raised_by_the_next_call_and_the_old_checkpoint_stays(tmp_path, monkeypatch):
+    with pytest.raises(OSError, match="no space"), manager(tmp_path, asynchronous=True) as ckpt:
+        train(ckpt, 1)
+        ckpt.flush()
+
+        def full(*_):
+            raise OSError(28, "no space")
+
+        with monkeypatch.context() as m:
+            m.setattr(cu, "write_file", full)
+            train(ckpt, 1)
+            train(ckpt, 1)
+    assert ckpt.outcome == "failed" and ckpt.exit_status == 1
+    again = manager(tmp_path)
+    assert again.resume() and again.steps == 1
+    assert not [n for n in os.listdir(tmp_path) if n.startswith("tmp-step-000000000001")]
+
+
+def test_the_last_asynchronous_save_is_durable_when_the_block_is_left(tmp_path):
+    with manager(tmp_path, asynchronous=True, every_steps=3) as ckpt:
+        train(ckpt, 3)
+    assert manager(tmp_path).directory.names() == ["step-000000000003-1"]
+
+
+def test_damaged_checkpoints_are_passed_over_aloud_and_none_intact_is_an_error(tmp_path, capsys):
+    with manager(tmp_path, keep=3) as ckpt:
+        train(ckpt, 3)
+    newest, second, third = ckpt.directory.names()
+    (tmp_path / newest / "manifest.json").write_text("{}")
+    (tmp_path / second / "rank-0.ckpt").unlink()
+    again = manager(tmp_path)
+    assert again.resume() and again.steps == 1
+    told = capsys.readouterr().err
+    assert newest in told and second in told
+    with open(tmp_path / third / "shared.ckpt", "r+b") as f:
+        f.truncate(100)
+    with pytest.raises(cu.CheckpointError):
+        manager(tmp_path).resume()
+    assert len(ckpt.directory.names()) == 3  # nothing was cleared away
+
+
+def test_a_file_of_another_checkpoint_is_no_part_of_this_one(tmp_path):
+    with manager(tmp_path, keep=2) as ckpt:
+        train(ckpt, 2)
+    newest, older = ckpt.directory.names()
+    (tmp_path / newest / "shared.ckpt").write_bytes((tmp_path / older / "shared.ckpt").read_bytes())
+    again = manager(tmp_path)
+    assert again.resume() and again.steps == 1
+
+
+def test_retention_counts_only_intact_checkpoints(tmp_path):
+    with manager(tmp_path, keep=9) as ckpt:
+        train(ckpt, 4)
+    names = ckpt.directory.names()
+    for name in names[:2]:
+        with open(tmp_path / name / "shared.ckpt", "r+b") as f:
+            f.seek(200)
+            f.write(b"\x00\x01\x02")
+    fresh = cu.CheckpointDirectory(tmp_path)
+    fresh.prune(1)
+    assert fresh.names() == [names[2]]
+
+
+def test_a_checkpoint_that_vanishes_while_it_is_looked_at_is_passed_over(tmp_path, monkeypatch):
+    """Another job's retention may be at work."""
+    with manager(tmp_path, keep=2) as ckpt:
+        train(ckpt, 2)
+    newest, _ = ckpt.directory.names()
+    read = cu.CheckpointDirectory.read
+
+    def gone(self, name, file):
+        if name == newest:
+            cu.shutil.rmtree(self.path / name, ignore_errors=True)
+        return read(self, name, file)
+
+    monkeypatch.setattr(cu.CheckpointDirectory, "read", gone)
+    again = manager(tmp_path)
+    assert again.resume() and again.steps == 1
+
+
+def test_the_best_is_kept_apart(tmp_path):
+    with manager(tmp_path, every_epochs=1, every_steps=None, keep=1) as ckpt:
+        for metric in (3.0, 2.0, float("nan"), 2.5):
+            train(ckpt, 1)
+            ckpt.end_epoch(metric)
+    assert ckpt.best == 2.0 and len(ckpt.directory.names("best")) == 1
+    best = manager(tmp_path)
+    assert best.resume("best") and best.steps == 2
+    newest = manager(tmp_path)
+    assert newest.resume() and newest.steps == 4 and newest.best == 2.0 and newest.epoch == 4
+
+
+def test_another_model_is_a_mismatch_that_names_the_key(tmp_path):
+    with manager(tmp_path) as ckpt:
+        train(ckpt, 1)
+    other = manager(tmp_path)
+    other.state["model"] = torch.nn.Sequential(torch.nn.Linear(4, 4))
+    with pytest.raises(cu.Mismatch, match="0.weight"):
+        other.resume()
+    scheduled = manager(tmp_path)
+    scheduled.state["scheduler"] = torch.optim.lr_scheduler.StepLR(scheduled.state["optimizer"], 1)
+    with pytest.raises(cu.Mismatch, match="scheduler"):
+        scheduled.resume()
+
+
+def test_no_wrapper_leaves_its_prefix(tmp_path):
+    with manager(tmp_path) as ckpt:
+        ckpt.state["model"] = torch.nn.DataParallel(torch.compile(ckpt.state["model"], backend="eager"))
+        ckpt.steps = 1
+        ckpt.save()
+    saved = ckpt.directory.read(ckpt.directory.names()[0], "shared.ckpt")
+    assert sorted(saved["model"]) == ["bias", "weight"]
+    plain = manager(tmp_path)
+    assert plain.resume()
+    assert digest(plain.state["model"].state_dict()) == digest(cu.bare(ckpt.state["model"]).state_dict())
+
+
+def test_accumulated_gradients_come_back_if_asked(tmp_path):
+    with manager(tmp_path, gradients=True) as ckpt:
+        ckpt.state["model"](torch.ones(1, 4)).sum().backward()
+        ckpt.save()
+    again = manager(tmp_path, gradients=True)
+    again.resume()
+    assert digest([p.grad for p in again.state["model"].parameters()]) == digest([p.grad for p in ckpt.state["model"].parameters()])
+
+
+def test_saves_come_when_minutes_are_over_and_before_the_time_is_up(tmp_path, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(cu.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(cu.time, "time", lambda: now[0])
+    with manager(tmp_path, every_steps=None, every_minutes=10, end_time=4000, margin=30) as ckpt:
+        train(ckpt, 1)
+        assert ckpt.directory.names() == []
+        now[0] += 601
+        train(ckpt, 1)
+        assert [n.split("-")[1] for n in ckpt.directory.names()] == ["000000000002"]
+        ckpt.cost = 100.0  # a save takes so long: two of them and the margin must still fit
+        now[0] = 4000 - 231
+        train(ckpt, 1)
+        assert not ckpt.stopping
+        ckpt.cost, now[0] = 100.0, 4000 - 229
+        train(ckpt, 5)
+        assert ckpt.stopping and ckpt.steps == 4
+    assert ckpt.outcome == "preempted" and ckpt.exit_status == 75
+    assert ckpt.directory.names()[0].startswith("step-000000000004")
+
+
+# --- stopping
+
+
+def test_a_signal_raises_a_flag_and_the_old_handlers_come_back():
+    before = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGUSR1)}
+    with cu.StopSignal() as stop:
+        assert stop.received is None
+        os.kill(os.getpid(), signal.SIGUSR1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.received == "SIGUSR1"
+    assert {s: signal.getsignal(s) for s in before} == before
+
+
+def test_a_crash_loop_ends_and_a_new_checkpoint_begins_the_count_anew(tmp_path):
+    def life(steps: int, dies: bool):
+        ckpt = manager(tmp_path, max_stuck=3)
+        with ckpt:
+            ckpt.resume()
+            train(ckpt, steps)
+            if dies:
+                raise ZeroDivisionError
+
+    for _ in range(3):
+        with pytest.raises(ZeroDivisionError):
+            life(0, dies=True)
+    with pytest.raises(cu.CheckpointError):
+        life(0, dies=True)
+    (tmp_path / "status.json").unlink()
+    for _ in range(5):  # each gets a step further
+        with pytest.raises(ZeroDivisionError):
+            life(1, dies=True)
+    life(1, dies=False)
+    assert json.loads((tmp_path / "status.json").read_text())["outcome"] == "done"
+
+
+def test_a_preempted_life_is_no_crash(tmp_path):
+    for _ in range(6):
+        with manager(tmp_path, max_stuck=2) as ckpt:
+            ckpt.resume()
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert ckpt.should_stop()
+        assert ckpt.outcome == "preempted"
+
+
+# --- position in the data
+
+
+def test_a_sampler_goes_on_where_it_was_and_shows_every_sample_once_an_epoch():
+    def epoch(sampler, stop=None):
+        out = []
+        for batch in sampler.follow(sampler):
+            out.append(batch)
+            if stop and len(out) == stop:
+                break
+        return out
+
+    whole = cu.ResumableSampler(20, 4, seed=3)
+    first = epoch(whole)
+    assert sorted(sum(first, [])) == list(range(20))
+    whole.next_epoch()
+    second = epoch(whole)
+    assert second != first and sorted(sum(second, [])) == list(range(20))
+    part = cu.ResumableSampler(20, 4, seed=3)
+    begun = epoch(part, stop=2)
+    rest = cu.ResumableSampler(20, 4, seed=3)
+    rest.load_state_dict(part.state_dict())
+    assert begun + epoch(rest) == first
+    at_the_end = cu.ResumableSampler(20, 4, seed=3)
+    at_the_end.load_state_dict({"epoch": 0, "samples": 20})
+    assert epoch(at_the_end) == []
+
+
+def test_batches_that_workers_have_fetched_ahead_arent_done():
+    sampler = cu.ResumableSampler(40, 4)
+    loader = torch.utils.data.DataLoader(torch.arange(40), batch_sampler=sampler, num_workers=2, generator=torch.Generator())
+    for n, _ in enumerate(sampler.follow(loader), 1):
+        assert sampler.samples == 4 * n
+        if n == 3:
+            break
+
+
+def test_every_generator_comes_back():
+    state = cu.rng_state()
+    before = rng_digests()
+    torch.rand(2), random.random(), numpy.random.rand()
+    cu.set_rng_state(state)
+    assert rng_digests() == before
