@@ -5,7 +5,7 @@
     with CheckpointManager("checkpoints", {"model": model, "optimizer": optimizer, "scheduler": scheduler,
                                            "sampler": sampler}, every_steps=1000, keep=3) as ckpt:
         ckpt.resume()                                   # the newest intact checkpoint, or a fresh start
-        while ckpt.epoch < epochs and not ckpt.stopping:
+        while ckpt.epoch < epochs and not ckpt.should_stop():
             for batch in sampler.follow(loader):
                 ...                                     # forward, backward, optimizer.step(), scheduler.step()
                 if ckpt.step():                         # saves when it's due; true: a signal came, leave

@@ -197,7 +197,7 @@ def main() -> None:
         if args.resume == "auto":
             ckpt.resume()
         model.train()
-        while ckpt.epoch < args.epochs and not ckpt.stopping:
+        while ckpt.epoch < args.epochs and not ckpt.should_stop():
             train.epoch = ckpt.epoch  # before the workers start: they get a copy
             for batch in sampler.follow(loader):
                 loss = model(batch.to(device, non_blocking=True))

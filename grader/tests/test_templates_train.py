@@ -199,6 +199,36 @@ def test_a_signal_to_one_rank_stops_all_at_the_same_step(job, undisturbed, mode)
     assert after.weights == undisturbed(*flags, world=2).weights
 
 
+def test_a_signal_before_the_first_step_ends_the_run_there(job, undisturbed):
+    mine = job("--workers", 0)
+    ended = mine.run("resume", "term")
+    assert ended.statuses == [75] and ended.status["steps"] == 0
+    assert mine.run().weights == undisturbed("--workers", 0).weights
+
+
+@pytest.mark.parametrize("mode", [(), ("--fsdp",)], ids=["DDP", "FSDP2"])
+def test_a_rank_whose_disk_is_full_ends_all_and_the_last_checkpoint_stays(job, undisturbed, mode):
+    flags = ("--workers", 0, *mode)
+    mine = job(*flags, world=2)
+    ended = mine.run("step:6", "full", rank=1)
+    assert ended.statuses == [1, 1], ended.text
+    assert ended.status["outcome"] == "failed"
+    after = mine.run()
+    assert after.resumed == "step-000000000004-1"
+    assert after.weights == undisturbed(*flags, world=2).weights
+
+
+def test_one_of_four_ranks_killed_in_a_save_leaves_a_checkpoint_that_all_agree_on(job, undisturbed):
+    flags = ("--workers", 0, "--sync-saves")
+    whole = undisturbed(*flags, world=4)
+    events = whole.lives[3].first("events")["names"]
+    mine = job(*flags, world=4)
+    killed = mine.run(f"event:{len(events) // 2}", rank=3)
+    assert killed.statuses[3] == -signal.SIGKILL, killed.text
+    after = mine.run()
+    assert after.resumed and after.weights == whole.weights, after.text
+
+
 def test_shards_of_four_ranks_resume_on_two(job):
     mine = job("--workers", 0, "--fsdp", world=4)
     assert mine.run("step:2", "term").statuses == [75] * 4

@@ -1,7 +1,7 @@
 """Runs templates/train_with_checkpoint.py as it is, with one thing happening to it.
 
-    --at event:7 | step:12 | evaluation | warm-up     when
-    --do kill | term | term-group | term-twice        what; nothing happens again in a later life
+    --at event:7 | step:12 | evaluation | resume      when
+    --do kill | term | term-group | term-twice | full what (full: no file can grow any more)
     --rank R --world N --store FILE                   as one of N ranks, on loopback
 
 What follows -- goes to the script.
@@ -9,6 +9,7 @@ What follows -- goes to the script.
 
 import argparse
 import os
+import resource
 import runpy
 import signal
 import sys
@@ -32,6 +33,9 @@ def happen(args, where: str) -> None:
     watch.emit("happened", at=where)
     if args.do == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
+    if args.do == "full":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (64, resource.RLIM_INFINITY))
+        return
     for _ in range(2 if args.do == "term-twice" else 1):
         (os.killpg if args.do == "term-group" else os.kill)(os.getpid(), signal.SIGTERM)
 
@@ -63,7 +67,7 @@ def main() -> None:
             happen(args, name)
         seen.append(name)
 
-    step, stop = cu.CheckpointManager.step, cu.CheckpointManager.should_stop
+    step, stop, resume = cu.CheckpointManager.step, cu.CheckpointManager.should_stop, cu.CheckpointManager.resume
 
     def watched_step(self):
         if kind == "step" and self.steps + 1 == int(number):
@@ -71,11 +75,17 @@ def main() -> None:
         return step(self)
 
     def watched_stop(self):
-        if kind == "evaluation":
+        if kind == "evaluation" and self.steps and not self.state["model"].training:
             happen(args, args.at)
         return stop(self)
 
+    def watched_resume(self):
+        if kind == "resume":
+            happen(args, args.at)
+        return resume(self)
+
     cu.CheckpointManager.step, cu.CheckpointManager.should_stop = watched_step, watched_stop
+    cu.CheckpointManager.resume = watched_resume
     if args.world > 1:
         as_rank(args)
     os.makedirs(args.checkpoints, exist_ok=True)
