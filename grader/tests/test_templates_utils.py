@@ -401,3 +401,40 @@ def test_every_generator_comes_back():
     torch.rand(2), random.random(), numpy.random.rand()
     cu.set_rng_state(state)
     assert rng_digests() == before
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_torchdatas_stateful_loader_goes_on_where_it_was(tmp_path, workers):
+    loaders = pytest.importorskip("torchdata.stateful_dataloader")
+
+    def run(path, most=99):
+        torch.manual_seed(0)
+        loader = loaders.StatefulDataLoader(list(range(24)), batch_size=4, shuffle=True, num_workers=workers, generator=torch.Generator())
+        ckpt = manager(path)
+        ckpt.per_rank["loader"] = loader
+        seen = []
+        with ckpt:
+            ckpt.resume()
+            while ckpt.epoch < 2:
+                loader.generator.manual_seed(ckpt.epoch)
+                for batch in loader:
+                    seen.append((batch.tolist(), torch.rand(1).item()))
+                    if len(seen) > most:
+                        return seen[:most]
+                    ckpt.step()
+                ckpt.end_epoch()
+        return seen
+
+    assert run(tmp_path / "killed", most=3) + run(tmp_path / "killed") == run(tmp_path / "whole")
+
+
+def test_a_gradient_scaler_is_restored(tmp_path):
+    with manager(tmp_path) as ckpt:
+        ckpt.state["scaler"] = torch.amp.GradScaler("cpu", init_scale=8.0)
+        ckpt.state["scaler"].scale(torch.tensor(1.0))  # it comes into being when it is used
+        ckpt.state["scaler"].update(4.0)
+        ckpt.save()
+    again = manager(tmp_path)
+    again.state["scaler"] = torch.amp.GradScaler("cpu")
+    again.resume()
+    assert again.state["scaler"].state_dict() == ckpt.state["scaler"].state_dict()
