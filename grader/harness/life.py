@@ -23,10 +23,12 @@ def life_environment(own: str) -> dict[str, str]:
     return env | THREADS | {"CUDA_VISIBLE_DEVICES": "", "TMPDIR": own, "HOME": own, "PYTHONDONTWRITEBYTECODE": "1"}
 
 
-def run_life(launcher, folder: Path, script: Path, argv: list[str], fault, limits: Limits, may_write=()) -> dict:
+def run_life(
+    launcher, folder: Path, script: Path, argv: list[str], fault, limits: Limits, may_write=(), env: dict[str, str] | None = None
+) -> dict:
     """One life in `folder`, to its end; the guardian's result. Blocks. Lost, if there is none to rely on."""
     try:
-        launcher.run(_prepare(folder, script, argv, fault, limits, may_write), limits.wall + PATIENCE)
+        launcher.run(_prepare(folder, script, argv, fault, limits, may_write, env or {}), limits.wall + PATIENCE)
         result = _result(folder)
         if result["status"] != 0 and shutil.disk_usage(folder).free < MIN_FREE:
             raise DiskFull(folder.parent.parent)
@@ -37,14 +39,14 @@ def run_life(launcher, folder: Path, script: Path, argv: list[str], fault, limit
         raise Lost(f"{type(e).__name__}: {e}")
 
 
-def _prepare(folder: Path, script: Path, argv: list[str], fault, limits: Limits, may_write) -> Path:
+def _prepare(folder: Path, script: Path, argv: list[str], fault, limits: Limits, may_write, env: dict[str, str]) -> Path:
     own = folder / "t"  # short: sockets are made below it
     own.mkdir(parents=True)
     job = {
         "script": str(script),
         "argv": argv,
         "cwd": str(own),
-        "env": life_environment(str(own)),
+        "env": life_environment(str(own)) | env,
         "fault": fault.to_json() if fault else None,
         "limits": asdict(limits),
         "may_write": [str(folder), *map(str, may_write)],

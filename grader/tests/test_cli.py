@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
-from grader import course
-from grader.tests.test_hostile import none_left, processes
+from grader import course, starters
+from grader.report import output
+from grader.tests.test_hostile import none_left
 
 ROOT = course.ROOT
 SCHEMA = {"schema", "score", "max_score", "seconds", "exercises"}
@@ -82,6 +85,16 @@ def test_a_failure_exits_1_and_its_replay_command_reproduces_it(tmp_path):
         ["ex01", "--jobs", "0"],
         ["ex01", "--seed", "x"],
         ["ex01", "--json", "/nowhere/at/all/r.json"],
+        ["ex01", "--json", "."],
+        ["ex01", "--junit", "/dev/full"],
+        ["ex01", "--junit", "/proc/r.xml"],
+        ["ex01", "--json", "x" * 300],
+        ["ex01", "--json", ""],
+        ["ex01", "--submission", ""],
+        ["ex01", "--submission", "/"],
+        ["ex01.1"],
+        ["ex01", "--task", "ex02.1"],
+        ["ex01", "--task", "ex01.3.4"],
         ["ex01", "--solution", "--submission", "."],
         ["ex01", "--unknown"],
         ["hint", "ex01"],
@@ -90,7 +103,11 @@ def test_a_failure_exits_1_and_its_replay_command_reproduces_it(tmp_path):
         ["show", "nothing"],
         ["reset", "ex77"],
         ["run", "ex01", "--submission", "grader"],
+        ["run", "ex01", "--submission", "grader", "--solution"],
+        ["run", "ex01", "--kill-after", "0"],
+        ["run", "ex01", "--kill-after", "31"],
     ],
+    ids=lambda args: " ".join(args)[:60],
 )
 def test_wrong_usage_is_one_line_on_stderr_and_exit_2(args):
     done = grade(*args)
@@ -109,6 +126,107 @@ def test_a_submission_may_hold_exercises_by_either_name(tmp_path):
         assert json.loads(done.stdout)["exercises"][0]["id"] == "ex01"
 
 
+@pytest.mark.parametrize("kind", ["symbolic link", "directory", "larger", "no"])
+def test_a_module_that_cant_be_graded_is_called_what_it_is(tmp_path, kind):
+    path = tmp_path / "checkpoint.py"
+    if kind == "symbolic link":
+        path.symlink_to(__file__)
+    elif kind == "directory":
+        path.mkdir()
+    elif kind == "larger":
+        path.write_bytes(b"#" * (5 << 20))
+    assert kind in course.Submission(tmp_path, "checkpoint.py").problem
+
+
+def test_a_walk_through_a_submission_is_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr(course, "MAX_ENTRIES", 50)
+    (tmp_path / "checkpoint.py").write_text("x = 1\n")
+    for n in range(40):
+        (tmp_path / f".{n}").mkdir()  # not read, but walked over
+    assert course.Submission(tmp_path, "checkpoint.py").problem == ""
+    for n in range(20):
+        (tmp_path / f"empty{n}").mkdir()
+    with pytest.raises(course.UsageError):
+        course.Submission(tmp_path, "checkpoint.py")
+
+
+def test_a_submission_isnt_followed_down_for_ever(tmp_path):
+    (tmp_path / "/".join(["d"] * (course.MAX_DEPTH + 2)) / "e").mkdir(parents=True)
+    with pytest.raises(course.UsageError):
+        course.Submission(tmp_path, "checkpoint.py")
+
+
+# --- results -----------------------------------------------------------------------------------------
+
+
+def test_results_replace_a_file_only_when_they_are_there(tmp_path):
+    file, link = tmp_path / "r.json", tmp_path / "link.json"
+    file.write_text("old")
+    file.chmod(0o640)
+    link.symlink_to(file)
+    target = output.Target(link)
+    assert file.read_text() == "old"
+    target.write("new")
+    target.close()
+    assert link.is_symlink() and file.read_text() == "new" and file.stat().st_mode & 0o777 == 0o640
+    output.Target(link).close()  # a grading that was interrupted
+    assert file.read_text() == "new" and sorted(p.name for p in tmp_path.iterdir()) == ["link.json", "r.json"]
+
+
+def test_results_go_into_a_pipe(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    target = output.Target(pipe)
+    target.write("{}")
+    target.close()
+    assert os.read(reader, 100) == b"{}" and pipe.is_fifo()
+    os.close(reader)
+
+
+@pytest.mark.parametrize("file", ["--json", "--junit"])
+def test_results_that_cant_be_written_are_one_line_and_exit_3(file, tmp_path):
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "checkpoint.py").write_text("def (")
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "grader", "ex01", "--submission", work, file, "-"],
+            stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+    assert done.returncode == 3 and len(done.stderr.strip().splitlines()) == 1
+
+
+# --- logs --------------------------------------------------------------------------------------------
+
+
+def test_the_log_of_a_crash_is_kept_until_the_next_grading(checkout):
+    mine = checkout / "ex01-basic-checkpoint" / "starter" / "checkpoint.py"
+    mine.write_text(mine.read_text() + "\n\ndef read_latest(directory):\n    print('on the way')\n    raise KeyError(directory)\n")
+    shown = grade("ex01", "--task", 4, "--json", "r.json", root=checkout)
+    (task,) = json.loads((checkout / "r.json").read_text())["exercises"][0]["tasks"]
+    assert task["evidence"]["log"] == ".grade/logs/ex01.4.log" and ".grade/logs/ex01.4.log" in shown.stdout
+    assert task["evidence"]["rows"][-1][0] == "log"
+    log = (checkout / ".grade" / "logs" / "ex01.4.log").read_text()
+    assert "on the way" in log and "KeyError" in log and str(mine) in log
+    assert list((checkout / ".grade" / "logs").iterdir()) == [checkout / ".grade" / "logs" / "ex01.4.log"]
+    mine.write_text("def (")
+    again = grade("ex01", "--task", 4, "--json", "r.json", root=checkout)
+    assert again.returncode == 1 and not list((checkout / ".grade" / "logs").iterdir())
+
+
+def test_a_course_that_cant_be_written_to_is_graded_without_logs(checkout):
+    (checkout / ".grade").write_text("in the way")
+    mine = checkout / "ex01-basic-checkpoint" / "starter" / "checkpoint.py"
+    mine.write_text(mine.read_text() + "\n\ndef batches(job):\n    raise KeyError\n\n\ndef read_latest(directory):\n    return None\n")
+    done = grade("ex01", "--task", 4, "--json", "-", root=checkout)
+    (task,) = json.loads(done.stdout)["exercises"][0]["tasks"]
+    assert task["verdict"] == "fail" and "log" not in task["evidence"]
+
+
+# --- hints and reset ---------------------------------------------------------------------------------
+
+
 def test_hints_come_one_rung_at_a_time(checkout):
     task = course.find("ex01").task(3)
     shown = [grade("hint", "ex01.3", root=checkout).stdout for _ in range(len(task.hints) + 1)]
@@ -118,6 +236,57 @@ def test_hints_come_one_rung_at_a_time(checkout):
         assert all(text[:40] not in other for i, other in enumerate(flat) if i != n and n < len(task.hints) - 1)
     assert task.hints[-1][:40] in flat[-1]  # the last one stays
     assert task.hints[0][:40] in " ".join(grade("hint", "ex01.3", "--again", root=checkout).stdout.split())
+
+
+@pytest.mark.parametrize("text", ["", "[]", '"x"', '{"ex01.3": "x"}', '{"ex01.3": -7}', '{"ex01.3": true}', '{"ex01.3": [1]}', "[" * 100_000, "\xff"])
+def test_hints_survive_what_became_of_their_file(checkout, text):
+    (checkout / ".grade").mkdir()
+    (checkout / ".grade" / "hints.json").write_text(text, encoding="latin-1")
+    for rung in ("hint 1 of", "hint 2 of"):
+        done = grade("hint", "ex01.3", root=checkout)
+        assert done.returncode == 0 and rung in done.stdout
+
+
+@pytest.mark.parametrize("way", [".grade", ".grade/hints.json/x"])
+def test_a_hint_that_cant_be_remembered_is_shown_and_said(checkout, way):
+    (checkout / way).parent.mkdir(parents=True, exist_ok=True)
+    (checkout / way).write_text("in the way")
+    done = grade("hint", "ex01.3", root=checkout)
+    assert done.returncode == 2 and "hint 1 of" in done.stdout
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.needs_solution
+def test_reset_of_an_untouched_starter_changes_nothing(checkout):
+    exercise = checkout / "ex01-basic-checkpoint"
+    before = sorted(exercise.iterdir())
+    assert grade("reset", "ex01", root=checkout).returncode == 0
+    assert sorted(exercise.iterdir()) == before
+    (exercise / "starter" / "notes.txt").write_text("mine")  # a file more is a version to keep
+    assert grade("reset", "ex01", root=checkout).returncode == 0
+    (kept,) = exercise.glob("starter.kept-*")
+    assert (kept / "notes.txt").exists() and not (exercise / "starter" / "notes.txt").exists()
+
+
+@pytest.mark.needs_solution
+@pytest.mark.parametrize("refused", ["mkdir", "write_bytes", "rename"])
+def test_a_reset_that_fails_is_one_line_and_loses_nothing(tmp_path, monkeypatch, refused):
+    exercise = dataclasses.replace(course.find("ex01"), folder=tmp_path)
+    shutil.copytree(course.find("ex01").solution, exercise.solution)
+    exercise.starter.mkdir()
+    (exercise.starter / "checkpoint.py").write_text("mine")
+    real = getattr(Path, refused)
+
+    def refuse(self, *args, **kwargs):
+        if tmp_path in self.parents:
+            raise OSError(30, "Read-only file system", str(self))
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(Path, refused, refuse)
+    with pytest.raises(course.UsageError):
+        starters.reset(exercise)
+    assert (exercise.starter / "checkpoint.py").read_text() == "mine"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["solution", "starter"]
 
 
 @pytest.mark.needs_solution
@@ -159,17 +328,58 @@ def test_run_shows_the_lives_and_compares():
     assert done.stdout.count("--- life") == 3
 
 
-@pytest.mark.needs_solution
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_an_interrupted_grade_leaves_no_process(number):
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    running = subprocess.Popen([sys.executable, "-m", "grader", "ex01", "--solution"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env, text=True)
-    line = running.stdout.readline()  # "ex01 ...": it has begun
-    mark = f"grader={running.pid}-"
-    while len(processes(mark)) < 2 and running.poll() is None:  # the server, and a life
+# --- ends --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def scratch():
+    """An empty TMPDIR, short enough to be used."""
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="t") as folder:
+        yield Path(folder)
+
+
+@pytest.mark.parametrize("launcher", ["fork", "plain"])
+@pytest.mark.parametrize("number,status", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGKILL, -9)])
+def test_an_interrupted_grade_ends_at_once_and_leaves_nothing(tmp_path, scratch, number, status, launcher):
+    if launcher == "fork" and not sys.platform.startswith("linux"):
+        pytest.skip("the fork server is Linux's")
+    if number != signal.SIGKILL and signal.getsignal(number) == signal.SIG_IGN:
+        pytest.skip("ignored here, and so in what is started from here")
+    begun, results, work = tmp_path / "begun", tmp_path / "results", tmp_path / "work"
+    results.mkdir()
+    work.mkdir()
+    (results / "r.json").write_text("old")
+    (work / "checkpoint.py").write_text(f"open({str(begun)!r}, 'w').close()\nwhile True: pass\n")
+    running = subprocess.Popen(
+        [sys.executable, "-m", "grader", "ex01", "--submission", work, "--json", results / "r.json", "--launcher", launcher],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(scratch)},
+    )  # fmt: skip
+    while not begun.exists() and running.poll() is None:
         time.sleep(0.02)
+    began = time.monotonic()
     running.send_signal(number)
     _, errors = running.communicate(timeout=60)
-    assert line and running.returncode != 0
-    assert "Traceback" not in errors
-    assert not none_left(mark)
+    assert running.returncode == status and "Traceback" not in errors
+    assert time.monotonic() - began < 8  # where 30 s of CPU time, or 60 of any, would end the life
+    assert not none_left(f"grader={running.pid}-")
+    if number != signal.SIGKILL:
+        assert not list(scratch.glob("g-*"))
+        assert {p.name: p.read_text() for p in results.iterdir()} == {"r.json": "old"}
+
+
+@pytest.mark.parametrize("solution", ["", "1"])
+@pytest.mark.parametrize("status", [0, 1, 2, 3])
+def test_make_grade_fails_where_grading_did(tmp_path, status, solution):
+    if shutil.which("make") is None:
+        pytest.skip("no make here")
+    (tmp_path / "grade").write_text(f"#!/bin/sh\nexit {status}\n")
+    (tmp_path / "grade").chmod(0o755)
+    (tmp_path / ".ready").touch()
+    done = subprocess.run(
+        ["make", "grade", f"BIN={tmp_path}", f"READY={tmp_path}/.ready", f"SOLUTION={solution}"],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    works = status == 0 or status == 1 and not solution
+    assert (done.returncode == 0) == works
+    assert not works or done.stdout + done.stderr == ""

@@ -2,7 +2,6 @@
 
     --at event:7 | step:12 | evaluation | resume      when
     --do kill | term | term-group | term-twice | full what (full: no file can grow any more)
-    --rank R --world N --store FILE                   as one of N ranks, on loopback
 
 What follows -- goes to the script.
 """
@@ -15,7 +14,7 @@ import signal
 import sys
 from pathlib import Path
 
-from grader.harness import fsevents, watch
+from grader.harness import fsevents, ranks, watch
 
 TEMPLATES = Path(__file__).resolve().parents[3] / "templates"
 
@@ -23,9 +22,6 @@ p = argparse.ArgumentParser()
 p.add_argument("--checkpoints", required=True)
 p.add_argument("--at", default="")
 p.add_argument("--do", default="kill")
-p.add_argument("--rank", type=int, default=0)
-p.add_argument("--world", type=int, default=1)
-p.add_argument("--store", default="")
 p.add_argument("script", nargs="*")
 
 
@@ -40,17 +36,15 @@ def happen(args, where: str) -> None:
         (os.killpg if args.do == "term-group" else os.kill)(os.getpid(), signal.SIGTERM)
 
 
-def as_rank(args) -> None:
+def _once(real):
+    """init_process_group as torchrun's workers call it, meeting through the harness's file."""
     import torch.distributed as dist
 
-    os.environ.update(RANK=str(args.rank), LOCAL_RANK=str(args.rank), WORLD_SIZE=str(args.world), GLOO_SOCKET_IFNAME="lo")
-    init = dist.init_process_group
+    def init(backend):
+        dist.init_process_group = real
+        ranks.join(backend)
 
-    def on_loopback(backend):
-        store = dist.FileStore(args.store, args.world)
-        return init(backend, store=store, rank=args.rank, world_size=args.world)
-
-    dist.init_process_group = on_loopback
+    return init
 
 
 def main() -> None:
@@ -86,8 +80,10 @@ def main() -> None:
 
     cu.CheckpointManager.step, cu.CheckpointManager.should_stop = watched_step, watched_stop
     cu.CheckpointManager.resume = watched_resume
-    if args.world > 1:
-        as_rank(args)
+    if "RANKS_STORE" in os.environ:
+        import torch.distributed as dist
+
+        dist.init_process_group = _once(dist.init_process_group)
     os.makedirs(args.checkpoints, exist_ok=True)
     sys.argv[:] = ["train_with_checkpoint.py", "--directory", args.checkpoints, *args.script]
     try:
