@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 from grader import course, engine, mutants
@@ -37,18 +38,26 @@ def run(exercise: course.Exercise, rounds: int, load: str = "half") -> int:
     subjects = [("solution", None, lambda: course.submission(exercise, None, solution=True))]
     subjects += [(m.name, [exercise.task(m.task).number], lambda m=m: mutants.submission(exercise, m)) for m in mutants.load(exercise)]
     seen: dict[str, Counter] = {name: Counter() for name, *_ in subjects}
-    began, launcher = time.monotonic(), launchers.choose()
+    began, launcher, cores = time.monotonic(), launchers.choose(), engine.default_jobs()
+
+    def grade(subject, busy: bool) -> None:
+        name, tasks, make = subject
+        result = engine.grade(exercise, make(), launcher, tasks=tasks)
+        verdicts = " ".join(f"{t.id}:{t.verdict}" for t in result.tasks)
+        seen[name][verdicts] += 1
+        if len(seen[name]) > 1:
+            out.print(f"[red]{name}, seed {result.seed}{', every core busy' if busy else ''}: {verdicts}[/red]")
+            for t in result.tasks:
+                out.print(t.message, markup=False)
+
     try:
-        for part, busy in ((range(quiet), False), (range(quiet, rounds), True)):
-            with loaded(engine.default_jobs() if busy else 0):
-                for n in part:
-                    for name, tasks, make in subjects:
-                        result = engine.grade(exercise, make(), launcher, tasks=tasks)
-                        verdicts = " ".join(f"{t.id}:{t.verdict}" for t in result.tasks)
-                        seen[name][verdicts] += 1
-                        if len(seen[name]) > 1:
-                            out.print(f"[red]{name}, seed {result.seed}{', every core busy' if busy else ''}: {verdicts}[/red]")
-                    out.print(f"round {n + 1} of {rounds}{', every core busy' if busy else ''}: {time.monotonic() - began:.0f} s", style="dim")
+        for n in range(rounds):
+            busy = n >= quiet
+            # as many gradings at a time as there are cores: it fills them, and shows whether they disturb each other
+            with loaded(cores if busy else 0), ThreadPoolExecutor(cores) as pool:
+                for done in [pool.submit(grade, subject, busy) for subject in subjects]:
+                    done.result()
+            out.print(f"round {n + 1} of {rounds}{', every core busy' if busy else ''}: {time.monotonic() - began:.0f} s", style="dim")
     finally:
         launcher.close()
     wrong = [f"{name}: {dict(c)}" for name, c in seen.items() if len(c) != 1]
