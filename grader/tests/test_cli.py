@@ -338,8 +338,17 @@ def scratch():
         yield Path(folder)
 
 
-@pytest.mark.parametrize("launcher", ["fork", "plain"])
-@pytest.mark.parametrize("number,status", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(
+    "number,status,launcher",
+    [
+        (signal.SIGINT, 130, "fork"),
+        (signal.SIGTERM, 143, "fork"),
+        (signal.SIGHUP, 129, "fork"),
+        (signal.SIGKILL, -9, "fork"),
+        (signal.SIGINT, 130, "plain"),
+        (signal.SIGKILL, -9, "plain"),
+    ],
+)
 def test_an_interrupted_grade_ends_at_once_and_leaves_nothing(tmp_path, scratch, number, status, launcher):
     if launcher == "fork" and not sys.platform.startswith("linux"):
         pytest.skip("the fork server is Linux's")

@@ -14,7 +14,8 @@ def gist(*rows: tuple[str, str]) -> str:
 
 def test_a_further_finding_says_what_befell_the_job():
     assert gist(("damaged", "a.pt"), ("found", "None")) == "damaged a.pt: None"
-    assert gist(("fault", "SIGKILL after step 3"), ("diverged", "at step 4"), ("different", "weights")) == "SIGKILL after step 3: weights"
+    assert gist(("fault", "SIGKILL in the save"), ("found", "None")) == "SIGKILL in the save: None"
+    assert gist(("fault", "SIGKILL after step 3"), ("diverged", "at step 4"), ("different", "weights")) == "weights"
     assert gist(("asked", "this"), ("found", "None")) == "None"
 
 
