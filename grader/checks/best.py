@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from grader.checks.crash_points import (
     Seen,
+    cases,
     died_right,
     events_and_size,
     fails,
@@ -200,7 +201,10 @@ def best_killed_at_every_event(lab: Lab) -> None:
         )
     faults = kill_and_tear_points(lab, BETTER["step"], events, size)
     reads = {"reads": ["best"]}
-    points = [{"name": str(f), "ops": [GOOD, under(f, BETTER, events)]} | reads for f in faults]
+    points = [
+        {"name": name, "ops": [GOOD, under(fault, BETTER, events, late)]} | reads
+        for name, fault, late in cases(faults, events)
+    ]
     torn, full = (Fault(kind, op["step"], byte=size // 2) for kind, op in (("tear", GOOD), ("full", BETTER)))
     if lab.only is None:
         points.append({"name": "first", "ops": [under(torn, GOOD, events)]} | reads)
@@ -208,8 +212,8 @@ def best_killed_at_every_event(lab: Lab) -> None:
         points.append({"name": "full, read", "ops": [GOOD, under(full, BETTER, events)]} | reads)
     seen = observe(lab, points)
     think = ("think", "is the best saved as carefully as the other checkpoints?")
-    for fault in faults:
-        point = seen[str(fault)]
+    for name, fault, _ in cases(faults, events):
+        point = seen[name]
         died_right(point)
         if point.found("best") not in ("step 10", "step 20"):
             rows = [

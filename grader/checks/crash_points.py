@@ -183,11 +183,10 @@ def fails(
 
 def _error(seen: Seen) -> str:
     crash = seen.read_crash
-    return (
-        f"{crash['type']}: {crash['message'].splitlines()[0][:120]}"
-        if crash and crash["message"].strip()
-        else "an error"
-    )
+    if not crash:
+        return "an error"
+    first = next((line.strip() for line in crash["message"].splitlines() if line.strip()), "")
+    return f"{crash['type']}: {first[:120]}" if first else crash["type"]
 
 
 # --- faults ------------------------------------------------------------------------------------------
@@ -251,9 +250,27 @@ def selected(lab: Lab, faults: list[Fault]) -> list[Fault]:
     return chosen
 
 
-def under(fault: Fault, op: dict, events: list[str] = (), **more) -> dict:
-    """The operation under a fault. `events`: those of the same operation undisturbed."""
-    late = fault.byte is not None and any(e.endswith(FROM_OUTSIDE) for e in events)  # tear the copy, not its source
+def cases(faults: list[Fault], events: list[str]) -> list[tuple[str, Fault, int | None]]:
+    """(name, fault, late) of each point. If several files are written, a tear also strikes the last one alone:
+    a temporary file that is *copied* to its final name is torn in the copy.
+    """
+    found = [(str(fault), fault, None) for fault in faults]
+    opened = _opened(events)
+    if len(opened) > 1:
+        found += [(f"{fault}, last file", fault, opened[-1]) for fault in faults if fault.kind == "tear" and fault.byte]
+    return found
+
+
+def _opened(events: list[str]) -> list[int]:
+    return [n for n, event in enumerate(events) if event.startswith(("open ", "torch.save begins"))]
+
+
+def under(fault: Fault, op: dict, events: list[str] = (), late: int | None = None, **more) -> dict:
+    """The operation under a fault. `events`: those of the same operation undisturbed; `late`: the one before
+    which nothing is torn.
+    """
+    if any(event.endswith(FROM_OUTSIDE) for event in events) and late is None:
+        late = next(iter(_opened(events)), None)  # what is copied in is torn here, not where it comes from
     return op | {"fault": fault.to_json() | {"step": op.get("step", 0), "late": late}} | more
 
 
@@ -267,7 +284,8 @@ def died_right(seen: Seen) -> None:
         if op.raised:
             raise crashed(op.raised, [])
         raise Inconclusive("fault", [("fault", f"{seen.point['name']} never fired: two saves did different things")])
-    if op.all("lifted") or ("byte" in fault and ended["status"] == 0 and max(op.did["changed"], default=0) > fault["byte"]):
+    struck_all = "byte" in fault and fault.get("late") is None  # every file that the operation wrote
+    if op.all("lifted") or (struck_all and ended["status"] == 0 and max(op.did["changed"], default=0) > fault["byte"]):
         raise Finding(
             "limit lifted",
             [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from grader.checks.crash_points import (
     Seen,
+    cases,
     died_right,
     events_and_size,
     fails,
@@ -210,12 +211,12 @@ def first_save_killed(lab: Lab) -> None:
     events, size = events_and_size(_undisturbed(lab)["first save"])
     faults = kill_and_tear_points(lab, step, events, size)
     points = []
-    for fault in faults:
-        points.append({"name": str(fault), "ops": [under(fault, write(step), events)]})
-        points.append({"name": f"{fault} next", "at": str(fault), "ops": [write(later)]})
+    for name, fault, late in cases(faults, events):
+        points.append({"name": name, "ops": [under(fault, write(step), events, late)]})
+        points.append({"name": f"{name} next", "at": name, "ops": [write(later)]})
     seen = observe(lab, points)
-    for fault in faults:
-        point, after = seen[str(fault)], seen[f"{fault} next"]
+    for name, fault, _ in cases(faults, events):
+        point, after = seen[name], seen[f"{name} next"]
         died_right(point)
         rows = [("fault", f"SIGKILL in the run's very first save, {moment(fault, events)}")]
         if point.found() not in ("none", f"step {step}"):

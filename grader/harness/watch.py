@@ -122,7 +122,7 @@ def saving(step: int, directory: str, fault: dict | None = None):
     with _full_at(step, fault) if fault and "byte" in fault else nullcontext() as limit:
 
         def on_event(name: str) -> None:
-            if limit and limit.due and name.startswith(("open", "torch.save begins")):
+            if limit and limit.due == len(events):
                 limit.set()
             if fault and "event" in fault and len(events) == fault["event"]:
                 die(step, before=name)
@@ -136,29 +136,29 @@ def saving(step: int, directory: str, fault: dict | None = None):
 class _Limit:
     """No file of this process may grow beyond so many bytes: where a tear and a full disk come from."""
 
-    def __init__(self, byte: int, late: bool):
-        self.byte, self.due = byte, late
+    def __init__(self, byte: int, due: int | None):
+        self.byte, self.due = byte, due
         self.old = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def set(self) -> None:
-        self.due = False
+        self.due = None
         resource.setrlimit(resource.RLIMIT_FSIZE, (self.byte, self.old[1]))
 
 
 @contextmanager
 def _full_at(step: int, fault: dict):
-    """`late`: only once a file in the directory is opened; what is written elsewhere before isn't torn."""
+    """`late`: the event before which the limit is set; what is written before that isn't torn."""
     emit("fault", step=step)  # announced before it can strike
-    limit = _Limit(fault["byte"], fault.get("late", False))
+    limit = _Limit(fault["byte"], fault.get("late"))
     old = signal.signal(signal.SIGXFSZ, signal.SIG_DFL if fault["kind"] == "tear" else signal.SIG_IGN)
     try:
         with _unlogged():  # a line printed into a log of that size would be struck instead of the save
-            if not limit.due:
+            if limit.due is None:
                 limit.set()
             try:
                 yield limit
             finally:
-                held = limit.due or resource.getrlimit(resource.RLIMIT_FSIZE)[0] == limit.byte
+                held = limit.due is not None or resource.getrlimit(resource.RLIMIT_FSIZE)[0] == limit.byte
                 resource.setrlimit(resource.RLIMIT_FSIZE, limit.old)
     finally:
         signal.signal(signal.SIGXFSZ, old)
