@@ -6,6 +6,9 @@ A fault has a short text form, printed with every verdict and accepted by `grade
     kill@20:event3   SIGKILL just before the 4th file-system event of the save at step 20
     tear@20:4096     SIGKILL when a file of the save at step 20 reaches byte 4096
     full@20:4096     the disk is full when a file of the save at step 20 reaches byte 4096
+
+Torn and full are limits on the size of a file (RLIMIT_FSIZE), which need no root and strike at an exact byte.
+So a full disk fails with EFBIG here, not with ENOSPC; both are an OSError to whoever writes.
 """
 
 from __future__ import annotations
