@@ -26,8 +26,10 @@ What it promises, on one process, under DDP and under FSDP2:
 
 from __future__ import annotations
 
+import atexit
 import collections
 import ctypes
+import errno
 import hashlib
 import json
 import math
@@ -71,6 +73,14 @@ class Mismatch(CheckpointError):
 MAGIC, CHUNK = b"ckpt-v1\n", 8 << 20
 _checkers = ThreadPoolExecutor(2, "digest")  # they keep pace with the disk, beside it
 _syncer = ThreadPoolExecutor(1, "sync")
+
+
+def _new_threads() -> None:
+    global _checkers, _syncer
+    _checkers, _syncer = ThreadPoolExecutor(2, "digest"), ThreadPoolExecutor(1, "sync")
+
+
+os.register_at_fork(after_in_child=_new_threads)  # threads don't survive a fork
 
 
 class _Digest:
@@ -190,13 +200,16 @@ def _fsync_path(path) -> None:
     fd = os.open(path, os.O_RDONLY)
     try:
         _fsync(fd)
+    except OSError as e:
+        if not (os.path.isdir(path) and e.errno in (errno.EINVAL, errno.ENOTSUP)):
+            raise  # some file systems can't sync a directory, and need not
     finally:
         os.close(fd)
 
 
 def _identity(t: torch.Tensor):
     """Equal for tensors that are one (tied weights)."""
-    return (t.data_ptr(), t.dtype, t.shape, t.stride(), t.device) if t.numel() else id(t)
+    return (t.data_ptr(), t.is_conj(), t.is_neg(), t.dtype, t.shape, t.stride(), t.device) if t.numel() else id(t)
 
 
 def _encode(value, where: str, tensors: list, seen: dict):
@@ -205,7 +218,7 @@ def _encode(value, where: str, tensors: list, seen: dict):
         return value
     if isinstance(value, torch.Tensor):
         t = value.detach()
-        if t.layout != torch.strided or t.device.type == "meta":
+        if t.layout != torch.strided or t.device.type == "meta" or t.is_quantized or hasattr(t, "to_local") or hasattr(t, "__tensor_flatten__"):
             raise TypeError(f"{where} is a tensor of layout {t.layout} on {t.device}: it can't be saved")
         if (key := _identity(t)) not in seen:
             seen[key] = len(tensors)
@@ -220,8 +233,10 @@ def _encode(value, where: str, tensors: list, seen: dict):
     if isinstance(value, bytes):
         return {"bytes": value.hex()}
     if isinstance(value, dict):
+        if type(value) not in (dict, collections.OrderedDict, collections.Counter):
+            raise TypeError(f"{where} is a {type(value).__name__}: it would come back as a dict")
         items = [[_encode(k, f"a key of {where}", tensors, seen), _encode(v, f"{where}[{k!r}]", tensors, seen)] for k, v in value.items()]
-        return {"dict": items}
+        return {"counter" if isinstance(value, collections.Counter) else "dict": items}
     if isinstance(value, (list, tuple)):
         items = [_encode(v, f"{where}[{n}]", tensors, seen) for n, v in enumerate(value)]
         return items if isinstance(value, list) else {"tuple": items}
@@ -236,8 +251,9 @@ def _decode(node, tensors: list):
     ((kind, content),) = node.items()
     if kind == "tensor":
         return tensors[content]
-    if kind == "dict":
-        return {_decode(k, tensors): _decode(v, tensors) for k, v in content}
+    if kind in ("dict", "counter"):
+        items = {_decode(k, tensors): _decode(v, tensors) for k, v in content}
+        return collections.Counter(items) if kind == "counter" else items
     return {"float": float.fromhex, "bytes": bytes.fromhex, "tuple": lambda c: tuple(_decode(c, tensors))}[kind](content)
 
 
@@ -271,8 +287,8 @@ class CheckpointDirectory:
 
     def clear_leftovers(self) -> None:
         for name in os.listdir(self.path) if self.path.is_dir() else ():
-            if name.startswith("tmp-"):
-                shutil.rmtree(self.path / name)
+            if re.fullmatch(r"tmp-(gone-)?(step|best)-\d+-\d+", name):
+                shutil.rmtree(self.path / name, ignore_errors=True)
 
     def commit(self, tmp: Path, digests: dict[str, str], **more) -> str:
         """Make what was written into `tmp` a checkpoint: the names first, then the one rename, then its name."""
@@ -287,6 +303,14 @@ class CheckpointDirectory:
         _fsync_path(self.path)
         self.trusted.add(name)
         return name
+
+    def set_aside(self, kind: str, step: int) -> None:
+        """Checkpoints of later steps are another run's that began before this one: kept, and no longer in the way."""
+        for name in self.names(kind):
+            if int(name.split("-")[1]) > step:
+                gone = f"abandoned-{time.time_ns()}-{name}"
+                os.rename(self.path / name, self.path / gone)
+                print(f"{name} is of another run, which this one has overtaken: kept as {gone}", file=sys.stderr, flush=True)
 
     def manifest(self, name: str) -> dict:
         try:
@@ -331,7 +355,9 @@ class CheckpointDirectory:
             return True
         try:
             self.verify(name)
-        except CheckpointError:
+        except CheckpointError as e:
+            if isinstance(e.__cause__, OSError) and not isinstance(e.__cause__, FileNotFoundError):
+                raise  # a file system that hiccups is no reason to delete anything
             return False
         self.trusted.add(name)
         return True
@@ -410,10 +436,19 @@ class StopSignal:
 
     def __exit__(self, *_) -> None:
         for s, handler in self.before.items():
-            signal.signal(s, handler)
+            if handler is not None:  # one that wasn't installed from Python can't be put back from there
+                signal.signal(s, handler)
 
     def _note(self, number, frame) -> None:
         self.received = self.received or signal.Signals(number).name
+
+
+def _end_workers() -> None:
+    """At exit, Python terminates DataLoader workers and waits for them; but they ignore SIGTERM."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
 
 
 def ignore_signals(worker: int = 0) -> None:
@@ -436,6 +471,8 @@ class ResumableSampler:
         self.rank, self.world = _rank_and_world()
         self.size, self.batch_size, self.shuffle, self.seed = size, batch_size, shuffle, seed
         self.epoch = self.samples = 0  # `samples` of this epoch are trained, on all ranks together
+        if len(self) < 1:
+            raise ValueError(f"{size} samples make no batch of {batch_size} for each of {self.world} ranks")
 
     def __len__(self) -> int:
         return self.size // (self.batch_size * self.world)
@@ -459,9 +496,13 @@ class ResumableSampler:
         self.epoch, self.samples = self.epoch + 1, 0
 
     def state_dict(self) -> dict:
-        return {"epoch": self.epoch, "samples": self.samples}
+        order = {"size": self.size, "shuffle": self.shuffle, "seed": self.seed}
+        return {"epoch": self.epoch, "samples": self.samples, **order}
 
     def load_state_dict(self, state: dict) -> None:
+        for name in ("size", "shuffle", "seed"):
+            if state[name] != getattr(self, name):
+                raise ValueError(f"the data were in another order: {name} was {state[name]} and is {getattr(self, name)}")
         self.epoch, self.samples = state["epoch"], state["samples"]
 
 
@@ -472,7 +513,7 @@ def rng_state() -> dict:
     """Every generator of this process: Python's, NumPy's, torch's and one for each CUDA device."""
     state = {"python": random.getstate(), "torch": torch.get_rng_state(), "cuda": []}
     if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state_all()
+        state |= {"cuda": torch.cuda.get_rng_state_all(), "device": torch.cuda.current_device()}
     if numpy is not None:
         name, keys, *rest = numpy.random.get_state()
         state["numpy"] = [name, torch.from_numpy(keys.astype("int64")), *rest]
@@ -485,6 +526,8 @@ def set_rng_state(state: dict) -> None:
     torch.set_rng_state(state["torch"])
     for device, rng in enumerate(state["cuda"][: torch.cuda.device_count() if torch.cuda.is_available() else 0]):
         torch.cuda.set_rng_state(rng, device)
+    if state["cuda"] and torch.cuda.is_available():  # the one in use, though its number may be another now
+        torch.cuda.set_rng_state(state["cuda"][state["device"]], torch.cuda.current_device())
     if numpy is not None and "numpy" in state:
         name, keys, *rest = state["numpy"]
         numpy.random.set_state((name, keys.numpy().astype("uint32"), *rest))
@@ -518,6 +561,12 @@ def _load_into(part, state, name: str) -> None:
             part = bare(part)
         if part is not None:
             part.load_state_dict(state)
+        if isinstance(part, torch.optim.Optimizer):
+            numbers, params = ([p for g in groups for p in g["params"]] for groups in (state["param_groups"], part.param_groups))
+            for n, p in zip(numbers, params):
+                for k, v in state["state"].get(n, {}).items():
+                    if isinstance(v, torch.Tensor) and v.shape == p.shape and k != "step":
+                        part.state[p][k] = torch.empty_like(p, dtype=v.dtype, requires_grad=False).copy_(v)
     except (RuntimeError, ValueError, KeyError, TypeError) as e:
         raise Mismatch(f"'{name}' doesn't fit the checkpoint: {e}") from e
 
@@ -527,7 +576,8 @@ def _map(value, change):
     if isinstance(value, torch.Tensor):
         return change(value)
     if isinstance(value, dict):
-        return {k: _map(v, change) for k, v in value.items()}
+        items = {k: _map(v, change) for k, v in value.items()}
+        return collections.Counter(items) if isinstance(value, collections.Counter) else items
     if isinstance(value, (list, tuple)):
         return type(value)(_map(v, change) for v in value) if type(value) in (list, tuple) else tuple(_map(v, change) for v in value)
     return value
@@ -540,26 +590,28 @@ class _Staging:
         self.buffers: list[torch.Tensor] = []
 
     def copy(self, tree):
-        number, done = iter(range(1 << 30)), {}
+        number, done, devices = iter(range(1 << 30)), {}, set()
 
         def change(t):
             if hasattr(t, "to_local"):  # a DTensor: its shard
                 from torch.distributed.tensor import DTensor
 
-                local = change(t.to_local())
-                return DTensor.from_local(local, t.device_mesh, t.placements, run_check=False, shape=t.shape, stride=t.stride())
+                # not from_local, which would move the copy back to the GPU
+                return DTensor(change(t.to_local()), t._spec, requires_grad=False)
             if (key := _identity(t)) not in done:
                 n = next(number)
                 self.buffers += [None] * (n + 1 - len(self.buffers))
                 buffer = self.buffers[n]
                 if buffer is None or buffer.shape != t.shape or buffer.dtype != t.dtype:
                     buffer = torch.empty(t.shape, dtype=t.dtype, pin_memory=t.is_cuda)
-                self.buffers[n] = done[key] = buffer.copy_(t.detach(), non_blocking=True)
+                self.buffers[n] = done[key] = buffer.copy_(t.detach(), non_blocking=t.is_cuda)
+                if t.is_cuda:
+                    devices.add(t.device)
             return done[key]
 
         staged = _map(tree, change)
-        if torch.cuda.is_initialized():
-            torch.cuda.current_stream().synchronize()
+        for device in devices:  # the copies are under way: the next step would overwrite what they read
+            torch.cuda.current_stream(device).synchronize()
         return staged
 
 
@@ -579,27 +631,36 @@ class CheckpointManager:
     gradients     save accumulated gradients, too (for saves in mid-accumulation)
     end_time      epoch seconds when the job will be killed; default: Slurm's, if there is one
     margin        s before that by which the last save must be durable
-    timeout       s after which a rank that doesn't answer is an error on the others
+    timeout       s after which a rank that doesn't answer is an error on the others: longer than a save takes
     max_stuck     lives in a row without a new checkpoint after which resume() gives up
     """
 
     def __init__(
         self, directory, state, *, per_rank=None, every_steps=None, every_epochs=None, every_minutes=None, keep=3,
-        asynchronous=False, gradients=False, end_time=None, margin=30.0, timeout=300.0, max_stuck=3,
+        asynchronous=False, gradients=False, end_time=None, margin=30.0, timeout=3600.0, max_stuck=3,
     ):  # fmt: skip
         self.directory, self.state, self.per_rank = CheckpointDirectory(directory), dict(state), dict(per_rank or {})
         self.every_steps, self.every_epochs, self.every_minutes = every_steps, every_epochs, every_minutes
         self.keep, self.asynchronous, self.gradients = keep, asynchronous, gradients
         self.end_time = end_time or float(os.environ.get("SLURM_JOB_END_TIME") or math.inf)
         self.margin, self.max_stuck = margin, max_stuck
-        self.front, self.back = _Ranks(timeout), _Ranks(timeout)  # this thread's, and the writing thread's
+        # this thread's and the writing thread's. A dead rank is noticed at once, whatever the time limit
+        self.front, self.back = _Ranks(timeout), _Ranks(timeout)
         self.rank, model = self.front.rank, self.state.get("model")
         self.sharded = model is not None and any(hasattr(p, "to_local") for p in model.parameters())
+        for name, part in self.state.items():
+            for module in part.modules() if isinstance(part, torch.nn.Module) else ():
+                if type(module).__name__ == "FullyShardedDataParallel":
+                    raise TypeError(f"'{name}' is sharded with FSDP1: use fully_shard (FSDP2)")
+                if name != "model" and any(hasattr(p, "to_local") for p in module.parameters(recurse=False)):
+                    raise TypeError(f"'{name}' is sharded: only 'model' and its 'optimizer' can be")
         self.epoch = self.steps = 0
         self.best, self.outcome, self.stopping = math.inf, None, False
         self.signal, self.staging, self.writer = StopSignal(), _Staging(), ThreadPoolExecutor(1, "checkpoint")
         self.saving: Future | None = None
-        self.cost, self.saved, self.saved_at = 0.0, None, time.monotonic()
+        self.cost = self.status().get("cost", 0.0)  # s for a save; known from the last life
+        self.longest, self.checked_at = 0.0, None  # s between two looks at signals and the clock
+        self.saved, self.saved_at = None, time.monotonic()
 
     def __enter__(self) -> CheckpointManager:
         self.signal.__enter__()
@@ -607,19 +668,20 @@ class CheckpointManager:
 
     def __exit__(self, kind, error, trace) -> None:
         self.outcome = FAILED
-        for child in multiprocessing.active_children() if error else ():
-            if child.daemon:  # DataLoader workers: Python would terminate() and join() them, and they ignore SIGTERM
-                child.kill()
+        atexit.register(_end_workers)
         try:
             if error is None:
-                if self.stopping and self.saved != self._position():
+                if self.saved != self._position() and (self.steps or self.epoch):  # preempted, or done since
                     self.save()
                 self.flush()
                 self.outcome = PREEMPTED if self.stopping else DONE
         finally:
             self.writer.shutdown(wait=True)
+            try:
+                self._note(outcome=self.outcome)
+            except OSError as e:  # it must not hide what ended the job
+                print(f"status.json can't be written: {e}", file=sys.stderr, flush=True)
             self.signal.__exit__()
-            self._note(outcome=self.outcome)
 
     @property
     def exit_status(self) -> int:
@@ -641,19 +703,19 @@ class CheckpointManager:
                 part.next_epoch()
         better = self.rank == 0 and metric is not None and metric < self.best
         better, best = self.front.highest(better, metric if better else -math.inf)
-        if better:
+        if better:  # first: the other checkpoint says that the best is saved
             self.best = best
-        self._check(bool(self.every_epochs) and self.epoch % self.every_epochs == 0)
-        if better:
             self.save("best")
-        return self.stopping
+        return self._check(bool(self.every_epochs) and self.epoch % self.every_epochs == 0)
 
     def should_stop(self) -> bool:
         """For evaluation, warm-up and other long stretches between steps; on every rank at the same points."""
         return self._check(False, save=False)
 
     def _check(self, due: bool, save: bool = True) -> bool:
-        left = self.end_time - time.time() - self.margin - 2 * self.cost
+        now = time.monotonic()
+        self.longest, self.checked_at = max(self.longest, now - (self.checked_at or now)), now
+        left = self.end_time - time.time() - self.margin - 2 * self.cost - self.longest  # the next check comes later
         late = bool(self.every_minutes) and time.monotonic() - self.saved_at > 60 * self.every_minutes
         failed = self.saving is not None and self.saving.done() and self.saving.exception() is not None
         stop, late, failed = self.front.highest(bool(self.signal.received) or left < 0, late, failed)
@@ -669,7 +731,10 @@ class CheckpointManager:
     def save(self, kind: str = "step") -> None:
         """Save now. Asynchronously: returns when the state is copied; what goes wrong is raised by the next call."""
         self.flush()
+        self.device = torch.cuda.current_device() if torch.cuda.is_initialized() else None
         tree = self._capture()
+        if self.rank:
+            tree["shared"] = {}  # rank 0 writes it: the others needn't copy it
         if self.asynchronous:
             tree = self.staging.copy(tree)
             self.saving = self.writer.submit(self._write, kind, self.steps, tree)
@@ -690,6 +755,7 @@ class CheckpointManager:
 
     def _capture(self) -> dict:
         progress = {"epoch": self.epoch, "steps": self.steps, "best": self.best}
+        progress |= {"world_size": self.front.world, "gradients": self.gradients}
         tree = {"shared": {"progress": progress}, "own": {"rng": rng_state()}}
         for name, part in self.state.items():
             if not (self.sharded and name in ("model", "optimizer")):
@@ -703,11 +769,16 @@ class CheckpointManager:
             from torch.distributed.checkpoint.state_dict import get_state_dict
 
             # not optimizer.state_dict(): it has no names, and its moments would be dropped without a word
+            progress["untouched"] = not self.state["optimizer"].state  # get_state_dict makes a step of nothing then
             tree["shards"] = dict(zip(("model", "optimizer"), get_state_dict(self.state["model"], self.state["optimizer"])))
+            if progress["untouched"]:
+                self.state["optimizer"].state.clear()
         return tree
 
     def _write(self, kind: str, step: int, tree: dict) -> None:
         began, ranks, first = time.monotonic(), self.back, self.rank == 0
+        if self.device is not None:
+            torch.cuda.set_device(self.device)  # each thread has a current device of its own
         tmp = Path(ranks.together("the save", lambda: str(self.directory.begin(kind, step)) if first else None)[0])
 
         def parts() -> dict[str, str]:
@@ -720,11 +791,13 @@ class CheckpointManager:
             digests += ranks.together("the save", lambda: _seal_shards(tmp / "shards", self.rank))
         everything = {name: digest for part in digests for name, digest in part.items()}
         ranks.together("the save", lambda: self._commit(tmp, everything, step, kind) if first else None)
+        if first:  # the others needn't wait for it
+            self.directory.prune(self.keep if kind == "step" else 1, kind)
         self.cost = max(self.cost * 0.9, time.monotonic() - began)
 
     def _commit(self, tmp: Path, digests: dict, step: int, kind: str) -> None:
         self.directory.commit(tmp, digests, step=step, world_size=self.back.world)
-        self.directory.prune(self.keep if kind == "step" else 1, kind)
+        self.directory.set_aside(kind, step)
 
     # --- resuming
 
@@ -734,7 +807,9 @@ class CheckpointManager:
         CheckpointError if there are some and none is intact, Mismatch if it belongs to another job.
         """
         self.flush()
-        names = self.front.together("resuming", lambda: self.directory.names(kind) if self.rank == 0 else None)[0]
+        first = self.rank == 0
+        self.front.together("resuming", lambda: self.directory.clear_leftovers() if first else None)
+        names = self.front.together("resuming", lambda: self._candidates(kind) if first else None)[0]
         for name in names:
             box = {}
             try:
@@ -757,24 +832,31 @@ class CheckpointManager:
             self.front.together("resuming", self._refuse_crash_loop)
         return bool(names)
 
+    def _candidates(self, kind: str) -> list[str]:
+        """Newest first; a job that only ever saved its best goes on from there."""
+        return self.directory.names(kind) or (self.directory.names("best") if kind == "step" else [])
+
     def _load(self, name: str) -> dict:
         """This rank's parts, verified; nothing of the job is touched yet."""
         shared = self.directory.read(name, "shared.ckpt")
         own = self.directory.read(name, f"rank-{self.rank}.ckpt")
         if self.sharded:
             self.directory.verify(name, slice(self.rank, None, self.front.world))
-        self.directory.trusted.add(name)
         return {"shared": shared, "own": own}
 
     def _apply(self, name: str, shared: dict, own: dict | None) -> None:
         if self.sharded:
             _read_shards(self.directory.path / name / "shards", self.state["model"], self.state["optimizer"], self.front)
+            if shared["progress"]["untouched"]:
+                self.state["optimizer"].state.clear()
         for part, target in self.state.items():
             if not (self.sharded and part in ("model", "optimizer")):
                 if part not in shared:
                     raise Mismatch(f"the checkpoint holds no '{part}'")
                 _load_into(target, shared[part], part)
         progress = shared["progress"]
+        if progress["world_size"] != self.front.world and (progress["gradients"] or self.per_rank):
+            raise Mismatch(f"gradients and per_rank state of {progress['world_size']} ranks can't go on with {self.front.world}")
         self.epoch, self.steps, self.best = progress["epoch"], progress["steps"], progress["best"]
         if own is None:
             print(f"rank {self.rank} is new: its random numbers start afresh", file=sys.stderr, flush=True)
@@ -793,15 +875,16 @@ class CheckpointManager:
     def status(self) -> dict:
         """The last life's {"outcome", "steps", "started_at", "stuck"}; {} if there was none."""
         try:
-            return json.loads((self.directory.path / "status.json").read_text())
+            found = json.loads((self.directory.path / "status.json").read_text())
         except (OSError, ValueError):
             return {}
+        return found if isinstance(found, dict) else {}
 
     def _note(self, **more) -> None:
         if self.rank == 0:
             self.directory.path.mkdir(parents=True, exist_ok=True)
             tmp = self.directory.path / "status.json.tmp"
-            tmp.write_text(json.dumps(self.status() | {"steps": self.steps, "epoch": self.epoch} | more) + "\n")
+            tmp.write_text(json.dumps(self.status() | {"steps": self.steps, "epoch": self.epoch, "cost": round(self.cost, 3)} | more) + "\n")
             os.replace(tmp, self.directory.path / "status.json")
 
     def _refuse_crash_loop(self) -> None:
@@ -824,7 +907,7 @@ class CheckpointManager:
 def _write_shards(path: Path, tree: dict, ranks: _Ranks) -> None:
     from torch.distributed.checkpoint import FileSystemWriter, save
 
-    save(tree, storage_writer=FileSystemWriter(path), process_group=ranks.group, no_dist=not ranks.on)
+    save(tree, storage_writer=FileSystemWriter(path), process_group=ranks.group)
 
 
 def _seal_shards(path: Path, rank: int) -> dict[str, str]:
@@ -838,11 +921,16 @@ def _seal_shards(path: Path, rank: int) -> dict[str, str]:
 
 def _read_shards(path: Path, model, optimizer, ranks: _Ranks) -> None:
     from torch.distributed.checkpoint import FileSystemReader, load
+    from torch.distributed.checkpoint._nested_dict import flatten_state_dict
     from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
+    for p in model.parameters():
+        p.grad = None  # or get_state_dict would make no place for the moments, and load would leave them out
     tree = dict(zip(("model", "optimizer"), get_state_dict(model, optimizer)))
+    if lost := set(FileSystemReader(path).read_metadata().state_dict_metadata) - set(flatten_state_dict(tree)[0]):
+        raise Mismatch(f"the job has no place for {sorted(lost)[:3]} of the checkpoint")
     try:
-        load(tree, storage_reader=FileSystemReader(path), process_group=ranks.group, no_dist=not ranks.on)
+        load(tree, storage_reader=FileSystemReader(path), process_group=ranks.group)
     except BaseException as e:
         raise Mismatch(f"the shards don't fit: {e}") from e
     set_state_dict(model, optimizer, model_state_dict=tree["model"], optim_state_dict=tree["optimizer"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import json
 import math
 import os
@@ -16,6 +17,8 @@ import pytest
 import torch
 
 from grader.harness.digest import digest, rng_digests
+from grader.harness.launcher import Limits
+from grader.harness.life import run_life
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "templates"))
 
@@ -80,10 +83,21 @@ def test_large_tensors_are_read_as_they_were_written_in_pieces(tmp_path):
     assert cu._read(tmp_path / "a", keep=False)[1] == cu._read(tmp_path / "a")[1]
 
 
-@pytest.mark.parametrize("value", [numpy.zeros(3), Path("x"), {1, 2}, object(), torch.zeros(2).to_sparse()], ids=lambda v: type(v).__name__)
+@pytest.mark.parametrize(
+    "value",
+    [numpy.zeros(3), Path("x"), {1, 2}, object(), torch.zeros(2).to_sparse(), collections.defaultdict(int)],
+    ids=lambda v: type(v).__name__,
+)
 def test_what_isnt_data_is_refused_by_its_place(tmp_path, value):
     with pytest.raises(TypeError, match=r"state\['deep'\]\[1\]"):
         cu.write_file(tmp_path / "a", {"deep": [0, value]})
+
+
+def test_a_tensor_and_its_conjugate_are_two(tmp_path):
+    x = torch.randn(3, dtype=torch.complex64)
+    cu.write_file(tmp_path / "a", {"x": x, "y": x.conj()})
+    back = cu.read_file(tmp_path / "a")
+    assert torch.equal(back["x"], x) and torch.equal(back["y"], x.conj())
 
 
 def test_tied_weights_are_written_once_and_stay_tied(tmp_path):
@@ -156,12 +170,13 @@ def test_an_asynchronous_save_holds_the_state_of_its_moment(tmp_path, monkeypatc
         return write(*args)
 
     monkeypatch.setattr(cu, "write_file", late)
-    with manager(tmp_path, asynchronous=True, every_steps=2) as ckpt:
+    with pytest.raises(ZeroDivisionError), manager(tmp_path, asynchronous=True, every_steps=2) as ckpt:
         train(ckpt, 2)
         at_the_save = state_of(ckpt)
         train(ckpt, 1)
         assert state_of(ckpt) != at_the_save
         may_write.set()
+        raise ZeroDivisionError  # nothing is saved on the way out, then
     again = manager(tmp_path)
     again.resume()
     assert state_of(again) == at_the_save
@@ -259,6 +274,128 @@ def test_the_best_is_kept_apart(tmp_path):
     assert newest.resume() and newest.steps == 4 and newest.best == 2.0 and newest.epoch == 4
 
 
+def test_a_run_that_begins_anew_isnt_pruned_away_by_the_old_one(tmp_path):
+    with manager(tmp_path, keep=2) as old:
+        train(old, 9)
+    with manager(tmp_path, keep=2) as new:  # without resume()
+        train(new, 3)
+        assert new.directory.names() == ["step-000000000003-1", "step-000000000002-1"]
+    again = manager(tmp_path)
+    assert again.resume() and again.steps == 3 and state_of(again) == state_of(new)
+    assert any("step-000000000009" in n for n in os.listdir(tmp_path))  # kept, out of the way
+
+
+def test_what_was_done_since_the_last_save_is_saved_at_the_end(tmp_path):
+    with manager(tmp_path, every_steps=10) as ckpt:
+        train(ckpt, 9)
+    again = manager(tmp_path)
+    assert again.resume() and again.steps == 9 and state_of(again) == state_of(ckpt)
+
+
+def test_a_job_that_saved_only_its_best_goes_on_from_there(tmp_path):
+    with pytest.raises(ZeroDivisionError), manager(tmp_path, every_steps=None) as ckpt:
+        train(ckpt, 2)
+        ckpt.end_epoch(1.0)
+        raise ZeroDivisionError
+    again = manager(tmp_path)
+    assert again.resume() and again.steps == 2
+
+
+def test_moments_keep_their_type_and_their_strides(tmp_path):
+    def make():
+        ckpt = manager(tmp_path)
+        model = torch.nn.Conv2d(3, 4, 3).to(torch.bfloat16).to(memory_format=torch.channels_last)
+        optimizer = torch.optim.AdamW(model.parameters())
+        ckpt.state |= {"model": model, "optimizer": optimizer}
+        return ckpt, model, optimizer
+
+    ckpt, model, optimizer = make()
+    for p in model.parameters():
+        moments = {k: torch.randn_like(p, dtype=torch.float32) for k in ("exp_avg", "exp_avg_sq")}
+        optimizer.state[p] = {"step": torch.tensor(3.0), **moments}
+    with ckpt:
+        ckpt.steps = 1
+        ckpt.save()
+    again, model_2, optimizer_2 = make()
+    again.resume()
+    for p, q in zip(model.parameters(), model_2.parameters()):
+        for k, v in optimizer.state[p].items():
+            w = optimizer_2.state[q][k]
+            assert (w.dtype, w.stride()) == (v.dtype, v.stride()) and torch.equal(v, w)
+
+
+def test_schedulers_that_count_their_milestones_go_on_past_them(tmp_path):
+    def make():
+        ckpt = manager(tmp_path)
+        parts = [torch.optim.lr_scheduler.LinearLR(ckpt.state["optimizer"], 0.1, total_iters=2)]
+        parts.append(torch.optim.lr_scheduler.MultiStepLR(ckpt.state["optimizer"], [2, 4]))
+        ckpt.state["scheduler"] = torch.optim.lr_scheduler.SequentialLR(ckpt.state["optimizer"], parts, [2])
+        return ckpt
+
+    def steps(ckpt, number):
+        rates = []
+        for _ in range(number):
+            ckpt.state["optimizer"].step()
+            ckpt.state["scheduler"].step()
+            rates.append(ckpt.state["optimizer"].param_groups[0]["lr"])
+            ckpt.step()
+        return rates
+
+    whole = steps(cu.CheckpointManager(tmp_path / "w", make().state), 9)
+    with make() as ckpt:
+        begun = steps(ckpt, 3)
+    again = make()
+    again.resume()
+    assert begun + steps(again, 6) == whole
+
+
+def test_files_of_others_are_left_alone(tmp_path):
+    (tmp_path / "tmp-notes.txt").write_text("mine")
+    (tmp_path / "tmp-data").mkdir()
+    with manager(tmp_path, keep=1) as ckpt:
+        train(ckpt, 2)
+    assert (tmp_path / "tmp-notes.txt").read_text() == "mine" and (tmp_path / "tmp-data").is_dir()
+
+
+def test_a_hiccup_of_the_file_system_deletes_nothing(tmp_path, monkeypatch):
+    with manager(tmp_path, keep=3) as ckpt:
+        train(ckpt, 3)
+
+    def stale(*_, **__):
+        raise cu.CheckpointError("can't be read") from OSError(116, "stale file handle")
+
+    fresh = cu.CheckpointDirectory(tmp_path)
+    monkeypatch.setattr(fresh, "verify", stale)
+    with pytest.raises(cu.CheckpointError):
+        fresh.prune(1)
+    assert len(fresh.names()) == 3
+
+
+@pytest.mark.parametrize("text", ["null", "[]", "{", ""])
+def test_a_status_file_that_says_nothing_is_no_status(tmp_path, text):
+    (tmp_path / "status.json").write_text(text)
+    with manager(tmp_path) as ckpt:
+        ckpt.resume()
+        train(ckpt, 1)
+    assert json.loads((tmp_path / "status.json").read_text())["outcome"] == "done"
+
+
+def test_a_forked_process_can_save_too(tmp_path):
+    cu.write_file(tmp_path / "parent", {"w": torch.randn(9)})
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(20)
+        cu.write_file(tmp_path / "child", {"w": torch.arange(9)})
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert cu.read_file(tmp_path / "child")["w"].tolist() == list(range(9))
+
+
+def test_a_job_ends_though_its_workers_are_still_there(launcher, tmp_path):
+    result = run_life(launcher, tmp_path / "life", Path(__file__).parent / "jobs" / "workers_stay.py", [str(tmp_path / "ck")], None, Limits(wall=30))
+    assert (result["status"], result["ended"]) == (0, None), (tmp_path / "life" / "stderr").read_text()
+
+
 def test_another_model_is_a_mismatch_that_names_the_key(tmp_path):
     with manager(tmp_path) as ckpt:
         train(ckpt, 1)
@@ -303,15 +440,21 @@ def test_saves_come_when_minutes_are_over_and_before_the_time_is_up(tmp_path, mo
         now[0] += 601
         train(ckpt, 1)
         assert [n.split("-")[1] for n in ckpt.directory.names()] == ["000000000002"]
-        ckpt.cost = 100.0  # a save takes so long: two of them and the margin must still fit
-        now[0] = 4000 - 231
-        train(ckpt, 1)
-        assert not ckpt.stopping
-        ckpt.cost, now[0] = 100.0, 4000 - 229
-        train(ckpt, 5)
-        assert ckpt.stopping and ckpt.steps == 4
+    assert ckpt.outcome == "done"
+
+
+def test_a_job_stops_so_early_that_its_last_save_is_durable_in_time(tmp_path, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(cu.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(cu.time, "time", lambda: now[0])
+    with manager(tmp_path, every_steps=None, end_time=4000, margin=30) as ckpt:
+        ckpt.cost = 100.0  # a save takes so long: two of them, a step and the margin must still fit
+        while not ckpt.stopping:
+            now[0] += 20
+            train(ckpt, 1)
+        assert 4000 - 30 - 2 * 100 - 20 < now[0] <= 4000 - 30 - 2 * 100
     assert ckpt.outcome == "preempted" and ckpt.exit_status == 75
-    assert ckpt.directory.names()[0].startswith("step-000000000004")
+    assert ckpt.directory.names() == [f"step-{ckpt.steps:012d}-1"]
 
 
 # --- stopping
@@ -382,8 +525,17 @@ def test_a_sampler_goes_on_where_it_was_and_shows_every_sample_once_an_epoch():
     rest.load_state_dict(part.state_dict())
     assert begun + epoch(rest) == first
     at_the_end = cu.ResumableSampler(20, 4, seed=3)
-    at_the_end.load_state_dict({"epoch": 0, "samples": 20})
+    at_the_end.load_state_dict(part.state_dict() | {"samples": 20})
     assert epoch(at_the_end) == []
+
+
+def test_a_sampler_refuses_other_data_and_too_few_of_them():
+    state = cu.ResumableSampler(20, 4, seed=3).state_dict()
+    for other in (cu.ResumableSampler(21, 4, seed=3), cu.ResumableSampler(20, 4, seed=4)):
+        with pytest.raises(ValueError):
+            other.load_state_dict(state)
+    with pytest.raises(ValueError):
+        cu.ResumableSampler(3, 4)
 
 
 def test_batches_that_workers_have_fetched_ahead_arent_done():
