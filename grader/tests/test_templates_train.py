@@ -203,7 +203,7 @@ def test_a_signal_before_the_first_step_ends_the_run_there(job, undisturbed):
 
 @pytest.mark.parametrize("mode", [(), ("--fsdp",)], ids=["DDP", "FSDP2"])
 def test_a_rank_whose_disk_is_full_ends_all_and_the_last_checkpoint_stays(job, undisturbed, mode):
-    flags = ("--workers", 0, *mode)
+    flags = ("--workers", 0, "--sync-saves", *mode)
     mine = job(*flags, world=2)
     ended = mine.run("step:6", "full", rank=1)
     assert ended.statuses[0] == 1 and 0 not in ended.statuses, ended.text  # rank 1 cannot even report its own end

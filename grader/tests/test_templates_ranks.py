@@ -1,0 +1,48 @@
+"""templates/checkpoint_utils.py on two ranks, case by case."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from grader.harness.launcher import Limits
+from grader.harness.ranks import run_ranks
+from grader.harness.run import Life
+
+JOB = Path(__file__).parent / "jobs" / "rank_cases.py"
+
+
+@pytest.fixture
+def results(launcher, tmp_path):
+    def run(case: str) -> list[dict]:
+        argv = [[case, str(tmp_path / "ck")]] * 2
+        ended = run_ranks(launcher, tmp_path / "ranks", JOB, argv, Limits(), [tmp_path / "ck"])
+        lives = [Life(tmp_path / "ranks" / str(r), None, result) for r, result in enumerate(ended)]
+        assert [life.status for life in lives] == [0, 0], "\n".join(life.text() for life in lives)
+        return [life.first("result") for life in lives]
+
+    return run
+
+
+def test_a_checkpoint_damaged_for_one_rank_is_passed_over_by_all_and_displaces_none(results):
+    assert [r["resumed"] for r in results("damaged_for_one_rank")] == [[90, 110]] * 2
+
+
+@pytest.mark.parametrize("case", ["gradients_left", "staged_on_the_cpu"])
+def test_no_moment_is_lost(results, case):
+    for r in results(case):
+        assert r["moments"][0] == r["moments"][1]
+
+
+def test_shards_without_a_place_in_the_job_are_a_mismatch(results):
+    assert [r["raised"] for r in results("a_layer_less")] == ["Mismatch"] * 2
+
+
+def test_a_save_before_the_first_step_leaves_no_trace(results):
+    for r in results("before_the_first_step"):
+        assert r["weights"][0] == r["weights"][1]
+
+
+def test_what_cant_be_saved_in_shards_is_refused_at_once(results):
+    assert [r["raised"] for r in results("another_sharded_part")] == ["TypeError"] * 2
