@@ -26,7 +26,7 @@ def results(launcher, tmp_path):
 
 
 def test_a_checkpoint_damaged_for_one_rank_is_passed_over_by_all_and_displaces_none(results):
-    assert [r["resumed"] for r in results("damaged_for_one_rank")] == [[90, 110]] * 2
+    assert [r["resumed"] for r in results("damaged_for_one_rank")] == [[90, 95]] * 2
 
 
 @pytest.mark.parametrize("case", ["gradients_left", "staged_on_the_cpu"])

@@ -66,7 +66,7 @@ def damaged_for_one_rank() -> dict:
     again = manager(*job, keep=1)
     again.resume()
     at = again.steps
-    saved(again, 110)
+    saved(again, 95)
     last = manager(*job)
     last.resume()
     return {"resumed": [at, last.steps]}
