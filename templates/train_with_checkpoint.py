@@ -216,6 +216,7 @@ def main() -> None:
     weights = fingerprint(model)
     progress.say(f"{ckpt.outcome} at step {ckpt.steps}; weights {weights}")
     if dist.is_initialized():
+        dist.barrier()  # torch 2.6 hangs if a rank destroys its groups after another has left
         dist.destroy_process_group()
     sys.exit(ckpt.exit_status)
 
