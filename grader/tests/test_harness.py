@@ -363,7 +363,7 @@ def test_both_launchers_give_the_solution_full_marks_with_equal_trajectories(ex0
 
 
 @linux
-@pytest.mark.parametrize("name,task", [("numpy-rng-forgotten", 2), ("in-place", 3), ("unsafe-load", 1)])
+@pytest.mark.parametrize("name,task", [("in-place", 3), ("unsafe-load", 1)])
 def test_both_launchers_give_the_same_verdict_and_message(launcher, ex01, name, task):
     mutant = next(m for m in mutants.load(ex01) if m.name == name)
     work = mutants.submission(ex01, mutant)
@@ -372,6 +372,7 @@ def test_both_launchers_give_the_same_verdict_and_message(launcher, ex01, name, 
 
 @linux
 def test_plain_processes_give_the_solution_full_marks(ex01):
-    result = engine.grade(ex01, course.submission(ex01, None, solution=True), Plain(), seed=6)
-    assert result.score == ex01.points, [t.message for t in result.tasks]
+    # 1.4's runs are most of a grading, and the test above compares one of them in both ways
+    result = engine.grade(ex01, course.submission(ex01, None, solution=True), Plain(), seed=6, tasks=[1, 2, 3, 5])
+    assert [t.verdict for t in result.tasks] == ["pass"] * 4, [t.message for t in result.tasks]
     assert all(0 < t.seconds <= result.seconds for t in result.tasks)

@@ -19,7 +19,7 @@ def points(result) -> str:
 
 
 @pytest.mark.needs_solution
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 2])
 def test_the_solution_scores_full_marks(launcher, ex01, seed):
     result = engine.grade(ex01, course.submission(ex01, None, solution=True), launcher, seed=seed)
     assert result.score == ex01.points, points(result)

@@ -122,7 +122,8 @@ def test_a_run_killed_at_any_event_of_its_saves_ends_where_an_undisturbed_one_en
     events = undisturbed(*flags).events
     saves = [n for n, name in enumerate(events) if name.startswith("mkdir tmp-step")]
     first, last = saves[1], saves[2]  # one whole save, with its retention, up to the next
-    for event in range(first, last):
+    # written in a thread, events don't fall at the same place in every run: a third of them shows as much
+    for event in range(first, last, 1 if how == "--sync-saves" else 3):
         mine = job(*flags, name=f"event-{event}")
         killed = mine.run(f"event:{event}")
         assert killed.statuses == [-signal.SIGKILL] or killed.weights, killed.text
