@@ -391,7 +391,7 @@ class _Ranks:
         self.on = self.world > 1
         self.group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout)) if self.on else None
 
-    def together(self, what: str, work=lambda: None) -> list:
+    def together(self, what: str, work) -> list:
         """Run `work` on every rank and return everybody's result; an error on one rank is raised on all."""
         mine, error = (None, None), None
         try:
@@ -658,6 +658,7 @@ class CheckpointManager:
         self.best, self.outcome, self.stopping = math.inf, None, False
         self.signal, self.staging, self.writer = StopSignal(), _Staging(), ThreadPoolExecutor(1, "checkpoint")
         self.saving: Future | None = None
+        self.device: int | None = None  # the CUDA device in use when a save began
         self.cost = self.status().get("cost", 0.0)  # s for a save; known from the last life
         self.longest, self.checked_at = 0.0, None  # s between two looks at signals and the clock
         self.saved, self.saved_at = None, time.monotonic()

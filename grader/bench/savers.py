@@ -8,7 +8,6 @@ harder case for whoever verifies what it reads.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import importlib.metadata
 import json
@@ -26,6 +25,12 @@ import torch
 
 TEMPLATES = Path(__file__).resolve().parent.parent.parent / "templates"
 MIB = 1 << 20
+sys.path.insert(0, str(TEMPLATES))  # as in a project into which the file was copied
+
+COPY, RAW = "copy into warm buffers", "raw write + fsync, raw read"
+SYNC, ASYNC = "checkpoint_utils, synchronous", "checkpoint_utils, asynchronous"
+TORCH = "torch.save + fsync, torch.load"
+DCP, DCP_ASYNC = "torch.distributed.checkpoint, save", "torch.distributed.checkpoint, async_save"
 
 
 class Weights(torch.nn.Module):
@@ -83,9 +88,11 @@ def _sync(path) -> None:
 
 
 def raw(model, optimizer) -> Saver:
+    from checkpoint_utils import _memory
+
     size = sum(t.numel() * t.element_size() for t in _tensors(model, optimizer))
     data = torch.empty(size, dtype=torch.uint8).random_(0, 255)
-    view = memoryview((ctypes.c_char * size).from_address(data.data_ptr())).cast("B")
+    view = _memory(data)
 
     def save(path, owner=data):  # the view alone doesn't keep the memory
         with open(path, "wb", buffering=0) as f:
@@ -95,13 +102,13 @@ def raw(model, optimizer) -> Saver:
 
     def load(path):
         into = torch.empty(size, dtype=torch.uint8)
-        target = memoryview((ctypes.c_char * size).from_address(into.data_ptr())).cast("B")
+        target = _memory(into)
         with open(path, "rb", buffering=0) as f:
             start = 0
             while start < size:
                 start += f.readinto(target[start : start + 64 * MIB])
 
-    return Saver("raw write + fsync, raw read", save, load)
+    return Saver(RAW, save, load)
 
 
 def _tensors(model, optimizer) -> list[torch.Tensor]:
@@ -117,11 +124,10 @@ def copy_in_memory(model, optimizer) -> Saver:
         for buffer, t in zip(buffers, tensors):
             buffer.copy_(t.detach())
 
-    return Saver("copy into warm buffers", save)
+    return Saver(COPY, save)
 
 
 def template(model, optimizer, asynchronous: bool) -> Saver:
-    sys.path.insert(0, str(TEMPLATES))
     from checkpoint_utils import CheckpointDirectory, CheckpointManager
 
     ckpt = CheckpointManager("unused", {"model": model, "optimizer": optimizer}, asynchronous=asynchronous)
@@ -134,7 +140,7 @@ def template(model, optimizer, asynchronous: bool) -> Saver:
     def load(path):
         ckpt._load(ckpt.directory.names()[0])
 
-    return Saver(f"checkpoint_utils, {'asynchronous' if asynchronous else 'synchronous'}", save, load)
+    return Saver(ASYNC if asynchronous else SYNC, save, load)
 
 
 def _state(model, optimizer) -> dict:
@@ -146,7 +152,7 @@ def torch_save(model, optimizer) -> Saver:
         torch.save(_state(model, optimizer), path)
         _sync(path)
 
-    return Saver("torch.save + fsync, torch.load", save, lambda path: torch.load(path, weights_only=True))
+    return Saver(TORCH, save, lambda path: torch.load(path, weights_only=True))
 
 
 def dcp(model, optimizer, asynchronous: bool) -> Saver:
@@ -172,7 +178,7 @@ def dcp(model, optimizer, asynchronous: bool) -> Saver:
         # its buffers are kept from save to save: the fastest of its stagers without CUDA
         stager = DefaultStager(StagingOptions(False, False, False, False))
         _single_process_group()
-    return Saver(f"torch.distributed.checkpoint, {'async_save' if asynchronous else 'save'}", save, load)
+    return Saver(DCP_ASYNC if asynchronous else DCP, save, load)
 
 
 def _single_process_group() -> None:

@@ -13,16 +13,8 @@ from pathlib import Path
 import psutil
 import torch
 
-from grader.bench.savers import TEMPLATES, training_state
+from grader.bench.savers import ASYNC, COPY, DCP_ASYNC, RAW, SYNC, TORCH, training_state
 from grader.bench.show import out, table
-
-COPY, RAW, SYNC, ASYNC = (
-    "copy into warm buffers",
-    "raw write + fsync, raw read",
-    "checkpoint_utils, synchronous",
-    "checkpoint_utils, asynchronous",
-)
-TORCH, DCP_ASYNC = "torch.save + fsync, torch.load", "torch.distributed.checkpoint, async_save"
 
 
 def run(sizes: list[int], rounds: int, folder: Path | None, plot: Path | None) -> None:
@@ -69,7 +61,6 @@ def _show(size: int, rows: dict[str, dict]) -> None:
 
 def _overhead(folder: Path, rounds: int) -> dict[str, float]:
     """Training time of a compute-bound model with a checkpoint every 10 steps, over that of one without."""
-    sys.path.insert(0, str(TEMPLATES))
     from checkpoint_utils import CheckpointManager
 
     model, optimizer = training_state(16 << 20)

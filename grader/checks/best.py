@@ -16,6 +16,7 @@ from grader.checks.crash_points import (
     works,
     write,
 )
+from grader.checks.damage import in_words
 from grader.checks.expect import crashed, finished
 from grader.harness.faults import Fault
 from grader.harness.lab import Lab
@@ -176,9 +177,8 @@ def damaged_best(lab: Lab) -> None:
     for look in point.harmed:
         if look.found("best") not in ("error", "step 10"):  # or the damage does no harm to this format
             harm = look.harm[0]
-            done = f"cut off at byte {harm['at']}" if harm["how"] == "truncate" else f"one bit flipped in byte {harm['at']}"
             rows = [
-                ("damaged", f"{harm['file']}, of the best: {done} of {harm['size']}"),
+                ("damaged", f"{harm['file']}, of the best: {in_words(harm)}"),
                 ("expected", "an error"),
                 ("means", "a model with wrong values is deployed, or none, and nobody is told"),
                 ("think", "how would you know that the bytes you read are the bytes you wrote?"),

@@ -78,15 +78,10 @@ class Seen:
         """What the directory held at last: "total" bytes, "entries", the sizes of the files "changed"."""
         return self.all("did")[-1]
 
-    @property
-    def totals(self) -> list[int]:
-        """Bytes in the directory after each operation."""
-        return [e["total"] for e in self.all("did")]
-
 
 def observe(lab: Lab, points: list[dict]) -> dict[str, Seen]:
     """Run the points, all in one life."""
-    folder = lab.bench.folder(f"{lab.name} plan")
+    folder = lab.bench.folder()
     (folder / "plan.json").write_text(
         json.dumps([{"reads": ["latest"], "at": p["name"], "made": True, "harms": []} | p for p in points])
     )
@@ -163,6 +158,20 @@ def untouched(seen: Seen) -> None:
                 ("expected", "reading changes nothing on the disk"),
                 ("means", "what could still be rescued is lost, to a job that only wanted to look"),
                 ("think", "what does your reader do with a file that it can't use?"),
+            ],
+        )
+
+
+def others_untouched(seen: Seen, rows: list[tuple[str, str]]) -> None:
+    """Files that somebody else put into the directory are as they were."""
+    if lost := seen.did["lost"]:
+        raise Finding(
+            "foreign files",
+            [
+                *rows,
+                ("found", f"{lost[0]} isn't what it was"),
+                ("expected", "what others put there stays as it is"),
+                ("think", "which files are yours, and how do you tell?"),
             ],
         )
 

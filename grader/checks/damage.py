@@ -40,7 +40,7 @@ def _points(draw) -> list[dict]:
     ]
 
 
-def _told(harm: dict) -> str:
+def in_words(harm: dict) -> str:
     """What was done to a file, in words."""
     if harm["how"] == "truncate":
         return f"cut off at byte {harm['at']} of {harm['size']}"
@@ -57,7 +57,7 @@ def newest_gives_way(lab: Lab) -> None:
             continue
         harm = seen.harm[0]
         rows = [
-            ("damaged", f"{harm['file']}, of the newest checkpoint: {_told(harm)}"),
+            ("damaged", f"{harm['file']}, of the newest checkpoint: {in_words(harm)}"),
             ("expected", f"the checkpoint before it, of step {second}, bit for bit"),
         ]
         if seen.found() == "another state":
@@ -139,7 +139,7 @@ def none_intact(lab: Lab) -> None:
     for look in seen["lone"].harmed:
         if look.found() not in ("error", f"step {step}"):
             harm = look.harm[0]
-            raise _silent(look, f"{harm['file']}, of the only checkpoint: {_told(harm)}")
+            raise _silent(look, f"{harm['file']}, of the only checkpoint: {in_words(harm)}")
     works(seen["everything"])
     for look, told in zip(seen["everything"].harmed, ("cut short", "one bit flipped", "emptied")):
         files = f"every file in the directory, {told}: {', '.join(harm['file'] for harm in look.harm)}"

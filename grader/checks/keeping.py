@@ -13,6 +13,7 @@ from grader.checks.crash_points import (
     moment,
     observe,
     observed,
+    others_untouched,
     steps_of_a_run,
     under,
     works,
@@ -216,16 +217,7 @@ def nothing_else_goes(lab: Lab) -> None:
     works(point)
     rows = [("directory", f"'{ODD}'; it also holds notes.txt and a folder logs, which somebody else put there")]
     rows.append(("asked for", "prune(keep=2)"))
-    if lost := point.did["lost"]:
-        raise Finding(
-            "foreign files",
-            [
-                *rows,
-                ("found", f"{lost[0]} isn't what it was"),
-                ("expected", "what others put there stays as it is"),
-                ("think", "which files are yours, and how do you tell?"),
-            ],
-        )
+    others_untouched(point, rows)
     if point.found() != f"step {steps[3]}":
         raise fails("newest pruned", point, [*rows, ("expected", f"the checkpoint of step {steps[3]}")])
     if point.did["total"] > seen["killed"].did["total"] + ROOM:

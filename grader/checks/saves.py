@@ -13,6 +13,7 @@ from grader.checks.crash_points import (
     moment,
     observe,
     observed,
+    others_untouched,
     selected,
     steps_of_a_run,
     struck,
@@ -79,16 +80,7 @@ def newest_wins(lab: Lab) -> None:
                 ),
             ]
             raise fails(f"newest:{name if name in special else 'steps'}", seen, rows)
-        if lost := seen.did["lost"]:
-            raise Finding(
-                "foreign files",
-                [
-                    *rows,
-                    ("found", f"{lost[0]} isn't what it was"),
-                    ("expected", "what others put there stays as it is"),
-                    ("think", "which files are yours, and how do you tell?"),
-                ],
-            )
+        others_untouched(seen, rows)
 
 
 def no_place_to_save(lab: Lab) -> None:

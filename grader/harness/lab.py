@@ -40,7 +40,7 @@ class Bench:
         self._baselines: dict[tuple, Future] = {}
         self._lock = threading.Lock()
 
-    def folder(self, _for: str = "", suffix: str = "") -> Path:
+    def folder(self, suffix: str = "") -> Path:
         """A new one. Its name tells a life nothing: not what is checked, nor which fault is to come."""
         return Path(tempfile.mkdtemp(prefix="", suffix=suffix, dir=self.scratch))
 
