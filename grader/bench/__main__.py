@@ -3,7 +3,7 @@
     python -m grader.bench                        the grader, and the templates against other savers
     python -m grader.bench --only grading         launch and grading times
     python -m grader.bench --only savers          the templates; --sizes 16,256,1024,4096 MiB
-    python -m grader.bench --only flakes          20 gradings of the solution and of every mutant (an hour)
+    python -m grader.bench --only flakes          20 gradings of the solution and of every mutant (hours; --record adds them up)
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from grader import course
 @click.option("--plain/--no-plain", default=True, help="Also grade with plain processes (a minute).")
 @click.option("--flakes", "flake_rounds", default=20, help="Gradings of each submission.")
 @click.option("--load", type=click.Choice(["none", "all", "half"]), default="half", help="In how many of them every core is busy.")
+@click.option("--record", type=click.Path(path_type=Path, dir_okay=False), help="Add the flakes' rounds up in this JSON file.")
 @click.option("--sizes", default="16,256,1024", help="MiB of state to save.")
 @click.option("--folder", type=click.Path(path_type=Path, file_okay=False), help="On the disk to measure (default: TMPDIR).")
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw the savers' figures into this PNG.")
-def main(only, exercise, rounds, plain, flake_rounds, load, sizes, folder, plot):
+def main(only, exercise, rounds, plain, flake_rounds, load, record, sizes, folder, plot):
     if only in (None, "grading"):
         from grader.bench import grading
 
@@ -39,7 +40,7 @@ def main(only, exercise, rounds, plain, flake_rounds, load, sizes, folder, plot)
     if only == "flakes":
         from grader.bench import flakes
 
-        sys.exit(flakes.run(course.find(exercise), flake_rounds, load))
+        sys.exit(flakes.run(course.find(exercise), flake_rounds, load, record))
 
 
 if __name__ == "__main__":

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 from grader import course, engine, mutants
 from grader.bench.show import out
@@ -32,12 +34,23 @@ def loaded(cores: int):
             s.join()
 
 
-def run(exercise: course.Exercise, rounds: int, load: str = "half") -> int:
-    """Grade the solution and every mutant (its own task) `rounds` times; under `load` all, half or none of them."""
+def _remembered(record: Path | None) -> dict:
+    if record is None or not record.exists():
+        return {"quiet rounds": 0, "busy rounds": 0, "seen": {}}
+    return json.loads(record.read_text())
+
+
+def run(exercise: course.Exercise, rounds: int, load: str = "half", record: Path | None = None) -> int:
+    """Grade the solution and every mutant (its own task) `rounds` times; under `load` all, half or none of them.
+
+    All rounds take hours. Those in `record` (a JSON file, rewritten after every round) count too, so they can be
+    run a few at a time and a run that was stopped goes on.
+    """
     quiet = {"none": rounds, "all": 0, "half": rounds // 2}[load]
     subjects = [("solution", None, lambda: course.submission(exercise, None, solution=True))]
     subjects += [(m.name, [exercise.task(m.task).number], lambda m=m: mutants.submission(exercise, m)) for m in mutants.load(exercise)]
-    seen: dict[str, Counter] = {name: Counter() for name, *_ in subjects}
+    known = _remembered(record)
+    seen: dict[str, Counter] = {name: Counter(known["seen"].get(name)) for name, *_ in subjects}
     began, launcher, cores = time.monotonic(), launchers.choose(), engine.default_jobs()
 
     def grade(subject, busy: bool) -> None:
@@ -57,12 +70,16 @@ def run(exercise: course.Exercise, rounds: int, load: str = "half") -> int:
             with loaded(cores if busy else 0), ThreadPoolExecutor(cores) as pool:
                 for done in [pool.submit(grade, subject, busy) for subject in subjects]:
                     done.result()
+            known["busy rounds" if busy else "quiet rounds"] += 1
+            if record is not None:
+                record.write_text(json.dumps(known | {"seen": seen}, indent=1))
             out.print(f"round {n + 1} of {rounds}{', every core busy' if busy else ''}: {time.monotonic() - began:.0f} s", style="dim")
     finally:
         launcher.close()
     wrong = [f"{name}: {dict(c)}" for name, c in seen.items() if len(c) != 1]
     wrong += [f"{name}: never caught" for name, c in seen.items() if name != "solution" and not all("fail" in v for v in c)]
     number = sum(sum(c.values()) for c in seen.values())
+    out.print(f"{known['quiet rounds']} quiet rounds, {known['busy rounds']} with every core busy")
     out.print(f"{number} gradings of {len(subjects)} submissions: {len(wrong)} whose verdict changed or was wrong")
     for line in wrong:
         out.print(f"  {line}")

@@ -93,6 +93,7 @@ def raw(model, optimizer) -> Saver:
     size = sum(t.numel() * t.element_size() for t in _tensors(model, optimizer))
     data = torch.empty(size, dtype=torch.uint8).random_(0, 255)
     view = _memory(data)
+    target = _memory(into := torch.zeros(size, dtype=torch.uint8))  # touched: a load puts its bytes into memory that is there
 
     def save(path, owner=data):  # the view alone doesn't keep the memory
         with open(path, "wb", buffering=0) as f:
@@ -100,9 +101,7 @@ def raw(model, optimizer) -> Saver:
                 f.write(view[start : start + 8 * MIB])
             os.fsync(f.fileno())
 
-    def load(path):
-        into = torch.empty(size, dtype=torch.uint8)
-        target = _memory(into)
+    def load(path, owner=into):
         with open(path, "rb", buffering=0) as f:
             start = 0
             while start < size:
