@@ -10,6 +10,7 @@ runs/a/status.json says the same where a launcher hides it. checkpoint_utils.py 
 """
 
 import argparse
+import gc
 import hashlib
 import math
 import os
@@ -163,8 +164,17 @@ def main() -> None:
         dist.init_process_group("nccl" if cuda else "gloo")
     elif args.fsdp:
         sys.exit("--fsdp needs several ranks: torchrun --nproc-per-node 2 train_with_checkpoint.py --fsdp")
-    rank = dist.get_rank() if dist.is_initialized() else 0
+    status = run(args, device)
+    if dist.is_initialized():
+        gc.collect()  # a DDP model that is freed after its group may hang: nothing of the job is alive here
+        dist.barrier()  # torch 2.6 hangs if a rank destroys its groups after another has left
+        dist.destroy_process_group()
+    sys.exit(status)
 
+
+def run(args, device) -> int:
+    """The whole job; its exit status."""
+    rank = dist.get_rank() if dist.is_initialized() else 0
     torch.manual_seed(args.seed)  # the same weights on every rank
     model = distribute(Model(args.width, args.layers).to(device), args, device)
     torch.manual_seed(args.seed + 1000 * rank)  # dropout of its own on every rank
@@ -177,7 +187,7 @@ def main() -> None:
         num_workers=args.workers,
         worker_init_fn=ignore_signals,
         generator=torch.Generator(),  # else iter(loader) draws from the global generator, once more after a resume
-        pin_memory=cuda,
+        pin_memory=device.type == "cuda",
     )
     steps = args.epochs * len(sampler)
     # its length isn't part of its state: a job that goes on with another number of ranks has more steps, or fewer
@@ -215,10 +225,7 @@ def main() -> None:
                     progress.say(f"epoch {ckpt.epoch}/{args.epochs}  step {ckpt.steps}  validation loss {val_loss:.4f}")
     weights = fingerprint(model)
     progress.say(f"{ckpt.outcome} at step {ckpt.steps}; weights {weights}")
-    if dist.is_initialized():
-        dist.barrier()  # torch 2.6 hangs if a rank destroys its groups after another has left
-        dist.destroy_process_group()
-    sys.exit(ckpt.exit_status)
+    return ckpt.exit_status
 
 
 if __name__ == "__main__":
