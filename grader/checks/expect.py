@@ -58,7 +58,7 @@ def finished(lab: Lab, run: Run) -> None:
                 raise Inconclusive(
                     "fault",
                     [("fault", life.fault.story), ("but", "it never fired: nothing was proved")],
-                    _text(run),
+                    schedule_of(run),
                 )
             raise _ended_early(lab, run, life)
 
@@ -66,14 +66,14 @@ def finished(lab: Lab, run: Run) -> None:
 def _ended_early(lab: Lab, run: Run, life: Life) -> Finding:
     when = [("fault", run.story)] if run.schedule else []
     if life.ended:
-        return _over_limit(lab, run, life, when)
+        return over_limit(lab, run, life, when)
     if crash := life.first("crash"):
-        return crashed(crash, when, _text(run), life)
-    rows = [*when, ("ended", f"the process left with {_status(life.status)} before training was done")]
+        return crashed(crash, when, schedule_of(run), life)
+    rows = [*when, ("ended", f"the process left with {left_with(life.status)} before training was done")]
     if leaving := life.first("exit"):
         rows += student_frames(leaving)
         rows.append(("means", "a scheduler that sees exit 0 believes that the job is done"))
-    return Finding(f"exit:{life.status}", rows, _text(run))
+    return Finding(f"exit:{life.status}", rows, schedule_of(run))
 
 
 def crashed(crash: dict, when: list, fault: str | None = None, life: Life | None = None) -> Finding:
@@ -128,7 +128,7 @@ def student_frames(crash: dict) -> list[tuple[str, str]]:
     return rows[-5:]
 
 
-def _over_limit(lab: Lab, run: Run, life: Life, when: list) -> Finding:
+def over_limit(lab: Lab, run: Run, life: Life, when: list) -> Finding:
     limits = lab.bench.limits
     if life.ended == "stopped":
         return Inconclusive("stopped", [("stopped", "the life was stopped from outside")])
@@ -153,7 +153,7 @@ def _over_limit(lab: Lab, run: Run, life: Life, when: list) -> Finding:
     rows = [*when, ("ended", what)]
     if where := _stands_at(life):
         rows.append(("stood at", where))
-    return Finding(f"limit:{life.ended}", rows, _text(run))
+    return Finding(f"limit:{life.ended}", rows, schedule_of(run))
 
 
 def _machine_is_slow(lab: Lab) -> bool:
@@ -170,13 +170,13 @@ def _stands_at(life: Life) -> str:
     return ""
 
 
-def _status(status: int) -> str:
+def left_with(status: int) -> str:
     if status < 0:
         return f"signal {signal.Signals(-status).name}"
     return f"exit status {status}"
 
 
-def _text(run: Run) -> str | None:
+def schedule_of(run: Run) -> str | None:
     return show_schedule(run.schedule) if run.schedule else None
 
 
@@ -204,7 +204,7 @@ def imports_cleanly(run: Run, functions: list[str]) -> None:
         raise Finding(
             "import",
             [
-                ("can't import", f"importing it ended the process with {_status(life.status)}"),
+                ("can't import", f"importing it ended the process with {left_with(life.status)}"),
                 *student_frames(life.first("exit") or {"frames": []}),
             ],
         )
@@ -241,7 +241,7 @@ def progress_kept(run: Run) -> None:
         else:
             rows.append(("means", "the relaunched job believes that it has done steps which nobody did"))
             rows.append(("think", "what is the step counter at the moment of the save, and after the load?"))
-        raise Finding("progress", rows, _text(run))
+        raise Finding("progress", rows, schedule_of(run))
 
 
 # --- trajectories -----------------------------------------------------------------------------------
@@ -255,18 +255,18 @@ def same_trajectory(lab: Lab, run: Run, undisturbed: Run, partly: bool = False) 
     script, *argv = undisturbed.command.split()
     again = lab.undisturbed(script, *argv, again=1)
     if again.finished and (noise := again.trajectory.diverges_from(undisturbed.trajectory)):
-        raise _not_reproducible(lab, noise)
+        raise not_reproducible(lab, noise)
     raise Finding(
         f"component:{'optimizer' if found.cause.startswith('optimizer') else found.cause}",
         divergence_rows(run, found),
-        _text(run),
+        schedule_of(run),
         step=found.step,
         different=found.different,
         same=found.same,
     )
 
 
-def _not_reproducible(lab: Lab, noise: Divergence) -> Finding:
+def not_reproducible(lab: Lab, noise: Divergence) -> Finding:
     """Two undisturbed runs differ. Whose doing is it? Runs without the student's code tell."""
     bare = [
         lab.undisturbed("train_epochs.py", "--bare", "--randomness", "--seed", lab.seed, again=n)

@@ -27,6 +27,7 @@ def digest(value) -> str:
 
 def _feed(h, value) -> None:
     if isinstance(value, torch.Tensor):
+        value = value.to_local() if hasattr(value, "to_local") else value  # of a DTensor, this rank's shard
         # a view of bytes rather than torch.equal, which misses -0.0 and rejects NaN
         data = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
         h.update(f"tensor {value.dtype} {tuple(value.shape)}:".encode())
@@ -51,6 +52,19 @@ def _feed(h, value) -> None:
         h.update(f"float {value.hex() if math.isfinite(value) else value};".encode())
     else:
         h.update(f"{type(value).__name__} {value!r};".encode())
+
+
+def rng() -> tuple:
+    """The three global generators of this process, to be given back to `restore_rng`; a safe load takes it."""
+    name, keys, *rest = numpy.random.get_state()
+    return random.getstate(), [name, keys.tolist(), *rest], torch.get_rng_state()
+
+
+def restore_rng(state: tuple) -> None:
+    python, (name, keys, *rest), torch_ = state
+    random.setstate(python)
+    numpy.random.set_state((name, numpy.array(keys, dtype=numpy.uint32), *rest))
+    torch.set_rng_state(torch_)
 
 
 def rng_digests() -> dict[str, str]:

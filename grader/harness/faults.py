@@ -6,6 +6,7 @@ A fault has a short text form, printed with every verdict and accepted by `grade
     kill@20:event3   SIGKILL just before the 4th file-system event of the save at step 20
     tear@20:4096     SIGKILL when a file of the save at step 20 reaches byte 4096
     full@20:4096     the disk is full when a file of the save at step 20 reaches byte 4096
+    kill@12:rank1    of several ranks, it strikes rank 1 (every other fault can be aimed as well)
 
 Torn and full are limits on the size of a file (RLIMIT_FSIZE), which need no root and strike at an exact byte.
 So a full disk fails with EFBIG here, not with ENOSPC; both are an OSError to whoever writes.
@@ -23,13 +24,15 @@ class Fault:
     step: int  # the optimizer step after which, or in whose save, it fires
     event: int | None = None  # kill: the save's file-system event before which it fires
     byte: int | None = None  # tear, full: the file size at which it fires
+    rank: int | None = None  # of a group of ranks, the one that it strikes
 
     def __str__(self) -> str:
+        text = f"{self.kind}@{self.step}"
         if self.event is not None:
-            return f"{self.kind}@{self.step}:event{self.event}"
+            text += f":event{self.event}"
         if self.byte is not None:
-            return f"{self.kind}@{self.step}:{self.byte}"
-        return f"{self.kind}@{self.step}"
+            text += f":{self.byte}"
+        return text if self.rank is None else f"{text}:rank{self.rank}"
 
     @property
     def in_save(self) -> bool:
@@ -37,24 +40,25 @@ class Fault:
 
     @property
     def story(self) -> str:
+        struck = "" if self.rank is None else f" of rank {self.rank}"
         if self.kind == "kill" and not self.in_save:
-            return f"SIGKILL after step {self.step}"
+            return f"SIGKILL{struck} after step {self.step}"
         if self.kind == "kill":
-            return f"SIGKILL in the save of step {self.step}, before its file-system event {self.event}"
+            return f"SIGKILL{struck} in the save of step {self.step}, before its file-system event {self.event}"
         if self.kind == "tear":
-            return f"SIGKILL in the save of step {self.step}, when a file reached byte {self.byte}"
-        return f"disk full in the save of step {self.step}, when a file reached byte {self.byte}"
+            return f"SIGKILL{struck} in the save of step {self.step}, when a file reached byte {self.byte}"
+        return f"disk full{struck.replace('of', 'for')} in the save of step {self.step}, when a file reached byte {self.byte}"
 
     def to_json(self) -> dict:
         return {k: v for k, v in asdict(self).items() if v is not None}
 
 
-def Kill(after_step: int) -> Fault:
-    return Fault("kill", after_step)
+def Kill(after_step: int, rank: int | None = None) -> Fault:
+    return Fault("kill", after_step, rank=rank)
 
 
-def KillInSave(step: int, event: int) -> Fault:
-    return Fault("kill", step, event=event)
+def KillInSave(step: int, event: int, rank: int | None = None) -> Fault:
+    return Fault("kill", step, event=event, rank=rank)
 
 
 def Tear(step: int, byte: int) -> Fault:
@@ -65,17 +69,18 @@ def DiskFull(step: int, byte: int) -> Fault:
     return Fault("full", step, byte=byte)
 
 
-_TEXT = re.compile(r"(?:(kill)@(\d+)(?::event(\d+))?|(tear|full)@(\d+):(\d+))\Z")
+_TEXT = re.compile(r"(?:(kill)@(\d+)(?::event(\d+))?|(tear|full)@(\d+):(\d+))(?::rank(\d+))?\Z")
 
 
 def parse(text: str) -> Fault:
     """The fault that `str` wrote. ValueError, with the forms it knows, for anything else."""
     m = _TEXT.match(text.strip())
     if not m:
-        raise ValueError(f"'{text}' is no fault; a fault looks like kill@12, kill@20:event3, tear@20:4096 or full@20:4096")
+        raise ValueError(f"'{text}' is no fault; a fault looks like kill@12, kill@20:event3, tear@20:4096, full@20:4096 or kill@12:rank1")
+    rank = None if m[7] is None else int(m[7])
     if m[1]:
-        return Fault("kill", int(m[2]), event=None if m[3] is None else int(m[3]))
-    return Fault(m[4], int(m[5]), byte=int(m[6]))
+        return Fault("kill", int(m[2]), event=None if m[3] is None else int(m[3]), rank=rank)
+    return Fault(m[4], int(m[5]), byte=int(m[6]), rank=rank)
 
 
 def parse_schedule(text: str) -> tuple[Fault, ...]:

@@ -106,9 +106,12 @@ def preload() -> None:
     import psutil  # noqa: F401
     import torch
     import torch._dynamo
+    import torch.distributed.checkpoint._fsspec_filesystem
+    import torch.distributed.checkpoint.state_dict
+    import torch.distributed.fsdp
     import torch.utils.data  # noqa: F401
 
-    from grader.harness import child, digest, fsevents, watch  # noqa: F401
+    from grader.harness import child, collectives, digest, fsevents, ranks, watch  # noqa: F401
     from grader.workload import data, job, model  # noqa: F401
 
 

@@ -14,13 +14,15 @@ import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 
 from grader.harness import scratch
 from grader.harness.faults import Fault
 from grader.harness.launcher import Limits, Lost
 from grader.harness.life import run_life
-from grader.harness.run import Life, Run
+from grader.harness.ranks import run_ranks
+from grader.harness.run import Group, Life, Run
 from grader.verdicts import NotSelected
 
 WORKLOAD = Path(__file__).resolve().parent.parent / "workload"
@@ -32,7 +34,7 @@ class Bench:
     def __init__(self, submission, launcher, seed: int, jobs: int, limits: Limits | None = None):
         self.submission, self.launcher, self.seed, self.jobs = submission, launcher, seed, jobs
         self.limits = limits or Limits()
-        self.slots = threading.Semaphore(jobs)
+        self._slots, self._turn = threading.Semaphore(jobs), threading.Lock()
         self.scratch = scratch.make()
         self._remove = weakref.finalize(self, scratch.remove, self.scratch)  # at the latest when Python ends
         self.lives_ended = 0
@@ -43,6 +45,18 @@ class Bench:
     def folder(self, suffix: str = "") -> Path:
         """A new one. Its name tells a life nothing: not what is checked, nor which fault is to come."""
         return Path(tempfile.mkdtemp(prefix="", suffix=suffix, dir=self.scratch))
+
+    @contextmanager
+    def slots(self, number: int):
+        """Room for so many processes; a group of ranks that is larger than the machine gets all there is."""
+        number = min(number, self.jobs)
+        with self._turn:  # two groups that hold half of what they need would wait for each other
+            for _ in range(number):
+                self._slots.acquire()
+        try:
+            yield
+        finally:
+            self._slots.release(number)
 
     def once(self, key: tuple, make: Callable[[], Run]) -> Run:
         """`make()`, run by whoever asks first; everybody gets its result."""
@@ -82,47 +96,64 @@ class Lab:
         """A fresh copy of the submission; what a life does to it harms no other."""
         return self.bench.submission.copy_to(self.bench.folder(suffix="-code") / "code")
 
-    def launch(self, script: str, *argv: object, faults: tuple[Fault, ...] = (), before_relaunch=None) -> Run:
+    def launch(
+        self, script: str, *argv: object, faults: tuple[Fault, ...] = (), before_relaunch=None,
+        ranks: int | None = None, directory: Path | None = None,
+    ) -> Run:  # fmt: skip
         """Run `script` of the workload through its lives: one per fault, and one that nothing disturbs.
 
-        The run ends early when a life doesn't end as its fault says: what follows would prove nothing.
+        Every life has so many `ranks`; None: it is one process, and no rank of anything. In `directory` lie
+        the checkpoints; without it, in a new one. The run ends early when a life doesn't end as its fault says:
+        what follows would prove nothing.
         """
-        directory = self.bench.folder() / "checkpoints"
-        directory.mkdir()
-        lives: list[Life] = []
+        if directory is None:
+            directory = self.bench.folder() / "checkpoints"
+            directory.mkdir()
+        lives: list = []
         for n, fault in enumerate([*faults, None]):
             if n and before_relaunch:
                 before_relaunch(directory)
-            lives.append(self._live(script, directory, argv, fault))
+            lives.append(self._live(script, directory, argv, fault, ranks))
             if fault and not lives[-1].died_of_fault:
                 break
         return Run(lives, tuple(faults), directory, command=f"{script} {' '.join(map(str, argv))}")
 
-    def _live(self, script: str, directory: Path, argv, fault) -> Life:
-        with self.bench.slots:
-            if self.bench.cancelled.is_set():
+    def _live(self, script: str, directory: Path, argv, fault, ranks: int | None) -> Life | Group:
+        bench, number = self.bench, ranks or 1
+        with bench.slots(number):
+            if bench.cancelled.is_set():
                 raise Cancelled
-            code, where = self.submitted(), self.bench.folder()
-            arguments = ["--checkpoint", str(code / self.bench.submission.module), "--directory", str(directory)]
+            codes, where = [self.submitted() for _ in range(number)], bench.folder()
+            argvs = [
+                ["--checkpoint", str(code / bench.submission.module), "--directory", str(directory), *map(str, argv)]
+                for code in codes
+            ]
+            may_write = [*codes, directory.parent]
             try:
-                result = run_life(
-                    self.bench.launcher, where, WORKLOAD / script, [*arguments, *map(str, argv)], fault, self.bench.limits,
-                    may_write=[code, directory.parent],
-                )  # fmt: skip
+                if ranks is None:
+                    results = [run_life(bench.launcher, where, WORKLOAD / script, argvs[0], fault, bench.limits, may_write)]
+                else:
+                    faults = {fault.rank or 0: fault} if fault else {}
+                    results = run_ranks(bench.launcher, where, WORKLOAD / script, argvs, bench.limits, may_write, faults)
             except Lost:
-                if not self.bench.cancelled.is_set():
+                if not bench.cancelled.is_set():
                     raise
-            if self.bench.cancelled.is_set():  # it didn't end of its own accord
+            if bench.cancelled.is_set():  # it didn't end of its own accord
                 raise Cancelled
-        self.bench.lives_ended += 1
-        life = Life(where, fault, result)
-        life.events  # noqa: B018  (read now: what it reported outlives the bench's scratch)
-        return life
+        bench.lives_ended += number
+        if ranks is None:
+            lives = [Life(where, fault, results[0])]
+        else:
+            aimed_at = fault and (fault.rank or 0)
+            lives = [Life(where / str(r), fault if r == aimed_at else None, result) for r, result in enumerate(results)]
+        for life in lives:
+            life.events  # noqa: B018  (read now: what it reported outlives the bench's scratch)
+        return lives[0] if ranks is None else Group(lives, fault)
 
-    def undisturbed(self, script: str, *argv: object, again: int = 0) -> Run:
+    def undisturbed(self, script: str, *argv: object, again: int = 0, ranks: int | None = None) -> Run:
         """The baseline: the same script with the same arguments and no fault. Computed once a grading."""
-        key = (self.bench.submission.key, script, *map(str, argv), again)
-        return self.bench.once(key, lambda: self.launch(script, *argv))
+        key = (self.bench.submission.key, script, *map(str, argv), again, ranks)
+        return self.bench.once(key, lambda: self.launch(script, *argv, ranks=ranks))
 
     def schedules(self, *schedules: tuple[Fault, ...]) -> list[tuple[Fault, ...]]:
         """The fault schedules of a check, or the one that `grade --fault` asks for."""

@@ -1,17 +1,22 @@
 """Several ranks as one life: the same script in N processes, each with the variables that torchrun sets.
 
 They meet through a file in a folder of their own: no port is chosen, so no two groups can collide, and gloo's
-connections stay on loopback. A fault is aimed at one rank.
+connections stay on loopback. A fault is aimed at one rank. A collective that waits too long for the others
+fails, so that a deadlock becomes a verdict.
 """
 
 from __future__ import annotations
 
 import sys
 import threading
+from datetime import timedelta
 from pathlib import Path
 
 from grader.harness.launcher import Limits
 from grader.harness.life import run_life
+
+PATIENCE = 8.0  # s that a rank waits in a collective for another one; milliseconds are normal
+MEETING = 60.0  # s in which all ranks of a life must have started
 
 
 def rank_environment(rank: int, world: int, store: Path) -> dict[str, str]:
@@ -23,15 +28,55 @@ def rank_environment(rank: int, world: int, store: Path) -> dict[str, str]:
     return {k: str(v) for k, v in (local | sizes | elastic | loopback | {"RANKS_STORE": store}).items()}
 
 
-def join(backend: str, **options) -> None:
-    """In a rank: init_process_group. Does nothing in a life of one process."""
+def join(backend: str, store: str | None = None, **options) -> None:
+    """In a rank: init_process_group, by the meeting point of the harness (or `store`, another one) or by what
+    torchrun has set. Does nothing in a life of one process."""
     import os
 
     import torch.distributed as dist
 
-    if "RANKS_STORE" in os.environ:
-        rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        dist.init_process_group(backend, store=dist.FileStore(os.environ["RANKS_STORE"], world), rank=rank, world_size=world, **options)
+    meet = store or os.environ.get("RANKS_STORE")
+    if "RANK" not in os.environ:
+        return
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    by = {"store": dist.FileStore(meet, world), "rank": rank, "world_size": world} if meet else {}
+    dist.init_process_group(backend, **by, **options)
+
+
+def join_watched(store: str | None = None, patience: float = PATIENCE) -> None:
+    """`join`, for a rank whose collectives are watched, and don't wait longer than `patience` seconds.
+
+    Not even those of a group that the student's code makes with a time limit of its own.
+    """
+    import torch.distributed as dist
+    from torch.distributed import distributed_c10d as c10d
+
+    from grader.harness import collectives
+
+    collectives.install()
+    limit = timedelta(seconds=patience)
+    join("gloo", store, timeout=timedelta(seconds=MEETING))
+    dist.barrier()
+    c10d._set_pg_timeout(limit, dist.group.WORLD)
+    c10d.default_pg_timeout = limit
+    make = dist.new_group
+
+    def new_group(ranks=None, timeout=None, *args, **kwargs):
+        return make(ranks, min(timeout or limit, limit), *args, **kwargs)
+
+    dist.new_group = c10d.new_group = new_group
+
+
+def leave() -> None:
+    """All together: a rank that is gone while another one still needs it fails that one.
+
+    The group isn't destroyed: a DDP model that is freed after its group holds the GIL while it joins threads that
+    may need it, and hangs (one time in ten, on a busy machine). The process ends anyway.
+    """
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        dist.barrier()
 
 
 def run_ranks(
@@ -41,7 +86,7 @@ def run_ranks(
 
     `faults`: {rank: fault}. Rank r lives in folder/r. Raises what run_life raises, when all have ended.
     """
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     ended: list = [None] * len(argv)
 
     def live(rank: int) -> None:

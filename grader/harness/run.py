@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -84,10 +84,46 @@ class Life:
 
 
 @dataclass
+class Group:
+    """A life of several ranks, after its end. Rank 0 speaks for it where all ranks say the same."""
+
+    ranks: list[Life]
+    fault: Fault | None
+
+    def all(self, event: str) -> list[dict]:
+        return self.ranks[0].all(event)
+
+    def first(self, event: str) -> dict | None:
+        return self.ranks[0].first(event)
+
+    @property
+    def died_of_fault(self) -> bool:
+        """The rank that it was aimed at did; what the others did then is their own affair."""
+        return self.ranks[self.fault.rank or 0].died_of_fault
+
+    @property
+    def finished(self) -> bool:
+        return all(life.finished for life in self.ranks)
+
+    @property
+    def resumed_at(self) -> int:
+        return self.ranks[0].resumed_at
+
+    @property
+    def steps(self) -> list[dict]:
+        return self.ranks[0].steps
+
+    def text(self, stream: str = "stderr", characters: int = 4000) -> str:
+        """What the ranks printed, each line with its rank before it."""
+        texts = [(rank, life.text(stream, characters)) for rank, life in enumerate(self.ranks)]
+        return "".join(f"[rank {rank}] {line}\n" for rank, text in texts for line in text.splitlines())
+
+
+@dataclass
 class Run:
     """The lives of one run, in order. `schedule` is what was to befall them."""
 
-    lives: list[Life]
+    lives: list[Life] | list[Group]
     schedule: tuple[Fault, ...]
     directory: Path  # its checkpoints
     command: str = ""
@@ -101,16 +137,25 @@ class Run:
     def finished(self) -> bool:
         return self.last.finished and len(self.lives) == len(self.schedule) + 1
 
+    def of(self, rank: int) -> Run:
+        """The run as one of its ranks saw it."""
+        return replace(self, lives=[group.ranks[rank] for group in self.lives])
+
+    @property
+    def world(self) -> int:
+        """The number of ranks; those of its last life, if they aren't always the same."""
+        return len(self.last.ranks) if isinstance(self.last, Group) else 1
+
     @property
     def story(self) -> str:
         if not self.schedule:
             return "none"
         parts = []
-        for life, after in zip(self.lives, self.lives[1:]):
+        for after in self.lives[1:]:
             where = f"relaunched from the checkpoint of step {after.resumed_at}" if after.resumed_at else "relaunched"
-            parts.append(f"{life.fault.story}; {where}")
+            parts.append(f"{self.schedule[len(parts)].story}; {where}")
         if len(self.lives) <= len(self.schedule):
-            parts.append(self.lives[-1].fault.story)
+            parts.append(self.schedule[len(self.lives) - 1].story)
         return "; then ".join(parts)
 
     @property

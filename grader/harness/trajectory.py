@@ -24,7 +24,7 @@ COMPONENTS = [
 ]
 
 
-def _rank(component: str) -> int:
+def order(component: str) -> int:
     # the optimizer's settings (learning rate, betas) are the scheduler's doing
     name = "learning rate" if component == "optimizer settings" else component
     name = "optimizer" if name.startswith("optimizer") else name
@@ -100,7 +100,7 @@ def _flat(record: dict | None) -> dict:
 
 
 def _compare(step: int, got: dict, want: dict, resumed: bool) -> Divergence | None:
-    names = sorted(got.keys() | want.keys(), key=lambda c: (_rank(c), c))
+    names = sorted(got.keys() | want.keys(), key=lambda c: (order(c), c))
     different = [n for n in names if got.get(n) != want.get(n)]
     if not different:
         return None

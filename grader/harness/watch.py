@@ -22,6 +22,7 @@ from grader.harness import fsevents
 
 _events: int | None = None
 _job: dict = {}
+_held: list[bytes] | None = None  # what is reported while no file may grow: the report is a file, too
 
 
 def open_events(job: dict) -> None:
@@ -32,8 +33,11 @@ def open_events(job: dict) -> None:
 
 def emit(event: str, **fields) -> None:
     if _events is not None:
-        line = json.dumps({"event": event, "t": round(time.monotonic(), 4), **fields})
-        os.write(_events, line.encode() + b"\n")
+        line = json.dumps({"event": event, "t": round(time.monotonic(), 4), **fields}).encode() + b"\n"
+        if _held is None:
+            os.write(_events, line)
+        else:
+            _held.append(line)
 
 
 def hexloss(value: float) -> str:
@@ -83,7 +87,7 @@ def state_digests(job, batch) -> dict[str, str]:
 
     state = {
         "weights": digest(dict(job.model.named_parameters())),
-        "buffers": digest(dict(job.model.named_buffers())),
+        "buffers": digest(dict(job.model.named_buffers()) if job.owns_buffers else {}),
         **optimizer_digests(job.optimizer),
         "learning rate": digest([group["lr"] for group in job.optimizer.param_groups]),
         "scheduler": digest(job.scheduler.state_dict()) if job.scheduler else "none",
@@ -148,11 +152,13 @@ class _Limit:
 @contextmanager
 def _full_at(step: int, fault: dict):
     """`late`: the event before which the limit is set; what is written before that isn't torn."""
+    global _held
     emit("fault", step=step)  # announced before it can strike
     limit = _Limit(fault["byte"], fault.get("late"))
     old = signal.signal(signal.SIGXFSZ, signal.SIG_DFL if fault["kind"] == "tear" else signal.SIG_IGN)
     try:
         with _unlogged():  # a line printed into a log of that size would be struck instead of the save
+            _held = []
             if limit.due is None:
                 limit.set()
             try:
@@ -162,6 +168,9 @@ def _full_at(step: int, fault: dict):
                 resource.setrlimit(resource.RLIMIT_FSIZE, limit.old)
     finally:
         signal.signal(signal.SIGXFSZ, old)
+        told, _held = _held or [], None
+        for line in told:
+            os.write(_events, line)
     if not held:
         emit("lifted", step=step)
 

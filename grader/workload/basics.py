@@ -17,6 +17,7 @@ from grader.workload import job as workload
 from grader.workload import student
 from grader.workload.forked import Helper
 from grader.workload.pretend_gpus import PretendGpus
+from grader.workload.tagged import living_on_gpu
 
 p = argparse.ArgumentParser()
 p.add_argument("--checkpoint", required=True, help="the student's checkpoint.py")
@@ -104,28 +105,12 @@ def only_looks() -> None:
 
 
 def other_device() -> None:
-    """The file of a GPU node, without one: what lives in the job is tagged as living on cuda:0.
-
-    A copy that the student makes on the CPU isn't tagged, as it wouldn't be on a real GPU node.
-    """
+    """The file of a GPU node, without one."""
     job = trained(args.seed, 3)
     tensors = [*job.model.state_dict().values()]
     tensors += [t for state in job.optimizer.state.values() for t in state.values() if torch.is_tensor(t)]
-    on_gpu = {t.untyped_storage().data_ptr() for t in tensors if t.numel()}
-    real_cpu, real_to = torch.Tensor.cpu, torch.Tensor.to
-
-    def to(tensor, *a, **k):
-        moved = real_to(tensor, *a, **k)
-        aims_at_cpu = any(isinstance(x, (str, torch.device)) and str(x) == "cpu" for x in (*a, *k.values()))
-        return moved.clone() if aims_at_cpu and moved.data_ptr() == tensor.data_ptr() else moved
-
-    torch.Tensor.cpu, torch.Tensor.to = (lambda t, *a, **k: real_cpu(t, *a, **k).clone()), to
-    torch.serialization.register_package(
-        0, lambda storage: "cuda:0" if storage.data_ptr() in on_gpu else None, lambda *_: None
-    )
-    ck.save_checkpoint(job.model, job.optimizer, job.scheduler, 2, path)
-    torch.Tensor.cpu, torch.Tensor.to = real_cpu, real_to
-    torch.serialization._package_registry[:] = [e for e in torch.serialization._package_registry if e[0] != 0]
+    with living_on_gpu(tensors):
+        ck.save_checkpoint(job.model, job.optimizer, job.scheduler, 2, path)
     fresh = trained(args.seed + 1, 0)
     ck.load_checkpoint(fresh.model, fresh.optimizer, fresh.scheduler, path)
     answer("other_device", different=lost(fresh, job))

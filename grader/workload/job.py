@@ -34,6 +34,8 @@ class Job:
     memo: dict = field(default_factory=dict)  # yours: the training script never touches it
     val_set: Windows | None = None
 
+    owns_buffers = True  # its buffers are its own: nobody else's replace them before the next forward pass
+
     def train_step(self, batch) -> float:
         """Forward, backward, optimizer, scheduler, counters; the loss of the batch."""
         _, inputs, targets = batch
@@ -99,4 +101,5 @@ def estrange(job: Job, generators: bool = True) -> None:
         seed_everything(torch.initial_seed() + 1)
     draw = torch.Generator().manual_seed(torch.initial_seed())
     for tensor in job.model.state_dict().values():
-        tensor.normal_(generator=draw)
+        shard = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+        shard.normal_(generator=draw)

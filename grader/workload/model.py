@@ -46,11 +46,11 @@ class Centre(nn.Module):
 class Transformer(nn.Module):
     """Codes (batch, length) to logits (batch, length, VOCABULARY)."""
 
-    def __init__(self, dropout: float):
+    def __init__(self, dropout: float, running_mean: bool = True):
         super().__init__()
         self.letters, self.places = nn.Embedding(VOCABULARY, WIDTH), nn.Embedding(CONTEXT, WIDTH)
         self.dropout = nn.Dropout(dropout)
-        self.block, self.centre, self.norm = Block(dropout), Centre(), nn.LayerNorm(WIDTH)
+        self.block, self.centre, self.norm = Block(dropout), Centre() if running_mean else nn.Identity(), nn.LayerNorm(WIDTH)
         self.head = nn.Linear(WIDTH, VOCABULARY)
 
     def forward(self, codes: torch.Tensor) -> torch.Tensor:

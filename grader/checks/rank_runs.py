@@ -1,0 +1,220 @@
+"""Expectations on runs of several ranks: those of expect.py for every rank, and what ranks can do to each other."""
+
+from __future__ import annotations
+
+from grader.checks import expect
+from grader.checks.expect import crashed, divergence_rows, student_frames
+from grader.harness.lab import Lab
+from grader.harness.ranks import PATIENCE
+from grader.harness.run import Group, Life, Run
+from grader.harness.trajectory import Divergence, order
+from grader.verdicts import FAIL, Finding, Inconclusive
+
+EACH_FOR_ITSELF = ("Python RNG", "NumPy RNG", "torch RNG", "batch indices")
+
+
+def rejoins(lab: Lab, run: Run, undisturbed: Run) -> None:
+    """Every rank's course is the undisturbed one's, bit for bit; no progress was lost; the fault struck."""
+    finished(lab, undisturbed)
+    try:
+        finished(lab, run)
+    except Finding as ended:
+        # a run that went astray may crash far from where it did: tell what was lost, not where it ended
+        if ended.verdict == FAIL and len(run.lives) > 1 and (found := _first(run, undisturbed, partly=True)):
+            lost = _parting(run, *found)
+            at = next(n for n, (label, _) in enumerate(lost.rows) if label == "means")
+            lost.rows.insert(at, ("later", f"the run ended early: {dict(ended.rows).get('error', ended.rows[-1][1])}"))
+            raise lost from None
+        raise
+    together(run)
+    for rank in range(run.world):
+        expect.progress_kept(run.of(rank))
+    same_trajectory(lab, run, undisturbed)
+
+
+# --- ends -------------------------------------------------------------------------------------------
+
+
+def finished(lab: Lab, run: Run) -> None:
+    """Each life ended as its fault says, and every rank of the last one reached the end of training."""
+    for group in run.lives:
+        if group.fault is None:
+            if not group.finished:
+                raise ended_early(lab, run, group)
+        elif not group.died_of_fault:
+            if group.ranks[group.fault.rank or 0].first("end"):
+                rows = [("fault", group.fault.story), ("but", "it never fired: nothing was proved")]
+                raise Inconclusive("fault", rows, expect.schedule_of(run))
+            raise ended_early(lab, run, group)
+
+
+def ended_early(lab: Lab, run: Run, group: Group) -> Finding:
+    """Why: the rank that went wrong first, or a deadlock, of which each rank has its half."""
+    when = [("fault", run.story)] if run.schedule else []
+    for rank, life in enumerate(group.ranks):
+        if life.ended:
+            finding = expect.over_limit(lab, run, life, [*when, ("rank", f"{rank} (of {len(group.ranks)})")])
+            finding.rows += [row for r, row in _standing(group) if r != rank]
+            return finding
+    own = [(crash["t"], rank, crash) for rank, life in enumerate(group.ranks) if (crash := life.first("crash")) and not _by_others(life, crash)]
+    if own:
+        _, rank, crash = min(own, key=lambda o: o[:2])
+        finding = crashed(crash, [*when, ("rank", f"{rank} (of {len(group.ranks)})")], expect.schedule_of(run), group.ranks[rank])
+        finding.rows += [row for r, row in _standing(group) if r != rank and not _left_well(group.ranks[r])]
+        return finding
+    for rank, life in enumerate(group.ranks):
+        if life.first("crash") is None and not life.finished:
+            rows = [*when, ("ended", f"rank {rank} left with {expect.left_with(life.status)} before training was done")]
+            return Finding(f"exit:{life.status}", [*rows, *student_frames(life.first("exit") or {"frames": []})], expect.schedule_of(run))
+    return deadlock(group.ranks, when, expect.schedule_of(run))
+
+
+def deadlock(lives: list[Life], when: list, fault: str | None = None) -> Finding:
+    """Ranks waited for each other, in different places."""
+    group = Group(lives, None)
+    stand = [_last_collective(life) for life in lives]
+    if all(s and s["open"] for s in stand) and len({(s["name"], s["n"], s.get("line")) for s in stand}) == 1:
+        return Inconclusive(
+            "slow",
+            [*when, ("machine", f"too slow now: ranks that were in the same collective waited {PATIENCE:g} s for each other")],
+            fault,
+        )
+    rows = [
+        *when,
+        ("deadlock", f"no rank goes on: a collective failed after waiting {PATIENCE:g} s for the others"),
+        *(row for _, row in _standing(group)),
+        ("means", "a collective needs every rank; with nobody to end it, the job holds all of its GPUs for half an hour, and then dies"),
+        ("think", "which ranks come to that line, and what do the others do meanwhile?"),
+    ]
+    return Finding("deadlock:" + _line(next((s for s in stand if s and s["open"]), None)), rows, fault)
+
+
+def _by_others(life: Life, crash: dict) -> bool:
+    """A rank whose collective fails since another one is gone, or never comes, is no culprit."""
+    failed = life.all("collective failed")
+    if failed and (last := _last_collective(life)) and last["open"] and crash["type"] == failed[-1]["type"]:
+        return True
+    return not student_frames(crash) and "gloo" in crash["message"]  # in DDP's backward pass, which isn't watched
+
+
+def _left_well(life: Life) -> bool:
+    return life.first("end") is not None
+
+
+def _last_collective(life: Life) -> dict | None:
+    """The collective that the rank entered last; "open": it never came back from it."""
+    entered = life.all("collective")
+    if not entered:
+        return None
+    left = {e["n"] for e in life.all("collective left")}
+    return entered[-1] | {"open": entered[-1]["n"] not in left}
+
+
+def _standing(group: Group) -> list[tuple[int, tuple[str, str]]]:
+    """For each rank, a row that says where it stood at the end."""
+    rows = []
+    for rank, life in enumerate(group.ranks):
+        last = _last_collective(life)
+        if last and last["open"]:
+            text = f"waits in {last['name']}, {_line(last)}"
+        elif crash := life.first("crash"):
+            frames = student_frames(crash)
+            script = [f for f in crash["frames"] if "/grader/workload/" in f["file"]][-1:]
+            if _by_others(life, crash) and not frames and script:
+                text = f"waits for the others in {_line(script[0])}: {script[0]['text']}"
+            else:
+                text = f"raised {crash['type']}: {crash['message'].splitlines()[0][:200] if crash['message'] else ''}"
+                text += f", {frames[-1][1].split(' ')[0]}" if frames else ""
+        elif _left_well(life):
+            text = "has come to the end of the script"
+        else:
+            text = f"is gone: it left with {expect.left_with(life.status)}"
+            if last:
+                text += f"; its last collective was {last['name']}, {_line(last)}"
+        rows.append((rank, (f"rank {rank}", text)))
+    return rows
+
+
+def _line(where: dict | None) -> str:
+    if not where or "file" not in where:
+        return "in torch"
+    file = where["file"]
+    if "-code/code/" in file:
+        return f"{file.split('-code/code/')[1]}:{where['line']} in {where['function']}"
+    return f"{file.rpartition('/')[2]}:{where['line']} (the training script)"
+
+
+def together(run: Run) -> None:
+    """All ranks of a life resumed at the same step."""
+    for group in run.lives:
+        at = [life.resumed_at for life in group.ranks]
+        if len(set(at)) > 1:
+            rows = [
+                ("fault", run.story),
+                ("resumed", ", ".join(f"rank {r} at step {step}" for r, step in enumerate(at))),
+                ("means", "the ranks train different jobs, and average their gradients"),
+                ("think", "who decides which checkpoint it is, and how do the others get to know?"),
+            ]
+            raise Finding("ranks disagree", rows, expect.schedule_of(run))
+
+
+# --- trajectories -----------------------------------------------------------------------------------
+
+
+def same_trajectory(lab: Lab, run: Run, undisturbed: Run) -> None:
+    """On every rank; what is told is where the first of them parts."""
+    if (found := _first(run, undisturbed)) is None:
+        return
+    again = lab.undisturbed(*undisturbed.command.split(), again=1, ranks=undisturbed.world)
+    if again.finished and (noise := _first(again, undisturbed)):
+        raise expect.not_reproducible(lab, noise[1])
+    raise _parting(run, *found)
+
+
+def quiet(lab: Lab, run: Run, bare: Run, compared: str) -> None:
+    """Saving changed nothing in a run that it doesn't disturb, on any rank."""
+    finished(lab, run)
+    finished(lab, bare)
+    if found := _first(run, bare):
+        rank, parting = found
+        rows = [r for r in _parting(run, rank, parting).rows if r[0] not in ("means", "think", "equals")]
+        rows += [
+            ("compared", f"{compared}; nothing disturbed either"),
+            ("means", "looking at the state changed it: every save sends training down another path"),
+            ("think", "does a function that should only read draw a number, set a seed, or change a mode?"),
+        ]
+        raise Finding(f"save changes {parting.cause}", rows)
+
+
+def _first(run: Run, other: Run, partly: bool = False) -> tuple[int, Divergence] | None:
+    """(rank, divergence) of the rank that parts first, and of the first cause among them; `partly`: as far as both came."""
+    pairs = [(rank, run.of(rank).trajectory, other.of(rank).trajectory) for rank in range(run.world)]
+    found = [(rank, d) for rank, mine, its in pairs if (d := mine.diverges_from(its, partly))]
+    return min(found, key=lambda f: (f[1].step, order(f[1].cause), f[0]), default=None)
+
+
+def _parting(run: Run, rank: int, found: Divergence) -> Finding:
+    rows = divergence_rows(run.of(rank), found)
+    rows.insert(1 if run.schedule else 0, ("rank", f"{rank} (of {run.world})"))
+    if twin := _equals(run, rank, found):
+        component, other = twin
+        at = next(n for n, (label, _) in enumerate(rows) if label == "means")
+        rows[at:] = [
+            ("equals", f"rank {rank}'s {component} equals rank {other}'s"),
+            ("means", "ranks that draw the same noise: the average over ranks is an average over copies"),
+            ("think", "whose state did you save, and who loads it?"),
+        ]
+    cause = "optimizer" if found.cause.startswith("optimizer") else found.cause
+    return Finding(
+        f"component:{cause}", rows, expect.schedule_of(run), rank=rank, step=found.step, different=found.different, same=found.same
+    )
+
+
+def _equals(run: Run, rank: int, found: Divergence) -> tuple[str, int] | None:
+    """(component, other rank) if this rank has what is another rank's own."""
+    for component in (c for c in found.different if c in EACH_FOR_ITSELF):
+        for other in range(run.world):
+            record = run.of(other).trajectory.steps.get(found.step)
+            if other != rank and record and (record["state"] | {"batch indices": record["indices"]}).get(component) == found.got.get(component):
+                return component, other
+    return None

@@ -1,0 +1,147 @@
+"""What save_sharded and load_sharded do beyond a training run: memory, and other numbers of ranks.
+
+    --do save      train a few steps on these ranks, save into --directory; report the digest of the whole state
+    --do load      a fresh job on these ranks (another number of them, perhaps) loads that; report the same
+    --do export    one process, no ranks: export_model, and what torch.load finds in the file
+    --do memory    a larger model: what save and load take of each rank's memory
+"""
+
+import argparse
+import os
+
+import torch
+import torch.distributed as dist
+
+from grader.harness import ranks, watch
+from grader.harness.digest import digest
+from grader.workload import job as workload
+from grader.workload import rank_job, student
+from grader.workload.model import Transformer
+
+p = argparse.ArgumentParser()
+p.add_argument("--checkpoint", required=True, help="the student's distributed.py")
+p.add_argument("--directory", required=True)
+p.add_argument("--do", choices=["save", "load", "export", "memory"], required=True)
+p.add_argument("--seed", type=int, default=0)
+args = p.parse_args()
+folder = os.path.join(args.directory, "sharded")
+SLOW = 40.0  # s; the model of `memory` takes its time to reach the disk
+
+
+def whole(job) -> dict[str, str]:
+    """Digests of weights and moments, each tensor gathered from all ranks: the number of ranks makes no difference."""
+
+    def full(t):
+        return t.full_tensor() if hasattr(t, "full_tensor") else t
+
+    out = {f"weights {name}": digest(full(p)) for name, p in job.model.named_parameters()}
+    for name, p in job.model.named_parameters():
+        for kind, value in sorted(job.optimizer.state[p].items()):
+            out[f"optimizer {kind} {name}"] = digest(full(value))
+    settings = [{k: v for k, v in g.items() if k != "params"} for g in job.optimizer.param_groups]
+    return out | {"optimizer settings": digest(settings)}
+
+
+def save(ck) -> None:
+    job = rank_job.build_sharded(args.seed, 1, 4)
+    for batch in job.loader:
+        job.train_step(batch)
+    with watch.saving(job.step, args.directory):
+        ck.save_sharded(job.model, job.optimizer, folder)
+    watch.emit("whole", digests=whole(job))
+
+
+def load(ck) -> None:
+    job = rank_job.build_sharded(args.seed, 1, 4)
+    workload.estrange(job)
+    ck.load_sharded(job.model, job.optimizer, folder)
+    watch.emit("whole", digests=whole(job))
+
+
+def export(ck) -> None:
+    model = Transformer(dropout=0.1, running_mean=False)
+    path = os.path.join(args.directory, "model.pt")
+    ck.export_model(folder, model, path)
+    found = torch.load(path, weights_only=True)
+    plain = isinstance(found, dict) and all(type(v) is torch.Tensor for v in found.values())
+    watch.emit(
+        "exported",
+        plain=plain,
+        digests={f"weights {k}": digest(v) for k, v in found.items()} if plain else {},
+        filled={f"weights {k}": digest(v) for k, v in model.named_parameters()},
+    )
+
+
+LAYERS, SIDE = 16, 1024  # 64 MiB of weights
+
+
+def memory(ck) -> None:
+    """Peak of this rank's resident memory in save and in load, over what it held before, in bytes."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    def build():
+        with torch.device("meta"):
+            model = torch.nn.Sequential(*(torch.nn.Linear(SIDE, SIDE, bias=False) for _ in range(LAYERS)))
+        mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+        for layer in model:
+            fully_shard(layer, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+        model.to_empty(device="cpu")
+        with torch.no_grad():
+            for p in model.parameters():
+                p.to_local().fill_(0.5)
+        return model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+
+    model, optimizer = build()
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    optimizer.zero_grad()
+    with _peak() as of_save:
+        ck.save_sharded(model, optimizer, folder)
+    del model, optimizer
+    model, optimizer = build()
+    with _peak() as of_load:
+        ck.load_sharded(model, optimizer, folder)
+    weights = LAYERS * SIDE * SIDE * 4
+    watch.emit("memory", weights=weights, save=of_save.extra, load=of_load.extra)
+
+
+class _peak:
+    """Measures, on Linux, how far resident memory rises inside of it; elsewhere `extra` stays None."""
+
+    extra: int | None = None
+
+    @staticmethod
+    def _read(name: str) -> int:
+        with open("/proc/self/status") as f:
+            return int(next(line.split()[1] for line in f if line.startswith(name))) << 10
+
+    def __enter__(self):
+        if self._can():
+            with open("/proc/self/clear_refs", "w") as f:
+                f.write("5")  # the high-water mark is now what is held
+            self.before = self._read("VmRSS")
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._can():
+            self.extra = self._read("VmHWM") - self.before
+
+    @staticmethod
+    def _can() -> bool:
+        return os.access("/proc/self/clear_refs", os.W_OK)
+
+
+def main() -> None:
+    if args.do != "export":
+        ranks.join_watched(patience=SLOW if args.do == "memory" else ranks.PATIENCE)
+    ck = student.load(args.checkpoint)
+    {"save": save, "load": load, "export": export, "memory": memory}[args.do](ck)
+    watch.emit("end", step=0, state={})
+    ranks.leave()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""The training job of exercise 2, sharded with FSDP2: your save_sharded and load_sharded, on every rank (task 2.3).
+
+This script belongs to the grader. The model and its optimizer are yours to save; the rest of the job is saved by
+the script. It also runs by hand, as train_ddp.py does.
+"""
+
+import argparse
+import os
+import sys
+import warnings
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # torchrun knows nothing of the course
+
+import torch
+import torch.distributed as dist
+
+from grader.harness import ranks, watch
+from grader.harness.digest import restore_rng, rng
+from grader.workload import job as workload
+from grader.workload import rank_job, student
+
+p = argparse.ArgumentParser()
+p.add_argument("--checkpoint", required=True, help="the student's distributed.py")
+p.add_argument("--directory", required=True, help="where checkpoints go; all ranks see it")
+p.add_argument("--seed", type=int, default=0)
+p.add_argument("--epochs", type=int, default=3)
+p.add_argument("--steps-per-epoch", type=int, default=4)
+p.add_argument("--bare", action="store_true", help="save nothing")
+
+
+def main() -> None:
+    args = p.parse_args()
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")  # nobody writes into it
+    ranks.join_watched()
+    ck = None if args.bare else student.load(args.checkpoint)
+    job = rank_job.build_sharded(args.seed, args.epochs, args.steps_per_epoch)
+    os.makedirs(args.directory, exist_ok=True)
+    newest = Path(args.directory, "newest.txt")
+
+    def save() -> None:
+        folder = os.path.join(args.directory, f"after-{job.step}")
+        rest = {"scheduler": job.scheduler.state_dict(), "epoch": job.epoch, "rng": rng()}
+        with watch.saving(job.step, args.directory):
+            ck.save_sharded(job.model, job.optimizer, folder)
+        torch.save(rest, f"{folder}-rest-{job.rank}.pt")
+        dist.barrier()
+        if job.rank == 0:
+            Path(f"{newest}.tmp").write_text(folder)
+            os.replace(f"{newest}.tmp", newest)
+        dist.barrier()
+
+    if not args.bare and newest.exists():
+        folder = newest.read_text()
+        workload.estrange(job)  # whatever a resumed run has in common with the old one comes from the folder
+        ck.load_sharded(job.model, job.optimizer, folder)
+        rest = torch.load(f"{folder}-rest-{job.rank}.pt")
+        job.scheduler.load_state_dict(rest["scheduler"])
+        restore_rng(rest["rng"])
+        job.epoch = rest["epoch"]
+        job.step = job.epoch * args.steps_per_epoch
+    dist.barrier()
+    print(f"starting at step {job.step}, epoch {job.epoch}", flush=True)
+    watch.life(job)
+
+    while job.epoch < job.epochs:
+        job.sampler.set_epoch(job.epoch)
+        for batch in job.loader:
+            watch.step(job, batch)
+            watch.loss(job, job.train_step(batch))
+            if job.batch < args.steps_per_epoch:
+                watch.after_step(job)
+        job.epoch += 1
+        job.batch = 0
+        if not args.bare:
+            save()
+        watch.after_step(job)
+    watch.end(job)
+    ranks.leave()
+
+
+if __name__ == "__main__":
+    main()
