@@ -68,8 +68,8 @@ bench: $(READY_BENCH)  ## the performance tables
 notebook: $(READY)  ## open the exercises' notebooks in JupyterLab
 	$(BIN)/jupyter lab
 
-matrix: $(READY_DEV)  ## grade every mutant; write the table of which task catches it
-	@$(BIN)/grade dev matrix $(or $(EX),ex01) --write
+matrix: $(READY_DEV)  ## grade every mutant; write the tables of which task catches it
+	@$(BIN)/grade dev matrix $(EX) --write
 
 clean:  ## remove .venv and caches; your work stays
 	rm -rf $(VENV) *.egg-info .pytest_cache .ruff_cache .grade

@@ -211,21 +211,23 @@ def reset(name):
 @main_group.command("run")
 @click.argument("name", metavar="EXERCISE")
 @click.option("--kill-after", type=int, multiple=True, metavar="STEP", help="SIGKILL after this step, then relaunch (repeatable).")
-@click.option("--workers", type=click.Choice(["0", "2"]), default="0", help="DataLoader workers.")
+@click.option("--workers", type=click.Choice(["0", "2"]), default="0", help="DataLoader workers (ex01).")
+@click.option("--ranks", type=click.IntRange(1, 8), default=2, metavar="N", help="Ranks (ex02; the last one is killed).")
 @click.option("--save-every", type=click.IntRange(1), default=4, metavar="N", help="Save every N steps (4).")
 @click.option("--seed", type=click.IntRange(0, 2**31), default=0)
 @click.option("--submission", type=Name(), metavar="DIR")
 @click.option("--solution", is_flag=True)
-def run_command(name, kill_after, workers, save_every, seed, submission, solution):
+def run_command(name, kill_after, workers, ranks, save_every, seed, submission, solution):
     """Run the training job with your functions, and kill it where you like."""
     from grader.play import STEPS, play
 
-    work = _submission(course.find(name), submission, solution)
+    exercise = course.find(name)
+    work = _submission(exercise, submission, solution)
     if out := [step for step in kill_after if not 1 <= step <= STEPS]:
         raise UsageError(f"--kill-after {out[0]}: the run has steps 1 to {STEPS}")
     if work.problem:
         raise UsageError(work.problem)
-    sys.exit(play(work, list(kill_after), int(workers), save_every, seed))
+    sys.exit(play(exercise.id, work, list(kill_after), int(workers), ranks, save_every, seed))
 
 
 @main_group.group()
@@ -243,14 +245,15 @@ def derive_command(names):
 
 
 @dev.command()
-@click.argument("name", default="ex01")
-@click.option("--write", is_flag=True, help="Write the table into grader/mutants/README.md.")
+@click.argument("names", nargs=-1)
+@click.option("--write", is_flag=True, help="Write the tables: grader/mutants/ex01/README.md ...")
 @click.option("--seed", type=int, help="Grade with this seed.")
-def matrix(name, write, seed):
+def matrix(names, write, seed):
     """Grade every mutant and print the table of mutants and the tasks that catch them."""
     from grader.mutants import matrix as kill_matrix
 
-    sys.exit(kill_matrix.main(course.find(name), write, seed))
+    chosen = [course.find(name) for name in names] or course.exercises().values()
+    sys.exit(max([kill_matrix.main(exercise, write, seed) for exercise in chosen]))
 
 
 @dev.command()

@@ -19,11 +19,13 @@ from pathlib import Path
 from types import ModuleType
 
 from grader import course
+from grader.checks import expect, rank_runs
 from grader.course import Exercise, Submission, UsageError
 from grader.harness import launcher as launchers
 from grader.harness.faults import Fault
 from grader.harness.lab import Bench, Lab, course_paths
-from grader.harness.run import Run
+from grader.harness.run import Group, Run
+from grader.verdicts import Finding
 
 CELL_TIMEOUT = 120  # s; the slowest cell takes about 5
 
@@ -55,15 +57,21 @@ def module(name: str, *functions) -> Submission:
     return Submission(Path(name), "checkpoint.py", {"checkpoint.py": "\n\n\n".join(["\n".join(used), *sources]).encode()})
 
 
-def train(submission: Submission, *argv: object, faults: Sequence[Fault] = (), script: str = "train.py") -> Run:
-    """One run, through its lives: one per fault, and one that nothing disturbs.
+def train(
+    submission: Submission, *argv: object, faults: Sequence[Fault] = (), script: str = "train.py",
+    ranks: int | None = None, directory: Path | None = None,
+) -> Run:  # fmt: skip
+    """One run, through its lives: one per fault, and one that nothing disturbs; of so many `ranks`, if it has any.
 
-    What the lives reported stays readable. Their files are removed at once, as nobody knows how a kernel ends.
+    What the lives reported stays readable. Their files are removed at once, as nobody knows how a kernel ends; so are the
+    checkpoints, unless they have a `directory`.
     """
     bench = Bench(submission, _launcher(), seed=0, jobs=1)
     try:
-        run = Lab(bench, "notebook").launch(script, *argv, faults=tuple(faults))
+        lab = Lab(bench, "notebook")
+        run = lab.launch(script, *argv, faults=tuple(faults), ranks=ranks, directory=directory)
         run.notes["last words"] = course_paths(_last_words(run), bench)
+        run.notes["finding"] = course_paths(_finding(lab, run), bench)
     finally:
         bench.close()
     return run
@@ -72,6 +80,19 @@ def train(submission: Submission, *argv: object, faults: Sequence[Fault] = (), s
 def last_words(run: Run) -> str:
     """What those lives of `run` wrote to stderr that ended by themselves before training was done; empty if none did."""
     return run.notes["last words"]
+
+
+def finding(run: Run) -> str:
+    """What the grader says about how the run ended; empty if it finished."""
+    return run.notes["finding"]
+
+
+def _finding(lab: Lab, run: Run) -> str:
+    try:
+        (rank_runs if isinstance(run.last, Group) else expect).finished(lab, run)
+    except Finding as found:
+        return str(found).strip("\n")
+    return ""
 
 
 def _last_words(run: Run) -> str:

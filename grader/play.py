@@ -2,45 +2,68 @@
 
 from __future__ import annotations
 
-from grader.checks.expect import finished, rejoins
-from grader.course import Submission
+from grader.checks import expect, rank_runs
+from grader.course import Submission, UsageError
 from grader.harness import launcher as launchers
-from grader.harness.faults import Kill
+from grader.harness.faults import Fault, Kill
 from grader.harness.lab import Bench, Lab, course_paths
+from grader.harness.run import Group, Life
 from grader.verdicts import INCONCLUSIVE, Finding
 
 EPOCHS, STEPS_PER_EPOCH = 3, 10
 STEPS = EPOCHS * STEPS_PER_EPOCH
 
 
-def play(submission: Submission, kills: list[int], workers: int, save_every: int, seed: int) -> int:
+def play(exercise_id: str, work: Submission, kills: list[int], workers: int, ranks: int, save_every: int, seed: int) -> int:
     """Run the training job, kill it after each of `kills`, and say what every life did."""
-    length = ("--epochs", EPOCHS, "--steps-per-epoch", STEPS_PER_EPOCH)
-    flags = ("train.py", "--seed", seed, *length, "--workers", workers, "--save-every", save_every)
+    flags = ("--seed", seed, "--epochs", EPOCHS, "--steps-per-epoch", STEPS_PER_EPOCH, "--save-every", save_every)
+    faults = [Kill(after_step=step) for step in sorted(kills)]
+    if exercise_id == "ex01":
+        script, number = ("train.py", *flags, "--workers", workers), None
+    elif exercise_id == "ex02":
+        script, number = ("train_ddp.py", "--functions", "save_job", *flags), ranks
+        faults = [Kill(after_step=fault.step, rank=ranks - 1) for fault in faults]
+    else:
+        raise UsageError(f"{exercise_id} has no run to play with; ex01 and ex02 have")
     launcher = launchers.choose()
-    bench = Bench(submission, launcher, seed, jobs=1)
+    bench = Bench(work, launcher, seed, jobs=1)
     try:
-        return _play(Lab(bench, "play"), flags, [Kill(after_step=step) for step in sorted(kills)])
+        return _play(Lab(bench, "play"), script, faults, number)
     finally:
         launcher.close()
         bench.close()
 
 
-def _play(lab: Lab, flags: tuple, kills: list) -> int:
-    run = lab.launch(*flags, faults=tuple(kills))
+def _said(life: Life | Group) -> str:
+    """What it printed. A rank whose only trouble is that another one is gone says so in one line, not in forty."""
+    if isinstance(life, Life):
+        return life.text("stdout") + life.text("stderr")
+    text = life.text("stdout")
+    for rank, of_rank in enumerate(life.ranks):
+        crash = of_rank.first("crash")
+        if crash and rank_runs.by_others(of_rank, crash):
+            text += f"[rank {rank}] its collective failed: another rank is gone\n"
+        else:
+            text += "".join(f"[rank {rank}] {line}\n" for line in of_rank.text("stderr").splitlines())
+    return text
+
+
+def _play(lab: Lab, script: tuple, faults: list[Fault], ranks: int | None) -> int:
+    run = lab.launch(*script, faults=tuple(faults), ranks=ranks)
     for number, life in enumerate(run.lives, 1):
         print(f"--- life {number}" + (f": {life.fault.story}" if life.fault else ""))
-        for line in course_paths(life.text("stdout") + life.text("stderr"), lab.bench).splitlines():
+        for line in course_paths(_said(life), lab.bench).splitlines():
             print(f"    {line}")
         print(f"    saved after steps {', '.join(str(e['step']) for e in life.all('saved')) or 'none'}")
+    expectations = expect if ranks is None else rank_runs
     try:
-        if kills:
-            rejoins(lab, run, lab.undisturbed(*flags))
+        if faults:
+            expectations.rejoins(lab, run, lab.undisturbed(*script, ranks=ranks))
             print("The resumed run is the undisturbed one, bit for bit.")
         else:
-            finished(lab, run)
+            expectations.finished(lab, run)
     except Finding as finding:
-        print("--- compared with an undisturbed run" if kills else "--- the run")
+        print("--- compared with an undisturbed run" if faults else "--- the run")
         print(course_paths(str(finding).strip("\n"), lab.bench))
         return 3 if finding.verdict == INCONCLUSIVE else 1
     return 0

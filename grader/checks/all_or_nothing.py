@@ -234,8 +234,8 @@ def _killed(lab: Lab, like: str, before: list[dict], step: int, allowed: tuple[s
 
 
 def disk_full_at_one_rank(lab: Lab) -> None:
-    events_of(lab, "two")
-    faults = selected(lab, [Fault("full", SECOND, byte=lab.draw.randint(1, 400), rank=rank) for rank in range(RANKS)])
+    writers = [rank for rank, events in enumerate(events_of(lab, "two")) if any(e.startswith(("open ", "torch.save")) for e in events)]
+    faults = selected(lab, [Fault("full", SECOND, byte=lab.draw.randint(1, 400), rank=rank) for rank in writers])
     before = [{"name": "before", "saves": [FIRST], "next": False}]
     seen = observe(lab, before + [{"name": str(f), "from": "before", "saves": [SECOND], "fault": f.to_json()} for f in faults])
     for fault in faults:

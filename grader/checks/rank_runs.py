@@ -56,7 +56,7 @@ def ended_early(lab: Lab, run: Run, group: Group) -> Finding:
             finding = expect.over_limit(lab, run, life, [*when, ("rank", f"{rank} (of {len(group.ranks)})")])
             finding.rows += [row for r, row in _standing(group) if r != rank]
             return finding
-    own = [(crash["t"], rank, crash) for rank, life in enumerate(group.ranks) if (crash := life.first("crash")) and not _by_others(life, crash)]
+    own = [(crash["t"], rank, crash) for rank, life in enumerate(group.ranks) if (crash := life.first("crash")) and not by_others(life, crash)]
     if own:
         _, rank, crash = min(own, key=lambda o: o[:2])
         finding = crashed(crash, [*when, ("rank", f"{rank} (of {len(group.ranks)})")], expect.schedule_of(run), group.ranks[rank])
@@ -73,7 +73,7 @@ def deadlock(lives: list[Life], when: list, fault: str | None = None) -> Finding
     """Ranks waited for each other, in different places."""
     group = Group(lives, None)
     stand = [_last_collective(life) for life in lives]
-    if all(s and s["open"] for s in stand) and len({(s["name"], s["n"], s.get("line")) for s in stand}) == 1:
+    if all(s and s["open"] for s in stand) and len({_identity(s) for s in stand}) == 1:
         return Inconclusive(
             "slow",
             [*when, ("machine", f"too slow now: ranks that were in the same collective waited {PATIENCE:g} s for each other")],
@@ -83,13 +83,29 @@ def deadlock(lives: list[Life], when: list, fault: str | None = None) -> Finding
         *when,
         ("deadlock", f"no rank goes on: a collective failed after waiting {PATIENCE:g} s for the others"),
         *(row for _, row in _standing(group)),
+        *_parted(lives),
         ("means", "a collective needs every rank; with nobody to end it, the job holds all of its GPUs for half an hour, and then dies"),
         ("think", "which ranks come to that line, and what do the others do meanwhile?"),
     ]
     return Finding("deadlock:" + _line(next((s for s in stand if s and s["open"]), None)), rows, fault)
 
 
-def _by_others(life: Life, crash: dict) -> bool:
+def _identity(entered: dict) -> tuple:
+    return entered["n"], entered["name"], entered.get("line")
+
+
+def _parted(lives: list[Life]) -> list[tuple[str, str]]:
+    """Where the ranks first came to different collectives, if that isn't where they stand: two barriers fit each other,
+    whoever calls them, and the ranks go on until something doesn't fit."""
+    for entered in zip(*(life.all("collective") for life in lives)):
+        if len({_identity(e) for e in entered}) > 1:
+            if all(e["n"] == life.all("collective")[-1]["n"] for e, life in zip(entered, lives)):
+                return []
+            return [("parted", "; ".join(f"rank {r} came to {e['name']}, {_line(e)}" for r, e in enumerate(entered)) + ", which fit each other by accident")]
+    return []
+
+
+def by_others(life: Life, crash: dict) -> bool:
     """A rank whose collective fails since another one is gone, or never comes, is no culprit."""
     failed = life.all("collective failed")
     if failed and (last := _last_collective(life)) and last["open"] and crash["type"] == failed[-1]["type"]:
@@ -120,7 +136,7 @@ def _standing(group: Group) -> list[tuple[int, tuple[str, str]]]:
         elif crash := life.first("crash"):
             frames = student_frames(crash)
             script = [f for f in crash["frames"] if "/grader/workload/" in f["file"]][-1:]
-            if _by_others(life, crash) and not frames and script:
+            if by_others(life, crash) and not frames and script:
                 text = f"waits for the others in {_line(script[0])}: {script[0]['text']}"
             else:
                 text = f"raised {crash['type']}: {crash['message'].splitlines()[0][:200] if crash['message'] else ''}"

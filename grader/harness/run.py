@@ -99,7 +99,7 @@ class Group:
     @property
     def died_of_fault(self) -> bool:
         """The rank that it was aimed at did; what the others did then is their own affair."""
-        return self.ranks[self.fault.rank or 0].died_of_fault
+        return self.fault is not None and self.ranks[self.fault.rank or 0].died_of_fault
 
     @property
     def finished(self) -> bool:

@@ -1,6 +1,6 @@
 """The kill matrix: every mutant graded, and which tasks caught it. Written by this command only.
 
-    grade dev matrix ex01 [--write]
+    grade dev matrix [ex01 ...] [--write]
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from grader import engine, mutants
 from grader.course import Exercise, UsageError
@@ -15,7 +16,10 @@ from grader.harness import launcher as launchers
 from grader.verdicts import BLOCKED, FAIL, PASS, ExerciseResult
 
 SIGN = {PASS: "", FAIL: "**caught**", BLOCKED: "blocked"}
-TABLE = mutants.HERE / "README.md"
+
+
+def table_path(exercise: Exercise) -> Path:
+    return mutants.HERE / exercise.id / "README.md"
 
 
 def grade_all(exercise: Exercise, seed: int | None = None, say: Callable[[str], None] = lambda text: None):
@@ -47,8 +51,8 @@ def main(exercise: Exercise, write: bool, seed: int | None) -> int:
     wrong = [o for mutant, result in rows for o in mutants.objections(exercise, mutant, result)]
     text = table(exercise, rows)
     if write and not wrong:
-        TABLE.write_text(_page(exercise, text, len(rows)))
-        print(f"wrote {TABLE.relative_to(exercise.folder.parent)}", file=sys.stderr)
+        table_path(exercise).write_text(_page(exercise, text, len(rows)))
+        print(f"wrote {table_path(exercise).relative_to(exercise.folder.parent)}", file=sys.stderr)
     elif not write:
         print(text)
     print(f"{len(rows)} mutants in {time.monotonic() - began:.0f} s, {len(wrong)} objections", file=sys.stderr)
@@ -58,17 +62,11 @@ def main(exercise: Exercise, write: bool, seed: int | None) -> int:
 
 
 def _page(exercise: Exercise, text: str, number: int) -> str:
-    return f"""# Mutants
-
-Wrong solutions, one mistake each (`{exercise.id}/`). They grade the grader: each must be caught by the
-task that it belongs to, and by no task that doesn't build on it. `make test` checks the first of all of them,
-and the second of every third; `make matrix` checks both of all, and wrote this table.
+    return f"""# {exercise.id}: {number} mutants, and the tasks that catch them
 
 Written by `grade dev matrix {exercise.id} --write` (`make matrix`), from a run; don't edit. "blocked" means that the task
 builds on one that caught the mutant. "fact" is the number of the mistake in the list of real ones that the
 course was built from.
-
-## {exercise.id}: {number} mutants
 
 {text}
 """

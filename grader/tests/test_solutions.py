@@ -18,11 +18,15 @@ def points(result) -> str:
     return f"{result.score} of {result.max_score}, seed {result.seed}\n" + "\n\n".join(t.message for t in result.tasks)
 
 
+EXERCISES = pytest.mark.parametrize("exercise", course.exercises().values(), ids=lambda e: e.id)
+
+
 @pytest.mark.needs_solution
+@EXERCISES
 @pytest.mark.parametrize("seed", [1, 2])
-def test_the_solution_scores_full_marks(launcher, ex01, seed):
-    result = engine.grade(ex01, course.submission(ex01, None, solution=True), launcher, seed=seed)
-    assert result.score == ex01.points, points(result)
+def test_the_solution_scores_full_marks(launcher, exercise, seed):
+    result = engine.grade(exercise, course.submission(exercise, None, solution=True), launcher, seed=seed)
+    assert result.score == exercise.points, points(result)
 
 
 @pytest.mark.needs_solution
@@ -35,47 +39,58 @@ def test_a_right_solution_in_another_style_scores_full_marks(launcher, path):
     assert result.score == exercise.points, points(result)
 
 
-@pytest.fixture
-def starter(ex01):
-    """The pristine starter, derived on the fly: the one in the checkout may be somebody's work."""
-    work = course.Submission(ex01.starter, ex01.module, derive.starter_files(ex01))
+def pristine(exercise: course.Exercise) -> course.Submission:
+    """The starter, derived on the fly: the one in the checkout may be somebody's work."""
+    work = course.Submission(exercise.starter, exercise.module, derive.starter_files(exercise))
     work.key = "pristine starter"
     return work
 
 
 @pytest.mark.needs_solution
-def test_an_untouched_starter_scores_nothing(launcher, ex01, starter):
-    result = engine.grade(ex01, starter, launcher, seed=5)
+@EXERCISES
+def test_an_untouched_starter_scores_nothing(launcher, exercise):
+    result = engine.grade(exercise, pristine(exercise), launcher, seed=5)
     assert result.score == 0
     assert PASS not in [t.verdict for t in result.tasks]
     # every single task fails by itself, too: none is blocked only because an earlier one failed
-    for task in ex01.tasks:
-        alone = engine.grade(ex01, starter, launcher, seed=5, tasks=[task.number])
+    for task in exercise.tasks:
+        alone = engine.grade(exercise, pristine(exercise), launcher, seed=5, tasks=[task.number])
         assert [t.verdict for t in alone.tasks] == ["fail"], points(alone)
 
 
+RUNS = {
+    "ex01": (("train.py", "--every-epochs", 1, "--keep", 2), None, 30),
+    "ex02": (("train_ddp.py", "--functions", "save_job"), 2, 12),
+}
+
+
 @pytest.mark.needs_solution
-def test_an_untouched_starter_runs(launcher, ex01, starter):
-    bench = Bench(starter, launcher, seed=0, jobs=1)
+@EXERCISES
+def test_an_untouched_starter_runs(launcher, exercise):
+    argv, ranks, steps = RUNS[exercise.id]
+    bench = Bench(pristine(exercise), launcher, seed=0, jobs=2)
     try:
-        run = Lab(bench, "starter").launch("train.py", "--every-epochs", 1, "--keep", 2)
+        run = Lab(bench, "starter").launch(*argv, ranks=ranks)
         assert run.finished, run.last.text()
-        assert len(run.trajectory.steps) == 30
+        assert len((run if ranks is None else run.of(0)).trajectory.steps) == steps
     finally:
         bench.close()
 
 
-def test_points_are_as_the_course_says(ex01):
-    assert [t.points for t in ex01.tasks] == [4, 4, 4, 5, 3]
-    assert sum(e.points for e in course.exercises().values()) in (20, 50, 75, 100)
+POINTS = {"ex01": [4, 4, 4, 5, 3], "ex02": [6, 6, 8, 4, 6]}
 
 
-def test_every_check_belongs_to_a_task_and_every_task_has_checks(ex01):
-    tasks = {t.id for t in ex01.tasks}
-    checked = {c.task for c in engine.collect(ex01)}
-    assert checked == tasks
+@EXERCISES
+def test_points_are_as_the_course_says(exercise):
+    assert [t.points for t in exercise.tasks] == POINTS[exercise.id]
 
 
-def test_every_task_has_a_ladder_of_hints(ex01):
-    for task in ex01.tasks:
+@EXERCISES
+def test_every_check_belongs_to_a_task_and_every_task_has_checks(exercise):
+    assert {c.task for c in engine.collect(exercise)} == {t.id for t in exercise.tasks}
+
+
+@EXERCISES
+def test_every_task_has_a_ladder_of_hints(exercise):
+    for task in exercise.tasks:
         assert len(task.hints) >= 3 and all(len(h) > 40 for h in task.hints), task.id
