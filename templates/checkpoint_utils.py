@@ -50,6 +50,10 @@ import torch
 import torch.distributed as dist
 
 try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+try:
     import numpy
 except ImportError:
     numpy = None
@@ -189,8 +193,6 @@ def _write_all(f, data) -> None:
 
 def _fsync(fd: int) -> None:
     if sys.platform == "darwin":
-        import fcntl
-
         fcntl.fcntl(fd, fcntl.F_FULLFSYNC)  # macOS: fsync leaves the bytes in the drive's cache
     else:
         os.fsync(fd)
@@ -267,7 +269,7 @@ class CheckpointDirectory:
     """
 
     def __init__(self, path):
-        self.path = Path(path)
+        self.path = Path(path).expanduser()
         self.trusted: set[str] = set()  # written or verified by this process
 
     def names(self, kind: str = "step") -> list[str]:
@@ -391,6 +393,13 @@ class _Ranks:
         self.on = self.world > 1
         self.group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout)) if self.on else None
 
+    def _meet(self, what: str, collective) -> None:
+        try:
+            collective()
+        except RuntimeError as e:  # a rank that is gone, or one that never came
+            told = f"rank {self.rank} lost the others in {what}: one has died, or doesn't call it. Every rank must call"
+            raise CheckpointError(f"{told} step, end_epoch, should_stop, save and resume, at the same points ({e})") from e
+
     def together(self, what: str, work) -> list:
         """Run `work` on every rank and return everybody's result; an error on one rank is raised on all."""
         mine, error = (None, None), None
@@ -402,7 +411,7 @@ class _Ranks:
             mine, error = (f"{type(e).__name__}: {e}", isinstance(e, Mismatch)), e
         results = [mine] * self.world
         if self.on:
-            dist.all_gather_object(results, mine, group=self.group)
+            self._meet(what, lambda: dist.all_gather_object(results, mine, group=self.group))
         failed = [f"rank {r}: {message}" for r, (message, _) in enumerate(results) if message]
         if failed:
             mismatch = any(flag for message, flag in results if message)
@@ -414,7 +423,7 @@ class _Ranks:
         if not self.on:
             return list(numbers)
         t = torch.tensor(numbers, dtype=torch.float64)
-        dist.all_reduce(t, dist.ReduceOp.MAX, group=self.group)
+        self._meet("step, end_epoch or should_stop", lambda: dist.all_reduce(t, dist.ReduceOp.MAX, group=self.group))
         return t.tolist()
 
 
@@ -463,14 +472,16 @@ def ignore_signals(worker: int = 0) -> None:
 class ResumableSampler:
     """A batch sampler that knows how much of the epoch has been trained: batches that are done aren't fetched again.
 
-    The order depends on `seed` and the epoch alone, not on torch's global generator. With several ranks each
-    gets its own part of every global batch, so that the position is one number, whatever the number of ranks.
+    The order depends on `seed` and the epoch alone, not on torch's global generator. With several ranks (make it after
+    init_process_group) each gets its own part of every global batch of batch_size times the number of ranks, so that the
+    position is one number, whatever that number. What is left at an epoch's end and fills no global batch is dropped.
     """
 
     def __init__(self, size: int, batch_size: int, shuffle: bool = True, seed: int = 0):
         self.rank, self.world = _rank_and_world()
         self.size, self.batch_size, self.shuffle, self.seed = size, batch_size, shuffle, seed
         self.epoch = self.samples = 0  # `samples` of this epoch are trained, on all ranks together
+        self.resumed = False
         if len(self) < 1:
             raise ValueError(f"{size} samples make no batch of {batch_size} for each of {self.world} ranks")
 
@@ -487,13 +498,18 @@ class ResumableSampler:
             yield order[mine : mine + self.batch_size]
 
     def follow(self, loader):
-        """The loader's batches. They count as done when the loop has them, not when a worker fetches them."""
+        """The loader's batches. They count as done when the loop has them, not when a worker fetches them.
+
+        A resumed epoch may have none left.
+        """
+        if self.samples + self.batch_size * self.world > self.size and not self.resumed:
+            raise RuntimeError("this epoch's samples are all trained: is the sampler in the manager's state, so that end_epoch() knows it?")
         for batch in loader:
             self.samples += self.batch_size * self.world
             yield batch
 
     def next_epoch(self) -> None:
-        self.epoch, self.samples = self.epoch + 1, 0
+        self.epoch, self.samples, self.resumed = self.epoch + 1, 0, False
 
     def state_dict(self) -> dict:
         order = {"size": self.size, "shuffle": self.shuffle, "seed": self.seed}
@@ -503,7 +519,7 @@ class ResumableSampler:
         for name in ("size", "shuffle", "seed"):
             if state[name] != getattr(self, name):
                 raise ValueError(f"the data were in another order: {name} was {state[name]} and is {getattr(self, name)}")
-        self.epoch, self.samples = state["epoch"], state["samples"]
+        self.epoch, self.samples, self.resumed = state["epoch"], state["samples"], True
 
 
 # ---------------------------------------------------------------- state
@@ -540,8 +556,17 @@ def bare(model):
     return model
 
 
+def _quoted(names) -> str:
+    return ", ".join(f"'{name}'" for name in sorted(names)) or "nothing"
+
+
 def _plain_key(key: str) -> str:
     return key.replace("_orig_mod.", "")  # of a compiled part of the model
+
+
+def _versions(part) -> dict:
+    """Of its modules: load_state_dict translates what an older one has saved."""
+    return {_plain_key(name): dict(about) for name, about in bare(part).state_dict()._metadata.items()}
 
 
 def _state_of(part):
@@ -550,14 +575,16 @@ def _state_of(part):
     return None if part is None else part.state_dict()
 
 
-def _load_into(part, state, name: str) -> None:
+def _load_into(part, state, name: str, versions: dict | None = None) -> None:
     """Strictly. Mismatch names what doesn't fit."""
     if (part is None) != (state is None):
         raise Mismatch(f"'{name}': {'the checkpoint holds one, the job has none' if part is None else 'the job has one, the checkpoint holds none'}")
     try:
         if isinstance(part, torch.nn.Module):
             own = {_plain_key(k): k for k in bare(part).state_dict()}
-            state = {own.get(k, k): v for k, v in state.items()}
+            state = collections.OrderedDict((own.get(k, k), v) for k, v in state.items())
+            if versions is not None:
+                state._metadata = {name: versions.get(_plain_key(name), {}) for name in bare(part).state_dict()._metadata}
             part = bare(part)
         if part is not None:
             part.load_state_dict(state)
@@ -567,8 +594,8 @@ def _load_into(part, state, name: str) -> None:
                 for k, v in state["state"].get(n, {}).items():
                     if isinstance(v, torch.Tensor) and v.shape == p.shape and k != "step":
                         part.state[p][k] = torch.empty_like(p, dtype=v.dtype, requires_grad=False).copy_(v)
-    except (RuntimeError, ValueError, KeyError, TypeError) as e:
-        raise Mismatch(f"'{name}' doesn't fit the checkpoint: {e}") from e
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as e:
+        raise Mismatch(f"'{name}' doesn't fit the checkpoint: {type(e).__name__}: {e}") from e
 
 
 def _map(value, change):
@@ -621,7 +648,7 @@ class _Staging:
 class CheckpointManager:
     """Saves and resumes a training job. Make it after init_process_group; use it as a context manager.
 
-    directory     one that all ranks see
+    directory     one that all ranks see, and no other job writes into
     state         name -> object with state_dict and load_state_dict (or None): the same on every rank. Call the
                   model "model" and its optimizer "optimizer". Scheduler, GradScaler, sampler: anything else
     per_rank      the same, for what every rank has of its own (a torchdata StatefulDataLoader, say)
@@ -640,6 +667,7 @@ class CheckpointManager:
         asynchronous=False, gradients=False, end_time=None, margin=30.0, timeout=3600.0, max_stuck=3,
     ):  # fmt: skip
         self.directory, self.state, self.per_rank = CheckpointDirectory(directory), dict(state), dict(per_rank or {})
+        self._check_arguments(keep, every_steps, every_epochs, every_minutes, gradients)
         self.every_steps, self.every_epochs, self.every_minutes = every_steps, every_epochs, every_minutes
         self.keep, self.asynchronous, self.gradients = keep, asynchronous, gradients
         self.end_time = end_time or float(os.environ.get("SLURM_JOB_END_TIME") or math.inf)
@@ -648,6 +676,8 @@ class CheckpointManager:
         self.front, self.back = _Ranks(timeout), _Ranks(timeout)
         self.rank, model = self.front.rank, self.state.get("model")
         self.sharded = model is not None and any(hasattr(p, "to_local") for p in model.parameters())
+        if self.sharded and self.state.get("optimizer") is None:
+            raise ValueError("a sharded model is saved with its optimizer, under the name 'optimizer'")
         for name, part in self.state.items():
             for module in part.modules() if isinstance(part, torch.nn.Module) else ():
                 if type(module).__name__ == "FullyShardedDataParallel":
@@ -662,6 +692,29 @@ class CheckpointManager:
         self.cost = self.status().get("cost", 0.0)  # s for a save; known from the last life
         self.longest, self.checked_at = 0.0, None  # s between two looks at signals and the clock
         self.saved, self.saved_at = None, time.monotonic()
+        self.last = self.status()  # the life before this one
+        self.resumed = self.moved = False  # resume() or start_over() was called; something was trained
+        self.lock = None
+
+    def _check_arguments(self, keep, every_steps, every_epochs, every_minutes, gradients) -> None:
+        """What would show hours later, at the first save or the first resume."""
+        if self.directory.path.exists() and not self.directory.path.is_dir():
+            raise CheckpointError(f"{self.directory.path} is a file: checkpoints need a directory")
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not (dist.is_available() and dist.is_initialized()):
+            raise CheckpointError("this is one of several ranks (WORLD_SIZE): call init_process_group before you make the manager")
+        if not isinstance(keep, int) or keep < 1:
+            raise ValueError(f"keep={keep!r}: at least one checkpoint must stay")
+        for name, value in (("every_steps", every_steps), ("every_epochs", every_epochs), ("every_minutes", every_minutes)):
+            if value is not None and (value <= 0 or (name != "every_minutes" and value != int(value))):
+                raise ValueError(f"{name}={value!r}: a positive number, or None")
+        for name, part in (self.state | self.per_rank).items():
+            if part is not None and not (hasattr(part, "state_dict") and hasattr(part, "load_state_dict")):
+                raise TypeError(f"'{name}' is a {type(part).__name__}, which has no state_dict and load_state_dict: it can't be saved")
+        if gradients and self.state.get("model") is None:
+            raise ValueError("gradients=True needs the model, under the name 'model'")
+        for name, part in self.state.items():
+            if isinstance(part, ResumableSampler) and part.world != _rank_and_world()[1]:
+                raise ValueError(f"'{name}' was made for {part.world} ranks, and there are {_rank_and_world()[1]}: make it after init_process_group")
 
     def __enter__(self) -> CheckpointManager:
         self.signal.__enter__()
@@ -672,17 +725,23 @@ class CheckpointManager:
         atexit.register(_end_workers)
         try:
             if error is None:
-                if self.saved != self._position() and (self.steps or self.epoch):  # preempted, or done since
+                if self.moved and self.saved != self._position():  # preempted, or done since
                     self.save()
                 self.flush()
                 self.outcome = PREEMPTED if self.stopping else DONE
         finally:
             self.writer.shutdown(wait=True)
+            told = self.outcome
+            if told == DONE and not self.moved:
+                told = self.last.get("outcome", DONE)  # it only looked: what the last life came to still holds
             try:
-                self._note(outcome=self.outcome)
+                self._note(outcome=told, interrupted=kind is KeyboardInterrupt)
             except OSError as e:  # it must not hide what ended the job
                 print(f"status.json can't be written: {e}", file=sys.stderr, flush=True)
             self.signal.__exit__()
+            if self.lock is not None:
+                os.close(self.lock)
+                self.lock = None
 
     @property
     def exit_status(self) -> int:
@@ -693,11 +752,16 @@ class CheckpointManager:
 
     def step(self) -> bool:
         """Call it after every optimizer step, on every rank: saves if it's due; true when training is to stop."""
+        self._moves()
         self.steps += 1
         return self._check(bool(self.every_steps) and self.steps % self.every_steps == 0)
 
     def end_epoch(self, metric: float | None = None) -> bool:
-        """Call it after an epoch and its evaluation. `metric`: lower is better; the best is saved apart."""
+        """Call it after an epoch and its evaluation. `metric` (rank 0's counts): lower is better, so negate an accuracy.
+
+        The best is saved apart.
+        """
+        self._moves()
         self.epoch += 1
         for part in self.state.values():
             if hasattr(part, "next_epoch"):
@@ -726,6 +790,31 @@ class CheckpointManager:
         if save and (due or late or self.stopping):
             self.save()
         return self.stopping
+
+    def _moves(self) -> None:
+        if not self.moved:
+            self.front.together("training", self._owns_directory)
+            self.moved = True
+
+    def _owns_directory(self) -> None:
+        """Before the first step: nothing that lies there is overtaken by accident, and no other job writes there."""
+        if self.rank:
+            return
+        if not self.resumed and (self.directory.names() or self.directory.names("best")):
+            raise CheckpointError(f"{self.directory.path} holds checkpoints: call resume() before training, or start_over() to put them aside")
+        self._lock()
+
+    def _lock(self) -> None:
+        """A process's lock, gone when it dies. Where the file system knows none, there is none."""
+        if self.lock is not None or fcntl is None:
+            return
+        self.directory.path.mkdir(parents=True, exist_ok=True)
+        self.lock = os.open(self.directory.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.lockf(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as e:
+            if e.errno in (errno.EACCES, errno.EAGAIN):
+                raise CheckpointError(f"another job is writing into {self.directory.path}: end it, or take another directory") from e
 
     # --- saving
 
@@ -757,7 +846,12 @@ class CheckpointManager:
     def _capture(self) -> dict:
         progress = {"epoch": self.epoch, "steps": self.steps, "best": self.best}
         progress |= {"world_size": self.front.world, "gradients": self.gradients}
-        tree = {"shared": {"progress": progress}, "own": {"rng": rng_state()}}
+        parts = {**self.state, **self.per_rank}
+        about = {"kinds": {n: type(p).__name__ for n, p in parts.items() if p is not None and not isinstance(p, torch.nn.Module)}}
+        about["versions"] = {n: _versions(p) for n, p in parts.items() if isinstance(p, torch.nn.Module)}
+        tree = {"shared": {"progress": progress, "about": about}, "own": {"rng": rng_state()}}
+        if self.front.world > 1 and self.state.get("model") is not None:  # a running mean may differ from rank to rank
+            tree["own"]["buffers"] = {_plain_key(n): b for n, b in bare(self.state["model"]).named_buffers() if not hasattr(b, "to_local")}
         for name, part in self.state.items():
             if not (self.sharded and name in ("model", "optimizer")):
                 tree["shared"][name] = _state_of(part)
@@ -808,6 +902,7 @@ class CheckpointManager:
         CheckpointError if there are some and none is intact, Mismatch if it belongs to another job.
         """
         self.flush()
+        self.resumed = True
         first = self.rank == 0
         self.front.together("resuming", lambda: self.directory.clear_leftovers() if first else None)
         names = self.front.together("resuming", lambda: self._candidates(kind) if first else None)[0]
@@ -827,11 +922,23 @@ class CheckpointManager:
             break
         else:
             if names:
-                raise CheckpointError(f"none of the {len(names)} checkpoints in {self.directory.path} is intact; to start again, move them away")
+                best = "; the best one, apart, may be: resume('best')" if kind == "step" and self.directory.names("best") else ""
+                raise CheckpointError(f"none of the {len(names)} checkpoints in {self.directory.path} is intact; to start again, call start_over(){best}")
         if kind == "step":
             self.saved = self._position() if names else None
             self.front.together("resuming", self._refuse_crash_loop)
         return bool(names)
+
+    def start_over(self) -> None:
+        """Begin anew in a directory that may hold another run's checkpoints: they are kept, as abandoned-..."""
+
+        def put_aside() -> None:
+            if self.rank == 0:
+                for kind in ("step", "best"):
+                    self.directory.set_aside(kind, -1)
+
+        self.front.together("starting over", put_aside)
+        self.resumed = True
 
     def _candidates(self, kind: str) -> list[str]:
         """Newest first; a job that only ever saved its best goes on from there."""
@@ -847,14 +954,16 @@ class CheckpointManager:
 
     def _apply(self, name: str, shared: dict, own: dict | None) -> None:
         if self.sharded:
+            if not (self.directory.path / name / "shards").is_dir():
+                raise Mismatch(f"{self.directory.path / name} is a checkpoint of a model that wasn't sharded")
             _read_shards(self.directory.path / name / "shards", self.state["model"], self.state["optimizer"], self.front)
             if shared["progress"]["untouched"]:
                 self.state["optimizer"].state.clear()
+        self._compare(name, shared, own)
+        about = shared.get("about", {})
         for part, target in self.state.items():
             if not (self.sharded and part in ("model", "optimizer")):
-                if part not in shared:
-                    raise Mismatch(f"the checkpoint holds no '{part}'")
-                _load_into(target, shared[part], part)
+                _load_into(target, shared[part], part, about.get("versions", {}).get(part))
         progress = shared["progress"]
         if progress["world_size"] != self.front.world and (progress["gradients"] or self.per_rank):
             raise Mismatch(f"gradients and per_rank state of {progress['world_size']} ranks can't go on with {self.front.world}")
@@ -864,12 +973,35 @@ class CheckpointManager:
             return
         for part, target in self.per_rank.items():
             _load_into(target, own[part], part)
+        if progress["world_size"] == self.front.world and self.state.get("model") is not None:
+            buffers = dict(bare(self.state["model"]).named_buffers())
+            for n, b in own.get("buffers", {}).items():
+                if (mine := next((v for k, v in buffers.items() if _plain_key(k) == n), None)) is not None and mine.shape == b.shape:
+                    mine.copy_(b)
         for n, p in bare(self.state["model"]).named_parameters() if "gradients" in own else ():
             grad = own["gradients"].get(_plain_key(n))
             if grad is not None:
                 p.grad = torch.zeros_like(p)
                 (p.grad.to_local() if hasattr(p, "to_local") else p.grad).copy_(grad)
         set_rng_state(own["rng"])  # last: whatever drew from a generator until now is undone
+
+    def _compare(self, name: str, shared: dict, own: dict | None) -> None:
+        """Mismatch if the job isn't made of what the checkpoint holds."""
+        where = self.directory.path / name
+        apart = {"model", "optimizer"} if self.sharded else set()
+        holds, has = set(shared) - {"progress", "about"}, set(self.state) - apart
+        if not self.sharded and (where / "shards").is_dir():
+            raise Mismatch(f"{where} is a checkpoint of a sharded model: shard yours with fully_shard, or export it (templates/README.md)")
+        if missing := has - holds:
+            raise Mismatch(f"{where} holds no {_quoted(missing)}; it holds {_quoted(holds)}")
+        if extra := holds - has:
+            raise Mismatch(f"{where} holds {_quoted(extra)} as well: register what the job had, or it goes on as another one")
+        if own is not None and (missing := set(self.per_rank) - set(own)):
+            raise Mismatch(f"{where} holds no per_rank {_quoted(missing)}")
+        for part, kind in shared.get("about", {}).get("kinds", {}).items():
+            target = self.state.get(part, self.per_rank.get(part))
+            if target is not None and type(target).__name__ != kind:
+                raise Mismatch(f"'{part}' was a {kind} in {where}, and is a {type(target).__name__}")
 
     # --- what is told to the outside
 
@@ -893,13 +1025,14 @@ class CheckpointManager:
         if self.rank == 0:
             last = self.status()
             stuck = last.get("stuck", 0) if last.get("started_at") == self.steps else 0
-            stuck += last.get("started_at") == self.steps and last.get("outcome") in ("running", FAILED)
+            died = last.get("outcome") in ("running", FAILED) and not last.get("interrupted")
+            stuck += last.get("started_at") == self.steps and died
             if stuck >= self.max_stuck:
                 raise CheckpointError(
                     f"{stuck} lives in a row began at step {self.steps} and died before the next checkpoint; "
                     f"find out why, then delete {self.directory.path / 'status.json'}"
                 )
-            self._note(outcome="running", started_at=self.steps, stuck=stuck)
+            self._note(outcome="running", started_at=self.steps, stuck=stuck, interrupted=False)
 
 
 # ---------------------------------------------------------------- FSDP2: every rank writes and reads its shards
@@ -933,5 +1066,6 @@ def _read_shards(path: Path, model, optimizer, ranks: _Ranks) -> None:
     try:
         load(tree, storage_reader=FileSystemReader(path), process_group=ranks.group)
     except BaseException as e:
-        raise Mismatch(f"the shards don't fit: {e}") from e
+        first = next(iter(getattr(e, "failures", {0: (e,)}).values()))[0]  # every rank's traceback is in the message
+        raise Mismatch(f"the shards don't fit: {first}") from None
     set_state_dict(model, optimizer, model_state_dict=tree["model"], optim_state_dict=tree["optimizer"])

@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 
 p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 p.add_argument("--directory", default="checkpoints", help="where checkpoints go; all ranks must see it")
-p.add_argument("--resume", choices=["auto", "never"], default="auto", help="auto: from the newest intact checkpoint, if any")
+p.add_argument("--resume", choices=["auto", "never"], default="auto", help="auto: from the newest intact checkpoint, if any; never: put aside what is there")
 p.add_argument("--fsdp", action="store_true", help="shard model and optimizer over the ranks (FSDP2)")
 p.add_argument("--epochs", type=int, default=4)
 p.add_argument("--samples", type=int, default=2048, help="in one epoch")
@@ -104,10 +104,14 @@ def warm_up(model: nn.Module, device: torch.device) -> None:
 
     DDP regroups its gradients after the first one, and with that the order of its sums: a resumed job that
     trains its first step with the first grouping isn't the job that was killed, from three ranks on.
+    Running means that these passes move are put back.
     """
+    buffers = [(b, b.clone()) for b in model.buffers()]
     for _ in range(2):
         model(torch.zeros(2, CONTEXT + 1, dtype=torch.long, device=device)).backward()
     model.zero_grad()
+    for b, before in buffers:
+        b.data.copy_(before)
 
 
 @torch.no_grad()
@@ -204,8 +208,7 @@ def run(args, device) -> int:
         asynchronous=not args.sync_saves,
     ) as ckpt:
         warm_up(model, device)
-        if args.resume == "auto":
-            ckpt.resume()
+        ckpt.resume() if args.resume == "auto" else ckpt.start_over()
         model.train()
         while ckpt.epoch < args.epochs and not ckpt.should_stop():
             train.epoch = ckpt.epoch  # before the workers start: they get a copy

@@ -277,7 +277,8 @@ def test_the_best_is_kept_apart(tmp_path):
 def test_a_run_that_begins_anew_isnt_pruned_away_by_the_old_one(tmp_path):
     with manager(tmp_path, keep=2) as old:
         train(old, 9)
-    with manager(tmp_path, keep=2) as new:  # without resume()
+    with manager(tmp_path, keep=2) as new:
+        new.start_over()
         train(new, 3)
         assert new.directory.names() == ["step-000000000003-1", "step-000000000002-1"]
     again = manager(tmp_path)
