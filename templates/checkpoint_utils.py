@@ -802,19 +802,23 @@ class CheckpointManager:
             return
         if not self.resumed and (self.directory.names() or self.directory.names("best")):
             raise CheckpointError(f"{self.directory.path} holds checkpoints: call resume() before training, or start_over() to put them aside")
-        self._lock()
+        if not self._lock():
+            raise CheckpointError(f"another job is writing into {self.directory.path}: end it, or take another directory")
 
-    def _lock(self) -> None:
-        """A process's lock, gone when it dies. Where the file system knows none, there is none."""
+    def _lock(self) -> bool:
+        """Is the directory this job's? A lock of the process's, gone when it dies. Where there are no locks, it is."""
         if self.lock is not None or fcntl is None:
-            return
-        self.directory.path.mkdir(parents=True, exist_ok=True)
-        self.lock = os.open(self.directory.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+            return True
         try:
+            self.directory.path.mkdir(parents=True, exist_ok=True)
+            self.lock = os.open(self.directory.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
             fcntl.lockf(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as e:
-            if e.errno in (errno.EACCES, errno.EAGAIN):
-                raise CheckpointError(f"another job is writing into {self.directory.path}: end it, or take another directory") from e
+            if self.lock is not None and e.errno in (errno.EACCES, errno.EAGAIN):
+                os.close(self.lock)
+                self.lock = None
+                return False
+        return True
 
     # --- saving
 
@@ -904,7 +908,8 @@ class CheckpointManager:
         self.flush()
         self.resumed = True
         first = self.rank == 0
-        self.front.together("resuming", lambda: self.directory.clear_leftovers() if first else None)
+        # another job may be at work there, and this one only look: what it is writing is no leftover
+        self.front.together("resuming", lambda: self.directory.clear_leftovers() if first and self._lock() else None)
         names = self.front.together("resuming", lambda: self._candidates(kind) if first else None)[0]
         for name in names:
             box = {}
@@ -934,6 +939,8 @@ class CheckpointManager:
 
         def put_aside() -> None:
             if self.rank == 0:
+                self.resumed = True
+                self._owns_directory()
                 for kind in ("step", "best"):
                     self.directory.set_aside(kind, -1)
 
@@ -1014,7 +1021,7 @@ class CheckpointManager:
         return found if isinstance(found, dict) else {}
 
     def _note(self, **more) -> None:
-        if self.rank == 0:
+        if self.rank == 0 and self._lock():
             self.directory.path.mkdir(parents=True, exist_ok=True)
             tmp = self.directory.path / "status.json.tmp"
             tmp.write_text(json.dumps(self.status() | {"steps": self.steps, "epoch": self.epoch, "cost": round(self.cost, 3)} | more) + "\n")

@@ -38,6 +38,19 @@ def test_no_moment_is_lost(results, case):
         assert r["moments"][0] == r["moments"][1]
 
 
+@pytest.mark.parametrize("case", ["running_means_ddp", pytest.param("running_means_fsdp2", marks=fsdp2)])
+def test_each_rank_gets_its_own_running_means_back(results, case):
+    ranks = results(case)
+    for r in ranks:
+        assert r["buffers"][0] == r["buffers"][1]
+    assert ranks[0]["buffers"] != ranks[1]["buffers"]
+
+
+def test_a_rank_that_never_comes_is_an_error_that_says_so(results):
+    told = results("a_rank_that_never_comes")[0]["told"]
+    assert "step" in told and "every rank" in told.lower()
+
+
 @fsdp2
 def test_shards_without_a_place_in_the_job_are_a_mismatch(results):
     assert [r["raised"] for r in results("a_layer_less")] == ["Mismatch"] * 2

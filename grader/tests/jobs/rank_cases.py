@@ -116,6 +116,51 @@ def another_sharded_part() -> dict:
     return {"raised": None}
 
 
+def running_means(sharded: bool) -> dict:
+    """Each rank's own, where nothing makes them equal."""
+
+    def job():
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4))
+        if sharded:
+            from torch.distributed.device_mesh import init_device_mesh
+            from torch.distributed.fsdp import fully_shard
+
+            fully_shard(model, mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
+        else:
+            model = torch.nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
+        return model, torch.optim.SGD(model.parameters(), lr=0.1)
+
+    model, optimizer = job()
+    model(torch.randn(8, 4) + dist.get_rank()).sum().backward()
+    optimizer.step()
+    saved(manager(model, optimizer), 1)
+    other, fresh = job()
+    manager(other, fresh).resume()
+    return {"buffers": [digest(list(m.buffers())) for m in (model, other)]}
+
+
+def running_means_ddp() -> dict:
+    return running_means(sharded=False)
+
+
+def running_means_fsdp2() -> dict:
+    return running_means(sharded=True)
+
+
+def a_rank_that_never_comes() -> dict:
+    """Only rank 0 calls step(): an error that says so, not a hang."""
+    model, optimizer = built(False)
+    ckpt = cu.CheckpointManager(DIRECTORY, {"model": model, "optimizer": optimizer}, timeout=2)
+    told = None
+    if ckpt.rank == 0:
+        try:
+            ckpt.step()
+        except cu.CheckpointError as e:
+            told = str(e)
+    return {"told": told}
+
+
 def staged_on_the_cpu() -> dict:
     model, optimizer = built(True)
     step(model, optimizer)
