@@ -65,10 +65,10 @@ class Seen:
 
 def observe(lab: Lab, points: list[dict]) -> dict[str, Seen]:
     """Run the points, all in one life of two ranks."""
-    default = {"from": None, "saves": [], "fault": None, "node": False, "harm": None, "stale": None, "next": True}
+    default = {"from": None, "since": None, "saves": [], "fault": None, "node": False, "harm": None, "stale": None, "next": True}
     folder = lab.bench.folder()
     at = {p["name"]: f"run-{n}" for n, p in enumerate(points)}  # the directory's name doesn't tell what is to happen in it
-    plan = [default | p | {"at": at[p["name"]], "from": at.get(p.get("from"))} for p in points]
+    plan = [default | p | {"at": at[p["name"]], "from": at.get(p.get("from")), "since": at.get(p.get("since"))} for p in points]
     (folder / "plan.json").write_text(json.dumps(plan))
     run = lab.launch("rank_points.py", "--plan", folder / "plan.json", "--seed", lab.seed, ranks=RANKS)
     lives = run.last.ranks
@@ -260,10 +260,13 @@ def disk_full_at_one_rank(lab: Lab) -> None:
         goes_on(point, resumed, rows, str(fault))
 
 
+BOTH = [{"name": "before", "saves": [FIRST], "next": False}, {"name": "both", "from": "before", "saves": [SECOND], "next": False}]
+OF_BOTH = {"from": "both", "since": "before", "next": False}
+
+
 def ranks_see_different_listings(lab: Lab) -> None:
     events_of(lab, "two")
-    before = [{"name": "before", "saves": [FIRST], "next": False}]
-    seen = observe(lab, before + [{"name": f"stale {rank}", "from": "before", "saves": [SECOND], "stale": rank, "next": False} for rank in range(RANKS)])
+    seen = observe(lab, BOTH + [{"name": f"stale {rank}", **OF_BOTH, "stale": rank} for rank in range(RANKS)])
     for rank in range(RANKS):
         point = seen[f"stale {rank}"]
         rows = [("saved", f"steps {FIRST} and {SECOND}"), ("but", f"rank {rank} doesn't see the new names in `directory` yet, as on a node whose file system lags (it can open them)")]
@@ -277,10 +280,9 @@ def damaged_for_one_rank(lab: Lab) -> None:
     if not written:
         raise Finding("nothing written", [("saved", f"step {SECOND}"), ("found", "no file in `directory` was written or changed"), ("expected", "a checkpoint")])
     harms = [(how, n) for n in range(min(len(written), 8)) for how in ("remove", "truncate")]
-    before = [{"name": "before", "saves": [FIRST], "next": False}]
-    points = [{"name": f"{how} {n}", "from": "before", "saves": [SECOND], "harm": {"how": how, "file": n}, "next": False} for how, n in harms]
-    points.append({"name": "all", "from": "before", "saves": [SECOND], "harm": {"how": "truncate", "file": "all"}, "next": False})
-    seen = observe(lab, before + points)
+    points = [{"name": f"{how} {n}", **OF_BOTH, "harm": {"how": how, "file": n}} for how, n in harms]
+    points.append({"name": "all", **OF_BOTH, "harm": {"how": "truncate", "file": "all"}})
+    seen = observe(lab, BOTH + points)
     for how, n in harms:
         point = seen[f"{how} {n}"]
         file = point.first(0, "harmed")["file"]

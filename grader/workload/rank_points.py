@@ -4,11 +4,12 @@ At each point the ranks do something in a directory, under a fault at one of the
 resume from what is left, save the next step, and resume again. The processes are forked here, one for each rank and
 part of a point, and meet in a file of that part's own: whole lives would cost ten times as much.
 
---plan FILE holds JSON: [{"name", "at", "from", "saves": [step...], "fault": fault or null, "node": bool, "harm": harm or null,
+--plan FILE holds JSON: [{"name", "at", "from", "since", "saves": [step...], "fault": fault or null, "node": bool, "harm": harm or null,
 "stale": rank or null, "next": bool}]. It happens in the directory `at`, which begins as a copy of the directory `from`. The last of
 `saves` is done under `fault`; with `node`, ranks whose collective fails are killed, as by a launcher, else they see
-the error. A harm is {"how": "remove" | "truncate", "file": n} for the n-th of the files that came since then ("all":
-every file there is). `stale`: this rank sees none of the names that came since then. `next`: save once more.
+the error. A harm is {"how": "remove" | "truncate", "file": n} for the n-th of the files that the directory
+`since` hasn't (that is `from`, unless it is named; "all": every file there is). `stale`: this rank sees none of the
+names that `since` hasn't. `next`: save once more.
 """
 
 import argparse
@@ -148,13 +149,13 @@ def _see_an_older_listing(directory: str, hidden: set[str]) -> None:
 # --- the points, one after another; every rank goes through all of them ------------------------------
 
 
-def files(folder: str) -> dict[str, tuple]:
-    """Every file below the folder: (inode, size, time of its last change)."""
+def files(folder: str | None) -> dict[str, tuple]:
+    """Every file below the folder: (size, time of its last change), which a copy has as well."""
     found = {}
-    for path in sorted(Path(folder).rglob("*")):
+    for path in sorted(Path(folder).rglob("*")) if folder else ():
         if path.is_file() and not path.is_symlink():
             s = path.stat()
-            found[str(path.relative_to(folder))] = (s.st_ino, s.st_size, s.st_mtime_ns)
+            found[str(path.relative_to(folder))] = (s.st_size, s.st_mtime_ns)
     return found
 
 
@@ -162,13 +163,14 @@ def run_point(point: dict, saver: Helper, resumer: Helper) -> None:
     name, folder = point["name"], os.path.join(args.directory, point["at"])
     watch.emit("point", point=name)
     meet = os.path.join(args.directory, "meet", point["at"])
-    origin = os.path.join(args.directory, point["from"]) if point["from"] else None
+    origin, since = (point[key] and os.path.join(args.directory, point[key]) for key in ("from", "since"))
+    since = since or origin
     if RANK == 0:
         os.makedirs(folder)
         if origin:
             shutil.copytree(origin, folder, dirs_exist_ok=True)
     _all_here(f"{meet}-made")
-    before, names = files(folder), set(os.listdir(folder))
+    before, names = files(since), set(os.listdir(since) if since else ())
     asked = point | {"directory": folder}
     if point["saves"]:
         saver.ask(name, asked | {"store": f"{meet}-save"})
