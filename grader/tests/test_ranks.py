@@ -127,6 +127,21 @@ def test_the_first_rank_that_fails_is_named_and_not_those_that_lost_it(labs):
     assert dict(found.value.rows)["rank"].startswith("1")
 
 
+@pytest.mark.parametrize(
+    "does, cause",
+    [("__import__('os')._exit(0)", "exit:0"), ("__import__('sys').exit(3)", "exit:3"), ("exec('while True: pass')", "limit:cpu")],
+)
+def test_what_one_rank_does_to_all_is_laid_at_its_door(labs, does, cause):
+    code = f"def save_job(job, folder):\n    if job.rank == 1:\n        {does}\ndef batches(job):\n    return iter(job.loader)\n"
+    lab = labs(code, Limits(cpu=3))
+    run = lab.launch(*SAVE_JOB, ranks=2)
+    with pytest.raises(Finding) as found:
+        rank_runs.finished(lab, run)
+    assert found.value.cause == cause
+    assert "1" in dict(found.value.rows).get("rank", "") or "rank 1" in dict(found.value.rows)["ended"]
+    assert all(life.result["left_behind"] == 0 for life in run.last.ranks)
+
+
 def _life(*events: dict) -> Life:
     life = Life(Path("nowhere"), None, {"status": 1, "ended": None, "wall": 9, "cpu": 1, "left_behind": 0})
     life.__dict__["events"] = list(events)
