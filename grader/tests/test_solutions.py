@@ -8,7 +8,7 @@ import pytest
 
 from grader import course, derive, engine
 from grader.harness.lab import Bench, Lab
-from grader.verdicts import PASS
+from grader.verdicts import BLOCKED, FAIL
 
 ALTERNATIVES = sorted((Path(__file__).parent / "alternatives").glob("ex*/*.py"))
 
@@ -22,8 +22,7 @@ EXERCISES = pytest.mark.parametrize("exercise", course.exercises().values(), ids
 
 
 @pytest.mark.needs_solution
-@EXERCISES
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("exercise,seed", [(e, seed) for e in course.exercises().values() for seed in ((1, 2) if e.id == "ex01" else (1,))], ids=lambda v: getattr(v, "id", v))
 def test_the_solution_scores_full_marks(launcher, exercise, seed):
     result = engine.grade(exercise, course.submission(exercise, None, solution=True), launcher, seed=seed)
     assert result.score == exercise.points, points(result)
@@ -51,11 +50,11 @@ def pristine(exercise: course.Exercise) -> course.Submission:
 def test_an_untouched_starter_scores_nothing(launcher, exercise):
     result = engine.grade(exercise, pristine(exercise), launcher, seed=5)
     assert result.score == 0
-    assert PASS not in [t.verdict for t in result.tasks]
     # every single task fails by itself, too: none is blocked only because an earlier one failed
-    for task in exercise.tasks:
-        alone = engine.grade(exercise, pristine(exercise), launcher, seed=5, tasks=[task.number])
+    for blocked in (t for t in result.tasks if t.verdict == BLOCKED):
+        alone = engine.grade(exercise, pristine(exercise), launcher, seed=5, tasks=[exercise.task(blocked.id).number])
         assert [t.verdict for t in alone.tasks] == ["fail"], points(alone)
+    assert {t.verdict for t in result.tasks} <= {FAIL, BLOCKED}
 
 
 RUNS = {
