@@ -49,16 +49,16 @@ def finished(lab: Lab, run: Run) -> None:
 
 
 def ended_early(lab: Lab, run: Run, group: Group) -> Finding:
-    """Why: the rank that went wrong first, or a deadlock, of which each rank has its half."""
+    """Why: the first rank that went wrong by itself, or a deadlock, of which each rank has its half."""
     when = [("fault", run.story)] if run.schedule else []
     for rank, life in enumerate(group.ranks):
         if life.ended:
             finding = expect.over_limit(lab, run, life, [*when, ("rank", f"{rank} (of {len(group.ranks)})")])
             finding.rows += [row for r, row in _standing(group) if r != rank]
             return finding
-    own = [(crash["t"], rank, crash) for rank, life in enumerate(group.ranks) if (crash := life.first("crash")) and not by_others(life, crash)]
+    own = [(rank, crash) for rank, life in enumerate(group.ranks) if (crash := life.first("crash")) and not by_others(life, crash)]
     if own:
-        _, rank, crash = min(own, key=lambda o: o[:2])
+        rank, crash = own[0]  # of several, which was first is chance
         finding = crashed(crash, [*when, ("rank", f"{rank} (of {len(group.ranks)})")], expect.schedule_of(run), group.ranks[rank])
         finding.rows += [row for r, row in _standing(group) if r != rank and not _left_well(group.ranks[r])]
         return finding
