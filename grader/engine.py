@@ -103,7 +103,7 @@ class Grading:
         self.on_change = on_change or (lambda grading: None)
         self._futures: dict[str, Future] = {}
         self._pool: ThreadPoolExecutor | None = None
-        self._over_limit: dict[str, Finding] = {}  # task -> the first finding of a life that went over a limit
+        self._over_limit: dict[str, Finding] = {}  # task -> the first finding of a life that went over a limit, or stood still
         self.began = time.monotonic()
 
     # --- running
@@ -140,7 +140,7 @@ class Grading:
                 check.function(lab, **check.params)
         except Finding as e:
             finding = e
-            if e.cause.startswith("limit:"):  # the task's other checks would only hang as well
+            if e.cause.startswith(("limit:", "deadlock:")):  # the task's other checks would only hang as well
                 self._over_limit.setdefault(check.task, e)
         except NotSelected:
             return None

@@ -199,7 +199,7 @@ def save_step(job, directory):
     Called by every rank after the same step, as save_job is.
 
     directory  str: exists, and all ranks see it; names in it are yours to choose. It may hold what an interrupted
-               save left behind, one of this very step perhaps
+               save left behind, or a damaged checkpoint, of this very step perhaps
     Returns    None, on every rank, and on none before the checkpoint is complete.
     Raises     on *every* rank if one of them couldn't write its part; the next save may work again. Whatever
                happens in here, and whichever rank dies when, the checkpoints written before stay loadable.
@@ -216,8 +216,8 @@ def resume(job, directory):
     """Bring a freshly built `job` to the newest complete checkpoint in `directory`, on every rank.
 
     Newest is the highest step. A checkpoint is complete if every rank can load its part of it; what isn't complete is
-    passed over by all ranks, and they all resume from the same one. They may see a new name in `directory` at
-    different times, as ranks on different nodes do.
+    passed over by all ranks, and they all resume from the same one. Listing `directory`, they may see a new name at
+    different times, as ranks on different nodes do; whoever knows the name can open what is there.
     Returns    True on every rank; False on every rank if no save has ever finished here.
     Raises     CheckpointError, on every rank, if checkpoints exist and none of them is complete.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from grader.checks.expect import crashed, finished
-from grader.checks.rank_runs import deadlock, ended_early
+from grader.checks.rank_runs import deadlock, ended_early, leaving
 from grader.checks.rank_runs import finished as all_finished
 from grader.harness.lab import Lab
 from grader.harness.run import Run
@@ -84,7 +84,8 @@ def failure_reaches_all(lab: Lab) -> None:
     told = [life.first("fails") for life in lives]
     hung = [life.all("collective failed") for life in lives]
     if any(hung) or any(t is None for t in told):
-        raise deadlock(lives, [asked]) if any(hung) else ended_early(lab, run, run.lives[-1])
+        finding = deadlock(lives, [asked]) if any(hung) else ended_early(lab, run, run.lives[-1])
+        raise leaving(finding, "save_checkpoint_ddp", {r: t["raised"] for r, t in enumerate(told) if t and t["raised"] and not hung[r]})
     silent = [f"rank {rank}" for rank, t in enumerate(told) if t["raised"] is None]
     if silent:
         rows = [

@@ -48,12 +48,12 @@ MEANINGS = {
         "what decides which batch comes next, and is it in your checkpoint?",
     ),
     "Python RNG": (
-        "augmentation that draws from Python's random repeats old draws",
-        "the training script uses several random generators. Which of them are in your checkpoint?",
+        "augmentation that draws from Python's random sees other numbers than in the undisturbed run, or the same ones again",
+        "the training script uses several random generators. Which of them are in your checkpoint, and who draws from them after they are back?",
     ),
     "NumPy RNG": (
-        "augmentation that draws from numpy.random repeats old draws",
-        "the training script uses several random generators. Which of them are in your checkpoint?",
+        "augmentation that draws from numpy.random sees other numbers than in the undisturbed run, or the same ones again",
+        "the training script uses several random generators. Which of them are in your checkpoint, and who draws from them after they are back?",
     ),
     "torch RNG": (
         "dropout masks and shuffles repeat old draws: the resumed run sees other noise than the undisturbed one",

@@ -90,6 +90,16 @@ def deadlock(lives: list[Life], when: list, fault: str | None = None) -> Finding
     return Finding("deadlock:" + _line(next((s for s in stand if s and s["open"]), None)), rows, fault)
 
 
+def leaving(finding: Finding, function: str, errors: dict[int, dict]) -> Finding:
+    """Says of the ranks in `errors` that they left the function by an error of their own, instead of where they stand now."""
+    for rank, error in errors.items():
+        frames = student_frames(error)
+        line = f", {frames[-1][1].split(' ')[0]}" if frames else ""
+        text = f"left {function} by {error['type']}: {next(iter(error['message'].splitlines()), '')[:150]}{line}"
+        finding.rows = [(label, text if label == f"rank {rank}" else old) for label, old in finding.rows]
+    return finding
+
+
 def _identity(entered: dict) -> tuple:
     return entered["n"], entered["name"], entered.get("line")
 

@@ -40,6 +40,23 @@ def nobody_holds_the_whole_model(lab: Lab) -> None:
                 raise Finding(f"whole model in {what}", rows)
 
 
+def nobody_leaves_early(lab: Lab) -> None:
+    """Rank 1 is held just before it writes."""
+    can_shard()
+    run = lab.launch("sharded_cases.py", "--do", "together", "--seed", lab.seed, ranks=2)
+    shown = run.last.ranks[1].first("together")
+    if shown and shown["shown"] == "returned":
+        rows = [
+            ("held", "rank 1 stands still just before it writes"),
+            ("found", "rank 0 has come back from save_sharded meanwhile"),
+            ("expected", "no rank comes back before every rank's part is complete"),
+            ("means", "a rank that goes on may report a checkpoint, delete the one before it, or end the job, while there is none"),
+            ("think", "what do the ranks wait for at the end of your save?"),
+        ]
+        raise Finding("left early", rows)
+    all_finished(lab, run)
+
+
 def _saved(lab: Lab, ranks: int) -> Run:
     run = lab.undisturbed("sharded_cases.py", "--do", "save", "--seed", lab.seed, ranks=ranks)
     all_finished(lab, run)
@@ -80,7 +97,7 @@ def exports(lab: Lab) -> None:
     finished(lab, run)
     answer = run.last.first("exported")
     if not answer["plain"]:
-        rows = [when, ("found", "the file holds something else than a dict of plain tensors"), ("think", "what does load_state_dict of a plain model take?")]
+        rows = [when, ("found", f"the file holds something else than a dict of plain tensors: {answer['holds']}"), ("think", "what does load_state_dict of a plain model take?")]
         raise Finding("not plain", rows)
     want = {k: v for k, v in saved.last.ranks[0].first("whole")["digests"].items() if k.startswith("weights ")}
     for what, got in (("file", answer["digests"]), ("model", answer["filled"])):
@@ -89,5 +106,10 @@ def exports(lab: Lab) -> None:
             wrong = [k.split()[1] for k in want if k in got and got[k] != want[k]]
             extra = [k.split()[1] for k in got if k not in want]
             told = [(f"lacks {', '.join(missing[:3])}", missing), (f"has other values in {', '.join(wrong[:3])}", wrong), (f"has {', '.join(extra[:3])} as well", extra)]
-            rows = [when, ("found", f"the {what} " + "; ".join(text for text, names in told if names)), ("think", "under which names does the network itself know its weights?")]
+            think = "under which names does the network itself know its weights?"
+            if what == "model":
+                think = "the file is right. Who was to be filled as well?"
+            elif wrong:
+                think = "whose values does the file hold: those that were saved, or those of the fresh model?"
+            rows = [when, ("found", f"the {what} " + "; ".join(text for text, names in told if names)), ("think", think)]
             raise Finding("export", rows)

@@ -112,6 +112,11 @@ def test_saving_shards_changes_nothing_in_the_run(lab):
 
 
 @task("ex02.3")
+def test_no_rank_leaves_before_every_rank_has_written(lab):
+    sharded.nobody_leaves_early(lab)
+
+
+@task("ex02.3")
 def test_no_rank_ever_holds_the_whole_model(lab):
     sharded.nobody_holds_the_whole_model(lab)
 
@@ -151,6 +156,11 @@ def test_a_first_save_in_which_one_rank_dies_is_no_checkpoint(lab):
 @task("ex02.5")
 def test_a_full_disk_at_one_rank_is_an_error_on_all(lab):
     all_or_nothing.disk_full_at_one_rank(lab)
+
+
+@task("ex02.5")
+def test_no_rank_leaves_the_save_before_the_checkpoint_exists(lab):
+    all_or_nothing.nobody_leaves_early(lab)
 
 
 @task("ex02.5")

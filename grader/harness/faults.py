@@ -6,6 +6,7 @@ A fault has a short text form, printed with every verdict and accepted by `grade
     kill@20:event3   SIGKILL just before the 4th file-system event of the save at step 20
     tear@20:4096     SIGKILL when a file of the save at step 20 reaches byte 4096
     full@20:4096     the disk is full when a file of the save at step 20 reaches byte 4096
+    error@20:event3  the 4th file-system event of the save at step 20 fails, as on a full disk (ENOSPC)
     kill@12:rank1    of several ranks, it strikes rank 1 (every other fault can be aimed as well)
 
 Torn and full are limits on the size of a file (RLIMIT_FSIZE), which need no root and strike at an exact byte.
@@ -20,9 +21,9 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True)
 class Fault:
-    kind: str  # "kill", "tear" or "full"
+    kind: str  # "kill", "tear", "full" or "error"
     step: int  # the optimizer step after which, or in whose save, it fires
-    event: int | None = None  # kill: the save's file-system event before which it fires
+    event: int | None = None  # kill, error: the save's file-system event before which it fires
     byte: int | None = None  # tear, full: the file size at which it fires
     rank: int | None = None  # of a group of ranks, the one that it strikes
 
@@ -45,6 +46,8 @@ class Fault:
             return f"SIGKILL{struck} after step {self.step}"
         if self.kind == "kill":
             return f"SIGKILL{struck} in the save of step {self.step}, before its file-system event {self.event}"
+        if self.kind == "error":
+            return f"disk full{struck.replace('of', 'for')} in the save of step {self.step}, at its file-system event {self.event}"
         if self.kind == "tear":
             return f"SIGKILL{struck} in the save of step {self.step}, when a file reached byte {self.byte}"
         return f"disk full{struck.replace('of', 'for')} in the save of step {self.step}, when a file reached byte {self.byte}"
@@ -69,7 +72,7 @@ def DiskFull(step: int, byte: int) -> Fault:
     return Fault("full", step, byte=byte)
 
 
-_TEXT = re.compile(r"(?:(kill)@(\d+)(?::event(\d+))?|(tear|full)@(\d+):(\d+))(?::rank(\d+))?\Z")
+_TEXT = re.compile(r"(?:(kill)@(\d+)(?::event(\d+))?|(tear|full)@(\d+):(\d+)|(error)@(\d+):event(\d+))(?::rank(\d+))?\Z")
 
 
 def parse(text: str) -> Fault:
@@ -77,7 +80,9 @@ def parse(text: str) -> Fault:
     m = _TEXT.match(text.strip())
     if not m:
         raise ValueError(f"'{text}' is no fault; a fault looks like kill@12, kill@20:event3, tear@20:4096, full@20:4096 or kill@12:rank1")
-    rank = None if m[7] is None else int(m[7])
+    rank = None if m[10] is None else int(m[10])
+    if m[7]:
+        return Fault("error", int(m[8]), event=int(m[9]), rank=rank)
     if m[1]:
         return Fault("kill", int(m[2]), event=None if m[3] is None else int(m[3]), rank=rank)
     return Fault(m[4], int(m[5]), byte=int(m[6]), rank=rank)

@@ -10,6 +10,7 @@ what was lost, before it has spread to everything else.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -128,9 +129,13 @@ def saving(step: int, directory: str, fault: dict | None = None):
         def on_event(name: str) -> None:
             if limit and limit.due == len(events):
                 limit.set()
-            if fault and "event" in fault and len(events) == fault["event"]:
-                die(step, before=name)
+            number = len(events)
             events.append(name)
+            if fault and "event" in fault and number == fault["event"]:
+                if fault["kind"] == "error":
+                    emit("fault", step=step, before=name)
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name.rpartition(" ")[2])
+                die(step, before=name)
 
         with fsevents.watching(directory, on_event):
             yield

@@ -67,7 +67,7 @@ def test_every_component_has_a_meaning():
     assert meaning(["optimizer exp_avg_sq", "loss"]) == MEANINGS["optimizer"]
 
 
-@pytest.mark.parametrize("fault", [Kill(12), KillInSave(20, 3), Tear(20, 4096), DiskFull(20, 0), Kill(12, rank=1), KillInSave(20, 3, rank=0)])
+@pytest.mark.parametrize("fault", [Kill(12), KillInSave(20, 3), Tear(20, 4096), DiskFull(20, 0), Kill(12, rank=1), KillInSave(20, 3, rank=0), faults.Fault("error", 20, event=3, rank=1)])
 def test_a_fault_reads_back_from_its_text(fault):
     assert faults.parse(str(fault)) == fault
 

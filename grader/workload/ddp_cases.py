@@ -8,17 +8,17 @@
 
 import argparse
 import os
-import select
 from contextlib import suppress
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 
-from grader.harness import child, collectives, fsevents, ranks, watch
+from grader.harness import child, ranks, watch
 from grader.harness.digest import digest, optimizer_digests
 from grader.workload import job as workload
 from grader.workload import rank_job, student
+from grader.workload.hold import Hold
 from grader.workload.model import Transformer
 from grader.workload.tagged import living_on_gpu
 
@@ -29,7 +29,6 @@ p.add_argument("--ask", choices=["together", "fails", "device", "alone"], requir
 p.add_argument("--file")
 p.add_argument("--seed", type=int, default=0)
 args = p.parse_args()
-HELD = 4.0  # s after which rank 0 goes on although the others show nothing
 
 
 def state(model, optimizer) -> dict[str, str]:
@@ -45,39 +44,16 @@ def trained(steps: int) -> rank_job.RankJob:
 
 
 def together(ck) -> None:
-    """Rank 0 stands still before its first file-system event until rank 1 waits in a collective that rank 0 hasn't
-    entered, or has left the function. What rank 1 does comes through a pipe, one letter each."""
+    """Rank 0 stands still before its first file-system event until rank 1 waits for it, or has left the function."""
     job = trained(2)
     path = os.path.join(args.directory, "checkpoint.pt")
-    pipe = os.path.join(args.directory, "..", "says")
+    hold = Hold(os.path.join(args.directory, "..", "says"))
     if job.rank == 0:
-        os.mkfifo(pipe)
+        hold.make(hold.pipe)
     dist.barrier()
-    said = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)
-    begun = collectives.entered
-    shown = []
-
-    def hold(event: str) -> None:
-        letters = ""
-        while not shown:
-            if not select.select([said], [], [], HELD)[0]:
-                shown.append("nothing")
-                break
-            letters += os.read(said, 100).decode()
-            if "r" in letters:
-                shown.append("returned")
-            elif letters.count("w") > collectives.entered - begun:
-                shown.append("waits")
-
-    if job.rank == 0:
-        with fsevents.watching(args.directory, hold):
-            ck.save_checkpoint_ddp(job.model, job.optimizer, 7, job.rank, path)
-    else:
-        collectives.on_enter = lambda: os.write(said, b"w")
+    with hold.held(args.directory) if job.rank == 0 else hold.tells():
         ck.save_checkpoint_ddp(job.model, job.optimizer, 7, job.rank, path)
-        collectives.on_enter = None
-        os.write(said, b"r")
-    watch.emit("together", shown=shown[0] if shown else None)
+    watch.emit("together", shown=hold.shown)
     ranks.leave()
 
 

@@ -5,11 +5,12 @@ resume from what is left, save the next step, and resume again. The processes ar
 part of a point, and meet in a file of that part's own: whole lives would cost ten times as much.
 
 --plan FILE holds JSON: [{"name", "at", "from", "since", "saves": [step...], "fault": fault or null, "node": bool, "harm": harm or null,
-"stale": rank or null, "next": bool}]. It happens in the directory `at`, which begins as a copy of the directory `from`. The last of
+"stale": rank or null, "next": bool, "hold": n or null}]. It happens in the directory `at`, which begins as a copy of the directory `from`. The last of
 `saves` is done under `fault`; with `node`, ranks whose collective fails are killed, as by a launcher, else they see
 the error. A harm is {"how": "remove" | "truncate", "file": n} for the n-th of the files that the directory
 `since` hasn't (that is `from`, unless it is named; "all": every file there is). `stale`: this rank sees none of the
-names that `since` hasn't. `next`: save once more.
+names that `since` hasn't. `next`: save once more. `hold`: in the last save, rank 0 stands still before its n-th
+file-system event until rank 1 shows what it does.
 """
 
 import argparse
@@ -24,6 +25,7 @@ import torch.distributed as dist
 from grader.harness import child, collectives, fsevents, ranks, watch
 from grader.workload import rank_job, student
 from grader.workload.forked import Helper
+from grader.workload.hold import Hold
 from grader.workload.job import seed_everything
 
 p = argparse.ArgumentParser()
@@ -77,11 +79,20 @@ def save(asked: dict) -> None:
         fault = asked["fault"] if last and asked["fault"] and asked["fault"]["rank"] == RANK else None
         job = job_of(step)
         before = digests(job)
-        with watch.saving(step, asked["directory"], fault or {"step": -1}):
+        hold = Hold(asked["store"] + "-says")
+        if asked["hold"] is None or not last:
+            around = watch.saving(step, asked["directory"], fault or {"step": -1})
+        else:
+            if RANK == 0:
+                hold.make(hold.pipe)
+            dist.barrier()
+            around = hold.held(asked["directory"], asked["hold"]) if RANK == 0 else hold.tells()
+        with around:
             try:
                 ck.save_step(job, asked["directory"])
             except Exception as e:
                 watch.emit("raised", point=asked["name"], step=step, **child.describe(e))
+        watch.emit("held", point=asked["name"], shown=hold.shown)
         watch.emit("state", point=asked["name"], step=step, changed=before != digests(job))
     if not asked["fault"]:
         dist.barrier()

@@ -2,6 +2,7 @@
 
     --do save      train a few steps on these ranks, save into --directory; report the digest of the whole state
     --do load      a fresh job on these ranks (another number of them, perhaps) loads that; report the same
+    --do together  does rank 0 leave the save before rank 1 has written? (rank 1 is held until that shows)
     --do export    one process, no ranks: export_model, and what torch.load finds in the file
     --do memory    a larger model: what save and load take of each rank's memory
 """
@@ -16,12 +17,13 @@ from grader.harness import ranks, watch
 from grader.harness.digest import digest
 from grader.workload import job as workload
 from grader.workload import rank_job, student
+from grader.workload.hold import Hold
 from grader.workload.model import Transformer
 
 p = argparse.ArgumentParser()
 p.add_argument("--checkpoint", required=True, help="the student's distributed.py")
 p.add_argument("--directory", required=True)
-p.add_argument("--do", choices=["save", "load", "export", "memory"], required=True)
+p.add_argument("--do", choices=["save", "load", "together", "export", "memory"], required=True)
 p.add_argument("--seed", type=int, default=0)
 args = p.parse_args()
 folder = os.path.join(args.directory, "sharded")
@@ -58,6 +60,19 @@ def load(ck) -> None:
     watch.emit("whole", digests=whole(job))
 
 
+def together(ck) -> None:
+    job = rank_job.build_sharded(args.seed, 1, 4)
+    for batch, _ in zip(job.loader, range(1)):
+        job.train_step(batch)
+    hold = Hold(os.path.join(args.directory, "..", "says"))
+    if job.rank == 1:
+        hold.make(hold.pipe)
+    dist.barrier()
+    with hold.held(args.directory) if job.rank == 1 else hold.tells():
+        ck.save_sharded(job.model, job.optimizer, folder)
+    watch.emit("together", shown=hold.shown)
+
+
 def export(ck) -> None:
     model = Transformer(dropout=0.1, running_mean=False)
     path = os.path.join(args.directory, "model.pt")
@@ -67,6 +82,7 @@ def export(ck) -> None:
     watch.emit(
         "exported",
         plain=plain,
+        holds=f"{type(found).__name__} of {', '.join(map(str, found))[:100]}" if isinstance(found, dict) else type(found).__name__,
         digests={f"weights {k}": digest(v) for k, v in found.items()} if plain else {},
         filled={f"weights {k}": digest(v) for k, v in model.named_parameters()},
     )
@@ -138,7 +154,7 @@ def main() -> None:
     if args.do != "export":
         ranks.join_watched(patience=SLOW if args.do == "memory" else ranks.PATIENCE)
     ck = student.load(args.checkpoint)
-    {"save": save, "load": load, "export": export, "memory": memory}[args.do](ck)
+    {"save": save, "load": load, "together": together, "export": export, "memory": memory}[args.do](ck)
     watch.emit("end", step=0, state={})
     ranks.leave()
 
