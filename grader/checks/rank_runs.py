@@ -13,6 +13,13 @@ from grader.verdicts import FAIL, Finding, Inconclusive
 EACH_FOR_ITSELF = ("Python RNG", "NumPy RNG", "torch RNG", "batch indices")
 
 
+def resumes(lab: Lab, args: tuple, schedule: tuple, ranks: int) -> None:
+    """The run with these faults rejoins the one without; that one first: what hangs there would hang here as well."""
+    undisturbed = lab.undisturbed(*args, ranks=ranks)
+    finished(lab, undisturbed)
+    rejoins(lab, lab.launch(*args, faults=schedule, ranks=ranks), undisturbed)
+
+
 def rejoins(lab: Lab, run: Run, undisturbed: Run) -> None:
     """Every rank's course is the undisturbed one's, bit for bit; no progress was lost; the fault struck."""
     finished(lab, undisturbed)

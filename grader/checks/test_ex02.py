@@ -16,7 +16,7 @@ def test_a_run_whose_rank_was_killed_rejoins_the_undisturbed_one(lab):
     per_epoch = args[-1]
     fault = Kill(per_epoch + lab.draw.randint(1, per_epoch - 1), rank=lab.draw.randrange(2))
     for schedule in lab.schedules((fault,)):
-        rank_runs.rejoins(lab, lab.launch(*args, faults=schedule, ranks=2), lab.undisturbed(*args, ranks=2))
+        rank_runs.resumes(lab, args, schedule, ranks=2)
 
 
 @task("ex02.1")
@@ -60,7 +60,7 @@ def test_a_run_killed_in_mid_epoch_rejoins_on_every_rank(lab, ranks):
     per_epoch, args = _mid_epoch(lab)
     step = per_epoch + lab.draw.choice([n for n in range(3, per_epoch) if (per_epoch + n) % 3])
     for schedule in lab.schedules((Kill(step, rank=lab.draw.randrange(ranks)),)):
-        rank_runs.rejoins(lab, lab.launch(*args, faults=schedule, ranks=ranks), lab.undisturbed(*args, ranks=ranks))
+        rank_runs.resumes(lab, args, schedule, ranks)
 
 
 @task("ex02.2")
@@ -68,14 +68,14 @@ def test_a_run_killed_twice_within_one_epoch_rejoins(lab):
     per_epoch, args = _mid_epoch(lab)
     first = -(-(per_epoch + 1) // 3) * 3  # the first save in epoch 1
     for schedule in lab.schedules((Kill(first, rank=1), Kill(first + 3 + lab.draw.randrange(2), rank=0))):
-        rank_runs.rejoins(lab, lab.launch(*args, faults=schedule, ranks=2), lab.undisturbed(*args, ranks=2))
+        rank_runs.resumes(lab, args, schedule, ranks=2)
 
 
 @task("ex02.2")
 def test_a_run_resumed_at_the_last_step_of_an_epoch_rejoins(lab):
     per_epoch, args = _mid_epoch(lab, save_every=1)
     for schedule in lab.schedules((Kill(per_epoch, rank=lab.draw.randrange(2)),)):
-        rank_runs.rejoins(lab, lab.launch(*args, faults=schedule, ranks=2), lab.undisturbed(*args, ranks=2))
+        rank_runs.resumes(lab, args, schedule, ranks=2)
 
 
 @task("ex02.2")
@@ -100,7 +100,7 @@ def test_a_sharded_run_whose_rank_was_killed_rejoins(lab):
     sharded.can_shard()
     args = ("train_sharded.py", "--seed", lab.seed)
     for schedule in lab.schedules((Kill(lab.draw.randint(5, 7), rank=lab.draw.randrange(2)),)):
-        rank_runs.rejoins(lab, lab.launch(*args, faults=schedule, ranks=2), lab.undisturbed(*args, ranks=2))
+        rank_runs.resumes(lab, args, schedule, ranks=2)
 
 
 @task("ex02.3")
@@ -183,4 +183,4 @@ def test_a_training_run_killed_in_mid_save_rejoins_the_undisturbed_one(lab):
     saved = third[rank]
     event = lab.draw.randrange(max(1, len(saved["events"])))
     for schedule in lab.schedules((KillInSave(saved["step"], event, rank),)):
-        rank_runs.rejoins(lab, lab.launch(*args, faults=schedule, ranks=2), undisturbed)
+        rank_runs.resumes(lab, args, schedule, ranks=2)
