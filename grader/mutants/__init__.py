@@ -44,7 +44,7 @@ def submission(exercise: Exercise, mutant: Mutant) -> Submission:
     files = Submission(exercise.solution, exercise.module).files
     text = mutant.apply(files[exercise.module].decode())
     work = Submission(exercise.solution, exercise.module, files | {exercise.module: text.encode()})
-    work.key = f"mutant {mutant.name}"
+    work.key = f"mutant {exercise.id} {mutant.name}"
     return work
 
 
