@@ -581,10 +581,11 @@ def _load_into(part, state, name: str, versions: dict | None = None) -> None:
         raise Mismatch(f"'{name}': {'the checkpoint holds one, the job has none' if part is None else 'the job has one, the checkpoint holds none'}")
     try:
         if isinstance(part, torch.nn.Module):
-            own = {_plain_key(k): k for k in bare(part).state_dict()}
+            fresh = bare(part).state_dict()
+            own = {_plain_key(k): k for k in fresh}
             state = collections.OrderedDict((own.get(k, k), v) for k, v in state.items())
             if versions is not None:
-                state._metadata = {name: versions.get(_plain_key(name), {}) for name in bare(part).state_dict()._metadata}
+                state._metadata = {name: versions.get(_plain_key(name), {}) for name in fresh._metadata}
             part = bare(part)
         if part is not None:
             part.load_state_dict(state)
@@ -694,7 +695,7 @@ class CheckpointManager:
         self.saved, self.saved_at = None, time.monotonic()
         self.last = self.status()  # the life before this one
         self.resumed = self.moved = False  # resume() or start_over() was called; something was trained
-        self.lock = None
+        self.lock, self.about = None, None
 
     def _check_arguments(self, keep, every_steps, every_epochs, every_minutes, gradients) -> None:
         """What would show hours later, at the first save or the first resume."""
@@ -850,10 +851,11 @@ class CheckpointManager:
     def _capture(self) -> dict:
         progress = {"epoch": self.epoch, "steps": self.steps, "best": self.best}
         progress |= {"world_size": self.front.world, "gradients": self.gradients}
-        parts = {**self.state, **self.per_rank}
-        about = {"kinds": {n: type(p).__name__ for n, p in parts.items() if p is not None and not isinstance(p, torch.nn.Module)}}
-        about["versions"] = {n: _versions(p) for n, p in parts.items() if isinstance(p, torch.nn.Module)}
-        tree = {"shared": {"progress": progress, "about": about}, "own": {"rng": rng_state()}}
+        if self.about is None:  # what doesn't change from save to save
+            modules, others = ({n: p for n, p in (self.state | self.per_rank).items() if isinstance(p, torch.nn.Module) == m} for m in (True, False))
+            kinds = {n: type(p).__name__ for n, p in others.items() if p is not None}
+            self.about = {"kinds": kinds, "versions": {n: _versions(p) for n, p in modules.items()}}
+        tree = {"shared": {"progress": progress, "about": self.about}, "own": {"rng": rng_state()}}
         if self.front.world > 1 and self.state.get("model") is not None:  # a running mean may differ from rank to rank
             tree["own"]["buffers"] = {_plain_key(n): b for n, b in bare(self.state["model"]).named_buffers() if not hasattr(b, "to_local")}
         for name, part in self.state.items():
@@ -938,14 +940,12 @@ class CheckpointManager:
         """Begin anew in a directory that may hold another run's checkpoints: they are kept, as abandoned-..."""
 
         def put_aside() -> None:
-            if self.rank == 0:
-                self.resumed = True
-                self._owns_directory()
-                for kind in ("step", "best"):
-                    self.directory.set_aside(kind, -1)
+            self._owns_directory()
+            for kind in ("step", "best") if self.rank == 0 else ():
+                self.directory.set_aside(kind, -1)
 
-        self.front.together("starting over", put_aside)
         self.resumed = True
+        self.front.together("starting over", put_aside)
 
     def _candidates(self, kind: str) -> list[str]:
         """Newest first; a job that only ever saved its best goes on from there."""
@@ -960,13 +960,11 @@ class CheckpointManager:
         return {"shared": shared, "own": own}
 
     def _apply(self, name: str, shared: dict, own: dict | None) -> None:
+        self._compare(name, shared, own)  # first: nothing of the job is touched yet
         if self.sharded:
-            if not (self.directory.path / name / "shards").is_dir():
-                raise Mismatch(f"{self.directory.path / name} is a checkpoint of a model that wasn't sharded")
             _read_shards(self.directory.path / name / "shards", self.state["model"], self.state["optimizer"], self.front)
             if shared["progress"]["untouched"]:
                 self.state["optimizer"].state.clear()
-        self._compare(name, shared, own)
         about = shared.get("about", {})
         for part, target in self.state.items():
             if not (self.sharded and part in ("model", "optimizer")):
@@ -981,10 +979,10 @@ class CheckpointManager:
         for part, target in self.per_rank.items():
             _load_into(target, own[part], part)
         if progress["world_size"] == self.front.world and self.state.get("model") is not None:
-            buffers = dict(bare(self.state["model"]).named_buffers())
-            for n, b in own.get("buffers", {}).items():
-                if (mine := next((v for k, v in buffers.items() if _plain_key(k) == n), None)) is not None and mine.shape == b.shape:
-                    mine.copy_(b)
+            saved = own.get("buffers", {})
+            for n, b in bare(self.state["model"]).named_buffers():
+                if (mine := saved.get(_plain_key(n))) is not None and mine.shape == b.shape:
+                    b.copy_(mine)
         for n, p in bare(self.state["model"]).named_parameters() if "gradients" in own else ():
             grad = own["gradients"].get(_plain_key(n))
             if grad is not None:
@@ -997,6 +995,8 @@ class CheckpointManager:
         where = self.directory.path / name
         apart = {"model", "optimizer"} if self.sharded else set()
         holds, has = set(shared) - {"progress", "about"}, set(self.state) - apart
+        if self.sharded and not (where / "shards").is_dir():
+            raise Mismatch(f"{where} is a checkpoint of a model that wasn't sharded")
         if not self.sharded and (where / "shards").is_dir():
             raise Mismatch(f"{where} is a checkpoint of a sharded model: shard yours with fully_shard, or export it (templates/README.md)")
         if missing := has - holds:

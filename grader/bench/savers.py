@@ -23,6 +23,8 @@ from pathlib import Path
 
 import torch
 
+from grader.harness.memory import Peak
+
 TEMPLATES = Path(__file__).resolve().parent.parent.parent / "templates"
 MIB = 1 << 20
 sys.path.insert(0, str(TEMPLATES))  # as in a project into which the file was copied
@@ -64,18 +66,6 @@ class Saver:
     durable: list[float] = field(default_factory=list)
     loading: list[float] = field(default_factory=list)
     memory: int = 0  # bytes beyond what the process held before the first save
-
-
-def _peak() -> int:
-    """Peak resident bytes since `_reset_peak`."""
-    with open("/proc/self/status") as f:
-        return int(next(line.split()[1] for line in f if line.startswith("VmHWM"))) << 10
-
-
-def _reset_peak() -> int:
-    with open("/proc/self/clear_refs", "w") as f:
-        f.write("5")
-    return _peak()
 
 
 def _sync(path) -> None:
@@ -235,20 +225,20 @@ def measure(size: int, folder: Path, rounds: int) -> list[dict]:
         for saver in found[n % len(found) :] + found[: n % len(found)]:  # nobody always follows the same one
             path = folder / f"checkpoint-{n}"
             gc.collect()
-            before, began = _reset_peak(), time.perf_counter()
-            wait = saver.save(path)
-            returned = time.perf_counter()
-            if wait:
-                wait()
-            durable = time.perf_counter()
-            extra = _peak() - before
+            with Peak() as memory:
+                began = time.perf_counter()
+                wait = saver.save(path)
+                returned = time.perf_counter()
+                if wait:
+                    wait()
+                durable = time.perf_counter()
             loading = None
             if saver.load:
                 began_load = time.perf_counter()
                 saver.load(path)
                 loading = time.perf_counter() - began_load
             if n == 0:
-                saver.memory = extra
+                saver.memory = memory.extra
             else:
                 saver.stall.append(returned - began)
                 saver.durable.append(durable - began)

@@ -15,7 +15,7 @@ from grader.checks.rank_points import (
     of_point,
     works,
 )
-from grader.checks.rank_runs import deadlock, leaving
+from grader.checks.rank_runs import deadlock, leaving, left_early
 from grader.harness.faults import Fault, KillInSave
 from grader.harness.lab import Lab
 from grader.verdicts import Finding, Inconclusive
@@ -144,16 +144,8 @@ def nobody_leaves_early(lab: Lab) -> None:
     works(point)
     shown = point.first(0, "held")["shown"]
     if shown == "returned":
-        raise Finding(
-            "left early",
-            [
-                ("held", f"rank 0 stands still just before: {events[moves[-1]]}"),
-                ("found", "rank 1 has come back from save_step meanwhile"),
-                ("expected", "no rank comes back before the checkpoint is complete"),
-                ("means", "a rank that goes on may report a checkpoint, delete the one before it, or end the job, while there is none"),
-                ("think", "what is the last thing that rank 0 does in your save, and what do the others wait for?"),
-            ],
-        )
+        think = "what is the last thing that rank 0 does in your save, and what do the others wait for?"
+        raise left_early(f"rank 0 stands still just before: {events[moves[-1]]}", "rank 1", "save_step", think)
     if shown is None:
         raise Inconclusive("fault", [("held", f"rank 0 never came to its event {moves[-1]}: two saves did different things")])
 

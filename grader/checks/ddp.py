@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from grader.checks.expect import crashed, finished
-from grader.checks.rank_runs import deadlock, ended_early, leaving
+from grader.checks.rank_runs import deadlock, ended_early, leaving, left_early
 from grader.checks.rank_runs import finished as all_finished
 from grader.harness.lab import Lab
 from grader.harness.run import Run
@@ -66,14 +66,8 @@ def nobody_leaves_early(lab: Lab) -> None:
     if shown["shown"] is None:
         raise Inconclusive("blind", [("watching", "rank 0's save raised no file-system event that Python can see")])
     if shown["shown"] == "returned":
-        rows = [
-            ("held", "rank 0 stands still just before it writes"),
-            ("found", "rank 1 has come back from save_checkpoint_ddp meanwhile"),
-            ("expected", "no rank comes back before the checkpoint is complete"),
-            ("means", "a rank that goes on may report a checkpoint, delete the one before it, or end the job, while there is none"),
-            ("think", "what do the other ranks wait for, and does rank 0 come to that point before or after it has written?"),
-        ]
-        raise Finding("left early", rows)
+        think = "what do the other ranks wait for, and does rank 0 come to that point before or after it has written?"
+        raise left_early("rank 0 stands still just before it writes", "rank 1", "save_checkpoint_ddp", think)
     all_finished(lab, run)
 
 

@@ -11,6 +11,7 @@ import re
 import signal
 
 from grader.checks.meanings import meaning
+from grader.harness import scratch
 from grader.harness.faults import show_schedule
 from grader.harness.lab import Lab
 from grader.harness.run import Life, Run
@@ -38,10 +39,15 @@ def _explained_by_its_course(lab: Lab, run: Run, undisturbed: Run, ended: Findin
         progress_kept(run)
         same_trajectory(lab, run, undisturbed, partly=True)
     except Finding as lost:
-        gist = next((text for label, text in ended.rows if label == "error"), ended.rows[-1][1])
-        at = next((n for n, (label, _) in enumerate(lost.rows) if label == "means"), len(lost.rows))
-        lost.rows.insert(at, ("later", f"the run ended early: {gist}"))
-        raise lost from None
+        raise told_later(lost, ended) from None
+
+
+def told_later(lost: Finding, ended: Finding) -> Finding:
+    """`lost`, which also says how the run ended in consequence."""
+    gist = next((text for label, text in ended.rows if label == "error"), ended.rows[-1][1])
+    at = next((n for n, (label, _) in enumerate(lost.rows) if label == "means"), len(lost.rows))
+    lost.rows.insert(at, ("later", f"the run ended early: {gist}"))
+    return lost
 
 
 # --- ends -------------------------------------------------------------------------------------------
@@ -121,8 +127,7 @@ def student_frames(crash: dict) -> list[tuple[str, str]]:
     """The frames of the student's own files: where, in which function, and the line."""
     rows = []
     for frame in crash["frames"]:
-        if "-code/code/" in frame["file"]:
-            name = frame["file"].split("-code/code/")[1]
+        if name := scratch.submitted(frame["file"]):
             where = f"{name}:{frame['line']}" + (f" in {frame['function']}" if frame["function"] else "")
             rows.append(("crashed" if not rows else "", f"{where}: {frame['text']}"))
     return rows[-5:]
@@ -165,8 +170,8 @@ def _machine_is_slow(lab: Lab) -> bool:
 def _stands_at(life: Life) -> str:
     """Where in the student's code the main thread stood when the time was up."""
     for file, line, function in re.findall(r'File "(.*)", line (\d+) in (.*)', life.text("stack", 20_000)):
-        if "-code/code/" in file:
-            return f"{file.split('-code/code/')[1]}:{line} in {function}"
+        if own := scratch.submitted(file):
+            return f"{own}:{line} in {function}"
     return ""
 
 

@@ -15,7 +15,7 @@ from grader.harness.run import Life
 from grader.verdicts import Finding
 
 RANKS = 2
-FIRST, SECOND, THIRD = 4, 8, 12  # steps that are saved (grader/workload/rank_points.py counts in fours)
+FIRST, SECOND = 4, 8  # steps that are saved (grader/workload/rank_points.py counts in fours)
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from grader.checks import expect
 from grader.checks.expect import crashed, divergence_rows, student_frames
+from grader.harness import scratch
 from grader.harness.lab import Lab
 from grader.harness.ranks import PATIENCE
 from grader.harness.run import Group, Life, Run
@@ -28,10 +29,7 @@ def rejoins(lab: Lab, run: Run, undisturbed: Run) -> None:
     except Finding as ended:
         # a run that went astray may crash far from where it did: tell what was lost, not where it ended
         if ended.verdict == FAIL and len(run.lives) > 1 and (found := _first(run, undisturbed, partly=True)):
-            lost = _parting(run, *found)
-            at = next(n for n, (label, _) in enumerate(lost.rows) if label == "means")
-            lost.rows.insert(at, ("later", f"the run ended early: {dict(ended.rows).get('error', ended.rows[-1][1])}"))
-            raise lost from None
+            raise expect.told_later(_parting(run, *found), ended) from None
         raise
     together(run)
     for rank in range(run.world):
@@ -171,10 +169,21 @@ def _standing(group: Group) -> list[tuple[int, tuple[str, str]]]:
 def _line(where: dict | None) -> str:
     if not where or "file" not in where:
         return "in torch"
-    file = where["file"]
-    if "-code/code/" in file:
-        return f"{file.split('-code/code/')[1]}:{where['line']} in {where['function']}"
-    return f"{file.rpartition('/')[2]}:{where['line']} (the training script)"
+    if own := scratch.submitted(where["file"]):
+        return f"{own}:{where['line']} in {where['function']}"
+    return f"{where['file'].rpartition('/')[2]}:{where['line']} (the training script)"
+
+
+def left_early(held: str, who: str, function: str, think: str, until: str = "the checkpoint is complete") -> Finding:
+    """A rank that was held showed that another one doesn't wait for it."""
+    rows = [
+        ("held", held),
+        ("found", f"{who} has come back from {function} meanwhile"),
+        ("expected", f"no rank comes back before {until}"),
+        ("means", "a rank that goes on may report a checkpoint, delete the one before it, or end the job, while there is none"),
+        ("think", think),
+    ]
+    return Finding("left early", rows)
 
 
 def together(run: Run) -> None:

@@ -6,6 +6,7 @@ from importlib.metadata import version
 
 from grader.checks.expect import crashed, finished
 from grader.checks.rank_runs import finished as all_finished
+from grader.checks.rank_runs import left_early
 from grader.harness.lab import Lab
 from grader.harness.run import Run
 from grader.verdicts import Finding, Inconclusive
@@ -46,14 +47,8 @@ def nobody_leaves_early(lab: Lab) -> None:
     run = lab.launch("sharded_cases.py", "--do", "together", "--seed", lab.seed, ranks=2)
     shown = run.last.ranks[1].first("together")
     if shown and shown["shown"] == "returned":
-        rows = [
-            ("held", "rank 1 stands still just before it writes"),
-            ("found", "rank 0 has come back from save_sharded meanwhile"),
-            ("expected", "no rank comes back before every rank's part is complete"),
-            ("means", "a rank that goes on may report a checkpoint, delete the one before it, or end the job, while there is none"),
-            ("think", "what do the ranks wait for at the end of your save?"),
-        ]
-        raise Finding("left early", rows)
+        held, think = "rank 1 stands still just before it writes", "what do the ranks wait for at the end of your save?"
+        raise left_early(held, "rank 0", "save_sharded", think, until="every rank's part is complete")
     all_finished(lab, run)
 
 

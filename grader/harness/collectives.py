@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Callable
 
-from grader.harness import watch
+from grader.harness import scratch, watch
 
 NAMES = (
     *("barrier", "monitored_barrier", "all_reduce", "reduce", "broadcast", "all_gather", "gather", "scatter"),
@@ -76,7 +76,7 @@ def _caller() -> dict:
     frame, other = sys._getframe(2), None
     while frame is not None:
         file = frame.f_code.co_filename
-        if "-code/code/" in file:
+        if scratch.submitted(file):
             break
         if other is None and f"{os.sep}torch{os.sep}" not in file and not file.startswith((HARNESS, "<")):
             other = frame

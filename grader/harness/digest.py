@@ -54,19 +54,6 @@ def _feed(h, value) -> None:
         h.update(f"{type(value).__name__} {value!r};".encode())
 
 
-def rng() -> tuple:
-    """The three global generators of this process, to be given back to `restore_rng`; a safe load takes it."""
-    name, keys, *rest = numpy.random.get_state()
-    return random.getstate(), [name, keys.tolist(), *rest], torch.get_rng_state()
-
-
-def restore_rng(state: tuple) -> None:
-    python, (name, keys, *rest), torch_ = state
-    random.setstate(python)
-    numpy.random.set_state((name, numpy.array(keys, dtype=numpy.uint32), *rest))
-    torch.set_rng_state(torch_)
-
-
 def rng_digests() -> dict[str, str]:
     """The three global generators of this process."""
     name, keys, position, *rest = numpy.random.get_state()

@@ -41,16 +41,16 @@ class Fault:
 
     @property
     def story(self) -> str:
-        struck = "" if self.rank is None else f" of rank {self.rank}"
+        struck, whose = ("", "") if self.rank is None else (f" of rank {self.rank}", f" for rank {self.rank}")
         if self.kind == "kill" and not self.in_save:
             return f"SIGKILL{struck} after step {self.step}"
         if self.kind == "kill":
             return f"SIGKILL{struck} in the save of step {self.step}, before its file-system event {self.event}"
         if self.kind == "error":
-            return f"disk full{struck.replace('of', 'for')} in the save of step {self.step}, at its file-system event {self.event}"
+            return f"disk full{whose} in the save of step {self.step}, at its file-system event {self.event}"
         if self.kind == "tear":
             return f"SIGKILL{struck} in the save of step {self.step}, when a file reached byte {self.byte}"
-        return f"disk full{struck.replace('of', 'for')} in the save of step {self.step}, when a file reached byte {self.byte}"
+        return f"disk full{whose} in the save of step {self.step}, when a file reached byte {self.byte}"
 
     def to_json(self) -> dict:
         return {k: v for k, v in asdict(self).items() if v is not None}

@@ -94,7 +94,7 @@ class Lab:
 
     def submitted(self) -> Path:
         """A fresh copy of the submission; what a life does to it harms no other."""
-        return self.bench.submission.copy_to(self.bench.folder(suffix="-code") / "code")
+        return self.bench.submission.copy_to(self.bench.folder(suffix=scratch.CODE) / "code")
 
     def launch(
         self, script: str, *argv: object, faults: tuple[Fault, ...] = (), before_relaunch=None,
@@ -175,6 +175,6 @@ class Cancelled(Exception):
 def course_paths(text: str, bench: Bench) -> str:
     """Replaces the paths of a life's copies by the student's own, and of scratch by what it stands for."""
     inside = re.escape(str(bench.scratch)) + r"/[^/\s\"']+"
-    text = re.sub(inside + r"-code/code", lambda _: str(bench.submission.folder), text)
+    text = re.sub(inside + scratch.CODE + r"/code", lambda _: str(bench.submission.folder), text)
     text = re.sub(inside + r"/checkpoints", "CHECKPOINTS", text)
     return re.sub(inside + r"/t\b", "TMPDIR", text)

@@ -17,6 +17,14 @@ from grader.course import UsageError
 LONGEST = 36
 
 
+CODE = "-code"  # ends the name of a folder that holds a copy of the submission, in "code"
+
+
+def submitted(file: str) -> str | None:
+    """A file of a life's copy of the submission, as the student calls it; None for any other file."""
+    return file.partition(f"{CODE}/code/")[2] or None
+
+
 def make() -> Path:
     """A new folder in TMPDIR, or in /tmp if that path is too long for sockets."""
     tried = []

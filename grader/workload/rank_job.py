@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -57,15 +59,31 @@ def build_ddp(seed: int, epochs: int, steps_per_epoch: int, randomness: bool = T
 
 def build_sharded(seed: int, epochs: int, steps_per_epoch: int) -> RankJob:
     """A fresh job sharded with FSDP2 over all ranks, with randomness. Its network has no buffers."""
+    seed_everything(seed)
+    model = Transformer(dropout=0.1, running_mean=False)
+    shard(model.block, model)
+    return _job(model, seed, epochs, steps_per_epoch, True)
+
+
+def shard(*modules: torch.nn.Module) -> None:
+    """fully_shard over all ranks: the innermost modules first."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    seed_everything(seed)
-    model = Transformer(dropout=0.1, running_mean=False)
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
-    fully_shard(model.block, mesh=mesh)
-    fully_shard(model, mesh=mesh)
-    return _job(model, seed, epochs, steps_per_epoch, True)
+    for module in modules:
+        fully_shard(module, mesh=mesh)
+
+
+def announce(newest: Path, folder: str) -> None:
+    """Rank 0 writes into `newest`, for the next life, that all ranks have saved into `folder`.
+
+    The barriers around it stand in the scripts: that is where a rank that hangs is said to stand.
+    """
+    if dist.get_rank() == 0:
+        temporary = newest.with_suffix(".tmp")
+        temporary.write_text(folder)
+        os.replace(temporary, newest)
 
 
 def _job(model, seed: int, epochs: int, steps_per_epoch: int, randomness: bool) -> RankJob:

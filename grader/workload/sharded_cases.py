@@ -15,6 +15,7 @@ import torch.distributed as dist
 
 from grader.harness import ranks, watch
 from grader.harness.digest import digest
+from grader.harness.memory import Peak
 from grader.workload import job as workload
 from grader.workload import rank_job, student
 from grader.workload.hold import Hold
@@ -93,16 +94,10 @@ LAYERS, SIDE = 16, 1024  # 64 MiB of weights
 
 def memory(ck) -> None:
     """Peak of this rank's resident memory in save and in load, over what it held before, in bytes."""
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
-
     def build():
         with torch.device("meta"):
             model = torch.nn.Sequential(*(torch.nn.Linear(SIDE, SIDE, bias=False) for _ in range(LAYERS)))
-        mesh = init_device_mesh("cpu", (dist.get_world_size(),))
-        for layer in model:
-            fully_shard(layer, mesh=mesh)
-        fully_shard(model, mesh=mesh)
+        rank_job.shard(*model, model)
         model.to_empty(device="cpu")
         with torch.no_grad():
             for p in model.parameters():
@@ -114,40 +109,14 @@ def memory(ck) -> None:
         p.grad = torch.ones_like(p)
     optimizer.step()
     optimizer.zero_grad()
-    with _peak() as of_save:
+    with Peak() as of_save:
         ck.save_sharded(model, optimizer, folder)
     del model, optimizer
     model, optimizer = build()
-    with _peak() as of_load:
+    with Peak() as of_load:
         ck.load_sharded(model, optimizer, folder)
     weights = LAYERS * SIDE * SIDE * 4
     watch.emit("memory", weights=weights, save=of_save.extra, load=of_load.extra)
-
-
-class _peak:
-    """Measures, on Linux, how far resident memory rises inside of it; elsewhere `extra` stays None."""
-
-    extra: int | None = None
-
-    @staticmethod
-    def _read(name: str) -> int:
-        with open("/proc/self/status") as f:
-            return int(next(line.split()[1] for line in f if line.startswith(name))) << 10
-
-    def __enter__(self):
-        if self._can():
-            with open("/proc/self/clear_refs", "w") as f:
-                f.write("5")  # the high-water mark is now what is held
-            self.before = self._read("VmRSS")
-        return self
-
-    def __exit__(self, *_) -> None:
-        if self._can():
-            self.extra = self._read("VmHWM") - self.before
-
-    @staticmethod
-    def _can() -> bool:
-        return os.access("/proc/self/clear_refs", os.W_OK)
 
 
 def main() -> None:

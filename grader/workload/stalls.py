@@ -11,10 +11,9 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.state_dict import get_state_dict
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
 
 from grader.harness import ranks, watch
+from grader.workload import rank_job
 
 p = argparse.ArgumentParser()
 p.add_argument("--checkpoint")
@@ -31,8 +30,7 @@ def main() -> None:
     ranks.join_watched(patience=60)
     torch.manual_seed(0)
     model = torch.nn.Sequential(*(torch.nn.Linear(args.width, args.width, bias=False) for _ in range(args.layers)))
-    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
-    fully_shard(model, mesh=mesh)
+    rank_job.shard(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, foreach=True)
     # the writing thread's own: on the default group, its collectives would mix with training's
     group = dist.new_group(backend="gloo")

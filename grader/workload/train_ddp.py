@@ -47,7 +47,7 @@ def main() -> None:
     job = fresh()
     os.makedirs(args.directory, exist_ok=True)
     path = os.path.join(args.directory, "checkpoint.pt")
-    newest = os.path.join(args.directory, "newest.txt")  # task 2.2: the script knows which folder is the newest
+    newest = Path(args.directory, "newest.txt")  # task 2.2: the script knows which folder is the newest
 
     def save() -> None:
         if args.functions == "save_job":
@@ -58,9 +58,7 @@ def main() -> None:
             with watch.saving(job.step, args.directory):
                 ck.save_job(job, folder)
             dist.barrier()
-            if job.rank == 0:
-                Path(newest + ".tmp").write_text(folder)
-                os.replace(newest + ".tmp", newest)
+            rank_job.announce(newest, folder)
             dist.barrier()
             return
         with watch.saving(job.step, args.directory):
@@ -77,9 +75,9 @@ def main() -> None:
             dist.barrier()
             if not ck.resume(job, args.directory):
                 job = fresh()
-        elif args.functions == "save_job" and os.path.exists(newest):
+        elif args.functions == "save_job" and newest.exists():
             workload.estrange(job)
-            ck.load_job(job, Path(newest).read_text())
+            ck.load_job(job, newest.read_text())
         elif args.functions == "save_checkpoint_ddp" and os.path.exists(path):
             workload.estrange(job, generators=False)
             job.epoch = ck.load_checkpoint_ddp(job.model, job.optimizer, path)

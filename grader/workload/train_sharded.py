@@ -16,7 +16,6 @@ import torch
 import torch.distributed as dist
 
 from grader.harness import ranks, watch
-from grader.harness.digest import restore_rng, rng
 from grader.workload import job as workload
 from grader.workload import rank_job, student
 
@@ -40,14 +39,12 @@ def main() -> None:
 
     def save() -> None:
         folder = os.path.join(args.directory, f"after-{job.step}")
-        rest = {"scheduler": job.scheduler.state_dict(), "epoch": job.epoch, "rng": rng()}
+        rest = {"scheduler": job.scheduler.state_dict(), "epoch": job.epoch, "rng": workload.rng()}
         with watch.saving(job.step, args.directory):
             ck.save_sharded(job.model, job.optimizer, folder)
         torch.save(rest, f"{folder}-rest-{job.rank}.pt")
         dist.barrier()
-        if job.rank == 0:
-            Path(f"{newest}.tmp").write_text(folder)
-            os.replace(f"{newest}.tmp", newest)
+        rank_job.announce(newest, folder)
         dist.barrier()
 
     if not args.bare and newest.exists():
@@ -56,7 +53,7 @@ def main() -> None:
         ck.load_sharded(job.model, job.optimizer, folder)
         rest = torch.load(f"{folder}-rest-{job.rank}.pt")
         job.scheduler.load_state_dict(rest["scheduler"])
-        restore_rng(rest["rng"])
+        workload.restore_rng(rest["rng"])
         job.epoch = rest["epoch"]
         job.step = job.epoch * args.steps_per_epoch
     dist.barrier()
