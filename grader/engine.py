@@ -133,9 +133,9 @@ class Grading:
     def _run(self, check: Check, preflight: Future) -> Outcome | None:
         finding: Finding | None = preflight.result()
         began = time.monotonic()
-        lab = Lab(self.bench, check.name, self.faults)
+        lab = Lab(self.bench, check.name, self.faults, hopeless=lambda: self._over_limit.get(check.task))
         try:
-            finding = finding or self._over_limit.get(check.task)
+            finding = finding or lab.hopeless()
             if finding is None and not self._blockers(self.exercise.task(check.task), only_known=True):
                 check.function(lab, **check.params)
         except Finding as e:
@@ -147,7 +147,7 @@ class Grading:
         except Exception as e:
             finding = self._unproved(e)
         verdict = finding.verdict if finding else PASS
-        outcome = Outcome(check.name, check.title, check.task, verdict, began, time.monotonic(), finding)
+        outcome = Outcome(check.name, check.title, check.task, verdict, began, time.monotonic(), finding, lab.figures)
         self.on_change(self)
         return outcome
 
@@ -218,6 +218,8 @@ class Grading:
         score = task.points if verdict == PASS else 0
         result = TaskResult(task.id, task.title, verdict, score, task.points, round(seconds, 3))
         compose(result, problems, blockers, told, self)
+        if figures := {what: text for o in outcomes for what, text in o.figures.items()}:
+            result.evidence["measured"] = figures
         return result
 
     def result(self, on_task: Callable[[TaskResult], None] | None = None) -> ExerciseResult:

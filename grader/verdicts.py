@@ -46,6 +46,7 @@ class Outcome:
     began: float  # on the monotonic clock
     ended: float
     finding: Finding | None = None
+    figures: dict[str, str] = field(default_factory=dict)  # what was measured
 
 
 @dataclass

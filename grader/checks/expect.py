@@ -58,7 +58,7 @@ def finished(lab: Lab, run: Run) -> None:
     for life in run.lives:
         if life.fault is None:
             if not life.finished:
-                raise _ended_early(lab, run, life)
+                raise ended_early(lab, run, life)
         elif not life.died_of_fault:
             if life.finished or life.first("end"):
                 raise Inconclusive(
@@ -66,10 +66,10 @@ def finished(lab: Lab, run: Run) -> None:
                     [("fault", life.fault.story), ("but", "it never fired: nothing was proved")],
                     schedule_of(run),
                 )
-            raise _ended_early(lab, run, life)
+            raise ended_early(lab, run, life)
 
 
-def _ended_early(lab: Lab, run: Run, life: Life) -> Finding:
+def ended_early(lab: Lab, run: Run, life: Life) -> Finding:
     when = [("fault", run.story)] if run.schedule else []
     if life.ended:
         return over_limit(lab, run, life, when)
@@ -78,6 +78,7 @@ def _ended_early(lab: Lab, run: Run, life: Life) -> Finding:
     rows = [*when, ("ended", f"the process left with {left_with(life.status)} before training was done")]
     if leaving := life.first("exit"):
         rows += student_frames(leaving)
+    if life.status == 0:
         rows.append(("means", "a scheduler that sees exit 0 believes that the job is done"))
     return Finding(f"exit:{life.status}", rows, schedule_of(run))
 

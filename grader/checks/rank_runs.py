@@ -125,7 +125,8 @@ def by_others(life: Life, crash: dict) -> bool:
     failed = life.all("collective failed")
     if failed and (last := _last_collective(life)) and last["open"] and crash["type"] == failed[-1]["type"]:
         return True
-    return not student_frames(crash) and "gloo" in crash["message"]  # in DDP's backward pass, which isn't watched
+    # in DDP's passes, which aren't watched: the error comes from torch, not from a line of the submission's own
+    return "gloo" in crash["message"] and not scratch.submitted(crash["frames"][-1]["file"] if crash["frames"] else "")
 
 
 def _left_well(life: Life) -> bool:
@@ -150,9 +151,9 @@ def _standing(group: Group) -> list[tuple[int, tuple[str, str]]]:
             text = f"waits in {last['name']}, {_line(last)}"
         elif crash := life.first("crash"):
             frames = student_frames(crash)
-            script = [f for f in crash["frames"] if "/grader/workload/" in f["file"]][-1:]
-            if by_others(life, crash) and not frames and script:
-                text = f"waits for the others in {_line(script[0])}: {script[0]['text']}"
+            inner = [f for f in crash["frames"] if "/grader/workload/" in f["file"] or scratch.submitted(f["file"])][-1:]
+            if by_others(life, crash) and inner:
+                text = f"waits for the others in {_line(inner[0])}: {inner[0]['text']}"
             else:
                 text = f"raised {crash['type']}: {crash['message'].splitlines()[0][:200] if crash['message'] else ''}"
                 text += f", {frames[-1][1].split(' ')[0]}" if frames else ""

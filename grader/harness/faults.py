@@ -8,6 +8,7 @@ A fault has a short text form, printed with every verdict and accepted by `grade
     full@20:4096     the disk is full when a file of the save at step 20 reaches byte 4096
     error@20:event3  the 4th file-system event of the save at step 20 fails, as on a full disk (ENOSPC)
     kill@12:rank1    of several ranks, it strikes rank 1 (every other fault can be aimed as well)
+    term@12          a preemption: grader/harness/preemption.py
 
 Torn and full are limits on the size of a file (RLIMIT_FSIZE), which need no root and strike at an exact byte.
 So a full disk fails with EFBIG here, not with ENOSPC; both are an OSError to whoever writes.
@@ -17,6 +18,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass
+
+from grader.harness import preemption
+from grader.harness.preemption import Preempt
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,10 @@ class Fault:
             return f"SIGKILL{struck} in the save of step {self.step}, when a file reached byte {self.byte}"
         return f"disk full{whose} in the save of step {self.step}, when a file reached byte {self.byte}"
 
+    def of_rank(self, rank: int) -> Fault | None:
+        """What of it befalls this rank."""
+        return self if rank == (self.rank or 0) else None
+
     def to_json(self) -> dict:
         return {k: v for k, v in asdict(self).items() if v is not None}
 
@@ -75,11 +83,15 @@ def DiskFull(step: int, byte: int) -> Fault:
 _TEXT = re.compile(r"(?:(kill)@(\d+)(?::event(\d+))?|(tear|full)@(\d+):(\d+)|(error)@(\d+):event(\d+))(?::rank(\d+))?\Z")
 
 
-def parse(text: str) -> Fault:
+def parse(text: str) -> Fault | Preempt:
     """The fault that `str` wrote. ValueError, with the forms it knows, for anything else."""
+    if preempt := preemption.parse(text):
+        return preempt
     m = _TEXT.match(text.strip())
     if not m:
-        raise ValueError(f"'{text}' is no fault; a fault looks like kill@12, kill@20:event3, tear@20:4096, full@20:4096 or kill@12:rank1")
+        raise ValueError(
+            f"'{text}' is no fault; a fault looks like kill@12, kill@20:event3, tear@20:4096, full@20:4096, kill@12:rank1, term@7 or usr1@8:event2"
+        )
     rank = None if m[10] is None else int(m[10])
     if m[7]:
         return Fault("error", int(m[8]), event=int(m[9]), rank=rank)
@@ -88,7 +100,7 @@ def parse(text: str) -> Fault:
     return Fault(m[4], int(m[5]), byte=int(m[6]), rank=rank)
 
 
-def parse_schedule(text: str) -> tuple[Fault, ...]:
+def parse_schedule(text: str) -> tuple[Fault | Preempt, ...]:
     """A fault schedule: one fault per life, joined with '+': kill@7+kill@9."""
     return tuple(parse(part) for part in text.split("+"))
 

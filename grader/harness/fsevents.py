@@ -37,14 +37,17 @@ _installed = False
 
 @contextmanager
 def watching(root: str, on_event: Callable[[str], None]):
-    """Report every event below `root`, from any thread, as 'rename step-20.pt.tmp' to `on_event`."""
+    """Report every event below `root`, from any thread, as 'rename step-20.pt.tmp' to `on_event`; the innermost
+    of several watches gets them.
+    """
     global _on_event, _root
     install()
+    outer = _root, _on_event
     _root, _on_event = os.path.realpath(root), on_event
     try:
         yield
     finally:
-        _on_event = None
+        _root, _on_event = outer
 
 
 def install() -> None:

@@ -82,15 +82,21 @@ class Bench:
 class Lab:
     """One check's view of the bench."""
 
-    def __init__(self, bench: Bench, name: str, faults: tuple[Fault, ...] | None = None):
-        self.bench, self.name, self.only = bench, name, faults
+    def __init__(self, bench: Bench, name: str, faults: tuple[Fault, ...] | None = None, hopeless: Callable[[], Exception | None] = lambda: None):
+        """`hopeless`: asked before each life; what it returns is raised instead of living it."""
+        self.bench, self.name, self.only, self.hopeless = bench, name, faults, hopeless
         self.seed = bench.seed
         self.draw = _random(f"{bench.seed} {name}")
+        self.figures: dict[str, str] = {}
 
     @property
     def shared(self) -> random.Random:
         """The same draws in every check of a grading: what runs have in common, so baselines are shared."""
         return _random(f"{self.seed}")
+
+    def measured(self, what: str, text: str) -> None:
+        """A figure to be shown with the task's verdict, whatever that is."""
+        self.figures[what] = text
 
     def submitted(self) -> Path:
         """A fresh copy of the submission; what a life does to it harms no other."""
@@ -114,7 +120,7 @@ class Lab:
             if n and before_relaunch:
                 before_relaunch(directory)
             lives.append(self._live(script, directory, argv, fault, ranks))
-            if fault and not lives[-1].died_of_fault:
+            if fault and not lives[-1].obeyed_fault:
                 break
         return Run(lives, tuple(faults), directory, command=f"{script} {' '.join(map(str, argv))}")
 
@@ -123,6 +129,8 @@ class Lab:
         with bench.slots(number):
             if bench.cancelled.is_set():
                 raise Cancelled
+            if known := self.hopeless():
+                raise known
             codes, where = [self.submitted() for _ in range(number)], bench.folder()
             argvs = [
                 ["--checkpoint", str(code / bench.submission.module), "--directory", str(directory), *map(str, argv)]
@@ -133,7 +141,7 @@ class Lab:
                 if ranks is None:
                     results = [run_life(bench.launcher, where, WORKLOAD / script, argvs[0], fault, bench.limits, may_write)]
                 else:
-                    faults = {fault.rank or 0: fault} if fault else {}
+                    faults = [fault and fault.of_rank(rank) for rank in range(ranks)]
                     results = run_ranks(bench.launcher, where, WORKLOAD / script, argvs, bench.limits, may_write, faults)
             except Lost:
                 if not bench.cancelled.is_set():
@@ -144,8 +152,7 @@ class Lab:
         if ranks is None:
             lives = [Life(where, fault, results[0])]
         else:
-            aimed_at = fault and (fault.rank or 0)
-            lives = [Life(where / str(r), fault if r == aimed_at else None, result) for r, result in enumerate(results)]
+            lives = [Life(where / str(r), faults[r], result) for r, result in enumerate(results)]
         for life in lives:
             life.events  # noqa: B018  (read now: what it reported outlives the bench's scratch)
         return lives[0] if ranks is None else Group(lives, fault)
@@ -153,7 +160,8 @@ class Lab:
     def undisturbed(self, script: str, *argv: object, again: int = 0, ranks: int | None = None) -> Run:
         """The baseline: the same script with the same arguments and no fault. Computed once a grading."""
         key = (self.bench.submission.key, script, *map(str, argv), again, ranks)
-        return self.bench.once(key, lambda: self.launch(script, *argv, ranks=ranks))
+        alone = Lab(self.bench, self.name, self.only)  # others want it, too, whatever has become of this one's task
+        return self.bench.once(key, lambda: alone.launch(script, *argv, ranks=ranks))
 
     def schedules(self, *schedules: tuple[Fault, ...]) -> list[tuple[Fault, ...]]:
         """The fault schedules of a check, or the one that `grade --fault` asks for."""

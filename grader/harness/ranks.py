@@ -84,7 +84,7 @@ def run_ranks(
 ) -> list[dict]:
     """One life of len(argv) ranks, each with arguments of its own, to the end of all; the guardians' results.
 
-    `faults`: {rank: fault}. Rank r lives in folder/r. Raises what run_life raises, when all have ended.
+    `faults`: one for each rank, or None. Rank r lives in folder/r. Raises what run_life raises, when all have ended.
     """
     folder.mkdir(parents=True, exist_ok=True)
     ended: list = [None] * len(argv)
@@ -92,7 +92,7 @@ def run_ranks(
     def live(rank: int) -> None:
         env = rank_environment(rank, len(argv), folder / "store")
         try:
-            fault = (faults or {}).get(rank)
+            fault = faults[rank] if faults else None
             ended[rank] = run_life(launcher, folder / str(rank), script, argv[rank], fault, limits, [folder, *may_write], env)
         except BaseException as e:
             ended[rank] = e

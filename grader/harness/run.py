@@ -10,8 +10,10 @@ from pathlib import Path
 
 from grader.harness import scratch
 from grader.harness.faults import Fault, show_schedule
+from grader.harness.preemption import Preempt
 from grader.harness.trajectory import Trajectory
 
+PREEMPTED = 75  # exit status of a job that was told to stop, has saved, and wants to be run again (EX_TEMPFAIL)
 EVENTS = 40 << 20  # bytes that are read of a life's events; its guardian ends it earlier (Limits.events)
 
 
@@ -20,13 +22,24 @@ class Life:
     """One process of a run, after its end."""
 
     folder: Path
-    fault: Fault | None
+    fault: Fault | Preempt | None
     result: dict  # the guardian's
+
+    @classmethod
+    def of_events(cls, path: Path) -> Life:
+        """A process that was started by somebody else, of which nothing is known but what it reported to `path`."""
+        life = cls(path.parent, None, {"status": 0, "ended": None})
+        life.events = cls._read(path)
+        return life
 
     @cached_property
     def events(self) -> list[dict]:
+        return self._read(self.folder / "events")
+
+    @staticmethod
+    def _read(path: Path) -> list[dict]:
         try:
-            lines = scratch.read(self.folder / "events", EVENTS).splitlines()
+            lines = scratch.read(path, EVENTS).splitlines()
         except OSError:
             return []
         out = []
@@ -54,6 +67,18 @@ class Life:
     @property
     def fault_fired(self) -> bool:
         return self.first("fault") is not None
+
+    @property
+    def preempted(self) -> bool:
+        """It left by itself, with the exit status that says so."""
+        return self.status == PREEMPTED and not self.ended
+
+    @property
+    def obeyed_fault(self) -> bool:
+        """It ended as its fault says, so that a relaunch proves something."""
+        if isinstance(self.fault, Preempt):
+            return self.fault_fired and self.preempted
+        return self.died_of_fault
 
     @property
     def died_of_fault(self) -> bool:
@@ -88,13 +113,24 @@ class Group:
     """A life of several ranks, after its end. Rank 0 speaks for it where all ranks say the same."""
 
     ranks: list[Life]
-    fault: Fault | None
+    fault: Fault | Preempt | None
 
     def all(self, event: str) -> list[dict]:
         return self.ranks[0].all(event)
 
     def first(self, event: str) -> dict | None:
         return self.ranks[0].first(event)
+
+    @property
+    def preempted(self) -> bool:
+        return all(life.preempted for life in self.ranks)
+
+    @property
+    def obeyed_fault(self) -> bool:
+        """All ranks left as preempted, or died if one was killed."""
+        if isinstance(self.fault, Preempt):
+            return self.preempted and any(life.fault_fired for life in self.ranks)
+        return self.died_of_fault
 
     @property
     def died_of_fault(self) -> bool:
@@ -124,7 +160,7 @@ class Run:
     """The lives of one run, in order. `schedule` is what was to befall them."""
 
     lives: list[Life] | list[Group]
-    schedule: tuple[Fault, ...]
+    schedule: tuple[Fault | Preempt, ...]
     directory: Path  # its checkpoints
     command: str = ""
     notes: dict = field(default_factory=dict)

@@ -107,7 +107,14 @@ def state_digests(job, batch) -> dict[str, str]:
 
 
 def _my_fault() -> dict | None:
-    return _job.get("fault")
+    fault = _job.get("fault")
+    return None if fault and fault["kind"] == "preempt" else fault
+
+
+def my_preemption() -> list[dict]:
+    """The signals that are to be sent in this life."""
+    fault = _job.get("fault")
+    return fault["signals"] if fault and fault["kind"] == "preempt" else []
 
 
 def die(step: int, **what) -> None:

@@ -66,6 +66,8 @@ def show_task(out: Console, result: TaskResult) -> None:
     out.print(Text.assemble(head, " " * gap, points))
     for label, text in result.evidence.get("rows", []):
         show_row(out, label, text)
+    for label, text in result.evidence.get("measured", {}).items():
+        show_row(out, label, text)
     if result.evidence.get("rows"):
         out.print()
 

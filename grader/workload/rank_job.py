@@ -50,7 +50,7 @@ def build_ddp(seed: int, epochs: int, steps_per_epoch: int, randomness: bool = T
     network = Transformer(dropout=0.1 if randomness else 0.0)
     model = torch.nn.parallel.DistributedDataParallel(network)
     if prime:
-        _prime(model)
+        prime_buckets(model)
     job = _job(model, seed, epochs, steps_per_epoch, randomness)
     if not randomness:
         job.scheduler = None
@@ -102,7 +102,7 @@ def _job(model, seed: int, epochs: int, steps_per_epoch: int, randomness: bool) 
     return RankJob(model, optimizer, scheduler, loader, epochs, val_set=val_set, sampler=sampler, rank=rank, world=world)
 
 
-def _prime(model) -> None:
+def prime_buckets(model) -> None:
     """Two backward passes before anything is trained or restored.
 
     DDP puts its gradient buckets in another order after the first of a process's steps; with three ranks or more, that

@@ -1,0 +1,408 @@
+"""Expectations on jobs that a scheduler stops: they leave in time, say how they ended, and lose nothing."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+from grader.checks import expect, rank_runs
+from grader.checks.expect import schedule_of, student_frames
+from grader.harness.lab import Lab
+from grader.harness.preemption import Preempt, Sent
+from grader.harness.run import PREEMPTED, Group, Life, Run
+from grader.verdicts import Finding, Inconclusive
+from grader.workload.preempt_job import told
+
+SCRIPT = "train_preempt.py"
+SAYS = {0: "done", PREEMPTED: "preempted"}
+
+
+def job(lab: Lab, *more: object) -> tuple:
+    """The arguments of a run: two epochs, a save every 4 steps, none due at the end of an epoch."""
+    return (SCRIPT, "--seed", lab.seed, "--steps-per-epoch", steps_per_epoch(lab), *more)
+
+
+def steps_per_epoch(lab: Lab) -> int:
+    return lab.shared.choice([5, 7])
+
+
+def between_saves(lab: Lab) -> int:
+    """A step of the second epoch after which no save is due, and which isn't the epoch's last."""
+    per_epoch = steps_per_epoch(lab)
+    return lab.draw.choice([n for n in range(per_epoch + 1, 2 * per_epoch) if n % 4])
+
+
+def any_signal(lab: Lab) -> str:
+    return lab.draw.choice(["term", "usr1"])
+
+
+# --- runs ------------------------------------------------------------------------------------------------
+
+
+def launch(lab: Lab, *args, faults: tuple, ranks: int | None = None, directory: Path | None = None) -> Run:
+    """A run, and in notes["told"] what status.json said after each of its lives."""
+    outcomes: list[str | None] = []
+
+    def look(directory: Path) -> None:
+        outcomes.append(told(str(directory)))
+
+    run = lab.launch(*args, faults=faults, ranks=ranks, directory=directory, before_relaunch=look)
+    run.notes["told"] = [*outcomes, told(str(run.directory))]
+    return run
+
+
+def undisturbed(lab: Lab, *args, ranks: int | None = None) -> Run:
+    run = lab.undisturbed(*args, ranks=ranks)
+    _finished(lab, run)
+    return run
+
+
+def stopped_and_resumed(lab: Lab, args: tuple, schedule: tuple, ranks: int | None = None, saved: bool = True) -> Run:
+    """The run stops as its faults say, tells so, loses no step (unless it wasn't to be `saved`), and its course is that
+    of the run that nothing stopped.
+    """
+    whole = undisturbed(lab, *args, ranks=ranks)
+    run = launch(lab, *args, faults=schedule, ranks=ranks)
+    for number, life in enumerate(run.lives):
+        left_as_preempted(lab, run, number, life, whole)
+    _finished(lab, run)
+    if ranks is not None:
+        rank_runs.together(run)
+    if saved:
+        nothing_lost(run)
+    _same_course(lab, run, whole)
+    return run
+
+
+def rejoined(lab: Lab, run: Run, whole: Run, when: list) -> None:
+    """`run` is a life that stopped without a fault of ours, and the one after it: the same as above."""
+    try:
+        _finished(lab, run)
+        if isinstance(run.last, Group):
+            rank_runs.together(run)
+        nothing_lost(run, always=True)
+        _same_course(lab, run, whole)
+    except Finding as finding:
+        finding.rows[:0] = when
+        raise
+
+
+def _same_course(lab: Lab, run: Run, whole: Run) -> None:
+    try:
+        (rank_runs if isinstance(run.last, Group) else expect).same_trajectory(lab, run, whole)
+    except Finding as finding:
+        if any(saving[-1]["in_hand"] for life in run.lives[:-1] if (saving := life.all("saving"))):
+            finding.rows = [row for row in finding.rows if row[0] not in ("means", "think")] + [
+                ("saved", "when the next batch had been fetched, and not trained"),
+                ("means", "its augmentation has drawn its random numbers already; the resumed run fetches it again, and draws others"),
+                ("think", "at which place of your loop is nothing half done, and nothing begun?"),
+            ]
+        raise
+
+
+def _finished(lab: Lab, run: Run) -> None:
+    """The last life came to the end of training."""
+    if run.last.fault is None and not run.last.finished:
+        raise ended_early(lab, run, run.last)
+
+
+def ended_early(lab: Lab, run: Run, life: Life | Group) -> Finding:
+    if any(one.all("killed") for one in _lives(life)):
+        return _killed(run, life)
+    if stopped := _stopped_for_nothing(run, life):
+        return stopped
+    return rank_runs.ended_early(lab, run, life) if isinstance(life, Group) else expect.ended_early(lab, run, life)
+
+
+def _stopped_for_nothing(run: Run, life: Life | Group) -> Finding | None:
+    if not all(one.preempted for one in _lives(life)) or any(one.all("signal") for one in _lives(life)):
+        return None
+    rows = [
+        *_fault(run),
+        ("ended", f"the job left as preempted (exit status {PREEMPTED}) after step {_reached(life)}, though nobody told it to stop"),
+        ("means", "a job that asks to be run again for ever, and never is done"),
+        ("think", "what does your job do when nothing is left to train?"),
+    ]
+    return Finding("stopped for nothing", rows, schedule_of(run))
+
+
+def _lives(life: Life | Group) -> list[Life]:
+    return life.ranks if isinstance(life, Group) else [life]
+
+
+def _fault(run: Run) -> list[tuple[str, str]]:
+    return [("fault", run.story)] if run.schedule else []
+
+
+def _reached(life: Life | Group) -> int:
+    return max([life.resumed_at, *(s["step"] for s in life.steps)])
+
+
+# --- how a stopped life ends -----------------------------------------------------------------------------
+
+
+def left_as_preempted(lab: Lab, run: Run, number: int, life: Life | Group, whole: Run) -> None:
+    """A life that was told to stop left in time, by itself, with the exit status and the word for it."""
+    if not isinstance(life.fault, Preempt):
+        if life.fault and not life.died_of_fault:
+            raise ended_early(lab, run, life)
+        return
+    lives = _lives(life)
+    for one in lives:
+        _not_torn(run, one, whole)
+    if life.obeyed_fault:
+        _told(run, number, life)
+        return
+    if not any(one.all("signal") for one in lives):
+        if all(one.finished for one in lives):
+            raise Inconclusive("fault", [("fault", life.fault.story), ("but", "it never fired: nothing was proved")], schedule_of(run))
+        raise ended_early(lab, run, life)
+    for rank, one in enumerate(lives):
+        if one.status in (-signal.SIGTERM, -signal.SIGUSR1) and not one.ended:
+            raise _nobody_handles(run, life, rank, one)
+    if any(one.all("killed") for one in lives):
+        raise _killed(run, life)
+    if any(one.status == 0 for one in lives) and all(one.status in (0, PREEMPTED) for one in lives):
+        raise _left_as_done(run, life)
+    finding = ended_early(lab, run, life)
+    if any("DataLoader worker" in crash["message"] for one in lives for crash in one.all("crash")):
+        finding.rows += [
+            ("means", "the signal went to the whole process group and killed a DataLoader worker; the main process, about to save, was told so by an exception"),
+            ("think", "what does a worker do with the signal, and who decides that?"),
+        ]
+    raise finding
+
+
+def _nobody_handles(run: Run, life: Life | Group, rank: int, one: Life) -> Finding:
+    name, last = signal.Signals(-one.status).name, one.all("signal")[-1]
+    signals = len(one.all("signal"))
+    rows = [
+        *_fault(run),
+        *([("rank", f"{rank} (of {len(_lives(life))})")] if isinstance(life, Group) else []),
+        ("ended", f"{name} killed the process: nothing handles it {'any more' if signals > 1 else 'there'}"),
+        *_lost_row(life),
+    ]
+    think = {
+        "start": "which line installs your handler, and what has the process been doing until then?",
+        "leaving": "when does your handler go, and what is still to be done then?",
+    }.get(last["phase"], "which signals does your job listen to, and from when to when?")
+    return Finding(f"unhandled:{name}:{last['phase']}", [*rows, ("think", think)], schedule_of(run))
+
+
+def _lost_row(life: Life | Group) -> list[tuple[str, str]]:
+    saved = max([e["step"] for e in life.all("saved")], default=life.resumed_at)
+    lost = _reached(life) - saved
+    return [("means", f"{lost} finished steps are lost")] if lost else []
+
+
+def _killed(run: Run, life: Life | Group) -> Finding:
+    rank, one = next((r, one) for r, one in enumerate(_lives(life)) if one.all("killed"))
+    killed, sent = one.first("killed"), one.all("signal")
+    rows = [*_fault(run)]
+    if isinstance(life, Group):
+        rows.append(("rank", f"{rank} (of {len(life.ranks)})"))
+    if sent:
+        since = killed["clock"] - sent[0]["clock"]
+        rows.append(("killed", f"by SIGKILL, {since:g} s after the first signal, in {killed['during']}"))
+        if more := [s for s in one.steps if s["step"] > sent[0]["step"] + (0 if sent[0]["phase"] else 1)]:
+            rows.append(("meanwhile", f"it trained {len(more)} more step{'s' if len(more) > 1 else ''}"))
+        elif killed["during"] == "evaluation":
+            rows.append(("meanwhile", "it evaluated on"))
+        think = "who looks whether a signal came, how often, and in which parts of the job?"
+    else:
+        rows.append(("killed", f"by SIGKILL at the end of its time limit, {killed['clock']:g} s after it began, in {killed['during']}"))
+        think = "how much time was left when your job began that, and what else had to fit in?"
+    if killed["during"] == "a save":
+        rows.append(("torn", f"the checkpoint of step {one.all('saving')[-1]['step']} was never finished"))
+        think = "how long did the saves before this one take, and how much time was left when it began?"
+    return Finding(f"killed:{killed['during']}:{bool(sent)}", [*rows, *_lost_row(life), ("think", think)], schedule_of(run))
+
+
+def _left_as_done(run: Run, life: Life | Group) -> Finding:
+    lives = _lives(life)
+    done = [r for r, one in enumerate(lives) if one.status == 0]
+    who = "the job" if len(lives) == 1 else f"rank {done[0]}"
+    to_do = "" if any(one.first("end") for one in lives) else f" after step {_reached(life)}, before training was done"
+    rows = [
+        *_fault(run),
+        ("ended", f"{who} left with exit status 0{to_do}"),
+        *[row for r in done for row in student_frames(lives[r].first("exit") or {"frames": []})],
+    ]
+    if to_do:
+        rows += [
+            ("means", "0 tells the scheduler that the job is done: it is never run again, and the model stays half trained"),
+            ("think", f"which exit status says that it wants to be run again? (The contract says {PREEMPTED}.)"),
+        ]
+    else:
+        rows += [
+            ("expected", f"it stops when it is told to, and leaves with {PREEMPTED}"),
+            ("think", "which part of the training did the signal cut short, and what did the job do instead?"),
+        ]
+    return Finding("exit:0", rows, schedule_of(run))
+
+
+def _told(run: Run, number: int, life: Life | Group) -> None:
+    _compare(run.notes["told"][number], SAYS[PREEMPTED], _fault(run), schedule_of(run))
+
+
+def _not_torn(run: Run, life: Life, whole: Run) -> None:
+    """No checkpoint holds weights of two different steps."""
+    course = whole.last if not isinstance(whole.last, Group) else whole.last.ranks[0]
+    of_step: dict[str, dict[str, int]] = {}
+    for trained in course.all("trained"):
+        for name, digest in trained["tensors"].items():
+            of_step.setdefault(name, {}).setdefault(digest, trained["step"])
+    for saving in life.all("saving"):
+        steps: dict[int, list[str]] = {}
+        for name, digest in saving["tensors"].items():
+            if (step := of_step.get(name, {}).get(digest)) is not None:
+                steps.setdefault(step, []).append(name)
+        if len(steps) > 1:
+            (old, older), (new, newer) = sorted(steps.items())[0], sorted(steps.items())[-1]
+            rows = [
+                *_fault(run),
+                ("saved", f"while the optimizer was updating the weights in step {saving['step'] + 1}"),
+                ("torn", f"this checkpoint, of step {saving['step']}, holds the weights of two different steps"),
+                (f"of step {new}", _some(newer)),
+                (f"of step {old}", _some(older)),
+                ("means", "no step of training ever had these weights, and no error says so: the resumed run goes on from a model that never was"),
+                ("think", "between which two lines of your program may a handler run? And what may it do there?"),
+            ]
+            raise Finding("torn state", rows, schedule_of(run))
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more tensors" if len(names) > 3 else "")
+
+
+# --- progress --------------------------------------------------------------------------------------------
+
+
+def nothing_lost(run: Run, always: bool = False) -> None:
+    """Each relaunch after a preemption (or `always`) goes on exactly where the job stopped."""
+    for life, after in zip(run.lives, run.lives[1:]):
+        if not (always or isinstance(life.fault, Preempt)):
+            continue
+        reached = _reached(life)
+        if after.resumed_at != reached:
+            rows = [
+                *_fault(run),
+                ("stopped", f"after step {reached}, as preempted"),
+                ("resumed", f"at step {after.resumed_at}"),
+                ("means", f"{reached - after.resumed_at} finished steps are done again, though there was time to save them"),
+                ("think", "what is the last thing that your job does before it leaves?"),
+            ]
+            raise Finding("steps lost", rows, schedule_of(run))
+
+
+# --- further checks of task 2 ----------------------------------------------------------------------------
+
+
+def trains_like_the_yardstick(lab: Lab) -> None:
+    """Undisturbed, `main` trains every step once, evaluates every epoch whole, saves at the end, and says that it's done."""
+    args = job(lab)
+    run, bare = lab.undisturbed(*args), lab.undisturbed(*args, "--bare")
+    _finished(lab, run)
+    expect.finished(lab, bare)
+    if found := run.trajectory.diverges_from(bare.trajectory):
+        rows = [r for r in expect.divergence_rows(run, found) if r[0] not in ("means", "think")]
+        rows += [("compared", "your loop, and the plain one, in which nothing ever stops"), ("think", "what does your loop do in another order, more often, or not at all?")]
+        raise Finding(f"loop:{found.cause}", rows)
+    if parts := [e["parts"] for e in run.last.all("epoch") if e["parts"] != bare.last.first("epoch")["parts"]]:
+        rows = [("evaluated", f"{parts[0]} parts of {bare.last.first('epoch')['parts']}, undisturbed"), ("think", "what does a best metric mean that was measured on a part of the data?")]
+        raise Finding("evaluation cut short", rows)
+    _says(run, "done", [("ended", "training was done, exit status 0")])
+
+
+def _says(run: Run, want: str, rows: list) -> None:
+    status_says(run.directory, want, [*_fault(run), *rows], schedule_of(run))
+
+
+def status_says(directory: Path, want: str, rows: list, schedule: str | None = None) -> None:
+    _compare(told(str(directory)), want, rows, schedule)
+
+
+def _compare(says: str | None, want: str, rows: list, schedule: str | None) -> None:
+    if says != want:
+        rows = [
+            *rows,
+            ("status.json", f"says {says!r}" if says else "isn't there, or names no outcome"),
+            ("expected", f"{want!r}"),
+            ("means", "launchers hide exit statuses (torchrun turns each of them into 1): whoever decides whether the job is to be run again reads this file"),
+            ("think", "who writes it, and when?"),
+        ]
+        raise Finding("status file", rows, schedule)
+
+
+def just_finished(lab: Lab, ranks: int | None = None) -> None:
+    """A signal in the last save of all comes too late to stop anything; run again, the job has nothing to do."""
+    args, last = job(lab), 2 * steps_per_epoch(lab)
+    undisturbed(lab, *args, ranks=ranks)
+    for schedule in lab.schedules((Preempt((Sent("term", last, "event", 1, rank=None if ranks is None else 0),)),)):
+        run = launch(lab, *args, faults=schedule, ranks=ranks)
+        life = run.lives[0]
+        lives = _lives(life)
+        if life.obeyed_fault and len(life.all("epoch")) < 2:
+            return  # it saves before the last evaluation, was stopped there, and is right to say so
+        if not all(one.status == 0 and not one.ended for one in lives):
+            if all(one.preempted for one in lives):
+                rows = [
+                    *_fault(run),
+                    ("ended", f"as preempted (exit status {PREEMPTED}), with every epoch trained and evaluated"),
+                    ("expected", "exit status 0: nothing was left to do"),
+                    ("means", "the scheduler queues the job again, for nothing"),
+                    ("think", "when a signal came, is the job preempted in any case?"),
+                ]
+                raise Finding("done, not preempted", rows, schedule_of(run))
+            left_as_preempted(lab, run, 0, life, lab.undisturbed(*args, ranks=ranks))
+        if not life.all("signal") and not any(one.all("signal") for one in lives):
+            rows = [("trained", f"to the end, step {last}"), ("found", "no save after it"), ("means", "run again, the job trains what it has trained already"), ("think", "what does the next life find, if this one has just finished?")]
+            raise Finding("not saved at the end", rows)
+        _says(run, "done", [("ended", "training was done, exit status 0")])
+        again = lab.launch(*args, directory=run.directory, ranks=ranks)
+        if not again.finished or again.last.steps or again.last.all("part"):
+            if not again.last.steps and not again.finished:
+                raise ended_early(lab, again, again.last)
+            rows = [("relaunched", "a job that is done"), ("found", f"it trained {len(again.last.steps)} steps and evaluated {len(again.last.all('part'))} parts"), ("expected", "it finds that nothing is left to do, and says so"), ("think", "what was saved last, and does it say that the last epoch is over?")]
+            raise Finding("done twice", rows)
+
+
+def error_is_told(lab: Lab) -> None:
+    """A step that raises ends the job as failed: neither done, nor preempted."""
+    step = between_saves(lab)
+    run = launch(lab, *job(lab, "--fails-at", step), faults=())
+    life = run.last
+    if life.ended or life.all("killed"):
+        raise ended_early(lab, run, life)
+    rows = [("error", f"RuntimeError in step {step}")]
+    if life.status in SAYS:
+        raise Finding(
+            "error hidden",
+            [
+                *rows,
+                ("ended", f"the job left with exit status {life.status}, which says: {SAYS[life.status]}"),
+                ("means", "nobody looks for the error; or the job is run again for ever, and fails at the same step each time"),
+                ("think", "which errors does your code catch, and what does it do with them?"),
+            ],
+        )
+    _says(run, "failed", rows)
+
+
+def status_is_fresh(lab: Lab, schedule: tuple) -> None:
+    """Killed without a word, a life leaves no word of the life before."""
+    for chosen in lab.schedules(schedule):
+        run = launch(lab, *job(lab), faults=chosen)
+        left_as_preempted(lab, run, 0, run.lives[0], undisturbed(lab, *job(lab)))
+        if len(run.lives) < 2 or len(chosen) < 2:
+            continue
+        if not run.lives[1].died_of_fault:
+            raise ended_early(lab, run, run.lives[1])
+        if (says := run.notes["told"][1]) in ("done", "preempted", "failed"):
+            rows = [
+                *_fault(run),
+                ("status.json", f"says {says!r} after the SIGKILL: the life before wrote that"),
+                ("expected", "that nobody said how this life ended"),
+                ("means", "a job that crashes without a word looks as if it had left in good order"),
+                ("think", "when does what the file says stop being true?"),
+            ]
+            raise Finding("stale status", rows, schedule_of(run))

@@ -1,0 +1,277 @@
+"""The training job of exercise 3: one process, or one of several ranks under DDP. It knows how to save and resume.
+
+How a checkpoint is written, and what it holds, was exercises 1 and 2. Here it's about *when*.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch.utils.data import DataLoader
+from torch.utils.data.distributed import DistributedSampler
+
+from grader.harness import fsevents, watch
+from grader.harness.digest import digest
+from grader.workload import job as workload
+from grader.workload import rank_job
+from grader.workload.data import Windows
+from grader.workload.model import Transformer
+from grader.workload.scheduler import Scheduler
+
+BATCH = 8  # samples for each rank
+PARTS = 12  # of an evaluation
+SHARES = 4  # in which the time of a save passes: before its second, third and fourth event, and after the last
+
+
+@dataclass
+class Costs:
+    """How long things take, in seconds of the scheduler's clock."""
+
+    build: float = 1.0
+    step: float = 1.0
+    part: float = 1.0  # of an evaluation
+    save: float = 1.0
+    slower: float = 1.0  # each save takes so many times as long as the one before
+
+
+@dataclass
+class PreemptJob(workload.Job):
+    """A training job in memory (what Job says), which saves itself and resumes.
+
+    What your `train` uses: epoch, epochs, step, save_every; batches(), train_step(batch); validation_parts(),
+    validate(part), end_epoch(losses); save(), resume().
+    """
+
+    sampler: DistributedSampler | None = None
+    rank: int = 0
+    world: int = 1  # the number of ranks
+    save_every: int = 4  # steps between two saves
+    directory: str = ""
+    cluster: Scheduler | None = None  # its scheduler, which knows the time and sends signals
+    fails_at: int | None = None  # the step that raises an error
+    costs: Costs = field(default_factory=Costs)
+    in_hand: bool = False  # a batch has been fetched and not trained
+    epoch_rng: tuple = ()  # the generators as this epoch began: its order of augmentation
+
+    @property
+    def owns_buffers(self) -> bool:
+        return self.rank == 0  # DDP gives everybody rank 0's before each forward pass
+
+    @property
+    def network(self) -> torch.nn.Module:
+        return self.model.module if self.world > 1 else self.model
+
+    # --- training
+
+    def batches(self):
+        """The batches of this epoch that are still to be trained; a resumed epoch may have none left."""
+        self.model.train()
+        self.sampler.set_epoch(self.epoch)
+        self.in_hand, now = False, workload.rng()
+        if self.batch:
+            workload.restore_rng(self.epoch_rng)
+        self.epoch_rng = workload.rng()
+        iterator = iter(self.loader)
+        try:
+            for _ in range(self.batch):
+                next(iterator)
+            if self.batch:
+                workload.restore_rng(now)
+            for batch in iterator:
+                self.in_hand = True
+                yield batch
+        finally:
+            del iterator  # ends the workers
+
+    def train_step(self, batch) -> float:
+        """Forward, backward, optimizer, learning rate, counters; the loss of the batch."""
+        watch.step(self, batch)
+        self.in_hand = False
+        self._passes(self.costs.step / 2, "a step")
+        if self.step + 1 == self.fails_at:
+            raise RuntimeError(f"step {self.fails_at} fails: there is something wrong with this node")
+        loss = super().train_step(batch)
+        self._passes(self.costs.step / 2, "a step")
+        watch.loss(self, loss)
+        watch.emit("trained", step=self.step, clock=self.cluster.clock, tensors=self.tensors())
+        watch.after_step(self)
+        return loss
+
+    def tensors(self) -> dict[str, str]:
+        return {name: digest(p) for name, p in self.network.named_parameters()}
+
+    # --- evaluation
+
+    def validation_parts(self) -> list[int]:
+        """An evaluation takes long: it comes in parts."""
+        return list(range(PARTS))
+
+    @torch.no_grad()
+    def validate(self, part: int) -> float:
+        """The loss of one part; draws from no random generator, and changes nothing in the job."""
+        self.cluster.point(self.step, "evaluation", part)
+        self._passes(self.costs.part, "evaluation")
+        self.network.eval()
+        _, inputs, targets = zip(*(self.val_set[i] for i in range(part, len(self.val_set), PARTS)))
+        logits = self.network(torch.stack(inputs))
+        self.network.train()
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), torch.stack(targets).flatten()).item()
+        watch.emit("part", step=self.step, part=part, clock=self.cluster.clock)
+        return loss
+
+    def end_epoch(self, losses: list[float]) -> None:
+        """The epoch is trained and evaluated: `losses` of all its parts."""
+        watch.emit("epoch", epoch=self.epoch, step=self.step, parts=len(losses))
+        loss = torch.tensor(sum(losses) / max(1, len(losses)), dtype=torch.float64)
+        if self.world > 1:
+            dist.broadcast(loss, 0)  # buffers are rank 0's: so is the loss
+        self.best = min(self.best, loss.item())
+        self.epoch += 1
+        self.batch = 0
+
+    # --- checkpoints
+
+    def save(self) -> None:
+        """Write a checkpoint of the job as it is now, beside the earlier ones; under DDP every rank calls it.
+
+        It appears by a rename, when all of it is written. The newest two stay.
+        """
+        watch.emit("saving", step=self.step, clock=self.cluster.clock, tensors=self.tensors(), in_hand=self.in_hand)
+        cost, self.costs.save = self.costs.save, self.costs.save * self.costs.slower
+        number = 0
+
+        def on_event(_: str) -> None:
+            nonlocal number
+            self.cluster.point(self.step, "event", number)
+            number += 1
+            if number < SHARES:
+                self._passes(cost / SHARES, "a save")
+
+        with fsevents.watching(self.directory, on_event):
+            _write(self._own(), self._path(self.step, self.rank))
+            if self.world > 1:
+                dist.barrier()
+            if self.rank == 0:
+                _write(self._shared(), self._path(self.step))
+                for old in self._steps()[2:]:
+                    for path in Path(self.directory).glob(f"step-{old:06d}.*"):
+                        path.unlink()
+            if self.world > 1:
+                dist.barrier()
+        self._passes(cost - min(number, SHARES - 1) * cost / SHARES, "a save")
+        watch.emit("saved", step=self.step, clock=self.cluster.clock, events=[])
+
+    def resume(self) -> bool:
+        """Bring this freshly built job to its newest checkpoint; False if there is none."""
+        steps = self._steps()
+        self.cluster.point(0, "resume")
+        self._passes(self.costs.build, "loading")
+        if steps:
+            workload.estrange(self)  # whatever a resumed run has in common with the old one comes from the disk
+            self._load(steps[0])
+        watch.life(self)
+        return bool(steps)
+
+    def _steps(self) -> list[int]:
+        """Of the complete checkpoints, the newest first."""
+        return sorted((int(p.stem.split("-")[1]) for p in Path(self.directory).glob("step-??????.pt")), reverse=True)
+
+    def _path(self, step: int, rank: int | None = None) -> Path:
+        return Path(self.directory, f"step-{step:06d}.pt" if rank is None else f"step-{step:06d}.rank{rank}")
+
+    def _shared(self) -> dict:
+        return {
+            "model": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "progress": [self.step, self.epoch, self.batch, self.best],
+        }
+
+    def _own(self) -> dict:
+        return {"rng": workload.rng(), "epoch_rng": self.epoch_rng}
+
+    def _load(self, step: int) -> None:
+        shared = torch.load(self._path(step), map_location="cpu", weights_only=True)
+        own = torch.load(self._path(step, self.rank), map_location="cpu", weights_only=True)
+        self.network.load_state_dict(shared["model"])
+        self.optimizer.load_state_dict(shared["optimizer"])
+        self.scheduler.load_state_dict(shared["scheduler"])
+        self.step, self.epoch, self.batch, self.best = shared["progress"]
+        self.epoch_rng = own["epoch_rng"]
+        workload.restore_rng(own["rng"])
+
+    def _passes(self, seconds: float, during: str) -> None:
+        self.cluster.passes(seconds, during)
+
+
+def _write(state: dict, path: Path) -> None:
+    temporary = f"{path}.tmp"
+    with open(temporary, "wb") as f:
+        torch.save(state, f)
+        f.flush()
+        os.fsync(f.fileno())
+    os.replace(temporary, path)
+
+
+class InTurn(torch.optim.AdamW):
+    """AdamW that updates one group of parameters after the other, as all do; here, a signal can come in between."""
+
+    between = None  # called when the first group is updated and the others aren't
+
+    def step(self, closure=None):
+        groups = self.param_groups
+        try:
+            for number, group in enumerate(groups):
+                self.param_groups = [group]
+                super().step()
+                self.param_groups = groups
+                if number == 0 and self.between:
+                    self.between()
+        finally:
+            self.param_groups = groups
+
+
+def build(args, scheduler: Scheduler, worker_init=None) -> PreemptJob:
+    """A fresh job, which takes a while; `args` are train_preempt.py's."""
+    scheduler.point(0, "start")
+    scheduler.passes(args.costs.build, "building")
+    ranks = dist.is_initialized()
+    rank, world = (dist.get_rank(), dist.get_world_size()) if ranks else (0, 1)
+    workload.seed_everything(args.seed)
+    network = Transformer(dropout=0.1)
+    model = torch.nn.parallel.DistributedDataParallel(network) if ranks else network
+    if ranks:
+        rank_job.prime_buckets(model)
+    low = [p for name, p in network.named_parameters() if name.startswith(("letters", "places", "block"))]
+    high = [p for name, p in network.named_parameters() if not name.startswith(("letters", "places", "block"))]
+    optimizer = InTurn([{"params": low}, {"params": high}], lr=3e-3, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=1e-2, total_steps=args.epochs * args.steps_per_epoch + 1, pct_start=0.3
+    )
+    data = Windows(args.steps_per_epoch * BATCH * world, args.seed, augment=True)
+    sampler = DistributedSampler(data, num_replicas=world, rank=rank, seed=args.seed)
+    loader = DataLoader(
+        data, batch_size=BATCH, sampler=sampler, num_workers=args.workers, worker_init_fn=worker_init,
+        multiprocessing_context="fork" if args.workers else None,
+    )  # fmt: skip
+    workload.seed_everything(args.seed * 1000 + rank + 1)
+    job = PreemptJob(
+        model, optimizer, schedule, loader, args.epochs, val_set=Windows(4 * PARTS, args.seed + 1, augment=False),
+        sampler=sampler, rank=rank, world=world, save_every=args.save_every, directory=args.directory,
+        cluster=scheduler, costs=args.costs,
+    )  # fmt: skip
+    optimizer.between = lambda: scheduler.point(job.step + 1)
+    return job
+
+
+def told(directory: str) -> str | None:
+    """The outcome in status.json, as somebody outside would read it; None if there is none."""
+    try:
+        return json.loads(Path(directory, "status.json").read_text())["outcome"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,110 @@
+"""The cluster's scheduler, as a job meets it: signals at chosen points, then SIGKILL when the grace is over.
+
+Time is the grader's own here. It passes only where the job says what it does and how long that takes, so a second is
+the same on every machine, and SIGKILL strikes at an exact point: never earlier because a laptop was busy.
+"""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import os
+import select
+import signal
+from multiprocessing.connection import wait
+
+from grader.harness import watch
+from grader.harness.preemption import NUMBERS
+
+BOOT = 1_700_000_000.0  # epoch seconds at which every life begins
+FORWARDED = 20.0  # s in which torchrun has forwarded a signal: milliseconds are normal
+WORKERS = 2.0  # s in which a worker that a signal kills is dead, on a busy machine, too
+
+
+class Scheduler:
+    """One life's clock and what befalls it. `grace`: s from the first signal to SIGKILL; `end_time`: epoch s of
+    SIGKILL without any signal.
+    """
+
+    def __init__(self, grace: float = math.inf, end_time: float = math.inf):
+        self.time, self.grace, self.end_time = BOOT, grace, end_time
+        self.due = watch.my_preemption()
+        self.signalled = False
+
+    def now(self) -> float:
+        """Epoch seconds, as time.time gives them."""
+        return self.time
+
+    def passes(self, seconds: float, during: str) -> None:
+        """So much time goes by in the job."""
+        if self.time + seconds >= self.end_time:
+            self.time = self.end_time
+            watch.emit("killed", during=during, clock=self.clock)
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.time += seconds
+
+    @property
+    def clock(self) -> float:
+        """s since the life began."""
+        return round(self.time - BOOT, 3)
+
+    def point(self, step: int, phase: str = "", number: int | None = None) -> None:
+        """The job is here: a signal may be due."""
+        for sent in [s for s in self.due if (s["step"], s["phase"], s["number"]) == (step, phase, number)]:
+            self.due.remove(sent)
+            self._send(sent, step)
+
+    def _send(self, sent: dict, step: int) -> None:
+        number = NUMBERS[sent["signal"]]
+        watch.emit("signal", signal=sent["signal"], step=step, phase=sent["phase"], number=sent["number"], clock=self.clock)
+        if not self.signalled:
+            self.end_time = min(self.end_time, self.time + self.grace)
+            watch.emit("fault", step=step)
+        self.signalled = True
+        if sent["to"] == "group":
+            workers = multiprocessing.active_children()
+            _from_outside(number)
+            _struck(workers, number)
+        elif sent["to"] == "agent":
+            _through_the_agent(number)
+        else:
+            os.kill(os.getpid(), number)
+
+
+def _from_outside(number: int) -> None:
+    """To the whole process group, by a process that doesn't belong to it, as a node's daemon is one.
+
+    A worker that gets SIGTERM from its own parent leaves in peace: PyTorch looks who sent it.
+    """
+    group = os.getpgrp()
+    if (sender := os.fork()) == 0:
+        try:
+            os.setsid()
+            os.killpg(group, number)
+        finally:
+            os._exit(0)
+    os.waitpid(sender, 0)
+
+
+def _through_the_agent(number: int) -> None:
+    """torchrun is our parent: it gets the signal and forwards it; wait until it has come back here."""
+    came, wakes = os.pipe()
+    os.set_blocking(wakes, False)
+    before = signal.set_wakeup_fd(wakes)
+    os.kill(os.getppid(), number)
+    select.select([came], [], [], FORWARDED)
+    signal.set_wakeup_fd(before)
+
+
+def _struck(workers: list, number: int) -> None:
+    """Wait until the workers that the signal kills are dead. Who ignores or blocks it lives on, which needs no waiting."""
+    wait([w.sentinel for w in workers if not _unmoved(w.pid, number)], WORKERS)
+
+
+def _unmoved(pid: int, number: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/status") as f:
+            masks = dict(line.split(":", 1) for line in f)
+    except OSError:
+        return False  # not Linux, or dead already
+    return any(int(masks[name], 16) >> (number - 1) & 1 for name in ("SigIgn", "SigBlk"))
