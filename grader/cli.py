@@ -211,23 +211,25 @@ def reset(name):
 @main_group.command("run")
 @click.argument("name", metavar="EXERCISE")
 @click.option("--kill-after", type=int, multiple=True, metavar="STEP", help="SIGKILL after this step, then relaunch (repeatable).")
-@click.option("--workers", type=click.Choice(["0", "2"]), default="0", help="DataLoader workers (ex01).")
-@click.option("--ranks", type=click.IntRange(1, 8), default=2, metavar="N", help="Ranks (ex02; the last one is killed).")
+@click.option("--stop-in", type=int, multiple=True, metavar="STEP", help="SIGTERM in the middle of this step, then relaunch (ex03; repeatable).")
+@click.option("--workers", type=click.Choice(["0", "2"]), default="0", help="DataLoader workers (ex01, ex03).")
+@click.option("--ranks", type=click.IntRange(1, 8), metavar="N", help="Ranks (ex02: 2; ex03: without, it's one process). The last one is struck.")
 @click.option("--save-every", type=click.IntRange(1), default=4, metavar="N", help="Save every N steps (4).")
 @click.option("--seed", type=click.IntRange(0, 2**31), default=0)
 @click.option("--submission", type=Name(), metavar="DIR")
 @click.option("--solution", is_flag=True)
-def run_command(name, kill_after, workers, ranks, save_every, seed, submission, solution):
+def run_command(name, kill_after, stop_in, workers, ranks, save_every, seed, submission, solution):
     """Run the training job with your functions, and kill it where you like."""
     from grader.play import STEPS, play
 
     exercise = course.find(name)
     work = _submission(exercise, submission, solution)
-    if out := [step for step in kill_after if not 1 <= step <= STEPS]:
-        raise UsageError(f"--kill-after {out[0]}: the run has steps 1 to {STEPS}")
+    for option, steps in (("--kill-after", kill_after), ("--stop-in", stop_in)):
+        if out := [step for step in steps if not 1 <= step <= STEPS]:
+            raise UsageError(f"{option} {out[0]}: the run has steps 1 to {STEPS}")
     if work.problem:
         raise UsageError(work.problem)
-    sys.exit(play(exercise.id, work, list(kill_after), int(workers), ranks, save_every, seed))
+    sys.exit(play(exercise.id, work, list(kill_after), list(stop_in), int(workers), ranks, save_every, seed))
 
 
 @main_group.group()

@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
-from grader.checks import expect, rank_runs
+from grader.checks import expect, preempted, rank_runs
 from grader.course import Submission, UsageError
 from grader.harness import launcher as launchers
 from grader.harness.faults import Fault, Kill
 from grader.harness.lab import Bench, Lab, course_paths
+from grader.harness.preemption import send
 from grader.harness.run import Group, Life
+from grader.report.timeline import timeline
 from grader.verdicts import INCONCLUSIVE, Finding
 
 EPOCHS, STEPS_PER_EPOCH = 3, 10
 STEPS = EPOCHS * STEPS_PER_EPOCH
 
 
-def play(exercise_id: str, work: Submission, kills: list[int], workers: int, ranks: int, save_every: int, seed: int) -> int:
-    """Run the training job, kill it after each of `kills`, and say what every life did."""
+def play(
+    exercise_id: str, work: Submission, kills: list[int], stops: list[int], workers: int, ranks: int | None, save_every: int, seed: int
+) -> int:
+    """Run the training job, kill it after each of `kills` (ex03: SIGTERM in each of `stops`), and say what every life did."""
     flags = ("--seed", seed, "--epochs", EPOCHS, "--steps-per-epoch", STEPS_PER_EPOCH, "--save-every", save_every)
     faults = [Kill(after_step=step) for step in sorted(kills)]
+    if stops and (kills or exercise_id != "ex03"):
+        raise UsageError("--stop-in goes with ex03, and without --kill-after")
     if exercise_id == "ex01":
         script, number = ("train.py", *flags, "--workers", workers), None
     elif exercise_id == "ex02":
-        script, number = ("train_ddp.py", "--functions", "save_job", *flags), ranks
-        faults = [Kill(after_step=fault.step, rank=ranks - 1) for fault in faults]
+        number = ranks or 2
+        script = ("train_ddp.py", "--functions", "save_job", *flags)
+        faults = [Kill(after_step=fault.step, rank=number - 1) for fault in faults]
+    elif exercise_id == "ex03":
+        script, number = ("train_preempt.py", *flags, "--workers", workers), ranks
+        faults = faults or [send("term", step, rank=None if ranks is None else ranks - 1) for step in sorted(stops)]
     else:
-        raise UsageError(f"{exercise_id} has no run to play with; ex01 and ex02 have")
+        raise UsageError(f"{exercise_id} has no run to play with; ex01, ex02 and ex03 have")
     launcher = launchers.choose()
     bench = Bench(work, launcher, seed, jobs=1)
     try:
@@ -49,15 +59,23 @@ def _said(life: Life | Group) -> str:
 
 
 def _play(lab: Lab, script: tuple, faults: list[Fault], ranks: int | None) -> int:
-    run = lab.launch(*script, faults=tuple(faults), ranks=ranks)
+    stops = script[0] == preempted.SCRIPT
+    run = (preempted if stops else lab).launch(*((lab,) if stops else ()), *script, faults=tuple(faults), ranks=ranks)
     for number, life in enumerate(run.lives, 1):
         print(f"--- life {number}" + (f": {life.fault.story}" if life.fault else ""))
         for line in course_paths(_said(life), lab.bench).splitlines():
             print(f"    {line}")
-        print(f"    saved after steps {', '.join(str(e['step']) for e in life.all('saved')) or 'none'}")
+        if stops:
+            for at, what in timeline(life):
+                print(f"    {at:6.1f} s  {what}")
+        else:
+            print(f"    saved after steps {', '.join(str(e['step']) for e in life.all('saved')) or 'none'}")
     expectations = expect if ranks is None else rank_runs
     try:
-        if faults:
+        if stops:
+            preempted.stopped_well(lab, run, preempted.undisturbed(lab, *script, ranks=ranks))
+            print("The run that was stopped is the undisturbed one, bit for bit." if faults else "Training is done.")
+        elif faults:
             expectations.rejoins(lab, run, lab.undisturbed(*script, ranks=ranks))
             print("The resumed run is the undisturbed one, bit for bit.")
         else:

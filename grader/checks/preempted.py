@@ -63,15 +63,20 @@ def stopped_and_resumed(lab: Lab, args: tuple, schedule: tuple, ranks: int | Non
     """
     whole = undisturbed(lab, *args, ranks=ranks)
     run = launch(lab, *args, faults=schedule, ranks=ranks)
+    stopped_well(lab, run, whole, saved)
+    return run
+
+
+def stopped_well(lab: Lab, run: Run, whole: Run, saved: bool = True) -> None:
+    """The same, of a run that is over."""
     for number, life in enumerate(run.lives):
         left_as_preempted(lab, run, number, life, whole)
     _finished(lab, run)
-    if ranks is not None:
+    if isinstance(run.last, Group):
         rank_runs.together(run)
     if saved:
         nothing_lost(run)
     _same_course(lab, run, whole)
-    return run
 
 
 def rejoined(lab: Lab, run: Run, whole: Run, when: list) -> None:

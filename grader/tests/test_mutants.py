@@ -19,7 +19,7 @@ from grader.verdicts import FAIL
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 SEED = 2026
 # one for every kind of evidence: progress, optimizer, RNG, batches, crash, storage faults, damage, retention;
-# ranks that wait, differ, disagree, hold too much
+# ranks that wait, differ, disagree, hold too much; signals, graces, time limits
 SHOWN = {
     "ex01": [
         "optimizer-forgotten",
@@ -53,6 +53,24 @@ SHOWN = {
         "leftover-blocks",
         "partial-picked",
     ],
+    "ex03": [
+        "second-one-kills",
+        "last-signal-counts",
+        "saves-in-the-handler",
+        "exit-0",
+        "deaf-in-evaluation",
+        "stops-without-saving",
+        "batch-in-hand",
+        "not-saved-at-the-end",
+        "old-status-stays",
+        "status-without-handler",
+        "workers-die",
+        "own-flag-only",
+        "rank-0-decides",
+        "no-time-limit",
+        "grace-not-used",
+        "far-too-early",
+    ],
 }
 
 
@@ -81,14 +99,14 @@ def graded(launcher):
 
 
 # `make matrix` grades every mutant by every task, and writes the tables. Here, to be done in minutes, a share of them
-# is graded by every task, and of the others those that are shown and one of six by their own. Ranks cost more.
-WHOLE_OF = {"ex01": 9, "ex02": 18}
+# is graded by every task, and of the others those that are shown and one of ten by their own. Ranks cost more.
+WHOLE_OF = {"ex01": 27, "ex02": 44, "ex03": 56}
 
 
 def _share(exercise: course.Exercise) -> tuple[list, list]:
     found = [(e, m) for e, m in all_mutants() if e == exercise]
     whole = found[:: WHOLE_OF[exercise.id]]
-    own = [p for n, p in enumerate(found) if p not in whole and (n % 6 == 1 or p[1].name in SHOWN[exercise.id])]
+    own = [p for n, p in enumerate(found) if p not in whole and (n % 10 == 1 or p[1].name in SHOWN[exercise.id])]
     return whole, own
 
 

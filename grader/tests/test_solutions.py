@@ -60,6 +60,7 @@ def test_an_untouched_starter_scores_nothing(launcher, exercise):
 RUNS = {
     "ex01": (("train.py", "--every-epochs", 1, "--keep", 2), None, 30),
     "ex02": (("train_ddp.py", "--functions", "save_job"), 2, 12),
+    "ex03": (("train_preempt.py",), None, 12),
 }
 
 
@@ -76,7 +77,7 @@ def test_an_untouched_starter_runs(launcher, exercise):
         bench.close()
 
 
-POINTS = {"ex01": [4, 4, 4, 5, 3], "ex02": [6, 6, 8, 4, 6]}
+POINTS = {"ex01": [4, 4, 4, 5, 3], "ex02": [6, 6, 8, 4, 6], "ex03": [4, 6, 4, 6, 5]}
 
 
 @EXERCISES
