@@ -26,7 +26,7 @@ ifneq ($(SUBMISSION),)
   WHAT += --submission $(SUBMISSION)
 endif
 
-.PHONY: help setup grade test bench notebook matrix clean
+.PHONY: help setup grade test bench notebook matrix slurm clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##[ ]*/\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -70,6 +70,16 @@ notebook: $(READY)  ## open the exercises' notebooks in JupyterLab
 
 matrix: $(READY_DEV)  ## grade every mutant; write the tables of which task catches it
 	@$(BIN)/grade dev matrix $(EX) --write
+
+# Slurm's own services don't start: /etc/slurm/slurm.conf is missing. munge's may, and nothing here uses it.
+SLURM_PACKAGES := slurmctld slurmd slurm-client munge $(if $(shell command -v cc),,gcc libc6-dev)
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+
+slurm:  ## install Slurm (Debian and Ubuntu), for grade cluster
+	@command -v apt-get >/dev/null || { echo "make: no apt-get here; how to install Slurm elsewhere: grader/slurm/README.md" >&2; exit 2; }
+	@[ -z "$(SUDO)" ] || command -v sudo >/dev/null || { echo "make: installing needs root, and there is no sudo here; as root: make slurm" >&2; exit 2; }
+	$(SUDO) apt-get update || echo "make: apt-get update failed; trying with the lists that are there" >&2
+	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $(SLURM_PACKAGES)
 
 clean:  ## remove .venv and caches; your work stays
 	rm -rf $(VENV) *.egg-info .pytest_cache .ruff_cache .grade

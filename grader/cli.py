@@ -13,6 +13,7 @@ import click
 from grader import course, derive, starters
 from grader.course import ROOT, Exercise, UsageError
 from grader.interrupt import Interrupted, end_in_order
+from grader.slurm.command import cluster
 
 STATE = ROOT / ".grade"
 
@@ -230,6 +231,9 @@ def run_command(name, kill_after, stop_in, workers, ranks, save_every, seed, sub
     if work.problem:
         raise UsageError(work.problem)
     sys.exit(play(exercise.id, work, list(kill_after), list(stop_in), int(workers), ranks, save_every, seed))
+
+
+main_group.add_command(cluster)
 
 
 @main_group.group()

@@ -1,0 +1,227 @@
+"""A cluster: start it, talk to it, look at it, end it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from grader.course import UsageError
+from grader.slurm import ending, processes, programs, state
+from grader.slurm.config import Options, check_directory, user
+from grader.slurm.errors import ClusterError
+
+KEEPER = Path(__file__).with_name("keeper.py")
+# what clients would take from the environment, of another cluster or of a job that we are in ourselves
+OTHERS = ("SLURM_", "SLURMD_", "SBATCH_", "SALLOC_", "SRUN_", "SCANCEL_", "SINFO_", "SQUEUE_", "SACCT_", "SCONTROL_", "PMI_", "PMIX_")
+ANSWER = 5.0  # s that slurmctld has, to tell its state
+
+
+@dataclass(frozen=True)
+class Status:
+    phase: str  # starting, up, broken (a daemon has died), dead (its keeper has)
+    nodes: dict[str, str] = field(default_factory=dict)  # name -> Slurm's word: idle, mixed, alloc, down*
+    jobs: list[str] = field(default_factory=list)  # "JOBID PARTITION NAME STATE TIME NODELIST(REASON)"
+    problems: list[str] = field(default_factory=list)
+    proctrack: str = ""
+    only_loopback: bool = True
+    since: float = 0.0  # seconds since the epoch
+
+
+class Cluster:
+    """A real Slurm cluster on this machine: munged, slurmctld and `nodes` slurmd, all state in `directory`.
+
+        with Cluster(tmp_path / "c", grace=10) as cluster:
+            cluster.run(["sbatch", "job.sh"])
+
+    directory   mustn't exist yet; at most config.LONGEST (69) bytes long; mode 0700; removed at the end
+    cpus        per node, pretended
+    grace       s between the preemption of a job in partition `low` and its end
+    kill_wait   s between SIGTERM and SIGKILL at a time limit, scancel or requeue
+    proctrack   whom a job's signals reach: cgroup, direct, pgid, linuxproc; auto takes the first that can be had here
+    fast_limits time limits are looked at every 2 s instead of every 30 (needs a C compiler)
+    settings    further lines of slurm.conf: {"RequeueExit": "42"}; None leaves one out
+
+    It ends with the `with` block, and with this process, even when that is killed. Raises UsageError if it can't be
+    what it's asked to be, NotInstalled where Slurm is missing, ClusterError if it doesn't start.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike,
+        *,
+        nodes: int = 2,
+        cpus: int = 8,
+        grace: int = 10,
+        kill_wait: int = 5,
+        proctrack: str = "auto",
+        fast_limits: bool = False,
+        settings: dict[str, str | None] | None = None,
+    ):
+        self.directory = Path(os.path.abspath(directory))
+        self.options = Options(nodes, cpus, grace, kill_wait, proctrack, fast_limits, settings or {})
+        self.seconds = 0.0  # that it took to start
+        self._keeper: subprocess.Popen | None = None
+
+    # --- starting and ending ---------------------------------------------------------------------------
+
+    def __enter__(self) -> Cluster:
+        self.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.stop()
+
+    def start(self, stay: bool = False) -> None:
+        """Return once all nodes are idle. With `stay`, the cluster outlives this process: until `stop`."""
+        self.options.check()
+        check_directory(self.directory)
+        user()
+        programs.find()
+        try:
+            self.directory.mkdir(0o700)
+        except FileExistsError:
+            raise UsageError(f"{self.directory} exists already")
+        except OSError as e:
+            raise UsageError(f"{self.directory}: {e.strerror}")
+        try:
+            self._begin()
+            self.seconds = self._await_start()
+            if stay:
+                self._keeper.stdin.write(b"stay\n")
+                self._keeper.stdin.flush()
+                self._keeper.returncode = 0  # nobody's child from here on
+                self._keeper = None
+        except BaseException:
+            self.stop()
+            raise
+
+    def _begin(self) -> None:
+        self._keeper = subprocess.Popen(
+            [sys.executable, "-I", str(KEEPER), str(self.directory)],
+            stdin=subprocess.PIPE,  # its lifeline
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            start_new_session=True,
+            env={**os.environ, processes.MARK: str(self.directory)},
+        )
+        self._keeper.stdin.write(json.dumps({"options": vars(self.options)}).encode() + b"\n")
+        self._keeper.stdin.flush()
+
+    def _await_start(self) -> float:
+        said = self._keeper.stdout.readline()  # it bounds itself: PATIENCE in keeper.py
+        answer = json.loads(said) if said else {"error": "its keeper was killed"}
+        if "error" in answer:
+            raise ClusterError(f"the cluster didn't start: {answer['error']}")
+        return answer["up"]
+
+    def stop(self) -> None:
+        """End every process of the cluster, what jobs left behind included, and remove its directory. Of a cluster
+        that is half up, broken or gone already, too. ClusterError if something resists."""
+        if self._keeper is not None:
+            with suppress(OSError):
+                self._keeper.stdin.close()
+            with suppress(subprocess.TimeoutExpired):
+                if self._keeper.wait(ending.PROMPTLY) == 0 and not os.path.lexists(self.directory):
+                    return
+            self._keeper.kill()
+            self._keeper.wait()
+            self._keeper = None
+        ending.end(self.directory)
+
+    # --- talking to it -----------------------------------------------------------------------------------
+
+    @property
+    def conf(self) -> Path:
+        return self.directory / "slurm.conf"
+
+    @property
+    def env(self) -> dict[str, str]:
+        """This process's environment, for clients of this cluster: SLURM_CONF and PATH, and nothing of another's."""
+        mine = {k: v for k, v in os.environ.items() if not k.startswith(OTHERS)}
+        path = [mine.get("PATH", os.defpath)]
+        path += [f for f in programs.find().folders if f not in path[0].split(os.pathsep)]
+        return mine | {"SLURM_CONF": str(self.conf), "PATH": os.pathsep.join(path)}
+
+    def run(self, command: Sequence[str | os.PathLike], *, timeout: float = 60, check: bool = False, **options) -> subprocess.CompletedProcess:
+        """A client, or any command, in this cluster's environment: `subprocess.run` with output captured as text.
+
+        ClusterError after `timeout` seconds, or if `check` and the exit status isn't 0.
+        """
+        command = [os.fspath(c) for c in command]
+        options = {"env": self.env, "stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options
+        try:
+            done = subprocess.run(command, timeout=timeout, **options)
+        except subprocess.TimeoutExpired:
+            raise ClusterError(f"{' '.join(command)}: no end after {timeout:g} s")
+        except FileNotFoundError:
+            raise ClusterError(f"{command[0]}: no such command")
+        if check and done.returncode:
+            said = (done.stderr or done.stdout or "").strip().splitlines()
+            raise ClusterError(f"{' '.join(command)}: exit status {done.returncode}: {said[-1] if said else '(no message)'}")
+        return done
+
+    def submit(self, *arguments: str | os.PathLike, **options) -> str:
+        """`sbatch --parsable ...`: the job's id."""
+        return self.run(["sbatch", "--parsable", *arguments], check=True, **options).stdout.strip().partition(";")[0]
+
+    def job(self, job: str) -> dict[str, str]:
+        """What `scontrol show job` knows of it: JobState, Restarts, ExitCode, NodeList ..."""
+        text = self.run(["scontrol", "-o", "show", "job", str(job)], check=True).stdout
+        return dict(word.split("=", 1) for word in text.split() if "=" in word)
+
+    def wait_for(self, job: str, *states: str, seconds: float = 30) -> dict[str, str]:
+        """Until the job is in one of the states (RUNNING, COMPLETED ...): what `job` says then."""
+        seen: dict[str, str] = {}
+
+        def there() -> bool:
+            seen.update(self.job(job))
+            return seen["JobState"] in states
+
+        if not processes.wait_until(there, seconds):
+            raise ClusterError(f"job {job} is {seen.get('JobState')} ({seen.get('Reason')}), not {' or '.join(states)}, after {seconds:g} s")
+        return seen
+
+    # --- looking at it -----------------------------------------------------------------------------------
+
+    def pids(self) -> dict[str, int]:
+        """Of the keeper and each daemon that lives: {"keeper": 71, "munged": 72, "slurmctld": 73, "n1": 74 ...}."""
+        known = state.read(self.directory) or {"now": False, "keeper": None, "daemons": {}}
+        every = {"keeper": known["keeper"], **known["daemons"]}
+        return {name: p["pid"] for name, p in every.items() if state.alive(known, p)}
+
+    def status(self) -> Status:
+        """What is up and what isn't, by looking; bounded, also where a daemon hangs."""
+        known = state.read(self.directory)
+        if known is None and processes.belonging(str(self.directory)):
+            return Status("starting")
+        if known is None:
+            return Status("dead", problems=["its start was cut short, or its directory was emptied"])
+        facts = {k: known[k] for k in ("proctrack", "only_loopback", "since") if k in known}
+        problems = [] if known["now"] else ["the machine was started anew since"]
+        if known["now"] and not state.alive(known, known["keeper"]):
+            problems.append("its keeper was killed, and its daemons with it")
+        if problems:
+            return Status("dead", problems=problems, **facts)
+        for name, daemon in known["daemons"].items():
+            if not state.alive(known, daemon):
+                called = name if name in programs.DAEMONS else f"slurmd of {name}"
+                problems.append(f"{called} has died{': ' + daemon['ended'] if 'ended' in daemon else ''}")
+        if known["phase"] == "starting":
+            return Status("starting", problems=problems, **facts)
+        answers = "slurmctld" in self.pids() and "munged" in self.pids()
+        nodes, jobs = [], []
+        if answers:
+            try:
+                nodes = self.run(["sinfo", "-h", "-N", "-p", "low", "-o", "%N %t"], check=True, timeout=ANSWER).stdout.splitlines()
+                jobs = self.run(["squeue", "-h", "-o", "%i %P %j %T %M %R"], check=True, timeout=ANSWER).stdout.splitlines()
+            except ClusterError as e:
+                problems.append(f"slurmctld doesn't answer ({e})")
+        return Status("broken" if problems else "up", dict(n.split() for n in nodes), jobs, problems, **facts)
+

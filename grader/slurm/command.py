@@ -1,0 +1,135 @@
+"""`grade cluster up | status | shell | down`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+
+import click
+
+from grader.course import UsageError
+from grader.slurm import named
+from grader.slurm.cluster import Cluster, Status
+from grader.slurm.config import MOST_NODES, PROCTRACK, Options
+from grader.slurm.errors import ClusterError
+
+SIGNALS = {
+    "cgroup": "reach the batch shell and srun's tasks, not their children (proctrack/cgroup, as on most sites)",
+    "direct": "reach the batch shell and srun's tasks, not their children (proctrack/pgid, made to do as cgroup does)",
+    "pgid": "reach the whole process group: also children, which most sites' proctrack/cgroup doesn't signal",
+    "linuxproc": "reach the whole process tree: also children, which most sites' proctrack/cgroup doesn't signal",
+}
+
+
+class Commands(click.Group):
+    def invoke(self, ctx):
+        try:
+            return super().invoke(ctx)
+        except ClusterError as e:
+            click.echo(f"grade: {e}", err=True)
+            sys.exit(3)
+
+
+name_option = click.option("--name", default=named.DEFAULT, show_default=True, metavar="NAME", help="Which cluster.")
+
+
+@click.group("cluster", cls=Commands)
+def cluster() -> None:
+    """A real Slurm cluster on this machine: up, status, shell, down."""
+
+
+@cluster.command()
+@name_option
+@click.option("--nodes", type=click.IntRange(1, MOST_NODES), default=2, show_default=True, metavar="N", help="n1, n2 ...")
+@click.option("--grace", type=click.IntRange(0, 3600), default=Options.grace, show_default=True, metavar="S", help="Seconds that a preempted job has.")
+@click.option("--proctrack", type=click.Choice(PROCTRACK), default="auto", show_default=True, help="Whom a job's signals reach (grader/slurm/README.md).")
+@click.option("--fast-limits", is_flag=True, help="Look at time limits every 2 s, not every 30 (needs a C compiler).")
+def up(name, nodes, grace, proctrack, fast_limits):
+    """Start a cluster; it stays until `down`."""
+    made = named.cluster(name, new=True, nodes=nodes, grace=grace, proctrack=proctrack, fast_limits=fast_limits)
+    try:
+        made.start(stay=True)
+    finally:
+        named.tidy()
+    option = "" if name == named.DEFAULT else f" --name {name}"
+    status = made.status()
+    click.echo(f"cluster {name} is up after {made.seconds:.1f} s: {nodes} nodes; partitions low (default; preempted with {grace} s of grace) and high")
+    show_facts(made, status)
+    click.echo(f"  next       grade cluster shell{option}    sbatch, srun, squeue ... in it talk to this cluster")
+    click.echo(f"  or         export SLURM_CONF={made.conf}")
+    click.echo(f"  the end    grade cluster down{option}")
+
+
+def show_facts(made: Cluster, status: Status) -> None:
+    click.echo(f"  directory  {made.directory}")
+    if status.proctrack:
+        click.echo(f"  signals    {SIGNALS[status.proctrack]}")
+    if not status.only_loopback:
+        click.echo("  listens    on every address, not on loopback alone: this machine's name doesn't mean 127.0.0.1, and there's no C compiler")
+
+
+@cluster.command()
+def status():
+    """Every cluster of yours: its directory, nodes, jobs, and what is wrong with it."""
+    names, wrong = named.every(), False
+    if not names:
+        click.echo("no cluster is up; start one: grade cluster up")
+    for name in names:
+        made = named.cluster(name)
+        seen = made.status()
+        wrong |= seen.phase in ("broken", "dead")
+        age = f", for {_duration(time.time() - seen.since)}" if seen.since and seen.phase == "up" else ""
+        click.echo(f"cluster {name} is {seen.phase}{age}")
+        for problem in seen.problems:
+            click.echo(f"  problem    {problem}")
+        if seen.phase in ("broken", "dead"):
+            click.echo(f"  remedy     grade cluster down --name {name}, and up again")
+        show_facts(made, seen)
+        if seen.nodes:
+            click.echo(f"  nodes      {', '.join(f'{node} {state}' for node, state in seen.nodes.items())}")
+            click.echo(f"  jobs       {seen.jobs[0] if seen.jobs else 'none'}")
+            for job in seen.jobs[1:]:
+                click.echo(f"             {job}")
+    sys.exit(3 if wrong else 0)
+
+
+def _duration(seconds: float) -> str:
+    minutes = int(seconds / 60)
+    return f"{seconds:.0f} s" if minutes < 1 else f"{minutes} min" if minutes < 120 else f"{minutes // 60} h"
+
+
+@cluster.command(context_settings={"allow_interspersed_args": False})
+@name_option
+@click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[COMMAND]...")
+def shell(name, command):
+    """Your shell, or one command, talking to a cluster. Its exit status is passed on."""
+    made = named.cluster(name)
+    seen = made.status()
+    if seen.phase != "up":
+        raise ClusterError(f"cluster '{name}' is {seen.phase}{': ' + seen.problems[0] if seen.problems else ''}")
+    if not command:
+        command = [os.environ.get("SHELL") or "/bin/sh"]
+        if sys.stdin.isatty():
+            click.echo(f"a shell that talks to cluster {name}; `exit` leaves it, the cluster stays", err=True)
+    env = made.env
+    program = shutil.which(command[0], path=env["PATH"])
+    if program is None:
+        raise UsageError(f"{command[0]}: no such command")
+    sys.stdout.flush()
+    os.execve(program, list(command), env)
+
+
+@cluster.command()
+@name_option
+@click.option("--all", "every", is_flag=True, help="Every cluster of yours.")
+def down(name, every):
+    """End a cluster: its jobs, its daemons, its directory. None there: nothing to do."""
+    chosen = named.every() if every else [name] if named.exists(name) else []
+    for one in chosen:
+        named.cluster(one).stop()
+        click.echo(f"cluster {one} is gone")
+    if not chosen:
+        click.echo("there is no cluster" if every else f"there is no cluster {name}")
+    named.tidy()

@@ -1,0 +1,72 @@
+"""The clusters that `grade cluster up` makes: each in a directory of its name, all below one that is this user's alone."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from pathlib import Path
+
+from grader.course import UsageError
+from grader.slurm.cluster import Cluster
+
+DEFAULT = "lab"
+PLACE = "GRADE_CLUSTERS"  # in the environment: another directory for them, with a short path
+
+
+def place() -> Path:
+    """Where they are, whether it exists or not. Not below TMPDIR: `down` must find in one shell what `up` made in another."""
+    return Path(os.path.abspath(os.environ.get(PLACE) or f"/tmp/grade-slurm-{os.geteuid()}"))
+
+
+def _make_place() -> Path:
+    folder = place()
+    try:
+        folder.mkdir(0o700, exist_ok=True)
+        found = os.lstat(folder)
+    except OSError as e:
+        raise UsageError(f"{folder}: {e.strerror}")
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        raise UsageError(f"{folder} isn't a directory that is yours alone; set {PLACE} to another one, with a short path")
+    return folder
+
+
+def every() -> list[str]:
+    """Names of the clusters that exist, in whatever state."""
+    try:
+        return sorted(p.name for p in place().iterdir() if _fits(p.name) and p.is_dir() and p.lstat().st_uid == os.geteuid())
+    except FileNotFoundError:
+        return []
+    except OSError as e:
+        raise UsageError(f"{place()}: {e.strerror}")
+
+
+def _fits(name: str) -> bool:
+    return re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,19}", name) is not None
+
+
+def exists(name: str) -> bool:
+    """UsageError for what no cluster could be called."""
+    if not _fits(name):
+        raise UsageError(f"'{name}' can't be a cluster's name: up to 20 lower-case letters, digits, - and _")
+    return name in every()
+
+
+def cluster(name: str, new: bool = False, **options) -> Cluster:
+    """The cluster of this name. UsageError if there is none, or, for a new one, if there is one already."""
+    there = exists(name)
+    if new and there:
+        also = "" if name != DEFAULT else ", or another one: grade cluster up --name NAME"
+        raise UsageError(f"there is a cluster '{name}' already: grade cluster status; end it: grade cluster down --name {name}{also}")
+    if not new and not there:
+        known = every()
+        raise UsageError(f"no cluster '{name}'; {'there are ' + ', '.join(known) if known else 'start one: grade cluster up'}")
+    return Cluster((_make_place() if new else place()) / name, **options)
+
+
+def tidy() -> None:
+    """Once the last cluster is gone, so is the place."""
+    try:
+        place().rmdir()
+    except OSError:
+        pass

@@ -1,0 +1,31 @@
+"""cluster.json in a cluster's directory: which processes are its own. Written by its keeper before it starts
+anything, read by whoever wants to talk to the cluster or to end it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from grader.slurm import processes
+
+FILE = "cluster.json"
+
+
+def write(directory: Path, state: dict) -> None:
+    new = directory / f".{FILE}.new"
+    new.write_text(json.dumps(state, indent=1))
+    os.replace(new, directory / FILE)
+
+
+def read(directory: Path) -> dict | None:
+    """None if there is none, or none that can be read; "now" says whether it's of this boot of the machine."""
+    try:
+        state = json.loads((directory / FILE).read_text())
+        return state | {"now": state["boot"] == processes.boot()}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def alive(state: dict, known: dict | None) -> bool:
+    return bool(known) and state["now"] and processes.alive(known)

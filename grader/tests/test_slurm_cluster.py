@@ -1,0 +1,536 @@
+"""The cluster on loopback: it's really Slurm, it touches nothing else, and nothing of it is left."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from grader import cli
+from grader.course import ROOT, UsageError
+from grader.slurm import (
+    Cluster,
+    ClusterError,
+    NotInstalled,
+    config,
+    freezer,
+    ports,
+    preload,
+    processes,
+    programs,
+)
+from grader.slurm import cluster as cluster_module
+from grader.tests.conftest import IN_CI
+
+
+def missing() -> str:
+    try:
+        programs.find()
+    except ClusterError as e:
+        return str(e)
+    return ""
+
+
+# in CI nothing may be missing: what would be skipped elsewhere, fails there
+needs_slurm = pytest.mark.skipif(bool(missing()) and not IN_CI, reason=missing() or "there")
+needs_cc = pytest.mark.skipif(preload.compiler() is None and not IN_CI, reason="no C compiler here")
+
+
+@pytest.fixture(scope="module")
+def place():
+    """A directory whose name is short enough for Unix sockets below it."""
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="s") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="module")
+def shared(place):
+    """One cluster for most tests; without grace, so that a preempted job ends at once."""
+    with Cluster(place / "shared", grace=0, fast_limits=preload.compiler() is not None) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster(shared):
+    yield shared
+    shared.run(["scancel", "--state=PENDING", "-u", config.user()])
+    shared.run(["scancel", "--signal=KILL", "--full", "-u", config.user()])
+    assert processes.wait_until(lambda: not shared.status().jobs, 20)
+
+
+def grade_cluster(place: Path | str, *args, env: dict | None = None, **options) -> subprocess.CompletedProcess:
+    """`grade cluster ...` where clusters are kept in `place`."""
+    env = {**os.environ, "GRADE_CLUSTERS": str(place), "PYTHONPATH": str(ROOT), **(env or {})}
+    return subprocess.run([sys.executable, "-m", "grader", "cluster", *map(str, args)], cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, **options)
+
+
+def everything(cluster: Cluster) -> list[dict]:
+    """Every process of the cluster: its keeper and all below it."""
+    keeper = cluster.pids()["keeper"]
+    return [processes.identity(pid) for pid in [keeper, *processes.descendants(keeper)]]
+
+
+def gone(known: list[dict], cluster: Cluster, seconds: float = 10) -> bool:
+    """Whether they all are, at once or within that time, and the directory and its cgroups too."""
+    top = freezer.ROOT / f"grade-{cluster.directory.name}-{known[0]['pid']}-{known[0]['start']}"
+    return processes.wait_until(
+        lambda: (
+            not any(map(processes.alive, known))
+            and not processes.belonging(str(cluster.directory))
+            and not cluster.directory.exists()
+            and not top.exists()
+        ),
+        seconds,
+    )
+
+
+# --- it's really Slurm -------------------------------------------------------------------------------
+
+
+@needs_slurm
+def test_two_nodes_are_idle_soon_after_the_start(shared):
+    status = shared.status()
+    assert (status.phase, status.nodes, status.jobs, status.problems) == ("up", {"n1": "idle", "n2": "idle"}, [], [])
+    assert shared.seconds < 10  # a second at most on a machine that does nothing else
+
+
+@needs_slurm
+def test_a_batch_job_runs_and_is_on_record(cluster, tmp_path):
+    job = cluster.submit("-N2", "-o", tmp_path / "out", "--wrap", "srun -l printenv SLURMD_NODENAME")
+    assert cluster.wait_for(job, "COMPLETED", "FAILED")["JobState"] == "COMPLETED"
+    assert sorted((tmp_path / "out").read_text().split()) == ["0:", "1:", "n1", "n2"]
+    listed = ["sacct", "-c", "-n", "-P", "-j", job, "-o", "State"]
+    assert processes.wait_until(lambda: cluster.run(listed).stdout.split() == ["COMPLETED"], 5)
+
+
+@needs_slurm
+def test_srun_runs_on_both_nodes_and_passes_the_exit_status_on(cluster):
+    done = cluster.run(["srun", "-N2", "printenv", "SLURMD_NODENAME"])
+    assert sorted(done.stdout.split()) == ["n1", "n2"]
+    assert cluster.run(["srun", "sh", "-c", "exit 7"]).returncode == 7
+
+
+@pytest.fixture(scope="module")
+def preempted(place):
+    """A cluster in which a job of `high` has taken the nodes of one of `low`: (cluster, low, high, since)."""
+    with Cluster(place / "preempted", grace=0) as cluster:
+        script = "echo life ${SLURM_RESTART_COUNT-unset}; exec sleep 600"
+        low = cluster.submit("--exclusive", "-N2", "--open-mode=append", "-o", place / "low", "--wrap", script)
+        cluster.wait_for(low, "RUNNING")
+        high = cluster.submit("-p", "high", "--exclusive", "-N2", "--wrap", "sleep 1", "-o", "/dev/null")
+        cluster.wait_for(high, "RUNNING")
+        yield cluster, low, high, time.monotonic()
+
+
+@needs_slurm
+def test_a_job_of_high_takes_the_nodes_of_one_of_low_which_is_requeued(preempted):
+    cluster, low, high, _ = preempted
+    assert (cluster.job(high)["NodeList"], cluster.job(low)["JobState"]) == ("n[1-2]", "PENDING")
+
+
+@needs_slurm
+@needs_cc
+def test_a_time_limit_ends_a_job_within_seconds(cluster):
+    job = cluster.submit("-t", "10", "--wrap", "exec sleep 600", "-o", "/dev/null")
+    cluster.wait_for(job, "RUNNING")
+    began = time.monotonic()
+    cluster.run(["scontrol", "update", f"jobid={job}", "EndTime=now+1"], check=True)
+    cluster.wait_for(job, "TIMEOUT", seconds=15)
+    assert time.monotonic() - began < 15  # Slurm looks every 30 s
+
+
+JOB = """#!/bin/bash
+trap 'echo shell TERM' TERM
+{python} -S {listen} child &
+srun {python} -S {listen} task &
+while :; do wait; done
+"""
+LISTEN = """
+import os, signal, sys, time
+def tell(number, frame): print(sys.argv[1], signal.Signals(number).name, flush=True)
+signal.signal(signal.SIGTERM, tell)
+signal.signal(signal.SIGUSR1, tell)
+print(sys.argv[1], "ready", os.getpid(), flush=True)
+while True: time.sleep(1)
+"""
+
+
+@needs_slurm
+@needs_cc
+@pytest.mark.parametrize("proctrack,child_too", [("cgroup", False), ("direct", False), ("pgid", True)])
+def test_whom_a_signal_reaches(place, tmp_path, proctrack, child_too):
+    if proctrack == "cgroup" and not freezer.possible():
+        pytest.skip("proctrack/cgroup needs root and a v1 freezer")
+    out = tmp_path / "out"
+    (tmp_path / "listen.py").write_text(LISTEN)
+    (tmp_path / "job.sh").write_text(JOB.format(python=sys.executable, listen=tmp_path / "listen.py"))
+
+    def said(*words: str) -> str:
+        assert processes.wait_until(lambda: all(word in out.read_text() for word in words), 10), out.read_text()
+        return out.read_text()
+
+    with Cluster(place / proctrack, nodes=1, proctrack=proctrack) as cluster:
+        assert cluster.status().proctrack == proctrack
+        out.touch()
+        job = cluster.submit("-o", out, tmp_path / "job.sh")
+        child = int(said("child ready", "task ready").partition("child ready")[2].split()[0])
+        cluster.run(["scancel", job], check=True)
+        said("shell TERM", "task SIGTERM")
+        os.kill(child, signal.SIGUSR1)  # whatever reached it before, it tells before this or just after
+        said("child SIGUSR1")
+        os.kill(child, signal.SIGUSR1)
+        assert processes.wait_until(lambda: out.read_text().count("child SIGUSR1") == 2, 10)
+        assert ("child SIGTERM" in out.read_text()) == child_too
+
+
+# --- it touches nothing else -----------------------------------------------------------------------------
+
+
+@needs_slurm
+def test_the_daemons_listen_on_loopback_alone(shared):
+    assert shared.status().only_loopback or preload.compiler() is None
+    keeper = shared.pids()["keeper"]
+    bound = [
+        c.laddr.ip
+        for pid in processes.descendants(keeper)
+        for c in psutil.Process(pid).net_connections("inet")
+        if c.status == psutil.CONN_LISTEN
+    ]
+    assert len(bound) >= 3  # slurmctld, n1, n2
+    assert not shared.status().only_loopback or set(bound) == {"127.0.0.1"}
+
+
+@needs_slurm
+def test_the_directory_is_the_users_alone_and_holds_all_state(shared):
+    assert shared.directory.stat().st_mode & 0o777 == 0o700
+    assert (shared.directory / "munge" / "key").stat().st_mode & 0o777 == 0o600
+    for name, pid in shared.pids().items():
+        files = [Path(f.path) for f in psutil.Process(pid).open_files() if f.mode != "r"]  # newer ones hold their own program open
+        assert all(shared.directory in f.parents for f in files), (name, files)
+
+
+@needs_slurm
+def test_another_clusters_environment_is_left_alone_and_not_passed_on(shared, monkeypatch):
+    theirs = {"SLURM_CONF": "/etc/slurm/slurm.conf", "SLURM_JOB_ID": "77", "SBATCH_PARTITION": "gpu", "SQUEUE_FORMAT": "%all"}
+    for name, value in theirs.items():
+        monkeypatch.setenv(name, value)
+    assert not set(theirs) - {"SLURM_CONF"} & set(shared.env)
+    assert shared.env["SLURM_CONF"] == str(shared.conf)
+    assert shared.run(["srun", "printenv", "SLURM_CONF"]).stdout.strip() == str(shared.conf)
+    assert {name: os.environ[name] for name in theirs} == theirs
+
+
+@needs_slurm
+def test_clusters_started_at_once_stay_apart(place):
+    names = ["a", "b", "c"]
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", "grader", "cluster", "up", "--name", name, "--nodes", "1"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env={**os.environ, "GRADE_CLUSTERS": str(place / "many"), "PYTHONPATH": str(ROOT)},
+        )
+        for name in names
+    ]  # fmt: skip
+    try:
+        assert [(p.communicate(timeout=60)[1], p.returncode) for p in started] == [(b"", 0)] * 3
+        clusters = [Cluster(place / "many" / name) for name in names]
+        jobs = [c.submit("-J", c.directory.name, "--wrap", "exec sleep 600", "-o", "/dev/null") for c in clusters]
+        assert jobs == ["1", "1", "1"]
+        for one in clusters:
+            one.wait_for("1", "RUNNING")
+        clusters[0].run(["scancel", "1"], check=True)
+        clusters[0].wait_for("1", "CANCELLED")
+        clusters[1].stop()
+        assert clusters[2].wait_for("1", "RUNNING")["JobName"] == "c"  # the namesake on n1 elsewhere wasn't meant
+    finally:
+        done = grade_cluster(place / "many", "down", "--all")
+    assert done.returncode == 0 and not (place / "many").exists()
+
+
+def test_a_held_port_is_refused_to_others_but_not_to_slurm(monkeypatch):
+    (held,) = ports.hold(1)
+    number = held.getsockname()[1]
+    monkeypatch.setattr(ports, "FIRST", number)
+    monkeypatch.setattr(ports, "LAST", number + 1)
+    with pytest.raises(ClusterError, match="no 1 free ports"):
+        ports.hold(1)
+    assert not ports.listening(number)
+    with socket.socket() as slurm:
+        slurm.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        slurm.bind(("127.0.0.1", number))
+        slurm.listen()
+        assert ports.listening(number)
+    ports.release([held])
+
+
+@needs_slurm
+@pytest.mark.parametrize("times", [1, 99])
+def test_a_port_that_somebody_takes_meanwhile_is_given_up_for_another(place, tmp_path, monkeypatch, times):
+    keeper = tmp_path / "keeper.py"
+    keeper.write_text(
+        f"import sys, socket; sys.path.insert(0, {str(ROOT)!r}); from grader.slurm import keeper, ports\n"
+        f"hold, thieves = ports.hold, []\n"
+        f"def stolen(count):\n"
+        f"    held = hold(count)\n"
+        f"    if len(thieves) < {times}:\n"
+        f"        thief = socket.socket(); thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)\n"
+        f"        thief.bind(held[-1].getsockname()); thief.listen(); thieves.append(thief)\n"
+        f"    return held\n"
+        f"ports.hold = stolen; keeper.main()\n"
+    )
+    monkeypatch.setattr(cluster_module, "KEEPER", keeper)
+    cluster = Cluster(place / "taken", nodes=1)
+    if times == 1:
+        with cluster:
+            assert cluster.run(["srun", "true"]).returncode == 0
+    else:
+        with pytest.raises(ClusterError, match="others took our ports"):
+            cluster.start()
+    assert not cluster.directory.exists() and not processes.belonging(str(cluster.directory))
+
+
+# --- nothing of it is left -------------------------------------------------------------------------------
+
+LEAVES = "#!/bin/bash\n(setsid env -i sleep 600 &)\nsetsid sleep 600 &\nsrun bash -c 'setsid sleep 600 & wait' &\nexec sleep 600\n"
+
+
+def at_work(cluster: Cluster, folder: Path) -> list[dict]:
+    """Every process of the cluster, with a job that has sent some into sessions of their own, one without environment."""
+    (folder / "job.sh").write_text(LEAVES)
+    job = cluster.submit("-N2", "-o", "/dev/null", folder / "job.sh")
+    cluster.wait_for(job, "RUNNING")
+
+    def sleeping() -> int:
+        return sum(b"sleep\x00600" in Path(f"/proc/{p['pid']}/cmdline").read_bytes() for p in everything(cluster) if processes.alive(p))
+
+    assert processes.wait_until(lambda: sleeping() == 5, 10), sleeping()  # srun's is on two nodes
+    return everything(cluster)
+
+
+@needs_slurm
+@pytest.mark.parametrize("victim", [None, "n1", "slurmctld", "munged", "keeper"])
+def test_down_leaves_nothing_whoever_has_died_before(place, tmp_path, victim):
+    cluster = Cluster(place / "down")
+    cluster.start(stay=True)
+    known = everything(cluster) if victim in ("slurmctld", "munged") else at_work(cluster, tmp_path)  # a second
+    if victim:
+        dead = processes.identity(cluster.pids()[victim])
+        os.kill(dead["pid"], signal.SIGKILL)
+        assert processes.wait_until(lambda: not processes.alive(dead), 5)
+        status = cluster.status()
+        assert status.phase == ("dead" if victim == "keeper" else "broken")
+        assert len(status.problems) == 1 and victim in status.problems[0]
+    began = time.monotonic()
+    cluster.stop()
+    if victim == "keeper" and not freezer.possible():  # nobody knows any more whose the one without environment was
+        known = [p for p in known if not processes.alive(p) or processes.kill([p["pid"]])]
+    assert gone(known, cluster, 0) and time.monotonic() - began < 10
+    cluster.stop()  # nothing to do
+
+
+@needs_slurm
+def test_when_the_grader_is_killed_its_cluster_ends(place, tmp_path):
+    code = (
+        "import sys, time; from grader.slurm import Cluster\n"
+        "with Cluster(sys.argv[1]) as c: print(c.seconds, flush=True); time.sleep(600)\n"
+    )
+    grader = subprocess.Popen([sys.executable, "-c", code, place / "lost"], cwd=ROOT, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert grader.stdout.readline()
+    cluster = Cluster(place / "lost")
+    known = at_work(cluster, tmp_path)
+    grader.kill()
+    grader.communicate()
+    assert gone(known, cluster)
+
+
+@needs_slurm
+def test_a_start_that_is_cut_short_leaves_nothing(place):
+    """Whenever its starter is killed: at the times of a start, from its first process to its last."""
+    env = {**os.environ, "GRADE_CLUSTERS": str(place / "cut"), "PYTHONPATH": str(ROOT)}
+    cluster = Cluster(place / "cut" / "lab")
+    for daemon in (None, "munged", "slurmctld", "n2"):
+        starter = subprocess.Popen([sys.executable, "-m", "grader", "cluster", "up"], cwd=ROOT, stdout=subprocess.DEVNULL, env=env)
+
+        def there(starter=starter, daemon=daemon) -> bool:
+            return starter.poll() is not None or (daemon in cluster.pids() if daemon else cluster.directory.exists())
+
+        assert processes.wait_until(there, 20, lambda _: time.sleep(0.001))
+        starter.kill()
+        starter.wait()
+        done = grade_cluster(place / "cut", "down")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert not processes.belonging(str(cluster.directory)) and not cluster.directory.exists()
+
+
+@needs_slurm
+def test_a_cluster_whose_directory_is_removed_ends(place):
+    cluster = Cluster(place / "removed", nodes=1)
+    cluster.start(stay=True)
+    known = everything(cluster)
+    shutil.rmtree(cluster.directory, ignore_errors=True)
+    assert gone(known, cluster)
+
+
+@needs_slurm
+def test_a_daemon_that_doesnt_start_is_told_in_its_own_words(place):
+    with pytest.raises(ClusterError, match="didn't start: slurmctld ended at its start(.|\n)*NoSuchType"):
+        Cluster(place / "bad", settings={"SelectType": "select/NoSuchType"}).start()
+    assert not (place / "bad").exists() and not processes.belonging(str(place / "bad"))
+
+
+def test_a_pid_that_was_given_out_again_is_never_signalled():
+    child = subprocess.Popen(["sleep", "60"])
+    known = processes.identity(child.pid)
+    assert processes.alive(known)
+    reused = known | {"start": known["start"] - 1}
+    assert not processes.alive(reused) and not processes.send(reused, signal.SIGKILL)
+    assert child.poll() is None
+    assert processes.send(known, signal.SIGKILL)
+    child.wait()
+    assert not processes.alive(known) and not processes.send(known, signal.SIGKILL)
+
+
+# --- the command -------------------------------------------------------------------------------------------
+
+
+@needs_slurm
+def test_up_status_shell_down(place):
+    def run(*args, **options):
+        return grade_cluster(place / "cli", *args, env={"SHELL": "/bin/sh"}, **options)
+
+    try:
+        up = run("up", "--nodes", 1)
+        assert up.returncode == 0 and f"export SLURM_CONF={place}/cli/lab/slurm.conf" in up.stdout and "grade cluster shell" in up.stdout
+        assert run("shell", "--", "srun", "sh", "-c", "echo $SLURMD_NODENAME; exit 5").stdout == "n1\n"
+        assert run("shell", "srun", "sh", "-c", "exit 5").returncode == 5
+        assert run("shell", input="squeue -h; exit 9\n").returncode == 9  # $SHELL
+        again = run("up")
+        assert again.returncode == 2 and "grade cluster down" in again.stderr
+        run("shell", "sbatch", "-J", "mine", "-o", "/dev/null", "--wrap", "sleep 600")
+        status = run("status")
+        assert status.returncode == 0 and "n1 " in status.stdout and " mine " in status.stdout and str(place / "cli" / "lab") in status.stdout
+        os.kill(Cluster(place / "cli" / "lab").pids()["slurmctld"], signal.SIGKILL)
+        assert processes.wait_until(lambda: "slurmctld" not in Cluster(place / "cli" / "lab").pids(), 5)
+        status = run("status")
+        assert status.returncode == 3 and "slurmctld has died" in status.stdout
+        refused = run("shell", "true")
+        assert refused.returncode == 3 and len(refused.stderr.splitlines()) == 1
+    finally:
+        down = run("down")
+    assert down.returncode == 0 and down.stderr == ""
+    assert not (place / "cli").exists()
+    for args in (["down"], ["down", "--all"], ["status"]):
+        assert run(*args).returncode == 0
+
+
+LONG = "/tmp/" + "x" * 80
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["up", "--nodes", "0"],
+        ["up", "--nodes", "99"],
+        ["up", "--name", "A b"],
+        ["up", "--name", ""],
+        ["up", "--name", "../x"],
+        ["up", "--grace", "-1"],
+        ["up", "--proctrack", "magic"],
+        ["shell", "--name", "nothing"],
+        ["shell", "true"],
+        ["down", "--name", "x/y"],
+        ["sideways"],
+        ["status", "more"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_is_one_line_and_exit_2(place, args, monkeypatch, capsys):
+    monkeypatch.setenv("GRADE_CLUSTERS", str(place / "no"))
+    monkeypatch.setattr(sys, "argv", ["grade", "cluster", *args])
+    monkeypatch.setattr(cli, "end_in_order", lambda: None)  # not in this process
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 2 and len(capsys.readouterr().err.strip().splitlines()) == 1
+    assert not (place / "no").exists()
+
+
+@pytest.mark.parametrize("where", [LONG, "/tmp/not a name", "/proc/x", "/dev/null"])
+def test_a_place_that_cant_be_one_is_one_line_and_exit_2(where):
+    done = grade_cluster(where, "up")
+    assert done.returncode == (2 if not missing() else done.returncode) and len(done.stderr.strip().splitlines()) == 1
+    assert not os.path.lexists(Path(where) / "lab")
+
+
+@pytest.mark.parametrize("options", [{"nodes": 0}, {"nodes": "2"}, {"grace": -1}, {"proctrack": "x"}, {"settings": {"A": "b\nc"}}])
+def test_wrong_options_are_told(place, options):
+    with pytest.raises(UsageError):
+        Cluster(place / "never", **options).start()
+    assert not (place / "never").exists()
+
+
+@needs_slurm
+def test_the_longest_directory_works_and_a_longer_one_is_refused(place):
+    name = "y" * (config.LONGEST - len(str(place)) - 1)
+    with Cluster(place / name, nodes=1) as cluster:
+        assert cluster.run(["srun", "hostname"]).returncode == 0
+    with pytest.raises(UsageError, match="bytes long"):
+        Cluster(place / (name + "y")).start()
+
+
+def test_where_slurm_is_missing_one_line_says_how_to_get_it(place, tmp_path, monkeypatch):
+    done = grade_cluster(place / "no", "up", env={"PATH": str(tmp_path)})
+    assert done.returncode == 3 and len(done.stderr.strip().splitlines()) == 1 and "make slurm" in done.stderr
+    assert not (place / "no").exists()
+    monkeypatch.setattr(programs.shutil, "which", lambda *_, **__: None)
+    with pytest.raises(NotInstalled, match="Slurm isn't installed here; on Debian and Ubuntu, `make slurm`"):
+        Cluster(place / "never").start()
+    monkeypatch.setattr(programs.sys, "platform", "darwin")
+    with pytest.raises(NotInstalled, match="Linux"):
+        Cluster(place / "never").start()
+
+
+@needs_slurm
+def test_without_a_compiler_fast_limits_are_refused_and_say_so(place, tmp_path):
+    for folder in os.environ["PATH"].split(os.pathsep):
+        for file in Path(folder).glob("*") if os.path.isdir(folder) else []:
+            if file.name not in preload.COMPILERS and not os.path.lexists(tmp_path / file.name):
+                (tmp_path / file.name).symlink_to(file)
+    env = {"PATH": str(tmp_path)}
+    refused = grade_cluster(place / "cc", "up", "--fast-limits", env=env)
+    assert refused.returncode == 3 and "no C compiler" in refused.stderr
+    assert grade_cluster(place / "cc", "status", env=env).stdout.startswith("no cluster is up")
+
+
+def test_make_slurm_says_what_it_would_need():
+    if shutil.which("make") is None:
+        pytest.skip("no make here")
+    done = subprocess.run(["make", "-n", "slurm"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and all(name in done.stdout for name in ("slurmctld", "slurmd", "slurm-client", "munge"))
+
+
+@needs_slurm
+def test_the_job_that_was_preempted_has_started_again_within_seconds(preempted, place):
+    cluster, low, _, since = preempted  # it had all the tests between for it
+    assert cluster.wait_for(low, "RUNNING")["Restarts"] == "1"
+    started = time.mktime(time.strptime(cluster.job(low)["StartTime"], "%Y-%m-%dT%H:%M:%S"))
+    assert started - (time.time() - (time.monotonic() - since)) < 20  # 6 s; Slurm's default is two minutes
+    assert processes.wait_until(lambda: (place / "low").read_text().split("\n")[-2] == "life 1", 5)
+    assert (place / "low").read_text().startswith("life unset\n")
+
+
+def test_state_that_is_no_state_counts_as_dead(place):
+    cluster = Cluster(place / "odd")
+    for text in ("", "[]", "{}", '{"boot": 1', "\x00"):
+        cluster.directory.mkdir()
+        (cluster.directory / "cluster.json").write_text(text)
+        assert cluster.status().phase == "dead"
+        cluster.stop()
+        assert not cluster.directory.exists()
