@@ -254,12 +254,15 @@ def derive_command(names):
 @click.argument("names", nargs=-1)
 @click.option("--write", is_flag=True, help="Write the tables: grader/mutants/ex01/README.md ...")
 @click.option("--seed", type=int, help="Grade with this seed.")
-def matrix(names, write, seed):
+@click.option("--mutant", "only", multiple=True, metavar="NAME", help="Only this one (repeatable); the table's other rows stay.")
+def matrix(names, write, seed, only):
     """Grade every mutant and print the table of mutants and the tasks that catch them."""
     from grader.mutants import matrix as kill_matrix
 
     chosen = [course.find(name) for name in names] or course.exercises().values()
-    sys.exit(max([kill_matrix.main(exercise, write, seed) for exercise in chosen]))
+    if only and len(chosen) != 1:
+        raise UsageError("--mutant goes with one exercise: grade dev matrix ex01 --mutant in-place")
+    sys.exit(max([kill_matrix.main(exercise, write, seed, only) for exercise in chosen]))
 
 
 @dev.command()

@@ -103,7 +103,7 @@ class Grading:
         self.on_change = on_change or (lambda grading: None)
         self._futures: dict[str, Future] = {}
         self._pool: ThreadPoolExecutor | None = None
-        self._over_limit: dict[str, Finding] = {}  # task -> the first finding of a life that went over a limit, or stood still
+        self._over_limit: dict[str, Finding] = {}  # check -> its finding of a life that went over a limit, or stood still
         self.began = time.monotonic()
 
     # --- running
@@ -133,15 +133,15 @@ class Grading:
     def _run(self, check: Check, preflight: Future) -> Outcome | None:
         finding: Finding | None = preflight.result()
         began = time.monotonic()
-        lab = Lab(self.bench, check.name, self.faults, hopeless=lambda: self._over_limit.get(check.task))
+        lab = Lab(self.bench, check.name, self.faults, hopeless=lambda: self._hopeless(check))
         try:
             finding = finding or lab.hopeless()
             if finding is None and not self._blockers(self.exercise.task(check.task), only_known=True):
                 check.function(lab, **check.params)
         except Finding as e:
             finding = e
-            if e.cause.startswith(("limit:", "deadlock:")):  # the task's other checks would only hang as well
-                self._over_limit.setdefault(check.task, e)
+            if e.cause.startswith(("limit:", "deadlock:")):
+                self._over_limit[check.name] = e
         except NotSelected:
             return None
         except Exception as e:
@@ -150,6 +150,12 @@ class Grading:
         outcome = Outcome(check.name, check.title, check.task, verdict, began, time.monotonic(), finding, lab.figures)
         self.on_change(self)
         return outcome
+
+    def _hopeless(self, check: Check) -> Finding | None:
+        """What a check of the same task has found hanging: this one would only hang as well. One that stands before it:
+        so what is told doesn't depend on which was faster."""
+        before = self.checks[: self.checks.index(check)]
+        return next((self._over_limit[c.name] for c in before if c.task == check.task and c.name in self._over_limit), None)
 
     def _unproved(self, error: Exception) -> Inconclusive:
         """Something on our side broke, which proves nothing about the student's work."""

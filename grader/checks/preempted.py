@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from pathlib import Path
 
 from grader.checks import expect, rank_runs
 from grader.checks.expect import schedule_of, student_frames
 from grader.harness.lab import Lab
-from grader.harness.preemption import Preempt, Sent
+from grader.harness.preemption import Preempt
 from grader.harness.run import PREEMPTED, Group, Life, Run
 from grader.verdicts import Finding, Inconclusive
 from grader.workload.preempt_job import told
@@ -53,7 +54,7 @@ def launch(lab: Lab, *args, faults: tuple, ranks: int | None = None, directory: 
 
 def undisturbed(lab: Lab, *args, ranks: int | None = None) -> Run:
     run = lab.undisturbed(*args, ranks=ranks)
-    _finished(lab, run)
+    finished(lab, run)
     return run
 
 
@@ -71,7 +72,7 @@ def stopped_well(lab: Lab, run: Run, whole: Run, saved: bool = True) -> None:
     """The same, of a run that is over."""
     for number, life in enumerate(run.lives):
         left_as_preempted(lab, run, number, life, whole)
-    _finished(lab, run)
+    finished(lab, run)
     if isinstance(run.last, Group):
         rank_runs.together(run)
     if saved:
@@ -82,7 +83,7 @@ def stopped_well(lab: Lab, run: Run, whole: Run, saved: bool = True) -> None:
 def rejoined(lab: Lab, run: Run, whole: Run, when: list) -> None:
     """`run` is a life that stopped without a fault of ours, and the one after it: the same as above."""
     try:
-        _finished(lab, run)
+        finished(lab, run)
         if isinstance(run.last, Group):
             rank_runs.together(run)
         nothing_lost(run, always=True)
@@ -105,14 +106,14 @@ def _same_course(lab: Lab, run: Run, whole: Run) -> None:
         raise
 
 
-def _finished(lab: Lab, run: Run) -> None:
+def finished(lab: Lab, run: Run) -> None:
     """The last life came to the end of training."""
     if run.last.fault is None and not run.last.finished:
         raise ended_early(lab, run, run.last)
 
 
 def ended_early(lab: Lab, run: Run, life: Life | Group) -> Finding:
-    if any(one.all("killed") for one in _lives(life)):
+    if any(one.all("killed") for one in lives_of(life)):
         return _killed(run, life)
     if stopped := _stopped_for_nothing(run, life):
         return stopped
@@ -120,10 +121,10 @@ def ended_early(lab: Lab, run: Run, life: Life | Group) -> Finding:
 
 
 def _stopped_for_nothing(run: Run, life: Life | Group) -> Finding | None:
-    if not all(one.preempted for one in _lives(life)) or any(one.all("signal") for one in _lives(life)):
+    if not all(one.preempted for one in lives_of(life)) or any(one.all("signal") for one in lives_of(life)):
         return None
     rows = [
-        *_fault(run),
+        *fault_row(run),
         ("ended", f"the job left as preempted (exit status {PREEMPTED}) after step {_reached(life)}, though nobody told it to stop"),
         ("means", "a job that asks to be run again for ever, and never is done"),
         ("think", "what does your job do when nothing is left to train?"),
@@ -131,11 +132,11 @@ def _stopped_for_nothing(run: Run, life: Life | Group) -> Finding | None:
     return Finding("stopped for nothing", rows, schedule_of(run))
 
 
-def _lives(life: Life | Group) -> list[Life]:
+def lives_of(life: Life | Group) -> list[Life]:
     return life.ranks if isinstance(life, Group) else [life]
 
 
-def _fault(run: Run) -> list[tuple[str, str]]:
+def fault_row(run: Run) -> list[tuple[str, str]]:
     return [("fault", run.story)] if run.schedule else []
 
 
@@ -152,7 +153,7 @@ def left_as_preempted(lab: Lab, run: Run, number: int, life: Life | Group, whole
         if life.fault and not life.died_of_fault:
             raise ended_early(lab, run, life)
         return
-    lives = _lives(life)
+    lives = lives_of(life)
     for one in lives:
         _not_torn(run, one, whole)
     if life.obeyed_fault:
@@ -171,7 +172,7 @@ def left_as_preempted(lab: Lab, run: Run, number: int, life: Life | Group, whole
         raise _left_as_done(run, life)
     finding = ended_early(lab, run, life)
     if any("DataLoader worker" in crash["message"] for one in lives for crash in one.all("crash")):
-        finding.rows += [
+        finding.rows = [(label, re.sub(r" \(pid[^)]*\)", "", text)) for label, text in finding.rows] + [
             ("means", "the signal went to the whole process group and killed a DataLoader worker; the main process, about to save, was told so by an exception"),
             ("think", "what does a worker do with the signal, and who decides that?"),
         ]
@@ -182,8 +183,8 @@ def _nobody_handles(run: Run, life: Life | Group, rank: int, one: Life) -> Findi
     name, last = signal.Signals(-one.status).name, one.all("signal")[-1]
     signals = len(one.all("signal"))
     rows = [
-        *_fault(run),
-        *([("rank", f"{rank} (of {len(_lives(life))})")] if isinstance(life, Group) else []),
+        *fault_row(run),
+        *([("rank", f"{rank} (of {len(lives_of(life))})")] if isinstance(life, Group) else []),
         ("ended", f"{name} killed the process: nothing handles it {'any more' if signals > 1 else 'there'}"),
         *_lost_row(life),
     ]
@@ -197,13 +198,17 @@ def _nobody_handles(run: Run, life: Life | Group, rank: int, one: Life) -> Findi
 def _lost_row(life: Life | Group) -> list[tuple[str, str]]:
     saved = max([e["step"] for e in life.all("saved")], default=life.resumed_at)
     lost = _reached(life) - saved
-    return [("means", f"{lost} finished steps are lost")] if lost else []
+    return [("means", f"{_steps(lost)} lost")] if lost else []
+
+
+def _steps(number: int) -> str:
+    return f"{number} finished steps are" if number > 1 else "a finished step is"
 
 
 def _killed(run: Run, life: Life | Group) -> Finding:
-    rank, one = next((r, one) for r, one in enumerate(_lives(life)) if one.all("killed"))
+    rank, one = next((r, one) for r, one in enumerate(lives_of(life)) if one.all("killed"))
     killed, sent = one.first("killed"), one.all("signal")
-    rows = [*_fault(run)]
+    rows = [*fault_row(run)]
     if isinstance(life, Group):
         rows.append(("rank", f"{rank} (of {len(life.ranks)})"))
     if sent:
@@ -224,12 +229,12 @@ def _killed(run: Run, life: Life | Group) -> Finding:
 
 
 def _left_as_done(run: Run, life: Life | Group) -> Finding:
-    lives = _lives(life)
+    lives = lives_of(life)
     done = [r for r, one in enumerate(lives) if one.status == 0]
     who = "the job" if len(lives) == 1 else f"rank {done[0]}"
     to_do = "" if any(one.first("end") for one in lives) else f" after step {_reached(life)}, before training was done"
     rows = [
-        *_fault(run),
+        *fault_row(run),
         ("ended", f"{who} left with exit status 0{to_do}"),
         *[row for r in done for row in student_frames(lives[r].first("exit") or {"frames": []})],
     ]
@@ -246,8 +251,24 @@ def _left_as_done(run: Run, life: Life | Group) -> Finding:
     return Finding("exit:0", rows, schedule_of(run))
 
 
+def status_says(directory: Path, want: str, rows: list, schedule: str | None = None) -> None:
+    _compare(told(str(directory)), want, rows, schedule)
+
+
+def _compare(says: str | None, want: str, rows: list, schedule: str | None) -> None:
+    if says != want:
+        rows = [
+            *rows,
+            ("status.json", f"says {says!r}" if says else "isn't there, or names no outcome"),
+            ("expected", f"{want!r}"),
+            ("means", "launchers hide exit statuses (torchrun turns each of them into 1): whoever decides whether the job is to be run again reads this file"),
+            ("think", "who writes it, and when?"),
+        ]
+        raise Finding("status file", rows, schedule)
+
+
 def _told(run: Run, number: int, life: Life | Group) -> None:
-    _compare(run.notes["told"][number], SAYS[PREEMPTED], _fault(run), schedule_of(run))
+    _compare(run.notes["told"][number], SAYS[PREEMPTED], fault_row(run), schedule_of(run))
 
 
 def _not_torn(run: Run, life: Life, whole: Run) -> None:
@@ -265,7 +286,7 @@ def _not_torn(run: Run, life: Life, whole: Run) -> None:
         if len(steps) > 1:
             (old, older), (new, newer) = sorted(steps.items())[0], sorted(steps.items())[-1]
             rows = [
-                *_fault(run),
+                *fault_row(run),
                 ("saved", f"while the optimizer was updating the weights in step {saving['step'] + 1}"),
                 ("torn", f"this checkpoint, of step {saving['step']}, holds the weights of two different steps"),
                 (f"of step {new}", _some(newer)),
@@ -291,123 +312,10 @@ def nothing_lost(run: Run, always: bool = False) -> None:
         reached = _reached(life)
         if after.resumed_at != reached:
             rows = [
-                *_fault(run),
+                *fault_row(run),
                 ("stopped", f"after step {reached}, as preempted"),
                 ("resumed", f"at step {after.resumed_at}"),
-                ("means", f"{reached - after.resumed_at} finished steps are done again, though there was time to save them"),
+                ("means", f"{_steps(reached - after.resumed_at)} done again, though there was time for a save"),
                 ("think", "what is the last thing that your job does before it leaves?"),
             ]
             raise Finding("steps lost", rows, schedule_of(run))
-
-
-# --- further checks of task 2 ----------------------------------------------------------------------------
-
-
-def trains_like_the_yardstick(lab: Lab) -> None:
-    """Undisturbed, `main` trains every step once, evaluates every epoch whole, saves at the end, and says that it's done."""
-    args = job(lab)
-    run, bare = lab.undisturbed(*args), lab.undisturbed(*args, "--bare")
-    _finished(lab, run)
-    expect.finished(lab, bare)
-    if found := run.trajectory.diverges_from(bare.trajectory):
-        rows = [r for r in expect.divergence_rows(run, found) if r[0] not in ("means", "think")]
-        rows += [("compared", "your loop, and the plain one, in which nothing ever stops"), ("think", "what does your loop do in another order, more often, or not at all?")]
-        raise Finding(f"loop:{found.cause}", rows)
-    if parts := [e["parts"] for e in run.last.all("epoch") if e["parts"] != bare.last.first("epoch")["parts"]]:
-        rows = [("evaluated", f"{parts[0]} parts of {bare.last.first('epoch')['parts']}, undisturbed"), ("think", "what does a best metric mean that was measured on a part of the data?")]
-        raise Finding("evaluation cut short", rows)
-    _says(run, "done", [("ended", "training was done, exit status 0")])
-
-
-def _says(run: Run, want: str, rows: list) -> None:
-    status_says(run.directory, want, [*_fault(run), *rows], schedule_of(run))
-
-
-def status_says(directory: Path, want: str, rows: list, schedule: str | None = None) -> None:
-    _compare(told(str(directory)), want, rows, schedule)
-
-
-def _compare(says: str | None, want: str, rows: list, schedule: str | None) -> None:
-    if says != want:
-        rows = [
-            *rows,
-            ("status.json", f"says {says!r}" if says else "isn't there, or names no outcome"),
-            ("expected", f"{want!r}"),
-            ("means", "launchers hide exit statuses (torchrun turns each of them into 1): whoever decides whether the job is to be run again reads this file"),
-            ("think", "who writes it, and when?"),
-        ]
-        raise Finding("status file", rows, schedule)
-
-
-def just_finished(lab: Lab, ranks: int | None = None) -> None:
-    """A signal in the last save of all comes too late to stop anything; run again, the job has nothing to do."""
-    args, last = job(lab), 2 * steps_per_epoch(lab)
-    undisturbed(lab, *args, ranks=ranks)
-    for schedule in lab.schedules((Preempt((Sent("term", last, "event", 1, rank=None if ranks is None else 0),)),)):
-        run = launch(lab, *args, faults=schedule, ranks=ranks)
-        life = run.lives[0]
-        lives = _lives(life)
-        if life.obeyed_fault and len(life.all("epoch")) < 2:
-            return  # it saves before the last evaluation, was stopped there, and is right to say so
-        if not all(one.status == 0 and not one.ended for one in lives):
-            if all(one.preempted for one in lives):
-                rows = [
-                    *_fault(run),
-                    ("ended", f"as preempted (exit status {PREEMPTED}), with every epoch trained and evaluated"),
-                    ("expected", "exit status 0: nothing was left to do"),
-                    ("means", "the scheduler queues the job again, for nothing"),
-                    ("think", "when a signal came, is the job preempted in any case?"),
-                ]
-                raise Finding("done, not preempted", rows, schedule_of(run))
-            left_as_preempted(lab, run, 0, life, lab.undisturbed(*args, ranks=ranks))
-        if not life.all("signal") and not any(one.all("signal") for one in lives):
-            rows = [("trained", f"to the end, step {last}"), ("found", "no save after it"), ("means", "run again, the job trains what it has trained already"), ("think", "what does the next life find, if this one has just finished?")]
-            raise Finding("not saved at the end", rows)
-        _says(run, "done", [("ended", "training was done, exit status 0")])
-        again = lab.launch(*args, directory=run.directory, ranks=ranks)
-        if not again.finished or again.last.steps or again.last.all("part"):
-            if not again.last.steps and not again.finished:
-                raise ended_early(lab, again, again.last)
-            rows = [("relaunched", "a job that is done"), ("found", f"it trained {len(again.last.steps)} steps and evaluated {len(again.last.all('part'))} parts"), ("expected", "it finds that nothing is left to do, and says so"), ("think", "what was saved last, and does it say that the last epoch is over?")]
-            raise Finding("done twice", rows)
-
-
-def error_is_told(lab: Lab) -> None:
-    """A step that raises ends the job as failed: neither done, nor preempted."""
-    step = between_saves(lab)
-    run = launch(lab, *job(lab, "--fails-at", step), faults=())
-    life = run.last
-    if life.ended or life.all("killed"):
-        raise ended_early(lab, run, life)
-    rows = [("error", f"RuntimeError in step {step}")]
-    if life.status in SAYS:
-        raise Finding(
-            "error hidden",
-            [
-                *rows,
-                ("ended", f"the job left with exit status {life.status}, which says: {SAYS[life.status]}"),
-                ("means", "nobody looks for the error; or the job is run again for ever, and fails at the same step each time"),
-                ("think", "which errors does your code catch, and what does it do with them?"),
-            ],
-        )
-    _says(run, "failed", rows)
-
-
-def status_is_fresh(lab: Lab, schedule: tuple) -> None:
-    """Killed without a word, a life leaves no word of the life before."""
-    for chosen in lab.schedules(schedule):
-        run = launch(lab, *job(lab), faults=chosen)
-        left_as_preempted(lab, run, 0, run.lives[0], undisturbed(lab, *job(lab)))
-        if len(run.lives) < 2 or len(chosen) < 2:
-            continue
-        if not run.lives[1].died_of_fault:
-            raise ended_early(lab, run, run.lives[1])
-        if (says := run.notes["told"][1]) in ("done", "preempted", "failed"):
-            rows = [
-                *_fault(run),
-                ("status.json", f"says {says!r} after the SIGKILL: the life before wrote that"),
-                ("expected", "that nobody said how this life ended"),
-                ("means", "a job that crashes without a word looks as if it had left in good order"),
-                ("think", "when does what the file says stop being true?"),
-            ]
-            raise Finding("stale status", rows, schedule_of(run))

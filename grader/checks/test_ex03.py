@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from grader.checks import grace, handlers, preempted, task, together
+from grader.checks import grace, graceful, handlers, task, together
 from grader.checks.preempted import any_signal, between_saves, job, steps_per_epoch, stopped_and_resumed
 from grader.harness.faults import Kill
 from grader.harness.preemption import both, send
@@ -52,7 +52,7 @@ def test_it_takes_the_signals_that_it_is_given_and_no_others(lab):
 
 @task("ex03.2")
 def test_a_job_that_nobody_stops_trains_as_it_should(lab):
-    preempted.trains_like_the_yardstick(lab)
+    graceful.trains_like_the_yardstick(lab)
 
 
 @task("ex03.2")
@@ -103,17 +103,17 @@ def test_another_signal_while_it_leaves_changes_nothing(lab):
 
 @task("ex03.2")
 def test_a_job_that_has_just_finished_is_done(lab):
-    preempted.just_finished(lab)
+    graceful.just_finished(lab)
 
 
 @task("ex03.2")
 def test_an_error_is_neither_done_nor_preempted(lab):
-    preempted.error_is_told(lab)
+    graceful.error_is_told(lab)
 
 
 @task("ex03.2")
 def test_the_status_of_the_life_before_is_not_this_ones(lab):
-    preempted.status_is_fresh(lab, (send("usr1", steps_per_epoch(lab) + 1), Kill(steps_per_epoch(lab) + 3)))
+    graceful.status_is_fresh(lab, (send("usr1", steps_per_epoch(lab) + 1), Kill(steps_per_epoch(lab) + 3)))
 
 
 # ---------------------------------------------------------------- ex03.3  workers

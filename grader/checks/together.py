@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from grader.checks import preempted
+from grader.checks import graceful, preempted
 from grader.checks.expect import finished as one_finished
 from grader.checks.preempted import between_saves, job, launch, stopped_and_resumed
 from grader.harness import scratch
@@ -23,7 +23,7 @@ def stops(lab: Lab, preemption: Preempt, ranks: int = 2) -> None:
 
 
 def just_finished(lab: Lab) -> None:
-    preempted.just_finished(lab, ranks=2)
+    graceful.just_finished(lab, ranks=2)
 
 
 # --- what it costs ---------------------------------------------------------------------------------------

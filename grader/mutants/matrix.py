@@ -1,6 +1,6 @@
 """The kill matrix: every mutant graded, and which tasks caught it. Written by this command only.
 
-    grade dev matrix [ex01 ...] [--write]
+    grade dev matrix [ex01 ...] [--write] [--mutant NAME ...]
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ def table_path(exercise: Exercise) -> Path:
     return mutants.HERE / exercise.id / "README.md"
 
 
-def grade_all(exercise: Exercise, seed: int | None = None, say: Callable[[str], None] = lambda text: None):
-    """(mutant, result) of every mutant, from one fork server."""
+def grade_all(exercise: Exercise, names: tuple[str, ...], seed: int | None = None, say: Callable[[str], None] = lambda text: None):
+    """(mutant, result) of every mutant, or of those that are named, from one fork server."""
     launcher = launchers.choose()
     try:
-        for mutant in mutants.load(exercise):
+        for mutant in [m for m in mutants.load(exercise) if not names or m.name in names]:
             result = engine.grade(exercise, mutants.submission(exercise, mutant), launcher, seed=seed)
             say(f"{mutant.name:<34} {result.seconds:5.1f} s  " + " ".join(f"{t.id}:{t.verdict}" for t in result.tasks))
             yield mutant, result
@@ -34,24 +34,38 @@ def grade_all(exercise: Exercise, seed: int | None = None, say: Callable[[str], 
         launcher.close()
 
 
-def table(exercise: Exercise, rows: list[tuple[mutants.Mutant, ExerciseResult]]) -> str:
+def row(mutant: mutants.Mutant, result: ExerciseResult) -> str:
+    signs = [SIGN.get(t.verdict, t.verdict) for t in result.tasks]
+    return f"| {mutant.name} | {mutant.mistake} | {mutant.fact} | {' | '.join(signs)} |"
+
+
+def table(exercise: Exercise, rows: dict[str, str]) -> str:
+    """The rows, by the mutants' names, in the mutants' order."""
     ids = [task.id for task in exercise.tasks]
     lines = [f"| mutant | its mistake | fact | {' | '.join(ids)} |", "|---|---|---|" + "---|" * len(ids)]
-    for mutant, result in rows:
-        signs = [SIGN.get(t.verdict, t.verdict) for t in result.tasks]
-        lines.append(f"| {mutant.name} | {mutant.mistake} | {mutant.fact} | {' | '.join(signs)} |")
-    return "\n".join(lines)
+    return "\n".join(lines + [rows[m.name] for m in mutants.load(exercise) if m.name in rows])
 
 
-def main(exercise: Exercise, write: bool, seed: int | None) -> int:
+def written(exercise: Exercise) -> dict[str, str]:
+    """The rows of the table as it lies there."""
+    path = table_path(exercise)
+    lines = path.read_text().splitlines() if path.exists() else []
+    return {line.split("|")[1].strip(): line for line in lines if line.startswith("| ") and not line.startswith("| mutant ")}
+
+
+def main(exercise: Exercise, write: bool, seed: int | None, names: tuple[str, ...] = ()) -> int:
     if not exercise.solution.is_dir():
         raise UsageError("mutants are made from the solution, and this checkout has none")
+    if unknown := set(names) - {m.name for m in mutants.load(exercise)}:
+        raise UsageError(f"{exercise.id} has no mutant {', '.join(sorted(unknown))}")
     began = time.monotonic()
-    rows = list(grade_all(exercise, seed, lambda text: print(text, file=sys.stderr, flush=True)))
+    rows = list(grade_all(exercise, names, seed, lambda text: print(text, file=sys.stderr, flush=True)))
     wrong = [o for mutant, result in rows for o in mutants.objections(exercise, mutant, result)]
-    text = table(exercise, rows)
+    kept = written(exercise) if names else {}
+    shown = kept | {mutant.name: row(mutant, result) for mutant, result in rows}
+    text = table(exercise, shown)
     if write and not wrong:
-        table_path(exercise).write_text(_page(exercise, text, len(rows)))
+        table_path(exercise).write_text(_page(exercise, text, len(shown)))
         print(f"wrote {table_path(exercise).relative_to(exercise.folder.parent)}", file=sys.stderr)
     elif not write:
         print(text)

@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import select
 import signal
+from contextlib import suppress
 from multiprocessing.connection import wait
 
 from grader.harness import watch
@@ -97,8 +98,12 @@ def _through_the_agent(number: int) -> None:
 
 
 def _struck(workers: list, number: int) -> None:
-    """Wait until the workers that the signal kills are dead. Who ignores or blocks it lives on, which needs no waiting."""
-    wait([w.sentinel for w in workers if not _unmoved(w.pid, number)], WORKERS)
+    """Wait until the workers that the signal kills are dead, and SIGCHLD has come. Who ignores or blocks it lives on,
+    which needs no waiting."""
+    for worker in workers:
+        if not _unmoved(worker.pid, number) and wait([worker.sentinel], WORKERS):
+            with suppress(ChildProcessError):  # somebody has asked for its exit status already
+                os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)
 
 
 def _unmoved(pid: int, number: int) -> bool:

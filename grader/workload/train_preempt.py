@@ -83,7 +83,7 @@ def main() -> int:
     with fsevents.watching(args.directory, on_event):
         status = run(make_job, args.directory, scheduler.now, args.grace if args.tell_grace else None)
     watch.emit("left", status=status, clock=scheduler.clock)
-    if status == 0:
+    if status == 0 and jobs[0].epoch == args.epochs:
         watch.end(jobs[0])
     if status in (0, 75):
         ranks.leave()
