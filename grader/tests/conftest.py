@@ -8,6 +8,7 @@ import pytest
 
 from grader import course
 from grader.harness import launcher as launchers
+from grader.harness import scratch
 
 IN_CI = bool(os.environ.get("GRADE_CI"))
 
@@ -33,3 +34,11 @@ def launcher():
 @pytest.fixture(scope="session")
 def ex01():
     return course.find("ex01")
+
+
+@pytest.fixture
+def short_path():
+    """A folder with a short path, whatever TMPDIR and the test's name are: sockets of DataLoader workers lie below it."""
+    path = scratch.make()
+    yield path
+    scratch.remove(path)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from grader.harness import scratch
 from grader.harness.launcher import Limits
 from grader.harness.life import run_life
 from grader.harness.ranks import run_ranks
@@ -77,26 +78,29 @@ class Job:
 
 
 @pytest.fixture
-def job(launcher, tmp_path):
+def job(launcher, short_path):
     def make(*flags, world: int = 1, name: str = "job") -> Job:
-        (tmp_path / name).mkdir()
-        return Job(launcher, tmp_path / name, *flags, world=world)
+        (short_path / name).mkdir()
+        return Job(launcher, short_path / name, *flags, world=world)
 
     return make
 
 
 @pytest.fixture(scope="module")
-def undisturbed(launcher, tmp_path_factory):
+def undisturbed(launcher):
     """The fingerprint of a run that nothing disturbs, and its events."""
     known: dict = {}
+    top = scratch.make()
 
     def ended(*flags, world: int = 1) -> Ended:
         if (flags, world) not in known:
-            known[flags, world] = Job(launcher, tmp_path_factory.mktemp("undisturbed"), *flags, world=world).run()
+            (own := top / str(len(known))).mkdir()
+            known[flags, world] = Job(launcher, own, *flags, world=world).run()
             assert known[flags, world].weights, known[flags, world].text
         return known[flags, world]
 
-    return ended
+    yield ended
+    scratch.remove(top)
 
 
 fsdp2 = pytest.mark.skipif(version("torch").startswith("2.6"), reason="FSDP2 of torch 2.6 needs CUDA")
