@@ -4,47 +4,61 @@ from __future__ import annotations
 
 import pytest
 
-from grader.checks import grace, graceful, handlers, task, together
+from grader.checks import cases, grace, graceful, task, together
 from grader.checks.preempted import any_signal, between_saves, job, steps_per_epoch, stopped_and_resumed
 from grader.harness.faults import Kill
 from grader.harness.preemption import both, send
 
 # ---------------------------------------------------------------- ex03.1  the handler
 
+CASES = (
+    "each_signal_is_noted",
+    "the_first_one_counts",
+    "it_does_nothing_else",
+    "a_save_survives_signals",
+    "the_old_handlers_come_back",
+    "one_within_another",
+    "only_its_own_signals",
+)
+
+
+def handles(lab, case: str, think: str) -> None:
+    cases.right(lab, "signal_cases.py", CASES, case, think, ("when", "a signal came in a `with StopSignal()` block"))
+
 
 @task("ex03.1")
 def test_a_signal_is_noted_with_its_time(lab):
-    handlers.answers_well(lab, "each_signal_is_noted", "which signals come before a job is killed, and what must be known of them?")
+    handles(lab, "each_signal_is_noted", "which signals come before a job is killed, and what must be known of them?")
 
 
 @task("ex03.1")
 def test_the_first_signal_counts(lab):
-    handlers.answers_well(lab, "the_first_one_counts", "when did the grace begin?")
+    handles(lab, "the_first_one_counts", "when did the grace begin?")
 
 
 @task("ex03.1")
 def test_the_handler_does_nothing_else(lab):
-    handlers.answers_well(lab, "it_does_nothing_else", "in the middle of what may a handler run?")
+    handles(lab, "it_does_nothing_else", "in the middle of what may a handler run?")
 
 
 @task("ex03.1")
 def test_a_save_in_which_signals_come_is_whole(lab):
-    handlers.answers_well(lab, "a_save_survives_signals", "what does the second signal do to your job, and to the save that it interrupts?")
+    handles(lab, "a_save_survives_signals", "what does the second signal do to your job, and to the save that it interrupts?")
 
 
 @task("ex03.1")
 def test_the_handlers_from_before_come_back(lab):
-    handlers.answers_well(lab, "the_old_handlers_come_back", "what does signal.signal return, and who runs when a block raises?")
+    handles(lab, "the_old_handlers_come_back", "what does signal.signal return, and who runs when a block raises?")
 
 
 @task("ex03.1")
 def test_two_of_them_do_not_share_anything(lab):
-    handlers.answers_well(lab, "one_within_another", "where does the flag live: with the object, the class, or the module?")
+    handles(lab, "one_within_another", "where does the flag live: with the object, the class, or the module?")
 
 
 @task("ex03.1")
 def test_it_takes_the_signals_that_it_is_given_and_no_others(lab):
-    handlers.answers_well(lab, "only_its_own_signals", "which signals, and from when to when?")
+    handles(lab, "only_its_own_signals", "which signals, and from when to when?")
 
 
 # ---------------------------------------------------------------- ex03.2  the graceful stop

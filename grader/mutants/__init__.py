@@ -20,30 +20,30 @@ class Mutant:
     mistake: str
     fact: int  # row in the list of real mistakes that it stands for
     task: str  # must fail
-    edits: tuple[tuple[str, str], ...]
+    edits: tuple[tuple[str, str, str], ...]  # (file, find, replace); file "": the exercise's module
 
-    def apply(self, text: str) -> str:
-        """The solution with the mistake in it. ValueError if the solution has moved on."""
-        for find, replace in self.edits:
+    def apply(self, files: dict[str, bytes], module: str) -> dict[str, bytes]:
+        """The solution's files with the mistake in them. ValueError if the solution has moved on."""
+        for file, find, replace in self.edits:
+            text = files[file or module].decode()
             if text.count(find) != 1:
                 raise ValueError(f"mutant {self.name}: {text.count(find)} places in the solution match {find!r}")
-            text = text.replace(find, replace)
-        return text
+            files = files | {file or module: text.replace(find, replace).encode()}
+        return files
 
 
 def load(exercise: Exercise) -> list[Mutant]:
     """The exercise's mutants; none in a student's checkout, where they'd give the solution away."""
     return [
-        Mutant(m["name"], m["mistake"], m["fact"], m["task"], tuple((e["find"], e["replace"]) for e in m["edits"]))
+        Mutant(m["name"], m["mistake"], m["fact"], m["task"], tuple((e.get("file", ""), e["find"], e["replace"]) for e in m["edits"]))
         for path in sorted((HERE / exercise.id).glob("*.toml"))
         for m in tomllib.loads(path.read_text())["mutant"]
     ]
 
 
 def submission(exercise: Exercise, mutant: Mutant) -> Submission:
-    files = Submission(exercise.solution, exercise.module).files
-    text = mutant.apply(files[exercise.module].decode())
-    work = Submission(exercise.solution, exercise.module, files | {exercise.module: text.encode()})
+    files = mutant.apply(Submission(exercise.solution, exercise.module).files, exercise.module)
+    work = Submission(exercise.solution, exercise.module, files)
     work.key = f"mutant {exercise.id} {mutant.name}"
     return work
 

@@ -1,0 +1,195 @@
+"""Runs of a job on a cluster: submitted, disturbed as planned, followed until nothing of it is in the queue.
+
+Every run has a cluster of its own, so that what befalls one befalls no other.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from grader.harness import scratch
+from grader.harness.lab import WORKLOAD, Cancelled, Lab
+from grader.slurm import Cluster, ClusterError, NotInstalled
+from grader.verdicts import Inconclusive
+from grader.workload import auto_job
+
+SECONDS = 75.0  # that a run may take on a cluster; the longest takes about forty
+MOST_LIVES = 9  # more of them are a loop without end; the longest run has six
+POLL = 0.2  # s between two looks at the queue
+GRACE = 10  # s of the partition `low`
+IN_QUEUE = {"PENDING", "RUNNING", "COMPLETING", "SUSPENDED", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD"}
+EXCUSES = {"DependencyNeverSatisfied"}  # of a job that will stay in the queue for ever
+STEPS = 40
+
+
+@dataclass
+class ClusterRun:
+    """One job, or chain of jobs, after its end."""
+
+    folder: Path
+    jobs: dict[str, dict]  # job id -> what the cluster said of it last
+    late: bool  # it was still in the queue when its time was over
+    stuck: str = ""  # why a job in the queue will never run
+    seconds: float = 0.0
+    plan: list[dict] = field(default_factory=list)
+
+    @cached_property
+    def events(self) -> list[dict]:
+        try:
+            lines = scratch.read(self.folder / "events", 16 << 20).splitlines()
+        except OSError:
+            return []
+        return [e for line in lines if (e := _parsed(line))]
+
+    def all(self, event: str) -> list[dict]:
+        return [e for e in self.events if e["event"] == event]
+
+    @cached_property
+    def lives(self) -> list[list[dict]]:
+        """The events of each life, in the order in which they began."""
+        of: dict[int, list[dict]] = {}
+        for e in self.events:
+            if e["event"] == "life":
+                of.pop(e["pid"], None)
+            of.setdefault(e["pid"], []).append(e)
+        return sorted(of.values(), key=lambda events: events[0]["t"])
+
+    @property
+    def log(self) -> str:
+        try:
+            return scratch.read(self.folder / "train.log", 1 << 20, tail=True).decode(errors="replace")
+        except OSError:
+            return ""
+
+    @property
+    def finished(self) -> bool:
+        return any(e["event"] == "left" and e["status"] == auto_job.DONE for e in self.events)
+
+    @property
+    def course(self) -> dict[int, str]:
+        """Step -> digest, of the life that trained it last."""
+        return {e["step"]: e["digest"] for e in self.all("step")}
+
+    @property
+    def lost(self) -> list[tuple[dict, int]]:
+        """(fault, finished steps that the next life did again) for each fault that the run survived."""
+        out = []
+        for life, after in zip(self.lives, self.lives[1:]):
+            fault = next((e for e in life if e["event"] == "fault"), None)
+            resumed = next((e["step"] for e in after if e["event"] == "resumed"), None)
+            if fault and resumed is not None:
+                out.append((fault, max(e["step"] for e in life if e["event"] == "step") - resumed))
+        return out
+
+
+def _parsed(line: bytes) -> dict | None:
+    try:
+        e = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return e if isinstance(e, dict) and isinstance(e.get("event"), str) and "t" in e and "pid" in e else None
+
+
+def ran(lab: Lab, script: str, *flags: object, plan: tuple[dict, ...] = (), own: bool = False, then=None) -> ClusterRun:
+    """The run of `script` (of the submission) with these flags of auto_job.py, under this plan; once in a grading.
+
+    own    the training calls the submission's Python functions, too
+    then   called with (cluster, job id) when the run is over; what is in the queue then is followed as well
+    """
+    key = ("cluster", script, *map(str, flags), json.dumps(plan), own, bool(then), lab.bench.submission.key)
+    return lab.bench.once(key, lambda: _run(lab, script, flags, list(plan), own, then))
+
+
+def _run(lab: Lab, script: str, flags: tuple, plan: list[dict], own: bool, then) -> ClusterRun:
+    code = lab.submitted()
+    folder = lab.bench.folder()
+    work = folder / "job"
+    for name, data in lab.bench.submission.files.items():
+        if name.endswith((".sbatch", ".py", ".sh")):
+            (work / name).parent.mkdir(parents=True, exist_ok=True)
+            (work / name).write_bytes(data)
+    if not (work / script).exists():
+        raise Inconclusive("script", [("missing", f"there is no {script}")])
+    (work / "plan.json").write_text(json.dumps(plan))
+    command = [
+        sys.executable, "-I", str(WORKLOAD / "auto_job.py"), "--directory", str(work / "checkpoints"),
+        "--events", str(work / "events"), "--plan", str(work / "plan.json"), "--seed", str(lab.seed), "--steps", str(STEPS), *map(str, flags),
+    ]  # fmt: skip
+    if own:
+        command += ["--code", str(code / lab.bench.submission.module)]
+    try:
+        with Cluster(folder / "c", nodes=1, grace=GRACE, fast_limits=True) as cluster:
+            return _follow(lab, cluster, work, script, " ".join(command), plan, then)
+    except NotInstalled as e:
+        raise Inconclusive("no cluster", [("cluster", str(e))])
+    except ClusterError as e:
+        raise Inconclusive("cluster", [("cluster", str(e))])
+
+
+def _follow(lab: Lab, cluster: Cluster, work: Path, script: str, train: str, plan: list[dict], then) -> ClusterRun:
+    began = time.monotonic()
+    submitted = cluster.run(["sbatch", "--parsable", script], cwd=work, env={**cluster.env, "TRAIN": train})
+    if submitted.returncode:
+        raise Refused(submitted.stderr.strip())
+    first = submitted.stdout.strip().split(";")[0]
+    run = ClusterRun(work, {first: {}}, late=False, plan=plan)
+    handled, others = 0, set()
+    while True:
+        faults = [e for line in _lines(work / "events") if (e := _parsed(line)) and e["event"] == "fault"]
+        for fault in faults[handled:]:
+            others |= _inflict(cluster, fault)
+            handled += 1
+        asked = cluster.run(["squeue", "-h", "-o", "%i|%T|%r"])
+        queue = {q[0]: q for q in (line.split("|") for line in asked.stdout.splitlines()) if len(q) == 3}
+        mine = {i: q for i, q in queue.items() if i not in others}
+        for i in mine:
+            run.jobs.setdefault(i, {})
+        if stuck := next((q for q in mine.values() if q[2] in EXCUSES), None):
+            run.stuck = stuck[2]
+            break
+        if asked.returncode == 0 and not {q[1] for q in mine.values()} & IN_QUEUE:  # else slurmctld was too busy to say
+            if then is None:
+                break
+            then(cluster, first)
+            then = None
+            continue
+        lives = sum(b'"event": "life"' in line for line in _lines(work / "events"))
+        if time.monotonic() - began > SECONDS or lives > MOST_LIVES:
+            run.late = True
+            break
+        if lab.bench.cancelled.wait(POLL):
+            raise Cancelled
+    for i in run.jobs:
+        try:
+            run.jobs[i] = cluster.job(i)
+        except ClusterError:
+            pass  # it's gone from the cluster's memory
+    run.seconds = time.monotonic() - began
+    run.events, run.log  # noqa: B018  (read now: what it reported outlives its folder)
+    return run
+
+
+class Refused(Exception):
+    """sbatch didn't take the script."""
+
+
+def _lines(path: Path) -> list[bytes]:
+    try:
+        return path.read_bytes().splitlines()
+    except OSError:
+        return []
+
+
+def _inflict(cluster: Cluster, fault: dict) -> set[str]:
+    """Do to the job what it waits for; the ids of jobs that this takes."""
+    if fault["do"] == "preempt":
+        return {cluster.submit("-p", "high", "--exclusive", "-o", os.devnull, "--wrap", "true")}
+    if fault["do"] == "limit":
+        cluster.run(["scontrol", "update", f"jobid={fault['job']}", "EndTime=now+9"], check=True)
+    return set()

@@ -1,0 +1,71 @@
+"""The checkpoints of exercise 4: folders with a manifest. No torch: a job on the cluster starts in milliseconds.
+
+    step-40/state.json        the job's state
+    step-40/manifest.json     {"step": 40, "files": {"state.json": {"bytes": 1234, "sha256": "..."}}}
+
+A folder is written as step-40.tmp, and renamed when all of it is there: so it is whole, unless a disk or a hand did
+something to it later.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+MANIFEST = "manifest.json"
+
+
+def write(directory: str | Path, step: int, state: dict) -> Path:
+    """Write the checkpoint of `step`, all of it or nothing."""
+    final = Path(directory, f"step-{step}")
+    temporary = final.with_name(final.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    _write(temporary / "state.json", json.dumps(state).encode())
+    seal(temporary, step)
+    shutil.rmtree(final, ignore_errors=True)  # the same step, saved by an earlier life
+    os.rename(temporary, final)
+    return final
+
+
+def seal(folder: Path, step: int) -> None:
+    """Write the manifest of what lies in `folder`."""
+    files = {}
+    for path in sorted(folder.iterdir()):
+        if path.name != MANIFEST:
+            data = path.read_bytes()
+            files[path.name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    _write(folder / MANIFEST, json.dumps({"step": step, "files": files}).encode())
+
+
+def _write(path: Path, data: bytes) -> None:
+    with open(path, "wb") as f:
+        f.write(data)
+        f.flush()
+        os.fsync(f.fileno())
+
+
+def read(folder: str | Path) -> dict:
+    return json.loads(Path(folder, "state.json").read_text())
+
+
+def intact(folder: Path) -> bool:
+    """Is it what its manifest says? The grader's own answer."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        for name, said in manifest["files"].items():
+            data = (folder / name).read_bytes()
+            if len(data) != said["bytes"] or hashlib.sha256(data).hexdigest() != said["sha256"]:
+                return False
+        return folder.name == f"step-{manifest['step']}" and bool(manifest["files"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def newest_intact(directory: str | Path) -> Path | None:
+    """The grader's own answer to task 4.1, for runs in which it isn't asked."""
+    found = [p for p in Path(directory).glob("step-*") if p.name[5:].isdigit() and intact(p)]
+    return max(found, key=lambda p: int(p.name[5:]), default=None)
