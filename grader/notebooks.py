@@ -77,6 +77,27 @@ def train(
     return run
 
 
+def on_cluster(submission: Submission, script: str, *flags: object, plan: Sequence[dict] = (), own: bool = False, seed: int = 0):
+    """The run of a job script of the submission on a cluster of its own (grader/checks/cluster_runs.py), under this plan:
+    [{"step": 7, "do": "preempt"}, ...]. UsageError where there is no cluster to be had."""
+    from grader.checks import cluster_runs
+
+    bench = Bench(submission, _launcher(), seed=seed, jobs=1)
+    try:
+        return cluster_runs.ran(Lab(bench, "notebook"), script, *flags, plan=tuple(plan), own=own)
+    except Finding as found:
+        raise UsageError(str(found).strip())
+    finally:
+        bench.close()
+
+
+def files(name: str, texts: dict[str, str], module: str = "auto_resume.py") -> Submission:
+    """A submission of these files, called `name`."""
+    work = Submission(course.ROOT, module, {file: text.encode() for file, text in {module: "", **texts}.items()})
+    work.key = f"notebook {name}"
+    return work
+
+
 def last_words(run: Run) -> str:
     """What those lives of `run` wrote to stderr that ended by themselves before training was done; empty if none did."""
     return run.notes["last words"]

@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 
@@ -37,6 +38,7 @@ class ClusterRun:
     late: bool  # it was still in the queue when its time was over
     stuck: str = ""  # why a job in the queue will never run
     seconds: float = 0.0
+    record: list[dict] = field(default_factory=list)  # the cluster's own: "job", "start" and "end" (epoch s), "state" of each run
     plan: list[dict] = field(default_factory=list)
 
     @cached_property
@@ -60,7 +62,7 @@ class ClusterRun:
             of.setdefault(e["pid"], []).append(e)
         return sorted(of.values(), key=lambda events: events[0]["t"])
 
-    @property
+    @cached_property
     def log(self) -> str:
         try:
             return scratch.read(self.folder / "train.log", 1 << 20, tail=True).decode(errors="replace")
@@ -170,9 +172,20 @@ def _follow(lab: Lab, cluster: Cluster, work: Path, script: str, train: str, pla
             run.jobs[i] = cluster.job(i)
         except ClusterError:
             pass  # it's gone from the cluster's memory
-    run.seconds = time.monotonic() - began
+    run.seconds, run.record = time.monotonic() - began, _record(cluster, set(run.jobs))
     run.events, run.log  # noqa: B018  (read now: what it reported outlives its folder)
     return run
+
+
+def _record(cluster: Cluster, jobs: set[str]) -> list[dict]:
+    """What the cluster has noted of each run of these jobs. A run that ended by a requeue is said to be PENDING."""
+    said = cluster.run(["sacct", "-c", "-n", "-P", "-o", "JobID,Start,End,State"]).stdout
+    rows = [line.split("|") for line in said.splitlines()]
+    return [
+        {"job": job, "start": datetime.fromisoformat(start).timestamp(), "end": datetime.fromisoformat(end).timestamp(), "state": state}
+        for job, start, end, state in (row for row in rows if len(row) == 4)
+        if job in jobs and "T" in start and "T" in end
+    ]
 
 
 class Refused(Exception):

@@ -10,7 +10,8 @@ from grader import course, derive, engine
 from grader.harness.lab import Bench, Lab
 from grader.verdicts import BLOCKED, FAIL
 
-ALTERNATIVES = sorted((Path(__file__).parent / "alternatives").glob("ex*/*.py"))
+# a file that is the exercise's module, or a folder with all of its files
+ALTERNATIVES = [p for p in sorted((Path(__file__).parent / "alternatives").glob("ex*/*")) if p.suffix == ".py" or (p.is_dir() and p.name != "__pycache__")]
 
 
 def points(result) -> str:
@@ -33,7 +34,9 @@ def test_the_solution_scores_full_marks(launcher, exercise, seed):
 def test_a_right_solution_in_another_style_scores_full_marks(launcher, path):
     exercise = course.find(path.parent.name)
     template = course.ROOT / "templates" / "checkpoint_utils.py"  # one of them is built on it
-    work = course.Submission(path.parent, exercise.module, {exercise.module: path.read_bytes(), template.name: template.read_bytes()})
+    files = {exercise.module: path.read_bytes()} if path.is_file() else {f.name: f.read_bytes() for f in path.iterdir() if f.is_file()}
+    work = course.Submission(path.parent, exercise.module, files | {template.name: template.read_bytes()})
+    work.key = f"alternative {path.stem}"
     result = engine.grade(exercise, work, launcher, seed=4)
     assert result.score == exercise.points, points(result)
 
@@ -61,6 +64,7 @@ RUNS = {
     "ex01": (("train.py", "--every-epochs", 1, "--keep", 2), None, 30),
     "ex02": (("train_ddp.py", "--functions", "save_job"), 2, 12),
     "ex03": (("train_preempt.py",), None, 12),
+    "ex04": (("auto_cases.py", "--case", "the_highest_step_counts"), None, 0),
 }
 
 
@@ -77,7 +81,7 @@ def test_an_untouched_starter_runs(launcher, exercise):
         bench.close()
 
 
-POINTS = {"ex01": [4, 4, 4, 5, 3], "ex02": [6, 6, 8, 4, 6], "ex03": [4, 6, 4, 6, 5]}
+POINTS = {"ex01": [4, 4, 4, 5, 3], "ex02": [6, 6, 8, 4, 6], "ex03": [4, 6, 4, 6, 5], "ex04": [5, 7, 5, 3, 5]}
 
 
 @EXERCISES

@@ -1,0 +1,133 @@
+"""The source of notebook.ipynb, in percent format. Edit here, then: grade dev notebook ex04"""
+# ruff: noqa: E402  (cells import what they need, where they need it)
+
+# %% [markdown]
+# # Lab 4: the life of a job
+#
+# In this lab you submit job scripts to a Slurm cluster: the real daemons, started for each run and gone afterwards. You
+# let a tutorial's script lose a day, then your own go through four disasters, and you draw what happened from the
+# cluster's own records and from what the training reported.
+#
+# Where it says **yours**, the files in `starter/` run. The outputs stored here come from the reference solution. Times are
+# real: Slurm waits some six seconds before it starts a requeued job again (on a site, two minutes). Nothing in here is
+# graded: change whatever makes you curious.
+
+# %% tags=["nbval-ignore-output"]
+import matplotlib.pyplot as plt
+
+from grader import notebooks
+
+BLUE, ORANGE, GREEN, RED, GREY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#8c8c8c"  # told apart by the colour-blind, too
+plt.rcParams.update({
+    "figure.dpi": 120, "font.size": 10, "axes.titlesize": 11, "axes.titlelocation": "left", "axes.titlepad": 10,
+    "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False,
+})  # fmt: skip
+
+# %% [markdown]
+# ## 1. A script that looks careful
+#
+# It asks to be requeued, it traps the signal, it passes it on, it requeues the job. Read it as if a colleague had asked you
+# for a review. Its time limit
+# comes near at step 17; the training saves every five steps, and when it's told to stop, which takes seven seconds.
+
+# %% tags=["nbval-ignore-output"]
+careful = """#!/bin/bash
+#SBATCH --job-name=train
+#SBATCH --output=train.log
+#SBATCH --requeue
+#SBATCH --signal=B:USR1@120
+
+trap 'kill -TERM "$training"' USR1 TERM
+srun $TRAIN &
+training=$!
+wait "$training"
+[ $? = 0 ] || scontrol requeue "$SLURM_JOB_ID"
+"""
+run = notebooks.on_cluster(notebooks.files("careful", {"careful.sbatch": careful}), "careful.sbatch", plan=[{"step": 17, "do": "limit", "save": 7}])
+for life in run.lives:
+    steps = [e["step"] for e in life if e["event"] == "step"]
+    heard = [e["signal"] for e in life if e["event"] == "signal"]
+    resumed = next(e["step"] for e in life if e["event"] == "resumed")
+    print(f"resumed at step {resumed}, trained up to step {max(steps)}, heard {heard or 'nothing'}")
+print()
+print("what is left of the log:")
+print("\n".join(f"    {line}" for line in run.log.splitlines() if line.startswith(("life", "starting", "done"))))
+
+# %% [markdown]
+# The time limit came near at step 17, the shell was warned, the trap ran. But the training heard nothing, and the next life
+# did steps again that had been done. SIGTERM *to srun* means: end these tasks, and srun does it with SIGKILL. One word in
+# the trap (`USR1`, which srun hands on as it is) makes the difference between a save and a loss. And of the first life's
+# log, nothing is left.
+#
+# ## 2. Yours, through four disasters
+#
+# Now your `auto_resume.sbatch` with your `auto_resume.py`. The job is preempted, its time runs out, its training is killed, and
+# killed again with its newest checkpoint cut in half.
+
+# %% tags=["nbval-ignore-output"]
+plan = [
+    {"step": 7, "do": "preempt", "save": 1},
+    {"step": 16, "do": "limit", "save": 1},
+    {"step": 24, "do": "kill"},
+    {"step": 33, "do": "torn"},
+]
+mine = notebooks.on_cluster(notebooks.yours("ex04"), "auto_resume.sbatch", plan=plan, own=True)
+
+
+def draw(axis, run):
+    """Progress against time: the cluster's record of when the job ran, the training's of its steps, saves and signals.
+    The cluster notes whole seconds."""
+    zero = min(e["t"] for e in run.events)
+    for n, ran in enumerate(run.record):
+        axis.axvspan(ran["start"] - zero, ran["end"] + 1 - zero, color="#e8eef4", zorder=0, label="running, says the cluster" if n == 0 else None)
+    for n, life in enumerate(run.lives):
+        steps = [(e["t"] - zero, e["step"]) for e in life if e["event"] in ("resumed", "step")]
+        last = life[-1]["t"] - zero
+        axis.plot([t for t, _ in steps] + [last], [s for _, s in steps] + [steps[-1][1]], color=BLUE, lw=2, label="progress" if n == 0 else None)
+    saves = [(e["t"] - zero, e["step"]) for e in run.all("saved")]
+    axis.plot(*zip(*saves), ls="none", marker="o", ms=4, color=ORANGE, label="save")
+    told = [(e["t"] - zero, max(s["step"] for s in life if s["event"] in ("step", "resumed"))) for life in run.lives for e in life if e["event"] == "signal"]
+    if told:
+        axis.plot(*zip(*told), ls="none", marker="v", ms=8, color="black", label="signal heard")
+    for e in run.all("fault"):
+        text = {"preempt": "preempted", "limit": "time limit", "kill": "SIGKILL", "torn": "SIGKILL,\ntorn checkpoint"}[e["do"]]
+        axis.annotate(text, (e["t"] - zero, e["step"]), xytext=(4, 10), textcoords="offset points", fontsize=8.5, color=RED)
+    axis.set_xlabel("seconds since the job first ran")
+    axis.set_ylabel("step")
+    axis.set_ylim(0, 46)
+
+
+fig, axis = plt.subplots(figsize=(10, 4.4), layout="constrained")
+draw(axis, mine)
+axis.set_title("One job, five lives")
+axis.legend(loc="upper left", fontsize=9)
+plt.show()
+
+# %%
+from grader.workload.auto_job import undisturbed
+
+print("done" if mine.finished else "not done", "and", "bit for bit the undisturbed run" if mine.course == undisturbed(0, 40) else "another run")
+for fault, steps in mine.lost:
+    print(f"  {fault['do']:<8} at step {fault['step']}: {steps} steps done again")
+
+# %% [markdown]
+# Where the blue line falls, work was done again: after a SIGKILL from the last save on; after a torn checkpoint from the
+# one before it. A preemption and a time limit cost nothing but the waiting. (Slurm's own clock looks at time limits every
+# 30 seconds on a site; here every two.)
+#
+# ## 3. The cluster's record
+#
+# What the cluster itself has noted: each run of the job, and the state in which it ended. PENDING means that it went
+# back into the queue.
+
+# %%
+for number, ran in enumerate(mine.record, 1):
+    print(f"run {number}: {ran['state']}")
+
+# %% [markdown]
+# ## Questions to take along
+#
+# - In section 1, the shell was warned two minutes before the limit. What would the training have needed to do in these two
+#   minutes, and what if its save takes three?
+# - In section 2, which of the four would have ended the job if `begin_life` counted every life as a crash?
+# - Your site allows ten requeues a job. Where would you count them, and what would you do at the tenth?
