@@ -11,7 +11,6 @@ import inspect
 import os
 import random
 import shlex
-import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable
@@ -69,6 +68,11 @@ def collect(exercise: Exercise) -> list[Check]:
     return found
 
 
+def at_once(exercise: Exercise) -> int:
+    """How many of its checks may run at a time, whatever the cores: those that wait for a cluster need none. 0: no matter."""
+    return getattr(importlib.import_module(f"grader.checks.test_{exercise.id}"), "AT_ONCE", 0)
+
+
 def _cases(function: Callable) -> Iterable[tuple[str, dict]]:
     """The parameter sets of a function that has at most one @pytest.mark.parametrize of one name."""
     marks = [m for m in getattr(function, "pytestmark", []) if m.name == "parametrize"]
@@ -110,9 +114,7 @@ class Grading:
     # --- running
 
     def start(self) -> Grading:
-        # checks that wait for a cluster need no core meanwhile
-        at_once = getattr(sys.modules[self.checks[0].function.__module__], "AT_ONCE", 0) if self.checks else 0
-        self._pool = ThreadPoolExecutor(max_workers=max(2 * self.bench.jobs, at_once))
+        self._pool = ThreadPoolExecutor(max_workers=max(2 * self.bench.jobs, at_once(self.exercise)))
         preflight = self._pool.submit(self._preflight)
         for check in self.checks:
             self._futures[check.name] = self._pool.submit(self._run, check, preflight)

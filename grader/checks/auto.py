@@ -151,11 +151,11 @@ def undisturbed_saves(run: ClusterRun) -> None:
             elif e["event"] == "signal" and e["signal"] == "SIGTERM" and saving:
                 rows = [
                     *story(run),
-                    ("found", "SIGTERM came to the training while it was saving, as `scontrol requeue` sends it"),
+                    ("found", "SIGTERM came to the training while it was saving: of a requeue, or of the time limit itself"),
                     ("means", "SIGKILL follows, whether or not the save is through"),
-                    ("think", "what must have happened before the job may be requeued?"),
+                    ("think", "what must have happened before the job may be requeued? And how early was the training told to save?"),
                 ]
-                raise Finding("requeued too early", rows)
+                raise Finding("save disturbed", rows)
 
 
 def log_goes_on(run: ClusterRun) -> None:

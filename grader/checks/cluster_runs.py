@@ -20,10 +20,11 @@ from grader.slurm import Cluster, ClusterError, NotInstalled
 from grader.verdicts import Inconclusive
 from grader.workload import auto_job
 
-SECONDS = 75.0  # that a run may take on a cluster; the longest takes about forty
-MOST_LIVES = 9  # more of them are a loop without end; the longest run has six
+SECONDS = 150.0  # that a run may take on a cluster; the longest takes about forty
+MOST_LIVES = 6  # more of them are a loop without end; the longest run has five
+LIMIT = 20  # s that are left when a time limit comes near
 POLL = 0.2  # s between two looks at the queue
-GRACE = 10  # s of the partition `low`
+GRACE = 15  # s of the partition `low`: time enough for any save here
 IN_QUEUE = {"PENDING", "RUNNING", "COMPLETING", "SUSPENDED", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD"}
 EXCUSES = {"DependencyNeverSatisfied"}  # of a job that will stay in the queue for ever
 STEPS = 40
@@ -204,5 +205,5 @@ def _inflict(cluster: Cluster, fault: dict) -> set[str]:
     if fault["do"] == "preempt":
         return {cluster.submit("-p", "high", "--exclusive", "-o", os.devnull, "--wrap", "true")}
     if fault["do"] == "limit":
-        cluster.run(["scontrol", "update", f"jobid={fault['job']}", "EndTime=now+9"], check=True)
+        cluster.run(["scontrol", "update", f"jobid={fault['job']}", f"EndTime=now+{LIMIT}"], check=True)
     return set()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from grader import engine, mutants
@@ -26,10 +27,14 @@ def grade_all(exercise: Exercise, names: tuple[str, ...], seed: int | None = Non
     """(mutant, result) of every mutant, or of those that are named, from one fork server."""
     launcher = launchers.choose()
     try:
-        for mutant in [m for m in mutants.load(exercise) if not names or m.name in names]:
-            result = engine.grade(exercise, mutants.submission(exercise, mutant), launcher, seed=seed)
-            say(f"{mutant.name:<34} {result.seconds:5.1f} s  " + " ".join(f"{t.id}:{t.verdict}" for t in result.tasks))
-            yield mutant, result
+        with ThreadPoolExecutor(3 if engine.at_once(exercise) else 1) as pool:
+
+            def grade(mutant: mutants.Mutant):
+                result = engine.grade(exercise, mutants.submission(exercise, mutant), launcher, seed=seed)
+                say(f"{mutant.name:<34} {result.seconds:5.1f} s  " + " ".join(f"{t.id}:{t.verdict}" for t in result.tasks))
+                return mutant, result
+
+            yield from pool.map(grade, [m for m in mutants.load(exercise) if not names or m.name in names])
     finally:
         launcher.close()
 
