@@ -25,7 +25,6 @@ MOST_LIVES = 6  # more of them are a loop without end; the longest run has five
 LIMIT = 20  # s that are left when a time limit comes near
 POLL = 0.2  # s between two looks at the queue
 GRACE = 15  # s of the partition `low`: time enough for any save here
-IN_QUEUE = {"PENDING", "RUNNING", "COMPLETING", "SUSPENDED", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD"}
 EXCUSES = {"DependencyNeverSatisfied"}  # of a job that will stay in the queue for ever
 STEPS = 40
 
@@ -142,7 +141,7 @@ def _follow(lab: Lab, cluster: Cluster, work: Path, script: str, train: str, pla
         raise Refused(submitted.stderr.strip())
     first = submitted.stdout.strip().split(";")[0]
     run = ClusterRun(work, {first: {}}, late=False, plan=plan)
-    handled, others = 0, set()
+    handled, others, empty = 0, set(), 0
     while True:
         faults = [e for line in _lines(work / "events") if (e := _parsed(line)) and e["event"] == "fault"]
         for fault in faults[handled:]:
@@ -156,11 +155,13 @@ def _follow(lab: Lab, cluster: Cluster, work: Path, script: str, train: str, pla
         if stuck := next((q for q in mine.values() if q[2] in EXCUSES), None):
             run.stuck = stuck[2]
             break
-        if asked.returncode == 0 and not {q[1] for q in mine.values()} & IN_QUEUE:  # else slurmctld was too busy to say
+        # in whatever state; twice, as a job may be between two of them; and a slurmctld that is too busy to say says nothing
+        empty = empty + 1 if asked.returncode == 0 and not mine else 0
+        if empty == 2:
             if then is None:
                 break
             then(cluster, first)
-            then = None
+            then, empty = None, 0
             continue
         lives = sum(b'"event": "life"' in line for line in _lines(work / "events"))
         if time.monotonic() - began > SECONDS or lives > MOST_LIVES:

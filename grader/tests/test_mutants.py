@@ -19,7 +19,8 @@ from grader.verdicts import FAIL
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 SEED = 2026
 # one for every kind of evidence: progress, optimizer, RNG, batches, crash, storage faults, damage, retention;
-# ranks that wait, differ, disagree, hold too much; signals, graces, time limits
+# ranks that wait, differ, disagree, hold too much; signals, graces, time limits;
+# jobs that aren't run again, or in vain
 SHOWN = {
     "ex01": [
         "optimizer-forgotten",
@@ -71,6 +72,17 @@ SHOWN = {
         "grace-not-used",
         "far-too-early",
     ],
+    "ex04": [
+        "ordered-as-text",
+        "digests-not-compared",
+        "silent-restart",
+        "never-requeued",
+        "log-truncated",
+        "hopeless-is-done",
+        "afterok",
+        "lock-file",
+        "three-restarts-are-enough",
+    ],
 }
 
 
@@ -82,25 +94,37 @@ def name(value):
     return value.name if isinstance(value, mutants.Mutant) else value.id
 
 
+def options(exercise, mutant, whole: bool) -> dict:
+    """All tasks if `whole`, else the one that must catch it."""
+    return {"seed": SEED, "tasks": None if whole else [exercise.task(mutant.task).number]}
+
+
 @pytest.fixture(scope="module")
-def graded(launcher):
+def graded(grade):
     """Results of mutants, graded once for all tests of this file."""
     results = {}
 
-    def grade(exercise, mutant, whole=False):
-        """All tasks if `whole`, else the one that must catch it."""
+    def of(exercise, mutant, whole=False):
         if (exercise.id, mutant.name, whole) not in results:
-            work, tasks = mutants.submission(exercise, mutant), [exercise.task(mutant.task).number]
-            result = engine.grade(exercise, work, launcher, seed=SEED, tasks=None if whole else tasks)
+            result = grade(exercise, mutants.submission(exercise, mutant), **options(exercise, mutant, whole))
             results[exercise.id, mutant.name, whole] = result
         return results[exercise.id, mutant.name, whole]
 
-    return grade
+    return of
+
+
+def ahead(test: str, params: dict):
+    """What a test of this file will ask `grade` for, if that waits for a cluster."""
+    if test not in ("test_a_mutant_is_caught_by_its_task", "test_a_mutant_is_caught_by_its_task_and_by_no_other"):
+        return None
+    exercise, mutant = params["exercise"], params["mutant"]
+    whole = test.endswith("no_other")
+    return (exercise, mutants.submission(exercise, mutant), options(exercise, mutant, whole)) if engine.at_once(exercise) else None
 
 
 # `make matrix` grades every mutant by every task, and writes the tables. Here, to be done in minutes, a share of them
 # is graded by every task, and of the others those that are shown and one of ten by their own. Ranks cost more.
-WHOLE_OF = {"ex01": 27, "ex02": 44, "ex03": 56}
+WHOLE_OF = {"ex01": 27, "ex02": 44, "ex03": 56, "ex04": 46}
 
 
 def _share(exercise: course.Exercise) -> tuple[list, list]:
