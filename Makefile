@@ -72,10 +72,10 @@ matrix: $(READY_DEV)  ## grade every mutant; write the tables of which task catc
 	@$(BIN)/grade dev matrix $(EX) --write
 
 # Slurm's own services don't start: /etc/slurm/slurm.conf is missing. munge's may, and nothing here uses it.
-SLURM_PACKAGES := slurmctld slurmd slurm-client munge $(if $(shell command -v cc),,gcc libc6-dev)
+SLURM_PACKAGES := slurmctld slurmd slurm-client munge shellcheck $(if $(shell command -v cc),,gcc libc6-dev)
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-slurm:  ## install Slurm (Debian and Ubuntu), for grade cluster
+slurm:  ## install Slurm (Debian and Ubuntu), for grade cluster, and shellcheck
 	@command -v apt-get >/dev/null || { echo "make: no apt-get here; how to install Slurm elsewhere: grader/slurm/README.md" >&2; exit 2; }
 	@[ -z "$(SUDO)" ] || command -v sudo >/dev/null || { echo "make: installing needs root, and there is no sudo here; as root: make slurm" >&2; exit 2; }
 	$(SUDO) apt-get update || echo "make: apt-get update failed; trying with the lists that are there" >&2
