@@ -31,6 +31,7 @@ class Status:
     proctrack: str = ""
     only_loopback: bool = True
     since: float = 0.0  # seconds since the epoch
+    kind: str = "real"  # or stand-in
 
 
 class Cluster:
@@ -50,6 +51,8 @@ class Cluster:
     It ends with the `with` block, and with this process, even when that is killed. Raises UsageError if it can't be
     what it's asked to be, NotInstalled where Slurm is missing, ClusterError if it doesn't start.
     """
+
+    kind = "real"
 
     def __init__(
         self,
@@ -79,10 +82,7 @@ class Cluster:
 
     def start(self, stay: bool = False) -> None:
         """Return once all nodes are idle. With `stay`, the cluster outlives this process: until `stop`."""
-        self.options.check()
-        check_directory(self.directory)
-        user()
-        programs.find()
+        self._check()
         try:
             self.directory.mkdir(0o700)
         except FileExistsError:
@@ -101,9 +101,20 @@ class Cluster:
             self.stop()
             raise
 
+    def _check(self) -> None:
+        self.options.check()
+        check_directory(self.directory)
+        user()
+        programs.find()
+
+    @property
+    def program(self) -> Path:
+        """What holds the cluster, and ends with our end of its standard input."""
+        return KEEPER
+
     def _begin(self) -> None:
         self._keeper = subprocess.Popen(
-            [sys.executable, "-I", str(KEEPER), str(self.directory)],
+            [sys.executable, "-I", str(self.program), str(self.directory)],
             stdin=subprocess.PIPE,  # its lifeline
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -145,9 +156,11 @@ class Cluster:
     def env(self) -> dict[str, str]:
         """This process's environment, for clients of this cluster: SLURM_CONF and PATH, and nothing of another's."""
         mine = {k: v for k, v in os.environ.items() if not k.startswith(OTHERS)}
-        path = [mine.get("PATH", os.defpath)]
-        path += [f for f in programs.find().folders if f not in path[0].split(os.pathsep)]
-        return mine | {"SLURM_CONF": str(self.conf), "PATH": os.pathsep.join(path)}
+        return mine | {"SLURM_CONF": str(self.conf), "PATH": os.pathsep.join(self._folders(mine.get("PATH", os.defpath)))}
+
+    def _folders(self, path: str) -> Sequence[str]:
+        """The PATH, in parts: this one, and where the clients are."""
+        return [path, *(f for f in programs.find().folders if f not in path.split(os.pathsep))]
 
     def run(self, command: Sequence[str | os.PathLike], *, timeout: float = 60, check: bool = False, **options) -> subprocess.CompletedProcess:
         """A client, or any command, in this cluster's environment: `subprocess.run` with output captured as text.
@@ -200,10 +213,10 @@ class Cluster:
         """What is up and what isn't, by looking; bounded, also where a daemon hangs."""
         known = state.read(self.directory)
         if known is None and processes.belonging(str(self.directory)):
-            return Status("starting")
+            return Status("starting", kind=self.kind)
         if known is None:
-            return Status("dead", problems=["its start was cut short, or its directory was emptied"])
-        facts = {k: known[k] for k in ("proctrack", "only_loopback", "since") if k in known}
+            return Status("dead", problems=["its start was cut short, or its directory was emptied"], kind=self.kind)
+        facts = self._facts(known)
         problems = [] if known["now"] else ["the machine was started anew since"]
         if known["now"] and not state.alive(known, known["keeper"]):
             problems.append("its keeper was killed, and its daemons with it")
@@ -215,9 +228,8 @@ class Cluster:
                 problems.append(f"{called} has died{': ' + daemon['ended'] if 'ended' in daemon else ''}")
         if known["phase"] == "starting":
             return Status("starting", problems=problems, **facts)
-        answers = "slurmctld" in self.pids() and "munged" in self.pids()
         nodes, jobs = [], []
-        if answers:
+        if self._answers():
             try:
                 nodes = self.run(["sinfo", "-h", "-N", "-p", "low", "-o", "%N %t"], check=True, timeout=ANSWER).stdout.splitlines()
                 jobs = self.run(["squeue", "-h", "-o", "%i %P %j %T %M %R"], check=True, timeout=ANSWER).stdout.splitlines()
@@ -225,3 +237,8 @@ class Cluster:
                 problems.append(f"slurmctld doesn't answer ({e})")
         return Status("broken" if problems else "up", dict(n.split() for n in nodes), jobs, problems, **facts)
 
+    def _answers(self) -> bool:
+        return {"slurmctld", "munged"} <= set(self.pids())
+
+    def _facts(self, known: dict) -> dict:
+        return {k: known[k] for k in ("proctrack", "only_loopback", "since") if k in known}

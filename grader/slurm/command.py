@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -10,10 +11,11 @@ import time
 import click
 
 from grader.course import UsageError
-from grader.slurm import named
+from grader.slurm import choice, named
 from grader.slurm.cluster import Cluster, Status
 from grader.slurm.config import MOST_NODES, PROCTRACK, Options
 from grader.slurm.errors import ClusterError
+from grader.slurm.standin.cluster import StandIn
 
 SIGNALS = {
     "cgroup": "reach the batch shell and srun's tasks, not their children (proctrack/cgroup, as on most sites)",
@@ -37,7 +39,7 @@ name_option = click.option("--name", default=named.DEFAULT, show_default=True, m
 
 @click.group("cluster", cls=Commands)
 def cluster() -> None:
-    """A real Slurm cluster on this machine: up, status, shell, down."""
+    """A Slurm cluster on this machine, or a stand-in for one: up, status, shell, down."""
 
 
 @cluster.command()
@@ -46,25 +48,35 @@ def cluster() -> None:
 @click.option("--grace", type=click.IntRange(0, 3600), default=Options.grace, show_default=True, metavar="S", help="Seconds that a preempted job has.")
 @click.option("--proctrack", type=click.Choice(PROCTRACK), default="auto", show_default=True, help="Whom a job's signals reach (grader/slurm/README.md).")
 @click.option("--fast-limits", is_flag=True, help="Look at time limits every 2 s, not every 30 (needs a C compiler).")
-def up(name, nodes, grace, proctrack, fast_limits):
-    """Start a cluster; it stays until `down`."""
-    made = named.cluster(name, new=True, nodes=nodes, grace=grace, proctrack=proctrack, fast_limits=fast_limits)
+@click.option("--stand-in", is_flag=True, help="A stand-in, as where Slurm isn't installed (grader/slurm/standin).")
+def up(name, nodes, grace, proctrack, fast_limits, stand_in):
+    """Start a cluster; it stays until `down`. Where Slurm is missing, a stand-in."""
+    named.free(name)
+    made = named.cluster(name, new=StandIn if stand_in else choice.kind(), nodes=nodes, grace=grace, proctrack=proctrack, fast_limits=fast_limits)
     try:
         made.start(stay=True)
     finally:
         named.tidy()
     option = "" if name == named.DEFAULT else f" --name {name}"
     status = made.status()
-    click.echo(f"cluster {name} is up after {made.seconds:.1f} s: {nodes} nodes; partitions low (default; preempted with {grace} s of grace) and high")
+    click.echo(f"{called(status)} {name} is up after {made.seconds:.1f} s: {nodes} nodes; partitions low (default; preempted with {grace} s of grace) and high")
     show_facts(made, status)
     click.echo(f"  next       grade cluster shell{option}    sbatch, srun, squeue ... in it talk to this cluster")
-    click.echo(f"  or         export SLURM_CONF={made.conf}")
+    path = f" PATH={shlex.quote(str(made.directory / 'bin'))}:$PATH" if status.kind == StandIn.kind else ""
+    click.echo(f"  or         export SLURM_CONF={made.conf}{path}")
     click.echo(f"  the end    grade cluster down{option}")
+
+
+def called(status: Status) -> str:
+    return "cluster" if status.kind == Cluster.kind else "stand-in"
 
 
 def show_facts(made: Cluster, status: Status) -> None:
     click.echo(f"  directory  {made.directory}")
-    if status.proctrack:
+    if status.kind == StandIn.kind:
+        click.echo("  isn't      Slurm: the same sequences, and only the options that scripts need (grader/slurm/standin/README.md)")
+        click.echo("  signals    reach the batch shell and srun's tasks, not their children (as proctrack/cgroup's, on most sites)")
+    elif status.proctrack:
         click.echo(f"  signals    {SIGNALS[status.proctrack]}")
     if not status.only_loopback:
         click.echo("  listens    on every address, not on loopback alone: this machine's name doesn't mean 127.0.0.1, and there's no C compiler")
@@ -81,7 +93,7 @@ def status():
         seen = made.status()
         wrong |= seen.phase in ("broken", "dead")
         age = f", for {_duration(time.time() - seen.since)}" if seen.since and seen.phase == "up" else ""
-        click.echo(f"cluster {name} is {seen.phase}{age}")
+        click.echo(f"{called(seen)} {name} is {seen.phase}{age}")
         for problem in seen.problems:
             click.echo(f"  problem    {problem}")
         if seen.phase in ("broken", "dead"):

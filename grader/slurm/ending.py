@@ -31,7 +31,7 @@ def end(directory: Path) -> None:
 
 def sweep(directory: Path, known: dict | None) -> list[int]:
     """Kill what a keeper that died left behind; what can't be killed."""
-    top = Path(known["freezer"]) if known and known["now"] else None
+    top = Path(known["freezer"]) if known and known["now"] and "freezer" in known else None
     own = [known["keeper"], *known["daemons"].values()] if known and known["now"] else []
     left: list[int] = []
 

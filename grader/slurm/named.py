@@ -8,6 +8,7 @@ import stat
 from pathlib import Path
 
 from grader.course import UsageError
+from grader.slurm import choice
 from grader.slurm.cluster import Cluster
 
 DEFAULT = "lab"
@@ -52,16 +53,24 @@ def exists(name: str) -> bool:
     return name in every()
 
 
-def cluster(name: str, new: bool = False, **options) -> Cluster:
-    """The cluster of this name. UsageError if there is none, or, for a new one, if there is one already."""
-    there = exists(name)
-    if new and there:
+def free(name: str) -> None:
+    """UsageError if there is a cluster of this name."""
+    if exists(name):
         also = "" if name != DEFAULT else ", or another one: grade cluster up --name NAME"
         raise UsageError(f"there is a cluster '{name}' already: grade cluster status; end it: grade cluster down --name {name}{also}")
+
+
+def cluster(name: str, new: type[Cluster] | None = None, **options) -> Cluster:
+    """The cluster of this name. UsageError if there is none, or, for one of a `new` kind, if there is one already."""
+    there = exists(name)
+    if new:
+        free(name)
     if not new and not there:
         known = every()
         raise UsageError(f"no cluster '{name}'; {'there are ' + ', '.join(known) if known else 'start one: grade cluster up'}")
-    return Cluster((_make_place() if new else place()) / name, **options)
+    if new:
+        return new(_make_place() / name, **options)
+    return choice.there(place() / name)
 
 
 def tidy() -> None:

@@ -1,25 +1,41 @@
 """Processes by pid and start time, so that a number that was given out again is never taken for the process
-that had it before. Linux only, as Slurm is."""
+that had it before. The real cluster needs Linux; the stand-in also lives where there is no /proc, and asks psutil there."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
+PROC = os.path.exists("/proc/self/stat")
+if not PROC:
+    import psutil
+
+PR_SET_CHILD_SUBREAPER = 36
 MARK = "GRADE_SLURM"  # in the environment of a cluster's keeper and daemons, and of no job and no user's shell: its directory
 
 
 def boot() -> str:
     """Which boot of the machine this is: pids and start times begin anew with each."""
+    if not PROC:
+        return str(int(psutil.boot_time()))
     with open("/proc/sys/kernel/random/boot_id") as f:
         return f.read().strip()
 
 
 def start_time(pid: int) -> int | None:
-    """Clock ticks from boot to the start of this process; None if there is none, or only a zombie."""
+    """Clock ticks from boot to the start of this process (without /proc, microseconds since the epoch); None if there
+    is none, or only a zombie."""
+    if not PROC:
+        try:
+            process = psutil.Process(pid)
+            return None if process.status() == psutil.STATUS_ZOMBIE else int(process.create_time() * 1e6)
+        except psutil.Error:
+            return None
     try:
         with open(f"/proc/{pid}/stat", "rb") as f:
             fields = f.read().rpartition(b")")[2].split()
@@ -43,7 +59,7 @@ def send(known: dict, number: int) -> bool:
         handle = os.pidfd_open(known["pid"])
     except ProcessLookupError:
         return False
-    except OSError:  # a kernel before 5.3, or a sandbox that lacks the call
+    except (OSError, AttributeError):  # a kernel before 5.3, a sandbox that lacks the call, macOS
         if alive(known):
             with suppress(ProcessLookupError):
                 os.kill(known["pid"], number)
@@ -62,6 +78,11 @@ def send(known: dict, number: int) -> bool:
 
 def descendants(pid: int) -> list[int]:
     """Every process below this one, at this moment, parents before children; zombies too."""
+    if not PROC:
+        try:
+            return [p.pid for p in psutil.Process(pid).children(recursive=True)]
+        except psutil.Error:
+            return []
     found, todo = [], [pid]
     while todo:
         with suppress(OSError):
@@ -77,20 +98,41 @@ def descendants(pid: int) -> list[int]:
 def belonging(directory: str) -> list[int]:
     """Living processes of the cluster in this directory, by their environment: its keeper, its daemons, and what
     its slurmd started. A shell or an salloc of the user's, which only talks to the cluster, isn't one."""
-    mark, conf = f"{MARK}={directory}".encode(), f"SLURM_CONF={directory}/slurm.conf".encode()
-    found = []
-    for name in os.listdir("/proc"):
-        if not name.isdigit() or int(name) == os.getpid():
+    conf, found = f"{directory}/slurm.conf", []
+    for pid, env in _environments():
+        in_job = env.get("SLURM_CONF") == conf and "SLURMD_NODENAME" in env
+        if (env.get(MARK) == directory or in_job) and start_time(pid) is not None:
+            found.append(pid)
+    return found
+
+
+def with_environment(wanted: dict[str, str], without: str | None = None) -> list[int]:
+    """Living processes whose environment has all of this, and not the variable `without`."""
+    return [pid for pid, env in _environments() if wanted.items() <= env.items() and without not in env and start_time(pid) is not None]
+
+
+def _environments() -> Iterable[tuple[int, dict[str, str]]]:
+    """Of every process that lets us look, but for ourselves."""
+    for pid in [int(n) for n in os.listdir("/proc") if n.isdigit()] if PROC else psutil.pids():
+        if pid == os.getpid():
+            continue
+        if not PROC:
+            with suppress(psutil.Error, OSError):
+                yield pid, psutil.Process(pid).environ()
             continue
         try:
-            with open(f"/proc/{name}/environ", "rb") as f:
-                environment = f.read().split(b"\0")
+            with open(f"/proc/{pid}/environ", "rb") as f:
+                entries = os.fsdecode(f.read()).split("\0")
         except OSError:  # ended meanwhile, or somebody else's
             continue
-        in_job = conf in environment and any(e.startswith(b"SLURMD_NODENAME=") for e in environment)
-        if (mark in environment or in_job) and start_time(int(name)) is not None:
-            found.append(int(name))
-    return found
+        yield pid, dict(e.split("=", 1) for e in entries if "=" in e)
+
+
+def become_reaper() -> bool:
+    """Whether this process gets its descendants' orphans from now on: on Linux."""
+    if not sys.platform.startswith("linux"):
+        return False
+    return ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
 
 
 def kill(pids: Iterable[int]) -> None:

@@ -485,9 +485,11 @@ def test_the_longest_directory_works_and_a_longer_one_is_refused(place):
         Cluster(place / (name + "y")).start()
 
 
-def test_where_slurm_is_missing_one_line_says_how_to_get_it(place, tmp_path, monkeypatch):
+def test_where_slurm_is_missing_a_stand_in_comes_up_and_one_line_says_how_to_get_slurm(place, tmp_path, monkeypatch):
     done = grade_cluster(place / "no", "up", env={"PATH": str(tmp_path)})
-    assert done.returncode == 3 and len(done.stderr.strip().splitlines()) == 1 and "make slurm" in done.stderr
+    assert grade_cluster(place / "no", "down").returncode == 0
+    assert done.returncode == 0 and done.stdout.startswith("stand-in lab is up")
+    assert len(done.stderr.strip().splitlines()) == 1 and "stand-in" in done.stderr and "make slurm" in done.stderr
     assert not (place / "no").exists()
     monkeypatch.setattr(programs.shutil, "which", lambda *_, **__: None)
     with pytest.raises(NotInstalled, match="Slurm isn't installed here; on Debian and Ubuntu, `make slurm`"):

@@ -1,0 +1,58 @@
+"""The stand-in as Python sees it: what Cluster is, for the same checks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from grader.slurm.cluster import Cluster
+from grader.slurm.config import check_directory
+from grader.slurm.standin.settings import Options, check_socket
+
+
+class StandIn(Cluster):
+    """A stand-in for a Cluster, with its methods: start, stop, env, run, submit, job, wait_for, pids, status.
+
+        with StandIn(tmp_path / "c", grace=2, kill_wait=1) as cluster:
+            job = cluster.submit("job.sh")
+
+    As Cluster, but grace and kill_wait may be fractions of a second and aren't lengthened, time limits are exact
+    (fast_limits is accepted), proctrack is `auto`, whose rule is cgroup's, and `settings` has RequeueExit,
+    JobFileAppend, FirstJobId and SlurmctldParameters. requeue_delay: s that a requeued job isn't started in.
+
+    UsageError if it can't be what it's asked to be, ClusterError if it doesn't start. Nothing needs to be installed.
+    """
+
+    kind = "stand-in"
+    program = Path(__file__).with_name("controller.py")
+
+    def __init__(
+        self,
+        directory: str | os.PathLike,
+        *,
+        nodes: int = 2,
+        cpus: int = 8,
+        grace: float = 10,
+        kill_wait: float = 5,
+        proctrack: str = "auto",
+        fast_limits: bool = False,
+        settings: dict[str, str | None] | None = None,
+        requeue_delay: float = 0.2,
+    ):
+        super().__init__(directory)
+        self.options = Options(nodes, cpus, grace, kill_wait, proctrack, fast_limits, settings or {}, requeue_delay)
+
+    def _check(self) -> None:
+        self.options.check()
+        check_directory(self.directory)
+        check_socket(self.directory)
+
+    def _folders(self, path: str) -> Sequence[str]:
+        return [str(self.directory / "bin"), path]
+
+    def _answers(self) -> bool:
+        return "keeper" in self.pids()
+
+    def _facts(self, known: dict) -> dict:
+        return {"kind": self.kind, "proctrack": "cgroup", "since": known.get("since", 0.0)}

@@ -1,0 +1,163 @@
+"""The stand-in's controller: one process that plays slurmctld and slurmd, and keeps what they start.
+
+    python -I controller.py DIRECTORY     with {"options": ...} as the first line of standard input
+
+Standard input and output as keeper.py's: a lifeline, and one line of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+
+from grader.slurm import ending, processes, state  # noqa: E402
+from grader.slurm.standin.life import Jobs  # noqa: E402
+from grader.slurm.standin.loop import Loop  # noqa: E402
+from grader.slurm.standin.requests import Client  # noqa: E402
+from grader.slurm.standin.settings import Options  # noqa: E402
+from grader.slurm.standin.wire import SOCKET, Line  # noqa: E402
+
+LOOK = 1.0  # s between two looks whether the directory is still there
+COMMANDS = ("sbatch", "srun", "squeue", "scancel", "scontrol", "sacct", "sinfo", "salloc", "sattach", "sbcast", "sstat", "sprio", "sacctmgr", "sreport", "strigger", "sshare")
+
+
+class Controller:
+    def __init__(self, directory: Path, options: Options):
+        self.directory = directory
+        self.ending = False
+        self.loop = Loop((signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
+        self.loop.watch(0, self.lifeline)
+        self.jobs = Jobs(self.loop, directory, options)
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(str(directory / SOCKET))
+        self.listener.listen(128)
+        self.loop.watch(self.listener, self.accept)
+        self.here = os.stat(directory)
+        self.look()
+
+    def lifeline(self) -> None:
+        if os.read(0, 100).strip() == b"stay":
+            self.loop.forget(0)
+        else:
+            self.ending = True
+
+    def look(self) -> None:
+        """A cluster whose directory is removed ends."""
+        try:
+            now = os.stat(self.directory)
+            self.ending |= (now.st_dev, now.st_ino) != (self.here.st_dev, self.here.st_ino)
+        except OSError:
+            self.ending = True
+        self.loop.after(LOOK, self.look)
+
+    def accept(self) -> None:
+        sock, _ = self.listener.accept()
+        line = Line(sock)
+        client = Client(self.jobs, line)
+
+        def read() -> None:
+            messages = line.read()
+            if messages is None:
+                self.loop.forget(sock)
+                client.lost()
+                sock.close()
+                return
+            for message in messages:
+                client.take(message)
+
+        self.loop.watch(sock, read)
+
+    def run(self) -> None:
+        while not self.ending:
+            self.loop.turn()
+            if self.loop.caught - {signal.SIGCHLD}:
+                return
+            if signal.SIGCHLD in self.loop.caught:
+                self.loop.caught.discard(signal.SIGCHLD)
+                bury()
+
+    def end(self) -> bool:
+        """Kill every descendant until there is none; whether that came to be."""
+        self.listener.close()
+
+        def gone() -> bool:
+            bury()
+            left = processes.descendants(os.getpid())
+            if not processes.PROC:  # orphans are nobody's there
+                left += [p for p in processes.belonging(str(self.directory)) if p not in left]
+            processes.kill(left)
+            return not left
+
+        return processes.wait_until(gone, 10)
+
+
+def bury() -> None:
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
+def furnish(directory: Path) -> None:
+    """The commands, and a slurm.conf by which SLURM_CONF names this cluster."""
+    (directory / "slurm.conf").write_text("# The stand-in's: no slurm.conf. The real cluster has one (make slurm).\nClusterName=loopback\n")
+    (directory / "bin").mkdir()
+    client = Path(__file__).with_name("client.py")
+
+    def quoted(text) -> str:
+        return "'" + str(text).replace("'", "'\\''") + "'"
+
+    for name in COMMANDS:
+        file = directory / "bin" / name
+        file.write_text(f'#!/bin/sh\nexec {quoted(sys.executable)} -I -S {quoted(client)} {quoted(directory)} {name} "$@"\n')
+        file.chmod(0o700)
+
+
+def main() -> None:
+    directory, began = Path(sys.argv[1]), time.monotonic()
+    processes.become_reaper()
+    here = os.stat(directory)
+    controller = error = None
+    try:
+        options = Options(**json.loads(sys.stdin.buffer.raw.readline())["options"])
+        mine = processes.identity(os.getpid())
+        known = {"boot": processes.boot(), "keeper": mine, "phase": "starting", "daemons": {}, "kind": "stand-in", "since": time.time()}
+        state.write(directory, known)
+        furnish(directory)
+        controller = Controller(directory, options)
+        state.write(directory, known | {"phase": "up"})
+        say({"up": time.monotonic() - began})
+        controller.run()
+    except OSError as e:
+        error = f"{e.strerror or e}{f': {e.filename}' if e.filename else ''}"
+    except Exception as e:  # a mistake of ours is told to the starter, too: whatever is written here is removed
+        error = f"{type(e).__name__} in the controller: {e}"
+        if os.environ.get("GRADE_CLUSTER_DEBUG"):
+            import traceback
+
+            Path(os.environ["GRADE_CLUSTER_DEBUG"]).write_text(traceback.format_exc())
+    finally:
+        clean = controller is None or controller.end()
+        with suppress(OSError):
+            now = os.stat(directory)
+            if (now.st_dev, now.st_ino) == (here.st_dev, here.st_ino):
+                ending.remove(directory)
+        if error:
+            say({"error": error})
+    sys.exit(0 if clean else 1)
+
+
+def say(message: dict) -> None:
+    with suppress(OSError):  # nobody listens any more
+        print(json.dumps(message), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,183 @@
+"""A container of processes: the batch shell of a job, or the tasks of a step, and all that they start.
+
+Forked from the controller, as slurmstepd is from slurmd. It's the parent of the tasks, so that a signal can't reach
+a pid that was given out again, and, on Linux, the reaper of all their descendants. The rule of proctrack/cgroup:
+the tasks get signals, what they start gets SIGKILL alone. When the controller goes, so does all of it.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import signal
+import socket
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from grader.slurm import processes
+from grader.slurm.standin.loop import Loop
+from grader.slurm.standin.wire import Line
+
+DEFAULTS = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
+STUBBORN = 10.0  # s after which what doesn't die of SIGKILL is left to the controller's end
+
+
+class Container:
+    """The controller's end. `ended(task, status)` once per task, status as wait's; then `gone()`."""
+
+    def __init__(self, loop: Loop, tasks: list[dict], fds: list[int], umask: int, ended: Callable[[int, int], None], gone: Callable[[], None]):
+        """tasks: {"argv", "env", "cwd", "fds": indices of stdin, stdout and stderr in `fds`}; `name` is the node's."""
+        self.loop, self.ended, self.gone = loop, ended, gone
+        self.left = set(range(len(tasks)))
+        mine, theirs = socket.socketpair()
+        if os.fork() == 0:
+            status = 1
+            try:
+                _be(theirs, tasks, fds, umask)
+                status = 0
+            finally:
+                os._exit(status)
+        theirs.close()
+        self.line = Line(mine)
+        loop.watch(mine, self._read)
+
+    def _read(self) -> None:
+        messages = self.line.read()
+        for message in messages or []:
+            self.left.discard(message["task"])
+            self.ended(message["task"], message["status"])
+        if messages is None:
+            self.loop.forget(self.line.sock)
+            self.line.sock.close()
+            self.line = None
+            for task in sorted(self.left):  # somebody killed the container itself
+                self.ended(task, signal.SIGKILL)
+            self.gone()
+
+    def _tell(self, message: dict) -> None:
+        if self.line is not None:
+            with suppress(OSError):  # it's just going
+                self.line.send(message)
+
+    def signal(self, *numbers: int, children: bool = False) -> None:
+        """The tasks; with `children`, all that they started, too."""
+        self._tell({"signal": numbers, "children": children})
+
+    def say(self, text: str) -> None:
+        """A line in the first task's standard error."""
+        self._tell({"say": text})
+
+    def kill(self) -> None:
+        self._tell({"kill": True})
+
+
+# --- the container itself --------------------------------------------------------------------------------
+
+
+def _be(control: socket.socket, tasks: list[dict], fds: list[int], umask: int) -> None:
+    os.setsid()
+    keep = {control.fileno(), *fds}
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in range(3):
+        if fd not in keep:
+            os.dup2(null, fd)
+    for fd in _open_fds():
+        if fd > 2 and fd not in keep:
+            with suppress(OSError):
+                os.close(fd)
+    orphans_come_here = processes.become_reaper()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    wake, woken = os.pipe()
+    for fd in (wake, woken):
+        os.set_blocking(fd, False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
+    os.umask(umask)
+    line = Line(control)
+    running: dict[int, int] = {}  # pid -> task
+
+    def ended(task: int, status: int) -> None:
+        with suppress(OSError):
+            line.send({"task": task, "status": status})
+
+    errors = os.dup(fds[tasks[0]["fds"][2]])
+    for index, task in enumerate(tasks):
+        pid = _start(task, [fds[i] for i in task["fds"]])
+        if pid is None:
+            ended(index, 2 << 8)
+        else:
+            running[pid] = index
+    for fd in fds:
+        os.close(fd)
+
+    killing = False
+    while running and not killing:
+        ready = select.select([control, wake], [], [])[0]
+        if wake in ready:
+            os.read(wake, 4096)
+            _bury(running, ended)
+        for message in (line.read() or [{"kill": True}]) if control in ready else []:
+            killing |= "kill" in message
+            if "say" in message:
+                with suppress(OSError):
+                    os.write(errors, message["say"].encode() + b"\n")
+            for number in message.get("signal", []):
+                for pid in _below(orphans_come_here, tasks) if message["children"] else list(running):
+                    with suppress(OSError):
+                        os.kill(pid, number)
+    os.close(errors)
+    deadline = time.monotonic() + STUBBORN
+    while (below := _below(orphans_come_here, tasks)) and time.monotonic() < deadline:
+        processes.kill(below)
+        if select.select([wake], [], [], 0.01)[0]:
+            os.read(wake, 4096)
+        _bury(running, ended)
+
+
+def _open_fds() -> list[int]:
+    for folder in ("/proc/self/fd", "/dev/fd"):
+        with suppress(OSError):
+            return [int(name) for name in os.listdir(folder)]
+    return list(range(3, 4096))
+
+
+def _start(task: dict, stdio: list[int]) -> int | None:
+    """None, and a line in its standard error, if there is no such program."""
+    env, argv = task["env"], task["argv"]
+    try:
+        try:
+            os.chdir(task["cwd"])
+        except OSError as e:
+            os.write(stdio[2], f"slurmstepd-{env['SLURMD_NODENAME']}: error: couldn't chdir to `{task['cwd']}': {e.strerror}: going to /tmp instead\n".encode())
+            os.chdir("/tmp")
+        program = argv[0] if "/" in argv[0] else shutil.which(argv[0], path=env.get("PATH", os.defpath))
+        if program is None:
+            raise FileNotFoundError(2, os.strerror(2))
+        moves = [(os.POSIX_SPAWN_DUP2, fd, target) for target, fd in enumerate(stdio)]
+        return os.posix_spawn(program, argv, env, file_actions=moves, setpgroup=0, setsigmask=[], setsigdef=DEFAULTS)
+    except OSError as e:
+        with suppress(OSError):
+            os.write(stdio[2], f"slurmstepd-{env['SLURMD_NODENAME']}: error: execve(): {argv[0]}: {e.strerror}\n".encode())
+        return None
+
+
+def _bury(running: dict[int, int], ended: Callable[[int, int], None]) -> None:
+    with suppress(ChildProcessError):
+        while (found := os.waitpid(-1, os.WNOHANG))[0]:
+            if found[0] in running:
+                ended(running.pop(found[0]), found[1])
+
+
+def _below(orphans_come_here: bool, tasks: list[dict]) -> list[int]:
+    """Every process in the container. Where orphans go elsewhere (macOS), those whose environment says so, too."""
+    below = processes.descendants(os.getpid())
+    if not orphans_come_here:
+        env = tasks[0]["env"]
+        mine = {k: env[k] for k in ("SLURM_CONF", "SLURM_JOB_ID", "SLURM_STEP_ID") if k in env}
+        # a step of the job is in a container of its own
+        outside = processes.with_environment(mine, without=None if "SLURM_STEP_ID" in mine else "SLURM_STEP_ID")
+        below += [pid for pid in outside if pid not in below]
+    return below

@@ -1,0 +1,201 @@
+"""The stand-in as a thing of its own: what it refuses, and that nothing of it is left. Its likeness to Slurm is
+test_slurm_conformance.py's."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from grader.course import ROOT, UsageError
+from grader.slurm import Cluster, StandIn, choose, processes, programs
+from grader.tests.test_slurm_cluster import LEAVES, everything, gone, grade_cluster
+
+
+@pytest.fixture(scope="module")
+def place():
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="s") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="module")
+def shared(place):
+    with StandIn(place / "shared", grace=1, kill_wait=0.5) as cluster:
+        yield cluster
+
+
+def at_work(cluster: StandIn, folder: Path) -> list[dict]:
+    """Every process of the cluster, with a job that has sent some into sessions of their own, one without environment."""
+    (folder / "job.sh").write_text(LEAVES)
+    cluster.submit("-N2", "-o", "/dev/null", folder / "job.sh")
+
+    def sleeping() -> int:
+        return sum(b"sleep\x00600" in Path(f"/proc/{p['pid']}/cmdline").read_bytes() for p in everything(cluster) if processes.alive(p))
+
+    assert processes.wait_until(lambda: sleeping() == 5, 20), sleeping()
+    return everything(cluster)
+
+
+# --- what it refuses ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "sbatch --gres=gpu:1 x.sh", "sbatch --export=NONE x.sh", "sbatch -Z x.sh", "sbatch -d aftercorr:1 x.sh", "sbatch -d afterok:1?afterok:2 x.sh",
+        "sbatch --exclusive=user x.sh", "sbatch --signal=R:USR1 x.sh", "srun --pty bash", "srun --mpi=pmix true", "srun --out=x true", "squeue -O JobID", "squeue -o %z", "squeue --start",
+        "scontrol reconfigure", "scontrol update nodename=n1 state=drain", "scontrol update jobid=1 Nice=5", "scancel --ctld 1", "sacct -c -o MaxRSS", "sinfo -R", "sinfo -o %G",
+        "salloc -N1", "sacctmgr show user", "sstat -j 1",
+    ],
+)  # fmt: skip
+def test_what_it_doesnt_know_is_refused_in_one_line(shared, command, tmp_path):
+    (tmp_path / "x.sh").write_text("#!/bin/sh\n")
+    shared.run(["sbatch", "-H", "-o", "/dev/null", "--wrap", "true"], check=True)  # something to ask about
+    done = shared.run(command.split(), cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert len(done.stderr.splitlines()) == 1 and done.stderr.endswith("the real cluster does: make slurm\n"), done.stderr
+
+
+def test_an_unknown_sbatch_line_or_variable_is_refused_too(shared, tmp_path):
+    (tmp_path / "x.sh").write_text("#!/bin/sh\n#SBATCH --gres=gpu:8\n")
+    assert "--gres" in shared.run(["sbatch", tmp_path / "x.sh"]).stderr
+    (tmp_path / "x.sh").write_text("#!/bin/sh\n")
+    done = shared.run(["sbatch", tmp_path / "x.sh"], env=shared.env | {"SBATCH_GRES": "gpu:8"})
+    assert done.returncode == 2 and "SBATCH_GRES" in done.stderr
+
+
+@pytest.mark.parametrize("options", [{"nodes": 0}, {"nodes": 1.5}, {"grace": -1}, {"grace": "1"}, {"proctrack": "pgid"}, {"settings": {"SelectType": "x"}}, {"requeue_delay": -1}])
+def test_wrong_options_are_told(place, options):
+    with pytest.raises(UsageError):
+        StandIn(place / "never", **options).start()
+    assert not (place / "never").exists()
+
+
+# --- nothing of it is left -----------------------------------------------------------------------------------
+
+needs_proc = pytest.mark.skipif(not processes.PROC, reason="looks into /proc")
+
+
+@needs_proc
+@pytest.mark.parametrize("victim", [None, "keeper"])
+def test_down_leaves_nothing(place, tmp_path, victim):
+    cluster = StandIn(place / "down")
+    cluster.start(stay=True)
+    known = at_work(cluster, tmp_path)
+    if victim:
+        os.kill(cluster.pids()[victim], signal.SIGKILL)
+        assert processes.wait_until(lambda: cluster.status().phase == "dead", 5)
+    began = time.monotonic()
+    cluster.stop()
+    assert gone(known, cluster, 2) and time.monotonic() - began < 10
+    cluster.stop()  # nothing to do
+
+
+@needs_proc
+def test_when_the_grader_is_killed_its_stand_in_ends(place, tmp_path):
+    code = (
+        "import sys, time; from grader.slurm import StandIn\n"
+        "with StandIn(sys.argv[1]) as c: print(c.seconds, flush=True); time.sleep(600)\n"
+    )
+    grader = subprocess.Popen([sys.executable, "-c", code, place / "lost"], cwd=ROOT, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert grader.stdout.readline()
+    cluster = StandIn(place / "lost")
+    known = at_work(cluster, tmp_path)
+    grader.kill()
+    grader.communicate()
+    assert gone(known, cluster)
+
+
+@needs_proc
+def test_a_stand_in_whose_directory_is_removed_ends(place, tmp_path):
+    cluster = StandIn(place / "removed")
+    cluster.start(stay=True)
+    known = at_work(cluster, tmp_path)
+    shutil.rmtree(cluster.directory, ignore_errors=True)
+    assert gone(known, cluster)
+
+
+@needs_proc
+def test_a_job_takes_what_it_started_along(shared, tmp_path):
+    """By SIGKILL, as a cgroup does: sessions of their own and cleared environments don't save them."""
+    before = {p["pid"] for p in everything(shared)}
+    known = [p for p in at_work(shared, tmp_path) if p["pid"] not in before]
+    assert len(known) >= 5
+    shared.run(["scancel", "-n", "job.sh"], check=True)
+    assert processes.wait_until(lambda: not any(map(processes.alive, known)), 20)
+
+
+AS_ON_MACOS = f"""
+import sys; sys.path.insert(0, {str(ROOT)!r})
+import psutil
+from grader.slurm import processes
+processes.psutil, processes.PROC, processes.become_reaper = psutil, False, lambda: False
+from grader.slurm.standin import controller
+controller.main()
+"""
+
+
+@needs_proc
+def test_where_there_is_no_proc_and_orphans_go_elsewhere(place, tmp_path, monkeypatch):
+    (tmp_path / "controller.py").write_text(AS_ON_MACOS)
+    monkeypatch.setattr(StandIn, "program", tmp_path / "controller.py")
+    log = tmp_path / "log"
+    with StandIn(place / "elsewhere", kill_wait=0.5) as cluster:
+        body = f"(setsid sleep 601 & echo $! >> {log}; sleep 0.1)\nsrun sh -c '(setsid sleep 602 & echo $! >> {log}; sleep 0.1); sleep 603' & sleep 0.5\nwait\n"
+        job = cluster.submit("-o", "/dev/null", "--wrap", body)
+        assert processes.wait_until(lambda: log.exists() and len(log.read_text().split()) == 2, 20)
+        orphans = [processes.identity(int(pid)) for pid in log.read_text().split()]
+        assert all(map(processes.alive, orphans))
+        cluster.run(["scancel", job], check=True)
+        cluster.wait_for(job, "CANCELLED")
+        assert processes.wait_until(lambda: not any(map(processes.alive, orphans)), 10)
+        other = cluster.submit("-o", "/dev/null", "--wrap", f"(setsid sleep 604 & echo $! > {log}; sleep 0.1); sleep 600")
+        cluster.wait_for(other, "RUNNING")
+        assert processes.wait_until(lambda: len(log.read_text().split()) == 1, 20)
+        left = processes.identity(int(log.read_text()))
+    assert processes.wait_until(lambda: not processes.alive(left), 5) and not cluster.directory.exists()
+
+
+# --- beyond conformance ---------------------------------------------------------------------------------------
+
+
+def test_it_is_prompt(shared, tmp_path):
+    out = tmp_path / "out"
+    began = time.time()
+    body = 'date +%s.%N\n[ -n "$SLURM_RESTART_COUNT" ] || scontrol requeue $SLURM_JOB_ID'
+    job = shared.submit("--open-mode=append", "-o", out, "--wrap", body)
+    assert processes.wait_until(lambda: shared.job(job)["JobState"] == "COMPLETED", 20)
+    started, again = [float(line) for line in out.read_text().splitlines() if line[0].isdigit()]
+    assert started - began < 2 and again - started < 3  # 0.05 and 0.25 s on a machine that does nothing else
+
+
+def test_choose_takes_the_real_one_where_there_is_one_and_says_so_where_there_isnt(place, monkeypatch, capsys):
+    monkeypatch.setattr(programs, "find", lambda: None)
+    assert type(choose(place / "x", nodes=3)) is Cluster and capsys.readouterr().err == ""
+    monkeypatch.undo()
+    monkeypatch.setattr(programs.shutil, "which", lambda *_, **__: None)
+    chosen = choose(place / "x", nodes=3, grace=1, fast_limits=True)
+    assert type(chosen) is StandIn and chosen.options.nodes == 3
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1 and said.startswith("a stand-in instead of Slurm: ")
+
+
+def test_up_status_shell_down(place):
+    try:
+        up = grade_cluster(place / "cli", "up", "--stand-in", "--nodes", 1)
+        assert up.returncode == 0 and "stand-in lab is up" in up.stdout and up.stderr == ""
+        status = grade_cluster(place / "cli", "status")
+        assert status.returncode == 0 and "stand-in lab is up" in status.stdout and "n1 idle" in status.stdout
+        assert grade_cluster(place / "cli", "shell", "--", "srun", "sh", "-c", "exit 5").returncode == 5
+        assert grade_cluster(place / "cli", "up", "--stand-in").returncode == 2
+    finally:
+        down = grade_cluster(place / "cli", "down")
+    assert down.returncode == 0 and not (place / "cli").exists()
+    assert grade_cluster(place / "cli", "down").returncode == 0
