@@ -71,7 +71,7 @@ plan = [
     {"step": 24, "do": "kill"},
     {"step": 33, "do": "torn"},
 ]
-mine = notebooks.on_cluster(notebooks.yours("ex04"), "auto_resume.sbatch", plan=plan, own=True)
+mine = notebooks.on_cluster(notebooks.yours("ex04"), "auto_resume.sbatch", plan=plan, uses="checkpoint,lives,lock")
 
 
 def draw(axis, run):

@@ -70,9 +70,13 @@ def main_group() -> None:
 @click.option("--fault", metavar="FAULT", help="Inject only this fault, as a message prints it: kill@12.")
 @click.option("--launcher", type=click.Choice(["fork", "plain"]), help="How processes start: forked from a warm server, or plainly (slower, same verdicts).")
 @click.option("--time-limit", type=click.FloatRange(5, 3600), metavar="S", help="Seconds that one process may take (60).")
-def checks(names, task_names, submission, solution, json_file, junit_file, jobs, seed, fault, launcher, time_limit):
+@click.option("--cluster", type=click.Choice(["slurm", "stand-in", "site"]), help="ex04: a real Slurm on this machine, a stand-in, or the site's (on a login node).")
+@click.option("--partition", metavar="P", help="... on the site: the partition.")
+@click.option("--account", metavar="A", help="... on the site: the account.")
+def checks(names, task_names, submission, solution, json_file, junit_file, jobs, seed, fault, launcher, time_limit, cluster, partition, account):
     """Grade exercises (what `grade` does without a command)."""
     from grader import engine
+    from grader.checks.cluster_runs import Where
     from grader.harness.faults import parse_schedule
     from grader.harness.launcher import Limits, choose
     from grader.report import output, terminal
@@ -82,6 +86,9 @@ def checks(names, task_names, submission, solution, json_file, junit_file, jobs,
         raise UsageError("--task goes with one exercise: grade ex01 --task 3")
     tasks = [chosen[0].task(name).number for name in task_names] or None
     faults = _parse(parse_schedule, fault) if fault else None
+    if (partition or account) and cluster != "site":
+        raise UsageError("--partition and --account go with --cluster site")
+    where = Where(cluster, partition, account) if cluster else None
     submissions = [_submission(exercise, submission, solution) for exercise in chosen]
     limits = Limits(wall=time_limit, cpu=max(5.0, time_limit / 2)) if time_limit else Limits()
     seed = random.SystemRandom().randrange(10_000) if seed is None else seed
@@ -104,7 +111,7 @@ def checks(names, task_names, submission, solution, json_file, junit_file, jobs,
             with terminal.Progress(out, exercise) as progress:
                 grading = engine.Grading(
                     exercise, work, launched,
-                    seed=seed, jobs=jobs, tasks=tasks, faults=faults, limits=limits, logs=STATE / "logs", on_change=progress.update,
+                    seed=seed, jobs=jobs, tasks=tasks, faults=faults, limits=limits, logs=STATE / "logs", cluster=where, on_change=progress.update,
                 )  # fmt: skip
                 try:
                     results.append(grading.start().result(on_task=progress.show))

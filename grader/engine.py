@@ -23,7 +23,7 @@ from grader.harness import launcher as launchers
 from grader.harness.faults import Fault
 from grader.harness.lab import Bench, Cancelled, Lab
 from grader.harness.launcher import DiskFull, Limits, Lost
-from grader.report.message import compose
+from grader.report.message import HANGS, compose
 from grader.verdicts import (
     BLOCKED,
     FAIL,
@@ -99,11 +99,13 @@ class Grading:
         faults: tuple[Fault, ...] | None = None,
         limits: Limits | None = None,
         logs: Path | None = None,  # where logs of crashes are kept
+        cluster=None,  # grader.checks.cluster_runs.Where; None: what can be had here
         on_change: Callable[[Grading], None] | None = None,
     ):
         self.exercise, self.faults, self.tasks, self.logs = exercise, faults, tasks, logs
         self.seed = random.SystemRandom().randrange(10_000) if seed is None else seed
         self.bench = Bench(submission, launcher, self.seed, jobs or default_jobs(), limits)
+        self.bench.cluster = cluster
         self.checks = [c for c in collect(exercise) if not tasks or exercise.task(c.task).number in tasks]
         self.on_change = on_change or (lambda grading: None)
         self._futures: dict[str, Future] = {}
@@ -145,7 +147,7 @@ class Grading:
                 check.function(lab, **check.params)
         except Finding as e:
             finding = e
-            if e.cause.startswith(("limit:", "deadlock:")):
+            if e.cause.startswith(HANGS):
                 self._over_limit[check.name] = e
         except NotSelected:
             return None
@@ -204,7 +206,8 @@ class Grading:
         folder, what = self.bench.submission.folder, ""
         if folder != self.exercise.starter:
             what = " --solution" if folder == self.exercise.solution else f" --submission {shlex.quote(str(folder))}"
-        command = f"grade {self.exercise.id}{what} --task {outcome.task.split('.')[1]} --seed {self.seed}"
+        where = f" --cluster {self.bench.cluster.kind}" if self.bench.cluster else ""
+        command = f"grade {self.exercise.id}{what} --task {outcome.task.split('.')[1]} --seed {self.seed}{where}"
         return f"{command} --fault {outcome.finding.fault}" if outcome.finding.fault else command
 
     def done(self) -> tuple[int, int]:

@@ -12,8 +12,8 @@ from grader.workload import auto_job
 SAVE_EVERY = 5
 REQUEUE, CHAIN = "auto_resume.sbatch", "chain.sbatch"
 STORY = {
-    "preempt": f"preempted at step {{step}}: SIGTERM to what srun has started, SIGKILL after {cluster_runs.GRACE} s",
-    "limit": "its time limit came near at step {step}: warned as the script asks for, SIGTERM at the limit, SIGKILL 5 s later",
+    "preempt": "preempted at step {step}: SIGTERM to what srun has started, SIGKILL after {grace:g} s",
+    "limit": "its time limit came near at step {step}: warned as the script asks for, SIGTERM at the limit, SIGKILL {kill_wait:g} s later",
     "kill": "the training was killed by SIGKILL at step {step}",
     "torn": "the training was killed by SIGKILL at step {step}, and its newest checkpoint was cut short",
 }
@@ -25,31 +25,31 @@ STORY = {
 def preempted_and_out_of_time(lab: Lab) -> ClusterRun:
     """A preemption, then a time limit, with saves that take longer than Slurm waits between SIGTERM and SIGKILL."""
     first, second = lab.shared.choice([6, 7, 8]), lab.shared.choice([17, 18, 19])
-    return _ran(lab, REQUEUE, plan=({"step": first, "do": "preempt", "save": 7}, {"step": second, "do": "limit", "save": 7}))
+    return _ran(lab, REQUEUE, plan=({"step": first, "do": "preempt", "save": "long"}, {"step": second, "do": "limit", "save": "long"}))
 
 
 def killed_then_requeued_when_done(lab: Lab) -> ClusterRun:
     def again(cluster: Cluster, job: str) -> None:
         cluster.run(["scontrol", "requeue", job])
 
-    return _ran(lab, REQUEUE, plan=({"step": lab.shared.choice([8, 13]), "do": "kill"},), own=True, then=again)
+    return _ran(lab, REQUEUE, plan=({"step": lab.shared.choice([8, 13]), "do": "kill"},), uses="lives", then=again)
 
 
 def crash_loop(lab: Lab) -> ClusterRun:
-    return _ran(lab, REQUEUE, "--crashes-at", 12, "--tries", 2, own=True)
+    return _ran(lab, REQUEUE, "--crashes-at", 12, "--tries", 2, uses="lives")
 
 
 def chained(lab: Lab) -> ClusterRun:
     first, second = lab.shared.choice([6, 7, 8]), lab.shared.choice([17, 18, 19])
-    return _ran(lab, CHAIN, plan=({"step": first, "do": "limit", "save": 1}, {"step": second, "do": "kill"}))
+    return _ran(lab, CHAIN, plan=({"step": first, "do": "limit", "save": "short"}, {"step": second, "do": "kill"}), uses="lock")
 
 
 def chaos(lab: Lab) -> ClusterRun:
     faults = ["preempt", "limit", "kill", "torn"]
     lab.draw.shuffle(faults)
     steps = [8 + 8 * n + lab.draw.choice([-1, 0, 1, 3]) for n in range(4)]
-    plan = tuple({"step": step, "do": do, "save": 1} for step, do in zip(steps, faults))
-    return _ran(lab, REQUEUE, plan=plan, own=True)
+    plan = tuple({"step": step, "do": do, "save": "short"} for step, do in zip(steps, faults))
+    return _ran(lab, REQUEUE, plan=plan, uses="checkpoint,lives,lock")
 
 
 def _ran(lab: Lab, script: str, *flags, **options) -> ClusterRun:
@@ -63,8 +63,8 @@ def _ran(lab: Lab, script: str, *flags, **options) -> ClusterRun:
 
 
 def story(run: ClusterRun, until: int | None = None) -> list[tuple[str, str]]:
-    faults = run.all("fault")[:until]
-    return [("fault" if n == 0 else "", STORY[f["do"]].format(step=f["step"])) for n, f in enumerate(faults)]
+    faults, times = run.all("fault")[:until], vars(run.where.pace)
+    return [("fault" if n == 0 else "", STORY[f["do"]].format(step=f["step"], **times)) for n, f in enumerate(faults)]
 
 
 def finished(run: ClusterRun) -> None:
@@ -84,7 +84,7 @@ def finished(run: ClusterRun) -> None:
         rows[-1:-1] = [("found", f"the job is run again without end: {len(run.lives)} lives, and it's in the queue again")]
         raise Finding("endless", [*rows, ("think", "after which of the training's exit statuses is the job to be run again?")])
     if run.late:
-        rows[-1:-1] = [("found", f"still in the queue after {cluster_runs.SECONDS:g} s")]
+        rows[-1:-1] = [("found", f"still in the queue after {run.where.pace.seconds:g} s")]
         raise Finding("late", [*rows, ("think", "what does your script wait for?")])
     rows[-1:-1] = [("found", f"nothing of the job is in the queue any more, and it isn't done: step {_reached(run)} of {STEPS}")]
     means = ("means", "the job is never run again, and whoever trusted it finds out days later")

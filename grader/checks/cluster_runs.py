@@ -7,26 +7,72 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
+import tempfile
 import time
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 
+from grader import course
 from grader.harness import scratch
 from grader.harness.lab import WORKLOAD, Cancelled, Lab
-from grader.slurm import Cluster, ClusterError, NotInstalled
+from grader.slurm import Cluster, ClusterError, NotInstalled, StandIn, programs
+from grader.slurm.site import Site
 from grader.verdicts import Inconclusive
 from grader.workload import auto_job
 
-SECONDS = 150.0  # that a run may take on a cluster; the longest takes about forty
 MOST_LIVES = 6  # more of them are a loop without end; the longest run has five
-LIMIT = 20  # s that are left when a time limit comes near
 POLL = 0.2  # s between two looks at the queue
-GRACE = 15  # s of the partition `low`: time enough for any save here
 EXCUSES = {"DependencyNeverSatisfied"}  # of a job that will stay in the queue for ever
 STEPS = 40
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How much time things have, in s: Slurm can't be made quicker than this, a stand-in can, a site is slow."""
+
+    kill_wait: float = 5  # between SIGTERM and SIGKILL
+    grace: float = 15  # of a preemption
+    limit: int = 20  # that are left when a time limit comes near
+    long: float = 7  # a save that kill_wait is too short for
+    short: float = 1
+    seconds: float = 150  # for a run; the longest takes about forty
+
+
+@dataclass(frozen=True)
+class Where:
+    """The cluster that runs are to have: "slurm", "stand-in", "site", or "auto": Slurm where it's installed."""
+
+    kind: str = "auto"
+    partition: str | None = None
+    account: str | None = None
+
+    @property
+    def chosen(self) -> str:
+        if self.kind != "auto":
+            return self.kind
+        try:
+            programs.find()
+            return "slurm"
+        except NotInstalled:
+            return "stand-in"
+
+    @property
+    def pace(self) -> Pace:
+        return {
+            "slurm": Pace(),
+            "stand-in": Pace(kill_wait=1, grace=4, limit=6, long=2, short=0.3, seconds=60),
+            "site": Pace(kill_wait=30, grace=0, limit=240, long=40, short=5, seconds=4 * 3600),
+        }[self.chosen]
+
+    def cluster(self, directory: Path) -> Cluster:
+        if self.chosen == "site":
+            return Site(self.partition, self.account)
+        kind = Cluster if self.chosen == "slurm" else StandIn
+        return kind(directory, nodes=1, grace=self.pace.grace, kill_wait=self.pace.kill_wait, fast_limits=True)
 
 
 @dataclass
@@ -40,6 +86,7 @@ class ClusterRun:
     seconds: float = 0.0
     record: list[dict] = field(default_factory=list)  # the cluster's own: "job", "start" and "end" (epoch s), "state" of each run
     plan: list[dict] = field(default_factory=list)
+    where: Where = field(default_factory=Where)
 
     @cached_property
     def events(self) -> list[dict]:
@@ -98,19 +145,22 @@ def _parsed(line: bytes) -> dict | None:
     return e if isinstance(e, dict) and isinstance(e.get("event"), str) and "t" in e and "pid" in e else None
 
 
-def ran(lab: Lab, script: str, *flags: object, plan: tuple[dict, ...] = (), own: bool = False, then=None) -> ClusterRun:
+def ran(lab: Lab, script: str, *flags: object, plan: tuple[dict, ...] = (), uses: str = "", then=None) -> ClusterRun:
     """The run of `script` (of the submission) with these flags of auto_job.py, under this plan; once in a grading.
 
-    own    the training calls the submission's Python functions, too
+    uses   which of the submission's Python functions the training calls (auto_job.py --uses)
     then   called with (cluster, job id) when the run is over; what is in the queue then is followed as well
     """
-    key = ("cluster", script, *map(str, flags), json.dumps(plan), own, bool(then), lab.bench.submission.key)
-    return lab.bench.once(key, lambda: _run(lab, script, flags, list(plan), own, then))
+    where = lab.bench.cluster or Where()
+    plan = tuple(fault | {"save": getattr(where.pace, fault["save"])} if "save" in fault else fault for fault in plan)
+    key = ("cluster", script, *map(str, flags), json.dumps(plan), uses, bool(then), lab.bench.submission.key)
+    return lab.bench.once(key, lambda: _run(lab, where, script, flags, list(plan), uses, then))
 
 
-def _run(lab: Lab, script: str, flags: tuple, plan: list[dict], own: bool, then) -> ClusterRun:
-    code = lab.submitted()
-    folder = lab.bench.folder()
+def _run(lab: Lab, where: Where, script: str, flags: tuple, plan: list[dict], uses: str, then) -> ClusterRun:
+    # the nodes of a site see the home directory, and not this machine's /tmp
+    folder = _on_shared_disk() if where.chosen == "site" else lab.bench.folder()
+    code = lab.bench.submission.copy_to(folder / f"x{scratch.CODE}" / "code")
     work = folder / "job"
     for name, data in lab.bench.submission.files.items():
         if name.endswith((".sbatch", ".py", ".sh")):
@@ -123,33 +173,60 @@ def _run(lab: Lab, script: str, flags: tuple, plan: list[dict], own: bool, then)
         sys.executable, "-I", str(WORKLOAD / "auto_job.py"), "--directory", str(work / "checkpoints"),
         "--events", str(work / "events"), "--plan", str(work / "plan.json"), "--seed", str(lab.seed), "--steps", str(STEPS), *map(str, flags),
     ]  # fmt: skip
-    if own:
-        command += ["--code", str(code / lab.bench.submission.module)]
+    if uses:
+        command += ["--code", str(code / lab.bench.submission.module), "--uses", uses]
     try:
-        with Cluster(folder / "c", nodes=1, grace=GRACE, fast_limits=True) as cluster:
-            return _follow(lab, cluster, work, script, " ".join(command), plan, then)
+        with where.cluster(folder / "c") as cluster:
+            return _follow(lab, where, cluster, work, script, " ".join(command), plan, then)
     except NotInstalled as e:
         raise Inconclusive("no cluster", [("cluster", str(e))])
     except ClusterError as e:
         raise Inconclusive("cluster", [("cluster", str(e))])
+    finally:
+        if where.chosen == "site":
+            shutil.rmtree(folder, ignore_errors=True)
 
 
-def _follow(lab: Lab, cluster: Cluster, work: Path, script: str, train: str, plan: list[dict], then) -> ClusterRun:
+def _on_shared_disk() -> Path:
+    top = course.ROOT / ".grade" / "site"
+    top.mkdir(parents=True, exist_ok=True)
+    return Path(tempfile.mkdtemp(dir=top))
+
+
+def _follow(lab: Lab, where: Where, cluster: Cluster, work: Path, script: str, train: str, plan: list[dict], then) -> ClusterRun:
     began = time.monotonic()
     submitted = cluster.run(["sbatch", "--parsable", script], cwd=work, env={**cluster.env, "TRAIN": train})
     if submitted.returncode:
         raise Refused(submitted.stderr.strip())
     first = submitted.stdout.strip().split(";")[0]
-    run = ClusterRun(work, {first: {}}, late=False, plan=plan)
+    run = ClusterRun(work, {first: {}}, late=False, plan=plan, where=where)
+    try:
+        _watch(lab, where, cluster, run, first, then)
+    finally:
+        if where.chosen == "site":
+            cluster.run(["scancel", *run.jobs])
+    for i in run.jobs:
+        try:
+            run.jobs[i] = cluster.job(i)
+        except ClusterError:
+            pass  # it's gone from the cluster's memory
+    run.seconds, run.record = time.monotonic() - began, _record(cluster, set(run.jobs))
+    run.events, run.log  # noqa: B018  (read now: what it reported outlives its folder)
+    return run
+
+
+def _watch(lab: Lab, where: Where, cluster: Cluster, run: ClusterRun, first: str, then) -> None:
+    """Inflict what is due, until nothing of the run is in the queue any more."""
+    began, work = time.monotonic(), run.folder
     handled, others, empty = 0, set(), 0
     while True:
         faults = [e for line in _lines(work / "events") if (e := _parsed(line)) and e["event"] == "fault"]
         for fault in faults[handled:]:
-            others |= _inflict(cluster, fault)
+            others |= _inflict(where, cluster, fault)
             handled += 1
-        asked = cluster.run(["squeue", "-h", "-o", "%i|%T|%r"])
-        queue = {q[0]: q for q in (line.split("|") for line in asked.stdout.splitlines()) if len(q) == 3}
-        mine = {i: q for i, q in queue.items() if i not in others}
+        asked = cluster.run(["squeue", "-h", "-o", "%i|%T|%r|%Z"])
+        rows = [row for row in (line.split("|") for line in asked.stdout.splitlines()) if len(row) == 4]
+        mine = {row[0]: row for row in rows if row[0] not in others and os.path.realpath(row[3]) == os.path.realpath(work)}
         for i in mine:
             run.jobs.setdefault(i, {})
         if stuck := next((q for q in mine.values() if q[2] in EXCUSES), None):
@@ -164,19 +241,11 @@ def _follow(lab: Lab, cluster: Cluster, work: Path, script: str, train: str, pla
             then, empty = None, 0
             continue
         lives = sum(b'"event": "life"' in line for line in _lines(work / "events"))
-        if time.monotonic() - began > SECONDS or lives > MOST_LIVES:
+        if time.monotonic() - began > where.pace.seconds or lives > MOST_LIVES:
             run.late = True
             break
         if lab.bench.cancelled.wait(POLL):
             raise Cancelled
-    for i in run.jobs:
-        try:
-            run.jobs[i] = cluster.job(i)
-        except ClusterError:
-            pass  # it's gone from the cluster's memory
-    run.seconds, run.record = time.monotonic() - began, _record(cluster, set(run.jobs))
-    run.events, run.log  # noqa: B018  (read now: what it reported outlives its folder)
-    return run
 
 
 def _record(cluster: Cluster, jobs: set[str]) -> list[dict]:
@@ -201,10 +270,12 @@ def _lines(path: Path) -> list[bytes]:
         return []
 
 
-def _inflict(cluster: Cluster, fault: dict) -> set[str]:
+def _inflict(where: Where, cluster: Cluster, fault: dict) -> set[str]:
     """Do to the job what it waits for; the ids of jobs that this takes."""
-    if fault["do"] == "preempt":
+    if fault["do"] == "preempt" and where.chosen == "site":  # nobody may preempt there: what a preemption begins with
+        cluster.run(["scancel", "--signal=TERM", fault["job"]], check=True)
+    elif fault["do"] == "preempt":
         return {cluster.submit("-p", "high", "--exclusive", "-o", os.devnull, "--wrap", "true")}
     if fault["do"] == "limit":
-        cluster.run(["scontrol", "update", f"jobid={fault['job']}", f"EndTime=now+{LIMIT}"], check=True)
+        cluster.run(["scontrol", "update", f"jobid={fault['job']}", f"EndTime=now+{where.pace.limit}"], check=True)
     return set()

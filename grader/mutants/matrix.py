@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from grader import engine, mutants
+from grader.checks.cluster_runs import Where
 from grader.course import Exercise, UsageError
 from grader.harness import launcher as launchers
 from grader.verdicts import BLOCKED, FAIL, PASS, ExerciseResult
@@ -23,6 +24,11 @@ def table_path(exercise: Exercise) -> Path:
     return mutants.HERE / exercise.id / "README.md"
 
 
+def on_cluster(exercise: Exercise) -> dict:
+    """Where its mutants run if they need a cluster: on the stand-in, which keeps nobody waiting."""
+    return {"cluster": Where("stand-in")} if engine.at_once(exercise) else {}
+
+
 def grade_all(exercise: Exercise, names: tuple[str, ...], seed: int | None = None, say: Callable[[str], None] = lambda text: None):
     """(mutant, result) of every mutant, or of those that are named, from one fork server."""
     launcher = launchers.choose()
@@ -30,7 +36,7 @@ def grade_all(exercise: Exercise, names: tuple[str, ...], seed: int | None = Non
         with ThreadPoolExecutor(3 if engine.at_once(exercise) else 1) as pool:
 
             def grade(mutant: mutants.Mutant):
-                result = engine.grade(exercise, mutants.submission(exercise, mutant), launcher, seed=seed)
+                result = engine.grade(exercise, mutants.submission(exercise, mutant), launcher, seed=seed, **on_cluster(exercise))
                 say(f"{mutant.name:<34} {result.seconds:5.1f} s  " + " ".join(f"{t.id}:{t.verdict}" for t in result.tasks))
                 return mutant, result
 

@@ -11,6 +11,7 @@ from grader.verdicts import BLOCKED, PASS, Outcome, TaskResult
 if TYPE_CHECKING:
     from grader.engine import Grading
 
+HANGS = ("limit:", "deadlock:")  # causes that a task's other checks would only meet as well, after waiting for them
 LABEL = 11  # width of the labels' column; a longer label has a space behind it all the same
 
 
@@ -26,7 +27,9 @@ def compose(result: TaskResult, problems: list[Outcome], blockers: list[str], to
     if not problems:
         _set(result, [("nothing", "no check was selected")], {})
         return
-    first, *others = problems
+    # a check that hangs ends those behind it (engine.py); which of them had been decided by then is chance: not told
+    hangs = next((n for n, o in enumerate(problems) if o.finding.cause.startswith(HANGS)), len(problems))
+    first, *others = problems[: hangs + 1]
     finding = first.finding
     replay = grading.replay(first)
     evidence = {

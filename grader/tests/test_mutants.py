@@ -95,8 +95,9 @@ def name(value):
 
 
 def options(exercise, mutant, whole: bool) -> dict:
-    """All tasks if `whole`, else the one that must catch it."""
-    return {"seed": SEED, "tasks": None if whole else [exercise.task(mutant.task).number]}
+    """All tasks if `whole`, else the one that must catch it. On the stand-in, which is quick; solutions are graded on the
+    real cluster, and what one says the other does (test_slurm_conformance.py)."""
+    return {"seed": SEED, "tasks": None if whole else [exercise.task(mutant.task).number], **kill_matrix.on_cluster(exercise)}
 
 
 @pytest.fixture(scope="module")
