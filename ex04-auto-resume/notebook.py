@@ -43,7 +43,7 @@ training=$!
 wait "$training"
 [ $? = 0 ] || scontrol requeue "$SLURM_JOB_ID"
 """
-run = notebooks.on_cluster(notebooks.files("careful", {"careful.sbatch": careful}), "careful.sbatch", plan=[{"step": 17, "do": "limit", "save": 7}])
+run = notebooks.on_cluster(notebooks.files("careful", {"careful.sbatch": careful}), "careful.sbatch", plan=[{"step": 17, "do": "limit", "save": "long"}])
 for life in run.lives:
     steps = [e["step"] for e in life if e["event"] == "step"]
     heard = [e["signal"] for e in life if e["event"] == "signal"]
@@ -66,8 +66,8 @@ print("\n".join(f"    {line}" for line in run.log.splitlines() if line.startswit
 
 # %% tags=["nbval-ignore-output"]
 plan = [
-    {"step": 7, "do": "preempt", "save": 1},
-    {"step": 16, "do": "limit", "save": 1},
+    {"step": 7, "do": "preempt", "save": "short"},
+    {"step": 16, "do": "limit", "save": "short"},
     {"step": 24, "do": "kill"},
     {"step": 33, "do": "torn"},
 ]

@@ -148,11 +148,13 @@ def _parsed(line: bytes) -> dict | None:
 def ran(lab: Lab, script: str, *flags: object, plan: tuple[dict, ...] = (), uses: str = "", then=None) -> ClusterRun:
     """The run of `script` (of the submission) with these flags of auto_job.py, under this plan; once in a grading.
 
+    plan   [{"step": 7, "do": "preempt", "save": "long"}, ...]: what befalls it at which steps ("preempt", "limit", "kill",
+           "torn"), and how long a save takes that follows: "short", or "long": too long for a job that isn't warned
     uses   which of the submission's Python functions the training calls (auto_job.py --uses)
     then   called with (cluster, job id) when the run is over; what is in the queue then is followed as well
     """
     where = lab.bench.cluster or Where()
-    plan = tuple(fault | {"save": getattr(where.pace, fault["save"])} if "save" in fault else fault for fault in plan)
+    plan = tuple(fault | {"save": vars(where.pace)[fault["save"]]} if "save" in fault else fault for fault in plan)
     key = ("cluster", script, *map(str, flags), json.dumps(plan), uses, bool(then), lab.bench.submission.key)
     return lab.bench.once(key, lambda: _run(lab, where, script, flags, list(plan), uses, then))
 
