@@ -134,7 +134,7 @@ class Probe:
     def output(self, *without: str) -> list[str]:
         """The log, without what is this run's alone, and without lines that aren't always there."""
         text = (self.lab.folder / f"{self.name}.log").read_text()
-        for pattern, word in ((r"\d{4}-\d\d-\d\dT[\d:]+", "WHEN"), (rf"(?<=JOB ){self.number}\b|(?<=STEP ){self.number}\b|(?<=StepId=){self.number}\b|(?<=[Jj]ob ){self.number}\b", "JOB"), (rf"\b{self.node}\b", "NODE"), (r"\S*/slurm_script", "SCRIPT"), (r"line \d+: +\d+", "line")):
+        for pattern, word in ((re.escape(RECORD), "RECORDER"), (r"\d{4}-\d\d-\d\dT[\d:]+", "WHEN"), (rf"(?<=JOB ){self.number}\b|(?<=STEP ){self.number}\b|(?<=StepId=){self.number}\b|(?<=[Jj]ob ){self.number}\b", "JOB"), (rf"\b{self.node}\b", "NODE"), (r"\S*/slurm_script", "SCRIPT"), (r"line \d+: +\d+", "line")):
             text = re.sub(pattern, word, text)
         return sorted(line for line in text.splitlines() if not any(w in line for w in without))
 
