@@ -19,7 +19,7 @@ def make(kind: str, place: Path, nodes: int, grace: int | None = None, settings:
     settings = {"FirstJobId": "7001"} | (settings or {})  # no number that anything else has
     if kind == "real":  # as short as Slurm lets it be
         return Cluster(place, nodes=nodes, cpus=64, grace=10 if grace is None else grace, fast_limits=True, settings=settings)
-    return StandIn(place, nodes=nodes, cpus=64, grace=4 if grace is None else grace, kill_wait=1.5, settings=settings)
+    return StandIn(place, nodes=nodes, cpus=64, grace=8 if grace is None else grace, kill_wait=1.5, settings=settings)
 
 
 def missing() -> str:
