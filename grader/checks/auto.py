@@ -49,7 +49,7 @@ def chaos(lab: Lab) -> ClusterRun:
     lab.draw.shuffle(faults)
     steps = [8 + 8 * n + lab.draw.choice([-1, 0, 1, 3]) for n in range(4)]
     plan = tuple({"step": step, "do": do, "save": "short"} for step, do in zip(steps, faults))
-    return _ran(lab, REQUEUE, plan=plan, uses="checkpoint,lives,lock")
+    return _ran(lab, REQUEUE, plan=plan, uses="checkpoint,lives")
 
 
 def _ran(lab: Lab, script: str, *flags, **options) -> ClusterRun:
