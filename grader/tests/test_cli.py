@@ -339,7 +339,7 @@ def scratch():
 
 
 @pytest.mark.parametrize(
-    "number,status,launcher",
+    "number,status,how",
     [
         (signal.SIGINT, 130, "fork"),
         (signal.SIGTERM, 143, "fork"),
@@ -349,8 +349,8 @@ def scratch():
         (signal.SIGKILL, -9, "plain"),
     ],
 )
-def test_an_interrupted_grade_ends_at_once_and_leaves_nothing(tmp_path, scratch, number, status, launcher):
-    if launcher == "fork" and not sys.platform.startswith("linux"):
+def test_an_interrupted_grade_ends_at_once_and_leaves_nothing(tmp_path, scratch, number, status, how):
+    if how == "fork" and not sys.platform.startswith("linux"):
         pytest.skip("the fork server is Linux's")
     if number != signal.SIGKILL and signal.getsignal(number) == signal.SIG_IGN:
         pytest.skip("ignored here, and so in what is started from here")
@@ -360,7 +360,7 @@ def test_an_interrupted_grade_ends_at_once_and_leaves_nothing(tmp_path, scratch,
     (results / "r.json").write_text("old")
     (work / "checkpoint.py").write_text(f"open({str(begun)!r}, 'w').close()\nwhile True: pass\n")
     running = subprocess.Popen(
-        [sys.executable, "-m", "grader", "ex01", "--submission", work, "--json", results / "r.json", "--launcher", launcher],
+        [sys.executable, "-m", "grader", "ex01", "--submission", work, "--json", results / "r.json", "--launcher", how],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(scratch)},
     )  # fmt: skip
