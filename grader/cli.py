@@ -46,6 +46,7 @@ SYNTAX = """
 \b
 grade [ex01 ...] [--task 3] [--submission DIR | --solution]
       [--json FILE] [--junit FILE] [--jobs N] [--seed N] [--fault F] [--launcher fork|plain]
+      [--cluster slurm|stand-in|site]
 
 Runs your training job as real processes, kills it, and compares the resumed run with an
 undisturbed one, bit for bit. Exit status: 0 all graded tasks pass, 1 some don't,

@@ -21,7 +21,7 @@ from grader.harness import scratch
 from grader.harness.lab import WORKLOAD, Cancelled, Lab
 from grader.slurm import Cluster, ClusterError, NotInstalled, StandIn, programs
 from grader.slurm.site import Site
-from grader.verdicts import Inconclusive
+from grader.verdicts import Finding, Inconclusive
 from grader.workload import auto_job
 
 MOST_LIVES = 6  # more of them are a loop without end; the longest run has five
@@ -169,7 +169,7 @@ def _run(lab: Lab, where: Where, script: str, flags: tuple, plan: list[dict], us
             (work / name).parent.mkdir(parents=True, exist_ok=True)
             (work / name).write_bytes(data)
     if not (work / script).exists():
-        raise Inconclusive("script", [("missing", f"there is no {script}")])
+        raise Finding("script", [("missing", f"there is no {script} in the submission")])
     (work / "plan.json").write_text(json.dumps(plan))
     command = [
         sys.executable, "-I", str(WORKLOAD / "auto_job.py"), "--directory", str(work / "checkpoints"),
