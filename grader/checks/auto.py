@@ -81,7 +81,7 @@ def finished(run: ClusterRun) -> None:
         return
     rows = [*story(run), *_standing(run), ("log", _last_words(run))]
     if run.late and len(run.lives) > cluster_runs.MOST_LIVES:
-        rows[-1:-1] = [("found", f"the job is run again without end: {len(run.lives)} lives, and it's in the queue again")]
+        rows[-1:-1] = [("found", f"the job is run again without end: more than {cluster_runs.MOST_LIVES} lives, and it's in the queue again")]
         raise Finding("endless", [*rows, ("think", "after which of the training's exit statuses is the job to be run again?")])
     if run.late:
         rows[-1:-1] = [("found", f"still in the queue after {run.where.pace.seconds:g} s")]
@@ -220,7 +220,7 @@ def gives_up(run: ClusterRun, tries: int) -> None:
     if run.late or began > tries:
         rows = [
             what,
-            ("found", f"{began} lives began at step 10{', and it is in the queue again' if run.late else ''}"),
+            ("found", f"more than {tries} lives began at step 10" if began > tries else f"{began} lives began at step 10, and more began"),
             ("means", "a job that burns its account's hours all weekend, and gets nowhere"),
             ("think", "who counts the crashes, and what does your script do with the exit status that says so?"),
         ]
