@@ -128,7 +128,8 @@ def kept(run: ClusterRun, do: str, think: str) -> None:
     signals = [e for e in life if e["event"] == "signal"]
     saving = any(e["event"] == "saving" and e["t"] >= fault["t"] for e in life)
     heard = ", ".join(f"{s['signal']} after {s['t'] - fault['t']:.0f} s" for s in signals) or "no signal at all"
-    saved = max([0, *(e["step"] for e in run.all("saved") if e["t"] < fault["t"])])
+    before = run.events[: run.events.index(fault)]  # in their order: a save and a fault may have the same millisecond
+    saved = max([0, *(e["step"] for e in before if e["event"] == "saved")])
     rows = [
         *story(run, number + 1),
         ("heard", f"the training got {heard}"),
