@@ -178,7 +178,8 @@ def test_whom_a_signal_reaches(place, tmp_path, proctrack, child_too):
         assert processes.wait_until(lambda: all(word in out.read_text() for word in words), 10), out.read_text()
         return out.read_text()
 
-    with Cluster(place / proctrack, nodes=1, proctrack=proctrack) as cluster:
+    # kill_wait: the child is asked after scancel, and SIGKILL must not be faster, however busy the machine is
+    with Cluster(place / proctrack, nodes=1, proctrack=proctrack, kill_wait=60) as cluster:
         assert cluster.status().proctrack == proctrack
         out.touch()
         job = cluster.submit("-o", out, tmp_path / "job.sh")
@@ -302,7 +303,7 @@ def test_a_port_that_somebody_takes_meanwhile_is_given_up_for_another(place, tmp
 LEAVES = "#!/bin/bash\n(setsid env -i sleep 600 &)\nsetsid sleep 600 &\nsrun bash -c 'setsid sleep 600 & wait' &\nexec sleep 600\n"
 
 
-def at_work(cluster: Cluster, folder: Path) -> list[dict]:
+def at_work(cluster: Cluster, folder: Path, seconds: float = 10) -> list[dict]:
     """Every process of the cluster, with a job that has sent some into sessions of their own, one without environment."""
     (folder / "job.sh").write_text(LEAVES)
     job = cluster.submit("-N2", "-o", "/dev/null", folder / "job.sh")
@@ -311,7 +312,7 @@ def at_work(cluster: Cluster, folder: Path) -> list[dict]:
     def sleeping() -> int:
         return sum(b"sleep\x00600" in Path(f"/proc/{p['pid']}/cmdline").read_bytes() for p in everything(cluster) if processes.alive(p))
 
-    assert processes.wait_until(lambda: sleeping() == 5, 10), sleeping()  # srun's is on two nodes
+    assert processes.wait_until(lambda: sleeping() == 5, seconds), sleeping()  # srun's is on two nodes
     return everything(cluster)
 
 
@@ -336,19 +337,24 @@ def test_down_leaves_nothing_whoever_has_died_before(place, tmp_path, victim):
     cluster.stop()  # nothing to do
 
 
-@needs_slurm
-def test_when_the_grader_is_killed_its_cluster_ends(place, tmp_path):
+def ends_with_its_grader(cluster: Cluster, folder: Path, seconds: float = 10) -> None:
+    """Started by another process, which is killed, it ends with all of its jobs."""
+    kind = type(cluster).__name__
     code = (
-        "import sys, time; from grader.slurm import Cluster\n"
-        "with Cluster(sys.argv[1]) as c: print(c.seconds, flush=True); time.sleep(600)\n"
+        f"import sys, time; from grader.slurm import {kind}\n"
+        f"with {kind}(sys.argv[1]) as c: print(c.seconds, flush=True); time.sleep(600)\n"
     )
-    grader = subprocess.Popen([sys.executable, "-c", code, place / "lost"], cwd=ROOT, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    grader = subprocess.Popen([sys.executable, "-c", code, cluster.directory], cwd=ROOT, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert grader.stdout.readline()
-    cluster = Cluster(place / "lost")
-    known = at_work(cluster, tmp_path)
+    known = at_work(cluster, folder, seconds)
     grader.kill()
     grader.communicate()
     assert gone(known, cluster)
+
+
+@needs_slurm
+def test_when_the_grader_is_killed_its_cluster_ends(place, tmp_path):
+    ends_with_its_grader(Cluster(place / "lost"), tmp_path)
 
 
 @needs_slurm
