@@ -120,7 +120,11 @@ def _error_rows(crash: dict) -> list[tuple[str, str]]:
                 "which saved value isn't a tensor, a number, a string, or a list, tuple or dict of them?",
             ),
         ]
-    first, *more = [line for line in message.splitlines() if line.strip()] or [""]
+    lines = [line for line in message.splitlines() if line.strip()]
+    if any(line.startswith("Traceback (most recent") for line in lines[1:]):
+        # DCP's message holds the tracebacks of all ranks: what they end in, once each
+        lines = list(dict.fromkeys(line for line in lines if not line.startswith((" ", "Traceback (most recent"))))
+    first, *more = lines or [""]
     return [("error", f"{crash['type']}: {first}"[:300]), *(("", line.strip()[:200]) for line in more[:5])]
 
 
@@ -230,7 +234,6 @@ def progress_kept(run: Run) -> None:
         last = max(saved, default=life.resumed_at)
         if after.resumed_at in (last, max(begun, default=last)):
             continue
-        reached = max([life.resumed_at, *(s["step"] for s in life.steps)])
         rows = [
             ("fault", run.story),
             ("resumed", f"at step {after.resumed_at}; the last checkpoint was saved after step {last}"),
@@ -239,7 +242,7 @@ def progress_kept(run: Run) -> None:
             rows.append(
                 (
                     "means",
-                    f"{reached - after.resumed_at} of {reached} finished steps are done again"
+                    f"{life.reached - after.resumed_at} of {life.reached} finished steps are done again"
                     + (": the run started over" if after.resumed_at == 0 else ""),
                 )
             )

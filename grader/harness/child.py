@@ -19,6 +19,8 @@ import threading
 import traceback
 from collections.abc import Callable
 
+MESSAGE = 10_000  # characters of an error's message: DCP's holds a traceback of each rank
+
 
 def live(job: dict) -> None:
     """The whole life, from here to its end: never returns."""
@@ -115,7 +117,7 @@ def describe(error: BaseException) -> dict:
     It is the student's object: asking it may raise, and may give endless text.
     """
     name = type.__dict__["__name__"].__get__(type(error))  # what its class really is called
-    message = _told(lambda: str(error), 2000, "(a message that can't be told: its __str__ fails)")
+    message = _told(lambda: str(error), MESSAGE, "(a message that can't be told: its __str__ fails)")
     return {"type": name[:100], "message": message, "frames": _frames(error)}
 
 

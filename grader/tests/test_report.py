@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 
+from grader.checks.expect import crashed
 from grader.report import message, terminal
 from grader.verdicts import FAIL, Finding, Outcome, TaskResult
 
@@ -28,3 +29,10 @@ def test_no_label_touches_its_text(capsys):
     for label in labels:
         assert f"{label} text" in " ".join(result.message.split())
         assert f"{label} text" in shown
+
+
+def test_of_an_error_that_holds_the_tracebacks_of_all_ranks_their_ends_are_told():
+    frames = ["Traceback (most recent call last): (RANK {})", '  File "torch/utils.py", line 193, in reduce_scatter', "    local_data = map_fun()", "RuntimeError: Missing key"]
+    message = "\n".join(["ranks:dict_keys([0, 1])", *(line.format(rank) for rank in (0, 1) for line in frames)])
+    rows = crashed({"type": "CheckpointException", "message": message, "frames": []}, []).rows
+    assert rows == [("error", "CheckpointException: ranks:dict_keys([0, 1])"), ("", "RuntimeError: Missing key")]
