@@ -194,7 +194,8 @@ def main(make_job, directory, clock, grace):  # noqa: F811
     return 0
 
 
-deaf = notebooks.train(notebooks.module("deaf", main, worker_init), faults=[send("term", 6, "evaluation", 1)], **SCRIPT)
+after_steps = notebooks.module("after_steps", main, worker_init)
+deaf = notebooks.train(after_steps, faults=[send("term", 6, "evaluation", 1)], **SCRIPT)
 fig, axis = plt.subplots(figsize=(8, 2.2), layout="constrained")
 draw(axis, deaf.lives[0], 4, "A signal in an evaluation that nobody interrupts")
 axis.set_xlabel("seconds since the job began")
@@ -205,27 +206,11 @@ print(f"steps trained: {max(e['step'] for e in deaf.lives[0].all('trained'))}, s
 # %% [markdown]
 # ## 4. Two ranks, one signal
 #
-# The signal reaches rank 1 only. Above, each rank does what it knows; below, yours ask each other after every step.
-
+# The signal reaches rank 1 only. First the loop of section 3, in which each rank does what it knows; then yours, which ask
+# each other after every step.
 
 # %%
-def main(make_job, directory, clock, grace):  # noqa: F811
-    came = []
-    signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
-    job = make_job()
-    job.resume()
-    while job.epoch < job.epochs:
-        for batch in job.batches():
-            job.train_step(batch)
-            if came:
-                job.save()
-                return 75
-        job.end_epoch([job.validate(part) for part in job.validation_parts()])
-    job.save()
-    return 0
-
-
-alone = notebooks.train(notebooks.module("alone", main, worker_init), faults=[send("term", 4, rank=1)], ranks=2, **SCRIPT)
+alone = notebooks.train(after_steps, faults=[send("term", 4, rank=1)], ranks=2, **SCRIPT)
 print(notebooks.finding(alone))
 
 # %%

@@ -19,14 +19,15 @@ from pathlib import Path
 from grader import course
 from grader.harness import scratch
 from grader.harness.lab import WORKLOAD, Cancelled, Lab
-from grader.slurm import Cluster, ClusterError, NotInstalled, StandIn, programs
+from grader.harness.run import read_events
+from grader.slurm import Cluster, ClusterError, NotInstalled, StandIn, choice
 from grader.slurm.site import Site
 from grader.verdicts import Finding, Inconclusive
 from grader.workload import auto_job
 
 MOST_LIVES = 6  # more of them are a loop without end; the longest run has five
 POLL = 0.2  # s between two looks at the queue
-EXCUSES = {"DependencyNeverSatisfied"}  # of a job that will stay in the queue for ever
+NEVER = {"DependencyNeverSatisfied"}  # reasons of a job that will stay in the queue for ever
 STEPS = 40
 
 
@@ -54,11 +55,7 @@ class Where:
     def chosen(self) -> str:
         if self.kind != "auto":
             return self.kind
-        try:
-            programs.find()
-            return "slurm"
-        except NotInstalled:
-            return "stand-in"
+        return "stand-in" if choice.missing() else "slurm"
 
     @property
     def pace(self) -> Pace:
@@ -85,16 +82,11 @@ class ClusterRun:
     stuck: str = ""  # why a job in the queue will never run
     seconds: float = 0.0
     record: list[dict] = field(default_factory=list)  # the cluster's own: "job", "start" and "end" (epoch s), "state" of each run
-    plan: list[dict] = field(default_factory=list)
     where: Where = field(default_factory=Where)
 
     @cached_property
     def events(self) -> list[dict]:
-        try:
-            lines = scratch.read(self.folder / "events", 16 << 20).splitlines()
-        except OSError:
-            return []
-        return [e for line in lines if (e := _parsed(line))]
+        return _events(self.folder)
 
     def all(self, event: str) -> list[dict]:
         return [e for e in self.events if e["event"] == event]
@@ -137,12 +129,8 @@ class ClusterRun:
         return out
 
 
-def _parsed(line: bytes) -> dict | None:
-    try:
-        e = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return e if isinstance(e, dict) and isinstance(e.get("event"), str) and "t" in e and "pid" in e else None
+def _events(folder: Path) -> list[dict]:
+    return [e for e in read_events(folder / "events") if isinstance(e.get("event"), str) and "t" in e and "pid" in e]
 
 
 def ran(lab: Lab, script: str, *flags: object, plan: tuple[dict, ...] = (), uses: str = "", then=None) -> ClusterRun:
@@ -162,12 +150,7 @@ def ran(lab: Lab, script: str, *flags: object, plan: tuple[dict, ...] = (), uses
 def _run(lab: Lab, where: Where, script: str, flags: tuple, plan: list[dict], uses: str, then) -> ClusterRun:
     # the nodes of a site see the home directory, and not this machine's /tmp
     folder = _on_shared_disk() if where.chosen == "site" else lab.bench.folder()
-    code = lab.bench.submission.copy_to(folder / f"x{scratch.CODE}" / "code")
-    work = folder / "job"
-    for name, data in lab.bench.submission.files.items():
-        if name.endswith((".sbatch", ".py", ".sh")):
-            (work / name).parent.mkdir(parents=True, exist_ok=True)
-            (work / name).write_bytes(data)
+    work = lab.bench.submission.copy_to(folder / "job")
     if not (work / script).exists():
         raise Finding("script", [("missing", f"there is no {script} in the submission")])
     (work / "plan.json").write_text(json.dumps(plan))
@@ -176,10 +159,10 @@ def _run(lab: Lab, where: Where, script: str, flags: tuple, plan: list[dict], us
         "--events", str(work / "events"), "--plan", str(work / "plan.json"), "--seed", str(lab.seed), "--steps", str(STEPS), *map(str, flags),
     ]  # fmt: skip
     if uses:
-        command += ["--code", str(code / lab.bench.submission.module), "--uses", uses]
+        command += ["--code", str(work / lab.bench.submission.module), "--uses", uses]
     try:
         with where.cluster(folder / "c") as cluster:
-            return _follow(lab, where, cluster, work, script, " ".join(command), plan, then)
+            return _follow(lab, where, cluster, work, script, " ".join(command), then)
     except NotInstalled as e:
         raise Inconclusive("no cluster", [("cluster", str(e))])
     except ClusterError as e:
@@ -195,13 +178,13 @@ def _on_shared_disk() -> Path:
     return Path(tempfile.mkdtemp(dir=top))
 
 
-def _follow(lab: Lab, where: Where, cluster: Cluster, work: Path, script: str, train: str, plan: list[dict], then) -> ClusterRun:
+def _follow(lab: Lab, where: Where, cluster: Cluster, work: Path, script: str, train: str, then) -> ClusterRun:
     began = time.monotonic()
     submitted = cluster.run(["sbatch", "--parsable", script], cwd=work, env={**cluster.env, "TRAIN": train})
     if submitted.returncode:
         raise Refused(submitted.stderr.strip())
     first = submitted.stdout.strip().split(";")[0]
-    run = ClusterRun(work, {first: {}}, late=False, plan=plan, where=where)
+    run = ClusterRun(work, {first: {}}, late=False, where=where)
     try:
         _watch(lab, where, cluster, run, first, then)
     finally:
@@ -222,8 +205,8 @@ def _watch(lab: Lab, where: Where, cluster: Cluster, run: ClusterRun, first: str
     began, work = time.monotonic(), run.folder
     handled, others, empty = 0, set(), 0
     while True:
-        faults = [e for line in _lines(work / "events") if (e := _parsed(line)) and e["event"] == "fault"]
-        for fault in faults[handled:]:
+        events = _events(work)
+        for fault in [e for e in events if e["event"] == "fault"][handled:]:
             others |= _inflict(where, cluster, fault)
             handled += 1
         asked = cluster.run(["squeue", "-h", "-o", "%i|%T|%r|%Z"])
@@ -231,7 +214,7 @@ def _watch(lab: Lab, where: Where, cluster: Cluster, run: ClusterRun, first: str
         mine = {row[0]: row for row in rows if row[0] not in others and os.path.realpath(row[3]) == os.path.realpath(work)}
         for i in mine:
             run.jobs.setdefault(i, {})
-        if stuck := next((q for q in mine.values() if q[2] in EXCUSES), None):
+        if stuck := next((q for q in mine.values() if q[2] in NEVER), None):
             run.stuck = stuck[2]
             break
         # in whatever state; twice, as a job may be between two of them; and a slurmctld that is too busy to say says nothing
@@ -242,7 +225,7 @@ def _watch(lab: Lab, where: Where, cluster: Cluster, run: ClusterRun, first: str
             then(cluster, first)
             then, empty = None, 0
             continue
-        lives = sum(b'"event": "life"' in line for line in _lines(work / "events"))
+        lives = sum(e["event"] == "life" for e in events)
         if time.monotonic() - began > where.pace.seconds or lives > MOST_LIVES:
             run.late = True
             break
@@ -263,13 +246,6 @@ def _record(cluster: Cluster, jobs: set[str]) -> list[dict]:
 
 class Refused(Exception):
     """sbatch didn't take the script."""
-
-
-def _lines(path: Path) -> list[bytes]:
-    try:
-        return path.read_bytes().splitlines()
-    except OSError:
-        return []
 
 
 def _inflict(where: Where, cluster: Cluster, fault: dict) -> set[str]:

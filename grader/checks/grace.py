@@ -18,11 +18,12 @@ EARLY = 3  # times the longest step and save may be left when a job stops by its
 # --- time limits -------------------------------------------------------------------------------------------
 
 
-def before_the_time_limit(lab: Lab) -> None:
+def before_the_time_limit(lab: Lab, ranks: int | None = None) -> None:
+    """... of one rank alone, if there are several."""
     args = job(lab, "--costs", "step=2,save=6")
-    whole = preempted.undisturbed(lab, *args).last
+    whole = preempted.undisturbed(lab, *args, ranks=ranks).last.processes[-1]
     step = lab.draw.choice([n for n in range(steps_per_epoch(lab) + 2, 2 * steps_per_epoch(lab)) if n % 4])
-    stops_in_time(lab, args, _at(whole, "trained", step) + lab.draw.randint(8, 14))
+    stops_in_time(lab, args, _at(whole, "trained", step) + lab.draw.randint(8, 14), ranks)
 
 
 def in_an_evaluation(lab: Lab) -> None:
@@ -41,13 +42,6 @@ def slower_saves(lab: Lab) -> None:
     stops_in_time(lab, args, _at(whole, "trained", step) + longest + 3)
 
 
-def one_rank_has_less(lab: Lab) -> None:
-    args = job(lab, "--costs", "step=2,save=6")
-    whole = preempted.undisturbed(lab, *args, ranks=2).last.ranks[1]
-    step = lab.draw.choice([n for n in range(steps_per_epoch(lab) + 2, 2 * steps_per_epoch(lab)) if n % 4])
-    stops_in_time(lab, args, _at(whole, "trained", step) + lab.draw.randint(8, 14), ranks=2)
-
-
 def stops_in_time(lab: Lab, args: tuple, end: float, ranks: int | None = None) -> None:
     """With SIGKILL after `end` seconds (on rank 1 alone, if there are ranks), the job stops before that, as late as its
     margins allow, loses nothing, and goes on where it stopped."""
@@ -58,14 +52,14 @@ def stops_in_time(lab: Lab, args: tuple, end: float, ranks: int | None = None) -
     who = "" if ranks is None else " of rank 1"
     when = [("time limit", f"SIGKILL{who} {end} s after the job's begin; SLURM_JOB_END_TIME says so, no signal comes")]
     life = run.last
-    lives = [life] if ranks is None else life.ranks
+    lives = life.processes
     if all(one.finished for one in lives):
         raise Inconclusive("fault", [*when, ("but", "training was done before that")])
     if not life.preempted:
         finding = preempted.ended_early(lab, run, life)
         finding.rows[:0] = when
         raise finding
-    preempted.status_says(run.directory, "preempted", when)
+    preempted.status_says(preempted.told(run.directory), "preempted", when)
     _late_enough(lives[-1], end, when)
     again = launch(lab, *args, faults=(), ranks=ranks, directory=run.directory)
     preempted.rejoined(lab, Run([life, again.last], (), run.directory, command=whole.command), whole, when)

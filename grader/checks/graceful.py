@@ -12,7 +12,6 @@ from grader.checks.preempted import (
     finished,
     job,
     launch,
-    lives_of,
     steps_per_epoch,
 )
 from grader.harness.lab import Lab
@@ -44,7 +43,7 @@ def just_finished(lab: Lab, ranks: int | None = None) -> None:
     for schedule in lab.schedules((Preempt((Sent("term", last, "event", 1, rank=None if ranks is None else 0),)),)):
         run = launch(lab, *args, faults=schedule, ranks=ranks)
         life = run.lives[0]
-        lives = lives_of(life)
+        lives = life.processes
         if life.obeyed_fault and len(life.all("epoch")) < 2:
             return  # it saves before the last evaluation, was stopped there, and is right to say so
         if not all(one.status == 0 and not one.ended for one in lives):
@@ -58,7 +57,7 @@ def just_finished(lab: Lab, ranks: int | None = None) -> None:
                 ]
                 raise Finding("done, not preempted", rows, schedule_of(run))
             preempted.left_as_preempted(lab, run, 0, life, lab.undisturbed(*args, ranks=ranks))
-        if not life.all("signal") and not any(one.all("signal") for one in lives):
+        if not any(one.all("signal") for one in lives):
             rows = [("trained", f"to the end, step {last}"), ("found", "no save after it"), ("means", "run again, the job trains what it has trained already"), ("think", "what does the next life find, if this one has just finished?")]
             raise Finding("not saved at the end", rows)
         _says(run, "done", [("ended", "training was done, exit status 0")])
@@ -112,4 +111,4 @@ def status_is_fresh(lab: Lab, schedule: tuple) -> None:
 
 
 def _says(run: Run, want: str, rows: list) -> None:
-    preempted.status_says(run.directory, want, [*fault_row(run), *rows], schedule_of(run))
+    preempted.status_says(preempted.told(run.directory), want, [*fault_row(run), *rows], schedule_of(run))

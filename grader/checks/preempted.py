@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 from pathlib import Path
@@ -12,7 +13,6 @@ from grader.harness.lab import Lab
 from grader.harness.preemption import Preempt
 from grader.harness.run import PREEMPTED, Group, Life, Run
 from grader.verdicts import Finding, Inconclusive
-from grader.workload.preempt_job import told
 
 SCRIPT = "train_preempt.py"
 SAYS = {0: "done", PREEMPTED: "preempted"}
@@ -40,15 +40,19 @@ def any_signal(lab: Lab) -> str:
 # --- runs ------------------------------------------------------------------------------------------------
 
 
+def told(directory: Path) -> str | None:
+    """The outcome in status.json, as somebody outside would read it; None if there is none."""
+    try:
+        return json.loads((directory / "status.json").read_text())["outcome"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def launch(lab: Lab, *args, faults: tuple, ranks: int | None = None, directory: Path | None = None) -> Run:
     """A run, and in notes["told"] what status.json said after each of its lives."""
     outcomes: list[str | None] = []
-
-    def look(directory: Path) -> None:
-        outcomes.append(told(str(directory)))
-
-    run = lab.launch(*args, faults=faults, ranks=ranks, directory=directory, before_relaunch=look)
-    run.notes["told"] = [*outcomes, told(str(run.directory))]
+    run = lab.launch(*args, faults=faults, ranks=ranks, directory=directory, before_relaunch=lambda d: outcomes.append(told(d)))
+    run.notes["told"] = [*outcomes, told(run.directory)]
     return run
 
 
@@ -113,7 +117,7 @@ def finished(lab: Lab, run: Run) -> None:
 
 
 def ended_early(lab: Lab, run: Run, life: Life | Group) -> Finding:
-    if any(one.all("killed") for one in lives_of(life)):
+    if any(one.all("killed") for one in life.processes):
         return _killed(run, life)
     if stopped := _stopped_for_nothing(run, life):
         return stopped
@@ -121,27 +125,19 @@ def ended_early(lab: Lab, run: Run, life: Life | Group) -> Finding:
 
 
 def _stopped_for_nothing(run: Run, life: Life | Group) -> Finding | None:
-    if not all(one.preempted for one in lives_of(life)) or any(one.all("signal") for one in lives_of(life)):
+    if not all(one.preempted for one in life.processes) or any(one.all("signal") for one in life.processes):
         return None
     rows = [
         *fault_row(run),
-        ("ended", f"the job left as preempted (exit status {PREEMPTED}) after step {_reached(life)}, though nobody told it to stop"),
+        ("ended", f"the job left as preempted (exit status {PREEMPTED}) after step {life.reached}, though nobody told it to stop"),
         ("means", "a job that asks to be run again for ever, and never is done"),
         ("think", "what does your job do when nothing is left to train?"),
     ]
     return Finding("stopped for nothing", rows, schedule_of(run))
 
 
-def lives_of(life: Life | Group) -> list[Life]:
-    return life.ranks if isinstance(life, Group) else [life]
-
-
 def fault_row(run: Run) -> list[tuple[str, str]]:
     return [("fault", run.story)] if run.schedule else []
-
-
-def _reached(life: Life | Group) -> int:
-    return max([life.resumed_at, *(s["step"] for s in life.steps)])
 
 
 # --- how a stopped life ends -----------------------------------------------------------------------------
@@ -153,11 +149,11 @@ def left_as_preempted(lab: Lab, run: Run, number: int, life: Life | Group, whole
         if life.fault and not life.died_of_fault:
             raise ended_early(lab, run, life)
         return
-    lives = lives_of(life)
+    lives = life.processes
     for one in lives:
         _not_torn(run, one, whole)
     if life.obeyed_fault:
-        _told(run, number, life)
+        status_says(run.notes["told"][number], SAYS[PREEMPTED], fault_row(run), schedule_of(run))
         return
     if not any(one.all("signal") for one in lives):
         if all(one.finished for one in lives):
@@ -184,7 +180,7 @@ def _nobody_handles(run: Run, life: Life | Group, rank: int, one: Life) -> Findi
     signals = len(one.all("signal"))
     rows = [
         *fault_row(run),
-        *([("rank", f"{rank} (of {len(lives_of(life))})")] if isinstance(life, Group) else []),
+        *([("rank", f"{rank} (of {len(life.processes)})")] if isinstance(life, Group) else []),
         ("ended", f"{name} killed the process: nothing handles it {'any more' if signals > 1 else 'there'}"),
         *_lost_row(life),
     ]
@@ -197,7 +193,7 @@ def _nobody_handles(run: Run, life: Life | Group, rank: int, one: Life) -> Findi
 
 def _lost_row(life: Life | Group) -> list[tuple[str, str]]:
     saved = max([e["step"] for e in life.all("saved")], default=life.resumed_at)
-    lost = _reached(life) - saved
+    lost = life.reached - saved
     return [("means", f"{_steps(lost)} lost")] if lost else []
 
 
@@ -206,7 +202,7 @@ def _steps(number: int) -> str:
 
 
 def _killed(run: Run, life: Life | Group) -> Finding:
-    rank, one = next((r, one) for r, one in enumerate(lives_of(life)) if one.all("killed"))
+    rank, one = next((r, one) for r, one in enumerate(life.processes) if one.all("killed"))
     killed, sent = one.first("killed"), one.all("signal")
     rows = [*fault_row(run)]
     if isinstance(life, Group):
@@ -229,10 +225,10 @@ def _killed(run: Run, life: Life | Group) -> Finding:
 
 
 def _left_as_done(run: Run, life: Life | Group) -> Finding:
-    lives = lives_of(life)
+    lives = life.processes
     done = [r for r, one in enumerate(lives) if one.status == 0]
     who = "the job" if len(lives) == 1 else f"rank {done[0]}"
-    to_do = "" if any(one.first("end") for one in lives) else f" after step {_reached(life)}, before training was done"
+    to_do = "" if any(one.first("end") for one in lives) else f" after step {life.reached}, before training was done"
     rows = [
         *fault_row(run),
         ("ended", f"{who} left with exit status 0{to_do}"),
@@ -251,11 +247,8 @@ def _left_as_done(run: Run, life: Life | Group) -> Finding:
     return Finding("exit:0", rows, schedule_of(run))
 
 
-def status_says(directory: Path, want: str, rows: list, schedule: str | None = None) -> None:
-    _compare(told(str(directory)), want, rows, schedule)
-
-
-def _compare(says: str | None, want: str, rows: list, schedule: str | None) -> None:
+def status_says(says: str | None, want: str, rows: list, schedule: str | None = None) -> None:
+    """The word that was `told` is this one."""
     if says != want:
         rows = [
             *rows,
@@ -267,15 +260,10 @@ def _compare(says: str | None, want: str, rows: list, schedule: str | None) -> N
         raise Finding("status file", rows, schedule)
 
 
-def _told(run: Run, number: int, life: Life | Group) -> None:
-    _compare(run.notes["told"][number], SAYS[PREEMPTED], fault_row(run), schedule_of(run))
-
-
 def _not_torn(run: Run, life: Life, whole: Run) -> None:
     """No checkpoint holds weights of two different steps."""
-    course = whole.last if not isinstance(whole.last, Group) else whole.last.ranks[0]
     of_step: dict[str, dict[str, int]] = {}
-    for trained in course.all("trained"):
+    for trained in whole.last.all("trained"):
         for name, digest in trained["tensors"].items():
             of_step.setdefault(name, {}).setdefault(digest, trained["step"])
     for saving in life.all("saving"):
@@ -309,7 +297,7 @@ def nothing_lost(run: Run, always: bool = False) -> None:
     for life, after in zip(run.lives, run.lives[1:]):
         if not (always or isinstance(life.fault, Preempt)):
             continue
-        reached = _reached(life)
+        reached = life.reached
         if after.resumed_at != reached:
             rows = [
                 *fault_row(run),

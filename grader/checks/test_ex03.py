@@ -225,4 +225,4 @@ def test_the_grace_counts_from_the_signal(lab):
 
 @task("ex03.5")
 def test_the_rank_with_the_least_time_decides(lab):
-    grace.one_rank_has_less(lab)
+    grace.before_the_time_limit(lab, ranks=2)

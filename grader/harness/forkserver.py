@@ -20,9 +20,9 @@ import traceback
 
 
 def serve(sock: socket.socket) -> None:
-    from grader.harness.guardian import _children, _reap_descendants
+    from grader.harness.guardian import _children, reap_descendants
 
-    _reap_descendants()  # a life whose guardian was killed becomes ours, and is killed
+    reap_descendants()  # a life whose guardian was killed becomes ours, and is killed
     gc.collect()
     gc.freeze()
     wake_r, wake_w = os.pipe()

@@ -33,7 +33,7 @@ MOST_FILES = 20_000  # more of them are over any limit
 
 def guard(job: dict, start: Callable[[], int], lifeline: int) -> dict:
     """Run `start` (which forks the main process and gives its pid) within job["limits"]."""
-    became_reaper = _reap_descendants()
+    became_reaper = reap_descendants()
     wake_r, wake_w = os.pipe()
     for fd in (wake_r, wake_w):
         os.set_blocking(fd, False)
@@ -84,7 +84,8 @@ def guard(job: dict, start: Callable[[], int], lifeline: int) -> dict:
     return result
 
 
-def _reap_descendants() -> bool:
+def reap_descendants() -> bool:
+    """Whether this process gets its descendants' orphans from now on: on Linux."""
     if not sys.platform.startswith("linux"):
         return False
     PR_SET_CHILD_SUBREAPER = 36

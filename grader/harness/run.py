@@ -17,6 +17,22 @@ PREEMPTED = 75  # exit status of a job that was told to stop, has saved, and wan
 EVENTS = 40 << 20  # bytes that are read of a life's events; its guardian ends it earlier (Limits.events)
 
 
+def read_events(path: Path) -> list[dict]:
+    """What processes reported to this file: objects, one a line. Nothing, if it isn't there; what the student's code tore or
+    forged in it isn't one."""
+    try:
+        lines = scratch.read(path, EVENTS).splitlines()
+    except OSError:
+        return []
+    out = []
+    for line in lines:
+        try:
+            out.append(json.loads(line))
+        except (ValueError, RecursionError):
+            pass
+    return [e for e in out if isinstance(e, dict)]
+
+
 @dataclass
 class Life:
     """One process of a run, after its end."""
@@ -29,26 +45,16 @@ class Life:
     def of_events(cls, path: Path) -> Life:
         """A process that was started by somebody else, of which nothing is known but what it reported to `path`."""
         life = cls(path.parent, None, {"status": 0, "ended": None})
-        life.events = cls._read(path)
+        life.events = read_events(path)
         return life
 
     @cached_property
     def events(self) -> list[dict]:
-        return self._read(self.folder / "events")
+        return read_events(self.folder / "events")
 
-    @staticmethod
-    def _read(path: Path) -> list[dict]:
-        try:
-            lines = scratch.read(path, EVENTS).splitlines()
-        except OSError:
-            return []
-        out = []
-        for line in lines:
-            try:
-                out.append(json.loads(line))
-            except (ValueError, RecursionError):
-                pass  # a line that the student's code tore or forged
-        return [e for e in out if isinstance(e, dict)]
+    @property
+    def processes(self) -> list[Life]:
+        return [self]
 
     def all(self, event: str) -> list[dict]:
         return [e for e in self.events if e.get("event") == event]
@@ -95,6 +101,11 @@ class Life:
         event = self.first("life")
         return event["step"] if event else 0
 
+    @property
+    def reached(self) -> int:
+        """The last step that it had finished."""
+        return max([self.resumed_at, *(s["step"] for s in self.steps)])
+
     @cached_property
     def steps(self) -> list[dict]:
         """Its finished steps: the record of each, with its loss."""
@@ -114,6 +125,10 @@ class Group:
 
     ranks: list[Life]
     fault: Fault | Preempt | None
+
+    @property
+    def processes(self) -> list[Life]:
+        return self.ranks
 
     def all(self, event: str) -> list[dict]:
         return self.ranks[0].all(event)
@@ -144,6 +159,10 @@ class Group:
     @property
     def resumed_at(self) -> int:
         return self.ranks[0].resumed_at
+
+    @property
+    def reached(self) -> int:
+        return self.ranks[0].reached
 
     @property
     def steps(self) -> list[dict]:
@@ -199,8 +218,7 @@ class Run:
         """For each relaunch, how many finished steps it had to do again."""
         lost = []
         for life, after in zip(self.lives, self.lives[1:]):
-            reached = max([life.resumed_at, *(s["step"] for s in life.steps)])
-            lost.append(reached - after.resumed_at)
+            lost.append(life.reached - after.resumed_at)
         return lost
 
     @cached_property

@@ -9,8 +9,8 @@ from grader.harness.run import Group, Life
 def timeline(life: Life | Group) -> list[tuple[float, str]]:
     """(s since the life began, what happened), of the moments that matter for how it was stopped; of ranks, each says its
     own, but for what rank 0 can say for all."""
-    ranks = life.ranks if isinstance(life, Group) else [life]
-    rows = [row for rank, one in enumerate(ranks) for row in _of(one, f"rank {rank}: " if len(ranks) > 1 else "", rank == 0)]
+    many = len(life.processes) > 1
+    rows = [row for rank, one in enumerate(life.processes) for row in _of(one, f"rank {rank}: " if many else "", rank == 0)]
     return sorted(rows, key=lambda row: row[0])
 
 

@@ -23,11 +23,18 @@ def there(directory: Path) -> Cluster:
     return (StandIn if known.get("kind") == StandIn.kind else Cluster)(directory)
 
 
-def kind() -> type[Cluster]:
-    """What can be had here."""
+def missing() -> NotInstalled | None:
+    """What keeps the real one from being had here."""
     try:
         programs.find()
-        return Cluster
     except NotInstalled as e:
-        print(f"a stand-in instead of Slurm: {e}", file=sys.stderr, flush=True)
-        return StandIn
+        return e
+    return None
+
+
+def kind() -> type[Cluster]:
+    """What can be had here; said aloud where it's the stand-in."""
+    if not (why := missing()):
+        return Cluster
+    print(f"a stand-in instead of Slurm: {why}", file=sys.stderr, flush=True)
+    return StandIn

@@ -34,7 +34,7 @@ PATIENCE = 30.0  # s from start to idle nodes, on a machine that does much else
 TRIES = 5  # sets of ports, should somebody take one between our look and Slurm's
 LOOK = 1.0  # s between two looks whether the directory is still there
 PASSED_ON = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH")
-PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+PR_SET_PDEATHSIG = 1
 prctl = ctypes.CDLL(None, use_errno=True).prctl
 
 
@@ -117,14 +117,8 @@ class Keeper:
     def keep(self) -> None:
         """Until somebody wants the end, or removed the directory."""
         here = os.stat(self.directory)
-        while True:
+        while state.still_there(self.directory, here):
             self.pause(LOOK)
-            try:
-                now = os.stat(self.directory)
-            except OSError:
-                return
-            if (now.st_dev, now.st_ino) != (here.st_dev, here.st_ino):
-                return
 
     # --- starting --------------------------------------------------------------------------------------
 
@@ -242,7 +236,7 @@ def tracked_by(wanted: str) -> str:
 
 def main() -> None:
     directory = Path(sys.argv[1])
-    prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    processes.become_reaper()
     here = os.stat(directory)
     keeper, error = None, None
     try:
@@ -251,7 +245,7 @@ def main() -> None:
         keeper.start()
         keeper.state["phase"] = "up"
         keeper.write_state()
-        say({"up": time.time() - keeper.state["since"]})
+        state.tell({"up": time.time() - keeper.state["since"]})
         keeper.keep()
     except Ended:
         error = "it was ended while it started"
@@ -263,18 +257,12 @@ def main() -> None:
         error = f"{type(e).__name__} in the keeper: {e}"
     finally:
         clean = keeper is None or keeper.end_processes()
-        with contextlib.suppress(OSError):
-            now = os.stat(directory)
-            if (now.st_dev, now.st_ino) == (here.st_dev, here.st_ino):
+        if state.still_there(directory, here):
+            with contextlib.suppress(OSError):
                 ending.remove(directory)
         if error:
-            say({"error": error})
+            state.tell({"error": error})
     sys.exit(0 if clean else 1)
-
-
-def say(message: dict) -> None:
-    with contextlib.suppress(OSError):  # nobody listens any more
-        print(json.dumps(message), flush=True)
 
 
 if __name__ == "__main__":

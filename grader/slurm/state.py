@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from grader.slurm import processes
@@ -25,6 +26,20 @@ def read(directory: Path) -> dict | None:
         return state | {"now": state["boot"] == processes.boot()}
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def still_there(directory: Path, seen: os.stat_result) -> bool:
+    """Whether this is the very directory that was seen: not removed, nor another one in its place."""
+    try:
+        return os.path.samestat(os.stat(directory), seen)
+    except OSError:
+        return False
+
+
+def tell(message: dict) -> None:
+    """A keeper's words to who started it, a line of JSON; perhaps nobody listens any more."""
+    with suppress(OSError):
+        print(json.dumps(message), flush=True)
 
 
 def alive(state: dict, known: dict | None) -> bool:

@@ -6,8 +6,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -16,7 +14,7 @@ import pytest
 
 from grader.course import ROOT, UsageError
 from grader.slurm import Cluster, StandIn, choose, processes, programs
-from grader.tests.test_slurm_cluster import LEAVES, everything, gone, grade_cluster
+from grader.tests.test_slurm_cluster import at_work, ends_with_its_grader, everything, gone, grade_cluster
 
 
 @pytest.fixture(scope="module")
@@ -29,18 +27,6 @@ def place():
 def shared(place):
     with StandIn(place / "shared", grace=1, kill_wait=0.5) as cluster:
         yield cluster
-
-
-def at_work(cluster: StandIn, folder: Path) -> list[dict]:
-    """Every process of the cluster, with a job that has sent some into sessions of their own, one without environment."""
-    (folder / "job.sh").write_text(LEAVES)
-    cluster.submit("-N2", "-o", "/dev/null", folder / "job.sh")
-
-    def sleeping() -> int:
-        return sum(b"sleep\x00600" in Path(f"/proc/{p['pid']}/cmdline").read_bytes() for p in everything(cluster) if processes.alive(p))
-
-    assert processes.wait_until(lambda: sleeping() == 5, 20), sleeping()
-    return everything(cluster)
 
 
 # --- what it refuses ---------------------------------------------------------------------------------------
@@ -88,7 +74,7 @@ needs_proc = pytest.mark.skipif(not processes.PROC, reason="looks into /proc")
 def test_down_leaves_nothing(place, tmp_path, victim):
     cluster = StandIn(place / "down")
     cluster.start(stay=True)
-    known = at_work(cluster, tmp_path)
+    known = at_work(cluster, tmp_path, 20)
     if victim:
         os.kill(cluster.pids()[victim], signal.SIGKILL)
         assert processes.wait_until(lambda: cluster.status().phase == "dead", 5)
@@ -100,24 +86,14 @@ def test_down_leaves_nothing(place, tmp_path, victim):
 
 @needs_proc
 def test_when_the_grader_is_killed_its_stand_in_ends(place, tmp_path):
-    code = (
-        "import sys, time; from grader.slurm import StandIn\n"
-        "with StandIn(sys.argv[1]) as c: print(c.seconds, flush=True); time.sleep(600)\n"
-    )
-    grader = subprocess.Popen([sys.executable, "-c", code, place / "lost"], cwd=ROOT, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)})
-    assert grader.stdout.readline()
-    cluster = StandIn(place / "lost")
-    known = at_work(cluster, tmp_path)
-    grader.kill()
-    grader.communicate()
-    assert gone(known, cluster)
+    ends_with_its_grader(StandIn(place / "lost"), tmp_path, 20)
 
 
 @needs_proc
 def test_a_stand_in_whose_directory_is_removed_ends(place, tmp_path):
     cluster = StandIn(place / "removed")
     cluster.start(stay=True)
-    known = at_work(cluster, tmp_path)
+    known = at_work(cluster, tmp_path, 20)
     shutil.rmtree(cluster.directory, ignore_errors=True)
     assert gone(known, cluster)
 
@@ -126,7 +102,7 @@ def test_a_stand_in_whose_directory_is_removed_ends(place, tmp_path):
 def test_a_job_takes_what_it_started_along(shared, tmp_path):
     """By SIGKILL, as a cgroup does: sessions of their own and cleared environments don't save them."""
     before = {p["pid"] for p in everything(shared)}
-    known = [p for p in at_work(shared, tmp_path) if p["pid"] not in before]
+    known = [p for p in at_work(shared, tmp_path, 20) if p["pid"] not in before]
     assert len(known) >= 5
     shared.run(["scancel", "-n", "job.sh"], check=True)
     assert processes.wait_until(lambda: not any(map(processes.alive, known)), 20)

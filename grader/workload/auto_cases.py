@@ -15,7 +15,7 @@ from pathlib import Path
 from grader.harness import fsevents, watch
 from grader.workload import auto_checkpoints as checkpoints
 from grader.workload import student
-from grader.workload.forked import Helper
+from grader.workload.forked import ask_each
 
 p = argparse.ArgumentParser()
 p.add_argument("--checkpoint", required=True, help="the student's auto_resume.py")
@@ -332,14 +332,10 @@ def main() -> None:
     fsevents.install()
     top = Path(args.directory)
 
-    def answer(question: dict) -> None:
-        name = question["name"]
-        watch.emit("answer", case=name, rows=CASES[name](ck, fresh(top / name), random.Random(f"{args.seed} {name}")))
+    def answer(case: str) -> None:
+        watch.emit("answer", case=case, rows=CASES[case](ck, fresh(top / case), random.Random(f"{args.seed} {case}")))
 
-    for case in args.case:
-        helper = Helper("cases", answer)
-        helper.ask(case, {})
-        helper.close()
+    ask_each(args.case, answer)
     watch.emit("end", step=0, state={})
 
 

@@ -102,6 +102,14 @@ class Helper:
         return 0
 
 
+def ask_each(cases: list[str], answer: Callable[[str], None]) -> None:
+    """`answer` each case in a process of its own."""
+    for case in cases:
+        helper = Helper("cases", lambda question: answer(question["name"]))
+        helper.ask(case, {})
+        helper.close()
+
+
 def _exactly(fd: int, number: int) -> bytes:
     data = b""
     while len(data) < number and (more := os.read(fd, number - len(data))):

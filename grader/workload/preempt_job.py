@@ -5,7 +5,6 @@ How a checkpoint is written, and what it holds, was exercises 1 and 2. Here it's
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -267,11 +266,3 @@ def build(args, scheduler: Scheduler, worker_init=None) -> PreemptJob:
     )  # fmt: skip
     optimizer.between = lambda: scheduler.point(job.step + 1)
     return job
-
-
-def told(directory: str) -> str | None:
-    """The outcome in status.json, as somebody outside would read it; None if there is none."""
-    try:
-        return json.loads(Path(directory, "status.json").read_text())["outcome"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None

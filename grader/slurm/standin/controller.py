@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import socket
 import sys
@@ -51,11 +52,7 @@ class Controller:
 
     def look(self) -> None:
         """A cluster whose directory is removed ends."""
-        try:
-            now = os.stat(self.directory)
-            self.ending |= (now.st_dev, now.st_ino) != (self.here.st_dev, self.here.st_ino)
-        except OSError:
-            self.ending = True
+        self.ending |= not state.still_there(self.directory, self.here)
         self.loop.after(LOOK, self.look)
 
     def accept(self) -> None:
@@ -109,14 +106,10 @@ def furnish(directory: Path) -> None:
     """The commands, and a slurm.conf by which SLURM_CONF names this cluster."""
     (directory / "slurm.conf").write_text("# The stand-in's: no slurm.conf. The real cluster has one (make slurm).\nClusterName=loopback\n")
     (directory / "bin").mkdir()
-    client = Path(__file__).with_name("client.py")
-
-    def quoted(text) -> str:
-        return "'" + str(text).replace("'", "'\\''") + "'"
-
+    before = shlex.join([sys.executable, "-I", "-S", str(Path(__file__).with_name("client.py")), str(directory)])
     for name in COMMANDS:
         file = directory / "bin" / name
-        file.write_text(f'#!/bin/sh\nexec {quoted(sys.executable)} -I -S {quoted(client)} {quoted(directory)} {name} "$@"\n')
+        file.write_text(f'#!/bin/sh\nexec {before} {name} "$@"\n')
         file.chmod(0o700)
 
 
@@ -133,30 +126,20 @@ def main() -> None:
         furnish(directory)
         controller = Controller(directory, options)
         state.write(directory, known | {"phase": "up"})
-        say({"up": time.monotonic() - began})
+        state.tell({"up": time.monotonic() - began})
         controller.run()
     except OSError as e:
         error = f"{e.strerror or e}{f': {e.filename}' if e.filename else ''}"
     except Exception as e:  # a mistake of ours is told to the starter, too: whatever is written here is removed
         error = f"{type(e).__name__} in the controller: {e}"
-        if os.environ.get("GRADE_CLUSTER_DEBUG"):
-            import traceback
-
-            Path(os.environ["GRADE_CLUSTER_DEBUG"]).write_text(traceback.format_exc())
     finally:
         clean = controller is None or controller.end()
-        with suppress(OSError):
-            now = os.stat(directory)
-            if (now.st_dev, now.st_ino) == (here.st_dev, here.st_ino):
+        if state.still_there(directory, here):
+            with suppress(OSError):
                 ending.remove(directory)
         if error:
-            say({"error": error})
+            state.tell({"error": error})
     sys.exit(0 if clean else 1)
-
-
-def say(message: dict) -> None:
-    with suppress(OSError):  # nobody listens any more
-        print(json.dumps(message), flush=True)
 
 
 if __name__ == "__main__":
