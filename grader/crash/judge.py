@@ -1,0 +1,162 @@
+"""What a program's own load makes of a directory, asked of many directories, each in a fresh process.
+
+The processes are forked from one that has everything loaded: a question costs a fork and not a start.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import select
+import shutil
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Hashable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from grader.crash.disk import Tree
+
+SECONDS = 20  # for one load; milliseconds are normal
+ENOUGH = 1 << 16  # bytes of one answer
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What load did. `kind`: "state" (it gave one, with this digest), "none" (it found nothing), "error" (it raised),
+    "died" (the process ended under it) or "late" (it didn't end in time)."""
+
+    kind: str
+    digest: str = ""
+    text: str = ""  # the error's type and first line, or how the process ended
+
+
+def lay(tree: Tree, place: Path) -> None:
+    """Make the directory `place` what the tree says."""
+    with suppress(FileNotFoundError):
+        shutil.rmtree(place)
+    place.mkdir(parents=True)
+    for path, content in tree.items():
+        at = place / path
+        if content is None:
+            at.mkdir(exist_ok=True)
+        elif isinstance(content, str):
+            at.symlink_to(content)
+        else:
+            at.write_bytes(content)
+
+
+def judge(
+    trees: dict[Hashable, Tree], load: Callable[[str], str | None], places: list[Path], seconds: float = SECONDS
+) -> dict[Hashable, Outcome]:
+    """Lay each tree out in one of `places` and ask `load(place)` for the digest of what lies there (None: nothing).
+
+    One process per place works through its share; it and what it starts die with this one.
+    """
+    keys, readers = list(trees), []
+    gc.collect()
+    gc.freeze()  # pages that are shared stay shared
+    sys.stdout.flush()
+    sys.stderr.flush()
+    try:
+        for n, place in enumerate(places):
+            reading, writing = os.pipe()
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    os.close(reading)
+                    _die_with_parent()
+                    for i in range(n, len(keys), len(places)):
+                        lay(trees[keys[i]], place)
+                        answer = json.dumps([i, asdict(_ask(load, place, seconds))]).encode() + b"\n"
+                        while answer:
+                            answer = answer[os.write(writing, answer) :]
+                finally:
+                    os._exit(0)
+            os.close(writing)
+            readers.append((pid, reading))
+        return _collect(keys, readers)
+    finally:
+        gc.unfreeze()
+        for pid, reading in readers:
+            os.close(reading)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            with suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+
+
+def _collect(keys: list, readers: list[tuple[int, int]]) -> dict[Hashable, Outcome]:
+    found, rest = {}, {fd: b"" for _, fd in readers}
+    while rest:
+        for fd in select.select(list(rest), [], [])[0]:
+            data = os.read(fd, 1 << 16)
+            if not data:
+                del rest[fd]
+                continue
+            *lines, rest[fd] = (rest[fd] + data).split(b"\n")
+            for line in lines:
+                i, outcome = json.loads(line)
+                found[keys[i]] = Outcome(**outcome)
+    if len(found) < len(keys):
+        raise RuntimeError(f"{len(keys) - len(found)} of {len(keys)} states weren't judged: the process that did it ended")
+    return found
+
+
+def _die_with_parent() -> None:
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def _ask(load: Callable[[str], str | None], place: Path, seconds: float) -> Outcome:
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.close(reading)
+            os.setsid()
+            _die_with_parent()
+            nothing = os.open(os.devnull, os.O_RDWR)
+            for fd in (0, 1, 2):
+                os.dup2(nothing, fd)
+            os.write(writing, json.dumps(asdict(_loaded(load, place))).encode()[:ENOUGH])
+        finally:
+            os._exit(0)
+    os.close(writing)
+    answer, deadline = b"", time.monotonic() + seconds
+    try:
+        while (left := deadline - time.monotonic()) > 0 and select.select([reading], [], [], left)[0]:
+            data = os.read(reading, ENOUGH)
+            if not data:
+                break
+            answer += data
+            with suppress(ValueError):
+                return Outcome(**json.loads(answer))
+        else:
+            return Outcome("late", text=f"after {seconds:g} s it had not ended")
+    finally:
+        os.close(reading)
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        _, status = os.waitpid(pid, 0)
+    code = os.waitstatus_to_exitcode(status)
+    return Outcome("died", text=f"killed by {signal.Signals(-code).name}" if code < 0 else f"the process ended with exit status {code}")
+
+
+def _loaded(load: Callable[[str], str | None], place: Path) -> Outcome:
+    try:
+        digest = load(str(place))
+    except SystemExit as e:
+        return Outcome("died", text=f"it left with sys.exit({e.code!r})")
+    except BaseException as e:
+        first = next(iter("".join(traceback.format_exception_only(e)).strip().splitlines()), "")
+        return Outcome("error", text=first.replace(str(place), "").strip()[:300])
+    return Outcome("none") if digest is None else Outcome("state", digest)

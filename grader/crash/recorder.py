@@ -1,0 +1,472 @@
+"""Records what processes do to a directory: each of their calls, as an operation of disk.py.
+
+What a call did is taken from the kernel and not from its arguments: names by listing the directory again, bytes by
+reading them back, offsets from /proc. So links, relative paths, appending, several threads and several processes
+need no rules of their own. At the end the record, played from the start, must give what lies on the disk.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import stat
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from grader.crash import disk
+from grader.crash.disk import ROOT, Disk, Mark, Names, Note, Op, Sync, SyncAll, Truncate, Write
+from grader.crash.syscalls import FICLONE, FICLONERANGE
+from grader.crash.tracer import HOLD, PASS, Ended, Tracee, Tracer, Unavailable
+
+__all__ = ["Incomplete", "Record", "Unavailable", "mark", "record"]
+
+MARKS = 0x7FF0FACE  # a descriptor that no process has: what is written to it is for the recorder
+AT_FDCWD = (1 << 64) - 100
+LARGEST = 256 << 20  # bytes of writes that a record may hold
+
+_FD_FIRST = {"write", "pwrite64", "writev", "pwritev", "pwritev2", "sendfile", "ftruncate", "fallocate", "ioctl"}
+_FD_THIRD = {"splice", "copy_file_range"}
+_MADE = {"open", "creat", "openat", "openat2"}
+# where a call's paths are: (directory's descriptor, path), None for a path that starts at the working directory
+_PATHS = {
+    "open": [(None, 0)],
+    "creat": [(None, 0)],
+    "openat": [(0, 1)],
+    "openat2": [(0, 1)],
+    "truncate": [(None, 0)],
+    "rename": [(None, 0), (None, 1)],
+    "renameat": [(0, 1), (2, 3)],
+    "renameat2": [(0, 1), (2, 3)],
+    "link": [(None, 0), (None, 1)],
+    "linkat": [(0, 1), (2, 3)],
+    "symlink": [(None, 1)],
+    "symlinkat": [(1, 2)],
+    "unlink": [(None, 0)],
+    "unlinkat": [(0, 1)],
+    "mkdir": [(None, 0)],
+    "mkdirat": [(0, 1)],
+    "rmdir": [(None, 0)],
+}
+
+
+class Incomplete(Exception):
+    """Something happened to the directory that the record doesn't hold; the message says what."""
+
+
+def mark(kind: str, save: int, digest: str = "") -> None:
+    """Tell the recorder, from a recorded process, how far it is."""
+    with suppress(OSError):
+        os.write(MARKS, json.dumps({"kind": kind, "save": save, "digest": digest}).encode())
+
+
+@dataclass
+class Record:
+    """What processes did to a directory."""
+
+    disk: Disk
+    ops: list[Op]
+    ended: list[Ended] = field(default_factory=list)  # of each process, in the order in which they were given
+    calls: int = 0  # that could have been refused
+
+
+@dataclass
+class _File:
+    """An inode, as it is now."""
+
+    id: int
+    content: bytearray
+
+
+class Recorder:
+    def __init__(self, root: Path, refuse: tuple[int, int] | None = None):
+        self.root = os.path.realpath(root)
+        st = os.lstat(self.root)
+        with tempfile.TemporaryFile(dir=self.root) as probe:  # an overlay may give files another number than directories
+            self.devices = {st.st_dev, os.fstat(probe.fileno()).st_dev}
+        self.refuse = refuse
+        self.calls = 0
+        self.disk, self.ops = Disk(), []
+        self.blind = ""
+        self.known: dict[int, _File] = {}  # by inode number
+        self.mapped: dict[int, int] = {}  # inode number -> a descriptor of ours: files that memory writes to
+        self.size = 0
+        self._next = ROOT + 1
+        self._ids = {st.st_ino: ROOT}
+        self._fresh = False
+        self.entries = self._scan(learn=self._learn)
+        self.shown = {inode: path for path, inode in disk.paths(self.entries, self.disk).items()}  # as files are called now
+        self.disk.before = dict(self.entries)
+
+    # --- what there is
+
+    def _number(self, ino: int) -> int:
+        if ino not in self._ids:
+            self._ids[ino] = self._next
+            self._next += 1
+        return self._ids[ino]
+
+    def _learn(self, path: str, st: os.stat_result) -> None:
+        """An inode that was there before anybody touched it: as it is, and durable."""
+        inode = self._number(st.st_ino)
+        if stat.S_ISDIR(st.st_mode):
+            self.disk.directories.add(inode)
+        elif stat.S_ISLNK(st.st_mode):
+            self.disk.links[inode] = os.readlink(path)
+        elif stat.S_ISREG(st.st_mode):
+            content = Path(path).read_bytes()
+            self.disk.contents[inode] = content
+            self.known[st.st_ino] = _File(inode, bytearray(content))
+        self.disk.names.setdefault(inode, self._shown(path))
+
+    def _scan(self, learn: Callable[[str, os.stat_result], None]) -> disk.Entries:
+        found: disk.Entries = {}
+
+        def walk(folder: str, inode: int) -> None:
+            for name in sorted(os.listdir(folder)):
+                path = os.path.join(folder, name)
+                try:
+                    st = os.lstat(path)
+                except FileNotFoundError:
+                    continue
+                if st.st_dev not in self.devices:
+                    raise Incomplete(f"{self._shown(path)} lies on another file system")
+                if st.st_ino not in self._ids:
+                    learn(path, st)
+                found[inode, name] = self._number(st.st_ino)
+                if stat.S_ISDIR(st.st_mode):
+                    walk(path, found[inode, name])
+
+        walk(self.root, ROOT)
+        return found
+
+    def _shown(self, path: str) -> str:
+        real = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+        if real == self.root:
+            return "."
+        return real[len(self.root) + 1 :] if real.startswith(self.root + "/") else path
+
+    # --- calls
+
+    def entry(self, tracee: Tracee) -> object:
+        call, args = tracee.call, tracee.args
+        if call == "write" and args[0] & 0xFFFFFFFF == MARKS:
+            self._refresh(tracee)
+            self._add(tracee, Mark("", "", **json.loads(tracee.bytes(args[1], args[2]))))
+            return PASS
+        if call in ("io_setup", "io_uring_setup"):
+            self.blind = self.blind or f"{call}: what it writes isn't seen"
+            return PASS
+        if call in ("sync", "syncfs"):
+            return HOLD
+        if call == "msync":
+            return HOLD
+        if call == "mmap":
+            return HOLD if args[2] & mmap.PROT_WRITE and self._watched(tracee, args[4]) else PASS
+        if call in _FD_FIRST | _FD_THIRD:
+            if not self._watched(tracee, args[2 if call in _FD_THIRD else 0]):
+                return PASS
+            if call == "ioctl" and args[1] not in (FICLONE, FICLONERANGE):
+                return PASS
+        elif call in ("fsync", "fdatasync"):
+            st = self._stat(tracee, args[0])
+            if st is None or st.st_ino not in self._ids or st.st_dev not in self.devices:
+                return PASS
+        elif call in _MADE:
+            path = self._path(tracee, 0)
+            self._fresh = not os.path.lexists(path)
+            return HOLD
+        if self._refusable(tracee):
+            self.calls += 1
+            if self.refuse and self.calls == self.refuse[0]:
+                return self.refuse[1]
+        return HOLD
+
+    def _refusable(self, tracee: Tracee) -> bool:
+        return tracee.call in _FD_FIRST | _FD_THIRD | {"fsync", "fdatasync"} and tracee.call not in ("ioctl", "ftruncate")
+
+    def exit(self, tracee: Tracee, result: int) -> None:
+        call, args = tracee.call, tracee.args
+        self._refresh(tracee)
+        if call in ("fsync", "fdatasync"):
+            st = self._stat(tracee, args[0])
+            if st is not None and st.st_ino in self._ids:
+                self._synced(tracee, st.st_ino, result)
+        elif result < 0:
+            self._failed(tracee, result)
+        elif call in _MADE:
+            self._opened(tracee, result)
+        elif call in ("write", "writev", "pwrite64", "pwritev", "pwritev2"):
+            self._wrote(tracee, result)
+        elif call in _FD_FIRST | _FD_THIRD:
+            self._changed(tracee, args[2 if call in _FD_THIRD else 0])
+        elif call == "truncate":
+            self._changed_at(tracee, self._path(tracee, 0))
+        elif call in ("sync", "syncfs"):
+            st = self._stat(tracee, args[0]) if call == "syncfs" else None
+            if st is None or st.st_dev in self.devices:
+                self._add(tracee, SyncAll(f"{call}()"))
+        elif call == "mmap":
+            st = self._stat(tracee, args[4])
+            if st is not None and st.st_ino not in self.mapped:
+                self.mapped[st.st_ino] = self._open(tracee, args[4])
+        elif call == "msync":
+            if args[2] & 4 and (ino := self._mapped_at(tracee, args[0])):
+                self._synced(tracee, ino, 0, "msync")
+        else:
+            if call.startswith(("mkdir", "symlink")):
+                self._forget(os.lstat(self._path(tracee, 0)).st_ino)  # a new one; its number may have been another's
+            self._renamed(tracee)
+
+    # --- what they did
+
+    def _add(self, tracee: Tracee, op: Op) -> None:
+        op.who = tracee.label
+        last = self.ops[-1] if self.ops else None
+        if (
+            isinstance(op, Write)
+            and isinstance(last, Write)
+            and (last.inode, last.who, last.text) == (op.inode, op.who, op.text)
+            and last.offset + len(last.data) == op.offset
+        ):
+            last.parts.append(len(last.data) + len(op.data))
+            last.data += op.data
+        else:
+            self.ops.append(op)
+
+    def _failed(self, tracee: Tracee, result: int) -> None:
+        if tracee.call in _PATHS and tracee.call not in _MADE:
+            shown = self._call(tracee)
+            if any(self._inside(self._path(tracee, n)) for n in range(len(_PATHS[tracee.call]))):
+                self._add(tracee, Note(f"{shown} fails: {os.strerror(-result)}"))
+        elif tracee.call in _FD_FIRST | _FD_THIRD:
+            st = self._stat(tracee, tracee.args[2 if tracee.call in _FD_THIRD else 0])
+            if st is not None and st.st_ino in self._ids:
+                self._add(tracee, Note(f"write to {self._name(st.st_ino)} fails: {os.strerror(-result)}"))
+
+    def _opened(self, tracee: Tracee, fd: int) -> None:
+        st = self._stat(tracee, fd)
+        if st is None or st.st_dev not in self.devices or not stat.S_ISREG(st.st_mode):
+            return
+        path = os.readlink(f"/proc/{tracee.pid}/fd/{fd}")
+        if st.st_size == 0 and (self._fresh or st.st_nlink == 0):
+            self._forget(st.st_ino)  # a new file; its number may have been another's
+            inode = self._number(st.st_ino)
+            self.known[st.st_ino] = _File(inode, bytearray())
+            self.disk.contents[inode] = b""
+            self.disk.names[inode] = self._shown(path)
+        elif st.st_ino not in self.known:
+            if not self._inside(path) and st.st_size > LARGEST:
+                return
+            self._learn(path, st)
+        file = self.known[st.st_ino]
+        if len(file.content) > st.st_size:
+            self._add(tracee, Truncate(f"open {self._name(st.st_ino)} (emptied)", inode=file.id, size=st.st_size))
+            del file.content[st.st_size :]
+        if self._inside(path):
+            self._renamed(tracee, f"create {self._shown(path)}")
+
+    def _forget(self, ino: int) -> None:
+        self._ids.pop(ino, None)
+        self.known.pop(ino, None)
+
+    def _wrote(self, tracee: Tracee, n: int) -> None:
+        if n == 0:
+            return
+        fd = tracee.args[0]
+        st = self._stat(tracee, fd)
+        file = self._file(tracee, fd, st)
+        info = self._info(tracee, fd)
+        if tracee.call in ("pwrite64", "pwritev", "pwritev2") and not info["flags"] & os.O_APPEND and tracee.args[3] != (1 << 64) - 1:
+            offset = tracee.args[3]
+        elif tracee.call in ("pwrite64", "pwritev"):
+            offset = st.st_size - n  # appended, wherever it was told to write
+        else:
+            offset = info["pos"] - n
+        ours = self._open(tracee, fd)
+        try:
+            data = os.pread(ours, n, offset)
+        finally:
+            os.close(ours)
+        self._put(tracee, file, offset, data)
+        if info["flags"] & os.O_DSYNC:
+            self._synced(tracee, st.st_ino, 0, "O_SYNC write")
+
+    def _put(self, tracee: Tracee, file: _File, offset: int, data: bytes) -> None:
+        self.size += len(data)
+        if self.size > LARGEST:
+            raise Incomplete(f"more than {LARGEST >> 20} MiB were written; try it with a smaller state")
+        if len(file.content) < offset:
+            file.content.extend(bytes(offset - len(file.content)))
+        file.content[offset : offset + len(data)] = data
+        self._add(tracee, Write(f"write {self.shown.get(file.id) or self.disk.names[file.id]}", inode=file.id, offset=offset, data=data, parts=[len(data)]))
+
+    def _changed(self, tracee: Tracee, fd: int) -> None:
+        ours = self._open(tracee, fd)
+        try:
+            self._compare(tracee, self._file(tracee, fd, os.fstat(ours)), ours)
+        finally:
+            os.close(ours)
+
+    def _changed_at(self, tracee: Tracee, path: str) -> None:
+        try:
+            ours = os.open(path, os.O_RDONLY)
+        except OSError:
+            return
+        try:
+            st = os.fstat(ours)
+            if st.st_dev in self.devices and stat.S_ISREG(st.st_mode) and st.st_ino in self.known:
+                self._compare(tracee, self.known[st.st_ino], ours)
+        finally:
+            os.close(ours)
+
+    def _compare(self, tracee: Tracee, file: _File, ours: int) -> None:
+        """Bring a file up to what lies on the disk."""
+        size = os.fstat(ours).st_size
+        if size < len(file.content) or (size > len(file.content) and tracee.call in ("ftruncate", "truncate")):
+            self._add(tracee, Truncate(f"truncate {self.shown.get(file.id) or self.disk.names[file.id]} to {size}", inode=file.id, size=size))
+            del file.content[size:]
+            file.content.extend(bytes(size - len(file.content)))
+        now = bytearray()
+        while chunk := os.pread(ours, 1 << 20, len(now)):
+            now += chunk
+        first = next((n for n in range(0, len(now), 4096) if now[n : n + 4096] != file.content[n : n + 4096]), None)
+        if first is not None:
+            last = max(n for n in range(first, len(now), 4096) if now[n : n + 4096] != file.content[n : n + 4096])
+            self._put(tracee, file, first, bytes(now[first : last + 4096]))
+
+    def _refresh(self, tracee: Tracee) -> None:
+        """What memory has written to files meanwhile."""
+        for ino, ours in self.mapped.items():
+            if ino in self.known:
+                self._compare(tracee, self.known[ino], ours)
+
+    def _synced(self, tracee: Tracee, ino: int, result: int, call: str = "fsync") -> None:
+        if tracee.call == "fdatasync":
+            call = "fdatasync"
+        text = f"{call} {self._name(ino)}" + (f" fails: {os.strerror(-result)}" if result < 0 else "")
+        self._add(tracee, Sync(text, inode=self._ids[ino], worked=result >= 0))
+
+    def _renamed(self, tracee: Tracee, text: str | None = None) -> None:
+        now = self._scan(learn=self._learn_new)
+        if now == self.entries:
+            return
+        keys = [*(k for k in self.entries if now.get(k) != self.entries[k]), *(k for k in now if k not in self.entries)]
+        changes = [(*key, self.entries.get(key), now.get(key)) for key in keys]
+        self.entries = now
+        self.shown |= {inode: path for path, inode in disk.paths(now, self.disk).items()}
+        self._add(tracee, Names(text or self._call(tracee), changes=changes))
+        for inode in {before for _, _, before, _ in changes if before is not None} - set(now.values()):
+            for ino in [i for i, n in self._ids.items() if n == inode and i not in self.known]:
+                del self._ids[ino]  # a directory or link that is gone; a file may be open still
+
+    def _learn_new(self, path: str, st: os.stat_result) -> None:
+        if stat.S_ISDIR(st.st_mode):
+            inode = self._number(st.st_ino)
+            self.disk.directories.add(inode)
+            self.disk.names[inode] = self._shown(path)
+            return
+        self._learn(path, st)
+
+    # --- of a process
+
+    def _stat(self, tracee: Tracee, fd: int) -> os.stat_result | None:
+        try:
+            return os.stat(f"/proc/{tracee.pid}/fd/{fd & 0xFFFFFFFF}")
+        except OSError:
+            return None
+
+    def _watched(self, tracee: Tracee, fd: int) -> bool:
+        st = self._stat(tracee, fd)
+        return st is not None and st.st_dev in self.devices and st.st_ino in self.known
+
+    def _file(self, tracee: Tracee, fd: int, st: os.stat_result) -> _File:
+        return self.known[st.st_ino]
+
+    def _open(self, tracee: Tracee, fd: int) -> int:
+        return os.open(f"/proc/{tracee.pid}/fd/{fd & 0xFFFFFFFF}", os.O_RDONLY)
+
+    def _info(self, tracee: Tracee, fd: int) -> dict[str, int]:
+        lines = Path(f"/proc/{tracee.pid}/fdinfo/{fd}").read_text().splitlines()
+        found = dict(line.split(":", 1) for line in lines if ":" in line)
+        return {"pos": int(found["pos"]), "flags": int(found["flags"], 8)}
+
+    def _mapped_at(self, tracee: Tracee, address: int) -> int | None:
+        for line in Path(f"/proc/{tracee.pid}/maps").read_text().splitlines():
+            span, _, _, _, ino, *_ = line.split(None, 5)
+            begin, end = (int(n, 16) for n in span.split("-"))
+            if begin <= address < end:
+                return int(ino) if int(ino) in self.known else None
+        return None
+
+    def _path(self, tracee: Tracee, which: int) -> str:
+        directory, path = _PATHS[tracee.call][which]
+        text = os.fsdecode(tracee.text(tracee.args[path]))
+        at = tracee.args[directory] if directory is not None else AT_FDCWD
+        start = "cwd" if at & 0xFFFFFFFF == AT_FDCWD & 0xFFFFFFFF else f"fd/{at & 0xFFFFFFFF}"
+        return os.path.normpath(os.path.join(os.readlink(f"/proc/{tracee.pid}/{start}"), text))
+
+    def _inside(self, path: str) -> bool:
+        return self._shown(path) != path or os.path.realpath(path) == self.root
+
+    def _call(self, tracee: Tracee) -> str:
+        verb = tracee.call.removesuffix("2").removesuffix("at")
+        if tracee.call == "unlinkat" and tracee.args[2] & 0x200:
+            verb = "rmdir"
+        return f"{verb} {' -> '.join(self._shown(self._path(tracee, n)) for n in range(len(_PATHS[tracee.call])))}"
+
+    def _name(self, ino: int) -> str:
+        """What it is called now, or was."""
+        inode = self._ids[ino]
+        return "the directory" if inode == ROOT else self.shown.get(inode) or self.disk.names.get(inode, "a file without a name")
+
+    # --- the end
+
+    def check(self) -> None:
+        """That nothing was missed: the operations, played, give what lies there."""
+        if self.blind:
+            raise Incomplete(self.blind)
+        entries, contents = dict(self.disk.before), dict(self.disk.contents)
+        for op in self.ops:
+            if isinstance(op, Names):
+                disk.apply(entries, op)
+            elif isinstance(op, (Write, Truncate)):
+                contents[op.inode] = disk.written(contents.get(op.inode, b""), op)
+        for path, inode in disk.paths(entries, self.disk).items():
+            real = os.path.join(self.root, path)
+            if inode in self.disk.directories or inode in self.disk.links:
+                continue
+            try:
+                there = Path(real).read_bytes()
+            except OSError as e:
+                raise Incomplete(f"{path} isn't there any more ({e.strerror})")
+            if there != contents.get(inode):
+                raise Incomplete(f"{path} was written in a way that wasn't seen")
+
+    def close(self) -> None:
+        for ours in self.mapped.values():
+            os.close(ours)
+        self.mapped.clear()
+
+
+def record(root: Path, programs: dict[str, Callable[[], None]], seconds: float, refuse: tuple[int, int] | None = None) -> Record:
+    """Run each of `programs` in a process of its own (label: what it does) and record what they do to `root`.
+
+    refuse   (k, errno): the k-th write or sync of files is answered with an error, and not made
+    Raises   Unavailable where processes can't be traced; Incomplete if something escaped the record.
+    """
+    recorder = Recorder(root, refuse)
+    tracer = Tracer(recorder.entry, recorder.exit)
+    try:
+        pids = [tracer.spawn(label, program) for label, program in programs.items()]
+        ended = tracer.run(seconds)
+        if recorder._scan(learn=recorder._learn_new) != recorder.entries:
+            raise Incomplete("names in the directory changed in a way that wasn't seen")
+        recorder.check()
+    finally:
+        tracer.abort()
+        recorder.close()
+    return Record(recorder.disk, recorder.ops, [ended[pid] for pid in pids], recorder.calls)
