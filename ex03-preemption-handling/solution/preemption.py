@@ -73,9 +73,10 @@ class StopSignal:
 def write_status(directory, outcome, step):
     """Tell whoever looks into `directory` how the job stands: status.json, whole at every moment."""
     path = os.path.join(directory, "status.json")
-    with open(path + ".tmp", "w") as f:
+    temporary = f"{path}.{os.getpid()}.tmp"
+    with open(temporary, "w") as f:
         json.dump({"outcome": outcome, "step": step}, f)
-    os.replace(path + ".tmp", path)
+    os.replace(temporary, path)
 
 
 def main(make_job, directory, clock=time.time, grace=None):

@@ -18,19 +18,24 @@ EARLY = 3  # times the longest step and save may be left when a job stops by its
 # --- time limits -------------------------------------------------------------------------------------------
 
 
-def before_the_time_limit(lab: Lab, ranks: int | None = None) -> None:
+def before_the_time_limit(lab: Lab, ranks: int | None = None, *more: object) -> None:
     """... of one rank alone, if there are several."""
-    args = job(lab, "--costs", "step=2,save=6")
+    args = job(lab, "--costs", "step=2,save=6", *more)
     whole = preempted.undisturbed(lab, *args, ranks=ranks).last.processes[-1]
     step = lab.draw.choice([n for n in range(steps_per_epoch(lab) + 2, 2 * steps_per_epoch(lab)) if n % 4])
     stops_in_time(lab, args, _at(whole, "trained", step) + lab.draw.randint(8, 14), ranks)
 
 
-def in_an_evaluation(lab: Lab) -> None:
-    """The evaluation takes longer than a step and a save together."""
+def in_an_evaluation(lab: Lab, ranks: int | None = None) -> None:
+    """The evaluation takes longer than a step and a save together; one rank alone has the limit, if there are several."""
     args = job(lab, "--costs", "step=2,save=6,part=3")
-    whole = preempted.undisturbed(lab, *args).last
-    stops_in_time(lab, args, [e["clock"] for e in whole.all("part")][lab.draw.randint(7, 9)])
+    whole = preempted.undisturbed(lab, *args, ranks=ranks).last.processes[-1]
+    stops_in_time(lab, args, [e["clock"] for e in whole.all("part")][lab.draw.randint(7, 9)], ranks)
+
+
+def with_a_grace_known(lab: Lab) -> None:
+    """The grace is told, too, and long; the end of the time limit comes first, without a signal."""
+    before_the_time_limit(lab, None, "--grace", 500, "--tell-grace")
 
 
 def slower_saves(lab: Lab) -> None:
@@ -66,8 +71,16 @@ def stops_in_time(lab: Lab, args: tuple, end: float, ranks: int | None = None) -
 
 
 def _late_enough(life: Life, end: float, when: list) -> None:
-    saves = _saves(life)
-    stopped_at = saves[-1][0]["clock"] if saves and saves[-1][0]["step"] == max(s["step"] for s in life.steps) else life.first("left")["clock"]
+    if not life.steps:
+        rows = [
+            *when,
+            ("stopped", "before its first step"),
+            ("expected", "it trains as long as it can"),
+            ("think", "how much time is left by the clock that main was given, and by which one does yours reckon?"),
+        ]
+        raise Finding("too early:at once", rows)
+    saves, left = _saves(life), life.first("left") or life.events[-1]
+    stopped_at = saves[-1][0]["clock"] if saves and saves[-1][0]["step"] == max(s["step"] for s in life.steps) else left.get("clock", end)
     longest_save = max((b["clock"] - a["clock"] for a, b in saves), default=0)
     ends = [e["clock"] for e in life.events if e["event"] in ("trained", "part")]
     step = max((b - a for a, b in zip(ends, ends[1:]) if b - a < 10), default=0)
@@ -93,9 +106,9 @@ def long_enough(lab: Lab) -> None:
         stopped_and_resumed(lab, args, schedule)
 
 
-def too_short(lab: Lab) -> None:
-    """Half a save fits in."""
-    _leaves_the_last_one(lab, _told(lab, "step=2,save=10", 6))
+def too_short(lab: Lab, ranks: int | None = None) -> None:
+    """Half a save fits in. Of several ranks, one gets the signal: the others have all the time in the world."""
+    _leaves_the_last_one(lab, _told(lab, "step=2,save=10", 6), ranks)
 
 
 def counts_from_the_signal(lab: Lab) -> None:
@@ -103,9 +116,10 @@ def counts_from_the_signal(lab: Lab) -> None:
     _leaves_the_last_one(lab, _told(lab, "step=26,save=5", 16))
 
 
-def _leaves_the_last_one(lab: Lab, args: tuple) -> None:
-    for schedule in lab.schedules((send(any_signal(lab), _after_a_save(lab)),)):
-        run = stopped_and_resumed(lab, args, schedule, saved=False)
+def _leaves_the_last_one(lab: Lab, args: tuple, ranks: int | None = None) -> None:
+    rank = None if ranks is None else lab.draw.randrange(ranks)
+    for schedule in lab.schedules((send(any_signal(lab), _after_a_save(lab), rank=rank),)):
+        run = stopped_and_resumed(lab, args, schedule, ranks=ranks, saved=False)
         expect.progress_kept(run)
 
 

@@ -15,8 +15,8 @@ from grader.checks.preempted import (
     steps_per_epoch,
 )
 from grader.harness.lab import Lab
-from grader.harness.preemption import Preempt, Sent
-from grader.harness.run import PREEMPTED, Run
+from grader.harness.preemption import Preempt, Sent, send
+from grader.harness.run import PREEMPTED, Group, Run
 from grader.verdicts import Finding
 
 
@@ -69,20 +69,29 @@ def just_finished(lab: Lab, ranks: int | None = None) -> None:
             raise Finding("done twice", rows)
 
 
-def error_is_told(lab: Lab) -> None:
-    """A step that raises ends the job as failed: neither done, nor preempted."""
+def error_is_told(lab: Lab, ranks: int | None = None, told_to_stop: bool = False) -> None:
+    """A step that raises ends the job as failed: neither done, nor preempted, even if it was told to stop just then."""
     step = between_saves(lab)
-    run = launch(lab, *job(lab, "--fails-at", step), faults=())
-    life = run.last
-    if life.ended or life.all("killed"):
+    args = job(lab, "--fails-at", step)
+    if told_to_stop:  # while the optimizer updates the weights in the step before, so it's asked for the next one
+        for schedule in lab.schedules((send("term", step, "failing"),)):
+            _error_is_told(lab, launch(lab, *args, faults=schedule, ranks=ranks), step)
+    else:
+        _error_is_told(lab, launch(lab, *args, faults=(), ranks=ranks), step)
+
+
+def _error_is_told(lab: Lab, run: Run, step: int) -> None:
+    life = run.lives[0]
+    if not isinstance(life, Group) and life.ended or any(one.all("killed") for one in life.processes):
         raise ended_early(lab, run, life)
-    rows = [("error", f"RuntimeError in step {step}")]
-    if life.status in SAYS:
+    rows = [*fault_row(run), ("error", f"RuntimeError in step {step}")]
+    statuses = [one.status for one in life.processes if one.status in SAYS]
+    if statuses:
         raise Finding(
             "error hidden",
             [
                 *rows,
-                ("ended", f"the job left with exit status {life.status}, which says: {SAYS[life.status]}"),
+                ("ended", f"the job left with exit status {statuses[0]}, which says: {SAYS[statuses[0]]}"),
                 ("means", "nobody looks for the error; or the job is run again for ever, and fails at the same step each time"),
                 ("think", "which errors does your code catch, and what does it do with them?"),
             ],
@@ -90,11 +99,11 @@ def error_is_told(lab: Lab) -> None:
     _says(run, "failed", rows)
 
 
-def status_is_fresh(lab: Lab, schedule: tuple) -> None:
+def status_is_fresh(lab: Lab, schedule: tuple, ranks: int | None = None) -> None:
     """Killed without a word, a life leaves no word of the life before."""
     for chosen in lab.schedules(schedule):
-        run = launch(lab, *job(lab), faults=chosen)
-        preempted.left_as_preempted(lab, run, 0, run.lives[0], preempted.undisturbed(lab, *job(lab)))
+        run = launch(lab, *job(lab), faults=chosen, ranks=ranks)
+        preempted.left_as_preempted(lab, run, 0, run.lives[0], preempted.undisturbed(lab, *job(lab), ranks=ranks))
         if len(run.lives) < 2 or len(chosen) < 2:
             continue
         if not run.lives[1].died_of_fault:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from grader.checks import expect, rank_runs
 from grader.checks.expect import schedule_of, student_frames
+from grader.harness import scratch
 from grader.harness.lab import Lab
 from grader.harness.preemption import Preempt
 from grader.harness.run import PREEMPTED, Group, Life, Run
@@ -43,9 +44,10 @@ def any_signal(lab: Lab) -> str:
 def told(directory: Path) -> str | None:
     """The outcome in status.json, as somebody outside would read it; None if there is none."""
     try:
-        return json.loads((directory / "status.json").read_text())["outcome"]
-    except (OSError, ValueError, KeyError, TypeError):
+        says = json.loads(scratch.read(directory / "status.json", 1 << 12))["outcome"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
+    return says if isinstance(says, str) else None
 
 
 def launch(lab: Lab, *args, faults: tuple, ranks: int | None = None, directory: Path | None = None) -> Run:
@@ -152,11 +154,14 @@ def left_as_preempted(lab: Lab, run: Run, number: int, life: Life | Group, whole
     lives = life.processes
     for one in lives:
         _not_torn(run, one, whole)
+        _not_told_too_soon(run, one)
     if life.obeyed_fault:
         status_says(run.notes["told"][number], SAYS[PREEMPTED], fault_row(run), schedule_of(run))
         return
     if not any(one.all("signal") for one in lives):
         if all(one.finished for one in lives):
+            if life.fault.in_save and not any(e["step"] == life.fault.step for e in life.all("saving")):
+                raise _no_regular_save(run, life)
             raise Inconclusive("fault", [("fault", life.fault.story), ("but", "it never fired: nothing was proved")], schedule_of(run))
         raise ended_early(lab, run, life)
     for rank, one in enumerate(lives):
@@ -283,6 +288,31 @@ def _not_torn(run: Run, life: Life, whole: Run) -> None:
                 ("think", "between which two lines of your program may a handler run? And what may it do there?"),
             ]
             raise Finding("torn state", rows, schedule_of(run))
+
+
+def _not_told_too_soon(run: Run, life: Life) -> None:
+    """While it saves, nobody has said yet how it ended."""
+    for saving in life.all("saving"):
+        if saving["says"] in ("done", "preempted"):
+            rows = [
+                *fault_row(run),
+                ("status.json", f"said {saving['says']!r} already when the save of step {saving['step']} began"),
+                ("means", "killed in this save, the job has told that it left in good order"),
+                ("think", "from which moment on is that word true, whatever happens next?"),
+            ]
+            raise Finding("told too soon", rows, schedule_of(run))
+
+
+def _no_regular_save(run: Run, life: Life | Group) -> Finding:
+    due = life.fault.step
+    saved = sorted({e["step"] for e in life.all("saving")})
+    rows = [
+        ("expected", f"a regular save after step {due}: one is due every 4 steps (job.save_every)"),
+        ("saved", f"after step{'s' if len(saved) != 1 else ''} {', '.join(map(str, saved))}" if saved else "never"),
+        ("means", "a node that dies without a signal takes everything since then with it"),
+        ("think", "which saves happen though nobody told the job to stop?"),
+    ]
+    return Finding("no regular save", rows, schedule_of(run))
 
 
 def _some(names: list[str]) -> str:

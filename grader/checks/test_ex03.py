@@ -126,6 +126,11 @@ def test_an_error_is_neither_done_nor_preempted(lab):
 
 
 @task("ex03.2")
+def test_an_error_after_a_signal_is_an_error(lab):
+    graceful.error_is_told(lab, told_to_stop=True)
+
+
+@task("ex03.2")
 def test_the_status_of_the_life_before_is_not_this_ones(lab):
     graceful.status_is_fresh(lab, (send("usr1", steps_per_epoch(lab) + 1), Kill(steps_per_epoch(lab) + 3)))
 
@@ -181,6 +186,16 @@ def test_ranks_that_have_just_finished_are_done(lab):
 
 
 @task("ex03.4")
+def test_an_error_of_all_ranks_is_told(lab):
+    graceful.error_is_told(lab, ranks=2)
+
+
+@task("ex03.4")
+def test_the_status_of_the_ranks_before_is_not_these_ones(lab):
+    graceful.status_is_fresh(lab, (send("usr1", steps_per_epoch(lab) + 1, rank=0), Kill(steps_per_epoch(lab) + 3)), ranks=2)
+
+
+@task("ex03.4")
 def test_agreeing_costs_little(lab):
     together.costs_little(lab)
 
@@ -204,6 +219,11 @@ def test_a_job_stops_by_itself_in_an_evaluation(lab):
 
 
 @task("ex03.5")
+def test_a_grace_that_is_known_does_not_hide_the_time_limit(lab):
+    grace.with_a_grace_known(lab)
+
+
+@task("ex03.5")
 def test_saves_that_become_slower_still_fit(lab):
     grace.slower_saves(lab)
 
@@ -221,6 +241,16 @@ def test_a_grace_that_is_too_short_for_a_save_leaves_the_last_one(lab):
 @task("ex03.5")
 def test_the_grace_counts_from_the_signal(lab):
     grace.counts_from_the_signal(lab)
+
+
+@task("ex03.5")
+def test_a_rank_that_has_no_time_for_a_save_decides_for_all(lab):
+    grace.too_short(lab, ranks=2)
+
+
+@task("ex03.5")
+def test_the_rank_with_the_least_time_decides_in_an_evaluation(lab):
+    grace.in_an_evaluation(lab, ranks=2)
 
 
 @task("ex03.5")

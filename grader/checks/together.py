@@ -57,7 +57,7 @@ def _agreement(life: Life) -> tuple[int, float]:
             began[event["n"]] = event["t"]
         elif event["event"] == "collective left" and event["n"] in began:
             spent += event["t"] - began[event["n"]]
-    return number, spent / max(1e-9, life.first("left")["t"] - life.first("life")["t"])
+    return number, spent / max(1e-9, life.events[-1]["t"] - life.events[0]["t"])
 
 
 # --- the real launcher -----------------------------------------------------------------------------------
@@ -95,4 +95,6 @@ def _left(life: Life) -> str:
         return "was killed by SIGKILL when the grace was over"
     if left := life.first("left"):
         return f"left with exit status {left['status']}"
+    if crash := life.first("crash"):
+        return f"crashed after step {life.reached}: {crash['type']}: {crash['message'].splitlines()[0] if crash['message'] else ''}"
     return f"is gone after step {life.reached}: {signal.SIGTERM.name} may have killed it"

@@ -6,6 +6,7 @@ Its text form, printed with every verdict and accepted by `grade --fault`:
     usr1@8:event2          SIGUSR1 just before the 3rd file-system event of a save at step 8
     term@10:evaluation3    SIGTERM before part 3 of the evaluation that follows step 10
     term@0:start           SIGTERM while the job is being built (:resume, while a checkpoint is loaded)
+    term@7:failing         SIGTERM in step 7, just before it raises an error
     term@7:leaving         SIGTERM when the job, stopped after step 7, first writes something that isn't a checkpoint
     term@7:group           to the whole process group: DataLoader workers, too
     term@7:agent           to torchrun, which forwards it to its workers
@@ -28,6 +29,7 @@ _WHERE = {
     "resume": "while a checkpoint was being loaded",
     "evaluation": "in the evaluation after step {step}, before its part {n}",
     "event": "in a save at step {step}, before its file-system event {n}",
+    "failing": "in step {step}, which is about to fail",
     "leaving": "when the job, stopped after step {step}, was about to leave",
 }
 
@@ -99,7 +101,7 @@ def both(*preemptions: Preempt) -> Preempt:
     return Preempt(tuple(s for p in preemptions for s in p.signals))
 
 
-_TEXT = re.compile(r"(term|usr1)@(\d+)(?::(start|resume|leaving|evaluation(?=\d)|event(?=\d))(\d+)?)?(?::(group|agent))?(?::rank(\d+))?\Z")
+_TEXT = re.compile(r"(term|usr1)@(\d+)(?::(start|resume|failing|leaving|evaluation(?=\d)|event(?=\d))(\d+)?)?(?::(group|agent))?(?::rank(\d+))?\Z")
 
 
 def parse(text: str) -> Preempt | None:

@@ -5,6 +5,7 @@ How a checkpoint is written, and what it holds, was exercises 1 and 2. Here it's
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
-from grader.harness import fsevents, watch
+from grader.harness import fsevents, scratch, watch
 from grader.harness.digest import digest
 from grader.workload import job as workload
 from grader.workload import rank_job
@@ -93,6 +94,7 @@ class PreemptJob(workload.Job):
         self.in_hand = False
         self._passes(self.costs.step / 2, "a step")
         if self.step + 1 == self.fails_at:
+            self.cluster.point(self.step + 1, "failing")
             raise RuntimeError(f"step {self.fails_at} fails: there is something wrong with this node")
         loss = super().train_step(batch)
         self._passes(self.costs.step / 2, "a step")
@@ -140,7 +142,7 @@ class PreemptJob(workload.Job):
 
         It appears by a rename, when all of it is written. The newest two stay.
         """
-        watch.emit("saving", step=self.step, clock=self.cluster.clock, tensors=self.tensors(), in_hand=self.in_hand)
+        watch.emit("saving", step=self.step, clock=self.cluster.clock, tensors=self.tensors(), in_hand=self.in_hand, says=self._says())
         cost, self.costs.save = self.costs.save, self.costs.save * self.costs.slower
         number = 0
 
@@ -164,6 +166,13 @@ class PreemptJob(workload.Job):
                 dist.barrier()
         self._passes(cost - min(number, SHARES - 1) * cost / SHARES, "a save")
         watch.emit("saved", step=self.step, clock=self.cluster.clock, events=[])
+
+    def _says(self) -> str | None:
+        """The word in status.json."""
+        try:
+            return str(json.loads(scratch.read(Path(self.directory, "status.json"), 1 << 12))["outcome"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return None
 
     def resume(self) -> bool:
         """Bring this freshly built job to its newest checkpoint; False if there is none."""

@@ -95,6 +95,11 @@ def _through_the_agent(number: int) -> None:
     os.kill(os.getppid(), number)
     select.select([came], [], [], FORWARDED)
     signal.set_wakeup_fd(before)
+    with suppress(OSError):
+        if before >= 0 and (heard := os.read(came, 64)):
+            os.write(before, heard)  # it was meant for whoever listens there
+    os.close(came)
+    os.close(wakes)
 
 
 def _struck(workers: list, number: int) -> None:

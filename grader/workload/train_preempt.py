@@ -81,7 +81,12 @@ def main() -> int:
 
     run = bare_main if args.bare else ck.main
     with fsevents.watching(args.directory, on_event):
-        status = run(make_job, args.directory, scheduler.now, args.grace if args.tell_grace else None)
+        try:
+            status = run(make_job, args.directory, scheduler.now, args.grace if args.tell_grace else None)
+        except SystemExit as e:  # another way to leave with a status
+            if jobs and isinstance(e.code, int):
+                watch.emit("left", status=e.code, clock=scheduler.clock)
+            raise
     watch.emit("left", status=status, clock=scheduler.clock)
     if status == 0 and jobs[0].epoch == args.epochs:
         watch.end(jobs[0])
