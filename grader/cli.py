@@ -12,6 +12,7 @@ import click
 
 from grader import course, derive, starters
 from grader.course import ROOT, Exercise, UsageError
+from grader.crash.command import crashtest
 from grader.interrupt import Interrupted, end_in_order
 from grader.slurm.command import cluster
 
@@ -242,6 +243,7 @@ def run_command(name, kill_after, stop_in, workers, ranks, save_every, seed, sub
 
 
 main_group.add_command(cluster)
+main_group.add_command(crashtest)
 
 
 @main_group.group()

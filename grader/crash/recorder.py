@@ -7,6 +7,7 @@ need no rules of their own. At the end the record, played from the start, must g
 
 from __future__ import annotations
 
+import errno
 import json
 import mmap
 import os
@@ -82,7 +83,7 @@ class _File:
 
 
 class Recorder:
-    def __init__(self, root: Path, refuse: tuple[int, int] | None = None):
+    def __init__(self, root: Path, refuse: int | None = None):
         self.root = os.path.realpath(root)
         st = os.lstat(self.root)
         with tempfile.TemporaryFile(dir=self.root) as probe:  # an overlay may give files another number than directories
@@ -181,8 +182,8 @@ class Recorder:
             return HOLD
         if self._refusable(tracee):
             self.calls += 1
-            if self.refuse and self.calls == self.refuse[0]:
-                return self.refuse[1]
+            if self.calls == self.refuse:
+                return errno.EIO if call in ("fsync", "fdatasync") else errno.ENOSPC
         return HOLD
 
     def _refusable(self, tracee: Tracee) -> bool:
@@ -427,6 +428,7 @@ class Recorder:
 
     def check(self) -> None:
         """That nothing was missed: the operations, played, give what lies there."""
+        self._refresh(Tracee(0, ""))
         if self.blind:
             raise Incomplete(self.blind)
         entries, contents = dict(self.disk.before), dict(self.disk.contents)
@@ -452,10 +454,10 @@ class Recorder:
         self.mapped.clear()
 
 
-def record(root: Path, programs: dict[str, Callable[[], None]], seconds: float, refuse: tuple[int, int] | None = None) -> Record:
+def record(root: Path, programs: dict[str, Callable[[], None]], seconds: float, refuse: int | None = None) -> Record:
     """Run each of `programs` in a process of its own (label: what it does) and record what they do to `root`.
 
-    refuse   (k, errno): the k-th write or sync of files is answered with an error, and not made
+    refuse   k: the k-th write or sync is answered with an error (ENOSPC, EIO), and not made
     Raises   Unavailable where processes can't be traced; Incomplete if something escaped the record.
     """
     recorder = Recorder(root, refuse)

@@ -24,11 +24,26 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import combinations, product
 
-from grader.crash.disk import Disk, Entries, Mark, Names, Op, Sync, SyncAll, Tree, Truncate, Write, apply, paths, written
+from grader.crash.disk import (
+    Disk,
+    Entries,
+    Mark,
+    Names,
+    Op,
+    Sync,
+    SyncAll,
+    Tree,
+    Truncate,
+    Write,
+    apply,
+    paths,
+    written,
+)
 
 PROCESS = "process"
 FULL = 64  # combinations of files' contents at one moment and with the same names, up to which all are tried
 SUBSETS = 6  # unsynced changes of names, up to which every subset is tried
+FILE = "\0"  # stands for a file's name, which is another one in every state
 TEARS = 8  # places at which one write is torn
 
 
@@ -112,20 +127,8 @@ def space(disk: Disk, ops: list[Op], models: list[str] | None = None, since: int
     bounded: set[int] = set()
 
     def add(model: str, moment: int, torn: int | None, entries: Entries, contents: dict[int, bytes], lost: tuple[str, ...], promise: Promise) -> None:
-        tree: Tree = {}
-        key = []
-        for path, inode in paths(entries, disk).items():
-            if inode in disk.directories:
-                tree[path] = None
-                key.append((path, -1))
-            elif inode in disk.links:
-                tree[path] = disk.links[inode]
-                key.append((path, disk.links[inode]))
-            else:
-                content = contents.get(inode, b"")
-                tree[path] = content
-                key.append((path, interned.setdefault(content, len(interned))))
-        tree_key = tuple(key)
+        tree = _tree(disk, entries, contents)
+        tree_key = tuple((path, interned.setdefault(c, len(interned)) if isinstance(c, bytes) else c) for path, c in tree.items())
         tree = trees.setdefault(tree_key, tree)
         full = (tree_key, promise)
         state = State(moment, torn, promise, tree, lost, {model})
@@ -147,6 +150,34 @@ def space(disk: Disk, ops: list[Op], models: list[str] | None = None, since: int
                     bounded.add(moment)
     states = sorted(found.items(), key=lambda item: (item[1].moment, len(item[1].lost)))
     return Space([s for _, s in states], trees, [key for (key, _), _ in states], len(ops) + 1 - since, interned, len(bounded))
+
+
+def thin(found: Space, most: int) -> int:
+    """Keep at most so many trees, evenly drawn, and all that a killed process leaves; how many were left out."""
+    if len(found.trees) <= most:
+        return 0
+    always = {key for s, key in zip(found.states, found.keys) if PROCESS in s.models}
+    others = [key for key in dict.fromkeys(found.keys) if key not in always]
+    room = max(1, most - len(always))
+    kept = always | {others[n * len(others) // room] for n in range(min(room, len(others)))}
+    left = len(found.trees) - len(kept)
+    pairs = [(s, key) for s, key in zip(found.states, found.keys) if key in kept]
+    found.states, found.keys = [s for s, _ in pairs], [key for _, key in pairs]
+    found.trees = {key: tree for key, tree in found.trees.items() if key in kept}
+    return left
+
+
+def final(disk: Disk, ops: list[Op]) -> Tree:
+    """What lies there after all operations, if nothing is lost."""
+    *_, (_, _, entries, contents) = _prefixes(disk, ops, len(ops))
+    return _tree(disk, entries, contents)
+
+
+def _tree(disk: Disk, entries: Entries, contents: dict[int, bytes]) -> Tree:
+    return {
+        path: None if inode in disk.directories else disk.links.get(inode, contents.get(inode, b""))
+        for path, inode in paths(entries, disk).items()
+    }
 
 
 # --- the process dies -----------------------------------------------------------------------------------
@@ -255,12 +286,13 @@ def _power_loss(disk: Disk, ops: list[Op], model: Model, since: int) -> Iterator
         if moment >= since:
             for entries, names_lost, names_whole in _names(durable, pending, model):
                 reachable = dict.fromkeys(entries.values())
-                choices = {i: _contents(files[i], model, disk.names.get(i, "?")) for i in reachable if i in files and files[i].since}
+                choices = {i: _contents(files[i], model) for i in reachable if i in files and files[i].since}
                 combos, whole = _combinations(choices)
+                named = {inode: path for path, inode in paths(entries, disk).items()} if choices else {}
                 for combo in combos:
                     contents = {i: files[i].now for i in reachable if i in files}
                     contents |= {i: content for i, (content, _) in zip(choices, combo)}
-                    lost = names_lost + tuple(text for _, text in combo if text)
+                    lost = names_lost + tuple(text.replace(FILE, named.get(i, "a file")) for i, (_, text) in zip(choices, combo) if text)
                     yield moment, entries, contents, lost, whole and names_whole
 
 
@@ -304,11 +336,11 @@ def _names(durable: Entries, pending: list[Names], model: Model) -> Iterator[tup
         yield _with(durable, [pending[i] for i in which]), lost, whole
 
 
-def _contents(file: _Content, model: Model, name: str) -> list[tuple[bytes, str]]:
+def _contents(file: _Content, model: Model) -> list[tuple[bytes, str]]:
     """What may be on the disk of a file that wasn't synced: all of it, the bytes from before, or a part."""
     if file.choices is None:
         different: dict[bytes, str] = {}
-        for content, text in _candidates(file, model, name):
+        for content, text in _candidates(file, model):
             different.setdefault(content, text)
         file.choices = list(different.items())
     return file.choices
@@ -323,24 +355,24 @@ def _common(a: bytes, b: bytes) -> int:
     return low
 
 
-def _candidates(file: _Content, model: Model, name: str) -> Iterator[tuple[bytes, str]]:
+def _candidates(file: _Content, model: Model) -> Iterator[tuple[bytes, str]]:
     old, new = file.durable, file.now
     yield new, ""
-    yield old, f"the bytes of {name}: {len(old)} of {len(new)} are there"
+    yield old, f"the bytes of {FILE}: {len(old)} of {len(new)} are there"
     same = _common(old, new)
     half = (same + len(new)) // 2
     if not file.overwrote or len(new) > len(old):
-        yield new[:half], f"the second half of what was written to {name}"
+        yield new[:half], f"the second half of what was written to {FILE}"
     if file.overwrote:
-        yield new[:half] + old[half:], f"the second half of what was written to {name}: the old bytes are there"
-        yield old[:half].ljust(min(half, len(new)), b"\0") + new[half:], f"the first half of what was written to {name}"
+        yield new[:half] + old[half:], f"the second half of what was written to {FILE}: the old bytes are there"
+        yield old[:half].ljust(min(half, len(new)), b"\0") + new[half:], f"the first half of what was written to {FILE}"
     for between in (file.since[0], file.since[-2] if len(file.since) > 1 else file.since[0]):
-        yield between, f"the later writes to {name}"
+        yield between, f"the later writes to {FILE}"
     if model.holes and len(new) > len(old):
         grown = max(same, min(len(old), len(new)))
-        yield new[:grown].ljust(len(new), b"\0"), f"the bytes of {name}: it has its size, and zeros in it"
-        yield new[:half].ljust(len(new), b"\0"), f"the second half of {name}: there are zeros"
-        yield new[:grown] + bytes(max(0, half - grown)) + new[max(half, grown) :], f"the first half of what was written to {name}: there are zeros"
+        yield new[:grown].ljust(len(new), b"\0"), f"the bytes of {FILE}: it has its size, and zeros in it"
+        yield new[:half].ljust(len(new), b"\0"), f"the second half of {FILE}: there are zeros"
+        yield new[:grown] + bytes(max(0, half - grown)) + new[max(half, grown) :], f"the first half of what was written to {FILE}: there are zeros"
 
 
 def _combinations(choices: dict[int, list[tuple[bytes, str]]]) -> tuple[list[tuple], bool]:

@@ -9,19 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from grader.crash.disk import Disk, Names, Op, Sync, Write
+from grader.crash.disk import Disk, Mark, Names, Op, Sync, Write
 from grader.crash.judge import Outcome
 from grader.crash.states import PROCESS, Promise, Space, State, space
 
-# what is wrong, worst first
+# what is wrong, worst first, and what it means
 KINDS = {
-    "wrong state": "load gave a state that no save was given",
-    "old state": "load gave an older state than the last that had been saved for good",
-    "nothing": "load found nothing, and the job starts over",
-    "error": "load raises at every start",
-    "died": "load took its process down",
-    "late": "load hangs",
-    "first save": "no save had ended, and yet load raises: the job can never start",
+    "wrong state": "training goes on from a state that never was, and nothing says so",
+    "old state": "what had been reported as saved is gone",
+    "nothing": "the job starts over, and nothing says so",
+    "error": "the job fails at every start",
+    "died": "the job dies at every start",
+    "late": "the job hangs at every start",
+    "first save": "no save had ended, and the job can never start",
 }
 
 
@@ -83,7 +83,11 @@ class Remedy:
 
 
 def remedies(disk: Disk, ops: list[Op], failing: list[Failure], interned: dict[bytes, int]) -> list[Remedy]:
-    """The fewest syncs that rule out all failures (or as many as syncs can), in the order of the record."""
+    """The fewest syncs that rule out the failures (or as many as syncs can), in the order of the record. Looked for up to
+    the end of the first save that has any: the others have the same."""
+    first = min(f.state.moment for f in failing)
+    end = next((n for n, op in enumerate(ops, 1) if n >= first and isinstance(op, Mark) and op.kind == "returned"), len(ops))
+    ops, failing = ops[:end], [f for f in failing if f.state.moment <= end]
     power = sorted({m for f in failing for m in f.state.models if m != PROCESS})
 
     def reachable(extra: list[Remedy]) -> set:
