@@ -34,7 +34,8 @@ def newest_intact(directory):
 
         {"step": 40, "files": {"state.json": {"bytes": 1234, "sha256": "..."}}}
 
-    It is intact if every file that the manifest names is there, and is what it says. One that is still being written,
+    It is intact if the manifest names this step and a file at least, and every file that it names is there, and is what
+    it says. One that is still being written,
     or never was finished, is called step-40.tmp: it is no checkpoint. Other things may lie there.
 
     Returns    str: the folder's path; None if there is no checkpoint at all (or no such directory): start fresh.

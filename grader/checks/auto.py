@@ -6,7 +6,7 @@ from grader.checks import cluster_runs
 from grader.checks.cluster_runs import STEPS, ClusterRun, Refused
 from grader.harness.lab import Lab
 from grader.slurm import Cluster
-from grader.verdicts import Finding
+from grader.verdicts import Finding, Inconclusive
 from grader.workload import auto_job
 
 SAVE_EVERY = 5
@@ -78,10 +78,12 @@ def finished(run: ClusterRun) -> None:
         ]
         raise Finding("dependency", rows)
     if run.finished and not run.late:
+        if len(run.all("fault")) < run.planned:
+            raise Inconclusive("fault", [*story(run), ("but", f"of {run.planned} faults, {len(run.all('fault'))} fired: nothing was proved")])
         return
     rows = [*story(run), *_standing(run), ("log", _last_words(run))]
-    if run.late and len(run.lives) > cluster_runs.MOST_LIVES:
-        rows[-1:-1] = [("found", f"the job is run again without end: more than {cluster_runs.MOST_LIVES} lives, and it's in the queue again")]
+    if run.endless:
+        rows[-1:-1] = [("found", f"the job is run again without end: more than {cluster_runs.MOST_LIVES} times, and it's in the queue again")]
         raise Finding("endless", [*rows, ("think", "after which of the training's exit statuses is the job to be run again?")])
     if run.late:
         rows[-1:-1] = [("found", f"still in the queue after {run.where.pace.seconds:g} s")]
@@ -111,7 +113,7 @@ def _reached(run: ClusterRun) -> int:
 
 
 def _last_words(run: ClusterRun) -> str:
-    lines = [line.strip() for line in run.log.splitlines() if line.strip()]
+    lines = [line.strip() for line in run.log.splitlines() if line.strip() and "DUE TO JOB REQUEUE" not in line]
     return lines[-1][:200] if lines else "empty"
 
 
@@ -163,6 +165,9 @@ def log_goes_on(run: ClusterRun) -> None:
     lives, told = len(run.lives), run.log.count("life of job")
     if lives < 2:
         finished(run)
+    if not run.log:
+        rows = [("log", "there is no train.log where the job was submitted from"), ("expected", "the script's --output says train.log, for all lives"), ("think", "where do its outputs go now, and who will look there?")]
+        raise Finding("no log", rows)
     if told < lives:
         rows = [
             ("log", f"train.log tells of {told} of {lives} lives"),
@@ -221,7 +226,7 @@ def gives_up(run: ClusterRun, tries: int) -> None:
     if run.late or began > tries:
         rows = [
             what,
-            ("found", f"more than {tries} lives began at step 10" if began > tries else f"{began} lives began at step 10, and more began"),
+            ("found", f"more than {tries} lives began at step 10" if began > tries else f"after {began} lives that began at step 10, the training left with 70, and was run again"),
             ("means", "a job that burns its account's hours all weekend, and gets nowhere"),
             ("think", "who counts the crashes, and what does your script do with the exit status that says so?"),
         ]

@@ -65,11 +65,11 @@ class Where:
             "site": Pace(kill_wait=30, grace=0, limit=240, long=40, short=5, seconds=4 * 3600),
         }[self.chosen]
 
-    def cluster(self, directory: Path) -> Cluster:
+    def cluster(self, directory: Path, first_job: int = 1) -> Cluster:
         if self.chosen == "site":
             return Site(self.partition, self.account)
         kind = Cluster if self.chosen == "slurm" else StandIn
-        return kind(directory, nodes=1, grace=self.pace.grace, kill_wait=self.pace.kill_wait, fast_limits=True)
+        return kind(directory, nodes=1, grace=self.pace.grace, kill_wait=self.pace.kill_wait, fast_limits=True, settings={"FirstJobId": str(first_job)})
 
 
 @dataclass
@@ -83,6 +83,8 @@ class ClusterRun:
     seconds: float = 0.0
     record: list[dict] = field(default_factory=list)  # the cluster's own: "job", "start" and "end" (epoch s), "state" of each run
     where: Where = field(default_factory=Where)
+    planned: int = 0  # faults that were to befall it
+    endless: bool = False  # it came back into the queue again and again
 
     @cached_property
     def events(self) -> list[dict]:
@@ -129,8 +131,13 @@ class ClusterRun:
         return out
 
 
+# what an event must say to be one of the training's: anybody may write to that file
+FIELDS = {"fault": {"do", "step", "number"}, "left": {"status"}, "step": {"step", "digest"}, "saved": {"step"}, "resumed": {"step"}, "signal": {"signal"}}
+
+
 def _events(folder: Path) -> list[dict]:
-    return [e for e in read_events(folder / "events") if isinstance(e.get("event"), str) and "t" in e and "pid" in e]
+    found = [e for e in read_events(folder / "events") if isinstance(e.get("event"), str)]
+    return [e for e in found if {"t", "pid", "job"} | FIELDS.get(e["event"], set()) <= e.keys()]
 
 
 def ran(lab: Lab, script: str, *flags: object, plan: tuple[dict, ...] = (), uses: str = "", then=None) -> ClusterRun:
@@ -153,16 +160,20 @@ def _run(lab: Lab, where: Where, script: str, flags: tuple, plan: list[dict], us
     work = lab.bench.submission.copy_to(folder / "job")
     if not (work / script).exists():
         raise Finding("script", [("missing", f"there is no {script} in the submission")])
-    (work / "plan.json").write_text(json.dumps(plan))
+    (folder / "plan.json").write_text(json.dumps(plan))
     command = [
         sys.executable, "-I", str(WORKLOAD / "auto_job.py"), "--directory", str(work / "checkpoints"),
-        "--events", str(work / "events"), "--plan", str(work / "plan.json"), "--seed", str(lab.seed), "--steps", str(STEPS), *map(str, flags),
+        "--events", str(work / "events"), "--plan", str(folder / "plan.json"), "--seed", str(lab.seed), "--steps", str(STEPS), *map(str, flags),
     ]  # fmt: skip
     if uses:
         command += ["--code", str(work / lab.bench.submission.module), "--uses", uses]
     try:
-        with where.cluster(folder / "c") as cluster:
-            return _follow(lab, where, cluster, work, script, " ".join(command), then)
+        with where.cluster(folder / "c", first_job=1000 + lab.shared.randrange(8000)) as cluster:
+            run = _follow(lab, where, cluster, work, script, " ".join(command), then)
+        run.planned = len(plan)
+        return run
+    except course.UsageError as e:
+        raise Inconclusive("cluster", [("cluster", str(e)), ("try", "TMPDIR=/tmp")])
     except NotInstalled as e:
         raise Inconclusive("no cluster", [("cluster", str(e))])
     except ClusterError as e:
@@ -203,7 +214,7 @@ def _follow(lab: Lab, where: Where, cluster: Cluster, work: Path, script: str, t
 def _watch(lab: Lab, where: Where, cluster: Cluster, run: ClusterRun, first: str, then) -> None:
     """Inflict what is due, until nothing of the run is in the queue any more."""
     began, work = time.monotonic(), run.folder
-    handled, others, empty = 0, set(), 0
+    handled, others, empty, looks = 0, set(), 0, 0
     while True:
         events = _events(work)
         for fault in [e for e in events if e["event"] == "fault"][handled:]:
@@ -226,11 +237,21 @@ def _watch(lab: Lab, where: Where, cluster: Cluster, run: ClusterRun, first: str
             then, empty = None, 0
             continue
         lives = sum(e["event"] == "life" for e in events)
+        looks += 1
+        if looks % 25 == 0:  # a script that never comes to the training has no lives
+            lives = max([lives, *(_restarts(cluster, i) for i in mine), len(run.jobs) - 1])
         if time.monotonic() - began > where.pace.seconds or lives > MOST_LIVES:
-            run.late = True
+            run.late, run.endless = True, lives > MOST_LIVES
             break
         if lab.bench.cancelled.wait(POLL):
             raise Cancelled
+
+
+def _restarts(cluster: Cluster, job: str) -> int:
+    try:
+        return int(cluster.job(job).get("Restarts", 0))
+    except (ClusterError, ValueError):
+        return 0
 
 
 def _record(cluster: Cluster, jobs: set[str]) -> list[dict]:
