@@ -235,8 +235,10 @@ def progress_starts_the_count_anew(ck, top: Path, draw) -> list:
     if wrong := lives(ck, top, *course, (20, None, "CrashLoop")):
         return wrong
     # there and back again, after a checkpoint that was torn: what counts are the last lives, and not all that began there
-    crash = (10, "failed", True)
-    return lives(ck, top, crash, crash, (20, "failed", True), crash, crash, crash, (10, "failed", "CrashLoop"))
+    crash, later = (10, "failed", True), (20, "failed", True)
+    if wrong := lives(ck, top, later, later, crash, crash, crash, (10, "failed", "CrashLoop")):
+        return wrong
+    return lives(ck, top, crash, crash, later, crash, crash, crash, (10, "failed", "CrashLoop"))
 
 
 def a_preemption_is_no_crash(ck, top: Path, draw) -> list:
