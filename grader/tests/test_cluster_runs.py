@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from grader import course, engine
+from grader.checks import auto
 from grader.checks.cluster_runs import Where
 from grader.verdicts import FAIL
 
@@ -41,3 +44,24 @@ def test_a_script_that_only_requeues_itself_is_ended(launcher):
     text = "#!/bin/bash\n#SBATCH --requeue\n#SBATCH --output=train.log\nsrun $TRAIN --crashes-at 1\nscontrol requeue $SLURM_JOB_ID\n"
     result = graded(launcher, 2, auto_resume_sbatch=text)
     assert result.verdict == FAIL and "without end" in result.message
+
+
+def test_a_script_that_never_comes_to_the_training_is_ended(launcher):
+    text = "#!/bin/bash\n#SBATCH --requeue\n#SBATCH --output=train.log\nno-such-command\nscontrol requeue $SLURM_JOB_ID\n"
+    result = graded(launcher, 2, auto_resume_sbatch=text)
+    assert result.verdict == FAIL and "without end" in result.message
+
+
+def test_junk_in_the_events_is_nobodys_event(launcher):
+    text = "#!/bin/bash\n#SBATCH --output=train.log\n" + "".join(f"echo '{junk}' >> events\n" for junk in ('{"event": "fault", "t": 1, "pid": 2, "job": "3"}', '{"event": "left"}', "[]", "7"))
+    result = graded(launcher, 2, auto_resume_sbatch=text)
+    assert result.verdict == FAIL and "never began" in result.message
+
+
+def test_the_newest_checkpoint_is_torn_only_where_there_is_another():
+    """The first ones are written at steps 5 and 10."""
+    for seed in range(2000):
+        plan = auto.chaos_plan(random.Random(seed))
+        assert sorted(fault["do"] for fault in plan) == ["kill", "limit", "preempt", "torn"]
+        assert next(fault["step"] for fault in plan if fault["do"] == "torn") > 10
+        assert [fault["step"] for fault in plan] == sorted({fault["step"] for fault in plan})
