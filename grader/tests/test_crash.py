@@ -491,3 +491,18 @@ def test_bad_input_gets_one_line_and_exit_status_2(tmp_path, code, save, says):
 def test_names_in_the_record_lead_where_they_did():
     entries = {(0, "d"): 1, (1, "f"): 2, (0, "g"): 2}
     assert disk.paths(entries, Disk(directories={0, 1})) == {"d": 1, "d/f": 2, "g": 2}
+
+
+README = pathlib.Path(__file__).resolve().parents[1] / "crash" / "README.md"
+
+
+@traced
+@pytest.mark.parametrize("without, status", [(None, 0), ("os.fsync(f.fileno())", 1), ("os.fsync(fd)", 1)])
+def test_the_example_in_the_readme_does_what_it_says(tmp_path, without, status):
+    code = README.read_text().split("<!-- example: mine.py -->\n```python\n")[1].split("```")[0]
+    assert without is None or code.count(without) == 1
+    (tmp_path / "mine.py").write_text(code.replace(without, "pass") if without else code)
+    done = crashtest_command("--save", "mine.py:save", "--load", "mine.py:load", "--no-flips", cwd=tmp_path)
+    assert done.returncode == status, done.stdout + done.stderr
+    if without:
+        assert "missing    fsync of " in done.stdout
