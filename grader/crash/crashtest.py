@@ -6,6 +6,8 @@ its state is durable.
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 import tempfile
 import time
@@ -97,6 +99,7 @@ def test(
     seconds: float = SECONDS,
     folder: Path | None = None,
     prepare: Callable[[Path], None] | None = None,
+    most_trees: int = MOST_TREES,
 ) -> Report:
     """Everything above. `prepare` fills the directory before the first save; what it puts there is durable.
 
@@ -115,7 +118,7 @@ def test(
         timed["enumerate"] = time.perf_counter() - began
         digests = _digests(record)
 
-        left_out = states.thin(found, MOST_TREES)
+        left_out = states.thin(found, most_trees)
         trees: dict[object, Tree] = dict(found.trees)
         broken_runs = _errors(program, here, record.calls, models, seed, seconds, prepare, found.interned) if errors else []
         for run in broken_runs:
@@ -207,7 +210,8 @@ def _errors(program, here: Path, calls: int, models, seed: int, seconds: float, 
             record = _run(program, place, seconds, k, prepare)
         except Incomplete:
             continue  # it went another way than the run that could be recorded
-        what = next((op.text for op in record.ops if "fails" in op.text), f"call {k} is refused")
+        errors = tuple(os.strerror(n) for n in (errno.ENOSPC, errno.EIO))
+        what = next((op.text for op in record.ops if op.text.endswith(errors)), f"call {k} is refused")
         runs.append(_ErrorRun(what, record, states.space(record.disk, record.ops, models, since=len(record.ops), interned=interned)))
     return runs
 

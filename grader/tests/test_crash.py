@@ -11,12 +11,14 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 
 import pytest
 import torch
 
+from grader import course
 from grader.crash import crashtest, disk, judge, recorder, states, story, verdict
 from grader.crash.disk import Disk, Mark, Names, Sync, Write
 from grader.crash.judge import Outcome
@@ -506,3 +508,15 @@ def test_the_example_in_the_readme_does_what_it_says(tmp_path, without, status):
     assert done.returncode == status, done.stdout + done.stderr
     if without:
         assert "missing    fsync of " in done.stdout
+
+
+@traced
+@pytest.mark.needs_solution
+@pytest.mark.parametrize("version, status", [("solution", 0), ("starter", 1)])
+def test_exercise_1_by_its_readme(tmp_path, version, status):
+    exercise = course.find("ex01")
+    code = (exercise.folder / "README.md").read_text().split("```python\n  from checkpoint import")[1].split("```")[0]
+    (tmp_path / "crash.py").write_text(textwrap.dedent(f"  from checkpoint import{code}"))
+    (tmp_path / "checkpoint.py").write_bytes((exercise.folder / version / "checkpoint.py").read_bytes())
+    done = crashtest_command("--save", "crash.py:save", "--load", "crash.py:load", "--strict-first", cwd=tmp_path)
+    assert done.returncode == status, done.stdout + done.stderr
