@@ -154,7 +154,8 @@ def left_as_preempted(lab: Lab, run: Run, number: int, life: Life | Group, whole
     lives = life.processes
     for one in lives:
         _not_torn(run, one, whole)
-        _not_told_too_soon(run, one)
+        if number == 0:  # later, the word may be an earlier life's: another mistake
+            _not_told_too_soon(run, one)
     if life.obeyed_fault:
         status_says(run.notes["told"][number], SAYS[PREEMPTED], fault_row(run), schedule_of(run))
         return
