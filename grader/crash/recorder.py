@@ -145,10 +145,13 @@ class Recorder:
         return found
 
     def _shown(self, path: str) -> str:
-        real = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+        real = self._real(path)
         if real == self.root:
             return "."
-        return real[len(self.root) + 1 :] if real.startswith(self.root + "/") else path
+        return real[len(self.root) + 1 :] if real.startswith(self.root + "/") else f".../{os.path.basename(path)}"
+
+    def _real(self, path: str) -> str:
+        return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
 
     # --- calls
 
@@ -411,7 +414,7 @@ class Recorder:
         return os.path.normpath(os.path.join(os.readlink(f"/proc/{tracee.pid}/{start}"), text))
 
     def _inside(self, path: str) -> bool:
-        return self._shown(path) != path or os.path.realpath(path) == self.root
+        return self._real(path).startswith(self.root + "/") or os.path.realpath(path) == self.root
 
     def _call(self, tracee: Tracee) -> str:
         verb = tracee.call.removesuffix("2").removesuffix("at")

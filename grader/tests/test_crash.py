@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from grader import course
-from grader.crash import crashtest, disk, judge, recorder, states, story, verdict
+from grader.crash import crashtest, disk, judge, recorder, savers, states, story, verdict
 from grader.crash.disk import Disk, Mark, Names, Sync, Write
 from grader.crash.judge import Outcome
 from grader.crash.states import PROCESS, Promise
@@ -520,3 +520,13 @@ def test_exercise_1_by_its_readme(tmp_path, version, status):
     (tmp_path / "checkpoint.py").write_bytes((exercise.folder / version / "checkpoint.py").read_bytes())
     done = crashtest_command("--save", "crash.py:save", "--load", "crash.py:load", "--strict-first", cwd=tmp_path)
     assert done.returncode == status, done.stdout + done.stderr
+
+
+@traced
+def test_a_saver_of_the_table_is_run_as_the_table_says():
+    found = savers.one("safetensors")
+    assert not found["passed"]
+    posix = found["models"]["posix"]
+    assert posix["kept"] < posix["states"]  # no version of it syncs anything
+    text = savers.table({"safetensors": found}, "2026-01-01")
+    assert f"**{posix['kept']}/{posix['states']}**" in text and "safetensors " in text
