@@ -8,7 +8,7 @@ from __future__ import annotations
 from grader.checks import expect, preempted
 from grader.checks.preempted import any_signal, job, launch, steps_per_epoch, stopped_and_resumed
 from grader.harness.lab import Lab
-from grader.harness.preemption import send
+from grader.harness.preemption import send, told
 from grader.harness.run import Life, Run
 from grader.verdicts import Finding, Inconclusive
 
@@ -64,7 +64,7 @@ def stops_in_time(lab: Lab, args: tuple, end: float, ranks: int | None = None) -
         finding = preempted.ended_early(lab, run, life)
         finding.rows[:0] = when
         raise finding
-    preempted.status_says(preempted.told(run.directory), "preempted", when)
+    preempted.status_says(told(run.directory), "preempted", when)
     _late_enough(lives[-1], end, when)
     again = launch(lab, *args, faults=(), ranks=ranks, directory=run.directory)
     preempted.rejoined(lab, Run([life, again.last], (), run.directory, command=whole.command), whole, when)

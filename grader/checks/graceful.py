@@ -15,7 +15,7 @@ from grader.checks.preempted import (
     steps_per_epoch,
 )
 from grader.harness.lab import Lab
-from grader.harness.preemption import Preempt, Sent, send
+from grader.harness.preemption import Preempt, Sent, send, told
 from grader.harness.run import PREEMPTED, Group, Run
 from grader.verdicts import Finding
 
@@ -120,4 +120,4 @@ def status_is_fresh(lab: Lab, schedule: tuple, ranks: int | None = None) -> None
 
 
 def _says(run: Run, want: str, rows: list) -> None:
-    preempted.status_says(preempted.told(run.directory), want, [*fault_row(run), *rows], schedule_of(run))
+    preempted.status_says(told(run.directory), want, [*fault_row(run), *rows], schedule_of(run))

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 import signal
 from pathlib import Path
 
 from grader.checks import expect, rank_runs
 from grader.checks.expect import schedule_of, student_frames
-from grader.harness import scratch
 from grader.harness.lab import Lab
-from grader.harness.preemption import Preempt
+from grader.harness.preemption import Preempt, told
 from grader.harness.run import PREEMPTED, Group, Life, Run
 from grader.verdicts import Finding, Inconclusive
 
@@ -39,15 +37,6 @@ def any_signal(lab: Lab) -> str:
 
 
 # --- runs ------------------------------------------------------------------------------------------------
-
-
-def told(directory: Path) -> str | None:
-    """The outcome in status.json, as somebody outside would read it; None if there is none."""
-    try:
-        says = json.loads(scratch.read(directory / "status.json", 1 << 12))["outcome"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
-    return says if isinstance(says, str) else None
 
 
 def launch(lab: Lab, *args, faults: tuple, ranks: int | None = None, directory: Path | None = None) -> Run:

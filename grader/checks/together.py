@@ -9,7 +9,7 @@ from grader.checks.expect import finished as one_finished
 from grader.checks.preempted import between_saves, job, launch, stopped_and_resumed
 from grader.harness import scratch
 from grader.harness.lab import Lab
-from grader.harness.preemption import Preempt
+from grader.harness.preemption import Preempt, told
 from grader.harness.run import PREEMPTED, Group, Life, Run
 from grader.verdicts import Finding, Inconclusive
 
@@ -84,7 +84,7 @@ def under_torchrun(lab: Lab) -> None:
     if not all(e and e["status"] == PREEMPTED for e in left):
         rows = [*when, ("ended", "; ".join(f"rank {r} {_left(life)}" for r, life in enumerate(lives))), ("expected", "both leave as preempted")]
         raise Finding("torchrun", [*rows, ("think", "what does each rank do when it hears of the signal from the others before it comes itself?")])
-    preempted.status_says(preempted.told(folder), "preempted", when)
+    preempted.status_says(told(folder), "preempted", when)
     again = launch(lab, *args, faults=(), ranks=2, directory=folder)
     joined = Run([Group(lives, None), again.last], (), folder, command=whole.command)
     preempted.rejoined(lab, joined, whole, when)

@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from grader.crash import disk
+from grader.crash import disk, states
 from grader.crash.disk import ROOT, Disk, Mark, Names, Note, Op, Sync, SyncAll, Truncate, Write
 from grader.crash.syscalls import FICLONE, FICLONERANGE
 from grader.crash.tracer import HOLD, PASS, Ended, Tracee, Tracer, Unavailable
@@ -98,7 +98,7 @@ class Recorder:
         self._next = ROOT + 1
         self._ids = {st.st_ino: ROOT}
         self._fresh = False
-        self.entries = self._scan(learn=self._learn)
+        self.entries = self._scan()
         self.shown = {inode: path for path, inode in disk.paths(self.entries, self.disk).items()}  # as files are called now
         self.disk.before = dict(self.entries)
 
@@ -123,7 +123,7 @@ class Recorder:
             self.known[st.st_ino] = _File(inode, bytearray(content))
         self.disk.names.setdefault(inode, self._shown(path))
 
-    def _scan(self, learn: Callable[[str, os.stat_result], None]) -> disk.Entries:
+    def _scan(self) -> disk.Entries:
         found: disk.Entries = {}
 
         def walk(folder: str, inode: int) -> None:
@@ -136,7 +136,7 @@ class Recorder:
                 if st.st_dev not in self.devices:
                     raise Incomplete(f"{self._shown(path)} lies on another file system")
                 if st.st_ino not in self._ids:
-                    learn(path, st)
+                    self._learn(path, st)
                 found[inode, name] = self._number(st.st_ino)
                 if stat.S_ISDIR(st.st_mode):
                     walk(path, found[inode, name])
@@ -282,7 +282,7 @@ class Recorder:
             return
         fd = tracee.args[0]
         st = self._stat(tracee, fd)
-        file = self._file(tracee, fd, st)
+        file = self.known[st.st_ino]
         info = self._info(tracee, fd)
         if tracee.call in ("pwrite64", "pwritev", "pwritev2") and not info["flags"] & os.O_APPEND and tracee.args[3] != (1 << 64) - 1:
             offset = tracee.args[3]
@@ -311,7 +311,7 @@ class Recorder:
     def _changed(self, tracee: Tracee, fd: int) -> None:
         ours = self._open(tracee, fd)
         try:
-            self._compare(tracee, self._file(tracee, fd, os.fstat(ours)), ours)
+            self._compare(tracee, self.known[os.fstat(ours).st_ino], ours)
         finally:
             os.close(ours)
 
@@ -355,7 +355,7 @@ class Recorder:
         self._add(tracee, Sync(text, inode=self._ids[ino], worked=result >= 0))
 
     def _renamed(self, tracee: Tracee, text: str | None = None) -> None:
-        now = self._scan(learn=self._learn_new)
+        now = self._scan()
         if now == self.entries:
             return
         keys = [*(k for k in self.entries if now.get(k) != self.entries[k]), *(k for k in now if k not in self.entries)]
@@ -366,14 +366,6 @@ class Recorder:
         for inode in {before for _, _, before, _ in changes if before is not None} - set(now.values()):
             for ino in [i for i, n in self._ids.items() if n == inode and i not in self.known]:
                 del self._ids[ino]  # a directory or link that is gone; a file may be open still
-
-    def _learn_new(self, path: str, st: os.stat_result) -> None:
-        if stat.S_ISDIR(st.st_mode):
-            inode = self._number(st.st_ino)
-            self.disk.directories.add(inode)
-            self.disk.names[inode] = self._shown(path)
-            return
-        self._learn(path, st)
 
     # --- of a process
 
@@ -386,9 +378,6 @@ class Recorder:
     def _watched(self, tracee: Tracee, fd: int) -> bool:
         st = self._stat(tracee, fd)
         return st is not None and st.st_dev in self.devices and st.st_ino in self.known
-
-    def _file(self, tracee: Tracee, fd: int, st: os.stat_result) -> _File:
-        return self.known[st.st_ino]
 
     def _open(self, tracee: Tracee, fd: int) -> int:
         return os.open(f"/proc/{tracee.pid}/fd/{fd & 0xFFFFFFFF}", os.O_RDONLY)
@@ -434,21 +423,14 @@ class Recorder:
         self._refresh(Tracee(0, ""))
         if self.blind:
             raise Incomplete(self.blind)
-        entries, contents = dict(self.disk.before), dict(self.disk.contents)
-        for op in self.ops:
-            if isinstance(op, Names):
-                disk.apply(entries, op)
-            elif isinstance(op, (Write, Truncate)):
-                contents[op.inode] = disk.written(contents.get(op.inode, b""), op)
-        for path, inode in disk.paths(entries, self.disk).items():
-            real = os.path.join(self.root, path)
-            if inode in self.disk.directories or inode in self.disk.links:
+        for path, content in states.final(self.disk, self.ops).items():
+            if not isinstance(content, bytes):
                 continue
             try:
-                there = Path(real).read_bytes()
+                there = Path(self.root, path).read_bytes()
             except OSError as e:
                 raise Incomplete(f"{path} isn't there any more ({e.strerror})")
-            if there != contents.get(inode):
+            if there != content:
                 raise Incomplete(f"{path} was written in a way that wasn't seen")
 
     def close(self) -> None:
@@ -468,7 +450,7 @@ def record(root: Path, programs: dict[str, Callable[[], None]], seconds: float, 
     try:
         pids = [tracer.spawn(label, program) for label, program in programs.items()]
         ended = tracer.run(seconds)
-        if recorder._scan(learn=recorder._learn_new) != recorder.entries:
+        if recorder._scan() != recorder.entries:
             raise Incomplete("names in the directory changed in a way that wasn't seen")
         recorder.check()
     finally:

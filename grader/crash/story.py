@@ -6,7 +6,7 @@ from collections import Counter
 
 from grader.crash import disk
 from grader.crash.crashtest import Report
-from grader.crash.disk import Mark, Names, Op, Sync, SyncAll, Truncate, Write
+from grader.crash.disk import Mark, Op, Write
 from grader.crash.judge import Outcome
 from grader.crash.states import PROCESS, TITLES
 from grader.crash.verdict import KINDS, Failure, Remedy
@@ -168,8 +168,6 @@ def _text(op: Op | None) -> str:
     if isinstance(op, Write):
         at = f" at {op.offset}" if op.offset else ""
         return f"{who}{op.text}, {_bytes(len(op.data))}{at}"
-    if isinstance(op, (Names, Sync, SyncAll, Truncate)):
-        return who + op.text
     return who + op.text
 
 
