@@ -182,7 +182,7 @@ class Grading:
             need
             for need in task.needs
             if any(
-                (not only_known or future.done()) and (o := future.result()) and o.verdict != PASS
+                (not only_known or future.done()) and (o := future.result()) and o.blocks
                 for future in self._of(need)
             )
             or (not only_known and self._of(need) and self._blockers(self.exercise.task(need)))

@@ -13,6 +13,9 @@ import inspect
 import json
 import os
 import re
+import subprocess
+import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,6 +92,24 @@ def on_cluster(submission: Submission, script: str, *flags: object, plan: Sequen
         raise UsageError(str(found).strip())
     finally:
         bench.close()
+
+
+def crash_test(code: str, beside: Submission | None = None) -> dict:
+    """`grade crashtest` of the functions save and load of this code, which may import what `beside` holds: its report as
+    data, with "picture" (PNG of the smallest failing state, or None) and "why" there is no verdict (else empty)."""
+    with tempfile.TemporaryDirectory() as made:
+        here = Path(made)
+        folder = beside.copy_to(here / "code") if beside else here
+        (folder / "crash.py").write_text(code)
+        functions = ["--save", "crash.py:save", "--load", "crash.py:load"]
+        done = subprocess.run(
+            [sys.executable, "-m", "grader", "crashtest", *functions, "--no-flips", "--no-errors", "--json", "report.json", "--picture", "worst.png"],
+            cwd=folder, env={**os.environ, "PYTHONPATH": str(course.ROOT)}, capture_output=True, text=True, timeout=CELL_TIMEOUT,
+        )  # fmt: skip
+        report, picture = folder / "report.json", folder / "worst.png"
+        if not report.exists():
+            return {"why": done.stderr.strip().removeprefix("grade: "), "picture": None}
+        return {"why": "", "picture": picture.read_bytes() if picture.exists() else None, **json.loads(report.read_text())}
 
 
 def files(name: str, texts: dict[str, str], module: str = "auto_resume.py") -> Submission:

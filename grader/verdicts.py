@@ -26,9 +26,16 @@ class Finding(AssertionError):
 
 
 class Inconclusive(Finding):
-    """Nothing was proved: the fault never fired, or the machine failed. Never the student's fault."""
+    """Nothing was proved: the fault never fired, or the machine failed. Never the student's fault.
+
+    `blocks`: the tasks that build on this one wait for it. Not where the machine can never show it.
+    """
 
     verdict = INCONCLUSIVE
+
+    def __init__(self, cause: str, rows: list[tuple[str, str]], fault: str | None = None, blocks: bool = True, **data):
+        super().__init__(cause, rows, fault, **data)
+        self.blocks = blocks
 
 
 class NotSelected(Exception):
@@ -47,6 +54,11 @@ class Outcome:
     ended: float
     finding: Finding | None = None
     figures: dict[str, str] = field(default_factory=dict)  # what was measured
+
+    @property
+    def blocks(self) -> bool:
+        """The tasks that build on this one have nothing to build on."""
+        return self.verdict != PASS and getattr(self.finding, "blocks", True)
 
 
 @dataclass

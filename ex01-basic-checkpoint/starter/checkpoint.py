@@ -80,7 +80,7 @@ def write_checkpoint(state, directory, step):
     directory  str: may not exist yet, may have any name, and may hold files of others, which stay as they
                are; layout and file names are yours to choose, temporary files lie in it, too
     step       int: grows from save to save; the same step may be saved again
-    Returns    None, once the checkpoint is complete.
+    Returns    None, once the checkpoint is complete, and a power loss can't take it any more.
     Raises     if it can't be written (the disk is full, say); the next save may work again. Whatever happens
                in here, and whenever the process dies, the checkpoints written before stay loadable.
     """

@@ -200,7 +200,7 @@ def save_step(job, directory):
 
     directory  str: exists, and all ranks see it; names in it are yours to choose. It may hold what an interrupted
                save left behind, or a damaged checkpoint, of this very step perhaps
-    Returns    None, on every rank, and on none before the checkpoint is complete.
+    Returns    None, on every rank, and on none before the checkpoint is complete, and safe from a power loss.
     Raises     on *every* rank if one of them couldn't write its part; the next save may work again. Whatever
                happens in here, and whichever rank dies when, the checkpoints written before stay loadable.
     """

@@ -1,7 +1,8 @@
 """`make bench`: every figure that the course states, as ratios within one run.
 
-    python -m grader.bench                        the grader, and the templates against other savers
+    python -m grader.bench                        the grader, crash testing, and the templates against other savers
     python -m grader.bench --only grading         launch and grading times
+    python -m grader.bench --only crash           states of the disk a second, their growth, the cost of a record
     python -m grader.bench --only savers          the templates; --sizes 16,256,1024,4096 MiB
     python -m grader.bench --only flakes          20 gradings of the solution and of every mutant (hours; --record adds them up)
 """
@@ -17,7 +18,7 @@ from grader import course
 
 
 @click.command(help=__doc__)
-@click.option("--only", type=click.Choice(["grading", "savers", "flakes"]), help="One part.")
+@click.option("--only", type=click.Choice(["grading", "crash", "savers", "flakes"]), help="One part.")
 @click.option("--exercise", default="ex01", help="Whose solution and mutants are graded.")
 @click.option("--rounds", default=5, help="How often everything is measured.")
 @click.option("--plain/--no-plain", default=True, help="Also grade with plain processes (a minute).")
@@ -33,6 +34,10 @@ def main(only, exercise, rounds, plain, flake_rounds, load, record, sizes, folde
 
         grading.launch_times(rounds)
         grading.grade_times(course.find(exercise), plain)
+    if only in (None, "crash"):
+        from grader.bench import crash
+
+        crash.run(rounds)
     if only in (None, "savers"):
         from grader.bench import templates
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from grader.checks import power_loss
 from grader.checks.crash_points import moment, selected
 from grader.checks.rank_points import (
     AFTER_GOOD,
@@ -183,3 +184,9 @@ def damaged_for_one_rank(lab: Lab) -> None:
         goes_on(point, resumed, rows)
     rows = [("saved", f"steps {FIRST} and {SECOND}"), ("damaged", "every file: cut in half")]
     agrees(seen["all"], ("an error",), rows, "the run starts over, and nobody is told that it ever got this far", "what is the difference between nothing saved and nothing intact?")
+
+
+def power_lost(lab: Lab) -> None:
+    selected(lab, [])  # no fault is asked for
+    works(undisturbed(lab)["two"])  # what fails with nothing wrong is told as that
+    power_loss.survives(lab, "crash_ranks.py", "--ranks", RANKS, steps=[FIRST, SECOND], saves="save_step", load="resume")

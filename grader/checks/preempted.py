@@ -161,6 +161,8 @@ def left_as_preempted(lab: Lab, run: Run, number: int, life: Life | Group, whole
         raise _killed(run, life)
     if any(one.status == 0 for one in lives) and all(one.status in (0, PREEMPTED) for one in lives):
         raise _left_as_done(run, life)
+    if isinstance(life, Group) and (parted := _parted(run, life)):
+        raise parted
     finding = ended_early(lab, run, life)
     if any("DataLoader worker" in crash["message"] for one in lives for crash in one.all("crash")):
         finding.rows = [(label, re.sub(r" \(pid[^)]*\)", "", text)) for label, text in finding.rows] + [
@@ -240,6 +242,23 @@ def _left_as_done(run: Run, life: Life | Group) -> Finding:
             ("think", "which part of the training did the signal cut short, and what did the job do instead?"),
         ]
     return Finding("exit:0", rows, schedule_of(run))
+
+
+def _parted(run: Run, group: Group) -> Finding | None:
+    """Some ranks have left as preempted, and the others wait for them."""
+    left = [rank for rank, one in enumerate(group.ranks) if one.preempted]
+    stay = [rank for rank in range(len(group.ranks)) if rank not in left]
+    if not (left and stay) or any((crash := group.ranks[r].first("crash")) and not rank_runs.by_others(group.ranks[r], crash) for r in stay):
+        return None
+    standing = dict(rank_runs.standing(group))
+    rows = [
+        *fault_row(run),
+        *[(f"rank {r}", f"left as preempted (exit status {PREEMPTED})") for r in left],
+        *[standing[r] for r in stay],
+        ("means", "who stays waits for one that is gone, until the scheduler kills it in the middle of what it does"),
+        ("think", "who decides that it's time to leave, or to save, and how do the other ranks get to know?"),
+    ]
+    return Finding("ranks part", rows, schedule_of(run))
 
 
 def status_says(says: str | None, want: str, rows: list, schedule: str | None = None) -> None:

@@ -59,13 +59,13 @@ def ended_early(lab: Lab, run: Run, group: Group) -> Finding:
     for rank, life in enumerate(group.ranks):
         if life.ended:
             finding = expect.over_limit(lab, run, life, [*when, ("rank", f"{rank} (of {len(group.ranks)})")])
-            finding.rows += [row for r, row in _standing(group) if r != rank]
+            finding.rows += [row for r, row in standing(group) if r != rank]
             return finding
     own = [(rank, crash) for rank, life in enumerate(group.ranks) if (crash := life.first("crash")) and not by_others(life, crash)]
     if own:
         rank, crash = own[0]  # of several, which was first is chance
         finding = crashed(crash, [*when, ("rank", f"{rank} (of {len(group.ranks)})")], expect.schedule_of(run), group.ranks[rank])
-        finding.rows += [row for r, row in _standing(group) if r != rank and not _left_well(group.ranks[r])]
+        finding.rows += [row for r, row in standing(group) if r != rank and not _left_well(group.ranks[r])]
         return finding
     for rank, life in enumerate(group.ranks):
         if life.first("crash") is None and not life.finished:
@@ -87,7 +87,7 @@ def deadlock(lives: list[Life], when: list, fault: str | None = None) -> Finding
     rows = [
         *when,
         ("deadlock", f"no rank goes on: a collective failed after waiting {PATIENCE:g} s for the others"),
-        *(row for _, row in _standing(group)),
+        *(row for _, row in standing(group)),
         *_parted(lives),
         ("means", "a collective needs every rank; with nobody to end it, the job holds all of its GPUs for half an hour, and then dies"),
         ("think", "which ranks come to that line, and what do the others do meanwhile?"),
@@ -142,7 +142,7 @@ def _last_collective(life: Life) -> dict | None:
     return entered[-1] | {"open": entered[-1]["n"] not in left}
 
 
-def _standing(group: Group) -> list[tuple[int, tuple[str, str]]]:
+def standing(group: Group) -> list[tuple[int, tuple[str, str]]]:
     """For each rank, a row that says where it stood at the end."""
     rows = []
     for rank, life in enumerate(group.ranks):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from grader.checks import power_loss
 from grader.checks.crash_points import (
     Seen,
     cases,
@@ -228,3 +229,9 @@ def first_save_killed(lab: Lab) -> None:
                 ("think", "what did the killed save leave in the directory, and who trips over it?"),
             ]
             raise fails("leftovers", after, rows, str(fault))
+
+
+def power_lost(lab: Lab) -> None:
+    selected(lab, [])  # no fault is asked for
+    events_and_size(_undisturbed(lab)["undisturbed"])  # what fails with nothing wrong is told as that
+    power_loss.survives(lab, "crash_states.py", steps=steps_of_a_run(lab.shared, 3), saves="write_checkpoint", load="read_latest")

@@ -244,6 +244,11 @@ def test_a_training_run_killed_in_mid_save_rejoins_the_undisturbed_one(lab):
         rejoins(lab, lab.launch(*args, faults=schedule), undisturbed)
 
 
+@task("ex01.3")
+def test_whatever_a_power_loss_leaves_of_a_save_is_read_rightly(lab):
+    saves.power_lost(lab)
+
+
 # ---------------------------------------------------------------- ex01.4  resume in the middle of an epoch
 
 

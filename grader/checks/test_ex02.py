@@ -184,3 +184,8 @@ def test_a_training_run_killed_in_mid_save_rejoins_the_undisturbed_one(lab):
     event = lab.draw.randrange(max(1, len(saved["events"])))
     for schedule in lab.schedules((KillInSave(saved["step"], event, rank),)):
         rank_runs.resumes(lab, args, schedule, ranks=2)
+
+
+@task("ex02.5")
+def test_whatever_a_power_loss_leaves_of_the_saves_all_ranks_resume_rightly(lab):
+    all_or_nothing.power_lost(lab)

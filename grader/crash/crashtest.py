@@ -100,8 +100,10 @@ def test(
     folder: Path | None = None,
     prepare: Callable[[Path], None] | None = None,
     most_trees: int = MOST_TREES,
+    patience: float = judge.SECONDS,
 ) -> Report:
-    """Everything above. `prepare` fills the directory before the first save; what it puts there is durable.
+    """Everything above. `prepare` fills the directory before the first save; what it puts there is durable. A load may
+    take `patience` seconds.
 
     Raises   recorder.Unavailable, recorder.Incomplete: there is no verdict.
              RuntimeError: the program's own saves fail, with nothing wrong with the disk.
@@ -128,8 +130,9 @@ def test(
         places = [here / f"judge{n}" for n in range(workers)]
         if _knows_its_place(here, trees):
             places = [here / "disk"]  # an absolute path in it is true in this place only
-        outcomes = judge.judge(trees | {key: tree for key, (_, tree) in flipped.items()}, program.load, places)
+        outcomes = judge.judge(trees | {key: tree for key, (_, tree) in flipped.items()}, program.load, places, patience)
         timed["judge"] = time.perf_counter() - began
+        left_out += states.keep(found, set(outcomes))
 
     failing = verdict.failures(found, outcomes, digests, program.fresh)
     began = time.perf_counter()
@@ -142,6 +145,8 @@ def test(
     report.error_failures = [b for run in broken_runs for b in run.broken(outcomes, program.fresh, already)]
     last = Promise(max(digests))
     for key, (what, _) in flipped.items():
+        if key not in outcomes:
+            continue
         kind = broken(outcomes[key], last, digests, program.fresh)
         if kind in ("wrong state", "nothing", "died", "late"):
             report.flip_failures.append(Broken(what, kind, outcomes[key]))
@@ -191,7 +196,7 @@ class _ErrorRun:
             return [Broken(self.what, "late", Outcome("late"))]
         digests = _digests(self.record)
         for state, key in zip(self.space.states, self.space.keys):
-            if state.models - already and (kind := broken(outcomes[key], state.promise, digests, fresh)):
+            if key in outcomes and state.models - already and (kind := broken(outcomes[key], state.promise, digests, fresh)):
                 return [Broken(self.what, kind, outcomes[key])]
         return []
 

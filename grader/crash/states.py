@@ -153,14 +153,23 @@ def space(disk: Disk, ops: list[Op], models: list[str] | None = None, since: int
 
 
 def thin(found: Space, most: int) -> int:
-    """Keep at most so many trees, evenly drawn, and all that a killed process leaves; how many were left out."""
+    """Keep at most so many trees, evenly drawn, and all that a killed process leaves, or any crash when a save has returned
+    and the next one not begun: there a missing sync shows, perhaps in a single state. How many were left out."""
     if len(found.trees) <= most:
         return 0
-    always = {key for s, key in zip(found.states, found.keys) if PROCESS in s.models}
-    others = [key for key in dict.fromkeys(found.keys) if key not in always]
-    room = max(1, most - len(always))
-    kept = always | {others[n * len(others) // room] for n in range(min(room, len(others)))}
-    left = len(found.trees) - len(kept)
+    pairs = list(zip(found.states, found.keys))
+    kept = {key for s, key in pairs if PROCESS in s.models}
+    at_rest = dict.fromkeys(key for s, key in pairs if s.promise.durable and not s.promise.under_way)
+    for keys in (at_rest, dict.fromkeys(found.keys)):
+        others = [key for key in keys if key not in kept]
+        room = max(0, most - len(kept))
+        kept |= {others[n * len(others) // room] for n in range(min(room, len(others)))}
+    return keep(found, kept)
+
+
+def keep(found: Space, kept: set[tuple]) -> int:
+    """Keep the trees with these keys; how many others there were."""
+    left = len(found.trees.keys() - kept)
     pairs = [(s, key) for s, key in zip(found.states, found.keys) if key in kept]
     found.states, found.keys = [s for s, _ in pairs], [key for _, key in pairs]
     found.trees = {key: tree for key, tree in found.trees.items() if key in kept}

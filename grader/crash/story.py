@@ -23,6 +23,7 @@ def as_data(report: Report) -> dict:
             "saves": len(report.digests),
             "operations": len(report.record.ops),
             "moments": report.space.moments,
+            "states": len(report.space.states),
             "trees": len(report.space.trees),
             "left_out": report.left_out,
             "bounded_moments": report.space.bounded,

@@ -11,7 +11,6 @@ import pathlib
 import shutil
 import subprocess
 import sys
-import textwrap
 import threading
 import time
 
@@ -338,6 +337,11 @@ def test_what_load_does_is_told_apart(tmp_path, workers):
     assert "damaged" in found["error"].text
 
 
+def test_loads_that_hang_are_not_waited_for_for_ever(tmp_path):
+    found = judge.judge({n: {"f": b"hang"} for n in range(50)}, _load, [tmp_path], seconds=0.2)
+    assert [o.kind for o in found.values()] == ["late"] * judge.ENOUGH_LATE
+
+
 @pytest.mark.parametrize(
     "outcome, promise, kind",
     [
@@ -515,8 +519,8 @@ def test_the_example_in_the_readme_does_what_it_says(tmp_path, without, status):
 @pytest.mark.parametrize("version, status", [("solution", 0), ("starter", 1)])
 def test_exercise_1_by_its_readme(tmp_path, version, status):
     exercise = course.find("ex01")
-    code = (exercise.folder / "README.md").read_text().split("```python\n  from checkpoint import")[1].split("```")[0]
-    (tmp_path / "crash.py").write_text(textwrap.dedent(f"  from checkpoint import{code}"))
+    code = (exercise.folder / "README.md").read_text().split("```python\nfrom checkpoint import")[1].split("```")[0]
+    (tmp_path / "crash.py").write_text(f"from checkpoint import{code}")
     (tmp_path / "checkpoint.py").write_bytes((exercise.folder / version / "checkpoint.py").read_bytes())
     done = crashtest_command("--save", "crash.py:save", "--load", "crash.py:load", "--strict-first", cwd=tmp_path)
     assert done.returncode == status, done.stdout + done.stderr

@@ -84,6 +84,12 @@ def test_the_committed_outputs_are_those_of_an_exact_resume(ex01):
     assert step_of_parting(text, "naive") == 17
 
 
+def test_the_committed_outputs_are_those_of_saves_that_survive_a_power_loss(ex01):
+    text = printed(committed(ex01)["cells"])
+    assert "a rename alone survives every power loss: False" in text
+    assert re.search(r"your write_checkpoint does: +True", text)
+
+
 # --- executed --------------------------------------------------------------------------------------
 
 

@@ -19,14 +19,13 @@ import os
 import shutil
 from pathlib import Path
 
-import torch
 import torch.distributed as dist
 
 from grader.harness import child, collectives, fsevents, ranks, watch
-from grader.workload import rank_job, student
+from grader.workload import rank_job, rank_states, student
 from grader.workload.forked import Helper
 from grader.workload.hold import Hold
-from grader.workload.job import seed_everything
+from grader.workload.rank_states import digests
 
 p = argparse.ArgumentParser()
 p.add_argument("--checkpoint", required=True, help="the student's distributed.py")
@@ -39,27 +38,7 @@ INTERVAL = 4  # steps between two saves
 
 
 def job_of(step: int | None) -> rank_job.RankJob:
-    """A job as it is after `step`, different in every value for another step (and its generators on every rank);
-    None: a job that was just built, with nothing in it that was ever saved."""
-    job = rank_job.build_ddp(args.seed, 9, 99, prime=False)
-    number = -1 if step is None else step
-    draw = torch.Generator().manual_seed(args.seed * 1000 + number + 1)
-    with torch.no_grad():
-        for tensor in job.model.state_dict().values():
-            tensor.normal_(generator=draw)
-    if step is not None:
-        for group in job.optimizer.param_groups:
-            for p in group["params"]:
-                moments = {name: torch.rand(p.shape, generator=draw) for name in ("exp_avg", "exp_avg_sq")}
-                job.optimizer.state[p] = {"step": torch.tensor(float(step)), **moments}
-        job.scheduler.load_state_dict(job.scheduler.state_dict() | {"last_epoch": step, "_step_count": step + 1})
-        job.step, job.epoch, job.batch, job.best = step, step // 99, step % 99, 1 / (step + 1)
-    seed_everything(args.seed + 7919 * (number + 2) + RANK)
-    return job
-
-
-def digests(job) -> dict[str, str]:
-    return watch.state_digests(job, None)
+    return rank_states.job_of(args.seed, step, RANK)
 
 
 # --- parts of a point, each in processes of its own -------------------------------------------------

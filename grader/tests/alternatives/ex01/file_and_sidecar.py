@@ -34,6 +34,7 @@ def _commit(state, path):
     digest.write_text(_hash(fresh))
     _durable(digest)
     fresh.replace(path)
+    _durable(path.parent)  # the sidecar vouches for it
     digest.replace(path.with_suffix(".sha1"))
     _durable(path.parent)
 

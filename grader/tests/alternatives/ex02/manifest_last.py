@@ -42,6 +42,12 @@ def durable(path, write):
         os.fsync(f.fileno())
 
 
+def names_durable(folder):
+    fd = os.open(folder, os.O_RDONLY)
+    os.fsync(fd)
+    os.close(fd)
+
+
 def dump(state, path):
     durable(path, lambda f: torch.save(state, f))
 
@@ -149,7 +155,9 @@ def save_step(job, directory):
         if job.rank == 0:
             digests = {n: hashlib.sha256((where / n).read_bytes()).hexdigest() for n in names}
             durable(f"{manifest}.new", lambda f: f.write(json.dumps(digests).encode()))
+            names_durable(where)  # the parts' own, of all ranks
             os.replace(f"{manifest}.new", manifest)
+            names_durable(where)
 
     agree(attempt(seal)[1])
     dist.barrier(group=group)

@@ -59,6 +59,9 @@ def put(data, path):
             os.remove(path + "~")
         raise
     os.rename(path + "~", path)
+    folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
+    os.fsync(folder)
+    os.close(folder)
 
 
 def taken(path):

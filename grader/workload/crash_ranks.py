@@ -1,0 +1,97 @@
+"""What a power loss leaves of the saves of exercise 2: save_step is recorded on all ranks, all ranks resume from every state."""
+
+import argparse
+import gc
+import json
+import os
+import tempfile
+
+import torch.distributed as dist
+
+from grader.crash.crashtest import Program
+from grader.crash.recorder import mark
+from grader.crash.states import MODELS
+from grader.harness import ranks, watch
+from grader.harness.digest import digest
+from grader.workload import crash_told, student
+from grader.workload.rank_states import digests, job_of
+
+p = argparse.ArgumentParser()
+p.add_argument("--checkpoint", required=True, help="the student's distributed.py")
+p.add_argument("--directory", required=True, help="below it the states are laid out")
+p.add_argument("--seed", type=int, default=0)
+p.add_argument("--ranks", type=int, default=2)
+p.add_argument("--steps", type=int, nargs="+", required=True, help="of the saves, one after another")
+p.add_argument("--jobs", type=int, default=1, help="states that are read at a time, each by all ranks")
+
+TREES = 40  # different directories that are read: each costs the start of all ranks
+WAIT = 60.0  # s that a rank waits for another; a load that hangs is told by the one who judges it, and long before
+
+
+def main() -> None:
+    args = p.parse_args()
+    ck = student.load(args.checkpoint)
+    meet = tempfile.mkdtemp(dir=args.directory)
+
+    def join(rank: int, store: str) -> None:
+        os.environ |= ranks.rank_environment(rank, args.ranks, store)
+        ranks.join_watched(patience=WAIT)
+
+    def saves(rank: int):
+        def run(directory: str) -> None:
+            join(rank, os.path.join(meet, "save"))
+            for n, step in enumerate(args.steps, 1):
+                job = job_of(args.seed, step, rank)
+                of_all = [None] * args.ranks
+                dist.all_gather_object(of_all, digests(job))
+                if rank == 0:
+                    mark("began", n, digest(of_all))
+                dist.barrier()
+                ck.save_step(job, directory)
+                dist.barrier()
+                if rank == 0:
+                    mark("returned", n)
+
+        return run
+
+    def resumed(directory: str, rank: int, store: str) -> dict:
+        join(rank, store)
+        job = job_of(args.seed, None, rank)
+        try:
+            found = ck.resume(job, directory)
+        except Exception as e:
+            return {"error": f"{type(e).__name__}: {e}"}
+        return {"found": found, "state": digests(job)}
+
+    def load(directory: str) -> str | None:
+        """As it is judged, this process is rank 0, and forks the others."""
+        store = tempfile.mktemp(dir=meet)
+        pipes = []
+        for rank in range(1, args.ranks):
+            reading, writing = os.pipe()
+            if os.fork() == 0:
+                try:
+                    os.write(writing, json.dumps(resumed(directory, rank, store)).encode())
+                finally:
+                    os._exit(0)
+            os.close(writing)
+            pipes.append(reading)
+        answers = [resumed(directory, 0, store)]
+        for reading in pipes:
+            with os.fdopen(reading) as f:
+                answers.append(json.loads(f.read() or '{"error": "the process ended"}'))
+        if errors := [f"rank {rank}: {a['error']}" for rank, a in enumerate(answers) if "error" in a]:
+            raise RuntimeError("; ".join(errors))
+        found = [a["found"] for a in answers]
+        if found == [False] * args.ranks:
+            return None
+        return digest([a["state"] for a in answers]) if found == [True] * args.ranks else f"ranks disagree: {found}"
+
+    gc.freeze()
+    program = Program({f"rank {rank}": saves(rank) for rank in range(args.ranks)}, load, fresh="none")
+    # a killed process: a check of its own kills ranks, and real ones
+    crash_told.test(program, args.directory, TREES, models=list(MODELS), workers=args.jobs, patience=8)
+    watch.emit("end", step=0, state={})
+
+
+main()

@@ -1,0 +1,41 @@
+"""What a power loss leaves of the saves of exercise 1: write_checkpoint is recorded, read_latest reads every state."""
+
+import argparse
+import gc
+
+from grader.crash.crashtest import Program
+from grader.crash.recorder import mark
+from grader.harness import watch
+from grader.harness.digest import digest
+from grader.workload import crash_told, student
+from grader.workload.states import made_state
+
+p = argparse.ArgumentParser()
+p.add_argument("--checkpoint", required=True, help="the student's checkpoint.py")
+p.add_argument("--directory", required=True, help="below it the states are laid out")
+p.add_argument("--seed", type=int, default=0)
+p.add_argument("--steps", type=int, nargs="+", required=True, help="of the saves, one after another")
+p.add_argument("--jobs", type=int, default=1, help="states that are read at a time")
+
+
+def main() -> None:
+    args = p.parse_args()
+    ck = student.load(args.checkpoint)
+
+    def save(directory: str) -> None:
+        for n, step in enumerate(args.steps, 1):
+            state = made_state(args.seed, step)
+            mark("began", n, digest(state))
+            ck.write_checkpoint(state, directory, step)
+            mark("returned", n)
+
+    def load(directory: str) -> str | None:
+        state = ck.read_latest(directory)
+        return None if state is None else digest(state)
+
+    gc.freeze()
+    crash_told.test(Program({"": save}, load, fresh="none"), args.directory, workers=args.jobs)
+    watch.emit("end", step=0, state={})
+
+
+main()
