@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 import tempfile
 from datetime import timedelta
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 
-from grader.crash import crashtest, story
+from grader.crash import crashtest, group, states, story
 from grader.crash.recorder import mark
 from grader.harness.digest import digest
 from grader.tests.test_crash import traced
@@ -97,6 +98,74 @@ def test_all_states_of_saves_by_two_ranks():
         ranks = {f"rank {rank}": on_rank(rank, f"{d}/store") for rank in range(2)}
         report = survives(crashtest.Program(ranks, load, fresh="none"), errors=False)
     assert {op.who for op in report.record.ops} == {"rank 0", "rank 1"}
+
+
+def _sharded(directory: str, rank: int, store: str, seed: int):
+    """A CheckpointManager of a model that two ranks hold in shards, with an optimizer that has made a step."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", store=dist.FileStore(store, 2), rank=rank, world_size=2, timeout=timedelta(seconds=60))
+    torch.manual_seed(seed)
+    model = torch.nn.Linear(16, 8)
+    fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    ckpt = cu.CheckpointManager(directory, {"model": model, "optimizer": optimizer}, timeout=60, keep=1)
+
+    def train() -> None:
+        model(torch.ones(2, 16)).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        ckpt.steps += 1
+
+    def told() -> str:
+        parts = [model.state_dict(), optimizer.state_dict()["state"]]
+        return digest([ckpt.steps, torch.utils._pytree.tree_map(lambda t: t.to_local() if hasattr(t, "to_local") else t, parts)])
+
+    return ckpt, train, told
+
+
+@pytest.mark.skipif(version("torch").startswith("2.6"), reason="FSDP2 of torch 2.6 needs CUDA")
+def test_all_states_of_saves_of_a_sharded_model():
+    """Each rank writes its shards (torch.distributed.checkpoint); both read them back. (What a killed rank leaves:
+    test_templates_train.py.)"""
+    import torch.distributed.fsdp  # once, and not in each of the processes that are forked
+
+    with tempfile.TemporaryDirectory() as d:
+
+        def save(rank: int):
+            def run(directory: str) -> None:
+                ckpt, train, told = _sharded(directory, rank, f"{d}/save", seed=1)
+                ckpt.start_over()
+                for n in (1, 2):
+                    train()
+                    of_all = [None, None]
+                    dist.all_gather_object(of_all, told())
+                    if rank == 0:
+                        mark("began", n, str(of_all))
+                    dist.barrier()
+                    ckpt.save()
+                    dist.barrier()
+                    if rank == 0:
+                        mark("returned", n)
+
+            return run
+
+        def load_both(directory: str) -> str | None:
+            store = tempfile.mktemp(dir=d)
+
+            def resume(rank: int) -> list:
+                ckpt, _, told = _sharded(directory, rank, store, seed=2)
+                return [bool(ckpt.resume()), told()]
+
+            answers = group.each(2, resume)
+            found = {found for found, _ in answers}
+            return None if found == {False} else str([state for _, state in answers]) if found == {True} else "ranks disagree"
+
+        program = crashtest.Program({f"rank {rank}": save(rank) for rank in range(2)}, load_both, fresh="none")
+        report = survives(program, models=list(states.MODELS), errors=False, flips=False, most_trees=20)
+    assert any("shards/" in op.text for op in report.record.ops)
 
 
 @pytest.mark.parametrize("missing", ["file", "directory"])

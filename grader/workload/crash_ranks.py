@@ -2,12 +2,12 @@
 
 import argparse
 import gc
-import json
 import os
 import tempfile
 
 import torch.distributed as dist
 
+from grader.crash import group
 from grader.crash.crashtest import Program
 from grader.crash.recorder import mark
 from grader.crash.states import MODELS
@@ -54,38 +54,19 @@ def main() -> None:
 
         return run
 
-    def resumed(directory: str, rank: int, store: str) -> dict:
-        join(rank, store)
-        job = job_of(args.seed, None, rank)
-        try:
-            found = ck.resume(job, directory)
-        except Exception as e:
-            return {"error": f"{type(e).__name__}: {e}"}
-        return {"found": found, "state": digests(job)}
-
     def load(directory: str) -> str | None:
-        """As it is judged, this process is rank 0, and forks the others."""
         store = tempfile.mktemp(dir=meet)
-        pipes = []
-        for rank in range(1, args.ranks):
-            reading, writing = os.pipe()
-            if os.fork() == 0:
-                try:
-                    os.write(writing, json.dumps(resumed(directory, rank, store)).encode())
-                finally:
-                    os._exit(0)
-            os.close(writing)
-            pipes.append(reading)
-        answers = [resumed(directory, 0, store)]
-        for reading in pipes:
-            with os.fdopen(reading) as f:
-                answers.append(json.loads(f.read() or '{"error": "the process ended"}'))
-        if errors := [f"rank {rank}: {a['error']}" for rank, a in enumerate(answers) if "error" in a]:
-            raise RuntimeError("; ".join(errors))
-        found = [a["found"] for a in answers]
+
+        def resume(rank: int) -> list:
+            join(rank, store)
+            job = job_of(args.seed, None, rank)
+            return [ck.resume(job, directory), digests(job)]
+
+        answers = group.each(args.ranks, resume)
+        found = [found for found, _ in answers]
         if found == [False] * args.ranks:
             return None
-        return digest([a["state"] for a in answers]) if found == [True] * args.ranks else f"ranks disagree: {found}"
+        return digest([state for _, state in answers]) if found == [True] * args.ranks else f"ranks disagree: {found}"
 
     gc.freeze()
     program = Program({f"rank {rank}": saves(rank) for rank in range(args.ranks)}, load, fresh="none")
