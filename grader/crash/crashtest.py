@@ -121,28 +121,35 @@ def test(
         digests = _digests(record)
 
         left_out = states.thin(found, most_trees)
-        trees: dict[object, Tree] = dict(found.trees)
-        broken_runs = _errors(program, here, record.calls, models, seed, seconds, prepare, found.interned) if errors else []
-        for run in broken_runs:
-            trees |= run.space.trees
         flipped = _flips(record, seed) if flips else {}
-        began = time.perf_counter()
-        places = [here / f"judge{n}" for n in range(workers)]
-        if _knows_its_place(here, trees):
-            places = [here / "disk"]  # an absolute path in it is true in this place only
-        outcomes = judge.judge(trees | {key: tree for key, (_, tree) in flipped.items()}, program.load, places, patience)
-        timed["judge"] = time.perf_counter() - began
-        left_out += states.keep(found, set(outcomes))
+        timed["judge"] = 0.0
 
-    failing = verdict.failures(found, outcomes, digests, program.fresh)
+        def judged(trees: dict[object, Tree]) -> dict[object, Outcome]:
+            began = time.perf_counter()
+            places = [here / f"judge{n}" for n in range(workers)]
+            if _knows_its_place(here, trees):
+                places = [here / "disk"]  # an absolute path in it is true in this place only
+            outcomes = judge.judge(trees, program.load, places, patience)
+            timed["judge"] += time.perf_counter() - began
+            return outcomes
+
+        outcomes = judged(found.trees | {key: tree for key, (_, tree) in flipped.items()})
+        left_out += states.keep(found, set(outcomes))
+        failing = verdict.failures(found, outcomes, digests, program.fresh)
+
+        # what the power does to this program anyway is no fault of an error's; and it may be thousands of states
+        kept = [m for m in models or TITLES if m == PROCESS or not any(m in f.state.models for f in failing)]
+        broken_runs = _errors(program, here, record.calls, kept, seed, seconds, prepare, found.interned) if errors else []
+        if left := {key: tree for run in broken_runs for key, tree in run.space.trees.items() if key not in outcomes}:
+            outcomes |= judged(left)
+
     began = time.perf_counter()
     remedies = verdict.remedies(record.disk, record.ops, failing, found.interned) if failing else []
     timed["explain"] = time.perf_counter() - began
     report = Report(record, found, digests, {m: sum(m in s.models for s in found.states) for m in models or TITLES}, failing, remedies)
     report.left_out = left_out
     report.errors, report.flips, report.seconds = len(broken_runs), len(flipped), timed
-    already = {model for model, n in report.failed.items() if n} - {PROCESS}
-    report.error_failures = [b for run in broken_runs for b in run.broken(outcomes, program.fresh, already)]
+    report.error_failures = [b for run in broken_runs for b in run.broken(outcomes, program.fresh)]
     last = Promise(max(digests))
     for key, (what, _) in flipped.items():
         if key not in outcomes:
@@ -190,18 +197,17 @@ class _ErrorRun:
     record: Record
     space: Space
 
-    def broken(self, outcomes: dict, fresh: str, already: set[str]) -> list[Broken]:
-        """What the error did, and not what the power does to this program anyway (on the models that it fails `already`)."""
+    def broken(self, outcomes: dict, fresh: str) -> list[Broken]:
         if self.record.ended[0].late:
             return [Broken(self.what, "late", Outcome("late"))]
         digests = _digests(self.record)
         for state, key in zip(self.space.states, self.space.keys):
-            if key in outcomes and state.models - already and (kind := broken(outcomes[key], state.promise, digests, fresh)):
+            if key in outcomes and (kind := broken(outcomes[key], state.promise, digests, fresh)):
                 return [Broken(self.what, kind, outcomes[key])]
         return []
 
 
-def _errors(program, here: Path, calls: int, models, seed: int, seconds: float, prepare, interned) -> list[_ErrorRun]:
+def _errors(program, here: Path, calls: int, models: list[str], seed: int, seconds: float, prepare, interned) -> list[_ErrorRun]:
     """Each write and each sync refused once. What the program says then counts: if it goes on as if all were well, its
     state must be there, also when the power goes at the end."""
     chosen = list(range(1, calls + 1))

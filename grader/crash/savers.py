@@ -131,12 +131,111 @@ def lightning():
     return _plain(lambda d, n, state: io.save_checkpoint(state, f"{d}/step-{n}.ckpt"), load)
 
 
+def accelerate():
+    import torch
+    from accelerate import Accelerator
+    from accelerate.utils import ProjectConfiguration, set_seed
+
+    from grader.harness.digest import digest, rng_digests
+
+    _import_what_optimizers_need()
+
+    def job(directory):
+        accelerator = Accelerator(cpu=True, project_config=ProjectConfiguration(project_dir=directory, automatic_checkpoint_naming=True, total_limit=2))
+        set_seed(0)
+        model = torch.nn.Linear(40, 40)
+        return accelerator, *accelerator.prepare(model, torch.optim.AdamW(model.parameters()))
+
+    def of(model, optimizer):
+        return digest([model.state_dict(), optimizer.state_dict(), rng_digests()])
+
+    def run(directory):
+        accelerator, model, optimizer = job(directory)
+        for n in range(1, SAVES + 1):
+            accelerator.backward(model(torch.randn(2, 40)).square().sum())
+            optimizer.step()
+            optimizer.zero_grad()
+            mark("began", n, of(model, optimizer))
+            accelerator.save_state()
+            mark("returned", n)
+
+    def load(directory):
+        accelerator, model, optimizer = job(directory)
+        if not os.path.isdir(f"{directory}/checkpoints") or not os.listdir(f"{directory}/checkpoints"):
+            return None  # a first start; load_state() would raise
+        accelerator.load_state()
+        return of(model, optimizer)
+
+    return run, load
+
+
+def transformers():
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments
+    from transformers.trainer_utils import get_last_checkpoint
+
+    from grader.harness.digest import digest, rng_digests
+
+    _import_what_optimizers_need()
+    config = GPT2Config(n_layer=1, n_embd=8, n_head=1, vocab_size=16, n_positions=8, bos_token_id=0, eos_token_id=0)
+    data = [{"input_ids": torch.arange(8), "labels": torch.arange(8)} for _ in range(2 * (SAVES + 1))]
+
+    class Resumed(Exception):
+        """Everything has been loaded; the message is its digest."""
+
+    def of(model, optimizer, scheduler, state):
+        return digest([model.state_dict(), optimizer.state_dict(), scheduler.state_dict(), state.global_step, rng_digests()])
+
+    class Marks(TrainerCallback):
+        def on_step_end(self, args, state, control, model, optimizer, lr_scheduler, **_):
+            mark("began", state.global_step, of(model, optimizer, lr_scheduler, state))
+
+        def on_save(self, args, state, control, **_):
+            mark("returned", state.global_step)
+            control.should_training_stop = state.global_step == SAVES
+
+    class Look(TrainerCallback):
+        def on_step_begin(self, args, state, control, model, optimizer, lr_scheduler, **_):
+            raise Resumed(of(model, optimizer, lr_scheduler, state))
+
+    def trainer(directory, callback):
+        args = TrainingArguments(
+            directory, max_steps=SAVES + 1, save_strategy="steps", save_steps=1, save_total_limit=2,
+            per_device_train_batch_size=2, use_cpu=True, report_to=[], disable_tqdm=True, logging_strategy="no",
+        )  # fmt: skip
+        torch.manual_seed(0)
+        return Trainer(GPT2LMHeadModel(config), args, train_dataset=data, callbacks=[callback])
+
+    def run(directory):
+        trainer(directory, Marks()).train()
+
+    def load(directory):
+        last = get_last_checkpoint(directory)
+        if last is None:
+            return None
+        try:
+            trainer(directory, Look()).train(resume_from_checkpoint=last)
+        except Resumed as resumed:
+            return str(resumed)
+        raise RuntimeError("nothing was left to train")
+
+    return run, load
+
+
+def _import_what_optimizers_need():
+    """The first optimizer of a process imports torch._dynamo (800 modules, a second): here, once, and not again in each
+    process that judges a state."""
+    import torch._dynamo  # noqa: F401
+
+
 SAVERS = {
     "torch-save": Saver("torch.save", ("torch",), "over the same file", torch_save),
     "torch-save-renamed": Saver("torch.save, then rename", ("torch",), "to another name, then os.replace", torch_save_renamed),
     "safetensors": Saver("safetensors.torch.save_file", ("safetensors",), "over the same file", safetensors),
     "dcp": Saver("torch.distributed.checkpoint.save", ("torch",), "a directory for each save; one without .metadata is passed over. It syncs its files (sync_files=True): the data, and .metadata before its bytes have left Python's buffer (filesystem.py, finish)", dcp),
     "lightning": Saver("Lightning, TorchCheckpointIO", ("lightning",), "a file for each save; the newest is loaded", lightning),
+    "accelerate": Saver("Accelerate, save_state", ("accelerate",), "automatic_checkpoint_naming, total_limit=2; load_state() takes the folder of the highest number, whole or not (accelerator.py), and goes on with fresh random numbers if those that were saved can't be read (checkpointing.py, load_accelerator_state). The random numbers are compared, too", accelerate),
+    "transformers": Saver("Transformers, Trainer", ("transformers", "accelerate"), "save_steps=1, save_total_limit=2; trained on from get_last_checkpoint, which takes the folder of the highest number, whole or not (trainer_utils.py), while _save_checkpoint fills it under that name. Without optimizer.pt, scheduler.pt or rng_state.pth it goes on with fresh ones (trainer.py, _load_optimizer_and_scheduler, _load_rng_state). All these are compared, before the first step", transformers),
 }
 
 
@@ -188,7 +287,7 @@ def table(results: dict[str, dict], today: str) -> str:
     out = [
         "# Savers that people use, under every crash",
         "",
-        f"Written by `python -m grader.crash.savers --write` on {today}: {'; '.join(dict.fromkeys(_versions(SAVERS[n]) for n in results))}. States kept / states tried;",
+        f"Written by `python -m grader.crash.savers --write` on {today}: {'; '.join(dict.fromkeys(v for n in results for v in _versions(SAVERS[n]).split(', ')))}. States kept / states tried;",
         "what they are, and what is promised, stands in [README.md](README.md).",
         "",
         __doc__.strip().split("\n\n", 2)[2].replace("\n", " "),

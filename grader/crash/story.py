@@ -142,7 +142,7 @@ def advice(report: Report) -> list[str]:
     for (what, late), number in Counter((_missing(ops, r), r.late) for r in report.remedies).items():
         out.append(f"  missing    {what}" + (" (it comes later, which is too late)" if late else "") + (f" ({number} times)" if number > 1 else ""))
     if any(PROCESS in f.state.models for f in report.failing):
-        out.append("  order      no fsync can help where a killed process is enough: the last good checkpoint is touched before the new one is whole")
+        out.append("  order      no fsync can help where a killed process is enough: the old checkpoint is touched, or the new one found, before the new one is whole")
     copied = [op.text for op in ops if "Invalid cross-device link" in op.text or "cross-device" in op.text.lower()]
     if copied:
         out.append(f"  note       {copied[0]}: what follows is a copy, written in place under the final name")

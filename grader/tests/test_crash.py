@@ -450,6 +450,25 @@ def test_an_error_that_is_passed_over_is_caught():
     assert not found.failing and found.error_failures
 
 
+@traced
+def test_after_an_error_no_state_is_read_that_breaks_the_promise_anyway(monkeypatch):
+    """Of a saver that syncs nothing there may be thousands, and each costs a load."""
+    asked = []
+    monkeypatch.setattr(crashtest.judge, "judge", lambda trees, *args, do=judge.judge: asked.append(len(trees)) or do(trees, *args))
+
+    def save(directory, state):
+        for part in "ab":
+            torch.save(state, f"{directory}/{part}{state['step']}")
+
+    def load(directory):
+        newest = max((name[1:] for name in os.listdir(directory)), default=None)
+        return newest and [torch.load(f"{directory}/{part}{newest}", weights_only=True) for part in "ab"][0]
+
+    found = report(save, load, models=[PROCESS, "ext4"], flips=False)
+    assert all(found.failed.values())
+    assert found.errors and sum(asked[1:]) <= found.errors < asked[0], asked
+
+
 # --- the command ----------------------------------------------------------------------------------------
 
 
@@ -534,3 +553,37 @@ def test_a_saver_of_the_table_is_run_as_the_table_says():
     assert posix["kept"] < posix["states"]  # no version of it syncs anything
     text = savers.table({"safetensors": found}, "2026-01-01")
     assert f"**{posix['kept']}/{posix['states']}**" in text and "safetensors " in text
+
+
+TRY_OUT = """
+import json, pathlib, shutil, sys
+import torch
+from grader.crash import judge, recorder, savers, states
+from grader.crash.disk import Mark
+
+torch.set_num_threads(1)
+run, load = savers.SAVERS[sys.argv[1]].make()
+there = pathlib.Path(sys.argv[2], "there")
+there.mkdir()
+record = recorder.record(there, {"": lambda: run(str(there))}, 60)
+whole = states.final(record.disk, record.ops)
+newest = max(path for path, content in whole.items() if content is None)
+trees = {"whole": whole, "empty": {}, "begun": {p: c for p, c in whole.items() if not p.startswith(newest + "/")}}
+found = judge.judge(trees, load, [there])
+saved = [op.digest for op in record.ops if isinstance(op, Mark) and op.kind == "began"]
+print(json.dumps({"saved": saved} | {name: [o.kind, o.digest] for name, o in found.items()}))
+"""
+
+
+@traced
+@pytest.mark.parametrize("name", ["accelerate", "transformers"])
+def test_a_saver_of_the_table_gives_what_it_saved_last(tmp_path, name):
+    if savers._versions(savers.SAVERS[name]) is None:
+        pytest.skip(f"{name} isn't installed (pip install -e '.[bench]')")
+    env = os.environ | {"PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([sys.executable, "-c", TRY_OUT, name, str(tmp_path)], env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert len(set(found["saved"])) == savers.SAVES
+    assert found["whole"] == ["state", found["saved"][-1]] and found["empty"] == ["none", ""]
+    assert found["begun"][0] == "error"  # neither falls back to the checkpoint before
