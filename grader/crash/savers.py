@@ -29,7 +29,7 @@ from grader.crash.states import TITLES
 
 SAVES = 3
 MOST_TREES = 300  # of one saver
-TABLE = Path(__file__).with_name("SAVERS.md")
+TABLE, README = Path(__file__).with_name("SAVERS.md"), ROOT / "README.md"
 
 
 @dataclass
@@ -275,7 +275,8 @@ def _short(title: str) -> str:
     return title.replace("the process dies", "process dies").replace("ext4, data=ordered", "ext4").replace("ext4, data=writeback", "ext4 writeback").replace("network file system", "network FS").replace("POSIX, no more", "POSIX")
 
 
-def table(results: dict[str, dict], today: str) -> str:
+def rows(results: dict[str, dict]) -> list[str]:
+    """The table itself."""
     head = ["saver", *(_short(t) for t in TITLES.values()), "disk errors", "flipped bits"]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for name, found in results.items():
@@ -284,15 +285,26 @@ def table(results: dict[str, dict], today: str) -> str:
             cells.append(f"{found[what]['tried'] - len(found[what]['failed'])}/{found[what]['tried']}")
         cells = [c if c.split("/")[0] == c.split("/")[1] else f"**{c}**" for c in cells]
         lines.append(f"| {SAVERS[name].title} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def written(results: dict[str, dict], today: str) -> str:
+    """By what, when, and of which versions the table was made."""
+    versions = dict.fromkeys(v for n in results for v in _versions(SAVERS[n]).split(", "))
+    return f"Written by `python -m grader.crash.savers --write` on {today}: {'; '.join(versions)}. States kept / states tried;"
+
+
+def page(results: dict[str, dict], today: str) -> str:
+    """SAVERS.md."""
     out = [
         "# Savers that people use, under every crash",
         "",
-        f"Written by `python -m grader.crash.savers --write` on {today}: {'; '.join(dict.fromkeys(v for n in results for v in _versions(SAVERS[n]).split(', ')))}. States kept / states tried;",
+        written(results, today),
         "what they are, and what is promised, stands in [README.md](README.md).",
         "",
         __doc__.strip().split("\n\n", 2)[2].replace("\n", " "),
         "",
-        *lines,
+        *rows(results),
         "",
         "The smallest failing state of each:",
     ]
@@ -301,9 +313,20 @@ def table(results: dict[str, dict], today: str) -> str:
     return "\n".join(out) + "\n"
 
 
+BEGIN, END = "<!-- savers: written by grader.crash.savers -->", "<!-- end of savers -->"
+
+
+def in_readme(readme: str, results: dict[str, dict], today: str) -> str:
+    """The course's README with this table in its place."""
+    before, rest = readme.split(BEGIN)
+    _, after = rest.split(END)
+    lines = [BEGIN, *rows(results), "", written(results, today), "the smallest failing state of each: [SAVERS.md](grader/crash/SAVERS.md).", END]
+    return before + "\n".join(lines) + after
+
+
 @click.command(help=__doc__)
 @click.option("--only", multiple=True, type=click.Choice(list(SAVERS)))
-@click.option("--write", is_flag=True, help="Write SAVERS.md.")
+@click.option("--write", is_flag=True, help="Write SAVERS.md, and the table in README.md.")
 @click.option("--child", hidden=True)
 @click.option("--out", hidden=True)
 def main(only, write, child, out):
@@ -318,7 +341,9 @@ def main(only, write, child, out):
         results[name] = _in_its_own_process(name)
         click.echo(f"--- {SAVERS[name].title} ({_versions(SAVERS[name])})\n" + "\n".join(results[name]["text"]))
     if write:
-        TABLE.write_text(table(results, date.today().isoformat()))
+        today = date.today().isoformat()
+        TABLE.write_text(page(results, today))
+        README.write_text(in_readme(README.read_text(), results, today))
 
 
 if __name__ == "__main__":

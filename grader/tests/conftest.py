@@ -15,6 +15,7 @@ IN_CI = bool(os.environ.get("GRADE_CI"))
 
 
 AHEAD = pytest.StashKey[list]()
+AT_ONCE = 3  # gradings beside the tests
 
 
 def pytest_collection_modifyitems(config, items):
@@ -38,12 +39,13 @@ def launcher():
 
 
 class Grades:
-    """engine.grade, for the tests. Gradings that wait for a cluster most of their time (a test module's `ahead` names
-    them) are begun with the session, a few at a time, beside the tests that need the cores."""
+    """engine.grade, for the tests. A grading waits a good part of its time: for a process to be killed, for a deadlock to
+    be told, for a cluster. So those that are known (a test module's `ahead` names them) are begun with the session, a
+    few at a time, beside the other tests."""
 
     def __init__(self, launcher, ahead: list):
         self.launcher, self.begun = launcher, {}
-        self.pool = ThreadPoolExecutor(3) if ahead else None
+        self.pool = ThreadPoolExecutor(AT_ONCE) if ahead else None
         for exercise, work, options in ahead:
             key = self._key(exercise, work, options)
             if key not in self.begun:

@@ -121,7 +121,7 @@ def test_a_submission_may_hold_exercises_by_either_name(tmp_path):
         folder = tmp_path / str(number) / name
         folder.mkdir(parents=True)
         (folder / "checkpoint.py").write_text("x = 1\n")
-        done = grade("--submission", folder.parent, "--json", "-")
+        done = grade("ex01", "--submission", folder.parent, "--json", "-")
         assert done.returncode == 1, done.stderr
         assert json.loads(done.stdout)["exercises"][0]["id"] == "ex01"
 

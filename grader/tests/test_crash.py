@@ -377,9 +377,9 @@ def report(save, load, number=2, state=crash_savers.state, **more):
 
 @traced
 def test_a_right_saver_survives_everything():
-    found = report(crash_savers.save, crash_savers.load, number=4)
+    found = report(crash_savers.save, crash_savers.load, number=3)
     assert found.passed, "\n".join(story.text(found))
-    assert found.errors >= 30 and found.flips >= 60
+    assert found.errors >= 20 and found.flips >= 60
 
 
 # mistake: (load, models on which it fails at least, on which it doesn't, inode names of the calls that are missing)
@@ -400,7 +400,7 @@ MISTAKES = {
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_each_mistake_is_caught_where_it_matters_with_its_story(mistake):
     load, fails, holds, missing = MISTAKES[mistake]
-    found = report(lambda d, s: crash_savers.save(d, s, mistake), getattr(crash_savers, load), number=3 if "retention" in mistake else 2, errors=False, flips=False)
+    found = report(lambda d, s: crash_savers.save(d, s, mistake), getattr(crash_savers, load), number=3 if "retention" in mistake else 2, errors=False, flips=False, most_trees=150)
     broken = {model for model, n in found.failed.items() if n}
     assert fails <= broken and not (holds & broken), found.failed
     told = story.as_data(found)
@@ -414,7 +414,7 @@ def test_each_mistake_is_caught_where_it_matters_with_its_story(mistake):
 
 @traced
 def test_a_digest_that_is_durable_before_its_data_is_caught():
-    found = report(crash_savers.digest_first, crash_savers.load_by_digest, errors=False, flips=False)
+    found = report(crash_savers.digest_first, crash_savers.load_by_digest, errors=False, flips=False, most_trees=150)
     assert all(found.failed.values())
 
 
@@ -551,8 +551,17 @@ def test_a_saver_of_the_table_is_run_as_the_table_says():
     assert not found["passed"]
     posix = found["models"]["posix"]
     assert posix["kept"] < posix["states"]  # no version of it syncs anything
-    text = savers.table({"safetensors": found}, "2026-01-01")
+    text = savers.page({"safetensors": found}, "2026-01-01")
     assert f"**{posix['kept']}/{posix['states']}**" in text and "safetensors " in text
+    readme = savers.in_readme(savers.README.read_text(), {"safetensors": found}, "2026-01-01")
+    assert savers.rows({"safetensors": found})[-1] in readme and "Lightning" not in readme.split(savers.BEGIN)[1].split(savers.END)[0]
+
+
+def test_the_readme_shows_the_table_and_names_its_day_and_versions():
+    shown = [line for line in savers.README.read_text().split(savers.BEGIN)[1].split(savers.END)[0].splitlines() if line.strip()]
+    page = savers.TABLE.read_text().splitlines()
+    assert len(shown) == 2 + len(savers.SAVERS) + 2
+    assert all(line in page for line in shown[:-1])
 
 
 TRY_OUT = """

@@ -79,9 +79,9 @@ def survives(program: crashtest.Program, **more) -> crashtest.Report:
 
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["in turn", "asynchronous"])
 def test_all_states_of_saves_and_of_a_retention_pass(asynchronous):
-    """keep=2: the fourth save removes the second one."""
-    report = survives(crashtest.Program({"": saves(4, keep=2, asynchronous=asynchronous)}, load, fresh="none"), errors=not asynchronous, flips=not asynchronous)
-    assert len(report.digests) == 4
+    """keep=1: the second save removes the first one, and the third one that."""
+    report = survives(crashtest.Program({"": saves(3, keep=1, asynchronous=asynchronous)}, load, fresh="none"), errors=not asynchronous, flips=not asynchronous, most_trees=150)
+    assert sum(op.text.startswith("rmdir") for op in report.record.ops) >= 2
 
 
 def on_rank(rank: int, store: str):
@@ -96,7 +96,7 @@ def on_rank(rank: int, store: str):
 def test_all_states_of_saves_by_two_ranks():
     with tempfile.TemporaryDirectory() as d:
         ranks = {f"rank {rank}": on_rank(rank, f"{d}/store") for rank in range(2)}
-        report = survives(crashtest.Program(ranks, load, fresh="none"), errors=False)
+        report = survives(crashtest.Program(ranks, load, fresh="none"), errors=False, most_trees=150)
     assert {op.who for op in report.record.ops} == {"rank 0", "rank 1"}
 
 
@@ -130,7 +130,7 @@ def _sharded(directory: str, rank: int, store: str, seed: int):
 def test_all_states_of_saves_of_a_sharded_model():
     """Each rank writes its shards (torch.distributed.checkpoint); both read them back. (What a killed rank leaves:
     test_templates_train.py.)"""
-    import torch.distributed.fsdp  # once, and not in each of the processes that are forked
+    import torch.distributed.fsdp  # noqa: F401  (once, and not in each of the processes that are forked)
 
     with tempfile.TemporaryDirectory() as d:
 
@@ -174,5 +174,5 @@ def test_a_template_without_its_syncs_is_caught(monkeypatch, missing):
     monkeypatch.setattr(cu, "_fsync_path" if missing == "directory" else "_fsync", lambda *_: None)
     if missing == "directory":
         monkeypatch.setattr(cu, "_fsync", real)
-    report = crashtest.test(crashtest.Program({"": saves(2, keep=1)}, load), errors=False, flips=False)
+    report = crashtest.test(crashtest.Program({"": saves(2, keep=1)}, load), errors=False, flips=False, most_trees=60)
     assert report.failing and report.remedies
