@@ -144,7 +144,7 @@ def test(
             outcomes |= judged(left)
 
     began = time.perf_counter()
-    remedies = verdict.remedies(record.disk, record.ops, failing, found.interned) if failing else []
+    remedies = verdict.remedies(record.disk, record.ops, failing, found.trees) if failing else []
     timed["explain"] = time.perf_counter() - began
     report = Report(record, found, digests, {m: sum(m in s.models for s in found.states) for m in models or TITLES}, failing, remedies)
     report.left_out = left_out

@@ -12,6 +12,7 @@ from grader.crash.states import PROCESS, TITLES
 from grader.crash.verdict import KINDS, Failure, Remedy
 
 SHOWN = 14  # operations before the crash that a story tells
+MISSING = 4  # missing calls that it names
 
 
 def as_data(report: Report) -> dict:
@@ -139,8 +140,11 @@ def advice(report: Report) -> list[str]:
     """Which calls are missing; or that no sync can help."""
     ops = report.record.ops
     out = []
-    for (what, late), number in Counter((_missing(ops, r), r.late) for r in report.remedies).items():
+    calls = Counter((_missing(ops, r), r.late) for r in report.remedies)
+    for (what, late), number in list(calls.items())[:MISSING]:
         out.append(f"  missing    {what}" + (" (it comes later, which is too late)" if late else "") + (f" ({number} times)" if number > 1 else ""))
+    if len(calls) > MISSING:
+        out.append(f"  missing    and {len(calls) - MISSING} more calls like these")
     if any(PROCESS in f.state.models for f in report.failing):
         out.append("  order      no fsync can help where a killed process is enough: the old checkpoint is touched, or the new one found, before the new one is whole")
     copied = [op.text for op in ops if "Invalid cross-device link" in op.text or "cross-device" in op.text.lower()]

@@ -6,12 +6,13 @@ one before counts, or the one under way. A load that finds nothing durable may r
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from grader.crash.disk import Disk, Mark, Names, Op, Sync, Write
+from grader.crash.disk import Disk, Mark, Names, Op, Sync, Tree, Write
 from grader.crash.judge import Outcome
-from grader.crash.states import PROCESS, Promise, Space, State, space
+from grader.crash.states import PROCESS, Promise, Space, State, reachable
+
+ENOUGH = 200  # failures whose remedy is looked for; of more, so many are drawn evenly
 
 # what is wrong, worst first, and what it means
 KINDS = {
@@ -78,53 +79,41 @@ class Remedy:
     text: str
     at: int  # before which operation
     op: Sync
-    prevents: int = 0  # how many of the failures
+    prevents: int = 0  # how many of the failures come back without it
     late: bool = False  # the call is made, but only later
 
 
-def remedies(disk: Disk, ops: list[Op], failing: list[Failure], interned: dict[bytes, int]) -> list[Remedy]:
-    """The fewest syncs that rule out the failures (or as many as syncs can), in the order of the record. Looked for up to
-    the end of the first save that has any: the others have the same."""
+def remedies(disk: Disk, ops: list[Op], failing: list[Failure], trees: dict[tuple, Tree]) -> list[Remedy]:
+    """Syncs that rule out the failures (or as many as syncs can), none of them in vain, in the order of the record. Looked
+    for up to the end of the first save that has any: the others have the same."""
     first = min(f.state.moment for f in failing)
     end = next((n for n, op in enumerate(ops, 1) if n >= first and isinstance(op, Mark) and op.kind == "returned"), len(ops))
-    ops, failing = ops[:end], [f for f in failing if f.state.moment <= end]
-    power = sorted({m for f in failing for m in f.state.models if m != PROCESS})
+    ops = ops[:end]
+    of_model: dict[str, set] = {}
+    for f in _some([f for f in failing if f.state.moment <= end]):
+        for model in f.state.models - {PROCESS}:
+            of_model.setdefault(model, set()).add((f.key, f.state.promise))
 
-    def reachable(extra: list[Remedy]) -> set:
-        found = space(disk, _with(ops, extra), power, interned=interned)
-        return {(key, s.promise) for s, key in zip(found.states, found.keys)}
+    def still(extra: list[Remedy]) -> set:
+        longer = _with(ops, extra)
+        return {(model, *one) for model, wanted in of_model.items() for one in reachable(disk, longer, model, wanted, trees)}
 
-    left = {(f.key, f.state.promise) for f in failing if PROCESS not in f.state.models}
-    chosen: list[Remedy] = []
-    while left and len(chosen) < 4:
-        best, best_left = None, left
-        for candidate in _candidates(disk, ops):
-            if any((c.at, c.op.inode) == (candidate.at, candidate.op.inode) for c in chosen):
-                continue
-            remaining = left & reachable([*chosen, candidate])
-            if len(remaining) < len(best_left):
-                best, best_left = candidate, remaining
-        if best is None:
-            if chosen or not (pair := _pair(_candidates(disk, ops), left, reachable)):
-                break
-            chosen += pair[0]
-            left = pair[1]
-            continue
-        best.prevents = len(left) - len(best_left)
-        chosen.append(best)
-        left = best_left
-    return sorted(chosen, key=lambda r: r.at)
+    # all that there might be, and then without one after another, as long as nothing comes back
+    chosen = _candidates(disk, ops)
+    left = still(chosen)
+    for candidate in list(chosen):
+        without = [c for c in chosen if c is not candidate]
+        again = still(without) - left
+        if again:
+            candidate.prevents = len({one[1:] for one in again})
+        else:
+            chosen = without
+    return chosen
 
 
-def _pair(every: list[Remedy], left: set, reachable: Callable[[list[Remedy]], set]):
-    """Two syncs of which neither helps alone."""
-    for n, a in enumerate(every):
-        for b in every[n + 1 :]:
-            remaining = left & reachable([a, b])
-            if len(remaining) < len(left):
-                a.prevents = b.prevents = len(left) - len(remaining)
-                return [a, b], remaining
-    return None
+def _some(failing: list[Failure]) -> list[Failure]:
+    """Enough of them to tell which calls are missing."""
+    return failing if len(failing) <= ENOUGH else [failing[n * len(failing) // ENOUGH] for n in range(ENOUGH)]
 
 
 def _candidates(disk: Disk, ops: list[Op]) -> list[Remedy]:

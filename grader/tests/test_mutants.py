@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from grader import course, engine, mutants
+from grader import course, mutants
 from grader.mutants import matrix as kill_matrix
 from grader.verdicts import FAIL
 
