@@ -20,7 +20,9 @@ def survives(lab: Lab, script: str, *argv: object, steps: list[int], saves: str,
     lab.measured("power loss", f"{report['recorded']['states']} states of the disk after {report['recorded']['operations']} operations")
     if not report["passed"]:
         saved = ("saved", f"steps {', '.join(map(str, steps))}, one after another: saves 1 to {len(steps)}")
-        raise Finding(f"power loss:{report['smallest']['kind']}", [saved, *_rows(report, told["advice"], saves, load)])
+        # of several ranks, which state is the smallest depends on who came first
+        gist = f"there is a state of the disk of which {load} makes something else than was promised"
+        raise Finding(f"power loss:{report['smallest']['kind']}", [saved, *_rows(report, told["advice"], saves, load)], gist=gist)
 
 
 def _unseen(unseen: dict) -> Inconclusive:

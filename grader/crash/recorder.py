@@ -26,7 +26,6 @@ from grader.crash.tracer import HOLD, PASS, Ended, Tracee, Tracer, Unavailable
 __all__ = ["Incomplete", "Record", "Unavailable", "mark", "record"]
 
 MARKS = 0x7FF0FACE  # a descriptor that no process has: what is written to it is for the recorder
-AT_FDCWD = (1 << 64) - 100
 LARGEST = 256 << 20  # bytes of writes that a record may hold
 
 _FD_FIRST = {"write", "pwrite64", "writev", "pwritev", "pwritev2", "sendfile", "ftruncate", "fallocate", "ioctl"}
@@ -176,7 +175,7 @@ class Recorder:
             if call == "ioctl" and args[1] not in (FICLONE, FICLONERANGE):
                 return PASS
         elif call in ("fsync", "fdatasync"):
-            st = self._stat(tracee, args[0])
+            st = tracee.stat(args[0])
             if st is None or st.st_ino not in self._ids or st.st_dev not in self.devices:
                 return PASS
         elif call in _MADE:
@@ -196,7 +195,7 @@ class Recorder:
         call, args = tracee.call, tracee.args
         self._refresh(tracee)
         if call in ("fsync", "fdatasync"):
-            st = self._stat(tracee, args[0])
+            st = tracee.stat(args[0])
             if st is not None and st.st_ino in self._ids:
                 self._synced(tracee, st.st_ino, result)
         elif result < 0:
@@ -210,15 +209,15 @@ class Recorder:
         elif call == "truncate":
             self._changed_at(tracee, self._path(tracee, 0))
         elif call in ("sync", "syncfs"):
-            st = self._stat(tracee, args[0]) if call == "syncfs" else None
+            st = tracee.stat(args[0]) if call == "syncfs" else None
             if st is None or st.st_dev in self.devices:
                 self._add(tracee, SyncAll(f"{call}()"))
         elif call == "mmap":
-            st = self._stat(tracee, args[4])
+            st = tracee.stat(args[4])
             if st is not None and st.st_ino not in self.mapped:
-                self.mapped[st.st_ino] = self._open(tracee, args[4])
+                self.mapped[st.st_ino] = tracee.open(args[4])
         elif call == "msync":
-            if args[2] & 4 and (ino := self._mapped_at(tracee, args[0])):
+            if args[2] & 4 and (ino := tracee.mapped_at(args[0])) in self.known:
                 self._synced(tracee, ino, 0, "msync")
         else:
             if call.startswith(("mkdir", "symlink")):
@@ -249,12 +248,12 @@ class Recorder:
             if any(self._inside(self._path(tracee, n)) for n in range(len(_PATHS[tracee.call]))):
                 self._add(tracee, Note(f"{shown} fails: {os.strerror(-result)}"))
         elif tracee.call in _FD_FIRST | _FD_THIRD:
-            st = self._stat(tracee, tracee.args[2 if tracee.call in _FD_THIRD else 0])
+            st = tracee.stat(tracee.args[2 if tracee.call in _FD_THIRD else 0])
             if st is not None and st.st_ino in self._ids:
                 self._add(tracee, Note(f"write to {self._name(st.st_ino)} fails: {os.strerror(-result)}"))
 
     def _opened(self, tracee: Tracee, fd: int) -> None:
-        st = self._stat(tracee, fd)
+        st = tracee.stat(fd)
         if st is None or st.st_dev not in self.devices or not stat.S_ISREG(st.st_mode):
             return
         path = os.readlink(f"/proc/{tracee.pid}/fd/{fd}")
@@ -283,16 +282,16 @@ class Recorder:
         if n == 0:
             return
         fd = tracee.args[0]
-        st = self._stat(tracee, fd)
+        st = tracee.stat(fd)
         file = self.known[st.st_ino]
-        info = self._info(tracee, fd)
+        info = tracee.info(fd)
         if tracee.call in ("pwrite64", "pwritev", "pwritev2") and not info["flags"] & os.O_APPEND and tracee.args[3] != (1 << 64) - 1:
             offset = tracee.args[3]
         elif tracee.call in ("pwrite64", "pwritev"):
             offset = st.st_size - n  # appended, wherever it was told to write
         else:
             offset = info["pos"] - n
-        ours = self._open(tracee, fd)
+        ours = tracee.open(fd)
         try:
             data = os.pread(ours, n, offset)
         finally:
@@ -311,7 +310,7 @@ class Recorder:
         self._add(tracee, Write(f"write {self.shown.get(file.id) or self.disk.names[file.id]}", inode=file.id, offset=offset, data=data, parts=[len(data)]))
 
     def _changed(self, tracee: Tracee, fd: int) -> None:
-        ours = self._open(tracee, fd)
+        ours = tracee.open(fd)
         try:
             self._compare(tracee, self.known[os.fstat(ours).st_ino], ours)
         finally:
@@ -369,40 +368,15 @@ class Recorder:
             for ino in [i for i, n in self._ids.items() if n == inode and i not in self.known]:
                 del self._ids[ino]  # a directory or link that is gone; a file may be open still
 
-    # --- of a process
-
-    def _stat(self, tracee: Tracee, fd: int) -> os.stat_result | None:
-        try:
-            return os.stat(f"/proc/{tracee.pid}/fd/{fd & 0xFFFFFFFF}")
-        except OSError:
-            return None
+    # --- names
 
     def _watched(self, tracee: Tracee, fd: int) -> bool:
-        st = self._stat(tracee, fd)
+        st = tracee.stat(fd)
         return st is not None and st.st_dev in self.devices and st.st_ino in self.known
-
-    def _open(self, tracee: Tracee, fd: int) -> int:
-        return os.open(f"/proc/{tracee.pid}/fd/{fd & 0xFFFFFFFF}", os.O_RDONLY)
-
-    def _info(self, tracee: Tracee, fd: int) -> dict[str, int]:
-        lines = Path(f"/proc/{tracee.pid}/fdinfo/{fd}").read_text().splitlines()
-        found = dict(line.split(":", 1) for line in lines if ":" in line)
-        return {"pos": int(found["pos"]), "flags": int(found["flags"], 8)}
-
-    def _mapped_at(self, tracee: Tracee, address: int) -> int | None:
-        for line in Path(f"/proc/{tracee.pid}/maps").read_text().splitlines():
-            span, _, _, _, ino, *_ = line.split(None, 5)
-            begin, end = (int(n, 16) for n in span.split("-"))
-            if begin <= address < end:
-                return int(ino) if int(ino) in self.known else None
-        return None
 
     def _path(self, tracee: Tracee, which: int) -> str:
         directory, path = _PATHS[tracee.call][which]
-        text = os.fsdecode(tracee.text(tracee.args[path]))
-        at = tracee.args[directory] if directory is not None else AT_FDCWD
-        start = "cwd" if at & 0xFFFFFFFF == AT_FDCWD & 0xFFFFFFFF else f"fd/{at & 0xFFFFFFFF}"
-        return os.path.normpath(os.path.join(os.readlink(f"/proc/{tracee.pid}/{start}"), text))
+        return tracee.path(tracee.args[path], None if directory is None else tracee.args[directory])
 
     def _inside(self, path: str) -> bool:
         return self._real(path).startswith(self.root + "/") or os.path.realpath(path) == self.root

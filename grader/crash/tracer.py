@@ -17,8 +17,11 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from grader.crash import syscalls
+
+AT_FDCWD = (1 << 64) - 100  # stands for the current directory where a call takes one that is open
 
 # linux/ptrace.h
 CONT, POKEUSER, SYSCALL, SEIZE, LISTEN = 7, 6, 24, 0x4206, 0x4208
@@ -83,6 +86,38 @@ class Tracee:
             return os.pread(fd, n, address)
         finally:
             os.close(fd)
+
+    def stat(self, fd: int) -> os.stat_result | None:
+        """Of a file that it has open; None if there is none."""
+        try:
+            return os.stat(f"/proc/{self.pid}/fd/{fd & 0xFFFFFFFF}")
+        except OSError:
+            return None
+
+    def open(self, fd: int) -> int:
+        """A descriptor of our own, to read a file that it has open."""
+        return os.open(f"/proc/{self.pid}/fd/{fd & 0xFFFFFFFF}", os.O_RDONLY)
+
+    def info(self, fd: int) -> dict[str, int]:
+        """"pos", where it stands in an open file, and the "flags" that it was opened with."""
+        lines = Path(f"/proc/{self.pid}/fdinfo/{fd}").read_text().splitlines()
+        found = dict(line.split(":", 1) for line in lines if ":" in line)
+        return {"pos": int(found["pos"]), "flags": int(found["flags"], 8)}
+
+    def mapped_at(self, address: int) -> int | None:
+        """The number of the file that lies at an address of its memory."""
+        for line in Path(f"/proc/{self.pid}/maps").read_text().splitlines():
+            span, _, _, _, ino, *_ = line.split(None, 5)
+            begin, end = (int(n, 16) for n in span.split("-"))
+            if begin <= address < end:
+                return int(ino)
+        return None
+
+    def path(self, address: int, directory: int | None) -> str:
+        """The path at an address of its memory, as seen from the `directory` that it has open (None: where it stands)."""
+        at = AT_FDCWD if directory is None else directory
+        start = "cwd" if at & 0xFFFFFFFF == AT_FDCWD & 0xFFFFFFFF else f"fd/{at & 0xFFFFFFFF}"
+        return os.path.normpath(os.path.join(os.readlink(f"/proc/{self.pid}/{start}"), os.fsdecode(self.text(address))))
 
 
 @dataclass

@@ -64,7 +64,9 @@ def compose(result: TaskResult, problems: list[Outcome], blockers: list[str], to
 
 
 def _gist(outcome: Outcome) -> str:
-    """One line of a further finding: what befell the job, and what was different, found, or raised."""
+    """One line of a further finding: what befell the job, and what was different, found, or raised; or as it says itself."""
+    if gist := outcome.finding.data.get("gist"):
+        return gist
     rows = dict(outcome.finding.rows)
     befell = f"damaged {rows['damaged']}: " if "damaged" in rows else f"{rows['fault']}: " if "fault" in rows and "found" in rows else ""
     for label in ("error", "found", "different", "happened", "ended", "resumed", "returned"):

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from grader.crash import crashtest, group, states, story
 from grader.crash.recorder import mark
 from grader.harness.digest import digest
-from grader.tests.test_crash import traced
+from grader.tests.traced import traced
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "templates"))
 import checkpoint_utils as cu  # noqa: E402
@@ -79,9 +79,9 @@ def survives(program: crashtest.Program, **more) -> crashtest.Report:
 
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["in turn", "asynchronous"])
 def test_all_states_of_saves_and_of_a_retention_pass(asynchronous):
-    """keep=1: the second save removes the first one, and the third one that."""
-    report = survives(crashtest.Program({"": saves(3, keep=1, asynchronous=asynchronous)}, load, fresh="none"), errors=not asynchronous, flips=not asynchronous, most_trees=150)
-    assert sum(op.text.startswith("rmdir") for op in report.record.ops) >= 2
+    """keep=1: the second save removes the first one."""
+    report = survives(crashtest.Program({"": saves(2, keep=1, asynchronous=asynchronous)}, load, fresh="none"), errors=not asynchronous, flips=not asynchronous, most_trees=150)
+    assert sum(op.text.startswith("rmdir") for op in report.record.ops) >= 1
 
 
 def on_rank(rank: int, store: str):

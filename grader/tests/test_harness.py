@@ -372,7 +372,7 @@ def test_both_launchers_give_the_same_verdict_and_message(launcher, ex01, name, 
 
 @linux
 def test_plain_processes_give_the_solution_full_marks(ex01):
-    # 1.4's runs are most of a grading, and the test above compares one of them in both ways
-    result = engine.grade(ex01, course.submission(ex01, None, solution=True), Plain(), seed=6, tasks=[1, 2, 3, 5])
-    assert [t.verdict for t in result.tasks] == ["pass"] * 4, [t.message for t in result.tasks]
+    # 1.4's runs are most of a grading, and a test above compares one of them in both ways; 1.2 and 1.5 ask nothing new
+    result = engine.grade(ex01, course.submission(ex01, None, solution=True), Plain(), seed=6, tasks=[1, 3])
+    assert [t.verdict for t in result.tasks] == ["pass"] * 2, [t.message for t in result.tasks]
     assert all(0 < t.seconds <= result.seconds for t in result.tasks)

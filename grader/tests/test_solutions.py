@@ -53,6 +53,10 @@ def pristine(exercise: course.Exercise) -> course.Submission:
     return work
 
 
+def alone_of(task) -> dict:
+    return {"seed": 5, "tasks": [task.number]}
+
+
 @pytest.mark.needs_solution
 @EXERCISES
 def test_an_untouched_starter_scores_nothing(grade, exercise):
@@ -60,7 +64,7 @@ def test_an_untouched_starter_scores_nothing(grade, exercise):
     assert result.score == 0
     # every single task fails by itself, too: none is blocked only because an earlier one failed
     for blocked in (t for t in result.tasks if t.verdict == BLOCKED):
-        alone = grade(exercise, pristine(exercise), seed=5, tasks=[exercise.task(blocked.id).number])
+        alone = grade(exercise, pristine(exercise), **alone_of(exercise.task(blocked.id)))
         assert [t.verdict for t in alone.tasks] == ["fail"], points(alone)
     assert {t.verdict for t in result.tasks} <= {FAIL, BLOCKED}
 
@@ -72,7 +76,9 @@ def ahead(test: str, params: dict):
     if test == "test_a_right_solution_in_another_style_scores_full_marks":
         return *alternative(params["path"]), {"seed": 4}
     if test == "test_an_untouched_starter_scores_nothing":
-        return params["exercise"], pristine(params["exercise"]), {"seed": 5}
+        exercise = params["exercise"]
+        building = [task for task in exercise.tasks if task.needs]
+        return [(exercise, pristine(exercise), options) for options in ({"seed": 5}, *map(alone_of, building))]
     return None
 
 
