@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from grader.crash.disk import Tree
+from grader.harness.parent import die_with_parent
 
 SECONDS = 20  # for one load; milliseconds are normal
 ENOUGH_LATE = 2  # loads of one process that don't end, after which it asks no more
@@ -112,13 +113,6 @@ def _collect(keys: list, readers: list[tuple[int, int]]) -> dict[Hashable, Outco
     if len(found) < len(keys) and not any(o.kind == "late" for o in found.values()):
         raise RuntimeError(f"{len(keys) - len(found)} of {len(keys)} states weren't judged: the process that did it ended")
     return found
-
-
-def die_with_parent() -> None:
-    if sys.platform == "linux":
-        import ctypes
-
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def _ask(load: Callable[[str], str | None], place: Path, seconds: float) -> Outcome:

@@ -15,8 +15,9 @@ import sys
 import traceback
 from pathlib import Path
 
-from grader.crash import crashtest, judge, story
+from grader.crash import crashtest, story
 from grader.crash.recorder import Incomplete, Unavailable
+from grader.harness.parent import die_with_parent
 
 PASSED, BROKEN, WRONG, INCONCLUSIVE = 0, 1, 2, 3
 
@@ -64,7 +65,7 @@ def example(n: int) -> dict:
 
 
 def main() -> int:
-    judge.die_with_parent()
+    die_with_parent()
     plan = json.loads(Path(sys.argv[1]).read_text())
     sys.path.insert(0, plan["cwd"])
     memory = plan["memory"] << 30

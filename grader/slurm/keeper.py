@@ -14,7 +14,6 @@ was up. Standard output says, in one line of JSON, {"up": seconds} or {"error": 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import select
@@ -26,6 +25,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from grader.harness.parent import die_with_parent  # noqa: E402
 from grader.slurm import ending, freezer, ports, preload, processes, programs, state  # noqa: E402
 from grader.slurm.config import Options, cgroup_conf, name_is_here, slurm_conf  # noqa: E402
 from grader.slurm.errors import ClusterError  # noqa: E402
@@ -34,8 +34,6 @@ PATIENCE = 30.0  # s from start to idle nodes, on a machine that does much else
 TRIES = 5  # sets of ports, should somebody take one between our look and Slurm's
 LOOK = 1.0  # s between two looks whether the directory is still there
 PASSED_ON = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH")
-PR_SET_PDEATHSIG = 1
-prctl = ctypes.CDLL(None, use_errno=True).prctl
 
 
 class Ended(Exception):
@@ -173,15 +171,12 @@ class Keeper:
         self.wait_until(lambda: self.idle() == self.options.nodes, "idle nodes", began)
 
     def spawn(self, name: str, program: str, *arguments: str) -> None:
-        def die_with_keeper() -> None:
-            prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-
         preloaded = {"LD_PRELOAD": ":".join(map(str, self.preloaded[program]))} if self.preloaded[program] else {}
         with open(self.directory / "log" / f"{name}.out", "wb") as log:
             process = subprocess.Popen(
                 [self.programs.paths[program], *arguments],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", start_new_session=True,
-                env=self.environment | preloaded, preexec_fn=die_with_keeper,
+                env=self.environment | preloaded, preexec_fn=die_with_parent,
             )  # fmt: skip
         process.returncode = 0  # `reap` waits for it
         self.running[process.pid] = name

@@ -11,12 +11,18 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing.util import Finalize
 
 from grader import course, engine
-from grader.crash.judge import die_with_parent
 from grader.harness import launcher as launchers
+from grader.harness.parent import die_with_parent
 
 AT_ONCE = 2  # gradings beside the tests
-# tests that wait most of their time come first, while the others' gradings need the cores; who asks for those, last
-FIRST, LAST = ("test_slurm", "test_cluster", "test_notebooks", "test_ranks", "test_templates_sbatch"), ("test_mutants", "test_solutions")
+# tests that wait most of their time come first, while the others' gradings need the cores; who asks for those, later;
+# and Slurm itself is looked at when nothing else runs
+ORDER = (
+    ("test_cluster_runs", "test_notebooks", "test_ranks", "test_templates_sbatch", "test_hostile"),
+    (),  # all others
+    ("test_mutants", "test_solutions"),
+    ("test_slurm",),
+)
 
 _launcher = None
 
@@ -24,7 +30,7 @@ _launcher = None
 def in_order(items: list) -> None:
     def place(item) -> int:
         name = item.module.__name__.rpartition(".")[2]
-        return 0 if name.startswith(FIRST) else 2 if name.startswith(LAST) else 1
+        return next((n for n, names in enumerate(ORDER) if name.startswith(names)), ORDER.index(()))
 
     items.sort(key=place)
 

@@ -160,7 +160,8 @@ def the_environment_of_two_nodes(lab: Lab):
 @expects("COMPLETED 0:0", "0: n1", "1", "1: n1", "2: n12", "3 2,1", "n1")
 def three_tasks_on_two_nodes(lab: Lab):
     job = lab.job("three", 'echo $SLURM_NTASKS $SLURM_TASKS_PER_NODE; srun -l printenv SLURMD_NODENAME\nsrun -n1 -N1 printenv SLURMD_NODENAME SLURM_NTASKS\n', "-N2", "-n3", "-w", "n[1,12]")
-    return [job.end(), *job.output()]
+    # the second srun may come before the nodes have told that the first one's step is over
+    return [job.end(), *job.output("step creation temporarily disabled", "Step created for job")]
 
 
 @expects("COMPLETED 0:0", "0: n1", "1: n12", "unset")

@@ -290,7 +290,7 @@ def usr1_and_usr2_to_srun_are_passed_on(lab: Lab):
 @expects("COMPLETED 0:0", "task TERM")
 def a_shell_that_doesnt_wait_for_srun(lab: Lab):
     job = lab.job("no-wait", f"srun {RECORD} task & {RECORD} child & ready 2\nexit 0\n")
-    return [job.end(), *job.seen()]
+    return [job.end(), *job.until("task TERM").seen()]  # the job is over when its script is, and not only when its steps are
 
 
 @expects(
