@@ -14,6 +14,7 @@ EX         ?=
 SOLUTION   ?=
 SUBMISSION ?=
 ARGS       ?=
+SAVERS     ?=
 
 READY     := $(VENV)/.ready
 READY_DEV := $(VENV)/.ready-dev
@@ -33,6 +34,7 @@ help:  ## this list
 	@echo
 	@echo "  EX=ex01          only this exercise          SOLUTION=1   the reference solutions"
 	@echo "  SUBMISSION=DIR   somebody else's work        ARGS='--task 3 --seed 7'   more for grade"
+	@echo "  SAVERS=1   for make test: also the public savers' tests (installs Lightning, Accelerate, Transformers)"
 	@echo "  PYTHON=python3.12   TORCH='torch==2.13.0'   TORCH_INDEX=ADDRESS   for make setup"
 
 $(READY): pyproject.toml
@@ -58,7 +60,7 @@ grade: $(READY)  ## grade your work in starter/ (sets up first)
 	@# 1: graded, and some task isn't passed yet; "make: *** Error 1" would read as a breakdown (README: grade)
 	@$(BIN)/grade $(EX) $(WHAT) $(ARGS) || { s=$$?; [ $$s -eq 1 ] && [ -z "$(SOLUTION)" ] || exit $$s; }
 
-test: $(READY_DEV)  ## every test of the course and its grader (sets up first)
+test: $(if $(SAVERS),$(READY_BENCH),$(READY_DEV))  ## every test of the course and its grader (sets up first)
 	$(BIN)/ruff check grader templates $(wildcard ex*/solution)
 	$(BIN)/python -m pytest $(if $(EX),-k $(EX)) $(ARGS)
 
