@@ -17,7 +17,9 @@ def survives(lab: Lab, script: str, *argv: object, steps: list[int], saves: str,
         raise _unseen(unseen)
     told = run.last.first("crash states")
     report = told["report"]
-    lab.measured("power loss", f"{report['recorded']['states']} states of the disk after {report['recorded']['operations']} operations")
+    recorded = report["recorded"]
+    more = f" (of {recorded['left_out']} more none)" if recorded["left_out"] else ""
+    lab.measured("power loss", f"{recorded['states']} states of the disk after {recorded['operations']} operations were read{more}")
     if not report["passed"]:
         saved = ("saved", f"steps {', '.join(map(str, steps))}, one after another: saves 1 to {len(steps)}")
         # of several ranks, which state is the smallest depends on who came first

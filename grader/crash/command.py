@@ -44,6 +44,9 @@ def crashtest(save, load, state, saves, models, strict_first, errors, flips, see
         where, colon, what = name.rpartition(":")
         if not (where and colon and what):
             raise UsageError(f"{name}: name a function as package.module:function or file.py:function")
+    for file in filter(None, (json_file if json_file != "-" else None, picture)):
+        if not Path(file).resolve().parent.is_dir():
+            raise UsageError(f"{file}: there is no directory {Path(file).resolve().parent}")
     with tempfile.TemporaryDirectory(prefix="g-") as made:
         here = Path(made)
         plan = {

@@ -126,7 +126,7 @@ def test(
 
         def judged(trees: dict[object, Tree]) -> dict[object, Outcome]:
             began = time.perf_counter()
-            places = [here / f"judge{n}" for n in range(workers)]
+            places = [here / f"judge{n}" / "disk" for n in range(workers)]  # of the name that it had
             if _knows_its_place(here, trees):
                 places = [here / "disk"]  # an absolute path in it is true in this place only
             outcomes = judge.judge(trees, program.load, places, patience)

@@ -111,6 +111,7 @@ class _Content:
     durable: bytes = b""
     since: list[bytes] = field(default_factory=list)  # after each write that wasn't synced
     overwrote: bool = False  # one of them changed bytes that were durable
+    cut: bool = False  # one of them made the file shorter than it durably was
     failed: int = 0  # how many of `since` a failed fsync has given up: later syncs don't bring them back
     choices: list[tuple[bytes, str]] | None = None  # what may be there, worked out once
 
@@ -120,11 +121,12 @@ class _Content:
 
     def sync(self) -> None:
         if len(self.since) > self.failed:
-            self.durable, self.since, self.overwrote, self.failed, self.choices = self.now, [], False, 0, None
+            self.durable, self.since, self.overwrote, self.cut, self.failed, self.choices = self.now, [], False, False, 0, None
 
     def change(self, op: Write | Truncate) -> None:
         begin = op.offset if isinstance(op, Write) else op.size
         self.overwrote |= begin < len(self.durable)
+        self.cut |= isinstance(op, Truncate) and op.size < len(self.durable)
         self.since.append(written(self.now, op))
         self.choices = None
 
@@ -246,17 +248,34 @@ def _candidates(file: _Content, model: Model) -> Iterator[tuple[bytes, str]]:
     old, new = file.durable, file.now
     yield new, ""
     yield old, f"the bytes of {FILE}: {len(old)} of {len(new)} are there"
+    for between in (file.since[0], file.since[-2] if len(file.since) > 1 else file.since[0]):
+        yield between, f"the later writes to {FILE}"
     same = _common(old, new)
+    if file.overwrote and len(new) > len(old) and not file.cut:
+        yield from _overwritten_and_grown(old, new, same, model)
+        return
     half = (same + len(new)) // 2
     if not file.overwrote or len(new) > len(old):
         yield new[:half], f"the second half of what was written to {FILE}"
     if file.overwrote:
         yield new[:half] + old[half:], f"the second half of what was written to {FILE}: the old bytes are there"
         yield old[:half].ljust(min(half, len(new)), b"\0") + new[half:], f"the first half of what was written to {FILE}"
-    for between in (file.since[0], file.since[-2] if len(file.since) > 1 else file.since[0]):
-        yield between, f"the later writes to {FILE}"
     if model.holes and len(new) > len(old):
         grown = max(same, min(len(old), len(new)))
         yield new[:grown].ljust(len(new), b"\0"), f"the bytes of {FILE}: it has its size, and zeros in it"
         yield new[:half].ljust(len(new), b"\0"), f"the second half of {FILE}: there are zeros"
         yield new[:grown] + bytes(max(0, half - grown)) + new[max(half, grown) :], f"the first half of what was written to {FILE}: there are zeros"
+
+
+def _overwritten_and_grown(old: bytes, new: bytes, same: int, model: Model) -> Iterator[tuple[bytes, str]]:
+    """Nothing made the file shorter: it has at least its old size, and of the old places the old bytes or the new."""
+    size, half, middle = len(old), (same + len(old)) // 2, (len(old) + len(new)) // 2
+    yield new[:size], f"what was appended to {FILE}"
+    yield new[:middle], f"the second half of what was appended to {FILE}"
+    yield old + new[size:], f"what was written over old bytes of {FILE}"
+    yield new[:half] + old[half:] + new[size:], f"the second half of what was written over old bytes of {FILE}"
+    yield old[:half] + new[half:], f"the first half of what was written over old bytes of {FILE}"
+    if model.holes:
+        yield new[:size].ljust(len(new), b"\0"), f"what was appended to {FILE}: there are zeros"
+        yield new[:middle].ljust(len(new), b"\0"), f"the second half of what was appended to {FILE}: there are zeros"
+        yield new[:size] + bytes(middle - size) + new[middle:], f"the first half of what was appended to {FILE}: there are zeros"

@@ -134,6 +134,8 @@ class Recorder:
                     continue
                 if st.st_dev not in self.devices:
                     raise Incomplete(f"{self._shown(path)} lies on another file system")
+                if not (stat.S_ISREG(st.st_mode) or stat.S_ISDIR(st.st_mode) or stat.S_ISLNK(st.st_mode)):
+                    raise Incomplete(f"{self._shown(path)} is neither a file, a directory nor a link")
                 if st.st_ino not in self._ids:
                     self._learn(path, st)
                 found[inode, name] = self._number(st.st_ino)
@@ -331,6 +333,8 @@ class Recorder:
     def _compare(self, tracee: Tracee, file: _File, ours: int) -> None:
         """Bring a file up to what lies on the disk."""
         size = os.fstat(ours).st_size
+        if size > LARGEST:
+            raise Incomplete(f"{self.disk.names.get(file.id, 'a file')} has more than {LARGEST >> 20} MiB; try it with a smaller state")
         if size < len(file.content) or (size > len(file.content) and tracee.call in ("ftruncate", "truncate")):
             self._add(tracee, Truncate(f"truncate {self.shown.get(file.id) or self.disk.names[file.id]} to {size}", inode=file.id, size=size))
             del file.content[size:]

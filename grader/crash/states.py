@@ -123,17 +123,19 @@ def reachable(disk: Disk, ops: list[Op], model: str, wanted: set[tuple[tuple, Pr
 
 
 def thin(found: Space, most: int) -> int:
-    """Keep at most so many trees, evenly drawn, and all that a killed process leaves, or any crash when a save has returned
-    and the next one not begun: there a missing sync shows, perhaps in a single state. How many were left out."""
+    """Keep at most so many trees, evenly drawn: half of them at most of those that a killed process leaves, then those that a
+    power failure leaves when a save has returned and the next one not begun (there a missing sync shows, perhaps in a
+    single state), then others. How many were left out."""
     if len(found.trees) <= most:
         return 0
     pairs = list(zip(found.states, found.keys))
-    kept = {key for s, key in pairs if PROCESS in s.models}
+    killed = dict.fromkeys(key for s, key in pairs if PROCESS in s.models)
     at_rest = dict.fromkeys(key for s, key in pairs if s.promise.durable and not s.promise.under_way)
-    for keys in (at_rest, dict.fromkeys(found.keys)):
+    kept: set[tuple] = set()
+    for keys, upto in ((killed, most // 2), (at_rest, most), (dict.fromkeys(found.keys), most)):
         others = [key for key in keys if key not in kept]
-        room = max(0, most - len(kept))
-        kept |= {others[n * len(others) // room] for n in range(min(room, len(others)))}
+        room = max(0, upto - len(kept))
+        kept |= {others[n * len(others) // room] for n in range(room)} if room < len(others) else set(others)
     return keep(found, kept)
 
 

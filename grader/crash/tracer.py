@@ -12,7 +12,9 @@ import errno
 import os
 import signal
 import struct
+import sys
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,6 +23,7 @@ from pathlib import Path
 
 from grader.crash import syscalls
 
+OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 AT_FDCWD = (1 << 64) - 100  # stands for the current directory where a call takes one that is open
 
 # linux/ptrace.h
@@ -39,6 +42,13 @@ class Unavailable(Exception):
 
 
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _tell(error: BaseException) -> None:
+    """As Python tells it, without our own part of the way there."""
+    told = traceback.TracebackException.from_exception(error)
+    told.stack = traceback.StackSummary.from_list([f for f in told.stack if not f.filename.startswith(OURS)])
+    sys.stderr.write("".join(told.format()))
 
 
 def _ptrace(request: int, pid: int, address=None, data=None) -> int:
@@ -165,7 +175,10 @@ class Tracer:
                 status = 0
             except SystemExit as e:
                 status = e.code if isinstance(e.code, int) else int(e.code is not None)
+            except BaseException as e:
+                _tell(e)
             finally:
+                sys.stderr.flush()
                 os._exit(status)
         os.close(ready)
         options = TRACESYSGOOD | TRACEFORK | TRACEVFORK | TRACECLONE | TRACEEXEC | TRACESECCOMP | EXITKILL
@@ -175,8 +188,9 @@ class Tracer:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
             raise Unavailable(f"this machine doesn't let a process be traced ({e.strerror}); in a container: --cap-add SYS_PTRACE")
-        finally:
+        else:
             os.write(go, b".")
+        finally:
             os.close(go)
         self.tracees[pid] = Tracee(pid, label)
         self.roots[pid] = Ended()

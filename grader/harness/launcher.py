@@ -168,7 +168,7 @@ class ForkServer:
         if self._process is not None and self._process.poll() is None:
             return
         mine, theirs = socket.socketpair()
-        self._socket, self._ready = mine, False
+        self._socket, self._ready, self._waiting = mine, False, {}  # whoever still waits for a dead one is its listener's affair
         self._process = subprocess.Popen(
             [sys.executable, "-I", str(HERE / "forkserver.py"), str(theirs.fileno()), self.mark],
             stdin=subprocess.DEVNULL,
@@ -180,18 +180,19 @@ class ForkServer:
         )
         theirs.close()
         self._log = _Tail(self._process.stderr)
-        threading.Thread(target=self._listen, args=(mine, self._process), daemon=True).start()
+        threading.Thread(target=self._listen, args=(mine, self._process, self._waiting), daemon=True).start()
 
-    def _listen(self, sock: socket.socket, process: subprocess.Popen) -> None:
+    def _listen(self, sock: socket.socket, process: subprocess.Popen, waiting: dict[str, Future]) -> None:
         with contextlib.suppress(OSError, ValueError):  # killed, it may reset the connection, or tear a line
             for line in sock.makefile():
                 message = json.loads(line)
                 self._ready |= "ready" in message
-                if "id" in message and (future := self._waiting.pop(message["id"], None)):
+                if "id" in message and (future := waiting.pop(message["id"], None)):
                     future.set_result(message["exit"])
         process.wait()
         with self._lock:
-            lost, self._waiting = self._waiting, {}
+            lost = dict(waiting)
+            waiting.clear()
         for future in lost.values():
             future.set_exception(Lost(f"the fork server died{self._log.say()}"))
 

@@ -62,6 +62,26 @@ def test_a_failed_fsync_promises_nothing_nor_does_the_next(model):
     assert b"" in _at_the_end(made, model)  # what a rename sends ahead is lost, too
 
 
+@pytest.mark.parametrize("model", list(states.MODELS))
+def test_a_file_that_nothing_made_shorter_keeps_its_durable_bytes_or_has_new_ones_there(model):
+    """A header is written over, and records are appended, as databases do it."""
+    old, header, record = b"1" + b"a" * 99, b"2", b"b" * 50
+    made = Disk(before={(0, "f"): 1}, contents={1: old}), [Write(inode=1, offset=0, data=header, parts=[1]), Write(inode=1, offset=100, data=record, parts=[50])]
+    found = _at_the_end(made, model)
+    assert {len(content) >= 100 and content[:1] in (b"1", b"2") and content[1:100] == old[1:] for content in found} == {True}
+    assert {old, header + old[1:] + record, old + record, header + old[1:]} <= found
+
+
+def test_many_states_of_a_killed_process_leave_room_for_those_of_a_power_failure():
+    ops = [Names("create f", changes=[(0, "f", None, 1)]), Mark(kind="began", save=1, digest="A")]
+    ops += [Write("write f", inode=1, offset=n, data=b"x", parts=[1]) for n in range(200)]
+    ops.append(Mark(kind="returned", save=1))
+    found = states.space(Disk(contents={1: b""}), ops)
+    assert states.thin(found, 40) and len(found.trees) <= 40
+    rest = [s for s in found.states if PROCESS not in s.models and s.promise.durable]
+    assert any(s.tree.get("f") != b"x" * 200 for s in rest)
+
+
 @pytest.mark.parametrize("model, kept", [("ext4", True), ("xfs", True), ("posix", False)])
 def test_syncing_a_new_file_makes_its_name_durable_where_there_is_a_journal(model, kept):
     made = Disk(contents={1: b""}), [Names("create a", changes=[(0, "a", None, 1)]), Write("write a", inode=1, data=NEW), Sync("fsync a", inode=1)]

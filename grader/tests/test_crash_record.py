@@ -213,3 +213,9 @@ def test_several_processes_have_one_order(tmp_path):
 def test_names_in_the_record_lead_where_they_did():
     entries = {(0, "d"): 1, (1, "f"): 2, (0, "g"): 2}
     assert disk.paths(entries, Disk(directories={0, 1})) == {"d": 1, "d/f": 2, "g": 2}
+
+
+@traced
+def test_what_is_neither_file_nor_directory_is_no_verdict(tmp_path):
+    with pytest.raises(recorder.Incomplete, match="neither"):
+        recorder.record(tmp_path, {"": lambda: os.mkfifo(tmp_path / "control")}, 10)

@@ -20,9 +20,9 @@ p.add_argument("--jobs", type=int, default=1, help="states that are read at a ti
 
 def main() -> None:
     args = p.parse_args()
-    ck = student.load(args.checkpoint)
 
     def save(directory: str) -> None:
+        ck = student.load(args.checkpoint, quiet=True)  # here: a thread that it starts doesn't outlive a fork
         for n, step in enumerate(args.steps, 1):
             state = made_state(args.seed, step)
             mark("began", n, digest(state))
@@ -30,11 +30,11 @@ def main() -> None:
             mark("returned", n)
 
     def load(directory: str) -> str | None:
-        state = ck.read_latest(directory)
+        state = student.load(args.checkpoint, quiet=True).read_latest(directory)
         return None if state is None else digest(state)
 
     gc.freeze()
-    crash_told.test(Program({"": save}, load, fresh="none"), args.directory, workers=args.jobs)
+    crash_told.test(Program({"": save}, load, fresh="none"), args.directory, args.jobs)
     watch.emit("end", step=0, state={})
 
 
