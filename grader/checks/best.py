@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from grader.checks import power_loss
 from grader.checks.crash_points import (
     Seen,
     cases,
@@ -12,6 +13,7 @@ from grader.checks.crash_points import (
     moment,
     observe,
     observed,
+    selected,
     under,
     works,
     write,
@@ -245,3 +247,9 @@ def _first_best_and_full_disk(seen: dict[str, Seen], think: tuple[str, str]) -> 
         raise crashed(raised, rows)
     if seen["full"].found("best") != "step 20":
         raise fails("best lost", seen["full"], [*rows, ("expected", "the new best"), think], what="best")
+
+
+def power_lost(lab: Lab) -> None:
+    selected(lab, [])  # no fault is asked for
+    works(_seen(lab)["undisturbed"])  # what fails with nothing wrong is told as that
+    power_loss.survives(lab, "crash_states.py", "--best", steps=[GOOD["step"], BETTER["step"]], saves="keep_best", load="read_best")

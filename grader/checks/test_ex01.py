@@ -370,6 +370,11 @@ def test_a_damaged_best_is_an_error(lab):
 
 
 @task("ex01.5")
+def test_whatever_a_power_loss_leaves_of_the_best_is_read_rightly(lab):
+    best.power_lost(lab)
+
+
+@task("ex01.5")
 def test_the_last_checkpoints_stay_and_older_ones_go(lab):
     keeping.last_ones_stay(lab)
 

@@ -3,6 +3,7 @@
 import argparse
 import gc
 import os
+import sys
 import tempfile
 
 import torch.distributed as dist
@@ -29,6 +30,7 @@ WAIT = 60.0  # s that a rank waits for another; a load that hangs is told by the
 
 def main() -> None:
     args = p.parse_args()
+    sys.dont_write_bytecode = True  # it would stand in the record
     meet = tempfile.mkdtemp(dir=args.directory)
 
     def join(rank: int, store: str) -> None:

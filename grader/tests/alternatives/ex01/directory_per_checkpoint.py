@@ -184,6 +184,7 @@ def keep_best(state, val_loss, best, directory):
     if math.isnan(val_loss) or val_loss >= best:
         return best
     write_checkpoint(state, Path(directory) / "best_so_far", 1 + max((int(p.name[3:]) for p in _found(Path(directory) / "best_so_far")), default=0))
+    _sync(Path(directory))  # the folder's own name
     for old in _found(Path(directory) / "best_so_far")[1:]:
         shutil.rmtree(old)
     return val_loss

@@ -187,6 +187,7 @@ def keep_best(state, val_loss, best, directory):
     if val_loss == val_loss and val_loss < best:
         folder = Path(directory) / "best"
         folder.mkdir(parents=True, exist_ok=True)
+        _durable(folder.parent)
         # a new name each time: of one name, the new file and the old sidecar might meet
         number = max(_steps(folder), default=0) + 1
         write_checkpoint(state, folder, number)

@@ -115,13 +115,17 @@ def _checked(path):
     return data if hashlib.blake2b(data, digest_size=12).hexdigest() == path.split(".")[-2] else None
 
 
+def _sync(directory):
+    fd = os.open(directory, os.O_RDONLY)
+    os.fsync(fd)
+    os.close(fd)
+
+
 def write_checkpoint(state, directory, step):
     os.makedirs(directory, exist_ok=True)
     data = _pack(state)
     _put(data, _name(directory, step, data))
-    fd = os.open(directory, os.O_RDONLY)
-    os.fsync(fd)
-    os.close(fd)
+    _sync(directory)
 
 
 def read_latest(directory):
@@ -181,6 +185,7 @@ def keep_best(state, val_loss, best, directory):
         os.makedirs(directory, exist_ok=True)
         data = _pack(state)
         _put(hashlib.sha256(data).digest() + data, os.path.join(directory, "best"))
+        _sync(directory)
         return val_loss
     return best
 
