@@ -16,6 +16,7 @@ class Finding(AssertionError):
     """
 
     verdict = FAIL
+    blocks = True  # the tasks that build on this one wait for it
 
     def __init__(self, cause: str, rows: list[tuple[str, str]], fault: str | None = None, **data):
         super().__init__(cause)
@@ -28,7 +29,7 @@ class Finding(AssertionError):
 class Inconclusive(Finding):
     """Nothing was proved: the fault never fired, or the machine failed. Never the student's fault.
 
-    `blocks`: the tasks that build on this one wait for it. Not where the machine can never show it.
+    It doesn't block what builds on this task where the machine can never show it.
     """
 
     verdict = INCONCLUSIVE
@@ -58,7 +59,7 @@ class Outcome:
     @property
     def blocks(self) -> bool:
         """The tasks that build on this one have nothing to build on."""
-        return self.verdict != PASS and getattr(self.finding, "blocks", True)
+        return self.finding is not None and self.finding.blocks
 
 
 @dataclass

@@ -39,13 +39,13 @@ def _rows(report: dict, advice: list, saves: str, load: str) -> list[tuple[str, 
     events, lost, disk = worst["events"], worst["lost"], worst["disk"] or ["nothing"]
     return [
         ("did", "; ".join([*(["..."] if len(events) > SHOWN else []), *events[-SHOWN:]])),
-        ("crash", "the process is killed then" if worst["crash"] == "the process is killed" else f"the power goes then ({_systems(worst['on'])})"),
+        ("crash", f"the power goes then ({_systems(worst['on'])})"),
         *([("lost", "; ".join(_few(lost)))] if lost else []),
         ("on disk", "; ".join(_few(disk))),
         ("found", f"{load} {worst['load']}"),
         ("expected", f"the state of {worst['promised']}" if worst["promised"].startswith("save") else f"no save had returned yet: {load} says so, and doesn't raise"),
         ("means", f"{worst['means']} ({report['failing_states']} of {report['recorded']['states']} states are like this)"),
-        *[(label, text) for label, text in advice],
+        *map(tuple, advice),
         ("think", f"until when does what {saves} wrote lie in the kernel's memory only, and which call waits for the disk?"),
     ]
 

@@ -31,7 +31,7 @@ def of(report: Report, failure: Failure, pyplot):
     ops = report.record.ops[begin:moment]
     below = [("crash", f"{it['crash']}: {'the files are as the calls left them' if PROCESS in failure.state.models else ', '.join(it['on'])}"), *(("lost", what) for what in it["lost"])]
     below += [("on disk", what) for what in (it["disk"] or ["nothing"])]
-    below += [("load", it["load"]), ("promised", it["promised"])] + [tuple(line.split(None, 1)) for line in advice(report)]
+    below += [("load", it["load"]), ("promised", it["promised"]), *advice(report)]
     rows = len(ops) + len(below) + 1
     figure, axes = pyplot.subplots(figsize=(9, 0.3 * rows + 0.4))
     axes.set_xlim(0, 10)

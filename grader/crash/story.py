@@ -132,24 +132,24 @@ def told(report: Report) -> list[str]:
     lines += [f"  {'lost' if n == 0 else '':10} {what}" for n, what in enumerate(it["lost"])]
     lines += [f"  {'on disk' if n == 0 else '':10} {what}" for n, what in enumerate(it["disk"] or ["nothing"])]
     lines += [f"  load       {it['load']}", f"  promised   {it['promised']}", f"  means      {it['means']}"]
-    lines += advice(report)
+    lines += [f"  {label:10} {text}" for label, text in advice(report)]
     return lines
 
 
-def advice(report: Report) -> list[str]:
-    """Which calls are missing; or that no sync can help."""
+def advice(report: Report) -> list[tuple[str, str]]:
+    """Which calls are missing; or that no sync can help. (label, text), a line each."""
     ops = report.record.ops
     out = []
     calls = Counter((_missing(ops, r), r.late) for r in report.remedies)
     for (what, late), number in list(calls.items())[:MISSING]:
-        out.append(f"  missing    {what}" + (" (it comes later, which is too late)" if late else "") + (f" ({number} times)" if number > 1 else ""))
+        out.append(("missing", what + (" (it comes later, which is too late)" if late else "") + (f" ({number} times)" if number > 1 else "")))
     if len(calls) > MISSING:
-        out.append(f"  missing    and {len(calls) - MISSING} more calls like these")
+        out.append(("missing", f"and {len(calls) - MISSING} more calls like these"))
     if any(PROCESS in f.state.models for f in report.failing):
-        out.append("  order      no fsync can help where a killed process is enough: the old checkpoint is touched, or the new one found, before the new one is whole")
+        out.append(("order", "no fsync can help where a killed process is enough: the old checkpoint is touched, or the new one found, before the new one is whole"))
     copied = [op.text for op in ops if "Invalid cross-device link" in op.text or "cross-device" in op.text.lower()]
     if copied:
-        out.append(f"  note       {copied[0]}: what follows is a copy, written in place under the final name")
+        out.append(("note", f"{copied[0]}: what follows is a copy, written in place under the final name"))
     return out
 
 

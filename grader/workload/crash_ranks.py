@@ -6,13 +6,9 @@ import os
 import sys
 import tempfile
 
-import torch.distributed as dist
-
 from grader.crash import group
 from grader.crash.crashtest import Program
-from grader.crash.recorder import mark
 from grader.harness import ranks, watch
-from grader.harness.digest import digest
 from grader.workload import crash_told, student
 from grader.workload.rank_states import digests, job_of
 
@@ -22,7 +18,6 @@ p.add_argument("--directory", required=True, help="below it the states are laid 
 p.add_argument("--seed", type=int, default=0)
 p.add_argument("--ranks", type=int, default=2)
 p.add_argument("--steps", type=int, nargs="+", required=True, help="of the saves, one after another")
-p.add_argument("--jobs", type=int, default=1, help="states that are read at a time, each by all ranks")
 
 TREES = 40  # different directories that are read: each costs the start of all ranks
 WAIT = 60.0  # s that a rank waits for another; a load that hangs is told by the one who judges it, and long before
@@ -43,15 +38,8 @@ def main() -> None:
             ck = student.load(args.checkpoint, quiet=True)
             for n, step in enumerate(args.steps, 1):
                 job = job_of(args.seed, step, rank)
-                of_all = [None] * args.ranks
-                dist.all_gather_object(of_all, digests(job))
-                if rank == 0:
-                    mark("began", n, digest(of_all))
-                dist.barrier()
-                ck.save_step(job, directory)
-                dist.barrier()
-                if rank == 0:
-                    mark("returned", n)
+                with group.marked(n, digests(job)):
+                    ck.save_step(job, directory)
 
         return run
 
@@ -64,15 +52,11 @@ def main() -> None:
             job = job_of(args.seed, None, rank)
             return [ck.resume(job, directory), digests(job)]
 
-        answers = group.each(args.ranks, resume)
-        found = [found for found, _ in answers]
-        if found == [False] * args.ranks:
-            return None
-        return digest([state for _, state in answers]) if found == [True] * args.ranks else f"ranks disagree: {found}"
+        return group.load(args.ranks, resume)
 
     gc.freeze()
     program = Program({f"rank {rank}": saves(rank) for rank in range(args.ranks)}, load, fresh="none")
-    crash_told.test(program, args.directory, args.jobs, TREES)
+    crash_told.test(program, args.directory, TREES)
     watch.emit("end", step=0, state={})
 
 

@@ -18,7 +18,6 @@ p.add_argument("--directory", required=True, help="below it the states are laid 
 p.add_argument("--seed", type=int, default=0)
 p.add_argument("--steps", type=int, nargs="+", required=True, help="of the saves, one after another")
 p.add_argument("--best", action="store_true")
-p.add_argument("--jobs", type=int, default=1, help="states that are read at a time")
 
 
 def main() -> None:
@@ -42,7 +41,7 @@ def main() -> None:
         return None if state is None else digest(state)
 
     gc.freeze()
-    crash_told.test(Program({"": save}, load, fresh="none"), args.directory, args.jobs)
+    crash_told.test(Program({"": save}, load, fresh="none"), args.directory)
     watch.emit("end", step=0, state={})
 
 

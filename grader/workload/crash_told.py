@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from grader.crash import crashtest, story
@@ -15,7 +14,7 @@ PATIENCE = 8  # s for one load; the same
 TREES = 120  # different directories that are read; of more, so many are drawn
 
 
-def test(program: crashtest.Program, directory: str, workers: int, most_trees: int = TREES) -> None:
+def test(program: crashtest.Program, directory: str, most_trees: int = TREES) -> None:
     """Every state that a power loss may leave of the program's saves, tried in folders below `directory`.
 
     What a killed process leaves is left out: other checks kill real ones.
@@ -25,7 +24,7 @@ def test(program: crashtest.Program, directory: str, workers: int, most_trees: i
     try:
         report = crashtest.test(
             program, list(MODELS), errors=False, flips=False, seconds=SECONDS, folder=Path(directory),
-            workers=workers, most_trees=most_trees, patience=PATIENCE,
+            workers=1, most_trees=most_trees, patience=PATIENCE,
         )  # fmt: skip
     except (Unavailable, Incomplete, RuntimeError) as e:
         watch.emit("crash states unseen", why=str(e), seen=not isinstance(e, Unavailable))
@@ -33,5 +32,4 @@ def test(program: crashtest.Program, directory: str, workers: int, most_trees: i
     except (OSError, ValueError, MemoryError) as e:  # of what records and reads, not of the student's
         watch.emit("crash states unseen", why=f"the record broke: {type(e).__name__}: {e}", seen=True)
         return
-    advice = [re.split(r"\s{2,}", line.strip(), maxsplit=1) for line in story.advice(report)] if report.failing else []
-    watch.emit("crash states", report=story.as_data(report), advice=advice)
+    watch.emit("crash states", report=story.as_data(report), advice=story.advice(report))
