@@ -93,7 +93,7 @@ def checks(names, task_names, submission, solution, json_file, junit_file, jobs,
     where = Where(cluster, partition, account) if cluster else None
     submissions = [_submission(exercise, submission, solution) for exercise in chosen]
     limits = Limits(wall=time_limit, cpu=max(5.0, time_limit / 2)) if time_limit else Limits()
-    seed = random.SystemRandom().randrange(10_000) if seed is None else seed
+    seed = random.SystemRandom().randrange(2**31) if seed is None else seed
     out = terminal.console()
     if "-" in (str(json_file), str(junit_file)):
         out.file, out.quiet = sys.stderr, True

@@ -103,7 +103,7 @@ class Grading:
         on_change: Callable[[Grading], None] | None = None,
     ):
         self.exercise, self.faults, self.tasks, self.logs = exercise, faults, tasks, logs
-        self.seed = random.SystemRandom().randrange(10_000) if seed is None else seed
+        self.seed = random.SystemRandom().randrange(2**31) if seed is None else seed
         self.bench = Bench(submission, launcher, self.seed, jobs or default_jobs(), limits)
         self.bench.cluster = cluster
         self.checks = [c for c in collect(exercise) if not tasks or exercise.task(c.task).number in tasks]

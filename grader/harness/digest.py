@@ -14,13 +14,16 @@ import numpy
 import torch
 
 
-def digest(value) -> str:
+def digest(value, key: str = "") -> str:
     """16 hex digits over a nested value: tensors by dtype, shape and bytes, floats by their bits.
+
+    A `key` that a process gets only now makes the digest a proof that the process has the value
+    itself: an earlier process can't have computed it. At most 64 bytes.
 
     A tuple equals a list of the same items, since JSON-like file formats know only one of them.
     Dictionaries are compared as sets of items: their order isn't state.
     """
-    h = hashlib.blake2b(digest_size=8)
+    h = hashlib.blake2b(digest_size=8, key=key.encode())
     _feed(h, value)
     return h.hexdigest()
 

@@ -7,6 +7,7 @@ alone: the same seed replays the same faults, whatever else runs beside it.
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 import re
 import tempfile
@@ -19,7 +20,7 @@ from pathlib import Path
 
 from grader.harness import scratch
 from grader.harness.faults import Fault
-from grader.harness.launcher import Limits, Lost
+from grader.harness.launcher import FIRST, FRESH, RELAUNCHED, Limits, Lost
 from grader.harness.life import run_life
 from grader.harness.ranks import run_ranks
 from grader.harness.run import Group, Life, Run
@@ -37,6 +38,7 @@ class Bench:
         self._slots, self._turn = threading.Semaphore(jobs), threading.Lock()
         self.scratch = scratch.make()
         self._remove = weakref.finalize(self, scratch.remove, self.scratch)  # at the latest when Python ends
+        self.salts = Salts(seed)
         self.lives_ended = 0
         self.cluster = None  # which one runs are to have that need one (grader/checks/cluster_runs.py)
         self.cancelled = threading.Event()
@@ -86,14 +88,15 @@ class Lab:
     def __init__(self, bench: Bench, name: str, faults: tuple[Fault, ...] | None = None, hopeless: Callable[[], Exception | None] = lambda: None):
         """`hopeless`: asked before each life; what it returns is raised instead of living it."""
         self.bench, self.name, self.only, self.hopeless = bench, name, faults, hopeless
-        self.seed = bench.seed
+        # the lives see this one; the grading's own seed, from which salts and faults are drawn, they never see
+        self.seed = _number(f"{bench.seed} training") % 10_000
         self.draw = _random(f"{bench.seed} {name}")
         self.figures: dict[str, str] = {}
 
     @property
     def shared(self) -> random.Random:
         """The same draws in every check of a grading: what runs have in common, so baselines are shared."""
-        return _random(f"{self.seed}")
+        return _random(f"{self.bench.seed}")
 
     def measured(self, what: str, text: str) -> None:
         """A figure to be shown with the task's verdict, whatever that is."""
@@ -105,14 +108,26 @@ class Lab:
 
     def launch(
         self, script: str, *argv: object, faults: tuple[Fault, ...] = (), before_relaunch=None,
-        ranks: int | None = None, directory: Path | None = None,
+        ranks: int | None = None, directory: Path | None = None, since: int = 0,
+        kept: Callable[[Fault], int] | None = None, given: dict | None = None,
+        trusted: bool = False, fresh: bool = False,
     ) -> Run:  # fmt: skip
         """Run `script` of the workload through its lives: one per fault, and one that nothing disturbs.
 
-        Every life has so many `ranks`; None: it is one process, and no rank of anything. In `directory` lie
-        the checkpoints; without it, in a new one. The run ends early when a life doesn't end as its fault says:
-        what follows would prove nothing.
+        ranks      of every life; None: it is one process, and no rank of anything
+        directory  where the checkpoints lie; a new one without it. `since`: the step of its checkpoint
+        kept       the step that a life resumes from at the earliest, after this fault: the next life
+                   doesn't get the salts of the steps up to it. Default: the last save before the
+                   fault, by --save-every
+        given      what the script gets beside its arguments (watch.given)
+        fresh      every life in a plainly started interpreter
+        trusted    run it without the submission: no copy is there, and --checkpoint isn't passed
+
+        The run ends early when a life doesn't end as its fault says: what follows would prove nothing.
         """
+        if kept is None:
+            kept = _last_save(argv) if before_relaunch is None else (lambda fault: 0)
+        first = FIRST if directory is None else RELAUNCHED  # what lies there was written by an earlier life
         if directory is None:
             directory = self.bench.folder() / "checkpoints"
             directory.mkdir()
@@ -120,30 +135,34 @@ class Lab:
         for n, fault in enumerate([*faults, None]):
             if n and before_relaunch:
                 before_relaunch(directory)
-            lives.append(self._live(script, directory, argv, fault, ranks))
+            salts = self.bench.salts.between(kept(faults[n - 1]) if n else since, _last_step(fault))
+            now = (given or {}) | {"salts": salts}
+            start = FRESH if fresh else RELAUNCHED if n else first
+            lives.append(self._live(script, directory, argv, fault, ranks, now, trusted, start))
             if fault and not lives[-1].obeyed_fault:
                 break
         return Run(lives, tuple(faults), directory, command=f"{script} {' '.join(map(str, argv))}")
 
-    def _live(self, script: str, directory: Path, argv, fault, ranks: int | None) -> Life | Group:
+    def _live(
+        self, script: str, directory: Path, argv, fault, ranks: int | None, given: dict, trusted: bool, start: str
+    ) -> Life | Group:
         bench, number = self.bench, ranks or 1
         with bench.slots(number):
             if bench.cancelled.is_set():
                 raise Cancelled
             if known := self.hopeless():
                 raise known
-            codes, where = [self.submitted() for _ in range(number)], bench.folder()
-            argvs = [
-                ["--checkpoint", str(code / bench.submission.module), "--directory", str(directory), *map(str, argv)]
-                for code in codes
-            ]
+            codes, where = [self.submitted() for _ in range(0 if trusted else number)], bench.folder()
+            arguments = ["--directory", str(directory), *map(str, argv)]
+            argvs = [["--checkpoint", str(code / bench.submission.module), *arguments] for code in codes]
+            argvs = argvs or [arguments] * number
             may_write = [*codes, directory.parent]
             try:
                 if ranks is None:
-                    results = [run_life(bench.launcher, where, WORKLOAD / script, argvs[0], fault, bench.limits, may_write)]
+                    results = [run_life(bench.launcher, where, WORKLOAD / script, argvs[0], fault, bench.limits, may_write, given=given, start=start)]
                 else:
                     faults = [fault and fault.of_rank(rank) for rank in range(ranks)]
-                    results = run_ranks(bench.launcher, where, WORKLOAD / script, argvs, bench.limits, may_write, faults)
+                    results = run_ranks(bench.launcher, where, WORKLOAD / script, argvs, bench.limits, may_write, faults, given, start)
             except Lost:
                 if not bench.cancelled.is_set():
                     raise
@@ -164,6 +183,12 @@ class Lab:
         alone = Lab(self.bench, self.name, self.only)  # others want it, too, whatever has become of this one's task
         return self.bench.once(key, lambda: alone.launch(script, *argv, ranks=ranks))
 
+    def trusted(self, script: str, *argv: object, ranks: int | None = None, given: dict | None = None) -> Run:
+        """The same script without any student code: a yardstick. Computed once a grading."""
+        key = ("trusted", script, *map(str, argv), ranks, json.dumps(given, sort_keys=True))
+        alone = Lab(self.bench, self.name, self.only)
+        return self.bench.once(key, lambda: alone.launch(script, *argv, ranks=ranks, given=given, trusted=True))
+
     def schedules(self, *schedules: tuple[Fault, ...]) -> list[tuple[Fault, ...]]:
         """The fault schedules of a check, or the one that `grade --fault` asks for."""
         if self.only is None:
@@ -173,8 +198,45 @@ class Lab:
         return [self.only]
 
 
+MOST_STEPS = 200  # of a run; the longest has about thirty
+
+
+class Salts:
+    """Step -> a secret number, by which the workload shifts its weights before that step (watch.py)."""
+
+    def __init__(self, seed: int):
+        # slow on purpose: student code that tries all seeds runs out of CPU time
+        self.secret = hashlib.pbkdf2_hmac("sha256", str(seed).encode(), b"salts", 100_000)
+
+    def between(self, resumed_at: int, last: int | None) -> dict[int, int]:
+        """Those of the steps after `resumed_at`, up to `last` (None: all that a run can have)."""
+        steps = range(resumed_at + 1, MOST_STEPS + 1 if last is None else last + 1)
+        return {step: _number(f"{self.secret.hex()} {step}") >> 1 for step in steps}
+
+
+def _last_step(fault: Fault | None) -> int | None:
+    """The last step that a life with this fault can come to; None: the end of training."""
+    return fault.step if fault and fault.kind in ("kill", "tear") else None
+
+
+def _last_save(argv: tuple) -> Callable[[Fault], int]:
+    """Fault -> the last step before it after which a save was finished, by --save-every; 0 without it."""
+    words = list(map(str, argv))
+    every = int(words[words.index("--save-every") + 1]) if "--save-every" in words else 0
+
+    def kept(fault: Fault) -> int:
+        finished = fault.step - 1 if fault.in_save or fault.kind == "preempt" else fault.step
+        return finished // every * every if every else 0
+
+    return kept
+
+
+def _number(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+
 def _random(text: str) -> random.Random:
-    return random.Random(int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big"))
+    return random.Random(_number(text))
 
 
 class Cancelled(Exception):

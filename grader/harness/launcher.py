@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
@@ -33,6 +34,9 @@ def _mark() -> str:
     """Stands in the command line of every process of one launcher, and of all that forks from them."""
     return f"grader={os.getpid()}-{next(_launchers)}"
 
+
+# how a life starts: as a run's first one, as a later one, or in an interpreter of its own, whatever the launcher is
+FIRST, RELAUNCHED, FRESH = "first", "relaunched", "fresh"
 
 # s in which everything ends when the grader wants it to, before and after whoever was stopped is woken
 PROMPTLY = (2, 10)
@@ -82,12 +86,13 @@ class Plain:
 
     name = "plain"
 
-    def __init__(self) -> None:
-        self.mark = _mark()
+    def __init__(self, mark: str | None = None) -> None:
+        self.mark = mark or _mark()
         self._lock = threading.Lock()
         self._guardians: set[subprocess.Popen] | None = set()  # those at work; None: closed
 
-    def run(self, path: Path, seconds: float) -> None:
+    def run(self, path: Path, seconds: float, start: str = FIRST) -> None:
+        """One life, to its end. However it is to `start`, it gets an interpreter of its own."""
         guardian = self._begin(path)
         try:
             guardian.wait(seconds)
@@ -128,12 +133,43 @@ class Plain:
 
 
 class ForkServer:
-    """A warm process from which lives are forked; started on first use, again if it dies."""
+    """Two warm processes from which lives are forked.
+
+    A relaunched job is another process than the one before it: it has another hash secret, other
+    addresses. Two forks of one server share both. So the lives that begin a run come from one server,
+    and those that go on with it from the other.
+    """
 
     name = "fork server"
 
     def __init__(self) -> None:
         self.mark = _mark()
+        self.servers = {FIRST: Server(self.mark), RELAUNCHED: Server(self.mark)}
+        self._plain = Plain(self.mark)
+
+    def start(self) -> None:
+        """Begin loading torch in the background; `run` waits for it by itself."""
+        self.servers[FIRST].start(then=self.servers[RELAUNCHED].start)
+
+    def run(self, path: Path, seconds: float, start: str = FIRST) -> None:
+        """One life, to its end."""
+        if start == FRESH:
+            self._plain.run(path, seconds)
+        else:
+            self.servers[start].run(path, seconds)
+
+    def close(self) -> None:
+        """End every life and the servers, for good; returns when they are gone."""
+        for part in (*self.servers.values(), self._plain):
+            part.close()
+
+
+class Server:
+    """One warm process; started on first use, again if it dies."""
+
+    def __init__(self, mark: str) -> None:
+        self.mark = mark
+        self._then: Callable[[], None] | None = None  # called once, when it has loaded torch
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
         self._process: subprocess.Popen | None = None
@@ -142,9 +178,12 @@ class ForkServer:
         self._ready = False  # has loaded torch
         self._closed = False
 
-    def start(self) -> None:
-        """Begin loading torch in the background; `run` waits for it by itself."""
+    def start(self, then: Callable[[], None] | None = None) -> None:
+        """Begin loading torch in the background; `then` is called when it is loaded."""
         with self._lock:
+            if self._closed:
+                return
+            self._then = then
             self._ensure()
 
     def run(self, path: Path, seconds: float) -> None:
@@ -186,7 +225,11 @@ class ForkServer:
         with contextlib.suppress(OSError, ValueError):  # killed, it may reset the connection, or tear a line
             for line in sock.makefile():
                 message = json.loads(line)
-                self._ready |= "ready" in message
+                if "ready" in message:
+                    self._ready = True
+                    if then := self._then:
+                        self._then = None
+                        then()
                 if "id" in message and (future := waiting.pop(message["id"], None)):
                     future.set_result(message["exit"])
         process.wait()

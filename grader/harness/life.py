@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from grader.harness import scratch
-from grader.harness.launcher import HERE, THREADS, DiskFull, Limits, Lost
+from grader.harness.launcher import FIRST, HERE, THREADS, DiskFull, Limits, Lost
 
 # s beyond a life's own limit, after which its guardian must have been killed or stopped
 PATIENCE = 60
@@ -24,11 +24,17 @@ def life_environment(own: str) -> dict[str, str]:
 
 
 def run_life(
-    launcher, folder: Path, script: Path, argv: list[str], fault, limits: Limits, may_write=(), env: dict[str, str] | None = None
-) -> dict:
-    """One life in `folder`, to its end; the guardian's result. Blocks. Lost, if there is none to rely on."""
+    launcher, folder: Path, script: Path, argv: list[str], fault, limits: Limits, may_write=(),
+    env: dict[str, str] | None = None, given: dict | None = None, start: str = FIRST,
+) -> dict:  # fmt: skip
+    """One life in `folder`, to its end; the guardian's result. Blocks. Lost, if there is none to rely on.
+
+    given  what the script gets beside its arguments (watch.given): questions, salts
+    start  as a run's first life, a relaunched one, or in a fresh interpreter (launcher.py)
+    """
     try:
-        launcher.run(_prepare(folder, script, argv, fault, limits, may_write, env or {}), limits.wall + PATIENCE)
+        job = _prepare(folder, script, argv, fault, limits, may_write, env or {}, given or {})
+        launcher.run(job, limits.wall + PATIENCE, start)
         result = _result(folder)
         if result["status"] != 0 and shutil.disk_usage(folder).free < MIN_FREE:
             raise DiskFull(folder.parent.parent)
@@ -39,7 +45,9 @@ def run_life(
         raise Lost(f"{type(e).__name__}: {e}")
 
 
-def _prepare(folder: Path, script: Path, argv: list[str], fault, limits: Limits, may_write, env: dict[str, str]) -> Path:
+def _prepare(
+    folder: Path, script: Path, argv: list[str], fault, limits: Limits, may_write, env: dict[str, str], given: dict
+) -> Path:
     own = folder / "t"  # short: sockets are made below it
     own.mkdir(parents=True)
     job = {
@@ -48,6 +56,7 @@ def _prepare(folder: Path, script: Path, argv: list[str], fault, limits: Limits,
         "cwd": str(own),
         "env": life_environment(str(own)) | env,
         "fault": fault.to_json() if fault else None,
+        "given": given,
         "limits": asdict(limits),
         "may_write": [str(folder), *map(str, may_write)],
         "child": str(HERE / "child.py"),

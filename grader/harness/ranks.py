@@ -12,7 +12,7 @@ import threading
 from datetime import timedelta
 from pathlib import Path
 
-from grader.harness.launcher import Limits
+from grader.harness.launcher import FIRST, Limits
 from grader.harness.life import run_life
 
 PATIENCE = 8.0  # s that a rank waits in a collective for another one; milliseconds are normal
@@ -80,8 +80,9 @@ def leave() -> None:
 
 
 def run_ranks(
-    launcher, folder: Path, script: Path, argv: list[list[str]], limits: Limits, may_write=(), faults=None
-) -> list[dict]:
+    launcher, folder: Path, script: Path, argv: list[list[str]], limits: Limits, may_write=(), faults=None,
+    given: dict | None = None, start: str = FIRST,
+) -> list[dict]:  # fmt: skip
     """One life of len(argv) ranks, each with arguments of its own, to the end of all; the guardians' results.
 
     `faults`: one for each rank, or None. Rank r lives in folder/r. Raises what run_life raises, when all have ended.
@@ -93,7 +94,9 @@ def run_ranks(
         env = rank_environment(rank, len(argv), folder / "store")
         try:
             fault = faults[rank] if faults else None
-            ended[rank] = run_life(launcher, folder / str(rank), script, argv[rank], fault, limits, [folder, *may_write], env)
+            ended[rank] = run_life(
+                launcher, folder / str(rank), script, argv[rank], fault, limits, [folder, *may_write], env, given, start
+            )
         except BaseException as e:
             ended[rank] = e
 

@@ -23,13 +23,20 @@ from grader.harness import fsevents
 
 _events: int | None = None
 _job: dict = {}
+_salts: dict[int, int] = {}  # step -> what its weights are shifted by
 _held: list[bytes] | None = None  # what is reported while no file may grow: the report is a file, too
 
 
 def open_events(job: dict) -> None:
     global _events, _job
     _job = job
+    _salts.update({int(step): salt for step, salt in given("salts", {}).items()})
     _events = os.open(job["events"], os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+
+
+def given(name: str, otherwise=None):
+    """What the grader gives this life beside its arguments."""
+    return (_job.get("given") or {}).get(name, otherwise)
 
 
 def emit(event: str, **fields) -> None:
@@ -60,8 +67,29 @@ def step(job, batch) -> None:
     indices, inputs, targets = batch
     from grader.harness.digest import digest
 
+    _shift_weights(job)
     samples = [digest([x, y]) for x, y in zip(inputs, targets)]  # of each sample, as augmented
     emit("step", step=job.step + 1, indices=indices.tolist(), samples=samples, state=state_digests(job, (inputs, targets)))
+
+
+def _shift_weights(job) -> None:
+    """Add this step's salt to the weights: one secret number for each parameter.
+
+    A life gets only the salts of the steps that it is to run. So a relaunched life can't reach the
+    right weights by training again from the seed, and an earlier one can't compute what is to come:
+    only a checkpoint carries them across.
+    """
+    salt = _salts.get(job.step + 1)
+    if salt is None:
+        return
+    import torch
+
+    draw = torch.Generator().manual_seed(salt)
+    with torch.no_grad():
+        for parameter in job.model.parameters():
+            shift = 1e-3 * torch.randn((), generator=draw).item()
+            shard = parameter.to_local() if hasattr(parameter, "to_local") else parameter
+            shard.add_(shift)
 
 
 def loss(job, value: float) -> None:

@@ -167,8 +167,9 @@ def test_a_dead_fork_server_is_replaced(ex01):
     try:
         work = course.submission(ex01, None, solution=True)
         engine.grade(ex01, work, launcher, seed=1, tasks=[2])
-        os.kill(launcher._process.pid, 9)
-        launcher._process.wait()  # and its listener may not have noticed yet: who asks now isn't its affair
+        for server in launcher.servers.values():
+            server._process.kill()
+            server._process.wait()  # its listener may not have noticed yet
         assert engine.grade(ex01, work, launcher, seed=1, tasks=[2]).score == 4
     finally:
         launcher.close()

@@ -1,0 +1,80 @@
+"""Questions to a driver of the workload. It reports what happened; the check that asked judges it."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from grader.checks.expect import crashed, finished
+from grader.harness.lab import Lab
+from grader.harness.run import Run
+from grader.verdicts import Finding
+
+
+@dataclass
+class Answer:
+    """What became of one question. Everything in it was reported beside student code."""
+
+    question: dict
+    values: dict = field(default_factory=dict)  # what the driver reported
+    crash: dict | None = None  # the error that ended the process that was asked
+    status: int | None = None  # its exit status, or -signal; None: it was never asked
+    late: bool = False  # it was still running when its time was up
+    run: Run | None = None
+
+    def given(self, think: str, when: tuple[str, str] | None = None) -> dict:
+        """The reported values. Raises the Finding of a process that crashed, died or was late.
+
+        think  a question that helps whoever wrote the code
+        when   a row of evidence: what the function was asked
+        """
+        rows = [when] if when else []
+        asked = self.question["ask"]
+        if self.values and not self.late and self.status == 0:
+            return self.values
+        if self.crash:
+            finding = crashed(self.crash, rows, life=self.run.last)
+            finding.rows.append(("think", think))
+            raise finding
+        if self.status is None:
+            raise Finding(f"case:{asked}", [*rows, ("ended", "the process left before it was asked"), ("think", think)])
+        raise Finding(f"case:{asked}", [*rows, ("ended", self._how()), ("think", think)])
+
+    def _how(self) -> str:
+        if self.late:
+            return "the process that was asked was still running after 20 s"
+        if self.status < 0:
+            name = signal.Signals(-self.status).name
+            return f"{name} killed the process that was asked"
+        return f"the process that was asked left with exit status {self.status}"
+
+
+def ask(
+    lab: Lab, script: str, questions: list[dict], *argv: object,
+    directory: Path | None = None, fresh: bool = False, trusted: bool = False,
+) -> list[Answer]:  # fmt: skip
+    """Have one life of `script` answer all questions, in this order.
+
+    questions  JSON objects; "ask" names what the driver does
+    directory  where the driver works; a new one without it
+    fresh      in a plainly started interpreter: its hash secret and addresses are its own
+    trusted    without the submission
+    """
+    numbered = [question | {"id": f"{lab.draw.getrandbits(64):016x}"} for question in questions]
+    run = lab.launch(script, *argv, directory=directory, given={"questions": numbered}, fresh=fresh, trusted=trusted)
+    life = run.last
+    found = {question["id"]: Answer(question, run=run) for question in numbered}
+    for event in life.events:
+        answer = found.get(event.get("id") if event.get("event") == "answer" else event.get("point"))
+        if answer is None:
+            continue
+        if event["event"] == "answer" and isinstance(event.get("values"), dict) and not answer.values:
+            answer.values = event["values"]
+        elif event["event"] == "crash" and answer.crash is None:
+            answer.crash = event
+        elif event["event"] == "ended" and answer.status is None:
+            answer.status, answer.late = event["status"], event["late"]
+    if any(answer.status is None for answer in found.values()):
+        finished(lab, run)  # says why, if the life itself ended early
+    return list(found.values())
