@@ -9,6 +9,7 @@ What the scheduler does stands in scheduler.py, what the job is in preempt_job.p
 """
 
 import argparse
+import json
 import math
 import os
 import sys
@@ -56,7 +57,10 @@ def main() -> int:
     if args.events:
         rank = int(os.environ.get("RANK", 0))
         fault = args.fault and parse(args.fault).of_rank(rank)
-        watch.open_events({"events": f"{args.events}{rank}", "fault": fault and fault.to_json()})
+        given = json.loads(os.environ.get("GIVEN", "{}"))
+        watch.open_events(
+            {"events": f"{args.events}{rank}", "fault": fault and fault.to_json(), "given": given}
+        )
     args.costs = preempt_job.Costs(**{k: float(v) for k, v in (c.split("=") for c in args.costs.split(",") if c)})
     if "RANK" in os.environ:
         ranks.join_watched()
