@@ -295,6 +295,7 @@ def main() -> None:
     """Entry point: our own errors are one line on stderr and exit status 2 or 3, never a traceback."""
     try:
         end_in_order()
+        sandbox.hide_from_others()
         reap_descendants()  # what outlives a killed guardian comes to us, and ends with the launcher
         main_group.main(prog_name="grade", standalone_mode=False)
     except UsageError as e:

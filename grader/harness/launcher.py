@@ -54,6 +54,16 @@ def _sweep(mark: str, number: int = signal.SIGKILL) -> None:
                 pass
 
 
+# what lives, and the processes around them, get of the caller's environment: secrets and habits stay outside
+PASSED_ON = ("PATH", "LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "HOME", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
+
+
+def environment() -> dict[str, str]:
+    """One thread, no GPU, and little of the caller's."""
+    passed_on = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    return passed_on | THREADS | {"CUDA_VISIBLE_DEVICES": ""}
+
+
 class Lost(Exception):
     """The machinery failed (not the student's code): the verdict is inconclusive."""
 
@@ -118,7 +128,7 @@ class Plain:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                env={**os.environ, **THREADS},
+                env=environment(),
             )
             self._guardians.add(guardian)
             return guardian
@@ -220,7 +230,7 @@ class Server:
             stderr=subprocess.PIPE,
             pass_fds=[theirs.fileno()],
             start_new_session=True,
-            env={**os.environ, **THREADS, "CUDA_VISIBLE_DEVICES": ""},
+            env=environment(),
         )
         theirs.close()
         self._log = _Tail(self._process.stderr)
