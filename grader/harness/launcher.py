@@ -46,7 +46,11 @@ PROMPTLY = (2, 10)
 
 def _sweep(mark: str, number: int = signal.SIGKILL) -> None:
     """Kill whatever still carries the mark: nothing does, unless somebody tampered with a guardian."""
-    for process in psutil.process_iter(["pid", "cmdline"]):
+    try:
+        found = list(psutil.process_iter(["pid", "cmdline"]))
+    except (psutil.Error, OSError, IndexError):
+        return  # without /proc, nobody can be found
+    for process in found:
         if mark in (process.info["cmdline"] or []) and process.pid != os.getpid():
             try:
                 process.send_signal(number)
