@@ -366,6 +366,31 @@ def _drop(uid: int | None) -> None:
     _check(_libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0), "dumpable")  # /proc/self stays readable to itself
 
 
+# what slurmd needs as root: another user's files and processes, the job's user id, limits
+KEPT_CAPABILITIES = {0, 1, 3, 4, 5, 6, 7, 23, 24}  # CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, SYS_NICE, SYS_RESOURCE
+
+
+def confine_jobs(readable: Sequence[str], writable: Sequence[str]) -> None:
+    """This process and all that it starts, by Landlock: a cluster's daemon and its jobs.
+
+    They reach the cluster over the network, and each other by signals. Does nothing where there is no Landlock.
+    """
+    if not jobs_can_be_confined():
+        return
+    job = {"grader": [str(GRADER / name) for name in (*INSIDE, "slurm")], "readable": list(readable), "writable": list(writable), "network": True}
+    for capability in set(range(64)) - KEPT_CAPABILITIES:
+        _libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
+    _check(_libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
+    _landlock(job, _readable(job))
+
+
+def jobs_can_be_confined() -> bool:
+    if sys.platform != "linux":
+        return False
+    number = ctypes.c_long(SYS_LANDLOCK_CREATE_RULESET)
+    return _libc.syscall(number, None, ctypes.c_size_t(0), 1) >= 1
+
+
 def hide_from_others() -> None:
     """From now on, processes of the same user that have no capabilities can't read this one's memory or environment."""
     if sys.platform == "linux":
