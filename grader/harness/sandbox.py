@@ -25,6 +25,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from grader.errors import UsageError
@@ -267,8 +268,7 @@ def enter(job: dict) -> None:
 
 def _readable(job: dict) -> list[str]:
     """Everything that this life may read, without what lies below another of them."""
-    paths = [*SYSTEM, *(f"/etc/{name}" for name in ETC), *OTHER, sys.prefix, sys.base_prefix, sys.exec_prefix]
-    paths += [*_mapped(), *job["grader"], *job["readable"]]
+    paths = [*everybodys(), *job["grader"], *job["readable"]]
     found: list[str] = []
     for path in sorted({os.path.normpath(p) for p in paths if os.path.lexists(p)}):
         if not (found and path.startswith(found[-1] + os.sep)) or path in job["grader"]:
@@ -276,11 +276,18 @@ def _readable(job: dict) -> list[str]:
     return found
 
 
-def _mapped() -> set[str]:
-    """Libraries that this process has loaded, wherever they lie."""
+@cache
+def everybodys() -> tuple[str, ...]:
+    """What every life may read: the system, the interpreter, and libraries that are loaded from elsewhere.
+
+    A fork server asks once, when torch is loaded: its lives inherit the answer.
+    """
+    paths = [*SYSTEM, *(f"/etc/{name}" for name in ETC), *OTHER, sys.prefix, sys.base_prefix, sys.exec_prefix]
     with open("/proc/self/maps") as f:
         files = {line.rstrip("\n").partition("/")[2] for line in f if ".so" in line}
-    return {f"/{file}" for file in files if not file.endswith(" (deleted)")}
+    paths += [f"/{file}" for file in files if not file.endswith(" (deleted)")]
+    folders = tuple(path + os.sep for path in paths if os.path.isdir(path))
+    return tuple(path for path in paths if not path.startswith(folders) and os.path.lexists(path))
 
 
 def _mount(source: str | None, target: str, kind: str | None, flags: int, data: str = "") -> None:
