@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from grader.checks import expect, preempted
 from grader.checks.clock import Times
 from grader.checks.preempted import (
+    EPOCHS,
     SAVE_EVERY,
-    SHAPES,
     any_signal,
     job,
     launch,
@@ -40,8 +40,8 @@ class Done:
 
 def plain_course(lab: Lab, costs: Costs, save_every: int = SAVE_EVERY) -> list[Done]:
     """What a loop does that saves when a save is due, and that nothing stops."""
-    epochs, steps = lab.shared.choice(SHAPES)
-    found, now, numbers = [], 2 * costs.build, {"step": 0, "part": 0, "save": 0}
+    steps, found = steps_per_epoch(lab), []
+    now, numbers = 2 * costs.build, {"step": 0, "part": 0, "save": 0}
 
     def does(what: str, step: int) -> None:
         nonlocal now
@@ -49,7 +49,7 @@ def plain_course(lab: Lab, costs: Costs, save_every: int = SAVE_EVERY) -> list[D
         numbers[what] += 1
         found.append(Done(what, step, now))
 
-    for step in range(1, epochs * steps + 1):
+    for step in range(1, EPOCHS * steps + 1):
         does("step", step)
         if step % save_every == 0:
             does("save", step)
@@ -70,7 +70,7 @@ def before_the_time_limit(lab: Lab, ranks: int | None = None, *more: object) -> 
 
 def in_an_evaluation(lab: Lab, ranks: int | None = None) -> None:
     """The evaluation takes longer than a step and a save together; one rank alone has the limit, if there are several."""
-    costs = Costs(step=2, save=6, part=3)
+    costs = Costs(step=2, save=6, part=8)
     parts = [done.at for done in plain_course(lab, costs) if done.what == "part"]
     last = len(parts) // PARTS - 1
     which = last if ranks is None else 0  # after the last evaluation, a save is to come
@@ -83,27 +83,28 @@ def with_a_grace_known(lab: Lab) -> None:
 
 
 def slower_saves(lab: Lab) -> None:
-    """When the limit is near, the next save takes longer than what is left, by the measure of the longest so far."""
-    costs = Costs(step=2, save=4, slower=1.4)
-    step = 2 * lab.draw.randint(steps_per_epoch(lab) // 2 + 1, steps_per_epoch(lab) - 1) + 1  # the step after a save
-    course = plain_course(lab, costs, save_every=2)
-    saves = [2 * costs.build, *(done.at for done in course if done.what == "save" and done.step < step)]
-    longest = costs.takes("save", len(saves) - 2, 0.0)
-    end = next(done.at for done in course if done.what == "step" and done.step == step) + longest + 3
-    stops_in_time(lab, costs, end, None, "--save-every", 2)
+    """Each save takes half as long again as the one before. After one of them there is time for a step and a save, if that
+    doesn't take much longer than the last."""
+    costs = Costs(step=2, save=6, slower=1.49)
+    per_epoch = steps_per_epoch(lab)
+    step = 2 * lab.draw.randint(per_epoch // 2 + 1, per_epoch - 1)
+    saves = [done for done in plain_course(lab, costs, save_every=2) if done.what == "save" and done.step <= step]
+    longest = costs.takes("save", len(saves) - 1, float("inf"))
+    stops_in_time(lab, costs, int(saves[-1].at + 2 + 1.45 * longest), None, "--save-every", 2)
 
 
 def uneven(lab: Lab) -> None:
     """The first step and the first save take long, later ones don't; those for which little time is left take long again."""
     costs = Costs(step=2, save=3, first=4, near=20, last=4)
-    stops_in_time(lab, costs, _after_a_step(lab, costs) + lab.draw.randint(24, 34))
+    end = _after_a_step(lab, costs, save_every=1) + lab.draw.randint(24, 34)
+    stops_in_time(lab, costs, end, None, "--save-every", 1)
 
 
-def _after_a_step(lab: Lab, costs: Costs) -> float:
+def _after_a_step(lab: Lab, costs: Costs, save_every: int = SAVE_EVERY) -> float:
     """When a plain loop has done a step of the second epoch, the second at the earliest, after which no save is due."""
     per_epoch = steps_per_epoch(lab)
     step = lab.draw.choice([n for n in range(per_epoch + 2, 2 * per_epoch) if n % SAVE_EVERY])
-    return next(done.at for done in plain_course(lab, costs) if done.what == "step" and done.step == step)
+    return next(done.at for done in plain_course(lab, costs, save_every) if done.what == "step" and done.step == step)
 
 
 def stops_in_time(lab: Lab, costs: Costs, end: float, ranks: int | None = None, *more: object) -> None:

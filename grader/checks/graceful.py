@@ -5,6 +5,7 @@ from __future__ import annotations
 from grader.checks import expect, preempted
 from grader.checks.expect import crashed, schedule_of
 from grader.checks.preempted import (
+    EPOCHS,
     SAVE_EVERY,
     SAYS,
     all_steps,
@@ -30,9 +31,10 @@ def trains_like_the_yardstick(lab: Lab) -> None:
     """Undisturbed, `main` trains every step once, evaluates every epoch whole, saves in time and at the end, and says
     that it's done."""
     every = lab.draw.choice([2, 3])
-    run = launch(lab, *job(lab, "--save-every", every), faults=())
+    args = job(lab, "--save-every", every, "--epochs", EPOCHS + 1)
+    run = launch(lab, *args, faults=())
     finished(lab, run)
-    whole = yardstick(lab, job(lab))
+    whole = yardstick(lab, args)
     if found := run.trajectory.diverges_from(whole.trajectory):
         rows = [r for r in expect.divergence_rows(run, found) if r[0] not in ("means", "think")]
         rows += [("compared", "your loop, and the plain one, in which nothing ever stops"), ("think", "what does your loop do in another order, more often, or not at all?")]
@@ -128,8 +130,8 @@ ERRORS = ("RuntimeError", "OSError", "ValueError", "MemoryError", "TimeoutError"
 
 
 def _failing(lab: Lab, where: str, step: int, *more: object) -> tuple:
-    """The arguments of a job that raises an error there, and that error: (type, message)."""
-    error = lab.draw.choice(ERRORS), f"node {lab.draw.getrandbits(32):08x}"
+    """The arguments of a job that raises an error there, and that error: (type, message). A disk's is the likeliest."""
+    error = "OSError" if where == "save" else lab.draw.choice(ERRORS), f"node {lab.draw.getrandbits(32):08x}"
     return job(lab, "--fails", f"{where}@{step}", "--fails-with", ":".join(error), *more), error
 
 
@@ -161,8 +163,8 @@ def error_is_told(lab: Lab) -> None:
 def error_after_a_signal(lab: Lab) -> None:
     """... even if the job was told to stop just then; the save with which it wants to leave may fail, too."""
     step = between_saves(lab)
-    places = [(place, send("term", place[1], "failing")) for place in _places(lab) if place[0] != "save"]
-    places.append((("save", step), send("usr1", step)))
+    places = [(("build", 0), send("usr1", 0, "start")), (("save", step), send("usr1", step))]
+    places += [(place, send("term", place[1], "failing")) for place in _places(lab) if place[0] in ("step", "evaluation")]
     for (where, at), signal in places:
         args, error = _failing(lab, where, at)
         for schedule in lab.schedules((signal,)):
@@ -178,7 +180,8 @@ def error_of_ranks(lab: Lab) -> None:
 
 def error_of_one_rank(lab: Lab) -> None:
     """On a rank other than 0, which alone knows of it."""
-    for where, step in (("step", between_saves(lab)), ("evaluation", steps_per_epoch(lab)), ("save", SAVE_EVERY)):
+    place = lab.draw.choice([("step", between_saves(lab)), ("evaluation", steps_per_epoch(lab))])
+    for where, step in (place, ("save", SAVE_EVERY)):
         args, error = _failing(lab, where, step, "--fails-on-rank", 1)
         run = launch(lab, *args, faults=(), ranks=2)
         _failed(lab, run, where, step, error, rank=1)
@@ -235,20 +238,18 @@ def _goes_on(life: Life, rows: list, error: tuple[str, str]) -> None:
 # --- the word --------------------------------------------------------------------------------------------
 
 
-def status_is_fresh(lab: Lab, ranks: int | None = None) -> None:
+def status_is_fresh(lab: Lab) -> None:
     """Killed without a word, a life leaves no word of the life before."""
     step = steps_per_epoch(lab)
-    schedule = (send("usr1", step + 1, rank=None if ranks is None else 0), Kill(step + 3))
-    for chosen in lab.schedules(schedule):
-        run = launch(lab, *job(lab), faults=chosen, ranks=ranks)
-        preempted.left_as_preempted(lab, run, 0, run.lives[0], yardstick(lab, job(lab), ranks))
+    for chosen in lab.schedules((send("usr1", step + 1), Kill(step + 3))):
+        run = launch(lab, *job(lab), faults=chosen)
+        preempted.left_as_preempted(lab, run, 0, run.lives[0], yardstick(lab, job(lab)))
         if len(run.lives) < 2 or len(chosen) < 2:
             continue
         if not run.lives[1].died_of_fault:
             raise ended_early(lab, run, run.lives[1])
         preempted.not_stale(run, 1)
-        for one in run.lives[1].processes:
-            preempted.not_said_too_soon(run, 1, one)
+        preempted.not_said_too_soon(run, 1, run.lives[1])
 
 
 def word_is_whole(lab: Lab) -> None:

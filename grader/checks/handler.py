@@ -10,13 +10,15 @@ from dataclasses import dataclass, field
 
 from grader.checks.questions import Answer, ask
 from grader.harness.lab import Lab
-from grader.verdicts import Finding
+from grader.verdicts import Finding, Inconclusive
 
 TERM, USR1, USR2, HUP, INT = (signal.Signals[f"SIG{name}"] for name in ("TERM", "USR1", "USR2", "HUP", "INT"))
 NOTED = (TERM, USR1)  # unless a block names others
 KINDS = ("default", "ignored", "own")  # handlers that were there before
-ERRORS = ("RuntimeError", "KeyError", "OSError", "ValueError", "TimeoutError", "MemoryError", "AssertionError")
-LEAVING = ("KeyboardInterrupt", "SystemExit", "GeneratorExit")
+ERRORS = (
+    "RuntimeError", "KeyError", "OSError", "InterruptedError", "ValueError", "TimeoutError", "MemoryError",
+    "StopIteration", "KeyboardInterrupt", "SystemExit", "GeneratorExit",
+)  # fmt: skip
 MOST_MOMENTS = 120  # of each part of StopSignal that are struck
 WHEN = ("when", "a signal came in a `with StopSignal()` block")
 
@@ -43,9 +45,8 @@ class Draw:
         self.time += self.draw.randrange(1, 4000) / 64
         return self.time
 
-    def error(self) -> list:
-        kind = self.draw.choice(ERRORS) if self.draw.random() < 0.6 else self.draw.choice(LEAVING)
-        return ["raise", kind, f"{self.draw.getrandbits(32):08x}"]
+    def error(self, kind: str | None = None) -> list:
+        return ["raise", kind or self.draw.choice(ERRORS), f"{self.draw.getrandbits(32):08x}"]
 
     def block(self, signals: tuple | None = None) -> list:
         shape = self.draw.choice(["tuple", "list", "set"])
@@ -97,9 +98,10 @@ class Draw:
         """After a block, after one that raised, and after one that raised when a signal had come."""
         asked = []
         for before in self.mixed(*KINDS):
-            operations = [["around"], self.block(), ["exit"], ["look"], self.block(), self.error(), ["look"]]
-            for number in self.mixed(*NOTED):
-                operations += [self.block(), *self.passing(number), self.error(), ["look"]]
+            operations = [["around"], self.block(), ["exit"], ["look"]]
+            for kind in self.mixed(*ERRORS):
+                operations += [self.block(), self.error(kind), ["look"]]
+                operations += [self.block(), *self.passing(self.draw.choice(NOTED)), self.error(kind), ["look"]]
             if before == "own":
                 operations += self.passing(*NOTED)
             asked.append(self.program(*operations, ["around"], before=before))
@@ -201,7 +203,7 @@ def as_the_contract_says(answer: Answer, think: str) -> None:
     _imported_quietly(values)
     question = answer.question
     model = Model({int(n): kind for n, kind in question["before"].items()})
-    log = list(values["log"])
+    log = Log(list(values["log"]), model, think)
     around = []
     for name, *given in question["program"]:
         if name == "time":
@@ -209,13 +211,32 @@ def as_the_contract_says(answer: Answer, think: str) -> None:
         elif name in ("enter", "send"):
             getattr(model, name)(*given)
         elif name == "around":
-            around.append(log.pop(0)["around"] if log else None)
+            around.append(log.next("around"))
         elif name == "look":
-            _looks_right(log.pop(0) if log else {}, model, think)
+            _looks_right(log.next("seen"), model, think)
         else:
             block = model.open.pop()
-            _left_right(log.pop(0) if log else {}, given, block, model, think)
+            _left_right(log.next("left"), given, block, model, think)
     _left_alone(around, values["files"], think)
+
+
+@dataclass
+class Log:
+    """What a program logged, entry by entry."""
+
+    entries: list[dict]
+    model: Model
+    think: str
+
+    def next(self, kind: str) -> dict:
+        """Raises a Finding if it isn't of this kind: an error has ended a block before that."""
+        entry = self.entries.pop(0) if self.entries else {}
+        if kind in entry:
+            return entry
+        came = entry.get("left")
+        found = f"{came[0]}: {came[1]}" if came else "the program broke off"
+        rows = [*_sent(self.model), ("raised", found), ("expected", "no error"), ("think", self.think)]
+        raise Finding("case:error", rows)
 
 
 def _imported_quietly(values: dict) -> None:
@@ -225,9 +246,8 @@ def _imported_quietly(values: dict) -> None:
 
 
 def _looks_right(log: dict, model: Model, think: str) -> None:
-    seen = log.get("seen") or []
     for n, block in enumerate(model.made):
-        got = seen[n] if n < len(seen) else None
+        got = log["seen"][n] if n < len(log["seen"]) else None
         if got != [block.received, block.at]:
             raise Finding("case:noted", [*_sent(model), *_got(n, got, block, model), ("think", think)])
     if log["heard"] != model.heard:
@@ -281,7 +301,7 @@ def _handlers_right(found: dict, model: Model, think: str) -> None:
 
 
 def _left_right(log: dict, error: list, block: Block, model: Model, think: str) -> None:
-    came, made = log.get("left"), log.get("made", {})
+    came, made = log["left"], log["made"]
     if came != (error or None):
         signalled = f" after {_name(block.received)} had come" if block.received else ""
         raised = f"{error[0]} in the block{signalled}" if error else f"the block ends{signalled}"
@@ -300,8 +320,8 @@ def _left_alone(around: list, files: list, think: str) -> None:
         raise Finding("case:files", [("found", f"files were touched: {files[0]}"), ("expected", "none"), ("think", think)])
     if len(around) < 2 or around[0] == around[1]:
         return
-    before, after = around
-    what = next((name for name in before or {} if before[name] != (after or {}).get(name)), "?")
+    before, after = (entry["around"] for entry in around)
+    what = next(name for name in before if before[name] != after.get(name))
     means = {
         "printed": "a signal that comes while the program itself prints raises 'RuntimeError: reentrant call', in the middle of training",
         "blocked": "signals that stay blocked reach nobody any more",
@@ -356,6 +376,8 @@ def at_any_moment(answer: Answer, think: str) -> None:
     first, second, third = question["numbers"]
     values = answer.given(think, ("when", f"{_name(first)} came, and {_name(second)} {where}" if question["where"] == "handler" else f"a signal came {where}"))
     allowed = (first, second) if question["where"] == "handler" else (first,)
+    if question["where"] != "look" and not values["outcomes"]:  # reading an attribute may be a single moment
+        raise Inconclusive("moments", [("found", f"no moment {where} at which a signal could come")])
     for found in values["outcomes"]:
         problem = _moment_problem(found, question["where"], allowed, question["time"], third)
         if problem:

@@ -20,23 +20,22 @@ SAYS = {0: "done", PREEMPTED: "preempted"}
 FINAL = ("done", "preempted", "failed")  # words that end a life
 SAVE_EVERY = 4  # steps between two regular saves, unless a check asks for others
 GRACE = 4.0  # s between the first signal and SIGKILL, the same
-SHAPES = ((2, 7), (3, 5))  # epochs, steps per epoch: no regular save is due at the end of an epoch
+EPOCHS = 2
+STEPS = (5, 7)  # per epoch: no regular save is due at the end of one
 COURSE = ("--seed", "--epochs", "--steps-per-epoch", "--workers")  # what the course of training depends on
 
 
 def job(lab: Lab, *more: object) -> tuple:
     """The arguments of a run."""
-    epochs, steps = lab.shared.choice(SHAPES)
-    return (SCRIPT, "--seed", lab.seed, "--epochs", epochs, "--steps-per-epoch", steps, *more)
+    return (SCRIPT, "--seed", lab.seed, "--steps-per-epoch", steps_per_epoch(lab), *more)
 
 
 def steps_per_epoch(lab: Lab) -> int:
-    return lab.shared.choice(SHAPES)[1]
+    return lab.shared.choice(STEPS)
 
 
 def all_steps(lab: Lab) -> int:
-    epochs, steps = lab.shared.choice(SHAPES)
-    return epochs * steps
+    return EPOCHS * steps_per_epoch(lab)
 
 
 def between_saves(lab: Lab) -> int:

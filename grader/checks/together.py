@@ -17,8 +17,9 @@ GRACE = ("--grace", 6)  # s: an agreement every few steps is soon enough
 MOST = 2  # collectives for every question whether to stop
 
 
-def stops(lab: Lab, preemption: Preempt, ranks: int = 2, ranks_per_node: int = 1) -> None:
-    for schedule in lab.schedules((preemption,)):
+def stops(lab: Lab, *preemptions: Preempt, ranks: int = 2, ranks_per_node: int = 1) -> None:
+    """One life after the other gets its signals."""
+    for schedule in lab.schedules(preemptions):
         stopped_and_resumed(lab, job(lab, *GRACE, "--ranks-per-node", ranks_per_node), schedule, ranks=ranks)
 
 

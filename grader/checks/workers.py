@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from grader.checks.preempted import finished, job, launch, stopped_and_resumed, yardstick
+from grader.checks.expect import schedule_of
+from grader.checks.preempted import fault_row, finished, job, launch, stopped_and_resumed, yardstick
 from grader.harness.lab import Lab
 from grader.harness.preemption import Preempt
 from grader.harness.run import Run
@@ -14,7 +15,20 @@ NUMBER = 2
 def stops(lab: Lab, preemption: Preempt) -> None:
     args = job(lab, "--workers", NUMBER)
     for schedule in lab.schedules((preemption,)):
-        stopped_and_resumed(lab, args, schedule, whole=_whole(lab, args))
+        run = stopped_and_resumed(lab, args, schedule, whole=_whole(lab, args))
+        for struck in (e for life in run.lives for e in life.all("struck")):
+            if struck["gone"]:
+                raise _gone(run, struck["gone"])
+
+
+def _gone(run: Run, number: int) -> Finding:
+    rows = [
+        *fault_row(run),
+        ("workers", f"{number} of {NUMBER} left on the signal"),
+        ("means", "the job that fetches one more batch before it stops finds nobody to load it"),
+        ("think", "what does a worker do with the signal, and does the main process still need it?"),
+    ]
+    return Finding("workers gone", rows, schedule_of(run))
 
 
 def draw_apart(lab: Lab) -> None:

@@ -116,6 +116,8 @@ class Scheduler:
             workers = multiprocessing.active_children()
             self.daemon.send(number, os.getpgrp(), group=True)
             _struck(workers, number)
+            gone = [worker for worker in workers if wait([worker.sentinel], 0)]  # is_alive would take their status away
+            watch.emit("struck", workers=len(workers), gone=len(gone))
         elif sent["to"] == "agent":
             self._through_the_agent(number)
         else:
