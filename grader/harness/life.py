@@ -6,6 +6,7 @@ import json
 import os
 import random
 import shutil
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -41,8 +42,18 @@ def run_life(
 
     Raises Lost if there is no result to rely on.
     """
-    job = prepare(folder, script, argv, fault, limits, may_write, given=given, sandbox=sandbox)
-    return run_prepared(launcher, [job], limits, start)[0]
+    with errors_of_ours(folder):
+        job = prepare(folder, script, argv, fault, limits, may_write, given=given, sandbox=sandbox)
+        return run_prepared(launcher, [job], limits, start)[0]
+
+
+@contextmanager
+def errors_of_ours(folder: Path):
+    """An error of the operating system in here isn't the student's: it's Lost."""
+    try:
+        yield
+    except OSError as e:
+        raise DiskFull(folder.parent) if DiskFull.says(e) else Lost(f"{type(e).__name__}: {e}")
 
 
 def prepare(
@@ -69,30 +80,20 @@ def prepare(
         "child": str(HERE / "child.py"),
         **{name: str(folder / name) for name in ("stdout", "stderr", "events", "stack", "result")},
     }
-    try:
-        own.mkdir(parents=True)
-        (folder / "root").mkdir()
-        path.write_text(json.dumps(job))
-    except OSError as e:
-        raise _lost(e, folder)
+    own.mkdir(parents=True)
+    (folder / "root").mkdir()
+    path.write_text(json.dumps(job))
     return path
 
 
 def run_prepared(launcher, jobs: list[Path], limits: Limits, start: str) -> list[dict]:
     """The processes of one life, to the end of all; their guardians' results. Lost, if there are none to rely on."""
-    try:
-        launcher.run(jobs, limits.wall + PATIENCE, start)
-        results = [_result(job.parent) for job in jobs]
-        for job, result in zip(jobs, results):
-            if result["status"] != 0 and shutil.disk_usage(job.parent).free < MIN_FREE:
-                raise DiskFull(job.parent.parent)
-        return results
-    except OSError as e:
-        raise _lost(e, jobs[0].parent)
-
-
-def _lost(error: OSError, folder: Path) -> Lost:
-    return DiskFull(folder.parent) if DiskFull.says(error) else Lost(f"{type(error).__name__}: {error}")
+    launcher.run(jobs, limits.wall + PATIENCE, start)
+    results = [_result(job.parent) for job in jobs]
+    for job, result in zip(jobs, results):
+        if result["status"] != 0 and shutil.disk_usage(job.parent).free < MIN_FREE:
+            raise DiskFull(job.parent.parent)
+    return results
 
 
 def _result(folder: Path) -> dict:

@@ -12,7 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from grader.harness.launcher import FIRST, Limits
-from grader.harness.life import prepare, run_prepared
+from grader.harness.life import errors_of_ours, prepare, run_prepared
 
 PATIENCE = 8.0  # s that a rank waits in a collective for another one; milliseconds are normal
 MEETING = 60.0  # s in which all ranks of a life must have started
@@ -87,12 +87,13 @@ def run_ranks(
     `faults`: one for each rank, or None. Rank r lives in folder/r. The rest, and what is raised: run_life.
     """
     meeting = folder / "meeting"  # where they find each other
-    meeting.mkdir(parents=True)
-    jobs = [
-        prepare(
-            folder / str(rank), script, argv[rank], faults[rank] if faults else None, limits, [meeting, *may_write],
-            env=rank_environment(rank, len(argv), meeting / "store"), given=given, sandbox=sandbox,
-        )
-        for rank in range(len(argv))
-    ]  # fmt: skip
-    return run_prepared(launcher, jobs, limits, start)
+    with errors_of_ours(folder):
+        meeting.mkdir(parents=True)
+        jobs = [
+            prepare(
+                folder / str(rank), script, argv[rank], faults[rank] if faults else None, limits, [meeting, *may_write],
+                env=rank_environment(rank, len(argv), meeting / "store"), given=given, sandbox=sandbox,
+            )
+            for rank in range(len(argv))
+        ]  # fmt: skip
+        return run_prepared(launcher, jobs, limits, start)
