@@ -213,6 +213,9 @@ def finished(lab: Lab, run: Run) -> None:
 
 
 def ended_early(lab: Lab, run: Run, life: Life | Group) -> Finding:
+    if any(one.first("crash") and not one.first("importing") for one in life.processes):
+        rows = [*fault_row(run), ("machine", "ranks didn't meet; none of your code had been loaded")]
+        return Inconclusive("meeting", rows, schedule_of(run))
     if any(one.all("killed") for one in life.processes):
         return _killed(run, life)
     if stopped := _stopped_for_nothing(run, life):

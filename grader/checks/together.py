@@ -76,8 +76,9 @@ def under_torchrun(lab: Lab) -> None:
     script, *flags = args
     events = folder.parent / "rank"
     run = lab.launch(
-        "under_torchrun.py", "--script", script, "--events", events, "--fault", f"term@{step}:agent:rank0", "--", *flags, directory=folder
-    )
+        "under_torchrun.py", "--script", script, "--events", events, "--fault", f"term@{step}:agent:rank0", "--", *flags, directory=folder,
+        network=True,
+    )  # fmt: skip
     lives = [Life.of_events(events.with_name(f"rank{rank}")) for rank in range(2)]
     when = [("fault", f"SIGTERM to torchrun after step {step} had begun; it forwards it to its workers, one after the other")]
     if run.last.ended or not all(life.events for life in lives):

@@ -9,13 +9,33 @@ What the scheduler does stands in scheduler.py, what the job is in preempt_job.p
 """
 
 import argparse
+import importlib.util
 import json
 import math
 import os
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # torchrun knows nothing of the course
+COURSE = Path(__file__).resolve().parents[2]
+
+
+class Finder:
+    """Finds the grader's modules: torchrun knows nothing of the course, and in a sandbox their files can
+    be read, but not all of their folders listed."""
+
+    @staticmethod
+    def find_spec(name: str, path=None, target=None):
+        where = COURSE.joinpath(*name.split("."))
+        if name.partition(".")[0] != "grader":
+            return None
+        if (where / "__init__.py").exists():
+            package = where / "__init__.py"
+            return importlib.util.spec_from_file_location(name, package, submodule_search_locations=[str(where)])
+        return importlib.util.spec_from_file_location(name, where.with_suffix(".py"))
+
+
+if "grader" not in sys.modules:
+    sys.meta_path.insert(0, Finder)
 
 from grader.harness import fsevents, ranks, watch
 from grader.harness.costs import Costs
