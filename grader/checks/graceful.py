@@ -254,8 +254,7 @@ def status_is_fresh(lab: Lab) -> None:
 
 def word_is_whole(lab: Lab) -> None:
     """Killed while it writes how it stands, a life leaves the old word or the new one, and nothing in the next life's way."""
-    byte = lab.draw.randint(1, 9)
-    for chosen in lab.schedules((send("term", between_saves(lab)), TearWord(0, byte), TearWord(all_steps(lab), byte))):
+    for chosen in lab.schedules((send("term", between_saves(lab)), TearWord(0), TearWord(all_steps(lab)))):
         run = launch(lab, *job(lab), faults=chosen)
         whole = yardstick(lab, job(lab))
         for number, life in enumerate(run.lives):
