@@ -26,6 +26,8 @@ endif
 # a name may hold anything; it reaches the shell as a variable, and make doesn't read it again
 override SUBMISSION := $(value SUBMISSION)
 export SUBMISSION
+# what it names may shadow the standard library
+unexport PYTHONPATH
 ifneq ($(value SUBMISSION),)
   WHAT += --submission "$$SUBMISSION"
 endif

@@ -6,6 +6,7 @@ import contextlib
 import os
 import random
 import sys
+import traceback
 from pathlib import Path
 
 import click
@@ -295,6 +296,7 @@ def main() -> None:
     """Entry point: our own errors are one line on stderr and exit status 2 or 3, never a traceback."""
     try:
         end_in_order()
+        sandbox.hide_from_others()
         reap_descendants()  # what outlives a killed guardian comes to us, and ends with the launcher
         main_group.main(prog_name="grade", standalone_mode=False)
     except UsageError as e:
@@ -310,6 +312,20 @@ def main() -> None:
         sys.exit(1)
     except OSError as e:
         _leave(3, f"{e.strerror or e}{f': {e.filename}' if e.filename else ''}")
+    except Exception as e:
+        at = traceback.extract_tb(e.__traceback__)[-1]
+        where = f"{type(e).__name__}: {e} ({os.path.basename(at.filename)}:{at.lineno})"
+        _leave(3, f"this is a mistake of the grader's: {where}{_kept(traceback.format_exc())}")
+
+
+def _kept(text: str) -> str:
+    """Keep a traceback for those who mend the grader; says where."""
+    file = STATE / "error.log"
+    with contextlib.suppress(OSError):
+        STATE.mkdir(exist_ok=True)
+        file.write_text(text)
+        return f"; please report it with {file.relative_to(ROOT)}"
+    return ""
 
 
 def _leave(status: int, text: str) -> None:

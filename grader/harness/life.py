@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from grader.harness import scratch
-from grader.harness.launcher import FIRST, HERE, THREADS, DiskFull, Limits, Lost
+from grader.harness.launcher import FIRST, HERE, DiskFull, Limits, Lost, environment
 from grader.harness.sandbox import NONE, Sandbox
 
 # s beyond a life's own limit, after which its guardian must have been killed or stopped
@@ -20,14 +19,9 @@ PATIENCE = 60
 MIN_FREE = 16 << 20  # bytes on the disk of a life that failed, below which its failure proves nothing
 
 
-# what a life gets of the caller's environment: secrets and habits stay outside
-PASSED_ON = ("PATH", "LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
-
-
 def life_environment(own: str) -> dict[str, str]:
-    """The environment of every life: one thread, no GPU, and little of the caller's."""
-    passed_on = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-    return passed_on | THREADS | {"CUDA_VISIBLE_DEVICES": "", "TMPDIR": own, "HOME": own, "PYTHONDONTWRITEBYTECODE": "1"}
+    """The environment of every life, whose own folder is `own`."""
+    return environment() | {"TMPDIR": own, "HOME": own, "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 def run_life(

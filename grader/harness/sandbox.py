@@ -174,6 +174,7 @@ def own(kind: str) -> None:
     if kind != NAMESPACES or os.geteuid() == 0:
         return
     uid, gid = os.getuid(), os.getgid()
+    _check(_libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0), "dumpable")  # or uid_map is root's (hide_from_others)
     _check(_libc.unshare(CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET), "user namespace")
     for file, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
         with open(f"/proc/self/{file}", "w") as f:
@@ -261,8 +262,7 @@ def enter(job: dict) -> None:
     _check(_libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
     if job["kind"] == LANDLOCK:
         _landlock(job, reads)
-    else:
-        _drop(job["uid"])
+    _drop(job["uid"])
     _refuse_keeping()
 
 
@@ -365,6 +365,12 @@ def _drop(uid: int | None) -> None:
     header = struct.pack("Ii", 0x2008_0522, 0)  # _LINUX_CAPABILITY_VERSION_3, this process
     _check(_libc.capset(header, struct.pack("6I", *[0] * 6)), "capset")
     _check(_libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0), "dumpable")  # /proc/self stays readable to itself
+
+
+def hide_from_others() -> None:
+    """From now on, processes of the same user that have no capabilities can't read this one's memory or environment."""
+    if sys.platform == "linux":
+        _check(_libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0), "dumpable")
 
 
 def _refuse_keeping() -> None:
