@@ -41,6 +41,7 @@ INSIDE = ("__init__.py", "errors.py", "workload", "harness", "crash")
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 ETC = ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "nsswitch.conf", "passwd", "group", "hosts", "alternatives")
 OTHER = ("/sys/devices/system/cpu", "/sys/devices/system/node")
+NETWORK = ("/sys/class/net", "/sys/bus/pci", "/sys/devices")  # gloo looks for interfaces there
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 UIDS = range(50_000, 60_000)  # as root, lives run under these: no users of a usual system
 
@@ -268,7 +269,7 @@ def enter(job: dict) -> None:
 
 def _readable(job: dict) -> list[str]:
     """Everything that this life may read, without what lies below another of them."""
-    paths = [*everybodys(), *job["grader"], *job["readable"]]
+    paths = [*everybodys(), *job["grader"], *job["readable"], *(NETWORK if job["network"] else ())]
     found: list[str] = []
     for path in sorted({os.path.normpath(p) for p in paths if os.path.lexists(p)}):
         if not (found and path.startswith(found[-1] + os.sep)) or path in job["grader"]:
