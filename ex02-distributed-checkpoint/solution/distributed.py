@@ -299,7 +299,7 @@ def save_step(job, directory):
     def begin():
         if job.rank == 0:
             for name in os.listdir(directory):
-                if name.endswith(".tmp"):
+                if re.fullmatch(r"step-\d+\.tmp", name):  # nobody else's
                     shutil.rmtree(os.path.join(directory, name))
             if os.path.exists(final):  # one that nobody could load, or this step wouldn't have been trained again
                 os.rename(final, temporary)

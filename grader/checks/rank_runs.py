@@ -14,11 +14,14 @@ from grader.verdicts import FAIL, Finding, Inconclusive
 EACH_FOR_ITSELF = ("Python RNG", "NumPy RNG", "torch RNG", "batch indices")
 
 
-def resumes(lab: Lab, args: tuple, schedule: tuple, ranks: int) -> None:
-    """The run with these faults rejoins the one without; that one first: what hangs there would hang here as well."""
+def resumes(lab: Lab, args: tuple, schedule: tuple, ranks: int, kept=None) -> None:
+    """The run with these faults rejoins the one without; that one first: what hangs there would hang here as well.
+
+    kept   as Lab.launch has it
+    """
     undisturbed = lab.undisturbed(*args, ranks=ranks)
     finished(lab, undisturbed)
-    rejoins(lab, lab.launch(*args, faults=schedule, ranks=ranks), undisturbed)
+    rejoins(lab, lab.launch(*args, faults=schedule, ranks=ranks, kept=kept), undisturbed)
 
 
 def rejoins(lab: Lab, run: Run, undisturbed: Run) -> None:

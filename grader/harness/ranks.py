@@ -20,9 +20,16 @@ MEETING = 60.0  # s in which all ranks of a life must have started
 
 
 def rank_environment(rank: int, world: int, store: Path) -> dict[str, str]:
-    """What torchrun gives a worker on one node, but for MASTER_ADDR and MASTER_PORT: RANKS_STORE is met at."""
-    local = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "ROLE_RANK": rank, "ROLE_NAME": "default"}
-    sizes = {f"{name}WORLD_SIZE": world for name in ("", "LOCAL_", "ROLE_")} | {"GROUP_WORLD_SIZE": 1}
+    """What torchrun gives a worker on one of two nodes, but for MASTER_ADDR and MASTER_PORT: RANKS_STORE is met at.
+
+    On two nodes a rank's number on its node isn't its number among all of them.
+    """
+    nodes = min(2, world)
+    on_each = -(-world // nodes)
+    node, place = divmod(rank, on_each)
+    here = min(on_each, world - node * on_each)
+    local = {"RANK": rank, "LOCAL_RANK": place, "GROUP_RANK": node, "ROLE_RANK": rank, "ROLE_NAME": "default"}
+    sizes = {"WORLD_SIZE": world, "ROLE_WORLD_SIZE": world, "LOCAL_WORLD_SIZE": here, "GROUP_WORLD_SIZE": nodes}
     elastic = {"TORCHELASTIC_RESTART_COUNT": 0, "TORCHELASTIC_MAX_RESTARTS": 0, "TORCHELASTIC_RUN_ID": "none"}
     loopback = {"GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo"}
     return {k: str(v) for k, v in (local | sizes | elastic | loopback | {"RANKS_STORE": store}).items()}
@@ -59,6 +66,7 @@ def join_watched(store: str | None = None, patience: float = PATIENCE) -> None:
     dist.barrier()
     c10d._set_pg_timeout(limit, dist.group.WORLD)
     c10d.default_pg_timeout = limit
+    c10d._get_default_store().set_timeout(limit)  # whoever waits for another rank there, and in no collective
     make = dist.new_group
 
     def new_group(ranks=None, timeout=None, *args, **kwargs):
