@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from grader.checks.expect import crashed
-from grader.checks.rank_runs import deadlock, ended_early, leaving
+from grader.checks.rank_runs import deadlock, ended_early, leaving, never_met
 from grader.harness.lab import Lab
 from grader.harness.run import Life
 from grader.verdicts import Finding, Inconclusive
@@ -183,6 +183,8 @@ def _observe(lab: Lab, points: list[dict], folder: Path, ranks: int, given: dict
     lives = run.last.ranks
     if any(life.first("end") is None for life in lives):
         raise ended_early(lab, run, run.last)
+    if apart := never_met([crash for life in lives for crash in life.all("crash")]):
+        raise apart
     known = known or [{} for _ in lives]
     return {p["name"]: Seen(p, lives, [_part(life, p["id"]) for life in lives], known) for p in asked}
 

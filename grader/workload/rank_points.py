@@ -50,6 +50,8 @@ SECONDS = 20  # for one point; a fraction of one is normal
 ALONE = 2.0  # s after another rank's death in which a rank that waits for it must see the error
 INTERVAL = 4  # steps between two saves
 MOST = 24  # events of one save before which a rank is held, or fails
+HANGS = 3  # exit status of a process in which ranks waited for each other in vain
+ENOUGH = 2  # points that hang; what is left of the plan would only take its time
 HOLD_NOTHING = 2  # holds that show nothing; each costs its patience
 
 
@@ -247,8 +249,8 @@ def see_an_older_listing(directory: str, hidden: set[str]) -> None:
 # --- the points, one after another; every rank goes through all of them ------------------------------
 
 
-def run_point(point: dict) -> None:
-    """In a fork. When another rank has died, this one is given time to see it, and then ended as well: what waits
+def run_point(point: dict) -> bool:
+    """In a fork. Gives whether ranks hung in it. When another rank has died, this one is given time to see it, and then ended as well: what waits
     outside of a collective would wait for ever."""
     watch.emit("point", id=point["id"])
     meet = os.path.join(args.directory, "meet", point["id"])
@@ -269,17 +271,22 @@ def run_point(point: dict) -> None:
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     if status != 0:
         open(f"{meet}-gone", "w").close()
+    if status == HANGS or late:
+        open(f"{meet}-hangs", "w").close()
     watch.emit("ended point", id=point["id"], status=status, late=late)
     all_here(f"{meet}-done")
+    return os.path.exists(f"{meet}-hangs")
 
 
 def answer(point: dict, meet: str) -> int:
+    began, status = time.monotonic(), 0
     try:
         Point(point, meet).run(point["ops"])
     except BaseException as e:
         watch.emit("crash", id=point["id"], **child.describe(e))
-        return 1
-    return 0
+        status = 1
+    hung = collectives.failed and time.monotonic() - began > ranks.PATIENCE
+    return HANGS if hung else status
 
 
 def ended_within(pid: int, seconds: float) -> bool:
@@ -306,8 +313,11 @@ def all_here(path: str) -> None:
 def main() -> None:
     fsevents.install()
     os.makedirs(os.path.join(args.directory, "meet"), exist_ok=True)
+    hung = 0
     for point in watch.given("points"):
-        run_point(point)
+        hung += run_point(point)
+        if hung == ENOUGH:
+            break
     watch.emit("point", id=None)
     watch.emit("end", step=0, state={})
 
