@@ -119,7 +119,7 @@ def _lost(different: list[str], when: list) -> Finding:
     rows = [
         *when,
         ("different", f"{', '.join(kinds)}: {', '.join(name.split()[-1] for name in different[:4])}"),
-        ("means", "the job goes on as another one when it gets fewer or more nodes than it had"),
+        ("means", "the job goes on as another one" + (" when it gets fewer or more nodes than it had" if when[0][0] == "resharded" else "")),
         ("think", "do your files say which rank wrote them, or which part of which tensor they hold? What if a tensor has fewer rows than there are ranks?"),
     ]
     return Finding(f"component:{kinds[0].split()[0]}", rows)

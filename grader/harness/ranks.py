@@ -46,8 +46,32 @@ def join(backend: str, store: str | None = None, **options) -> None:
     if "RANK" not in os.environ:
         return
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    by = {"store": dist.FileStore(meet, world), "rank": rank, "world_size": world} if meet else {}
+    by = {}
+    if meet:
+        made = _store_of_this_group(store, rank, world) if store else dist.FileStore(meet, world)
+        by = {"store": made, "rank": rank, "world_size": world}
     dist.init_process_group(backend, **by, **options)
+
+
+def _store_of_this_group(path: str, rank: int, world: int):
+    """Rank 0's, at a port that the system chooses and that it writes into the file `path`. Not a file itself: a limit on
+    the size of files (watch.py) would hold for what ranks tell each other there."""
+    import os
+    import time
+
+    import torch.distributed as dist
+
+    if rank == 0:
+        made = dist.TCPStore("127.0.0.1", 0, world, is_master=True, wait_for_workers=False)
+        with open(f"{path}.new", "w") as f:
+            f.write(str(made.port))
+        os.replace(f"{path}.new", path)
+        return made
+    deadline = time.monotonic() + MEETING
+    while not os.path.exists(path) and time.monotonic() < deadline:
+        time.sleep(0.001)
+    with open(path) as f:
+        return dist.TCPStore("127.0.0.1", int(f.read()), world, is_master=False)
 
 
 def join_watched(store: str | None = None, patience: float = PATIENCE) -> None:

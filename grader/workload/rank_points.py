@@ -27,7 +27,7 @@ import os
 import select
 import signal
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from datetime import timedelta
 
 import torch
@@ -46,7 +46,7 @@ p.add_argument("--directory", required=True, help="holds the points' directories
 p.add_argument("--seed", type=int, default=0)
 args = p.parse_args()
 RANK, WORLD = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE"))
-SECONDS = 20  # for one point; a fraction of one is normal
+SECONDS = 20  # for one save or load; a fraction of one is normal
 ALONE = 2.0  # s after another rank's death in which a rank that waits for it must see the error
 INTERVAL = 4  # steps between two saves
 MOST = 24  # events of one save before which a rank is held, or fails
@@ -59,7 +59,8 @@ HOLD_NOTHING = 2  # holds that show nothing; each costs its patience
 
 
 class Point:
-    def __init__(self, point: dict, meet: str):
+    def __init__(self, point: dict, meet: str, steps: int):
+        self.steps = steps  # a pipe: each save and load says that it is done
         self.id, self.call, self.meet = point["id"], point["call"], meet
         self.directory = os.path.join(args.directory, point["at"])
         ranks.join_watched(store=f"{meet}-store")
@@ -75,11 +76,13 @@ class Point:
 
     def emit(self, event: str, **fields) -> None:
         watch.emit(event, id=self.id, **fields)
+        os.write(self.steps, b".")
 
     def run(self, ops: list[dict]) -> None:
         for n, op in enumerate(ops):
             self.n = n
             getattr(self, op["op"])(op)
+        dist.barrier()  # rank 0 holds the store, which others may still need
 
     # --- ops
 
@@ -257,17 +260,24 @@ def run_point(point: dict) -> bool:
     if RANK == 0:
         os.makedirs(os.path.join(args.directory, point["at"]), exist_ok=True)
     all_here(f"{meet}-made")
+    going_on, steps = os.pipe()
+    os.set_blocking(going_on, False)
     pid = os.fork()
     if pid == 0:
-        os._exit(answer(point, meet))
+        os._exit(answer(point, meet, steps))
+    os.close(steps)
     deadline, late = time.monotonic() + SECONDS, False
     while not ended_within(pid, 0.05):
         now = time.monotonic()
+        with suppress(BlockingIOError):
+            if os.read(going_on, 1 << 10):
+                deadline = now + SECONDS
         if os.path.exists(f"{meet}-gone"):
             deadline = min(deadline, now + ALONE)
         if now > deadline:
             late = not os.path.exists(f"{meet}-gone")
             os.kill(pid, signal.SIGKILL)
+    os.close(going_on)
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     if status != 0:
         open(f"{meet}-gone", "w").close()
@@ -278,10 +288,10 @@ def run_point(point: dict) -> bool:
     return os.path.exists(f"{meet}-hangs")
 
 
-def answer(point: dict, meet: str) -> int:
+def answer(point: dict, meet: str, steps: int) -> int:
     began, status = time.monotonic(), 0
     try:
-        Point(point, meet).run(point["ops"])
+        Point(point, meet, steps).run(point["ops"])
     except BaseException as e:
         watch.emit("crash", id=point["id"], **child.describe(e))
         status = 1

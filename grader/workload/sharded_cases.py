@@ -53,7 +53,7 @@ class Uneven(torch.nn.Module):
 def built(sharded: bool):
     model = Uneven()
     if sharded:
-        warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")
+        warnings.filterwarnings("ignore", message="FSDP2-wrapped module .*")
         rank_job.shard(model.tail, model)
     grown = [p for p in model.parameters() if p.dim() > 1]
     groups = [{"params": grown}, {"params": [p for p in model.parameters() if p.dim() < 2], "weight_decay": 0.0}]
@@ -87,12 +87,18 @@ def fill(model, optimizer, payload: int) -> None:
         group["lr"], group["betas"] = numbers.random(), (numbers.random(), numbers.random())
 
 
-def whole(model, optimizer) -> dict[str, str]:
-    """Digests of weights and moments, each tensor gathered from all ranks: their number makes no difference."""
-    key = watch.given("key", "")
+def gathered(t):
+    """The whole of a tensor, from all ranks: their number makes no difference."""
+    return t.full_tensor() if hasattr(t, "full_tensor") else t
 
-    def full(t):
-        return t.full_tensor() if hasattr(t, "full_tensor") else t
+
+def this_ranks(t):
+    return t.to_local() if hasattr(t, "to_local") else t
+
+
+def whole(model, optimizer, full=gathered) -> dict[str, str]:
+    """Digests of weights and moments, and of the optimizer's settings."""
+    key = watch.given("key", "")
 
     out = {f"weights {name}": digest(full(p), key) for name, p in model.named_parameters()}
     for name, p in model.named_parameters():
@@ -149,10 +155,10 @@ def hold(ck) -> None:
             watch.emit("saved held", raised=did.get("raised"))
             if "raised" in did:
                 return
-            before = whole(model, optimizer)
+            before = whole(model, optimizer, full=this_ranks)
             fresh, its_optimizer = built(sharded=True)
             ck.load_sharded(fresh, its_optimizer, into)
-            now = whole(fresh, its_optimizer)
+            now = whole(fresh, its_optimizer, full=this_ranks)
             watch.emit("loaded held", different=[name for name in before if now.get(name) != before[name]])
             dist.barrier()
             if event >= len(events[held]):
