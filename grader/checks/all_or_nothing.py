@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 from grader.checks import power_loss
@@ -183,8 +182,9 @@ def look_alikes(origin: Path, own: list[str], step: int, folder: Path) -> list[s
 # --- a rank dies ------------------------------------------------------------------------------------
 
 
-def _kills(lab: Lab, step: int, events: list[list[str]], most: int, sizes: Callable[[int], int]) -> list[tuple[Fault, int | None]]:
-    """(fault, late): a kill before each event of each rank, and one in the middle of each file that a rank opens."""
+def _kills(lab: Lab, step: int, events: list[list[str]], most: int, size: int) -> list[tuple[Fault, int | None]]:
+    """(fault, late): a kill before each event of each rank; and for each file that a rank opens, one when it is empty and
+    one when something of it is written, of `size` bytes at most."""
     faults: list[tuple[Fault, int | None]] = []
     for rank, of_rank in enumerate(events):
         numbers = range(len(of_rank)) if len(of_rank) <= most else sorted(lab.draw.sample(range(len(of_rank)), most))
@@ -195,7 +195,8 @@ def _kills(lab: Lab, step: int, events: list[list[str]], most: int, sizes: Calla
         opened = [n for n, event in enumerate(of_rank) if event.startswith(("open ", "torch.save begins"))]
         opened = [n for n in opened if not (of_rank[n].startswith("torch.save") and n - 1 in opened)]  # the same file
         for n in opened if len(opened) <= 4 else [opened[0], *lab.draw.sample(opened[1:-1], 2), opened[-1]]:
-            faults.append((Fault("tear", step, byte=lab.draw.choice([1, 20, sizes(rank)]), rank=rank), n))
+            for byte in dict.fromkeys((0, lab.draw.choice([1, 20, size // 2]))):
+                faults.append((Fault("tear", step, byte=byte, rank=rank), n))
     chosen = selected(lab, [fault for fault, _ in faults])
     return [pair for pair in faults if pair[0] in chosen]
 
@@ -223,7 +224,7 @@ def _killed(lab: Lab, like: str, before: str | None, last: dict, allowed: tuple[
     new = ready.new(like, before) if before else list(_files(ready.folder / like))
     size = max([(ready.folder / like / file).stat().st_size for file in new], default=2)
     step, points = last["step"], []
-    faults = _kills(lab, step, events, most, lambda rank: size // 2)
+    faults = _kills(lab, step, events, most, size)
     for n, (fault, late) in enumerate(faults):
         if before:
             copied(ready.folder / before, folder / f"run-{n}")
@@ -258,7 +259,7 @@ def disk_full_at_one_rank(lab: Lab) -> None:
     selected(lab, [])
     Undisturbed.of(lab).events("two")
     points = [
-        {"name": f"rank {rank}", "ops": [{"op": "fail", "rank": rank, "step": 100, "byte": lab.draw.randint(1, 40)}]}
+        {"name": f"rank {rank}", "ops": [{"op": "fail", "rank": rank, "step": 100, "byte": lab.draw.randint(0, 8)}]}
         for rank in (0, 2)
     ]
     seen = saves(lab, points, place(lab), ranks=3, judged=False)

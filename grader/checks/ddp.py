@@ -158,7 +158,7 @@ def nobody_leaves_early(lab: Lab, function: str, held: tuple[int, ...]) -> None:
 def failure_reaches_all(lab: Lab, function: str, failing: tuple[int, ...]) -> None:
     """Of three ranks, so that there is one that neither failed nor collects what the others say."""
     points = [
-        {"name": f"rank {rank}", "call": function, "ops": [{"op": "fail", "rank": rank, "step": 100, "byte": lab.draw.randint(1, 40)}]}
+        {"name": f"rank {rank}", "call": function, "ops": [{"op": "fail", "rank": rank, "step": 100, "byte": lab.draw.randint(0, 8)}]}
         for rank in failing
     ]
     seen = saves(lab, points, place(lab), ranks=3, judged=False)

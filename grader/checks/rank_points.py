@@ -11,7 +11,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from grader.checks.expect import crashed
+from grader.checks.expect import crashed, starved
 from grader.checks.rank_runs import deadlock, ended_early, leaving, never_met
 from grader.harness.lab import Lab
 from grader.harness.run import Life
@@ -259,9 +259,12 @@ def works(seen: Seen, function: str = "save_step") -> None:
 
 
 def in_time(seen: Seen) -> None:
+    waited = max((e["waited"] for rank in seen.ranks for e in seen.all(rank, "ended point")), default=0.0)
     for rank in seen.ranks:
         for ended in seen.all(rank, "ended point"):
             if ended["late"]:
+                if starved(20.0, waited):
+                    raise Inconclusive("starved", [("machine", f"busy: a rank waited {waited:.0f} s for a processor")])
                 raise Finding("limit:wall", [("ended", f"rank {rank} was still in a save or a load after 20 s")])
 
 

@@ -34,6 +34,7 @@ import torch
 import torch.distributed as dist
 
 from grader.harness import child, collectives, fsevents, ranks, watch
+from grader.harness.guardian import waited_for_a_processor
 from grader.workload import student
 from grader.workload.hold import holding
 from grader.workload.questions import outcome
@@ -266,7 +267,7 @@ def run_point(point: dict) -> bool:
     if pid == 0:
         os._exit(answer(point, meet, steps))
     os.close(steps)
-    deadline, late = time.monotonic() + SECONDS, False
+    deadline, late, waited = time.monotonic() + SECONDS, False, 0.0
     while not ended_within(pid, 0.05):
         now = time.monotonic()
         with suppress(BlockingIOError):
@@ -276,6 +277,7 @@ def run_point(point: dict) -> bool:
             deadline = min(deadline, now + ALONE)
         if now > deadline:
             late = not os.path.exists(f"{meet}-gone")
+            waited = waited_for_a_processor(pid)
             os.kill(pid, signal.SIGKILL)
     os.close(going_on)
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -283,7 +285,7 @@ def run_point(point: dict) -> bool:
         open(f"{meet}-gone", "w").close()
     if status == HANGS or late:
         open(f"{meet}-hangs", "w").close()
-    watch.emit("ended point", id=point["id"], status=status, late=late)
+    watch.emit("ended point", id=point["id"], status=status, late=late, waited=waited)
     all_here(f"{meet}-done")
     return os.path.exists(f"{meet}-hangs")
 
