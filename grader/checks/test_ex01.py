@@ -198,6 +198,16 @@ def test_a_save_killed_at_any_event_leaves_the_last_good_checkpoint(lab):
 
 
 @task("ex01.3")
+def test_every_kind_of_value_comes_back_and_every_byte_is_guarded(lab):
+    saves.every_value_survives(lab)
+
+
+@task("ex01.3")
+def test_a_step_saved_again_under_any_fault_keeps_a_checkpoint_of_it(lab):
+    saves.saved_again_under_every_fault(lab)
+
+
+@task("ex01.3")
 def test_a_save_torn_or_out_of_disk_leaves_the_last_good_checkpoint(lab):
     saves.torn_at_bytes(lab)
 
