@@ -7,16 +7,14 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from grader.errors import UsageError
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-class UsageError(Exception):
-    """The user's input is wrong: one clear line, exit status 2."""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,14 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
+from contextlib import nullcontext
+
+if __name__ == "__main__":  # plainly started, with -I: only the standard library is found
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+
+from grader.harness import sandbox
 
 POLL = 0.1  # s between two looks at memory and output; the end of a process is an event, not polled
 DISK_POLL = 1.0  # s between two looks at all that it has written
@@ -33,6 +40,7 @@ MOST_FILES = 20_000  # more of them are over any limit
 
 def guard(job: dict, start: Callable[[], int], lifeline: int) -> dict:
     """Run `start` (which forks the main process and gives its pid) within job["limits"]."""
+    sandbox.around_guardian(job["sandbox"])
     became_reaper = reap_descendants()
     wake_r, wake_w = os.pipe()
     for fd in (wake_r, wake_w):
@@ -103,7 +111,7 @@ def _over(job: dict, main: int, wall: float) -> str | None:
                 return name
         except OSError:
             pass
-    if _memory(main) > limits["memory"]:
+    if _memory(main, job["sandbox"]["kind"] == sandbox.NAMESPACES) > limits["memory"]:
         return "memory"
     return None
 
@@ -130,9 +138,21 @@ def _written(folders: list[str]) -> float:
     return total
 
 
-def _memory(main: int) -> int:
-    """Private bytes of the life's processes; pages shared with the fork server cost nothing."""
-    total = 0
+def _memory(main: int, own_file_systems: bool) -> int:
+    """Bytes of the life's processes and of what they keep in /tmp and /dev/shm, where these are the life's own.
+
+    Pages shared with the fork server cost nothing; shared memory counts once.
+    """
+    total = shared_memory = 0
+    if own_file_systems:
+        for name in ("tmp", "dev/shm"):
+            try:
+                there = f"/proc/{main}/root/{name}"
+                if os.stat(there).st_dev != os.stat(f"/{name}").st_dev:  # it has entered its sandbox
+                    found = os.statvfs(there)
+                    total += (found.f_blocks - found.f_bfree) * found.f_frsize
+            except OSError:
+                pass  # it has ended meanwhile
     if os.path.exists("/proc/self/statm"):  # psutil looks at every process of the machine to find a few children
         todo = [main]
         while todo:
@@ -141,12 +161,15 @@ def _memory(main: int) -> int:
                 with open(f"/proc/{pid}/statm") as f:
                     _, resident, shared, *_ = map(int, f.read().split())
                 total += (resident - shared) * resource.getpagesize()
+                with open(f"/proc/{pid}/status") as f:
+                    mapped = next((line for line in f if line.startswith("RssShmem:")), "RssShmem: 0")
+                shared_memory = max(shared_memory, int(mapped.split()[1]) << 10)
                 for thread in os.listdir(f"/proc/{pid}/task"):
                     with open(f"/proc/{pid}/task/{thread}/children") as f:
                         todo += map(int, f.read().split())
             except OSError:
                 pass  # it has ended meanwhile
-        return total
+        return total if own_file_systems else total + shared_memory
 
     import psutil
 
@@ -210,18 +233,48 @@ def set_limits(job: dict) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def main() -> None:
-    """Plain mode: python -I guardian.py JOB.json MARK, with the lifeline as standard input."""
-    with open(sys.argv[1]) as f:
-        job = json.load(f)
+def begin(jobs: list[dict], body: Callable[[dict], None]) -> list[int]:
+    """Fork a guardian for each rank of a life, which runs `body(job)` and leaves; their process ids."""
+    kind = jobs[0]["sandbox"]["kind"]
 
-    def start() -> int:
+    def fork(job: dict) -> int:
         pid = os.fork()
         if pid == 0:
-            os.execve(sys.executable, [sys.executable, "-I", job["child"], *sys.argv[1:]], job["env"])
+            status = 0
+            try:
+                body(job)
+            except BaseException:
+                traceback.print_exc()
+                status = 70
+            finally:
+                os._exit(status)
         return pid
 
-    guard(job, start, lifeline=0)
+    with sandbox.SharedNetwork(kind) if len(jobs) > 1 else nullcontext():
+        return [sandbox.in_new_pid_namespace(kind, lambda job=job: fork(job)) for job in jobs]
+
+
+def main() -> None:
+    """Plain mode: python -I guardian.py MARK JOB.json..., with the lifeline as standard input."""
+    mark, *paths = sys.argv[1:]
+    jobs = []
+    for path in paths:
+        with open(path) as f:
+            jobs.append(json.load(f))
+    sandbox.own(jobs[0]["sandbox"]["kind"])
+
+    def body(job: dict) -> None:
+        def start() -> int:
+            pid = os.fork()
+            if pid == 0:
+                command = [sys.executable, "-I", job["child"], job["path"], mark]
+                os.execve(sys.executable, command, job["env"])
+            return pid
+
+        guard(job, start, lifeline=0)
+
+    for pid in begin(jobs, body):
+        os.waitpid(pid, 0)
 
 
 if __name__ == "__main__":
