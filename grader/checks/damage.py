@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from grader.checks.crash_points import FOREIGN, Look, Seen, again, cut, fails, observed, steps_of_a_run, works, write
+from grader.checks.crash_points import (
+    FOREIGN,
+    Look,
+    Seen,
+    again,
+    cut,
+    fails,
+    observed,
+    steps_of_a_run,
+    works,
+    write,
+)
 from grader.checks.harm import Harm
 from grader.harness.lab import Lab
 from grader.verdicts import Finding

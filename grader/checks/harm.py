@@ -107,18 +107,28 @@ def copy(directory: Path, to: Path) -> None:
     """The directory as it is, at another place: dates, links, and files of several names, too."""
     first: dict[tuple[int, int], Path] = {}
     to.mkdir(parents=True)
+    owned_alike(directory, to)
     for folder, folders, names in os.walk(directory):
         here = to / os.path.relpath(folder, directory)
         for name in folders:
             if not os.path.islink(os.path.join(folder, name)):
                 (here / name).mkdir()
+                owned_alike(directory, here / name)
         for name in (*names, *(n for n in folders if os.path.islink(os.path.join(folder, n)))):
             path, st = os.path.join(folder, name), os.lstat(os.path.join(folder, name))
             if (st.st_dev, st.st_ino) in first:
                 os.link(first[st.st_dev, st.st_ino], here / name, follow_symlinks=False)
             elif stat.S_ISREG(st.st_mode) or stat.S_ISLNK(st.st_mode):
                 shutil.copy2(path, here / name, follow_symlinks=False)
+                owned_alike(directory, here / name)
                 first[st.st_dev, st.st_ino] = here / name
+
+
+def owned_alike(directory: Path, path: Path) -> None:
+    """Give `path` to the user that the directory belongs to: as root, lives run under an id of their own."""
+    if os.geteuid() == 0:
+        st = os.lstat(directory)
+        os.chown(path, st.st_uid, st.st_gid, follow_symlinks=False)
 
 
 def knows_its_place(directory: Path) -> bool:

@@ -8,6 +8,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from grader.checks.harm import owned_alike
 from grader.harness import scratch
 
 LARGEST = 64 << 20  # bytes of a file that are compared
@@ -56,7 +57,8 @@ def put(directory: Path, own: list[str], draw: random.Random) -> dict[str, Stran
             found[os.path.join(folder, name)] = Stranger(b"\0\0\0\1Bud1")
     for path, stranger in found.items():
         at = directory / path
-        if os.path.lexists(at):
+        if stranger.stands(at):  # copied already
+            owned_alike(directory, at)
             continue
         if stranger.target is not None:
             at.symlink_to(stranger.target)
@@ -64,6 +66,7 @@ def put(directory: Path, own: list[str], draw: random.Random) -> dict[str, Stran
             at.mkdir()
         else:
             at.write_bytes(stranger.content)
+        owned_alike(directory, at)
     return found
 
 

@@ -7,27 +7,45 @@ import pytest
 from grader.checks import best, damage, keeping, saves, task
 from grader.checks.expect import finished, quiet, rejoins
 from grader.checks.probes import answers, same_parts
+from grader.checks.replay import augmented_afresh, replayed, yardstick
 from grader.checks.shuffling import every_epoch_is_a_fresh_shuffle
 from grader.harness.faults import Kill, KillInSave
-from grader.verdicts import Finding
+from grader.verdicts import Finding, Inconclusive
 
 # ---------------------------------------------------------------- ex01.1  round trip
 
 
+def _epochs(lab, *flags: str) -> tuple[int, tuple]:
+    """(steps per epoch, the arguments) of a run that saves once an epoch."""
+    per_epoch = lab.shared.randint(5, 7)
+    return per_epoch, ("train_epochs.py", "--seed", lab.seed, "--steps-per-epoch", per_epoch, *flags)
+
+
+def _saved_before(per_epoch: int):
+    """Fault -> the end of the last epoch whose save was finished before it."""
+    return lambda fault: (fault.step - fault.in_save) // per_epoch * per_epoch
+
+
+def _rejoins_its_course(lab, args: tuple, schedules: list, per_epoch: int, *bare: str) -> None:
+    """Each disturbed run is the undisturbed one, and that one is the run without any of the student's code."""
+    undisturbed = lab.undisturbed(*args)
+    for schedule in schedules:
+        run = lab.launch(*args, faults=schedule, kept=_saved_before(per_epoch))
+        rejoins(lab, run, undisturbed)
+    quiet(lab, undisturbed, yardstick(lab, *_epochs(lab, *bare)[1], "--bare"))
+
+
 @task("ex01.1")
 def test_saving_changes_nothing_in_the_run(lab):
-    per_epoch = lab.shared.randint(5, 7)
-    args = ("train_epochs.py", "--seed", lab.seed, "--steps-per-epoch", per_epoch, "--randomness")
-    quiet(lab, lab.undisturbed(*args), lab.undisturbed(*args, "--bare"))
+    _, args = _epochs(lab, "--randomness")
+    quiet(lab, lab.undisturbed(*args), yardstick(lab, *args, "--bare"))
 
 
 @task("ex01.1")
 def test_a_run_killed_between_saves_rejoins_the_undisturbed_one(lab):
-    per_epoch = lab.shared.randint(5, 7)
-    args = ("train_epochs.py", "--seed", lab.seed, "--steps-per-epoch", per_epoch)
+    per_epoch, args = _epochs(lab)
     step = per_epoch + lab.draw.randint(1, per_epoch - 1)
-    for schedule in lab.schedules((Kill(after_step=step),)):
-        rejoins(lab, lab.launch(*args, faults=schedule), lab.undisturbed(*args))
+    _rejoins_its_course(lab, args, lab.schedules((Kill(after_step=step),)), per_epoch)
 
 
 @task("ex01.1")
@@ -122,18 +140,15 @@ def test_a_checkpoint_of_another_model_is_refused(lab):
 
 @task("ex01.2")
 def test_reading_the_generators_draws_from_none(lab):
-    args = ("train_epochs.py", "--rng", "--seed", lab.seed, "--steps-per-epoch", lab.shared.randint(5, 7))
-    bare = [arg for arg in args if arg != "--rng"]
-    quiet(lab, lab.undisturbed(*args), lab.undisturbed(*bare, "--randomness", "--bare"))
+    bare = yardstick(lab, *_epochs(lab, "--randomness")[1], "--bare")
+    quiet(lab, lab.undisturbed(*_epochs(lab, "--rng")[1]), bare)
 
 
 @task("ex01.2")
 def test_a_run_with_randomness_rejoins_the_undisturbed_one(lab):
-    per_epoch = lab.shared.randint(5, 7)
-    args = ("train_epochs.py", "--rng", "--seed", lab.seed, "--steps-per-epoch", per_epoch)
+    per_epoch, args = _epochs(lab, "--rng")
     step = per_epoch + lab.draw.randint(1, per_epoch - 1)
-    for schedule in lab.schedules((Kill(after_step=step),)):
-        rejoins(lab, lab.launch(*args, faults=schedule), lab.undisturbed(*args))
+    _rejoins_its_course(lab, args, lab.schedules((Kill(after_step=step),)), per_epoch, "--randomness")
 
 
 @task("ex01.2")
@@ -244,14 +259,15 @@ def test_nothing_intact_is_an_error_and_nothing_saved_is_none(lab):
 
 @task("ex01.3")
 def test_a_training_run_killed_in_mid_save_rejoins_the_undisturbed_one(lab):
-    per_epoch = lab.draw.randint(4, 6)
-    args = ("train_epochs.py", "--store", "--seed", lab.seed, "--steps-per-epoch", per_epoch)
+    per_epoch, args = _epochs(lab, "--store")
     undisturbed = lab.undisturbed(*args)
     finished(lab, undisturbed)
-    second = undisturbed.last.all("saved")[1]
-    event = lab.draw.randrange(max(1, len(second["events"])))
-    for schedule in lab.schedules((KillInSave(second["step"], event),)):
-        rejoins(lab, lab.launch(*args, faults=schedule), undisturbed)
+    saved = {e["step"]: e["events"] for e in undisturbed.last.all("saved")}
+    events = saved.get(2 * per_epoch, [])
+    if not events:
+        raise Inconclusive("blind", [("watching", "the save raised no file-system event that Python can see")])
+    fault = KillInSave(2 * per_epoch, lab.draw.randrange(len(events)))
+    _rejoins_its_course(lab, args, lab.schedules((fault,)), per_epoch)
 
 
 @task("ex01.3")
@@ -262,26 +278,30 @@ def test_whatever_a_power_loss_leaves_of_a_save_is_read_rightly(lab):
 # ---------------------------------------------------------------- ex01.4  resume in the middle of an epoch
 
 
+# epoch 1 holds the faults; an epoch after it shows whether they leave something behind (forking
+# workers for every epoch is what these runs spend most time on: with workers, two must do)
+EPOCHS = {0: 3, 2: 2}
+
+
 def _mid_epoch(lab, workers: int, save_every: int | None = None) -> tuple[int, int, tuple]:
     """(steps per epoch, steps between saves, the arguments): shared by the checks of a grading."""
     shared = lab.shared
     per_epoch, interval = shared.choice([8, 9]), save_every or shared.choice([2, 3])
-    # epoch 1 holds the faults; an epoch after it shows whether they leave something behind (forking
-    # workers for every epoch is what these runs spend most time on: with workers, two must do)
-    epochs = 2 if workers else 3
     flags = (
         "--epochs",
-        epochs,
+        EPOCHS[workers],
         "--workers",
         workers,
         "--steps-per-epoch",
         per_epoch,
         "--save-every",
         interval,
+        *(["--witness"] if save_every == 1 else []),
     )
     return per_epoch, interval, ("train.py", "--seed", lab.seed, *flags)
 
 
+OFTEN = "a run that saves after every step, and one that saves less often"
 BOTH = pytest.mark.parametrize("workers", [0, 2], ids=["no_workers", "two_workers"])
 
 
@@ -322,14 +342,17 @@ def test_a_run_resumed_from_a_save_after_validation_rejoins(lab):
     step = per_epoch + lab.draw.randint(1, 3)
     for schedule in lab.schedules((Kill(after_step=step),)):
         flags = (*args, "--save-after-epochs")
-        rejoins(lab, lab.launch(*flags, faults=schedule), lab.undisturbed(*flags))
+        run = lab.launch(*flags, faults=schedule, kept=_saved_before(per_epoch))
+        rejoins(lab, run, lab.undisturbed(*flags))
+    often = lab.undisturbed(*_mid_epoch(lab, workers=0, save_every=1)[2])
+    quiet(lab, lab.undisturbed(*args, "--save-after-epochs"), often, OFTEN)
 
 
 @task("ex01.4")
 @BOTH
 def test_saving_more_often_changes_nothing_in_the_run(lab, workers):
     often, seldom = (lab.undisturbed(*_mid_epoch(lab, workers, save_every=n)[2]) for n in (1, None))
-    quiet(lab, often, seldom, "a run that saves after every step, and one that saves less often")
+    quiet(lab, often, seldom, OFTEN)
 
 
 @task("ex01.4")
@@ -354,6 +377,7 @@ def test_every_epoch_shows_every_sample_in_a_new_order(lab, workers):
     run = lab.undisturbed(*args)
     finished(lab, run)
     every_epoch_is_a_fresh_shuffle(run, per_epoch)
+    augmented_afresh(replayed(lab, run, lab.seed, EPOCHS[workers], per_epoch))
 
 
 # ---------------------------------------------------------------- ex01.5  when to save, and what to keep
