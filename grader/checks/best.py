@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from grader.checks import power_loss
 from grader.checks.crash_points import (
     STRANGERS,
     Seen,
     cases,
+    crash_tested,
     died_right,
     events_and_size,
     fails,
@@ -279,4 +279,4 @@ def _first_best_and_full_disk(seen: dict[str, Seen], think: tuple[str, str]) -> 
 def power_lost(lab: Lab) -> None:
     selected(lab, [])  # no fault is asked for
     works(_seen(lab)["undisturbed"])  # what fails with nothing wrong is told as that
-    power_loss.survives(lab, "crash_states.py", "--best", steps=[GOOD["step"], BETTER["step"]], saves="keep_best", load="read_best")
+    crash_tested(lab, [GOOD, BETTER], "--best", saves="keep_best", load="read_best")

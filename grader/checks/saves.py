@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from grader.checks import power_loss
 from grader.checks.crash_points import (
     FOREIGN,
     STRANGERS,
     Seen,
     again,
     cases,
+    crash_tested,
     died_right,
     events_and_size,
     fails,
@@ -325,6 +325,8 @@ def first_save_killed(lab: Lab) -> None:
 
 
 def power_lost(lab: Lab) -> None:
+    """Two steps are saved, and the second of them again."""
     selected(lab, [])  # no fault is asked for
     events_and_size(_undisturbed(lab)["undisturbed"])  # what fails with nothing wrong is told as that
-    power_loss.survives(lab, "crash_states.py", steps=steps_of_a_run(lab.shared, 3), saves="write_checkpoint", load="read_latest")
+    first, second, _ = steps_of_a_run(lab.shared, 3)
+    crash_tested(lab, [write(first), write(second), again(second)], saves="write_checkpoint", load="read_latest")

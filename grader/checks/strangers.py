@@ -50,7 +50,7 @@ def put(directory: Path, own: list[str], draw: random.Random) -> dict[str, Stran
         found[f"{name}.old"] = Stranger()
         found[f"{name}.old/readme"] = Stranger(b"of the run before\n")
     for name in PLAIN:
-        found[name] = Stranger(b"learning rate 3e-4 was too high\n")
+        found.setdefault(name, Stranger(b"learning rate 3e-4 was too high\n"))
     folders = {os.path.dirname(path) for path in own} | {""}
     for folder in sorted(folders):
         for name in SYSTEM:

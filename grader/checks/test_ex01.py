@@ -207,16 +207,6 @@ def test_a_save_killed_at_any_event_leaves_the_last_good_checkpoint(lab):
 
 
 @task("ex01.3")
-def test_every_kind_of_value_comes_back_and_every_byte_is_guarded(lab):
-    saves.every_value_survives(lab)
-
-
-@task("ex01.3")
-def test_a_step_saved_again_under_any_fault_keeps_a_checkpoint_of_it(lab):
-    saves.saved_again_under_every_fault(lab)
-
-
-@task("ex01.3")
 def test_a_save_torn_or_out_of_disk_leaves_the_last_good_checkpoint(lab):
     saves.torn_at_bytes(lab)
 
@@ -249,6 +239,16 @@ def test_a_damaged_checkpoint_is_whole_when_its_step_was_saved_again(lab):
 @task("ex01.3")
 def test_nothing_intact_is_an_error_and_nothing_saved_is_none(lab):
     damage.none_intact(lab)
+
+
+@task("ex01.3")
+def test_every_kind_of_value_comes_back_and_every_byte_is_guarded(lab):
+    saves.every_value_survives(lab)
+
+
+@task("ex01.3")
+def test_a_step_saved_again_under_any_fault_keeps_a_checkpoint_of_it(lab):
+    saves.saved_again_under_every_fault(lab)
 
 
 @task("ex01.3")

@@ -258,14 +258,14 @@ def restore(q: dict) -> dict:
     job = built(q, q["seed"])
     workload.estrange(job)
     ck.restore(job, torch.load(path, weights_only=True))
-    return {"parts": parts(job, q["key"]) | counters(job, q["key"]) | rng_digests(q["key"])}
+    return {"parts": parts(job, q["key"]) | counters(job, q["key"])}
 
 
 def reference_job(q: dict) -> dict:
     job, _ = trained(q), place(q)
     return {
         "looks": looks(job, q["key"]) | counters(job, q["key"]),
-        "parts": parts(job, q["load_key"]) | counters(job, q["load_key"]) | rng_digests(q["load_key"]),
+        "parts": parts(job, q["load_key"]) | counters(job, q["load_key"]),
     }
 
 
