@@ -3,8 +3,8 @@
     step-40/state.json        the job's state
     step-40/manifest.json     {"step": 40, "files": {"state.json": {"bytes": 1234, "sha256": "..."}}}
 
-A folder is written as step-40.tmp, and renamed when all of it is there: so it is whole, unless a disk or a hand did
-something to it later.
+A folder is written as step-40.tmp, and renamed when all of it is there: so it is whole, unless a disk or a
+hand did something to it later. Which one is intact isn't said here: it is task 4.1.
 """
 
 from __future__ import annotations
@@ -50,22 +50,3 @@ def _write(path: Path, data: bytes) -> None:
 
 def read(folder: str | Path) -> dict:
     return json.loads(Path(folder, "state.json").read_text())
-
-
-def intact(folder: Path) -> bool:
-    """Is it what its manifest says? The grader's own answer."""
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        for name, said in manifest["files"].items():
-            data = (folder / name).read_bytes()
-            if len(data) != said["bytes"] or hashlib.sha256(data).hexdigest() != said["sha256"]:
-                return False
-        return folder.name == f"step-{manifest['step']}" and bool(manifest["files"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return False
-
-
-def newest_intact(directory: str | Path) -> Path | None:
-    """The grader's own answer to task 4.1, for runs in which it isn't asked."""
-    found = [p for p in Path(directory).glob("step-*") if p.name[5:].isdigit() and intact(p)]
-    return max(found, key=lambda p: int(p.name[5:]), default=None)
