@@ -86,10 +86,9 @@ def chaos_plan(draw: Random) -> tuple[dict, ...]:
 
 
 def many_lives(lab: Lab, script: str) -> ClusterRun:
-    """A job that is killed a dozen times, and gets further each time."""
-    steps = range(3, 3 * lab.shared.randint(11, 13) + 1, 3)
-    plan = tuple({"step": n, "do": "kill"} for n in steps)
-    uses = "checkpoint,lives" if script == REQUEUE else ""
+    """A job that is killed a dozen times, or a chain that is nine times, and gets further each time."""
+    number, uses = (lab.shared.randint(11, 13), "checkpoint,lives") if script == REQUEUE else (9, "")
+    plan = tuple({"step": n, "do": "kill"} for n in range(3, 3 * number + 1, 3))
     return _ran(lab, script, "--save-every", 2, plan=plan, uses=uses, most=len(plan) + 2, quick=True)
 
 

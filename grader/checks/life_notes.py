@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from random import Random
 
-from grader.checks.questions import Answer, ask
+from grader.checks.questions import ask
 from grader.checks.which_checkpoint import told
 from grader.harness.lab import Lab
 from grader.verdicts import Finding
@@ -53,10 +53,9 @@ def a_finished_job_has_nothing_to_do(draw: Random) -> Courses:
 def a_crash_loop_ends(draw: Random) -> Courses:
     courses = []
     for tries in (1, 2, 3, 4, None):
-        for how in (["failed"], [None], ["failed", None]):
-            step = draw.randint(0, 90)
-            courses.append([(step, draw.choice(how), tries) for _ in range((tries or TRIES) + 2)])
-    return courses
+        step = draw.randint(0, 90)
+        courses.append([(step, draw.choice(["failed", None]), tries) for _ in range((tries or TRIES) + 2)])
+    return courses + [[(9, "failed", 3)] * 5, [(9, None, 3)] * 5]
 
 
 def progress_starts_the_count_anew(draw: Random) -> Courses:
@@ -90,13 +89,18 @@ CASES = {f.__name__: f for f in (a_finished_job_has_nothing_to_do, a_crash_loop_
 def right(lab: Lab, case: str, think: str) -> None:
     courses = CASES[case](lab.draw)
     lab.draw.shuffle(courses)
-    asked = [{"ask": "lives", "lives": [(0, *life) for life in course]} for course in courses]
-    for course, answer in zip(courses, ask(lab, "auto_cases.py", asked)):
-        _judge(answer, course, expected(course), think)
+    for course, said in zip(courses, _said(lab, [[(0, *life) for life in course] for course in courses], think)):
+        _judge(said, course, think)
 
 
-def _judge(answer: Answer, course: list[Life], want: list[object], think: str, more: str = "") -> None:
-    said = answer.given(think, ("lives", _story(course)))["lives"]
+def _said(lab: Lab, courses: list[list[tuple]], think: str, **more: bool) -> list[list[dict]]:
+    """What came of each life of each course: (job, step, how it ends, tries) each."""
+    (answer,) = ask(lab, "auto_cases.py", [{"ask": "lives", "courses": courses, **more}])
+    return answer.given(think)["courses"]
+
+
+def _judge(said: list[dict], course: list[Life], think: str, more: str = "") -> None:
+    want = expected(course)
     for n, (life, wanted) in enumerate(zip(course, want)):
         if (got := _came_to(said[n]) if n < len(said) else None) != wanted:
             before = f"lives before it: {_story(course[:n])}" if n else "the first life"
@@ -135,21 +139,19 @@ def notes_stay_with_their_job(lab: Lab, think: str) -> None:
     draw.shuffle(mixed)
     left = [list(course) for course in courses]
     lives = [(job, *left[job].pop(0)) for job in mixed]
-    (answer,) = ask(lab, "auto_cases.py", [{"ask": "lives", "lives": lives, "moved": True}])
-    said = answer.given(think)["lives"]
+    (said,) = _said(lab, [lives], think, moved=True)
+    more = " (another job runs in another directory, and both are moved in between)"
     for job, course in enumerate(courses):
-        mine = [s for s, j in zip(said, mixed) if j == job]
-        part = Answer(answer.question, {"lives": mine}, status=0, run=answer.run)
-        _judge(part, course, expected(course), think, " (another job runs in another directory, and both are moved in between)")
+        _judge([s for s, j in zip(said, mixed) if j == job], course, think, more)
 
 
 def look_alikes_are_passed_over(lab: Lab, think: str) -> None:
     """Beside each file that begin_life and end_life wrote lie others of like names."""
     courses = [_any(lab.draw, ["failed", None, "preempted"]), [(3, None, 2)] * 4, [(3, "failed", 2), (9, "done", 2), (9, None, 2)]]
-    asked = [{"ask": "lives", "lives": [(0, *life) for life in course], "look_alikes": True} for course in courses]
-    for course, answer in zip(courses, ask(lab, "auto_cases.py", asked)):
-        more = " (beside the notes lie files of like names: NAME.bak, .nfs0000NAME ...)"
-        _judge(answer, course, expected(course), think, more)
+    more = " (beside the notes lie files of like names: NAME.bak, .nfs0000NAME ...)"
+    said = _said(lab, [[(0, *life) for life in course] for course in courses], think, look_alikes=True)
+    for course, mine in zip(courses, said):
+        _judge(mine, course, think, more)
 
 
 # --- killed in the notes ---------------------------------------------------------------------------------------

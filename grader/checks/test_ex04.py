@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from grader.checks import auto, life_notes, locks, task, which_checkpoint
 
-AT_ONCE = 24  # checks that wait for a cluster need no core
+AT_ONCE = 48  # checks that wait for a cluster need no core
 
 # ---------------------------------------------------------------- ex04.1  which checkpoint
 

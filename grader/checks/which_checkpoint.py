@@ -325,26 +325,30 @@ class Asked:
     scene: Scene
     directory: Path
     before: dict[str, object]
-    answer: Answer | None = None
     after: dict[str, object] | None = None
 
 
 def right(lab: Lab, case: str, think: str) -> None:
-    for asked in lab.bench.once(("ex04.1", lab.bench.submission.key), lambda: _ask(lab))[case]:
-        _judge(asked, think)
+    """The answers to the scenes of one case. All cases are asked in one life, once a grading."""
+    cases, answers = lab.bench.once(("ex04.1", lab.bench.submission.key), lambda: _ask(lab))
+    what = ("directory", cases[case][0].scene.what)
+    for asked, said in zip(cases[case], answers[case].given(think, what)["said"]):
+        _judge(asked, said, think)
 
 
-def _ask(lab: Lab) -> dict[str, list[Asked]]:
-    """Every scene of every case, in one life, in an order that says nothing."""
+def _ask(lab: Lab) -> tuple[dict[str, list[Asked]], dict[str, Answer]]:
     draw, top = lab.shared, lab.bench.folder() / "checkpoints"
     top.mkdir()
     cases = {name: [_make(scene, top, draw) for scene in case(draw)] for name, case in CASES.items()}
-    every = [asked for case in cases.values() for asked in case]
-    draw.shuffle(every)
-    answers = ask(lab, "auto_cases.py", [_question(asked) for asked in every], directory=top)
-    for asked, answer in zip(every, answers):
-        asked.answer, asked.after = answer, _listing(asked.directory)
-    return cases
+    for case in cases.values():
+        draw.shuffle(case)
+    names = draw.sample(sorted(cases), len(cases))
+    questions = [{"ask": "newest", "directories": [_given(asked) for asked in cases[name]]} for name in names]
+    answers = dict(zip(names, ask(lab, "auto_cases.py", questions, directory=top)))
+    for case in cases.values():
+        for asked in case:
+            asked.after = _listing(asked.directory)
+    return cases, answers
 
 
 def _make(scene: Scene, top: Path, draw: Random) -> Asked:
@@ -356,15 +360,14 @@ def _make(scene: Scene, top: Path, draw: Random) -> Asked:
     return Asked(scene, directory, _listing(directory))
 
 
-def _question(asked: Asked) -> dict:
+def _given(asked: Asked) -> tuple[str, str]:
+    """(working directory, path)"""
     where, scene = asked.directory, asked.scene
-    path = where.name if scene.relative else str(where)
-    return {"ask": "newest", "cwd": str(where.parent), "path": path + "/" * scene.slash}
+    return str(where.parent), (where.name if scene.relative else str(where)) + "/" * scene.slash
 
 
-def _judge(asked: Asked, think: str) -> None:
+def _judge(asked: Asked, said: dict, think: str) -> None:
     scene, what = asked.scene, ("directory", asked.scene.what)
-    said = asked.answer.given(think, what)
     found = _found(asked, said)
     if found != scene.want:
         want = {RAISES: "NothingIntact is raised", None: "it returns None"}.get(scene.want, f"it returns the path of {scene.want}, in there")

@@ -126,7 +126,7 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, note)
     os.makedirs(args.directory, exist_ok=True)
-    ck = _student(args.code) if args.code else None
+    ck = module_at(args.code) if args.code else None
     uses = args.uses.split(",") if ck else []
     mark = witness.ask("life").get("mark", "")
     job, restart = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_RESTART_COUNT", 0)
@@ -225,7 +225,8 @@ def _tear(folder: Path, how: str) -> None:
         file.unlink()
 
 
-def _student(path: str):
+def module_at(path: str):
+    """The student's module."""
     spec = importlib.util.spec_from_file_location("auto_resume", path)
     module = importlib.util.module_from_spec(spec)
     sys.modules["auto_resume"] = module
