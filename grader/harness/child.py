@@ -34,14 +34,14 @@ def live(job: dict) -> None:
 
 
 def become(job: dict) -> None:
-    """Own session, stdio in files, limits, environment, seeds: everything before the script."""
+    """Own session, stdio in files, limits, environment, seeds, sandbox: everything before the script."""
+    from grader.harness import sandbox, watch
     from grader.harness.guardian import set_limits
 
     os.setsid()
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-    os.chdir(job["cwd"])
     os.umask(0o022)
     for fd, path, flags in (
         (0, os.devnull, os.O_RDONLY),
@@ -69,6 +69,12 @@ def become(job: dict) -> None:
     # where the main thread stands when the time is nearly up; it works however stuck Python is
     stack = open(job["stack"], "w")
     faulthandler.dump_traceback_later(job["limits"]["wall"] * 0.9, file=stack)
+    watch.open_events(job)
+    with open(job["script"], "rb") as f:  # a script of the grader's own needn't be seen in the sandbox
+        job["code"] = compile(f.read(), job["script"], "exec")
+    os.chdir(job["cwd"])
+    sandbox.enter(job["sandbox"])
+    os.chdir(job["cwd"])  # the same folder, in the life's own root
 
 
 def run(job: dict) -> None:
@@ -77,13 +83,10 @@ def run(job: dict) -> None:
 
     status = 0
     try:
-        watch.open_events(job)
-        with open(job["script"], "rb") as f:
-            code = compile(f.read(), job["script"], "exec")
         module = type(sys)("__main__")
         module.__file__ = job["script"]
         sys.modules["__main__"] = module
-        exec(code, module.__dict__)
+        exec(job["code"], module.__dict__)
     except SystemExit as e:
         code = e.code
         if code is None or type(code) in (int, bool):

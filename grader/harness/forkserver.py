@@ -1,8 +1,9 @@
 """A warm process with torch loaded: a forked life reaches its first step about a hundred times
 sooner than `python train.py` (which spends seconds in `import torch`).
 
-python -I forkserver.py FD MARK: one line per request, the path of a job; it answers {"id": path, "exit": n}
-when the life's guardian has left. When the grader's end of the socket closes, every life ends.
+python -I forkserver.py FD KIND MARK: one line per request, the paths of a life's jobs (one for each rank); it
+answers {"id": the first path} when the life's guardians have left. KIND: of the sandbox. When the grader's
+end of the socket closes, every life ends.
 
 It must never run a torch operator: a warm thread pool before the fork would hang the child.
 """
@@ -20,7 +21,7 @@ import traceback
 
 
 def serve(sock: socket.socket) -> None:
-    from grader.harness.guardian import _children, reap_descendants
+    from grader.harness.guardian import _children, begin, reap_descendants
 
     reap_descendants()  # a life whose guardian was killed becomes ours, and is killed
     gc.collect()
@@ -31,11 +32,16 @@ def serve(sock: socket.socket) -> None:
         os.set_blocking(fd, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(wake_w, warn_on_full_buffer=False)
-    guardians: dict[int, str] = {}
+    guardians: dict[int, str] = {}  # process id -> its life's first job
     pending = b""
 
     def say(**message) -> None:
         sock.sendall(json.dumps(message).encode() + b"\n")
+
+    def guard(job: dict) -> None:
+        for fd in (sock.fileno(), wake_r, wake_w, life_w):
+            os.close(fd)
+        _guard(job, life_r)
 
     say(ready=os.getpid())
     while True:
@@ -44,16 +50,17 @@ def serve(sock: socket.socket) -> None:
             os.read(wake_r, 4096)
             while True:
                 try:
-                    pid, code = os.waitpid(-1, os.WNOHANG)
+                    pid, _ = os.waitpid(-1, os.WNOHANG)
                 except ChildProcessError:
                     break
                 if not pid:
                     break
                 if pid in guardians:
-                    job = guardians.pop(pid)
+                    life = guardians.pop(pid)
                     for orphan in set(_children()) - set(guardians):
                         os.kill(orphan, signal.SIGKILL)
-                    say(id=job, exit=os.waitstatus_to_exitcode(code))
+                    if life not in guardians.values():
+                        say(id=life)
         if sock in ready:
             try:
                 data = sock.recv(1 << 16)
@@ -70,34 +77,32 @@ def serve(sock: socket.socket) -> None:
             pending += data
             *lines, pending = pending.split(b"\n")
             for line in lines:
-                pid = os.fork()
-                if pid == 0:
-                    for fd in (sock.detach(), wake_r, wake_w, life_w):
-                        os.close(fd)
-                    _guard(line.decode(), life_r)
-                guardians[pid] = line.decode()
+                paths = json.loads(line)
+                try:
+                    for pid in begin([_read(path) for path in paths], guard):
+                        guardians[pid] = paths[0]
+                except OSError as e:
+                    traceback.print_exc()
+                    say(id=paths[0], error=f"{type(e).__name__}: {e}")
 
 
-def _guard(path: str, lifeline: int) -> None:
+def _read(path: str) -> dict:
+    with open(path) as f:
+        return json.load(f)
+
+
+def _guard(job: dict, lifeline: int) -> None:
     from grader.harness import child, guardian
 
-    try:
-        with open(path) as f:
-            job = json.load(f)
+    def start() -> int:
+        pid = os.fork()
+        if pid == 0:
+            os.close(lifeline)
+            child.live(job)
+        return pid
 
-        def start() -> int:
-            pid = os.fork()
-            if pid == 0:
-                os.close(lifeline)
-                child.live(job)
-            return pid
-
-        signal.set_wakeup_fd(-1)
-        guardian.guard(job, start, lifeline)
-    except BaseException:
-        traceback.print_exc()
-        os._exit(70)
-    os._exit(0)
+    signal.set_wakeup_fd(-1)
+    guardian.guard(job, start, lifeline)
 
 
 def preload() -> None:
@@ -117,5 +122,8 @@ def preload() -> None:
 
 if __name__ == "__main__":
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+    from grader.harness import sandbox
+
+    sandbox.own(sys.argv[2])
     preload()
     serve(socket.socket(fileno=int(sys.argv[1])))

@@ -9,7 +9,8 @@ whether the life came from the fork server or was started plainly, so both give 
 - It watches a lifeline (a pipe): when the grader dies, so does the life.
 
 The outcome is written to `result` as JSON: {"status": exit status or -signal, "ended": null or which
-limit ended it, "wall": s, "cpu": s, "left_behind": processes still alive at the end}.
+limit ended it, "wall": s, "cpu": s, "waited": s that it could have run but got no processor
+(of a life that was ended), "left_behind": processes still alive at the end}.
 """
 
 from __future__ import annotations
@@ -24,7 +25,14 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
+from contextlib import nullcontext
+
+if __name__ == "__main__":  # plainly started, with -I: only the standard library is found
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+
+from grader.harness import sandbox
 
 POLL = 0.1  # s between two looks at memory and output; the end of a process is an event, not polled
 DISK_POLL = 1.0  # s between two looks at all that it has written
@@ -33,6 +41,7 @@ MOST_FILES = 20_000  # more of them are over any limit
 
 def guard(job: dict, start: Callable[[], int], lifeline: int) -> dict:
     """Run `start` (which forks the main process and gives its pid) within job["limits"]."""
+    sandbox.around_guardian(job["sandbox"])
     became_reaper = reap_descendants()
     wake_r, wake_w = os.pipe()
     for fd in (wake_r, wake_w):
@@ -44,7 +53,7 @@ def guard(job: dict, start: Callable[[], int], lifeline: int) -> dict:
     limits, began = job["limits"], time.monotonic()
     disk_seen = began
     main = start()
-    status, cpu, ended = None, 0.0, None
+    status, cpu, ended, waited = None, 0.0, None, 0.0
     while status is None:
         ready = select.select([wake_r, lifeline], [], [], POLL)[0]
         if wake_r in ready and signal.SIGTERM in os.read(wake_r, 4096):
@@ -64,6 +73,7 @@ def guard(job: dict, start: Callable[[], int], lifeline: int) -> dict:
                 ended = "disk" if _written(job["may_write"]) > limits["disk"] else None
                 disk_seen = now
         if status is None and ended:
+            waited = waited_for_a_processor(main)
             _kill(main)
             _, code, usage = os.wait4(main, 0)
             status, cpu = os.waitstatus_to_exitcode(code), usage.ru_utime + usage.ru_stime
@@ -75,6 +85,7 @@ def guard(job: dict, start: Callable[[], int], lifeline: int) -> dict:
         "ended": ended,
         "wall": round(time.monotonic() - began, 4),
         "cpu": round(cpu, 4),
+        "waited": round(waited, 4),
         "left_behind": _kill_the_rest(main, became_reaper),
     }
     fd, new = tempfile.mkstemp(dir=os.path.dirname(job["result"]))  # a name that no life could guess, and put a pipe there
@@ -103,7 +114,7 @@ def _over(job: dict, main: int, wall: float) -> str | None:
                 return name
         except OSError:
             pass
-    if _memory(main) > limits["memory"]:
+    if _memory(main, job["sandbox"]["kind"] == sandbox.NAMESPACES) > limits["memory"]:
         return "memory"
     return None
 
@@ -130,9 +141,21 @@ def _written(folders: list[str]) -> float:
     return total
 
 
-def _memory(main: int) -> int:
-    """Private bytes of the life's processes; pages shared with the fork server cost nothing."""
-    total = 0
+def _memory(main: int, own_file_systems: bool) -> int:
+    """Bytes of the life's processes and of what they keep in /tmp and /dev/shm, where these are the life's own.
+
+    Pages shared with the fork server cost nothing; shared memory counts once.
+    """
+    total = shared_memory = 0
+    if own_file_systems:
+        for name in ("tmp", "dev/shm"):
+            try:
+                there = f"/proc/{main}/root/{name}"
+                if os.stat(there).st_dev != os.stat(f"/{name}").st_dev:  # it has entered its sandbox
+                    found = os.statvfs(there)
+                    total += (found.f_blocks - found.f_bfree) * found.f_frsize
+            except OSError:
+                pass  # it has ended meanwhile
     if os.path.exists("/proc/self/statm"):  # psutil looks at every process of the machine to find a few children
         todo = [main]
         while todo:
@@ -141,12 +164,15 @@ def _memory(main: int) -> int:
                 with open(f"/proc/{pid}/statm") as f:
                     _, resident, shared, *_ = map(int, f.read().split())
                 total += (resident - shared) * resource.getpagesize()
+                with open(f"/proc/{pid}/status") as f:
+                    mapped = next((line for line in f if line.startswith("RssShmem:")), "RssShmem: 0")
+                shared_memory = max(shared_memory, int(mapped.split()[1]) << 10)
                 for thread in os.listdir(f"/proc/{pid}/task"):
                     with open(f"/proc/{pid}/task/{thread}/children") as f:
                         todo += map(int, f.read().split())
             except OSError:
                 pass  # it has ended meanwhile
-        return total
+        return total if own_file_systems else total + shared_memory
 
     import psutil
 
@@ -158,6 +184,15 @@ def _memory(main: int) -> int:
     except psutil.Error:
         pass
     return total
+
+
+def waited_for_a_processor(pid: int) -> float:
+    """Seconds that the process's main thread was ready to run and didn't; 0 where the kernel doesn't say."""
+    try:
+        with open(f"/proc/{pid}/schedstat") as f:
+            return int(f.read().split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return 0.0
 
 
 def _kill(pid: int) -> None:
@@ -210,18 +245,48 @@ def set_limits(job: dict) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def main() -> None:
-    """Plain mode: python -I guardian.py JOB.json MARK, with the lifeline as standard input."""
-    with open(sys.argv[1]) as f:
-        job = json.load(f)
+def begin(jobs: list[dict], body: Callable[[dict], None]) -> list[int]:
+    """Fork a guardian for each rank of a life, which runs `body(job)` and leaves; their process ids."""
+    kind = jobs[0]["sandbox"]["kind"]
 
-    def start() -> int:
+    def fork(job: dict) -> int:
         pid = os.fork()
         if pid == 0:
-            os.execve(sys.executable, [sys.executable, "-I", job["child"], *sys.argv[1:]], job["env"])
+            status = 0
+            try:
+                body(job)
+            except BaseException:
+                traceback.print_exc()
+                status = 70
+            finally:
+                os._exit(status)
         return pid
 
-    guard(job, start, lifeline=0)
+    with sandbox.SharedNetwork(kind) if len(jobs) > 1 else nullcontext():
+        return [sandbox.in_new_pid_namespace(kind, lambda job=job: fork(job)) for job in jobs]
+
+
+def main() -> None:
+    """Plain mode: python -I guardian.py MARK JOB.json..., with the lifeline as standard input."""
+    mark, *paths = sys.argv[1:]
+    jobs = []
+    for path in paths:
+        with open(path) as f:
+            jobs.append(json.load(f))
+    sandbox.own(jobs[0]["sandbox"]["kind"])
+
+    def body(job: dict) -> None:
+        def start() -> int:
+            pid = os.fork()
+            if pid == 0:
+                command = [sys.executable, "-I", job["child"], job["path"], mark]
+                os.execve(sys.executable, command, job["env"])
+            return pid
+
+        guard(job, start, lifeline=0)
+
+    for pid in begin(jobs, body):
+        os.waitpid(pid, 0)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,8 @@ from grader.harness.launcher import FIRST, FRESH, RELAUNCHED, Limits, Lost
 from grader.harness.life import run_life
 from grader.harness.ranks import run_ranks
 from grader.harness.run import Group, Life, Run
+from grader.harness.sandbox import Sandbox
+from grader.harness.sandbox import choose as choose_sandbox
 from grader.verdicts import NotSelected
 
 WORKLOAD = Path(__file__).resolve().parent.parent / "workload"
@@ -32,9 +34,11 @@ WORKLOAD = Path(__file__).resolve().parent.parent / "workload"
 class Bench:
     """What the labs of one grading share: the submission, the launcher, process slots, baselines."""
 
-    def __init__(self, submission, launcher, seed: int, jobs: int, limits: Limits | None = None):
+    def __init__(
+        self, submission, launcher, seed: int, jobs: int, limits: Limits | None = None, sandbox: Sandbox | None = None
+    ):
         self.submission, self.launcher, self.seed, self.jobs = submission, launcher, seed, jobs
-        self.limits = limits or Limits()
+        self.limits, self.sandbox = limits or Limits(), sandbox or choose_sandbox()
         self._slots, self._turn = threading.Semaphore(jobs), threading.Lock()
         self.scratch = scratch.make()
         self._remove = weakref.finalize(self, scratch.remove, self.scratch)  # at the latest when Python ends
@@ -157,12 +161,16 @@ class Lab:
             argvs = [["--checkpoint", str(code / bench.submission.module), *arguments] for code in codes]
             argvs = argvs or [arguments] * number
             may_write = [*codes, directory.parent]
+            readable = [word for word in argv if isinstance(word, Path) and word.exists()]
+            sandbox = bench.sandbox.job(readable, bool(ranks), trusted, bench.limits.memory)
+            how = {"given": given, "sandbox": sandbox, "start": start}
+            args = (bench.launcher, where, WORKLOAD / script)
             try:
                 if ranks is None:
-                    results = [run_life(bench.launcher, where, WORKLOAD / script, argvs[0], fault, bench.limits, may_write, given=given, start=start)]
+                    results = [run_life(*args, argvs[0], fault, bench.limits, may_write, **how)]
                 else:
                     faults = [fault and fault.of_rank(rank) for rank in range(ranks)]
-                    results = run_ranks(bench.launcher, where, WORKLOAD / script, argvs, bench.limits, may_write, faults, given, start)
+                    results = run_ranks(*args, argvs, bench.limits, may_write, faults, **how)
             except Lost:
                 if not bench.cancelled.is_set():
                     raise

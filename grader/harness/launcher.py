@@ -23,6 +23,8 @@ from pathlib import Path
 
 import psutil
 
+from grader.harness import sandbox
+
 HERE = Path(__file__).resolve().parent
 THREADS = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "VECLIB_MAXIMUM")}
 
@@ -44,12 +46,26 @@ PROMPTLY = (2, 10)
 
 def _sweep(mark: str, number: int = signal.SIGKILL) -> None:
     """Kill whatever still carries the mark: nothing does, unless somebody tampered with a guardian."""
-    for process in psutil.process_iter(["pid", "cmdline"]):
+    try:
+        found = list(psutil.process_iter(["pid", "cmdline"]))
+    except (psutil.Error, OSError, IndexError):
+        return  # without /proc, nobody can be found
+    for process in found:
         if mark in (process.info["cmdline"] or []) and process.pid != os.getpid():
             try:
                 process.send_signal(number)
             except psutil.Error:
                 pass
+
+
+# what lives, and the processes around them, get of the caller's environment: secrets and habits stay outside
+PASSED_ON = ("PATH", "LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "HOME", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
+
+
+def environment() -> dict[str, str]:
+    """One thread, no GPU, and little of the caller's."""
+    passed_on = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    return passed_on | THREADS | {"CUDA_VISIBLE_DEVICES": ""}
 
 
 class Lost(Exception):
@@ -91,9 +107,9 @@ class Plain:
         self._lock = threading.Lock()
         self._guardians: set[subprocess.Popen] | None = set()  # those at work; None: closed
 
-    def run(self, path: Path, seconds: float, start: str = FIRST) -> None:
-        """One life, to its end. However it is to `start`, it gets an interpreter of its own."""
-        guardian = self._begin(path)
+    def run(self, jobs: list[Path], seconds: float, start: str = FIRST) -> None:
+        """One life, a job for each of its processes, to its end. However it is to `start`, they are fresh interpreters."""
+        guardian = self._begin(jobs)
         try:
             guardian.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -106,17 +122,17 @@ class Plain:
                 if self._guardians is not None:
                     self._guardians.discard(guardian)
 
-    def _begin(self, path: Path) -> subprocess.Popen:
-        with self._lock, open(path.parent / "guardian.log", "wb") as log:
+    def _begin(self, jobs: list[Path]) -> subprocess.Popen:
+        with self._lock, open(jobs[0].parent / "guardian.log", "wb") as log:
             if self._guardians is None:
                 raise Lost("the grading is over")
             guardian = subprocess.Popen(
-                [sys.executable, "-I", str(HERE / "guardian.py"), str(path), self.mark],
+                [sys.executable, "-I", str(HERE / "guardian.py"), self.mark, *map(str, jobs)],
                 stdin=subprocess.PIPE,  # its lifeline: closes when the grader dies
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                env={**os.environ, **THREADS},
+                env=environment(),
             )
             self._guardians.add(guardian)
             return guardian
@@ -142,21 +158,23 @@ class ForkServer:
 
     name = "fork server"
 
-    def __init__(self) -> None:
+    def __init__(self, kind: str | None = None) -> None:
+        """`kind`: of the sandbox that its lives are to have."""
         self.mark = _mark()
-        self.servers = {FIRST: Server(self.mark), RELAUNCHED: Server(self.mark)}
+        self.kind = kind or sandbox.choose().kind
+        self.servers = {FIRST: Server(self.mark, self.kind), RELAUNCHED: Server(self.mark, self.kind)}
         self._plain = Plain(self.mark)
 
     def start(self) -> None:
         """Begin loading torch in the background; `run` waits for it by itself."""
         self.servers[FIRST].start(then=self.servers[RELAUNCHED].start)
 
-    def run(self, path: Path, seconds: float, start: str = FIRST) -> None:
-        """One life, to its end."""
+    def run(self, jobs: list[Path], seconds: float, start: str = FIRST) -> None:
+        """One life, a job for each of its processes, to its end."""
         if start == FRESH:
-            self._plain.run(path, seconds)
+            self._plain.run(jobs, seconds)
         else:
-            self.servers[start].run(path, seconds)
+            self.servers[start].run(jobs, seconds)
 
     def close(self) -> None:
         """End every life and the servers, for good; returns when they are gone."""
@@ -167,8 +185,8 @@ class ForkServer:
 class Server:
     """One warm process; started on first use, again if it dies."""
 
-    def __init__(self, mark: str) -> None:
-        self.mark = mark
+    def __init__(self, mark: str, kind: str) -> None:
+        self.mark, self.kind = mark, kind
         self._then: Callable[[], None] | None = None  # called once, when it has loaded torch
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
@@ -186,15 +204,16 @@ class Server:
             self._then = then
             self._ensure()
 
-    def run(self, path: Path, seconds: float) -> None:
+    def run(self, jobs: list[Path], seconds: float) -> None:
         done: Future = Future()
+        paths = json.dumps([str(job) for job in jobs])
         with self._lock:
             if self._closed:
                 raise Lost("the grading is over")
             self._ensure()
-            self._waiting[str(path)] = done
+            self._waiting[str(jobs[0])] = done
             try:
-                self._socket.sendall(str(path).encode() + b"\n")
+                self._socket.sendall(paths.encode() + b"\n")
             except OSError:
                 raise Lost("the fork server died")
         try:
@@ -209,13 +228,13 @@ class Server:
         mine, theirs = socket.socketpair()
         self._socket, self._ready, self._waiting = mine, False, {}  # whoever still waits for a dead one is its listener's affair
         self._process = subprocess.Popen(
-            [sys.executable, "-I", str(HERE / "forkserver.py"), str(theirs.fileno()), self.mark],
+            [sys.executable, "-I", str(HERE / "forkserver.py"), str(theirs.fileno()), self.kind, self.mark],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             pass_fds=[theirs.fileno()],
             start_new_session=True,
-            env={**os.environ, **THREADS, "CUDA_VISIBLE_DEVICES": ""},
+            env=environment(),
         )
         theirs.close()
         self._log = _Tail(self._process.stderr)
@@ -231,7 +250,10 @@ class Server:
                         self._then = None
                         then()
                 if "id" in message and (future := waiting.pop(message["id"], None)):
-                    future.set_result(message["exit"])
+                    if "error" in message:
+                        future.set_exception(Lost(f"a life could not begin: {message['error']}"))
+                    else:
+                        future.set_result(None)
         process.wait()
         with self._lock:
             lost = dict(waiting)
@@ -282,9 +304,12 @@ class _Tail:
         return ": " + self._lines[-1].strip() if self._lines else ""
 
 
-def choose(name: str | None = None):
-    """The launcher called `name` ('fork' or 'plain'), or the best one for this platform."""
+def choose(name: str | None = None, kind: str | None = None):
+    """The launcher called `name` ('fork' or 'plain'), or the best one for this platform.
+
+    `kind`: of the sandbox that its lives are to have; without it, the best one.
+    """
     if name is None:
         # forking a process that has loaded macOS frameworks isn't safe
         name = "fork" if sys.platform.startswith("linux") else "plain"
-    return {"fork": ForkServer, "plain": Plain}[name]()
+    return ForkServer(kind) if name == "fork" else Plain()

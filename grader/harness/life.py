@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
+import random
 import shutil
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 from grader.harness import scratch
-from grader.harness.launcher import FIRST, HERE, THREADS, DiskFull, Limits, Lost
+from grader.harness.launcher import FIRST, HERE, DiskFull, Limits, Lost, environment
+from grader.harness.sandbox import NONE, Sandbox
 
 # s beyond a life's own limit, after which its guardian must have been killed or stopped
 PATIENCE = 60
@@ -18,53 +20,74 @@ MIN_FREE = 16 << 20  # bytes on the disk of a life that failed, below which its 
 
 
 def life_environment(own: str) -> dict[str, str]:
-    """The environment of every life: one thread, no GPU, none of the caller's Python settings."""
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "PYTEST", "GRADE_"))}
-    return env | THREADS | {"CUDA_VISIBLE_DEVICES": "", "TMPDIR": own, "HOME": own, "PYTHONDONTWRITEBYTECODE": "1"}
+    """The environment of every life, whose own folder is `own`."""
+    return environment() | {"TMPDIR": own, "HOME": own, "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 def run_life(
-    launcher, folder: Path, script: Path, argv: list[str], fault, limits: Limits, may_write=(),
-    env: dict[str, str] | None = None, given: dict | None = None, start: str = FIRST,
+    launcher, folder: Path, script: Path, argv: list[str], fault, limits: Limits, may_write=(), *,
+    given: dict | None = None, sandbox: dict | None = None, start: str = FIRST,
 ) -> dict:  # fmt: skip
-    """One life in `folder`, to its end; the guardian's result. Blocks. Lost, if there is none to rely on.
+    """One life of one process in `folder`, to its end; the guardian's result. Blocks.
 
-    given  what the script gets beside its arguments (watch.given): questions, salts
-    start  as a run's first life, a relaunched one, or in a fresh interpreter (launcher.py)
+    given    what the script gets beside its arguments (watch.given): questions, salts
+    sandbox  from Sandbox.job; without it, none
+    start    as a run's first life, a relaunched one, or in a fresh interpreter (launcher.py)
+
+    Raises Lost if there is no result to rely on.
     """
+    with errors_of_ours(folder):
+        job = prepare(folder, script, argv, fault, limits, may_write, given=given, sandbox=sandbox)
+        return run_prepared(launcher, [job], limits, start)[0]
+
+
+@contextmanager
+def errors_of_ours(folder: Path):
+    """An error of the operating system in here isn't the student's: it's Lost."""
     try:
-        job = _prepare(folder, script, argv, fault, limits, may_write, env or {}, given or {})
-        launcher.run(job, limits.wall + PATIENCE, start)
-        result = _result(folder)
-        if result["status"] != 0 and shutil.disk_usage(folder).free < MIN_FREE:
-            raise DiskFull(folder.parent.parent)
-        return result
+        yield
     except OSError as e:
-        if DiskFull.says(e):
-            raise DiskFull(folder.parent.parent)
-        raise Lost(f"{type(e).__name__}: {e}")
+        raise DiskFull(folder.parent) if DiskFull.says(e) else Lost(f"{type(e).__name__}: {e}")
 
 
-def _prepare(
-    folder: Path, script: Path, argv: list[str], fault, limits: Limits, may_write, env: dict[str, str], given: dict
-) -> Path:
+def prepare(
+    folder: Path, script: Path, argv: list[str], fault, limits: Limits, may_write=(), *,
+    env: dict[str, str] | None = None, given: dict | None = None, sandbox: dict | None = None,
+) -> Path:  # fmt: skip
+    """The job of one process, as a file in `folder`. Only folder/t and `may_write` are the process's to write to."""
     own = folder / "t"  # short: sockets are made below it
-    own.mkdir(parents=True)
+    sandbox = sandbox or Sandbox(NONE).job()
+    path = folder / "job.json"
+    env = list((life_environment(str(own)) | (env or {})).items())
+    random.SystemRandom().shuffle(env)  # no two real processes agree on the order, either
     job = {
+        "path": str(path),
         "script": str(script),
         "argv": argv,
         "cwd": str(own),
-        "env": life_environment(str(own)) | env,
+        "env": dict(env),
         "fault": fault.to_json() if fault else None,
-        "given": given,
+        "given": given or {},
         "limits": asdict(limits),
         "may_write": [str(folder), *map(str, may_write)],
+        "sandbox": sandbox | {"root": str(folder / "root"), "writable": [str(own), *map(str, may_write)]},
         "child": str(HERE / "child.py"),
         **{name: str(folder / name) for name in ("stdout", "stderr", "events", "stack", "result")},
     }
-    path = folder / "job.json"
+    own.mkdir(parents=True)
+    (folder / "root").mkdir()
     path.write_text(json.dumps(job))
     return path
+
+
+def run_prepared(launcher, jobs: list[Path], limits: Limits, start: str) -> list[dict]:
+    """The processes of one life, to the end of all; their guardians' results. Lost, if there are none to rely on."""
+    launcher.run(jobs, limits.wall + PATIENCE, start)
+    results = [_result(job.parent) for job in jobs]
+    for job, result in zip(jobs, results):
+        if result["status"] != 0 and shutil.disk_usage(job.parent).free < MIN_FREE:
+            raise DiskFull(job.parent.parent)
+    return results
 
 
 def _result(folder: Path) -> dict:
@@ -80,7 +103,7 @@ def _result(folder: Path) -> dict:
     if not folder.is_dir():
         raise Lost("a life's folder vanished while it ran")
     if shutil.disk_usage(folder).free < MIN_FREE:
-        raise DiskFull(folder.parent.parent)
+        raise DiskFull(folder.parent)
     try:
         note = scratch.read(folder / "guardian.log", 500, tail=True).decode(errors="replace").strip()
     except OSError:

@@ -8,12 +8,11 @@ fails, so that a deadlock becomes a verdict.
 from __future__ import annotations
 
 import sys
-import threading
 from datetime import timedelta
 from pathlib import Path
 
 from grader.harness.launcher import FIRST, Limits
-from grader.harness.life import run_life
+from grader.harness.life import errors_of_ours, prepare, run_prepared
 
 PATIENCE = 8.0  # s that a rank waits in a collective for another one; milliseconds are normal
 MEETING = 60.0  # s in which all ranks of a life must have started
@@ -80,32 +79,21 @@ def leave() -> None:
 
 
 def run_ranks(
-    launcher, folder: Path, script: Path, argv: list[list[str]], limits: Limits, may_write=(), faults=None,
-    given: dict | None = None, start: str = FIRST,
+    launcher, folder: Path, script: Path, argv: list[list[str]], limits: Limits, may_write=(), faults=None, *,
+    given: dict | None = None, sandbox: dict | None = None, start: str = FIRST,
 ) -> list[dict]:  # fmt: skip
     """One life of len(argv) ranks, each with arguments of its own, to the end of all; the guardians' results.
 
-    `faults`: one for each rank, or None. Rank r lives in folder/r. Raises what run_life raises, when all have ended.
+    `faults`: one for each rank, or None. Rank r lives in folder/r. The rest, and what is raised: run_life.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    ended: list = [None] * len(argv)
-
-    def live(rank: int) -> None:
-        env = rank_environment(rank, len(argv), folder / "store")
-        try:
-            fault = faults[rank] if faults else None
-            ended[rank] = run_life(
-                launcher, folder / str(rank), script, argv[rank], fault, limits, [folder, *may_write], env, given, start
+    meeting = folder / "meeting"  # where they find each other
+    with errors_of_ours(folder):
+        meeting.mkdir(parents=True)
+        jobs = [
+            prepare(
+                folder / str(rank), script, argv[rank], faults[rank] if faults else None, limits, [meeting, *may_write],
+                env=rank_environment(rank, len(argv), meeting / "store"), given=given, sandbox=sandbox,
             )
-        except BaseException as e:
-            ended[rank] = e
-
-    threads = [threading.Thread(target=live, args=(rank,)) for rank in range(len(argv))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for result in ended:
-        if isinstance(result, BaseException):
-            raise result
-    return ended
+            for rank in range(len(argv))
+        ]  # fmt: skip
+        return run_prepared(launcher, jobs, limits, start)

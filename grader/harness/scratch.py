@@ -11,7 +11,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from grader.course import UsageError
+from grader.errors import UsageError
 
 # Lives make sockets some 30 characters below their TMPDIR, which lies 22 below this; a socket's path ends at 104.
 LONGEST = 36
