@@ -28,8 +28,7 @@ from pathlib import Path
 from grader.harness import scratch
 from grader.slurm import ancestors, processes
 from grader.slurm.errors import ClusterError
-from grader.workload.auto_checkpoints import MANIFEST
-from grader.workload.auto_job import Walk
+from grader.workload.auto_job import MANIFEST, Walk
 
 LINE = 10_000  # bytes of one report
 REPORTS = 3_000  # of one life; a whole run has 150

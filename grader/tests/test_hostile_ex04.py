@@ -131,6 +131,6 @@ def test_a_starter_gets_nothing_for_answers_that_it_reports_itself(launcher, nam
 
 def test_the_grader_tells_a_life_neither_its_own_answer_nor_the_plan():
     workload = course.ROOT / "grader" / "workload"
-    texts = {name: (workload / name).read_text() for name in ("auto_cases.py", "auto_checkpoints.py", "auto_job.py")}
+    texts = {name: (workload / name).read_text() for name in ("auto_cases.py", "auto_job.py", "auto_lives.py")}
     for name, text in texts.items():
         assert not re.search(r"def (intact|newest_intact|undisturbed)\b|--plan\b|grader\.checks", text), name
