@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from grader.course import UsageError
-from grader.slurm import ending, processes, programs, state
+from grader.slurm import ancestors, ending, processes, programs, state
 from grader.slurm.config import Options, check_directory, user
 from grader.slurm.errors import ClusterError
 
@@ -209,6 +210,16 @@ class Cluster:
         if not processes.wait_until(there, seconds):
             raise ClusterError(f"job {job} is {seen.get('JobState')} ({seen.get('Reason')}), not {' or '.join(states)}, after {seconds:g} s")
         return seen
+
+    def job_of(self, pid: int) -> str | None:
+        """The id of the job that this process runs in, by its ancestors, which no job can choose; None: in none."""
+        chain = ancestors.up_to(self.pids().get("keeper"), pid)
+        return self._job_of(chain) if chain else None
+
+    def _job_of(self, chain: list[int]) -> str | None:
+        """`chain`: from the process to the child of the keeper below which it runs: that is its step's slurmstepd."""
+        found = re.match(r"slurmstepd: \[(\d+)\.", " ".join(ancestors.arguments(chain[-1])))
+        return found[1] if found and ancestors.program(chain[-1]).startswith("slurmstepd") else None
 
     # --- looking at it -----------------------------------------------------------------------------------
 
