@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 
 from grader.checks import grace, graceful, handler, task, together, workers
-from grader.checks.preempted import SAVE_EVERY, all_steps, any_signal, between_saves, job, steps_per_epoch, stopped_and_resumed
+from grader.checks.preempted import (
+    SAVE_EVERY,
+    all_steps,
+    any_signal,
+    between_saves,
+    job,
+    steps_per_epoch,
+    stopped_and_resumed,
+)
 from grader.harness.preemption import both, send
 
 # ---------------------------------------------------------------- ex03.1  the handler
@@ -68,7 +76,7 @@ def test_a_signal_in_the_middle_of_a_step_stops_the_job_after_it(lab):
 @task("ex03.2")
 def test_a_job_stopped_twice_in_one_epoch_rejoins(lab):
     """The second time in a step after which a regular save is due."""
-    due = 2 * SAVE_EVERY if 2 * SAVE_EVERY > steps_per_epoch(lab) + 1 else 3 * SAVE_EVERY
+    due = 2 * SAVE_EVERY if steps_per_epoch(lab) + 1 < 2 * SAVE_EVERY else 3 * SAVE_EVERY
     for schedule in lab.schedules((send("usr1", steps_per_epoch(lab) + 1), send("term", due))):
         stopped_and_resumed(lab, job(lab), schedule)
 

@@ -17,7 +17,7 @@ import time
 
 import torch
 
-from grader.harness import fsevents, watch
+from grader.harness import fsevents
 from grader.harness.digest import rng_digests
 from grader.workload import questions, student
 from grader.workload.job import seed_everything
