@@ -62,19 +62,22 @@ def plain_course(lab: Lab, costs: Costs, save_every: int = SAVE_EVERY) -> list[D
 # --- time limits -------------------------------------------------------------------------------------------
 
 
+# Each limit falls where it hurts: when a wrong job would still begin a step and a right one has stopped. There, a right one
+# needs more than is left: as long as the longest step, and half as long again as the longest save.
+
+
 def before_the_time_limit(lab: Lab, ranks: int | None = None, *more: object) -> None:
-    """... of one rank alone, if there are several."""
-    costs = Costs(step=2, save=6)
-    stops_in_time(lab, costs, _after_a_step(lab, costs) + lab.draw.randint(8, 14), ranks, *more)
+    """A step fits in, and no save after it. One rank alone has the limit, if there are several."""
+    costs = Costs(step=10, save=6)
+    stops_in_time(lab, costs, _before_a_step(lab, costs) + 15, ranks, *more)
 
 
 def in_an_evaluation(lab: Lab, ranks: int | None = None) -> None:
-    """The evaluation takes longer than a step and a save together; one rank alone has the limit, if there are several."""
-    costs = Costs(step=2, save=6, part=8)
+    """A part of an evaluation takes much longer than a step; one fits in, and no save after it."""
+    costs = Costs(step=2, save=6, part=20)
     parts = [done.at for done in plain_course(lab, costs) if done.what == "part"]
-    last = len(parts) // PARTS - 1
-    which = last if ranks is None else 0  # after the last evaluation, a save is to come
-    stops_in_time(lab, costs, parts[which * PARTS + lab.draw.randint(7, 9)], ranks)
+    which = EPOCHS - 1 if ranks is None else 0  # after the last evaluation, a save is to come
+    stops_in_time(lab, costs, parts[which * PARTS + lab.draw.randint(4, 8)] + 25, ranks)
 
 
 def with_a_grace_known(lab: Lab) -> None:
@@ -96,15 +99,14 @@ def slower_saves(lab: Lab) -> None:
 def uneven(lab: Lab) -> None:
     """The first step and the first save take long, later ones don't; those for which little time is left take long again."""
     costs = Costs(step=2, save=3, first=4, near=20, last=4)
-    end = _after_a_step(lab, costs, save_every=1) + lab.draw.randint(24, 34)
-    stops_in_time(lab, costs, end, None, "--save-every", 1)
+    stops_in_time(lab, costs, _before_a_step(lab, costs, save_every=1) + 18, None, "--save-every", 1)
 
 
-def _after_a_step(lab: Lab, costs: Costs, save_every: int = SAVE_EVERY) -> float:
-    """When a plain loop has done a step of the second epoch, the second at the earliest, after which no save is due."""
+def _before_a_step(lab: Lab, costs: Costs, save_every: int = SAVE_EVERY) -> float:
+    """When a plain loop begins a step of the second epoch: not the first, and not the first after a regular save."""
     per_epoch = steps_per_epoch(lab)
-    step = lab.draw.choice([n for n in range(per_epoch + 2, 2 * per_epoch) if n % SAVE_EVERY])
-    return next(done.at for done in plain_course(lab, costs, save_every) if done.what == "step" and done.step == step)
+    step = lab.draw.choice([n for n in range(per_epoch + 2, 2 * per_epoch) if n % SAVE_EVERY != 1])
+    return max(done.at for done in plain_course(lab, costs, save_every) if done.step < step)
 
 
 def stops_in_time(lab: Lab, costs: Costs, end: float, ranks: int | None = None, *more: object) -> None:
