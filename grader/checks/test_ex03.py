@@ -140,7 +140,7 @@ def test_signals_in_a_save_do_it_no_harm(lab):
 def test_more_signals_while_it_leaves_change_nothing(lab):
     """In its last save, and before each thing that it does afterwards."""
     step = between_saves(lab)
-    leaving = (send(("term", "usr1")[n % 2], step, "leaving", n) for n in range(4))
+    leaving = (send(("term", "usr1")[n % 2], step, "leaving", n) for n in range(3))
     signals = both(send("usr1", step), send("term", step, "event", lab.draw.randrange(4)), *leaving)
     for schedule in lab.schedules((signals,)):
         stopped_and_resumed(lab, job(lab), schedule)

@@ -167,6 +167,11 @@ def main() -> int:
             leaving += 1
             scheduler.point(step, "leaving", leaving - 1)
 
+    def left(status: int) -> None:
+        watch.emit("left", status=status, clock=scheduler.clock)
+        if status == 0 and jobs and jobs[0].epoch == args.epochs:
+            watch.end(jobs[0])
+
     run = ck.main if ck else bare_main
     with fsevents.watching(args.directory, on_event), watch.words_torn() as about_to_write:
         try:
@@ -174,12 +179,11 @@ def main() -> int:
                 make_job, args.directory, scheduler.now, args.grace if args.tell_grace else None
             )
         except SystemExit as e:  # another way to leave with a status
-            if jobs and isinstance(e.code, int):
-                watch.emit("left", status=e.code, clock=scheduler.clock)
+            code = 0 if e.code is None else e.code
+            if jobs and isinstance(code, int):
+                left(code)
             raise
-    watch.emit("left", status=status, clock=scheduler.clock)
-    if status == 0 and jobs[0].epoch == args.epochs:
-        watch.end(jobs[0])
+    left(status)
     if status in (0, 75):
         ranks.leave()
     return status
