@@ -344,6 +344,7 @@ def word_is_whole(lab: Lab) -> None:
                 _word_torn(run, number, life)
             preempted.left_as_preempted(lab, run, number, life, whole)
         finished(lab, run)
+        preempted.nothing_lost(run)
         same_course(lab, run, whole)
         _says(run, "done", fault_row(run))
 

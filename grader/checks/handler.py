@@ -86,21 +86,23 @@ class Draw:
 
     def each_noted(self) -> list[dict]:
         asked = [{"ask": "real_time", "number": int(self.draw.choice(NOTED))}]
-        self.time = 0.0  # a clock may say that
-        for number, other in (NOTED, NOTED[::-1]):
-            first = [["look"], ["send", int(number)], ["time", self.time + 50], ["look"]]
-            rest = [["send", int(other)], ["look"], ["exit"], ["look"]]
-            asked.append(self.program(self.block(), *first, *rest, before=self.draw.choice(KINDS)))
-            self.some_time()
+        for number in self.mixed(*NOTED):
+            sent = [["look"], *self.passing(number), ["exit"], ["look"]]
+            asked.append(self.program(self.block(), *sent, before=self.draw.choice(KINDS)))
         return asked
 
     def first_counts(self) -> list[dict]:
         first, second = self.mixed(*NOTED)
         later = [self.draw.choice(NOTED) for _ in range(4)]
-        sent = self.passing(first, second, first, *later)
-        return [
-            self.program(self.block(), *sent, ["exit"], ["look"], before=self.draw.choice(KINDS))
-        ]
+        asked = []
+        for time in (self.some_time(), 0.0):  # a clock may say 0
+            sent = [["time", time], ["send", int(first)], *self.passing(second, first, *later)]
+            asked.append(
+                self.program(
+                    self.block(), *sent, ["exit"], ["look"], before=self.draw.choice(KINDS)
+                )
+            )
+        return asked
 
     def nothing_else(self) -> list[dict]:
         sent = [["send", int(n)] for n in self.mixed(TERM, USR1, TERM)]
@@ -250,9 +252,20 @@ class Model:
         }
 
 
+def _given(answer: Answer, think: str, when: tuple[str, str] = WHEN) -> dict:
+    """What was reported; a process that a signal killed had no handler for it."""
+    if answer.status is not None and -answer.status in NOTED:
+        ended = (
+            "ended",
+            f"{_name(-answer.status)} killed the process: nothing handles it (any more)",
+        )
+        raise Finding("case:unhandled", [when, ended, ("think", think)])
+    return answer.given(think, when)
+
+
 def as_the_contract_says(answer: Answer, think: str) -> None:
     """Compare what the program saw with the model, look by look."""
-    values = answer.given(think, WHEN)
+    values = _given(answer, think)
     _imported_quietly(values)
     question = answer.question
     model = Model({int(n): kind for n, kind in question["before"].items()})
@@ -460,7 +473,7 @@ def _name(number: int | None) -> str:
 
 def real_time(answer: Answer, think: str) -> None:
     """Without arguments: the time is time.time's."""
-    values = answer.given(think, WHEN)
+    values = _given(answer, think)
     number = answer.question["number"]
     if values["received"] != number:
         raise Finding(
@@ -482,7 +495,7 @@ def real_time(answer: Answer, think: str) -> None:
 
 
 def saved_whole(answer: Answer, think: str) -> None:
-    values = answer.given(think, WHEN)
+    values = _given(answer, think)
     want = [[size, fill, fill] for size, fill in answer.question["tensors"]]
     if values["read"] != want or values["received"] not in answer.question["numbers"]:
         rows = [
@@ -510,7 +523,8 @@ def at_any_moment(answer: Answer, think: str) -> None:
     question = answer.question
     where = PLACES[question["where"]]
     first, second, third = question["numbers"]
-    values = answer.given(
+    values = _given(
+        answer,
         think,
         (
             "when",

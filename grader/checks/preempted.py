@@ -530,9 +530,11 @@ def status_says(says: str | None, want: str, rows: list, schedule: str | None = 
 def _not_torn(run: Run, life: Life, whole: Run) -> None:
     """No checkpoint holds weights of two different steps."""
     of_step: dict[str, dict[str, int]] = {}
-    for trained in whole.last.all("trained"):
-        for name, digest in trained["tensors"].items():
-            of_step.setdefault(name, {}).setdefault(digest, trained["step"])
+    for known in whole.last.all("trained") + whole.last.all(
+        "begins"
+    ):  # the salt of a step comes between the two
+        for name, digest in known["tensors"].items():
+            of_step.setdefault(name, {}).setdefault(digest, known["step"])
     for saving in life.all("saving"):
         steps: dict[int, list[str]] = {}
         for name, digest in saving["tensors"].items():
