@@ -665,14 +665,16 @@ def _some(names: list[str]) -> str:
 
 def nothing_lost(run: Run, always: bool = False) -> None:
     """Each relaunch after a preemption (or `always`) goes on exactly where the job stopped."""
-    reached = 0
+    reached, to_keep = 0, False
     for number, (life, after) in enumerate(zip(run.lives, run.lives[1:])):
-        reached = max(
-            reached, life.reached
-        )  # one that is stopped before it resumes has reached nothing itself
-        if not (always or isinstance(life.fault, Preempt)):
+        reached = max(reached, life.reached)  # one that ends before it resumes has reached nothing itself
+        to_keep = to_keep or always or isinstance(life.fault, Preempt)
+        if after.first("life") is None:
+            continue
+        if not to_keep:
             reached = after.resumed_at
             continue
+        to_keep = False
         if after.resumed_at != reached:
             rows = [
                 *fault_row(run),
