@@ -32,13 +32,17 @@ def holding(pipe: str, directory: str, held: int, event: int):
     """Around one save, on every rank. Gives a Hold, which the `held` rank fills in.
 
     The held rank's `event`-th file-system event below `directory` begins only when the others have
-    shown what they do. They tell it through `pipe`, a path that doesn't exist yet: two bytes each time.
+    shown what they do. They say it through `pipe`, a path that doesn't exist yet, in two bytes.
     """
     rank, found = dist.get_rank(), Hold()
     if rank == held:
         os.mkfifo(pipe)
+        said = os.open(
+            pipe, os.O_RDWR | os.O_NONBLOCK
+        )  # before anybody writes: unread letters would be lost
     dist.barrier()
-    said = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)  # stays open: unread letters would be lost
+    if rank != held:
+        said = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)
     try:
         around = _held(said, found, directory, event) if rank == held else _tells(said, rank)
         with around:
