@@ -401,7 +401,7 @@ def nobody_left_early(seen: Seen, function: str, what: str = "the checkpoint is 
     for e in held:
         if e["shown"] == "returned":
             rows = [
-                ("held", f"rank {e['rank']} stands still just before: {e['before']}"),
+                ("held", stands_still(e)),
                 ("found", f"another rank has come back from {function} meanwhile"),
                 ("expected", f"no rank comes back before {what}"),
                 (
@@ -417,6 +417,11 @@ def nobody_left_early(seen: Seen, function: str, what: str = "the checkpoint is 
             ]
             raise Finding("left early", rows)
     loads_what_was_saved(seen, "a rank was held in the save")
+
+
+def stands_still(held: dict) -> str:
+    before = held["before"] or "its call of the function"
+    return f"rank {held['rank']} stands still just before: {before}"
 
 
 def loads_what_was_saved(seen: Seen, when: str) -> None:
@@ -448,8 +453,8 @@ def loads_what_was_saved(seen: Seen, when: str) -> None:
                         ("rank", f"{rank} loads something else: {', '.join(different[:5])}"),
                         (
                             "think",
-                            "what does a rank do while another one is slow, and whose files "
-                            "does it touch?",
+                            "does each rank get back all that it saved, also when another one "
+                            "was slow?",
                         ),
                     ]
                     raise Finding(f"component:{different[0]}", rows)

@@ -17,7 +17,7 @@ MEMORY_RANKS = 8
 # model's bytes: three
 # copies of all its own shards, the momentum's included, are three quarters of it; the whole model
 # is more.
-WHOLE = 0.9
+WHOLE = 0.97
 
 
 def can_shard() -> None:
@@ -89,7 +89,7 @@ def nobody_leaves_early(lab: Lab) -> None:
         if e["shown"] == "returned":
             think = "what do the ranks wait for at the end of your save?"
             raise left_early(
-                f"rank {e['rank']} stands still just before: {e['before']}",
+                rank_points.stands_still(e),
                 "another rank",
                 "save_sharded",
                 think,

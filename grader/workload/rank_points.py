@@ -111,15 +111,16 @@ class Point:
         elif op.get("apart"):
             self.file = f"checkpoint-{step}.pt"
         on_gpu = living_on_gpu(tensors_of(job)) if op.get("gpu") else nullcontext()
-        with around or watch.saving(step, self.directory, fault) as events, on_gpu:
+        with around or watch.saving(step, self.directory, fault) as seen, on_gpu:
             did = outcome(lambda: self._save(job))
+        events = seen if isinstance(seen, list) else []
         changed = [part for part, value in self.digests(job).items() if value != before[part]]
         returned = repr(did["returned"])[:100] if "returned" in did else None
         self.emit(
             "saved point", n=self.n, step=step, returned=returned, raised=did.get("raised"),
             events=events, changed=changed, holds=before,
         )  # fmt: skip
-        return {"events": events, "raised": "raised" in did}
+        return {"events": events, "raised": "raised" in did, "seen": seen}
 
     def _save(self, job) -> object:
         if self.call == "save_checkpoint_ddp":
@@ -164,11 +165,10 @@ class Point:
         self.save(op)  # what stands there already isn't waited for
         events = self._events_of(op["rank"], self.save(op | {"step": op["step"] + 1})["events"])
         nothing = 0
-        for event in range(min(len(events), MOST)):
-            step = op["step"] + 2 + event
+        for event in range(-1, min(len(events), MOST)):
+            step = op["step"] + 3 + event
             around = holding(f"{self.meet}-{self.n}-{event}", self.directory, op["rank"], event)
-            with around as found:
-                self.save(op | {"step": step}, around=nullcontext([]))
+            found = self.save(op | {"step": step}, around)["seen"]
             if op["rank"] == RANK:
                 self.emit(
                     "held", n=self.n, step=step, rank=RANK, before=found.before, shown=found.shown

@@ -146,7 +146,7 @@ def hold(ck) -> None:
     """Each save goes into a folder of its own, and is loaded at once."""
     rank, events = dist.get_rank(), []
     for held in range(dist.get_world_size()):
-        for event in range(MOST + 1):
+        for event in range(MOST + 2):  # 0: none; 1: its call
             model, optimizer = built(sharded=True)
             fill(model, optimizer, event)
             into = os.path.join(args.directory, f"held-{held}-{event}")
@@ -154,7 +154,7 @@ def hold(ck) -> None:
                 around = watch.saving(event, args.directory)
             else:
                 around = holding(
-                    f"{args.directory}-{held}-{event}", args.directory, held, event - 1
+                    f"{args.directory}-{held}-{event}", args.directory, held, event - 2
                 )
             with around as found:
                 did = outcome(partial(ck.save_sharded, model, optimizer, into))
@@ -174,7 +174,7 @@ def hold(ck) -> None:
                 "loaded held", different=[name for name in before if now.get(name) != before[name]]
             )
             dist.barrier()
-            if event >= len(events[held]):
+            if event > len(events[held]):
                 break
 
 

@@ -161,6 +161,8 @@ def save_step(job, directory):
 
     def publish():
         if job.rank == 0:
+            for name in os.listdir(growing):  # DCP leaves its metadata to the kernel
+                synced(os.path.join(growing, name))
             synced(growing)
             if os.path.isdir(final):
                 os.rename(final, f"{growing}-old")
