@@ -43,15 +43,19 @@ def save(step: int, **more) -> dict:
 
 
 class Undisturbed:
-    """Saves that nothing disturbs, and the directories that they leave; made once for all
-    checks."""
+    """Saves that nothing disturbs, and the directories that they leave; made once for all checks.
+
+    "one", "two" and "three" is what lay there after each save of one run.
+    """
 
     def __init__(self, lab: Lab):
         first, second, third = steps(lab)
         points = {
-            "one": [save(first)],
-            "two": [save(first), save(second)],
-            "three": [save(first), save(second), save(third)],
+            "run": [
+                *(save(first), {"op": "copy", "to": "one"}),
+                *(save(second), {"op": "copy", "to": "two"}),
+                *(save(third), {"op": "copy", "to": "three"}),
+            ],
             "again": [save(first), save(second), save(second, version=1)],
             "zero": [save(0)],
             "large": [save(LARGE), save(LARGE + 1)],
@@ -70,10 +74,11 @@ class Undisturbed:
         return lab.bench.once(("rank points", lab.bench.submission.key), lambda: cls(lab))
 
     def events(self, name: str) -> list[list[str]]:
-        """For each rank, the file-system events of the last save of this point."""
-        seen = self.seen[name]
+        """For each rank, the file-system events of this directory's last save."""
+        number = {"one": 0, "two": 1, "three": 2}.get(name, -1)
+        seen = self.seen[name if number < 0 else "run"]
         works(seen)
-        return [seen.all(rank, "saved point")[-1]["events"] for rank in seen.ranks]
+        return [seen.all(rank, "saved point")[number]["events"] for rank in seen.ranks]
 
     def new(self, name: str, since: str) -> list[str]:
         """The files of this point's directory that aren't, or aren't like that, in the other's."""
@@ -192,7 +197,7 @@ def others_files(lab: Lab) -> None:
     deleted."""
     first, second, _ = steps(lab)
     ready, folder = Undisturbed.of(lab), place(lab)
-    works(ready.seen["two"])
+    works(ready.seen["run"])
     for name in ("two", "one"):
         copied(ready.folder / name, folder / name)
     (folder / "empty").mkdir()
@@ -581,7 +586,7 @@ def damaged_for_one_rank(lab: Lab) -> None:
 def power_lost(lab: Lab) -> None:
     selected(lab, [])  # no fault is asked for
     ready = Undisturbed.of(lab)
-    works(ready.seen["two"])  # what fails with nothing wrong is told as that
+    works(ready.seen["run"])  # what fails with nothing wrong is told as that
     power_loss.survives(
         lab,
         "crash_ranks.py",

@@ -15,6 +15,7 @@ cost ten times as much. A point:
                                     "gpu": are its tensors tagged as a GPU's?
     {"op": "load"}                  into a job that was just built
     {"op": "next"}                  a save of the step that follows the one that was loaded
+    {"op": "copy", "to"}            a copy of its directory, as it is now, below --directory
     {"op": "show", "step", "version"}   the digests of such a job; nothing of the student's runs
     {"op": "hold", "rank", "step"}  a save for each event of one, that rank held before the event
     {"op": "fail", "rank", "step", "byte"}  a save for each event of one, which fails; and as many
@@ -26,6 +27,7 @@ Saved values are drawn from watch.given("payload"), and digests made with watch.
 import argparse
 import os
 import select
+import shutil
 import signal
 import time
 from contextlib import nullcontext, suppress
@@ -150,6 +152,12 @@ class Point:
 
     def next(self, op: dict) -> None:
         self.save({"step": self.loaded + INTERVAL})
+
+    def copy(self, op: dict) -> None:
+        dist.barrier()
+        if RANK == 0:
+            shutil.copytree(self.directory, os.path.join(args.directory, op["to"]), symlinks=True)
+        dist.barrier()
 
     def show(self, op: dict) -> None:
         job = job_of(args.seed, watch.given("payload"), op["step"], op.get("version", 0))
