@@ -465,6 +465,25 @@ def _error(seen: Seen) -> str:
     return f"{crash['type']}: {first[:120]}" if first else crash["type"]
 
 
+def same_parts(seen: Seen, what: str = "latest") -> None:
+    """Each part of the state that was saved is what came back."""
+    step = seen.point["ops"][-1]["step"]
+    if seen.found(what) == f"step {step}":
+        return
+    rows = [("saved", "a state that holds all that a state may hold")]
+    read = seen.looks[0].read(what)
+    got = read["parts"] if read and read["outcome"] == "state" else {}
+    want = seen.parts[step]
+    if lost := [name for name, digest in want.items() if got.get(name) != digest]:
+        rows.append(("different", ", ".join(lost[:5]) + (f", and {len(lost) - 5} more" if len(lost) > 5 else "")))
+    rows += [
+        ("expected", "the same state, bit for bit"),
+        ("means", "training goes on from other values than those that were saved, or can't go on"),
+        ("think", "which values, types and layouts of a tensor can your file format hold?"),
+    ]
+    raise fails("values", seen, rows, what=what)
+
+
 # --- faults ------------------------------------------------------------------------------------------
 
 
