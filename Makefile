@@ -23,8 +23,13 @@ READY_BENCH := $(VENV)/.ready-bench
 ifneq ($(SOLUTION),)
   WHAT := --solution
 endif
-ifneq ($(SUBMISSION),)
-  WHAT += --submission $(SUBMISSION)
+# a name may hold anything; it reaches the shell as a variable, and make doesn't read it again
+override SUBMISSION := $(value SUBMISSION)
+export SUBMISSION
+# what it names may shadow the standard library
+unexport PYTHONPATH
+ifneq ($(value SUBMISSION),)
+  WHAT += --submission "$$SUBMISSION"
 endif
 
 .PHONY: help setup grade test bench notebook matrix slurm clean

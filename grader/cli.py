@@ -6,6 +6,7 @@ import contextlib
 import os
 import random
 import sys
+import traceback
 from pathlib import Path
 
 import click
@@ -13,6 +14,8 @@ import click
 from grader import course, derive, starters
 from grader.course import ROOT, Exercise, UsageError
 from grader.crash.command import crashtest
+from grader.harness import sandbox
+from grader.harness.guardian import reap_descendants
 from grader.interrupt import Interrupted, end_in_order
 from grader.slurm.command import cluster
 
@@ -47,7 +50,7 @@ SYNTAX = """
 \b
 grade [ex01 ...] [--task 3] [--submission DIR | --solution]
       [--json FILE] [--junit FILE] [--jobs N] [--seed N] [--fault F] [--launcher fork|plain]
-      [--cluster slurm|stand-in|site]
+      [--cluster slurm|stand-in|site] [--sandbox auto|require|off]
 
 Runs your training job as real processes, kills it, and compares the resumed run with an
 undisturbed one, bit for bit. Exit status: 0 all graded tasks pass, 1 some don't,
@@ -72,10 +75,12 @@ def main_group() -> None:
 @click.option("--fault", metavar="FAULT", help="Inject only this fault, as a message prints it: kill@12.")
 @click.option("--launcher", type=click.Choice(["fork", "plain"]), help="How processes start: forked from a warm server, or plainly (slower, same verdicts).")
 @click.option("--time-limit", type=click.FloatRange(5, 3600), metavar="S", help="Seconds that one process may take (60).")
+@click.option("--grading-limit", type=click.FloatRange(5, 86400), metavar="S", help="Seconds that the grading of one exercise may take (1800).")
+@click.option("--sandbox", "policy", type=click.Choice(sandbox.POLICIES), default="auto", help="What student code may see and touch: auto takes the best sandbox that this machine has, require ends without one, off is for submissions that you trust.")
 @click.option("--cluster", type=click.Choice(["slurm", "stand-in", "site"]), help="ex04: a real Slurm on this machine, a stand-in, or the site's (on a login node).")
 @click.option("--partition", metavar="P", help="... on the site: the partition.")
 @click.option("--account", metavar="A", help="... on the site: the account.")
-def checks(names, task_names, submission, solution, json_file, junit_file, jobs, seed, fault, launcher, time_limit, cluster, partition, account):
+def checks(names, task_names, submission, solution, json_file, junit_file, jobs, seed, fault, launcher, time_limit, grading_limit, policy, cluster, partition, account):
     """Grade exercises (what `grade` does without a command)."""
     from grader import engine
     from grader.checks.cluster_runs import Where
@@ -93,6 +98,7 @@ def checks(names, task_names, submission, solution, json_file, junit_file, jobs,
     where = Where(cluster, partition, account) if cluster else None
     submissions = [_submission(exercise, submission, solution) for exercise in chosen]
     limits = Limits(wall=time_limit, cpu=max(5.0, time_limit / 2)) if time_limit else Limits()
+    confined = sandbox.choose(policy)
     seed = random.SystemRandom().randrange(2**31) if seed is None else seed
     out = terminal.console()
     if "-" in (str(json_file), str(junit_file)):
@@ -104,15 +110,16 @@ def checks(names, task_names, submission, solution, json_file, junit_file, jobs,
             for write, file in ((output.json_text, json_file), (output.junit_text, junit_file))
             if file
         ]
-        launched = stack.enter_context(contextlib.closing(choose(launcher)))
-        if hasattr(launched, "start"):
-            launched.start()  # torch loads while the rest is set up
         for exercise, work in zip(chosen, submissions):
             if starters.untouched(exercise, work):
                 untouched.append(exercise)
-            with terminal.Progress(out, exercise) as progress:
+            # no process that student code has run beside serves another submission
+            launched = choose(launcher, confined.kind)
+            if hasattr(launched, "start"):
+                launched.start()  # torch loads while the rest is set up
+            with contextlib.closing(launched), terminal.Progress(out, exercise) as progress:
                 grading = engine.Grading(
-                    exercise, work, launched,
+                    exercise, work, launched, sandbox=confined, seconds=grading_limit,
                     seed=seed, jobs=jobs, tasks=tasks, faults=faults, limits=limits, logs=STATE / "logs", cluster=where, on_change=progress.update,
                 )  # fmt: skip
                 try:
@@ -289,6 +296,8 @@ def main() -> None:
     """Entry point: our own errors are one line on stderr and exit status 2 or 3, never a traceback."""
     try:
         end_in_order()
+        sandbox.hide_from_others()
+        reap_descendants()  # what outlives a killed guardian comes to us, and ends with the launcher
         main_group.main(prog_name="grade", standalone_mode=False)
     except UsageError as e:
         _leave(2, str(e))
@@ -303,6 +312,20 @@ def main() -> None:
         sys.exit(1)
     except OSError as e:
         _leave(3, f"{e.strerror or e}{f': {e.filename}' if e.filename else ''}")
+    except Exception as e:
+        at = traceback.extract_tb(e.__traceback__)[-1]
+        where = f"{type(e).__name__}: {e} ({os.path.basename(at.filename)}:{at.lineno})"
+        _leave(3, f"this is a mistake of the grader's: {where}{_kept(traceback.format_exc())}")
+
+
+def _kept(text: str) -> str:
+    """Keep a traceback for those who mend the grader; says where."""
+    file = STATE / "error.log"
+    with contextlib.suppress(OSError):
+        STATE.mkdir(exist_ok=True)
+        file.write_text(text)
+        return f"; please report it with {file.relative_to(ROOT)}"
+    return ""
 
 
 def _leave(status: int, text: str) -> None:

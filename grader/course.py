@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
+import stat
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -116,6 +119,15 @@ class Submission:
         self.key = str(folder)
 
     @property
+    def slug(self) -> str:
+        """A name for its logs: readable, and another one for another folder."""
+        path = os.path.abspath(self.folder)
+        if os.path.dirname(os.path.dirname(path)) == str(ROOT):
+            return os.path.basename(path)  # starter or solution
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", path).strip("-.")[-60:]
+        return f"{name}-{hashlib.sha256(path.encode()).hexdigest()[:6]}"
+
+    @property
     def problem(self) -> str:
         """Why it can't be run at all; empty if it can."""
         if self.module in self.files:
@@ -139,44 +151,59 @@ class Submission:
 
 
 def _snapshot(folder: Path) -> dict[str, bytes]:
+    """The plain files below `folder`. No link is followed, not even one that takes a folder's place meanwhile."""
     files: dict[str, bytes] = {}
-    total = 0
-    for path in _walk(folder):
+    total = seen = 0
+    todo = [("", 0)]
+    while todo:
+        inside, depth = todo.pop()
         try:
-            with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW), "rb") as f:
-                data = f.read(MAX_FILE + 1)
+            here = _open_folder(folder, inside)
         except OSError:
             continue  # gone, or not ours to read
-        if len(data) > MAX_FILE:
-            continue
-        total += len(data)
-        if total > MAX_TOTAL or len(files) >= MAX_FILES:
-            raise UsageError(f"{folder} holds more than {MAX_FILES} files or {MAX_TOTAL >> 20} MiB; a submission is source code")
-        files[str(path.relative_to(folder))] = data
-    return files
-
-
-def _walk(folder: Path) -> list[Path]:
-    """The plain files below `folder`, in order; UsageError if it is no submission but a whole disk."""
-    found, seen, todo = [], 0, [(folder, 0)]
-    while todo:
-        here, depth = todo.pop()
         try:
-            entries = os.scandir(here)
-        except OSError:
-            continue
-        with entries:
-            for entry in entries:
+            for name in sorted(os.listdir(here)):
                 seen += 1
                 if seen > MAX_ENTRIES or depth > MAX_DEPTH:
                     raise UsageError(f"{folder} holds too many files and folders, or too deep ones; a submission is source code")
-                if _skipped(entry.name):
+                if _skipped(name):
                     continue
-                if entry.is_dir(follow_symlinks=False):
-                    todo.append((Path(entry.path), depth + 1))
-                elif entry.is_file(follow_symlinks=False):
-                    found.append(Path(entry.path))
-    return sorted(found)
+                path = f"{inside}/{name}" if inside else name
+                mode = os.stat(name, dir_fd=here, follow_symlinks=False).st_mode
+                if stat.S_ISDIR(mode):
+                    todo.append((path, depth + 1))
+                elif stat.S_ISREG(mode) and (data := _file(name, here)) is not None:
+                    total += len(data)
+                    if total > MAX_TOTAL or len(files) >= MAX_FILES:
+                        raise UsageError(f"{folder} holds more than {MAX_FILES} files or {MAX_TOTAL >> 20} MiB; a submission is source code")
+                    files[path] = data
+        except OSError:
+            continue
+        finally:
+            os.close(here)
+    return dict(sorted(files.items()))
+
+
+def _open_folder(folder: Path, inside: str) -> int:
+    """A descriptor of the folder at `inside` below `folder`, reached without any link below `folder`."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    for name in inside.split("/") if inside else []:
+        try:
+            below = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)
+        finally:
+            os.close(fd)
+        fd = below
+    return fd
+
+
+def _file(name: str, folder: int) -> bytes | None:
+    """The bytes of a plain file; None if it's gone, not ours to read, or too large to be source code."""
+    try:
+        with open(os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW, dir_fd=folder), "rb") as f:
+            data = f.read(MAX_FILE + 1)
+    except OSError:
+        return None
+    return data if len(data) <= MAX_FILE else None
 
 
 def _skipped(name: str) -> bool:
@@ -193,11 +220,19 @@ def submission(exercise: Exercise, where: Path | None, solution: bool = False) -
             raise UsageError(f"this checkout has no solutions: {exercise.solution} is missing")
         return Submission(exercise.solution, exercise.module)
     if where is None:
-        return Submission(exercise.starter, exercise.module)
+        return Submission(_no_link(exercise.starter), exercise.module)
     if not where.is_dir():
         raise UsageError(f"no such submission directory: {where}")
     for name in (exercise.folder.name, exercise.id):
         inner = where / name
         if inner.is_dir():
-            return Submission(inner / "starter" if (inner / "starter").is_dir() else inner, exercise.module)
-    return Submission(where, exercise.module)
+            inside = _no_link(_no_link(inner) / "starter")
+            return Submission(_no_link(where) / name / ("starter" if inside.is_dir() else ""), exercise.module)
+    return Submission(_no_link(where), exercise.module)
+
+
+def _no_link(folder: Path) -> Path:
+    """The folder, if it isn't a link: a link leads to somebody else's work, or to the solution."""
+    if folder.is_symlink():
+        raise UsageError(f"{folder} is a symbolic link; a submission is a folder of plain files")
+    return folder

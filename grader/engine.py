@@ -11,6 +11,7 @@ import inspect
 import os
 import random
 import shlex
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable
@@ -37,6 +38,9 @@ from grader.verdicts import (
     TaskResult,
     sentence,
 )
+
+# that the grading of one exercise may take; the longest solution takes half a minute
+SECONDS, SECONDS_ON_A_SITE = 1800.0, 24 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -98,13 +102,19 @@ class Grading:
         tasks: list[int] | None = None,
         faults: tuple[Fault, ...] | None = None,
         limits: Limits | None = None,
-        logs: Path | None = None,  # where logs of crashes are kept
+        logs: Path | None = None,  # where logs of crashes are kept, in a folder for each submission
+        sandbox=None,  # grader.harness.sandbox.Sandbox; None: the best one
+        seconds: float | None = None,  # that the whole grading may take
         cluster=None,  # grader.checks.cluster_runs.Where; None: what can be had here
         on_change: Callable[[Grading], None] | None = None,
     ):
-        self.exercise, self.faults, self.tasks, self.logs = exercise, faults, tasks, logs
+        self.exercise, self.faults, self.tasks = exercise, faults, tasks
+        self.logs = logs and logs / submission.slug
+        self.seconds = seconds or (SECONDS_ON_A_SITE if cluster and cluster.kind == "site" else SECONDS)
+        self._clock: threading.Timer | None = None
+        self._late = False
         self.seed = random.SystemRandom().randrange(2**31) if seed is None else seed
-        self.bench = Bench(submission, launcher, self.seed, jobs or default_jobs(), limits)
+        self.bench = Bench(submission, launcher, self.seed, jobs or default_jobs(), limits, sandbox)
         self.bench.cluster = cluster
         self.checks = [c for c in collect(exercise) if not tasks or exercise.task(c.task).number in tasks]
         self.on_change = on_change or (lambda grading: None)
@@ -116,11 +126,18 @@ class Grading:
     # --- running
 
     def start(self) -> Grading:
+        self._clock = threading.Timer(self.seconds, self._time_is_up)
+        self._clock.daemon = True
+        self._clock.start()
         self._pool = ThreadPoolExecutor(max_workers=max(2 * self.bench.jobs, at_once(self.exercise)))
         preflight = self._pool.submit(self._preflight)
         for check in self.checks:
             self._futures[check.name] = self._pool.submit(self._run, check, preflight)
         return self
+
+    def _time_is_up(self) -> None:
+        self._late = True
+        self.bench.cancel()
 
     def _preflight(self) -> Finding | None:
         """Import the submission once: what goes wrong there is one finding, not one for every check."""
@@ -166,6 +183,8 @@ class Grading:
 
     def _unproved(self, error: Exception) -> Inconclusive:
         """Something on our side broke, which proves nothing about the student's work."""
+        if isinstance(error, Cancelled) and self._late:
+            return Inconclusive("late", [("stopped", f"the whole grading took longer than {self.seconds:g} s (--grading-limit)")])
         if isinstance(error, Cancelled):
             return Inconclusive("cancelled", [("stopped", "the grading was interrupted")])
         if DiskFull.says(error):
@@ -253,10 +272,13 @@ class Grading:
             round(time.monotonic() - self.began, 3),
             self.bench.lives_ended,
             self.seed,
+            self.bench.sandbox.kind,
         )
 
     def close(self) -> None:
         """Remove what the grading made. Checks that are still under way aren't wanted any more, then."""
+        if self._clock:
+            self._clock.cancel()
         if not all(future.done() for future in self._futures.values()):
             self.bench.cancel()
         if self._pool:

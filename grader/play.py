@@ -9,6 +9,7 @@ from grader.harness.faults import Fault, Kill
 from grader.harness.lab import Bench, Lab, course_paths
 from grader.harness.preemption import send
 from grader.harness.run import Group, Life
+from grader.report.logs import escaped
 from grader.report.timeline import timeline
 from grader.verdicts import INCONCLUSIVE, Finding
 
@@ -63,7 +64,7 @@ def _play(lab: Lab, script: tuple, faults: list[Fault], ranks: int | None) -> in
     run = (preempted if stops else lab).launch(*((lab,) if stops else ()), *script, faults=tuple(faults), ranks=ranks)
     for number, life in enumerate(run.lives, 1):
         print(f"--- life {number}" + (f": {life.fault.story}" if life.fault else ""))
-        for line in course_paths(_said(life), lab.bench).splitlines():
+        for line in escaped(course_paths(_said(life), lab.bench)).splitlines():
             print(f"    {line}")
         if stops:
             for at, what in timeline(life):
@@ -73,7 +74,7 @@ def _play(lab: Lab, script: tuple, faults: list[Fault], ranks: int | None) -> in
     expectations = expect if ranks is None else rank_runs
     try:
         if stops:
-            preempted.stopped_well(lab, run, preempted.undisturbed(lab, *script, ranks=ranks))
+            preempted.stopped_well(lab, run, preempted.yardstick(lab, script, ranks=ranks))
             print("The run that was stopped is the undisturbed one, bit for bit." if faults else "Training is done.")
         elif faults:
             expectations.rejoins(lab, run, lab.undisturbed(*script, ranks=ranks))

@@ -16,7 +16,8 @@ def untouched(exercise: Exercise, work: Submission) -> bool:
     """Is the file that students edit still the starter's? Unknown, so False, without a solution."""
     if not exercise.solution.is_dir():
         return False
-    return work.files.get(exercise.module) == derive.starter_files(exercise)[exercise.module]
+    handed_out = derive.starter_files(exercise).get(exercise.module)
+    return handed_out is not None and work.files.get(exercise.module) == handed_out
 
 
 def reset(exercise: Exercise) -> Path | None:

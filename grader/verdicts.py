@@ -82,6 +82,7 @@ class ExerciseResult:
     seconds: float
     lives: int  # processes that ran
     seed: int
+    sandbox: str = ""  # its kind (harness/sandbox.py)
     problem: str = ""  # why nothing could be run, if so
 
     @property

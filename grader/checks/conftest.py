@@ -13,6 +13,7 @@ import pytest
 from grader import course, engine
 from grader.harness import launcher as launchers
 from grader.harness.lab import course_paths
+from grader.report.logs import escaped
 from grader.verdicts import BLOCKED, INCONCLUSIVE, PASS
 
 _gradings: dict[str, engine.Grading] = {}
@@ -62,7 +63,7 @@ def pytest_pyfunc_call(pyfuncitem):
     outcome = grading.outcome(pyfuncitem.name)
     if outcome and outcome.verdict != PASS:
         title = f"{INCONCLUSIVE}: " if outcome.verdict == INCONCLUSIVE else ""
-        text = course_paths(str(outcome.finding), grading.bench)
+        text = escaped(course_paths(str(outcome.finding), grading.bench))
         pytest.fail(
             f"{task}  {title}{outcome.title}{text}\n  replay     {grading.replay(outcome)}", pytrace=False
         )

@@ -142,6 +142,9 @@ def over_limit(lab: Lab, run: Run, life: Life, when: list) -> Finding:
     limits = lab.bench.limits
     if life.ended == "stopped":
         return Inconclusive("stopped", [("stopped", "the life was stopped from outside")])
+    if life.ended == "wall" and starved(limits.wall, life.result.get("waited", 0.0)):
+        waited = f"busy: of {limits.wall:g} s, your code waited {life.result['waited']:.0f} s for a processor"
+        return Inconclusive("starved", [*when, ("machine", waited)])
     if life.ended == "wall" and _machine_is_slow(lab):
         return Inconclusive(
             "slow",
@@ -164,6 +167,11 @@ def over_limit(lab: Lab, run: Run, life: Life, when: list) -> Finding:
     if where := _stands_at(life):
         rows.append(("stood at", where))
     return Finding(f"limit:{life.ended}", rows, schedule_of(run))
+
+
+def starved(allowed: float, waited: float) -> bool:
+    """Did a process that used up its `allowed` seconds of wall time wait for a processor for much of it?"""
+    return waited > 0.3 * allowed
 
 
 def _machine_is_slow(lab: Lab) -> bool:

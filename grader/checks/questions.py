@@ -6,10 +6,12 @@ import signal
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from grader.checks.expect import crashed, finished
+from grader.checks.expect import crashed, finished, starved
 from grader.harness.lab import Lab
 from grader.harness.run import Run
-from grader.verdicts import Finding
+from grader.verdicts import Finding, Inconclusive
+
+SECONDS = 20  # for one question (workload/forked.py)
 
 
 @dataclass
@@ -21,6 +23,7 @@ class Answer:
     crash: dict | None = None  # the error that ended the process that was asked
     status: int | None = None  # its exit status, or -signal; None: it was never asked
     late: bool = False  # it was still running when its time was up
+    waited: float = 0.0  # s of that without a processor
     run: Run | None = None
 
     def given(self, think: str, when: tuple[str, str] | None = None) -> dict:
@@ -33,6 +36,8 @@ class Answer:
         asked = self.question["ask"]
         if self.values and not self.late and self.status == 0:
             return self.values
+        if self.late and starved(SECONDS, self.waited):
+            raise Inconclusive("starved", [*rows, ("machine", f"busy: of {SECONDS} s, the process waited {self.waited:.0f} s for a processor")])
         if self.crash:
             finding = crashed(self.crash, rows, life=self.run.last)
             finding.rows.append(("think", think))
@@ -43,7 +48,7 @@ class Answer:
 
     def _how(self) -> str:
         if self.late:
-            return "the process that was asked was still running after 20 s"
+            return f"the process that was asked was still running after {SECONDS} s"
         if self.status < 0:
             name = signal.Signals(-self.status).name
             return f"{name} killed the process that was asked"
@@ -75,6 +80,7 @@ def ask(
             answer.crash = event
         elif event["event"] == "ended" and answer.status is None:
             answer.status, answer.late = event["status"], event["late"]
+            answer.waited = event.get("waited", 0.0)
     if any(answer.status is None for answer in found.values()):
         finished(lab, run)  # says why, if the life itself ended early
     return list(found.values())

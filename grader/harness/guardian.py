@@ -9,7 +9,8 @@ whether the life came from the fork server or was started plainly, so both give 
 - It watches a lifeline (a pipe): when the grader dies, so does the life.
 
 The outcome is written to `result` as JSON: {"status": exit status or -signal, "ended": null or which
-limit ended it, "wall": s, "cpu": s, "left_behind": processes still alive at the end}.
+limit ended it, "wall": s, "cpu": s, "waited": s that it could have run but got no processor
+(of a life that was ended), "left_behind": processes still alive at the end}.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def guard(job: dict, start: Callable[[], int], lifeline: int) -> dict:
     limits, began = job["limits"], time.monotonic()
     disk_seen = began
     main = start()
-    status, cpu, ended = None, 0.0, None
+    status, cpu, ended, waited = None, 0.0, None, 0.0
     while status is None:
         ready = select.select([wake_r, lifeline], [], [], POLL)[0]
         if wake_r in ready and signal.SIGTERM in os.read(wake_r, 4096):
@@ -72,6 +73,7 @@ def guard(job: dict, start: Callable[[], int], lifeline: int) -> dict:
                 ended = "disk" if _written(job["may_write"]) > limits["disk"] else None
                 disk_seen = now
         if status is None and ended:
+            waited = waited_for_a_processor(main)
             _kill(main)
             _, code, usage = os.wait4(main, 0)
             status, cpu = os.waitstatus_to_exitcode(code), usage.ru_utime + usage.ru_stime
@@ -83,6 +85,7 @@ def guard(job: dict, start: Callable[[], int], lifeline: int) -> dict:
         "ended": ended,
         "wall": round(time.monotonic() - began, 4),
         "cpu": round(cpu, 4),
+        "waited": round(waited, 4),
         "left_behind": _kill_the_rest(main, became_reaper),
     }
     fd, new = tempfile.mkstemp(dir=os.path.dirname(job["result"]))  # a name that no life could guess, and put a pipe there
@@ -183,6 +186,15 @@ def _memory(main: int, own_file_systems: bool) -> int:
     return total
 
 
+def waited_for_a_processor(pid: int) -> float:
+    """Seconds that the process's main thread was ready to run and didn't; 0 where the kernel doesn't say."""
+    try:
+        with open(f"/proc/{pid}/schedstat") as f:
+            return int(f.read().split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return 0.0
+
+
 def _kill(pid: int) -> None:
     for send in (os.killpg, os.kill):
         try:
@@ -250,7 +262,7 @@ def begin(jobs: list[dict], body: Callable[[dict], None]) -> list[int]:
                 os._exit(status)
         return pid
 
-    with sandbox.SharedNetwork(kind) if len(jobs) > 1 else nullcontext():
+    with sandbox.SharedNetwork(kind) if jobs[0]["sandbox"]["network"] else nullcontext():
         return [sandbox.in_new_pid_namespace(kind, lambda job=job: fork(job)) for job in jobs]
 
 

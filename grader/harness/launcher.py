@@ -46,12 +46,26 @@ PROMPTLY = (2, 10)
 
 def _sweep(mark: str, number: int = signal.SIGKILL) -> None:
     """Kill whatever still carries the mark: nothing does, unless somebody tampered with a guardian."""
-    for process in psutil.process_iter(["pid", "cmdline"]):
+    try:
+        found = list(psutil.process_iter(["pid", "cmdline"]))
+    except (psutil.Error, OSError, IndexError):
+        return  # without /proc, nobody can be found
+    for process in found:
         if mark in (process.info["cmdline"] or []) and process.pid != os.getpid():
             try:
                 process.send_signal(number)
             except psutil.Error:
                 pass
+
+
+# what lives, and the processes around them, get of the caller's environment: secrets and habits stay outside
+PASSED_ON = ("PATH", "LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "HOME", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
+
+
+def environment() -> dict[str, str]:
+    """One thread, no GPU, and little of the caller's."""
+    passed_on = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    return passed_on | THREADS | {"CUDA_VISIBLE_DEVICES": ""}
 
 
 class Lost(Exception):
@@ -118,7 +132,7 @@ class Plain:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                env={**os.environ, **THREADS},
+                env=environment(),
             )
             self._guardians.add(guardian)
             return guardian
@@ -220,7 +234,7 @@ class Server:
             stderr=subprocess.PIPE,
             pass_fds=[theirs.fileno()],
             start_new_session=True,
-            env={**os.environ, **THREADS, "CUDA_VISIBLE_DEVICES": ""},
+            env=environment(),
         )
         theirs.close()
         self._log = _Tail(self._process.stderr)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 from grader.harness import scratch
-from grader.harness.launcher import FIRST, HERE, THREADS, DiskFull, Limits, Lost
+from grader.harness.launcher import FIRST, HERE, DiskFull, Limits, Lost, environment
 from grader.harness.sandbox import NONE, Sandbox
 
 # s beyond a life's own limit, after which its guardian must have been killed or stopped
@@ -19,14 +19,9 @@ PATIENCE = 60
 MIN_FREE = 16 << 20  # bytes on the disk of a life that failed, below which its failure proves nothing
 
 
-# what a life gets of the caller's environment: secrets and habits stay outside
-PASSED_ON = ("PATH", "LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
-
-
 def life_environment(own: str) -> dict[str, str]:
-    """The environment of every life: one thread, no GPU, and little of the caller's."""
-    passed_on = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-    return passed_on | THREADS | {"CUDA_VISIBLE_DEVICES": "", "TMPDIR": own, "HOME": own, "PYTHONDONTWRITEBYTECODE": "1"}
+    """The environment of every life, whose own folder is `own`."""
+    return environment() | {"TMPDIR": own, "HOME": own, "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 def run_life(
@@ -41,8 +36,18 @@ def run_life(
 
     Raises Lost if there is no result to rely on.
     """
-    job = prepare(folder, script, argv, fault, limits, may_write, given=given, sandbox=sandbox)
-    return run_prepared(launcher, [job], limits, start)[0]
+    with errors_of_ours(folder):
+        job = prepare(folder, script, argv, fault, limits, may_write, given=given, sandbox=sandbox)
+        return run_prepared(launcher, [job], limits, start)[0]
+
+
+@contextmanager
+def errors_of_ours(folder: Path):
+    """An error of the operating system in here isn't the student's: it's Lost."""
+    try:
+        yield
+    except OSError as e:
+        raise DiskFull(folder.parent) if DiskFull.says(e) else Lost(f"{type(e).__name__}: {e}")
 
 
 def prepare(
@@ -69,30 +74,20 @@ def prepare(
         "child": str(HERE / "child.py"),
         **{name: str(folder / name) for name in ("stdout", "stderr", "events", "stack", "result")},
     }
-    try:
-        own.mkdir(parents=True)
-        (folder / "root").mkdir()
-        path.write_text(json.dumps(job))
-    except OSError as e:
-        raise _lost(e, folder)
+    own.mkdir(parents=True)
+    (folder / "root").mkdir()
+    path.write_text(json.dumps(job))
     return path
 
 
 def run_prepared(launcher, jobs: list[Path], limits: Limits, start: str) -> list[dict]:
     """The processes of one life, to the end of all; their guardians' results. Lost, if there are none to rely on."""
-    try:
-        launcher.run(jobs, limits.wall + PATIENCE, start)
-        results = [_result(job.parent) for job in jobs]
-        for job, result in zip(jobs, results):
-            if result["status"] != 0 and shutil.disk_usage(job.parent).free < MIN_FREE:
-                raise DiskFull(job.parent.parent)
-        return results
-    except OSError as e:
-        raise _lost(e, jobs[0].parent)
-
-
-def _lost(error: OSError, folder: Path) -> Lost:
-    return DiskFull(folder.parent) if DiskFull.says(error) else Lost(f"{type(error).__name__}: {error}")
+    launcher.run(jobs, limits.wall + PATIENCE, start)
+    results = [_result(job.parent) for job in jobs]
+    for job, result in zip(jobs, results):
+        if result["status"] != 0 and shutil.disk_usage(job.parent).free < MIN_FREE:
+            raise DiskFull(job.parent.parent)
+    return results
 
 
 def _result(folder: Path) -> dict:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from grader.course import ROOT
 from grader.harness import scratch
 from grader.harness.lab import course_paths
 from grader.verdicts import Finding
@@ -31,11 +32,16 @@ def keep(grading: Grading, task_id: str, finding: Finding | None) -> str:
             return ""
         grading.logs.mkdir(parents=True, exist_ok=True)
         new = file.with_name(f"{file.name}.{os.getpid()}")
-        new.write_text(course_paths(text, grading.bench))
+        new.write_text(escaped(course_paths(text, grading.bench)))
         new.replace(file)
     except OSError:  # a course that can't be written to
         return ""
-    return str(file.relative_to(grading.logs.parent.parent))
+    return os.path.relpath(file, ROOT) if file.is_relative_to(ROOT) else str(file)
+
+
+def escaped(text: str) -> str:
+    """Several lines of what a life wrote: no control character of it reaches a terminal, not even by `cat`."""
+    return "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in text)
 
 
 def _text(stderr: Path) -> str:

@@ -32,6 +32,7 @@ def as_json(results: list[ExerciseResult]) -> dict:
                 "score": r.score,
                 "max_score": r.max_score,
                 "seed": r.seed,
+                "sandbox": r.sandbox,
                 "tasks": [
                     {
                         "id": t.id,

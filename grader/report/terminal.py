@@ -85,6 +85,11 @@ def show_summary(out: Console, results: list[ExerciseResult], untouched: list[Ex
     for r in results:
         lives = f"{r.lives} processes" if r.lives != 1 else "1 process"
         out.print(Text.assemble((f"{r.id}  {r.score} of {r.max_score} points", "bold"), f"   {r.seconds:.1f} s, {lives}, seed {r.seed}"))
+    kinds = {r.sandbox for r in results}
+    if "none" in kinds:
+        out.print(Text("sandbox  none: your code could read and write whatever you can; for trusted submissions only", "bold yellow"))
+    elif kinds:
+        out.print(Text(f"sandbox  {', '.join(sorted(kinds))}", "dim"))
     for exercise in untouched:
         first = exercise.tasks[0]
         out.print(

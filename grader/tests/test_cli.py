@@ -205,14 +205,14 @@ def test_the_log_of_a_crash_is_kept_until_the_next_grading(checkout):
     mine.write_text(mine.read_text() + "\n\ndef read_latest(directory):\n    print('on the way')\n    raise KeyError(directory)\n")
     shown = grade("ex01", "--task", 4, "--json", "r.json", root=checkout)
     (task,) = json.loads((checkout / "r.json").read_text())["exercises"][0]["tasks"]
-    assert task["evidence"]["log"] == ".grade/logs/ex01.4.log" and ".grade/logs/ex01.4.log" in shown.stdout
+    assert task["evidence"]["log"] == ".grade/logs/starter/ex01.4.log" and ".grade/logs/starter/ex01.4.log" in shown.stdout
     assert task["evidence"]["rows"][-1][0] == "log"
-    log = (checkout / ".grade" / "logs" / "ex01.4.log").read_text()
+    log = (checkout / ".grade" / "logs" / "starter" / "ex01.4.log").read_text()
     assert "on the way" in log and "KeyError" in log and str(mine) in log
-    assert list((checkout / ".grade" / "logs").iterdir()) == [checkout / ".grade" / "logs" / "ex01.4.log"]
+    assert [p.name for p in (checkout / ".grade" / "logs" / "starter").iterdir()] == ["ex01.4.log"]
     mine.write_text("def (")
     again = grade("ex01", "--task", 4, "--json", "r.json", root=checkout)
-    assert again.returncode == 1 and not list((checkout / ".grade" / "logs").iterdir())
+    assert again.returncode == 1 and not list((checkout / ".grade" / "logs" / "starter").iterdir())
 
 
 def test_a_course_that_cant_be_written_to_is_graded_without_logs(checkout):

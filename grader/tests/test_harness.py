@@ -17,6 +17,7 @@ from grader.harness import child, guardian, life, scratch
 from grader.harness.faults import Kill, KillInSave, Tear
 from grader.harness.lab import Bench, Cancelled, Lab, course_paths
 from grader.harness.launcher import ForkServer, Limits, Lost, Plain
+from grader.harness.sandbox import NONE, Sandbox
 from grader.verdicts import INCONCLUSIVE
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the fork server is Linux's")
@@ -92,14 +93,16 @@ def test_a_limit_ends_a_life_and_is_named(launcher, ex01):
 
 
 def bench_of(ex01, launcher, code: str, **limits) -> Bench:
-    """A bench for a submission that is this code."""
+    """A bench for a submission that is this code. What reaches for files of ours can do so without a sandbox alone."""
+    sandbox = Sandbox(NONE) if "here" in code else None
     work = course.Submission(ex01.solution, ex01.module, {ex01.module: code.encode()})
-    return Bench(work, launcher, seed=0, jobs=1, limits=Limits(**{"wall": 20} | limits))
+    return Bench(work, launcher, seed=0, jobs=1, limits=Limits(**{"wall": 20} | limits), sandbox=sandbox)
 
 
 # --- what a life writes ------------------------------------------------------------------------------
 
-IN_LIFE = "import os, sys, time\nhere = os.path.dirname(os.getcwd())\n"
+IN_LIFE = "import os, sys, time\n"
+HERE = IN_LIFE + "here = os.path.dirname(os.getcwd())\n"
 FOREVER = "while True: time.sleep(0.05)\n"
 
 
@@ -108,7 +111,7 @@ FOREVER = "while True: time.sleep(0.05)\n"
     [
         ("open(os.path.join(sys.argv[sys.argv.index('--directory') + 1], 'big'), 'wb').write(bytes(32 << 20))\n", {"disk": 8 << 20}),
         ("open(os.path.join(os.path.dirname(__file__), 'big'), 'wb').write(bytes(32 << 20))\n", {"disk": 8 << 20}),
-        ("open(os.path.join(here, 'events'), 'ab').write(bytes(32 << 20))\n", {"events": 8 << 20}),
+        ("from grader.harness import watch\nos.write(watch._events, bytes(32 << 20))\n", {"events": 8 << 20}),
     ],
     ids=["checkpoints", "beside its code", "events"],
 )
@@ -150,7 +153,7 @@ KILL_GUARDIAN = "os.kill(os.getppid(), 9)\n" + FOREVER
 )
 @linux
 def test_a_life_without_a_readable_result_is_lost(launcher, ex01, code):
-    bench = bench_of(ex01, launcher, IN_LIFE + code)
+    bench = bench_of(ex01, launcher, HERE + code)
     try:
         with pytest.raises(Lost):
             Lab(bench, "odd").launch("train.py")
@@ -160,7 +163,7 @@ def test_a_life_without_a_readable_result_is_lost(launcher, ex01, code):
 
 @pytest.mark.parametrize("code", ["os.mkfifo('events')", "os.mkdir('events')", "open('events', 'w').write('[' * 100_000)"])
 def test_events_that_are_none_end_no_grading(launcher, ex01, code):
-    bench = bench_of(ex01, launcher, IN_LIFE + f"os.chdir(here)\nos.unlink('events')\n{code}\nos._exit(0)")
+    bench = bench_of(ex01, launcher, HERE + f"os.chdir(here)\nos.unlink('events')\n{code}\nos._exit(0)")
     try:
         run = Lab(bench, "odd").launch("train.py")
         assert run.last.events == [] and not run.finished
@@ -171,7 +174,7 @@ def test_events_that_are_none_end_no_grading(launcher, ex01, code):
 def test_what_stands_in_the_way_of_a_relaunch_is_no_traceback(launcher, ex01):
     """A life may make files beside its own folder: the next life's folder has a name that it can't know."""
     solution = (ex01.solution / ex01.module).read_text()
-    code = IN_LIFE + "top = os.path.dirname(here)\nfor n in range(9):\n    open(os.path.join(top, f'life-{n}'), 'w'); open(here + f'-{n}', 'w')\n"
+    code = HERE + "top = os.path.dirname(here)\nfor n in range(9):\n    open(os.path.join(top, f'life-{n}'), 'w'); open(here + f'-{n}', 'w')\n"
     bench = bench_of(ex01, launcher, solution + code)
     try:
         assert Lab(bench, "x").launch("train.py", "--save-every", 5, faults=(Kill(12),)).finished
@@ -179,11 +182,11 @@ def test_what_stands_in_the_way_of_a_relaunch_is_no_traceback(launcher, ex01):
         bench.close()
 
 
-def no_space(*args):
+def no_space(*args, **more):
     raise OSError(28, "No space left on device")
 
 
-@pytest.mark.parametrize("where", [(life, "_prepare"), (course.Submission, "copy_to")], ids=["job", "copy"])
+@pytest.mark.parametrize("where", [(life, "prepare"), (course.Submission, "copy_to")], ids=["job", "copy"])
 def test_a_full_disk_is_nobodys_fault_and_is_said(launcher, ex01, monkeypatch, where):
     monkeypatch.setattr(*where, no_space)
     result = engine.grade(ex01, course.submission(ex01, None, solution=True), launcher, seed=1)

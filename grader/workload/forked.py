@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 
 from grader.harness import child, watch
+from grader.harness.guardian import waited_for_a_processor
 
 SECONDS = 20  # for one question; milliseconds are normal
 
@@ -18,7 +19,7 @@ class Helper:
     """A forked process that answers questions one after another, and is forked anew when it has died.
 
     `handle(question)` runs there; a crash in it goes out as an event, and so does how each question
-    ended: {"event": "ended", "point", "part", "status", "late"}.
+    ended: {"event": "ended", "point", "part", "status", "late", "waited": s without a processor, of a late one}.
     """
 
     def __init__(self, part: str, handle: Callable[[dict], None]):
@@ -30,11 +31,11 @@ class Helper:
         """How the question ended: 0 when all went well."""
         if self.pid is None:
             self._fork()
-        late = False
+        late, waited = False, 0.0
         line = json.dumps(question | {"name": name}).encode()
         os.write(self.to_helper, len(line).to_bytes(4, "big") + line)
         if not self._stirs(SECONDS):
-            late = True
+            late, waited = True, waited_for_a_processor(self.pid)
             os.kill(self.pid, signal.SIGKILL)
             self._stirs(SECONDS)
         # when it died, a process that it left behind may hold the pipe open: don't wait for its end
@@ -46,7 +47,7 @@ class Helper:
             _, code = os.waitpid(self.pid, 0)
             status = os.waitstatus_to_exitcode(code)
             self._forget()
-        watch.emit("ended", point=name, part=self.part, status=status, late=late)
+        watch.emit("ended", point=name, part=self.part, status=status, late=late, waited=waited)
         return status
 
     def _stirs(self, seconds: float) -> bool:

@@ -1,0 +1,352 @@
+"""What student code tries from inside of a life: it reads, writes and reaches nothing that isn't its own.
+
+Each attack is code of a submission. It prints "got ..." for everything that it got, and what it was refused otherwise.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from grader import course
+from grader.course import ROOT
+from grader.harness import sandbox
+from grader.harness.lab import Bench, Lab
+from grader.harness.launcher import ForkServer, Limits
+from grader.harness.sandbox import LANDLOCK, NAMESPACES, NONE, Sandbox
+from grader.slurm import Cluster, StandIn
+from grader.slurm.choice import missing as select_missing
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has namespaces and Landlock")
+
+ATTEMPT = textwrap.dedent(
+    """
+    import ctypes, os, signal, socket, subprocess, sys
+    libc = ctypes.CDLL(None, use_errno=True)
+    directory = sys.argv[sys.argv.index("--directory") + 1]
+
+    def attempt(what, call):
+        try:
+            value = call()
+        except (OSError, subprocess.SubprocessError) as e:
+            print("refused", what, type(e).__name__)
+        else:
+            print("got", what, repr(value)[:60])
+
+    def must(result):
+        if result < 0:
+            raise OSError(ctypes.get_errno(), "refused")
+        return result
+    """
+)
+
+
+def available() -> list[Sandbox]:
+    """Those that can be had here, strongest first."""
+    best = sandbox.choose()
+    kinds = [best] if best.kind == LANDLOCK else [best, Sandbox(LANDLOCK)]
+    return [kind for kind in kinds if kind.kind != NONE and not sandbox._unavailable(kind)]
+
+
+@pytest.fixture(params=[NAMESPACES, LANDLOCK])
+def confined(request) -> Sandbox:
+    found = next((one for one in available() if one.kind == request.param), None)
+    if found is None and os.environ.get("GRADE_CI"):
+        pytest.fail(f"{request.param} can't be had here")
+    if found is None:
+        pytest.skip(f"{request.param} can't be had here")
+    return found
+
+
+@pytest.fixture
+def attack(launcher, ex01, confined):
+    """attack(code) -> what it printed; in the same directory each time."""
+    benches, directory = [], []
+
+    def run(code: str, ranks: int | None = None, **limits) -> str:
+        text = ATTEMPT + textwrap.dedent(code)
+        work = course.Submission(ex01.starter, ex01.module, {ex01.module: text.encode()})
+        benches.append(Bench(work, launcher, 0, jobs=2, limits=Limits(**{"wall": 20} | limits), sandbox=confined))
+        if not directory:
+            directory.append(benches[0].folder() / "checkpoints")
+            directory[0].mkdir()
+        life = Lab(benches[-1], "attack").launch("importing.py", ranks=ranks, directory=directory[0]).last
+        if ranks is None and life.status != 0:
+            return f"ended {life.ended} {life.status} {life.text()[-2000:]}"
+        return life.text("stdout") + life.text("stderr")
+
+    yield run
+    for bench in benches:
+        bench.close()
+
+
+def refused(shown: str, *, times: int) -> None:
+    assert "got" not in shown and shown.count("refused") == times, shown
+
+
+def test_files_that_arent_its_own_are_neither_read_nor_listed(attack, tmp_path):
+    (tmp_path / "secret").write_text("of another submission")
+    (ROOT / ".grade").mkdir(exist_ok=True)
+    paths = [
+        *(str(exercise.solution / exercise.module) for exercise in course.exercises().values()),
+        str(ROOT / "grader" / "mutants" / "matrix.py"), str(ROOT / "grader" / "checks" / "test_ex01.py"),
+        str(ROOT / "grader" / "tests" / "conftest.py"), str(tmp_path / "secret"), "/etc/shadow", "/etc/sudoers",
+    ]  # fmt: skip
+    folders = [str(ROOT / ".git"), str(ROOT / ".grade"), str(tmp_path), os.path.expanduser("~/.ssh"), "/var/log", "/home"]
+    code = f"""
+        for path in {paths!r}:
+            attempt(path, lambda: open(path).read())
+        for path in {folders!r}:
+            attempt(path, lambda: os.listdir(path))
+    """
+    refused(attack(code), times=len(paths) + len(folders))
+
+
+def test_the_answers_cant_be_imported(attack):
+    names = ["grader.mutants", "grader.checks", "grader.tests", "grader.course", "grader.engine", "grader.yardstick"]
+    code = f"""
+        import importlib
+        for name in {names!r}:
+            try:
+                importlib.import_module(name)
+            except (ImportError, PermissionError):
+                print("refused", name)
+            else:
+                print("got", name)
+    """
+    refused(attack(code), times=len(names))
+
+
+def test_nothing_is_planted_for_other_processes(attack):
+    site = next(path for path in sys.path if path.endswith("site-packages"))
+    places = [f"{site}/x.pth", f"{site}/sitecustomize.py", str(ROOT / "grader" / "workload" / "x.py"), str(ROOT / "x"), "/usr/x", "/etc/x"]
+    code = f"""
+        for path in {places!r}:
+            attempt(path, lambda: open(path, "w").write("x"))
+        attempt("torch", lambda: open(__import__("torch").__file__, "a").write("x"))
+        attempt("the scratch folder", lambda: open(os.path.join(os.getcwd(), "..", "result"), "w").write("x"))
+        attempt("another life's place", lambda: os.mkdir(os.path.join(os.getcwd(), "..", "..", "x")))
+    """
+    refused(attack(code), times=len(places) + 3)
+    assert not any(os.path.exists(path) for path in places)
+
+
+def test_a_link_in_the_checkpoint_directory_leads_nowhere(attack, tmp_path):
+    (tmp_path / "secret").write_text("x")
+    code = f"""
+        for n, target in enumerate([{str(tmp_path / "secret")!r}, {str(ROOT / "README.md")!r}, "/proc/1/root/etc/shadow"]):
+            os.symlink(target, os.path.join(directory, str(n)))
+            attempt(target, lambda: open(os.path.join(directory, str(n))).read())
+    """
+    refused(attack(code), times=3)
+
+
+KEEPERS = {
+    "a file in /tmp": ("open('/tmp/kept', 'w').write('x')", "open('/tmp/kept').read()"),
+    "a file in /var/tmp": ("open('/var/tmp/kept', 'w').write('x')", "open('/var/tmp/kept').read()"),
+    "a file at home": ("open(os.path.expanduser('~/kept'), 'w').write('x')", "open(os.path.expanduser('~/kept')).read()"),
+    "a System V segment": ("must(libc.shmget(4711, 100, 0o1600))", "must(libc.shmget(4711, 100, 0o600))"),
+    "a System V queue": ("must(libc.msgget(4711, 0o1600))", "must(libc.msgget(4711, 0o600))"),
+    "a key": (
+        "must(libc.syscall(248, b'user', b'kept', b'x', ctypes.c_size_t(1), -4))",
+        "must(libc.syscall(249, b'user', b'kept', None, -4))",
+    ),
+}
+
+
+@pytest.mark.parametrize("how", KEEPERS)
+def test_a_life_leaves_nothing_for_the_next_but_checkpoints(attack, how):
+    leave, find = KEEPERS[how]
+    attack(f"attempt('to leave it', lambda: {leave})\nopen(os.path.join(directory, 'kept'), 'w').write('x')")
+    shown = attack(f"attempt('it', lambda: {find})\nprint(open(os.path.join(directory, 'kept')).read())")
+    assert "refused it" in shown and shown.splitlines()[-1] == "x", shown
+
+
+def test_shared_memory_is_private(attack, confined):
+    attack("attempt('to leave it', lambda: open('/dev/shm/grade-test-kept', 'w').write('x'))")
+    try:
+        shown = attack("attempt('it', lambda: open('/dev/shm/grade-test-kept').read())")
+    finally:
+        Path("/dev/shm/grade-test-kept").unlink(missing_ok=True)
+    # Landlock alone can't give a life one of its own: DataLoader workers need it
+    assert ("refused" in shown) == (confined.kind == NAMESPACES), shown
+
+
+def test_no_signal_reaches_another_process(attack):
+    code = f"""
+        for pid in ({os.getpid()}, os.getppid(), 1):
+            for number in (signal.SIGTERM, signal.SIGKILL, signal.SIGSTOP):
+                attempt(f"{{number}} to {{pid}}", lambda: os.kill(pid, number))
+    """
+    shown = attack(code)
+    assert f"to {os.getpid()} ProcessLookupError" in shown or f"to {os.getpid()} PermissionError" in shown
+    assert "ended" not in shown, shown
+
+
+def test_processes_of_others_tell_nothing(attack, confined):
+    sandbox.hide_from_others()  # as the command does
+    code = f"""
+        for name in ("environ", "maps", "mem", "fd/0", "cwd", "root/etc"):
+            path = "/proc/{os.getpid()}/" + name
+            attempt(name, lambda: os.listdir(path) if name in ("cwd", "root/etc") else open(path, "rb").read(1))
+        attempt("to trace it", lambda: must(libc.ptrace(16, {os.getpid()}, None, None)))
+    """
+    refused(attack(code), times=7)
+    if confined.kind == NAMESPACES:
+        seen = attack("print([name for name in os.listdir('/proc') if name.isdigit()])")
+        assert str(os.getpid()) not in seen and seen.count(",") <= 3, seen
+
+
+def test_the_network_is_out_of_reach(attack, confined):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        name = f"\0grade-{os.getpid()}"
+        with socket.socket(socket.AF_UNIX) as abstract:
+            abstract.bind(name)
+            abstract.listen()
+            code = f"""
+                attempt("TCP", lambda: socket.create_connection(("127.0.0.1", {server.getsockname()[1]}), 2))
+                attempt("a name", lambda: socket.socket(socket.AF_UNIX).connect({name!r}))
+            """
+            refused(attack(code), times=2)
+
+
+def test_ranks_meet_over_loopback_of_their_own(attack, confined):
+    if confined.kind != NAMESPACES:
+        pytest.skip("Landlock doesn't tell loopback from other networks")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        code = f"""
+            import torch.distributed as dist
+            from grader.harness import ranks
+            ranks.join("gloo")
+            dist.barrier()
+            print("met", dist.get_world_size())
+            attempt("TCP", lambda: socket.create_connection(("127.0.0.1", {server.getsockname()[1]}), 2))
+        """
+        shown = attack(code, ranks=2)
+    assert shown.count("met 2") == 2 and shown.count("refused TCP") == 2, shown
+
+
+def test_the_environment_holds_nothing_of_the_callers(attack, monkeypatch):
+    for name in ("GRADE_SECRET", "AWS_SECRET_ACCESS_KEY", "SSH_AUTH_SOCK", "PYTHONPATH"):
+        monkeypatch.setenv(name, "of-the-caller")
+    shown = attack("print(sorted(os.environ.items()))")
+    assert "TMPDIR" in shown and "of-the-caller" not in shown
+
+
+def test_there_is_no_way_back(attack, confined):
+    """No capability, no set-user-id program, no other root."""
+    code = """
+        attempt("chroot", lambda: os.chroot("/"))
+        attempt("mount", lambda: must(libc.mount(b"none", b"/tmp", b"tmpfs", 0, None)))
+        attempt("umount", lambda: must(libc.umount2(b"/proc", 2)))
+        attempt("another user", lambda: os.setuid(os.getuid() + 1))
+        attempt("a device", lambda: os.mknod(os.path.join(directory, "dev"), 0o60600, os.makedev(8, 0)))
+    """
+    if confined.kind == NAMESPACES:
+        refused(attack(code), times=5)
+        status = attack("print([line for line in open('/proc/self/status') if line.startswith(('CapEff', 'NoNewPrivs', 'Uid'))])")
+        assert "CapEff:\\t0000000000000000" in status and "NoNewPrivs:\\t1" in status, status
+        assert os.geteuid() != 0 or "Uid:\\t0" not in status
+
+
+def test_what_fills_shared_memory_is_ended(attack, confined):
+    if confined.kind != NAMESPACES:
+        pytest.skip("Landlock alone gives a life no /dev/shm of its own")
+    code = """
+        import time
+        with open("/dev/shm/x", "wb") as f:
+            for _ in range(40):
+                f.write(bytes(1 << 20))
+        time.sleep(20)
+    """
+    assert attack(code, memory=24 << 20).startswith(("ended memory", "ended None 1"))
+
+
+def test_a_kind_that_cant_be_had_is_an_error_where_its_required(monkeypatch):
+    monkeypatch.setattr(sandbox, "_unavailable", lambda one: "not here")
+    assert sandbox.choose("auto").kind == NONE and sandbox.choose("off").kind == NONE
+    with pytest.raises(course.UsageError, match="not here"):
+        sandbox.choose("require")
+
+
+def test_a_fresh_interpreter_and_both_servers_have_other_hash_secrets(ex01):
+    """Two real processes never agree on hash("..."); two lives of one run don't, either."""
+    work = course.Submission(ex01.starter, ex01.module, {ex01.module: b"print(hash('x'), id(object))\n"})
+    launcher = ForkServer()
+    bench = Bench(work, launcher, 0, jobs=2)
+    try:
+        lab = Lab(bench, "hash")
+        first = lab.launch("importing.py")
+        later = lab.launch("importing.py", directory=first.directory)
+        fresh = lab.launch("importing.py", directory=first.directory, fresh=True)
+        shown = [run.last.text("stdout").split() for run in (first, later, fresh)]
+        assert all(len(set(column)) == 3 for column in zip(*shown)), shown
+    finally:
+        bench.close()
+        launcher.close()
+
+
+# --- job scripts ------------------------------------------------------------------------------------
+
+SCRIPT = """#!/bin/bash
+#SBATCH -o job.log
+tried() { if "$@" >/dev/null 2>&1; then echo "got $*"; else echo "refused $*"; fi; }
+tried cat SECRET
+tried cat SOLUTION
+tried ls ROOT
+tried touch OUTSIDE/x
+tried touch /tmp/grade-test-x
+tried kill -0 GRADER
+tried cat CLUSTER/munge/key
+tried touch CLUSTER/state/x
+cat <<end > heredoc
+works
+end
+srun bash -c 'cat SECRET || echo refused in a step'
+squeue -h -o %i > queue
+echo done
+"""
+
+
+@pytest.mark.parametrize("kind", ["slurm", "stand-in"])
+def test_a_job_script_reaches_its_own_folder_alone(short_path, ex01, kind):
+    if kind == "slurm" and (missing := select_missing()):
+        pytest.fail(f"Slurm is missing: {missing}") if os.environ.get("GRADE_CI") else pytest.skip(f"no Slurm: {missing}")
+    if not sandbox.jobs_can_be_confined():
+        pytest.skip("no Landlock")
+    work, outside = short_path / "work", short_path / "outside"
+    work.mkdir()
+    outside.mkdir()
+    (outside / "secret").write_text("x")
+    words = {
+        "SECRET": outside / "secret", "SOLUTION": ex01.solution / ex01.module, "ROOT": ROOT, "OUTSIDE": outside,
+        "GRADER": os.getpid(), "CLUSTER": short_path / "c",
+    }  # fmt: skip
+    text = SCRIPT
+    for word, value in words.items():
+        text = text.replace(word, str(value))
+    (work / "job.sh").write_text(text)
+    made = Cluster if kind == "slurm" else StandIn
+    with made(short_path / "c", nodes=1, jobs_write=[work]) as cluster:
+        done = cluster.run(["sbatch", "-W", "job.sh"], cwd=work, env={**cluster.env, "TMPDIR": str(work)})
+        shown = (work / "job.log").read_text()
+    assert done.returncode == 0, done.stderr + shown
+    assert "got" not in shown and shown.count("refused") == 9 and shown.endswith("done\n"), shown
+    assert (work / "heredoc").read_text() == "works\n" and (work / "queue").read_text().strip()
+
+
+def test_the_standin_writes_no_log_outside_of_the_jobs_folder(short_path):
+    """sbatch -o names any file; where a real cluster's slurmd is confined, the stand-in looks itself."""
+    work, outside = short_path / "work", short_path / "outside"
+    work.mkdir()
+    outside.mkdir()
+    (work / "link").symlink_to(outside)
+    with StandIn(short_path / "c", nodes=1, jobs_write=[work]) as cluster:
+        for out in (outside / "log", "link/log", "../outside/log"):
+            cluster.run(["sbatch", "-W", "-o", str(out), "--wrap", "true"], cwd=work)
+    assert list(outside.iterdir()) == []
