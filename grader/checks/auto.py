@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import wraps
 from random import Random
 
 from grader.checks import cluster_runs
@@ -9,7 +10,7 @@ from grader.checks.cluster_runs import HELD, STEPS, ClusterRun, Refused
 from grader.checks.witness import TEARS
 from grader.harness.lab import Lab
 from grader.slurm import Cluster
-from grader.verdicts import Finding, Inconclusive
+from grader.verdicts import FAIL, Finding, Inconclusive
 from grader.workload import auto_job
 
 SAVE_EVERY = 5
@@ -142,6 +143,23 @@ def story(run: ClusterRun, until: int | None = None) -> list[tuple[str, str]]:
 # --- what is asked of them ----------------------------------------------------------------------------------
 
 
+def in_time(check):
+    """On a machine that was too slow, what `check` finds proves nothing."""
+
+    @wraps(check)
+    def checked(run: ClusterRun, *args):
+        try:
+            check(run, *args)
+        except Finding as finding:
+            if not run.starved or finding.verdict != FAIL:
+                raise
+            machine = f"busy: the cluster took {run.slowest:.1f} s to say what is in its queue; nothing was proved"
+            raise Inconclusive("starved", [*finding.rows, ("machine", machine)]) from None
+
+    return checked
+
+
+@in_time
 def finished(run: ClusterRun) -> None:
     """It came to its end by itself, and nothing of it is left in the queue."""
     if run.stuck in HELD:
@@ -198,6 +216,7 @@ def _last_words(run: ClusterRun) -> str:
     return lines[-1][:200] if lines else "empty"
 
 
+@in_time
 def kept(run: ClusterRun, do: str, think: str) -> None:
     """The fault `do` cost no finished step: the training was told in time, saved, and left by itself."""
     number, fault = next(((n, f) for n, f in enumerate(run.all("fault")) if f["do"] == do), (None, None))
@@ -221,6 +240,7 @@ def kept(run: ClusterRun, do: str, think: str) -> None:
     raise Finding(f"lost:{do}", rows)
 
 
+@in_time
 def undisturbed_saves(run: ClusterRun) -> None:
     """While it saved, nobody sent it SIGTERM: a requeue that comes too early does."""
     for life in run.lives:
@@ -287,6 +307,7 @@ def ended_well(run: ClusterRun) -> None:
         raise Finding("final state", rows)
 
 
+@in_time
 def does_nothing_when_done(run: ClusterRun) -> None:
     """The life that began after the job was done trained nothing, and the job wasn't run again."""
     finished(run)
@@ -300,6 +321,7 @@ def does_nothing_when_done(run: ClusterRun) -> None:
         raise Finding("done twice", [requeued, found, ("think", "what does your script do after exit status 0?")])
 
 
+@in_time
 def gives_up(run: ClusterRun) -> None:
     """A job that crashes at the same step every time is tried TRIES times there, and ends as failed."""
     crash = run.all("fault")[0] if run.all("fault") else {"step": 12, "status": 1}
@@ -341,6 +363,7 @@ def _failed(run: ClusterRun, what: tuple[str, str]) -> None:
         raise Finding("final state", rows)
 
 
+@in_time
 def chain_ends(run: ClusterRun) -> None:
     """After 70, nothing of the chain runs again or stays in the queue, and its last job has failed."""
     if not run.lives:

@@ -31,6 +31,7 @@ from grader.workload import auto_job
 
 MOST_LIVES = 6  # more of them are a loop without end; most runs have five at most
 POLL = 0.2  # s between two looks at the queue
+BUSY = 1.0  # s between two, while a life is under way
 # reasons of a job that will stay in the queue for ever
 HELD = {"JobHeldUser", "JobHeldAdmin", "job_requeued_in_held_state"}
 NEVER = {"DependencyNeverSatisfied"} | HELD
@@ -100,6 +101,12 @@ class ClusterRun:
     others: dict[str, str] = field(default_factory=dict)  # jobs that preempted it -> their state at the end
     trouble: str = ""  # what the cluster couldn't do
     instead: str = ""  # why it ran on another kind of cluster than was chosen
+    slowest: float = 0.0  # s that the cluster took to say what is in its queue; milliseconds are normal
+
+    @property
+    def starved(self) -> bool:
+        """The machine was so slow that what came too late proves nothing about the script."""
+        return self.slowest > self.where.pace.limit / 6
 
     def all(self, event: str) -> list[dict]:
         return [e for e in self.events if e["event"] == event]
@@ -211,7 +218,7 @@ def _run(lab: Lab, where: Where, script: str, flags: tuple, plan: tuple[dict, ..
                 witness.command = _training(work / "checkpoints", witness.address, code, uses, flags)
                 train = _as_words(witness.command, folder)
                 run.events, run.undisturbed = witness.events, witness.undisturbed
-                _follow(lab, cluster, run, script, _surroundings(cluster, train), then, most)
+                _follow(lab, cluster, run, script, _surroundings(cluster, train), then, most, witness)
                 run.trouble = witness.trouble
             run.events = list(run.events)
         return run
@@ -248,7 +255,7 @@ def _on_shared_disk() -> Path:
     return Path(tempfile.mkdtemp(dir=top))
 
 
-def _follow(lab: Lab, cluster: Cluster, run: ClusterRun, script: str, env: dict[str, str], then, most: int) -> None:
+def _follow(lab: Lab, cluster: Cluster, run: ClusterRun, script: str, env: dict[str, str], then, most: int, witness: Witness) -> None:
     began = time.monotonic()
     submitted = cluster.run(["sbatch", "--parsable", script], cwd=run.folder, env=env)
     if submitted.returncode:
@@ -256,7 +263,7 @@ def _follow(lab: Lab, cluster: Cluster, run: ClusterRun, script: str, env: dict[
     first = submitted.stdout.strip().split(";")[0]
     run.jobs[first] = {}
     try:
-        _watch(lab, cluster, run, first, then, most)
+        _watch(lab, cluster, run, first, then, most, witness)
     finally:
         if run.where.chosen == "site":
             cluster.run(["scancel", *run.jobs])
@@ -280,11 +287,17 @@ def _queue(cluster: Cluster, run: ClusterRun, *options: str) -> tuple[bool, list
     return asked.returncode == 0, [row for row in rows if row[0] not in run.others and os.path.realpath(row[3]) == here]
 
 
-def _watch(lab: Lab, cluster: Cluster, run: ClusterRun, first: str, then, most: int) -> None:
+def _watch(lab: Lab, cluster: Cluster, run: ClusterRun, first: str, then, most: int, witness: Witness) -> None:
     """Until nothing of the run is in the queue any more."""
-    began, empty, looks = time.monotonic(), 0, 0
-    while not run.trouble:
+    began, looked, empty, looks = time.monotonic(), 0.0, 0, 0
+    while not witness.trouble:
+        if witness.under_way and time.monotonic() - looked < BUSY:
+            if lab.bench.cancelled.wait(POLL):
+                raise Cancelled
+            continue
+        looked = time.monotonic()
         answered, mine = _queue(cluster, run)
+        run.slowest = max(run.slowest, time.monotonic() - looked)
         for row in mine:
             run.jobs.setdefault(row[0], {})
         running = {row[0] for row in mine if row[1] == "RUNNING"}

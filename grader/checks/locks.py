@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from random import Random
 
+from grader.checks.expect import starved
 from grader.checks.questions import ask
 from grader.checks.which_checkpoint import told
 from grader.harness.lab import Lab
-from grader.verdicts import Finding
+from grader.verdicts import Finding, Inconclusive
 
 Does = list[tuple]  # (process, "enter", directory), (process, "leave"), (process, "raise", error, text), (process, "die")
 ERRORS = ("KeyError", "OSError", "BlockingIOError", "RuntimeError", "SystemExit", "KeyboardInterrupt")
@@ -91,6 +92,7 @@ def _take(lab: Lab, courses: list[tuple[Does, dict]], think: str) -> None:
         for n, one in enumerate(does):
             want, got = room.comes_to(*one), said[n]
             rows = [*([("before", _story(does[:n], nodes))] if n else []), ("then", _story([one], nodes))]
+            _in_time(got, rows)
             if one[1] == "enter" and (got.get("waiting") or got.get("slept", 0) > 0.5):
                 found = f"only_one {_found(one, got)}" if got.get("waiting") else f"only_one slept for {got['slept']:g} s"
                 raise Finding("case:lock", [*rows, ("found", found), ("expected", f"at once: {_wish(want)}"), ("think", think)])
@@ -100,6 +102,12 @@ def _take(lab: Lab, courses: list[tuple[Does, dict]], think: str) -> None:
             if got.get("inside") == 0:
                 rows += [("found", "nothing of it lies in the directory"), ("expected", "all nodes see the directory; what else tells them?")]
                 raise Finding("case:lock", rows)
+
+
+def _in_time(got: dict, rows: list[tuple[str, str]]) -> None:
+    if got.get("waiting") and starved(got["waiting"], got.get("starved", 0.0)):
+        machine = f"busy: of {got['waiting']:g} s, the process waited {got['starved']:.0f} s for a processor"
+        raise Inconclusive("starved", [*rows, ("machine", machine)])
 
 
 def _came_to(one: tuple, got: dict) -> str:
@@ -142,6 +150,8 @@ def only_one_wins(lab: Lab, think: str) -> None:
     for after, answer in zip(starts, ask(lab, "auto_cases.py", asked)):
         when = ("when", "an earlier holder was killed" if after else "nobody was ever there")
         for one in answer.given(think, when)["rounds"]:
+            for got in (one["first"], one["second"]):
+                _in_time(got, [when])
             came = [_came_to(("", "enter"), one[who]) for who in ("first", "second")]
             if sorted(came) == ["Busy", "inside"]:
                 continue

@@ -109,6 +109,11 @@ class Witness:
             with suppress(OSError):
                 life.socket.shutdown(socket.SHUT_RDWR)
 
+    @property
+    def under_way(self) -> bool:
+        """Whether a life is connected."""
+        return bool(self._lives)
+
     # --- who reports
 
     def _accept(self) -> None:

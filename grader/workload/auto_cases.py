@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
 
 from grader.harness import fsevents
+from grader.harness.guardian import waited_for_a_processor
 from grader.workload import student
 from grader.workload.auto_lives import plain
 from grader.workload.questions import answer_each, outcome
@@ -112,8 +113,9 @@ class Process:
 
     def hear(self) -> dict:
         if not wait([self.line], PATIENCE):
+            starved = waited_for_a_processor(self.pid)
             self.die()
-            return {"waiting": PATIENCE}
+            return {"waiting": PATIENCE, "starved": starved}
         try:
             return self.line.recv()
         except EOFError:
