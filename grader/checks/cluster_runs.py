@@ -92,16 +92,27 @@ class ClusterRun:
     where: Where
     stuck: str = ""  # why a job in the queue will never run
     seconds: float = 0.0
-    record: list[dict] = field(default_factory=list)  # of each run: "job", "start", "end" (epoch s), "state"
+    record: list[dict] = field(
+        default_factory=list
+    )  # of each run: "job", "start", "end" (epoch s), "state"
     events: list[dict] = field(default_factory=list)  # what the witness wrote down
-    undisturbed: dict[int, str] = field(default_factory=dict)  # step -> digest of a run without faults
+    undisturbed: dict[int, str] = field(
+        default_factory=dict
+    )  # step -> digest of a run without faults
     planned: int = 0  # faults that were to strike
+    most: int = MOST_LIVES  # lives; more are a loop without end
     endless: bool = False  # it came back into the queue again and again
-    at_once: set[str] = field(default_factory=set)  # jobs of a chain that the cluster ran at the same time
-    others: dict[str, str] = field(default_factory=dict)  # jobs that preempted it -> their state at the end
+    at_once: set[str] = field(
+        default_factory=set
+    )  # jobs of a chain that the cluster ran at the same time
+    others: dict[str, str] = field(
+        default_factory=dict
+    )  # jobs that preempted it -> their state at the end
     trouble: str = ""  # what the cluster couldn't do
     instead: str = ""  # why it ran on another kind of cluster than was chosen
-    slowest: float = 0.0  # s that the cluster took to say what is in its queue; milliseconds are normal
+    slowest: float = (
+        0.0  # s that the cluster took to say what is in its queue; milliseconds are normal
+    )
 
     @property
     def starved(self) -> bool:
@@ -123,7 +134,9 @@ class ClusterRun:
     @cached_property
     def log(self) -> str:
         try:
-            return scratch.read(self.folder / "train.log", 1 << 20, tail=True).decode(errors="replace")
+            return scratch.read(self.folder / "train.log", 1 << 20, tail=True).decode(
+                errors="replace"
+            )
         except OSError:
             return ""
 
@@ -169,8 +182,20 @@ def ran(
     quick  many lives: on the stand-in, where it can run them
     """
     where = lab.bench.cluster or Where()
-    key = ("cluster", script, *map(str, flags), json.dumps(plan), uses, bool(then), most, quick, lab.bench.submission.key)
-    run = lab.bench.once(key, lambda: _ran(lab, where, quick, script, flags, plan, uses, then, most))
+    key = (
+        "cluster",
+        script,
+        *map(str, flags),
+        json.dumps(plan),
+        uses,
+        bool(then),
+        most,
+        quick,
+        lab.bench.submission.key,
+    )
+    run = lab.bench.once(
+        key, lambda: _ran(lab, where, quick, script, flags, plan, uses, then, most)
+    )
     if run.instead:
         lab.measured("cluster", run.instead)
     return run
@@ -197,17 +222,30 @@ def _ran(lab: Lab, where: Where, quick: bool, *rest) -> ClusterRun:
     return run
 
 
-def _run(lab: Lab, where: Where, script: str, flags: tuple, plan: tuple[dict, ...], uses: str, then, most: int) -> ClusterRun:
+def _run(
+    lab: Lab,
+    where: Where,
+    script: str,
+    flags: tuple,
+    plan: tuple[dict, ...],
+    uses: str,
+    then,
+    most: int,
+) -> ClusterRun:
     # the nodes of a site see the home directory, and not this machine's /tmp
     folder = _on_shared_disk() if where.chosen == "site" else lab.bench.folder()
     work = lab.bench.submission.copy_to(folder / FOLDER)
     if not (work / script).exists():
         raise Finding("script", [("missing", f"there is no {script} in the submission")])
     times = vars(where.pace)
-    faults = [fault | {"save": times[fault["save"]]} if "save" in fault else fault for fault in plan]
+    faults = [
+        fault | {"save": times[fault["save"]]} if "save" in fault else fault for fault in plan
+    ]
     try:
         with where.cluster(folder / "c", first_job=1000 + lab.shared.randrange(8000)) as cluster:
-            run = ClusterRun(work, {}, False, where, planned=sum("every" not in f for f in plan))
+            run = ClusterRun(
+                work, {}, False, where, planned=sum("every" not in f for f in plan), most=most
+            )
 
             def strike(fault: dict, job: str) -> None:
                 run.others |= dict.fromkeys(_inflict(where, cluster, fault, job), "")
@@ -215,10 +253,14 @@ def _run(lab: Lab, where: Where, script: str, flags: tuple, plan: tuple[dict, ..
             job_of = None if where.chosen == "site" else cluster.job_of
             with Witness(folder, work / "checkpoints", faults, STEPS, strike, job_of) as witness:
                 code = work / lab.bench.submission.module if uses else None
-                witness.command = _training(work / "checkpoints", witness.address, code, uses, flags)
+                witness.command = _training(
+                    work / "checkpoints", witness.address, code, uses, flags
+                )
                 train = _as_words(witness.command, folder)
                 run.events, run.undisturbed = witness.events, witness.undisturbed
-                _follow(lab, cluster, run, script, _surroundings(cluster, train), then, most, witness)
+                _follow(
+                    lab, cluster, run, script, _surroundings(cluster, train), then, most, witness
+                )
                 run.trouble = witness.trouble
             run.events = list(run.events)
         return run
@@ -231,7 +273,9 @@ def _run(lab: Lab, where: Where, script: str, flags: tuple, plan: tuple[dict, ..
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _training(checkpoints: Path, witness: str, code: Path | None, uses: str, flags: tuple) -> list[str]:
+def _training(
+    checkpoints: Path, witness: str, code: Path | None, uses: str, flags: tuple
+) -> list[str]:
     """The command line of the training. It is made here and nowhere else."""
     own = ["--code", str(code), "--uses", uses] if code else []
     command = [sys.executable, "-I", str(WORKLOAD / "auto_job.py"), "--directory", str(checkpoints)]
@@ -255,7 +299,16 @@ def _on_shared_disk() -> Path:
     return Path(tempfile.mkdtemp(dir=top))
 
 
-def _follow(lab: Lab, cluster: Cluster, run: ClusterRun, script: str, env: dict[str, str], then, most: int, witness: Witness) -> None:
+def _follow(
+    lab: Lab,
+    cluster: Cluster,
+    run: ClusterRun,
+    script: str,
+    env: dict[str, str],
+    then,
+    most: int,
+    witness: Witness,
+) -> None:
     began = time.monotonic()
     submitted = cluster.run(["sbatch", "--parsable", script], cwd=run.folder, env=env)
     if submitted.returncode:
@@ -284,10 +337,14 @@ def _queue(cluster: Cluster, run: ClusterRun, *options: str) -> tuple[bool, list
     asked = cluster.run(["squeue", "-h", *options, "-o", "%i|%T|%r|%Z"])
     rows = [row for row in (line.split("|") for line in asked.stdout.splitlines()) if len(row) == 4]
     here = os.path.realpath(run.folder)
-    return asked.returncode == 0, [row for row in rows if row[0] not in run.others and os.path.realpath(row[3]) == here]
+    return asked.returncode == 0, [
+        row for row in rows if row[0] not in run.others and os.path.realpath(row[3]) == here
+    ]
 
 
-def _watch(lab: Lab, cluster: Cluster, run: ClusterRun, first: str, then, most: int, witness: Witness) -> None:
+def _watch(
+    lab: Lab, cluster: Cluster, run: ClusterRun, first: str, then, most: int, witness: Witness
+) -> None:
     """Until nothing of the run is in the queue any more."""
     began, looked, empty, looks = time.monotonic(), 0.0, 0, 0
     while not witness.trouble:
@@ -337,7 +394,12 @@ def _record(cluster: Cluster, jobs: set[str]) -> list[dict]:
     said = cluster.run(["sacct", "-c", "-n", "-P", "-o", "JobID,Start,End,State"]).stdout
     rows = [line.split("|") for line in said.splitlines()]
     return [
-        {"job": job, "start": datetime.fromisoformat(start).timestamp(), "end": datetime.fromisoformat(end).timestamp(), "state": state}
+        {
+            "job": job,
+            "start": datetime.fromisoformat(start).timestamp(),
+            "end": datetime.fromisoformat(end).timestamp(),
+            "state": state,
+        }
         for job, start, end, state in (row for row in rows if len(row) == 4)
         if job in jobs and "T" in start and "T" in end
     ]
@@ -349,12 +411,16 @@ class Refused(Exception):
 
 def _inflict(where: Where, cluster: Cluster, fault: dict, job: str) -> set[str]:
     """Do to the job what is due; the ids of jobs that this takes."""
-    if fault["do"] == "preempt" and where.chosen == "site":  # nobody may preempt there: what a preemption begins with
+    if (
+        fault["do"] == "preempt" and where.chosen == "site"
+    ):  # nobody may preempt there: what a preemption begins with
         cluster.run(["scancel", "--signal=TERM", job], check=True)
     elif fault["do"] == "preempt":
         return {cluster.submit("-p", "high", "--exclusive", "-o", os.devnull, "--wrap", "true")}
     if fault["do"] == "limit":
-        cluster.run(["scontrol", "update", f"jobid={job}", f"EndTime=now+{where.pace.limit}"], check=True)
+        cluster.run(
+            ["scontrol", "update", f"jobid={job}", f"EndTime=now+{where.pace.limit}"], check=True
+        )
     if fault["do"] == "lost":
         cluster.run(["scancel", "--full", "--signal=KILL", job], check=True)
     return set()

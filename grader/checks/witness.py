@@ -222,7 +222,11 @@ class Witness:
             return 0, None
         if event in ("error", "nothing to do"):
             kind, text = str(report.get("type", ""))[:100], str(report.get("message", ""))[:500]
-            self._note(life, event, **({"type": kind, "message": text} if event == "error" else {"step": step}))
+            self._note(
+                life,
+                event,
+                **({"type": kind, "message": text} if event == "error" else {"step": step}),
+            )
             return 0, None
         self._same(life)
         if event == "life":
@@ -257,7 +261,9 @@ class Witness:
             return (life.slow if life.signalled else 0), {}
         if event == "saved":
             data = _read(self.checkpoints / f"step-{step}" / "state.json")
-            if data is None or hashlib.sha256(data).hexdigest() != self.undisturbed.get(step, hashlib.sha256(data).hexdigest()):
+            if data is None or hashlib.sha256(data).hexdigest() != self.undisturbed.get(
+                step, hashlib.sha256(data).hexdigest()
+            ):
                 raise Strange(f"what is saved isn't step {step}")
             self._note(life, "saved", step=step)
             return 0, {}
@@ -271,13 +277,24 @@ class Witness:
         """The number of the next step, or what happens instead."""
         with self._lock:
             number = self._struck
-            fault = self.plan[number] if number < len(self.plan) and self.plan[number]["step"] == life.step else None
+            fault = (
+                self.plan[number]
+                if number < len(self.plan) and self.plan[number]["step"] == life.step
+                else None
+            )
             if fault and not fault.get("every"):
                 self._struck += 1
         if fault is None:
             return {"salt": self._salts[life.step + 1]} if life.step < self.steps else {}
         newest = newest_intact(self.checkpoints)
-        self._note(life, "fault", do=fault["do"], step=life.step, number=number, saved=_step_of(newest) if newest else 0)
+        self._note(
+            life,
+            "fault",
+            do=fault["do"],
+            step=life.step,
+            number=number,
+            saved=_step_of(newest) if newest else 0,
+        )
         if fault["do"] == "exit":
             return {"do": "exit", "status": fault["status"]}
         if fault["do"] == "kill":
@@ -290,7 +307,9 @@ class Witness:
         return {"do": "wait"}
 
     def _check_torn(self, life: _Life) -> None:
-        torn = [e["saved"] for e in self.events if e["event"] == "fault" and e["life"] == life.number][-1]
+        torn = [
+            e["saved"] for e in self.events if e["event"] == "fault" and e["life"] == life.number
+        ][-1]
         if intact(self.checkpoints / f"step-{torn}"):
             raise Strange("the checkpoint wasn't torn")
 
@@ -325,7 +344,9 @@ def _peer(sock: socket.socket) -> int | None:
 def newest_intact(directory: Path) -> Path | None:
     """The grader's own answer to task 4.1."""
     try:
-        found = [p for p in directory.iterdir() if p.name.startswith("step-") and p.name[5:].isdecimal()]
+        found = [
+            p for p in directory.iterdir() if p.name.startswith("step-") and p.name[5:].isdecimal()
+        ]
     except OSError:
         return None
     return next((p for p in sorted(found, key=_step_of, reverse=True) if intact(p)), None)
@@ -337,7 +358,11 @@ def intact(folder: Path) -> bool:
         manifest = json.loads(_read(folder / MANIFEST) or b"")
         for name, said in manifest["files"].items():
             data = _read(folder / name)
-            if data is None or len(data) != said["bytes"] or hashlib.sha256(data).hexdigest() != said["sha256"]:
+            if (
+                data is None
+                or len(data) != said["bytes"]
+                or hashlib.sha256(data).hexdigest() != said["sha256"]
+            ):
                 return False
         return folder.name == f"step-{manifest['step']}" and bool(manifest["files"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):

@@ -18,12 +18,20 @@ HEAD = "#!/bin/bash\n#SBATCH --output=train.log\n#SBATCH --open-mode=append\n#SB
 def graded(launcher, task: int, solved: bool = True, python: str = "", **scripts: str):
     """The task's result for the solution (or the starter) with these scripts, and this code at its module's end."""
     exercise = course.find("ex04")
-    own = course.submission(exercise, None, solution=True).files if solved else derive.starter_files(exercise)
-    files = own | {name.replace("_sbatch", ".sbatch"): text.encode() for name, text in scripts.items()}
+    own = (
+        course.submission(exercise, None, solution=True).files
+        if solved
+        else derive.starter_files(exercise)
+    )
+    files = own | {
+        name.replace("_sbatch", ".sbatch"): text.encode() for name, text in scripts.items()
+    }
     files[exercise.module] += python.encode()
     work = course.Submission(exercise.starter, exercise.module, files)
     work.key = f"hostile ex04 {task} {python} {scripts}"
-    return engine.grade(exercise, work, launcher, seed=3, tasks=[task], cluster=Where("stand-in")).tasks[0]
+    return engine.grade(
+        exercise, work, launcher, seed=3, tasks=[task], cluster=Where("stand-in")
+    ).tasks[0]
 
 
 # the training's history, as it would be written by a run without faults, or with the two that 4.2 asks for
@@ -79,8 +87,12 @@ E
 SCRIPTS = {
     "writes the history itself": HEAD + HISTORY + "exit 0\n",
     "writes the history, and trains": HEAD + HISTORY + "srun $TRAIN\n" + HISTORY,
-    "speaks to the witness itself": HEAD + FORGER + 'srun python3 forger.py "$address" || scontrol requeue $SLURM_JOB_ID\n',
-    "speaks to the witness from outside": HEAD + FORGER + 'setsid -f python3 forger.py "$address"\nsleep 2\nexit 0\n',
+    "speaks to the witness itself": HEAD
+    + FORGER
+    + 'srun python3 forger.py "$address" || scontrol requeue $SLURM_JOB_ID\n',
+    "speaks to the witness from outside": HEAD
+    + FORGER
+    + 'setsid -f python3 forger.py "$address"\nsleep 2\nexit 0\n',
     "gives the training code of its own": HEAD
     + "echo 'import signal, os; signal.signal = lambda *_: None' > own.py\nsrun $TRAIN --code own.py --uses lock\nexit 0\n",
     "leaves its job": HEAD + "setsid -f $TRAIN\nsleep 3\nexit 0\n",
@@ -97,7 +109,9 @@ def test_a_script_gets_nothing_for_what_it_makes_up(launcher, name):
 
 
 def test_a_chain_gets_nothing_for_what_it_makes_up(launcher):
-    result = graded(launcher, 4, chain_sbatch=HEAD.replace("--requeue", "--no-requeue") + HISTORY + "exit 0\n")
+    result = graded(
+        launcher, 4, chain_sbatch=HEAD.replace("--requeue", "--no-requeue") + HISTORY + "exit 0\n"
+    )
     assert result.verdict != PASS
 
 
@@ -116,8 +130,14 @@ PYTHON = {
     "says None to all": (1, EMITS + 'tell({"returned": None, "cwd": "/"})\n'),
     "says the newest name to all": (1, EMITS + 'tell({"returned": "step-10", "cwd": "/"})\n'),
     "says the grader's own answer": (1, "\n\nfrom grader.checks.witness import newest_intact\n"),
-    "says that all went well": (3, EMITS + 'tell({"lives": [{"returned": True}] * 20, "states": []})\n'),
-    "says that all were refused": (4, EMITS + 'tell({"said": [{"inside": 1, "slept": 0}] * 20, "rounds": []})\n'),
+    "says that all went well": (
+        3,
+        EMITS + 'tell({"lives": [{"returned": True}] * 20, "states": []})\n',
+    ),
+    "says that all were refused": (
+        4,
+        EMITS + 'tell({"said": [{"inside": 1, "slept": 0}] * 20, "rounds": []})\n',
+    ),
     "no process is ever new": (4, "\n\nos.fork = lambda: 1\n"),
 }
 
@@ -131,6 +151,11 @@ def test_a_starter_gets_nothing_for_answers_that_it_reports_itself(launcher, nam
 
 def test_the_grader_tells_a_life_neither_its_own_answer_nor_the_plan():
     workload = course.ROOT / "grader" / "workload"
-    texts = {name: (workload / name).read_text() for name in ("auto_cases.py", "auto_job.py", "auto_lives.py")}
+    texts = {
+        name: (workload / name).read_text()
+        for name in ("auto_cases.py", "auto_job.py", "auto_lives.py")
+    }
     for name, text in texts.items():
-        assert not re.search(r"def (intact|newest_intact|undisturbed)\b|--plan\b|grader\.checks", text), name
+        assert not re.search(
+            r"def (intact|newest_intact|undisturbed)\b|--plan\b|grader\.checks", text
+        ), name

@@ -45,7 +45,14 @@ def newest(ck, question: dict, top: Path) -> dict:
 def lives(ck, question: dict, top: Path) -> dict:
     """By a small process (auto_lives.py): to fork this one, with all of torch, costs fifty times as much."""
     r, w = os.pipe()
-    command = [sys.executable, "-I", str(Path(__file__).with_name("auto_lives.py")), ck.__file__, str(top), str(w)]
+    command = [
+        sys.executable,
+        "-I",
+        str(Path(__file__).with_name("auto_lives.py")),
+        ck.__file__,
+        str(top),
+        str(w),
+    ]
     with subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[w]) as small:
         os.close(w)
         small.stdin.write(json.dumps(question).encode())
@@ -56,7 +63,10 @@ def lives(ck, question: dict, top: Path) -> dict:
 
 # --- 4.4  only one ------------------------------------------------------------------------------------------------
 
-ERRORS = {e.__name__: e for e in (KeyError, OSError, BlockingIOError, RuntimeError, SystemExit, KeyboardInterrupt)}
+ERRORS = {
+    e.__name__: e
+    for e in (KeyError, OSError, BlockingIOError, RuntimeError, SystemExit, KeyboardInterrupt)
+}
 
 
 class Node:
@@ -80,7 +90,12 @@ class Node:
         socket.gethostname = platform.node = lambda: name
         real = os.uname()
         os.uname = lambda: os.uname_result((real.sysname, name, *real[2:]))
-        os.environ |= {"TMPDIR": str(folder), "HOME": str(folder), "HOSTNAME": name, "SLURMD_NODENAME": name}
+        os.environ |= {
+            "TMPDIR": str(folder),
+            "HOME": str(folder),
+            "HOSTNAME": name,
+            "SLURMD_NODENAME": name,
+        }
         tempfile.tempdir = None
         os.chdir(folder)
 

@@ -31,14 +31,18 @@ from pathlib import Path
 
 MANIFEST = "manifest.json"  # of a checkpoint: {"step": 40, "files": {"state.json": {"bytes": 1234, "sha256": "..."}}}
 DONE, PREEMPTED, GAVE_UP, FAILED = 0, 75, 70, 1
-PATIENCE = 900.0  # s that it stands still: a site looks at time limits every 30 s, and warns when it likes
+PATIENCE = (
+    900.0  # s that it stands still: a site looks at time limits every 30 s, and warns when it likes
+)
 WOKEN, WAKES = os.pipe()  # readable when a signal has come
 
 p = argparse.ArgumentParser()
 p.add_argument("--directory", required=True, help="where checkpoints go")
 p.add_argument("--code", help="the student's auto_resume.py")
 p.add_argument(
-    "--uses", default="checkpoint,lives,lock", help="what of it: newest_intact, begin_life and end_life, only_one"
+    "--uses",
+    default="checkpoint,lives,lock",
+    help="what of it: newest_intact, begin_life and end_life, only_one",
 )
 p.add_argument("--witness", help="unix:PATH or tcp:HOST:PORT:TOKEN")
 p.add_argument("--steps", type=int, default=40)
@@ -55,7 +59,10 @@ class Walk:
 
     def advance(self, salt: float) -> None:
         self.x[0] += salt
-        self.x = [0.9 * a + 0.1 * self.draw.gauss(0, 1) * b for a, b in zip(self.x, [*self.x[1:], self.x[0]])]
+        self.x = [
+            0.9 * a + 0.1 * self.draw.gauss(0, 1) * b
+            for a, b in zip(self.x, [*self.x[1:], self.x[0]])
+        ]
         self.step += 1
 
     def state(self) -> dict:
@@ -192,7 +199,11 @@ def _live(args, ck, uses: list[str], witness, came: list[int]) -> int:
         found = witness.ask("where").get("checkpoint")
     if found is not None:
         walk.restore(read_checkpoint(found))
-    over = not ck.begin_life(args.directory, walk.step, args.tries) if "lives" in uses else walk.step == args.steps
+    over = (
+        not ck.begin_life(args.directory, walk.step, args.tries)
+        if "lives" in uses
+        else walk.step == args.steps
+    )
     if over:
         witness.note("nothing to do", step=walk.step)
         return DONE
