@@ -1,4 +1,4 @@
-"""Jobs on a cluster that are run again until they are done: which runs, and what is asked of them."""
+"""Jobs on a cluster that are run again until they are done: the runs, and what is asked of them."""
 
 from __future__ import annotations
 
@@ -16,22 +16,24 @@ from grader.workload import auto_job
 SAVE_EVERY = 5
 REQUEUE, CHAIN = "auto_resume.sbatch", "chain.sbatch"
 STORY = {
-    "preempt": "preempted at step {step}: SIGTERM to what srun has started, SIGKILL after {grace:g} s",
-    "limit": "its time limit came near at step {step}: warned as the script asks for, SIGTERM at the limit, "
-    "SIGKILL {kill_wait:g} s later",
+    "preempt": "preempted at step {step}: SIGTERM to what srun has started, "
+    "SIGKILL after {grace:g} s",
+    "limit": "its time limit came near at step {step}: warned as the script asks for, "
+    "SIGTERM at the limit, SIGKILL {kill_wait:g} s later",
     "kill": "the training was killed by SIGKILL at step {step}",
-    "torn": "the training was killed by SIGKILL at step {step}, and its newest checkpoint was damaged",
+    "torn": "the training was killed by SIGKILL at step {step}, "
+    "and its newest checkpoint was damaged",
     "lost": "the whole job was killed by SIGKILL at step {step}, its script as well",
     "exit": "the training left with exit status {status} at step {step}",
 }
 AFTER_ALL = 1.5  # s by which the cluster's whole seconds may differ from the clock here
 
 
-# --- the runs ---------------------------------------------------------------------------------------------
+# --- the runs -------------------------------------------------------------------------------------
 
 
 def preempted_and_out_of_time(lab: Lab) -> ClusterRun:
-    """A preemption and a time limit, with saves that take longer than Slurm waits from SIGTERM to SIGKILL."""
+    """A preemption and a time limit, with saves that take longer than from SIGTERM to SIGKILL."""
     draw = lab.shared
     kinds = draw.sample(["preempt", "limit"], 2)
     steps = draw.choice([6, 7, 8]), draw.choice([17, 18, 19])
@@ -54,7 +56,8 @@ TRIES = 2
 
 
 def crash_loop(lab: Lab) -> ClusterRun:
-    """It crashes at step 12 each time, in other ways: the first life saves on its way there, the others begin at step 10."""
+    """It crashes at step 12 each time, in other ways. The first life saves on its way there; the
+    others begin at step 10."""
     statuses = [1, *lab.shared.sample([2, 134, 139], 2)]
     lab.shared.shuffle(statuses)
     plan = tuple({"step": 12, "do": "exit", "status": status} for status in statuses)
@@ -84,7 +87,7 @@ def chaos(lab: Lab) -> ClusterRun:
 
 
 def chaos_plan(draw: Random) -> tuple[dict, ...]:
-    """Every fault once. The newest checkpoint isn't torn while there is no other: nobody could go on from that."""
+    """Every fault once. The newest checkpoint isn't torn while there is no other."""
     faults = ["preempt", "limit", "kill"]
     draw.shuffle(faults)
     faults.insert(draw.randint(1, 3), "torn")
@@ -98,7 +101,7 @@ def chaos_plan(draw: Random) -> tuple[dict, ...]:
 
 
 def many_lives(lab: Lab, script: str) -> ClusterRun:
-    """A job that is killed a dozen times, or a chain that is nine times, and gets further each time."""
+    """A job that is killed a dozen times, or a chain nine times, and gets further each time."""
     number, uses = (
         (lab.shared.randint(11, 13), "checkpoint,lives") if script == REQUEUE else (9, "")
     )
@@ -120,11 +123,11 @@ def _ran(lab: Lab, script: str, *flags, **options) -> ClusterRun:
     return run
 
 
-# --- what is to be believed of them -----------------------------------------------------------------------
+# --- what is to be believed of them ---------------------------------------------------------------
 
 
 def _witnessed(run: ClusterRun) -> None:
-    """What the witness wrote down is a training's, in jobs of this run, as the cluster's own record has it."""
+    """What the witness wrote down is a training's, in jobs that the cluster's own record has."""
     if run.trouble:
         raise Inconclusive("cluster", [*story(run), ("cluster", run.trouble)])
     if strange := next((e["what"] for e in run.all("strange")), None):
@@ -170,7 +173,7 @@ def story(run: ClusterRun, until: int | None = None) -> list[tuple[str, str]]:
     return [("fault" if n == 0 else "", text) for n, text in enumerate(texts)]
 
 
-# --- what is asked of them ----------------------------------------------------------------------------------
+# --- what is asked of them ------------------------------------------------------------------------
 
 
 TIMED = (
@@ -192,7 +195,7 @@ def in_time(check):
             timed = finding.cause.startswith(TIMED) or (run.late and not run.endless)
             if not (run.starved and timed and finding.verdict == FAIL):
                 raise
-            machine = f"busy: the cluster took {run.slowest:.1f} s to say what is in its queue; nothing was proved"
+            machine = f"busy: squeue took {run.slowest:.1f} s; nothing was proved"
             raise Inconclusive("starved", [*finding.rows, ("machine", machine)]) from None
 
     return checked
@@ -216,7 +219,7 @@ def finished(run: ClusterRun) -> None:
             ("queue", f"a job of the chain waits for ever: {run.stuck}"),
             (
                 "means",
-                "its dependency asks for an end that the job before it didn't have; the chain stops silently",
+                "its dependency asks for an end that the job before didn't have: the chain stops",
             ),
             ("think", "which dependency is fulfilled however a job ended?"),
         ]
@@ -291,7 +294,8 @@ def _states(run: ClusterRun) -> str:
         for s in run.jobs.values()
         if "JobState" in s
     ]
-    return f"the cluster says of the job: {'; '.join(['...'] * (len(said) > 5) + said[-5:]) or 'nothing'}"
+    shown = ["..."] * (len(said) > 5) + said[-5:]
+    return f"the cluster says of the job: {'; '.join(shown) or 'nothing'}"
 
 
 def _reached(run: ClusterRun) -> int:
@@ -309,7 +313,7 @@ def _last_words(run: ClusterRun) -> str:
 
 @in_time
 def kept(run: ClusterRun, do: str, think: str) -> None:
-    """The fault `do` cost no finished step: the training was told in time, saved, and left by itself."""
+    """The fault `do` cost no finished step: the training heard of it in time, saved, and left."""
     number, fault = next(
         ((n, f) for n, f in enumerate(run.all("fault")) if f["do"] == do), (None, None)
     )
@@ -356,7 +360,7 @@ def undisturbed_saves(run: ClusterRun) -> None:
                     *story(run),
                     (
                         "found",
-                        "SIGTERM came while the training was saving: of a requeue, or of the time limit itself",
+                        "SIGTERM came while the training was saving: of a requeue, or of the limit itself",
                     ),
                     ("means", "SIGKILL follows, whether or not the save is through"),
                     (
@@ -440,7 +444,7 @@ def does_nothing_when_done(run: ClusterRun) -> None:
 
 @in_time
 def gives_up(run: ClusterRun) -> None:
-    """A job that crashes at the same step every time is tried TRIES times there, and ends as failed."""
+    """A job that crashes at the same step every time is tried there TRIES times, and fails."""
     crash = run.all("fault")[0] if run.all("fault") else {"step": 12, "status": 1}
     what = (
         "crashes",
@@ -459,7 +463,8 @@ def gives_up(run: ClusterRun) -> None:
         raise Finding("not tried again", rows)
     if run.late or run.stuck or began > TRIES:
         gave_up = f"after {began} lives that began at step 10, the training left with 70"
-        again = f"{gave_up}, and {'the job is still in the queue' if run.stuck or not run.endless else 'was run again'}"
+        still = "the job is still in the queue"
+        again = f"{gave_up}, and {'was run again' if run.endless and not run.stuck else still}"
         rows = [
             what,
             ("found", f"more than {TRIES} lives began at step 10" if began > TRIES else again),
@@ -488,7 +493,7 @@ def _failed(run: ClusterRun, what: tuple[str, str]) -> None:
 
 @in_time
 def chain_ends(run: ClusterRun) -> None:
-    """After 70, nothing of the chain runs again or stays in the queue, and its last job has failed."""
+    """After 70, nothing of the chain runs again or stays in the queue; its last job has failed."""
     if not run.lives:
         finished(run)
     what = ("left", "the training left with exit status 70: a person has to look")
@@ -538,7 +543,8 @@ def generations(run: ClusterRun) -> None:
 
 
 def resumed_well(run: ClusterRun) -> None:
-    """Every fault cost at most the steps since the last save, and each life took the newest intact checkpoint."""
+    """Every fault cost at most the steps since the last save; each life took the newest intact
+    checkpoint."""
     for fault, steps in run.lost:
         most = {"preempt": 0, "limit": 0, "kill": SAVE_EVERY, "torn": 2 * SAVE_EVERY}[fault["do"]]
         if steps > most:

@@ -1,4 +1,4 @@
-"""Runs of a job on a cluster: submitted, disturbed as planned, followed until nothing of it is in the queue.
+"""Runs of a job on a cluster: submitted, disturbed as planned, followed until its queue is empty.
 
 Every run has a cluster of its own, so that what happens to one happens to no other. What the checks
 judge was written down by the grader itself: by the run's witness (witness.py) and from the cluster.
@@ -156,7 +156,7 @@ class ClusterRun:
 
     @property
     def lost(self) -> list[tuple[dict, int]]:
-        """(fault, finished steps that the next life did again) for each fault that the run survived."""
+        """(fault, finished steps that the next life did again) for each fault that it survived."""
         out = []
         for life, after in zip(self.lives, self.lives[1:]):
             fault = next((e for e in life if e["event"] == "fault"), None)
@@ -170,14 +170,16 @@ def ran(
     lab: Lab, script: str, *flags: object, plan: tuple[dict, ...] = (), uses: str = "",
     then: Callable[[Cluster, str], None] | None = None, most: int = MOST_LIVES, quick: bool = False,
 ) -> ClusterRun:  # fmt: skip
-    """The run of `script` (of the submission) with these flags of auto_job.py, under this plan; once in a grading.
+    """The run of `script` with these flags of auto_job.py, under this plan; once in a grading.
 
-    plan   [{"step": 7, "do": "preempt", "save": "long"}, ...]: what happens at which steps, and how long a save
-           takes that follows: "short", or "long": too long for a job that isn't warned. "preempt", "limit"
-           (the time limit comes near), "kill", "torn" (killed, its newest checkpoint damaged "how"), "lost" (the
-           whole job is killed), "exit" with a "status"; one with "every" strikes every life
+    plan   [{"step": 7, "do": "preempt", "save": "long"}, ...]: what happens at which steps, and how
+           long a save takes that follows: "short", or "long": too long for a job that isn't warned.
+           "preempt", "limit" (the time limit comes near), "kill", "torn" (killed, its newest
+           checkpoint damaged "how"), "lost" (the whole job is killed), "exit" with a "status"; one
+           with "every" strikes every life
     uses   which of the submission's Python functions the training calls (auto_job.py --uses)
-    then   called with (cluster, job id) when the run is over; what is in the queue then is followed as well
+    then   called with (cluster, job id) when the run is over; what is in the queue then is
+           followed as well
     most   lives; more are a loop without end
     quick  many lives: on the stand-in, where it can run them
     """
@@ -202,7 +204,7 @@ def ran(
 
 
 def _ran(lab: Lab, where: Where, quick: bool, *rest) -> ClusterRun:
-    """On the cluster that was chosen, or on the stand-in where that can do it and nobody has chosen another."""
+    """On the cluster that was chosen, or on the stand-in where that may take its place."""
     standin = Where("stand-in")
     if quick and where.chosen == "slurm":
         with suppress(Refused):
@@ -283,7 +285,7 @@ def _training(
 
 
 def _as_words(command: list[str], folder: Path) -> str:
-    """The value of TRAIN: words without blanks, whatever the paths look like, as `srun $TRAIN` splits them."""
+    """The value of TRAIN: `srun $TRAIN` splits it at blanks, and paths may hold some."""
     (folder / "train").write_text(f'exec {shlex.join(command)} "$@"\n')
     return f"sh {folder / 'train'}"
 
@@ -363,7 +365,8 @@ def _watch(
         if stuck := next((row for row in mine if row[2] in NEVER), None):
             run.stuck = stuck[2]
             return
-        # in whatever state; twice, as a job may be between two of them; and a slurmctld that is too busy to say says nothing
+        # in whatever state; twice, as a job may be between two of them; and a slurmctld that is too
+        # busy to say says nothing
         empty = empty + 1 if answered and not mine else 0
         if empty == 2:
             if then is None:
@@ -390,7 +393,7 @@ def _restarts(cluster: Cluster, job: str) -> int:
 
 
 def _record(cluster: Cluster, jobs: set[str]) -> list[dict]:
-    """What the cluster has noted of each run of these jobs. A run that ended by a requeue is said to be PENDING."""
+    """What the cluster has noted of each run of these jobs. One that ended by a requeue is PENDING."""
     said = cluster.run(["sacct", "-c", "-n", "-P", "-o", "JobID,Start,End,State"]).stdout
     rows = [line.split("|") for line in said.splitlines()]
     return [

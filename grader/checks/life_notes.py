@@ -10,7 +10,9 @@ from grader.checks.which_checkpoint import told
 from grader.harness.lab import Lab
 from grader.verdicts import Finding
 
-Life = tuple  # (step, how it ends: "done", "preempted", "failed" or None: without a word, tries or None)
+Life = (
+    tuple  # (step, how it ends, tries or None): "done", "preempted", "failed"; None: without a word
+)
 TRIES = 3  # where none are given
 
 
@@ -39,7 +41,7 @@ def expected(*courses: list[Life]) -> list[object]:
     return said[-1]
 
 
-# --- courses of one job ---------------------------------------------------------------------------------------
+# --- courses of one job ---------------------------------------------------------------------------
 
 Courses = list[list[Life]]
 
@@ -83,7 +85,8 @@ def progress_starts_the_count_anew(draw: Random) -> Courses:
             later,
             (20, None, 3),
         ],
-        # there and back again, after a checkpoint that was torn: what counts are the last lives, not all that began there
+        # there and back again, after a checkpoint that was torn: what counts are the last lives, not
+        # all that began there
         [later, later, crash, crash, crash, crash],
         [crash, crash, later, crash, crash, crash, crash],
         # after a crash loop, somebody mends the job, and it gets further
@@ -175,7 +178,7 @@ def _story(course: list[Life]) -> str:
     return "; ".join(f"began at step {step}, {ended.get(ends, ends)}" for step, ends, _ in course)
 
 
-# --- where the notes lie ---------------------------------------------------------------------------------------
+# --- where the notes lie --------------------------------------------------------------------------
 
 
 def notes_stay_with_their_job(lab: Lab, think: str) -> None:
@@ -207,11 +210,11 @@ def look_alikes_are_passed_over(lab: Lab, think: str) -> None:
         _judge(mine, course, think, more)
 
 
-# --- killed in the notes ---------------------------------------------------------------------------------------
+# --- killed in the notes --------------------------------------------------------------------------
 
 
 def _kills(draw: Random) -> list[tuple[list[Life], Life, list[Life]]]:
-    """(lives before, the one that is killed in begin_life (it ends with None) or in end_life, lives after)"""
+    """(lives before, the one that is killed, lives after); in begin_life if it ends with None"""
     one, two = draw.sample(range(1, 90), 2)
 
     def crashes(step: int, number: int, tries: int = 3) -> list[Life]:

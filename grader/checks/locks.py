@@ -1,4 +1,4 @@
-"""Task 4.4: one process at a time. Courses of processes are drawn here, and what each must come to is known here."""
+"""Task 4.4: one process at a time. Courses of processes are drawn here, and judged here."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def _take(lab: Lab, courses: list[tuple[Does, dict]], think: str) -> None:
 
 def _in_time(got: dict, rows: list[tuple[str, str]]) -> None:
     if got.get("waiting") and starved(got["waiting"], got.get("starved", 0.0)):
-        machine = f"busy: of {got['waiting']:g} s, the process waited {got['starved']:.0f} s for a processor"
+        machine = f"busy: for {got['starved']:.0f} of {got['waiting']:g} s, no processor was free"
         raise Inconclusive("starved", [*rows, ("machine", machine)])
 
 
@@ -246,7 +246,7 @@ def only_one_wins(lab: Lab, think: str) -> None:
                 when,
                 (
                     "then",
-                    f"two processes enter, the second one while the first is about to {one['before']}",
+                    f"two processes enter, the second while the first is about to {one['before']}",
                 ),
                 ("found", "both are in" if came == ["inside", "inside"] else "; ".join(found)),
                 ("expected", "one is in, and Busy is raised in the other"),

@@ -190,7 +190,7 @@ def test_a_job_that_crashes_every_time_is_given_up(lab):
     auto.gives_up(auto.crash_loop(lab))
 
 
-# ---------------------------------------------------------------- ex04.4  a chain instead of a requeue
+# ---------------------------------------------------------------- ex04.4  a chain instead of a requ
 
 
 @task("ex04.4")

@@ -1,5 +1,5 @@
-"""Task 4.1: directories of checkpoints are made here, `newest_intact` is asked beside the student's code,
-and its answers are judged here."""
+"""Task 4.1: directories of checkpoints are made here, `newest_intact` is asked beside the student's
+code, and its answers are judged here."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Scene:
     slash: bool = False
 
 
-# --- checkpoints -------------------------------------------------------------------------------------------
+# --- checkpoints ----------------------------------------------------------------------------------
 
 
 def checkpoint(
@@ -129,7 +129,7 @@ def _entry(change: Callable[[dict], object]) -> Callable[[Path], None]:
     return edit
 
 
-# --- the cases ---------------------------------------------------------------------------------------------
+# --- the cases ------------------------------------------------------------------------------------
 
 
 def the_highest_step_counts(draw: Random) -> list[Scene]:
@@ -414,7 +414,7 @@ CASES = {
 }  # fmt: skip
 
 
-# --- asking, and judging --------------------------------------------------------------------------------------
+# --- asking, and judging --------------------------------------------------------------------------
 
 
 @dataclass

@@ -1,8 +1,9 @@
-"""The grader's witness of a job on a cluster: it holds what the training needs, and writes down what happens.
+"""The grader's witness of a job on a cluster: it holds what the training needs, and writes down what
+happens.
 
-The training (grader/workload/auto_job.py) connects in each life and asks for a number before each step.
-The numbers are secret, and each is given once it is due: so a history can't be written down without
-living it. What the witness sees by itself counts, not what is claimed: which job of the cluster the
+The training (grader/workload/auto_job.py) connects in each life and asks for a number before each
+step. The numbers are secret, and each is given once it is due: so a history can't be written down
+without living it. What the witness sees by itself counts, not what is claimed: which job of the cluster the
 process belongs to, by its ancestors; whether it lives; what time it is; what lies on the disk. It
 strikes the faults, and kills.
 """
@@ -58,14 +59,14 @@ class Strange(Exception):
 
 
 class Witness:
-    """Of one run: `with Witness(...) as witness`; then `address` is for the training, `events` for the checks.
+    """Of one run. `address` is for the training, `events` for the checks.
 
-    plan         the faults, in their order: {"step": 7, "do": "preempt", "save": 2.0}; one with "every"
-                 strikes each life that comes to its step
+    plan         the faults, in their order: {"step": 7, "do": "preempt", "save": 2.0}; one with
+                 "every" strikes each life that comes to its step
     checkpoints  the run's folder of checkpoints
     strike       called with (fault, job id): does to the job what the cluster does
-    job_of       pid -> id of the running job that this process belongs to, or None. None: the processes
-                 are on other machines, and what they say of themselves must do
+    job_of       pid -> id of the running job that this process belongs to, or None. None: the
+                 processes are on other machines, and what they say of themselves must do
     """
 
     def __init__(
@@ -338,7 +339,7 @@ def _peer(sock: socket.socket) -> int | None:
     return struct.unpack("i", sock.getsockopt(SOL_LOCAL, LOCAL_PEERPID, 4))[0]
 
 
-# --- what lies on the disk ----------------------------------------------------------------------------
+# --- what lies on the disk ------------------------------------------------------------------------
 
 
 def newest_intact(directory: Path) -> Path | None:

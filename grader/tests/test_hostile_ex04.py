@@ -1,4 +1,4 @@
-"""Submissions that want the points of exercise 4 without the work. Inert: they touch nothing but what is theirs."""
+"""Submissions that want the points of exercise 4 without the work. Inert: they touch only their own."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from grader.verdicts import PASS
 
 pytestmark = pytest.mark.needs_solution
 
-HEAD = "#!/bin/bash\n#SBATCH --output=train.log\n#SBATCH --open-mode=append\n#SBATCH --requeue\n#SBATCH --signal=B:USR1@120\n"
+HEAD = """#!/bin/bash
+#SBATCH --output=train.log --open-mode=append
+#SBATCH --requeue --signal=B:USR1@120
+"""
 
 
 def graded(launcher, task: int, solved: bool = True, python: str = "", **scripts: str):
-    """The task's result for the solution (or the starter) with these scripts, and this code at its module's end."""
+    """The task's result for the solution (or starter) with these scripts, and this code at its end."""
     exercise = course.find("ex04")
     own = (
         course.submission(exercise, None, solution=True).files
@@ -34,7 +37,7 @@ def graded(launcher, task: int, solved: bool = True, python: str = "", **scripts
     ).tasks[0]
 
 
-# the training's history, as it would be written by a run without faults, or with the two that 4.2 asks for
+# the training's history, as a run without faults would write it
 HISTORY = """
 python3 - <<'E'
 import json, time

@@ -1,5 +1,5 @@
-"""Questions to the functions of exercise 4. Each life of a job, and each process that wants to be the only
-one, is a process of its own."""
+"""Questions to the functions of exercise 4. Each life of a job, and each process that wants to be the
+only one, is a process of its own."""
 
 import argparse
 import json
@@ -28,7 +28,7 @@ PATIENCE = 8.0  # s that a process which wants in is waited for
 EVENTS = 40  # of one call, before which a process is held
 
 
-# --- 4.1  which checkpoint ------------------------------------------------------------------------------------
+# --- 4.1  which checkpoint ------------------------------------------------------------------------
 
 
 def newest(ck, question: dict, top: Path) -> dict:
@@ -39,11 +39,11 @@ def newest(ck, question: dict, top: Path) -> dict:
     return {"said": said}
 
 
-# --- 4.3  knowing when to stop ----------------------------------------------------------------------------------
+# --- 4.3  knowing when to stop --------------------------------------------------------------------
 
 
 def lives(ck, question: dict, top: Path) -> dict:
-    """By a small process (auto_lives.py): to fork this one, with all of torch, costs fifty times as much."""
+    """By a small process (auto_lives.py): to fork this one, with all of torch, costs much more."""
     r, w = os.pipe()
     command = [
         sys.executable,
@@ -61,7 +61,7 @@ def lives(ck, question: dict, top: Path) -> dict:
             return json.load(f)
 
 
-# --- 4.4  only one ------------------------------------------------------------------------------------------------
+# --- 4.4  only one --------------------------------------------------------------------------------
 
 ERRORS = {
     e.__name__: e
@@ -146,7 +146,7 @@ class Process:
 
 
 def _serve(ck, line: Connection) -> None:
-    """Words: enter DIRECTORY; leave; raise ERROR TEXT; enter DIRECTORY with a pause before an event."""
+    """Words: enter DIRECTORY (and pause before an event); leave; raise ERROR TEXT."""
     while True:
         word, *more = line.recv()
         if word == "leave":

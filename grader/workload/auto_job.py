@@ -1,4 +1,4 @@
-"""The training job of exercise 4, as a cluster runs it: a walk of sixteen numbers, which starts in milliseconds.
+"""The training job of exercise 4, as a cluster runs it: a walk of sixteen numbers, quickly started.
 
     python auto_job.py --directory D [--code auto_resume.py [--uses lives]] [--witness ADDRESS]
 
@@ -29,7 +29,7 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
-MANIFEST = "manifest.json"  # of a checkpoint: {"step": 40, "files": {"state.json": {"bytes": 1234, "sha256": "..."}}}
+MANIFEST = "manifest.json"  # {"step": 40, "files": {"state.json": {"bytes": 12, "sha256": "..."}}}
 DONE, PREEMPTED, GAVE_UP, FAILED = 0, 75, 70, 1
 PATIENCE = (
     900.0  # s that it stands still: a site looks at time limits every 30 s, and warns when it likes
@@ -77,7 +77,7 @@ class Walk:
         return hashlib.sha256(json.dumps(self.state()).encode()).hexdigest()
 
 
-# --- checkpoints: which one is intact isn't said here, it is task 4.1 ---------------------------------------
+# --- checkpoints: which one is intact isn't said here, it is task 4.1 -----------------------------
 
 
 def write_checkpoint(directory: str | Path, step: int, state: dict) -> Path:
@@ -114,7 +114,7 @@ def read_checkpoint(folder: str | Path) -> dict:
     return json.loads(Path(folder, "state.json").read_text())
 
 
-# --- the witness --------------------------------------------------------------------------------------------
+# --- the witness ----------------------------------------------------------------------------------
 
 
 class Nobody:

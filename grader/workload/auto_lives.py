@@ -51,7 +51,7 @@ def outcome(call: Callable[[], object]) -> dict:
 
 
 def elsewhere(work: Callable[[], object]) -> dict:
-    """What came of `work()` in a process of its own; {"died": signal or status} if it didn't say."""
+    """What came of `work()` in a process of its own; {"died": status} if it didn't say."""
     ours, theirs = Pipe()
     if (pid := os.fork()) == 0:
         try:
@@ -120,7 +120,7 @@ def is_planted(path: Path) -> bool:
 
 
 def killed(ck, question: dict, top: Path) -> dict:
-    """A life is killed in begin_life or end_life: in every state that this leaves, what later lives do."""
+    """A life is killed in begin_life or end_life: what later lives do in every state that it leaves."""
     start = top / "start"
     start.mkdir(parents=True)
     for life in question["before"]:
@@ -145,7 +145,7 @@ def killed(ck, question: dict, top: Path) -> dict:
 
 
 def left_by_a_kill(dies: Callable[[Path], None], start: Path, top: Path):
-    """(where it was killed, a directory in that state) for every state that a kill after the mark can leave."""
+    """(where it was killed, a directory in that state) for every kill after the mark."""
     place = top / "job"
     shutil.copytree(start, place, symlinks=True)
     try:
