@@ -258,7 +258,8 @@ def finished(run: ClusterRun) -> None:
     rows[-1:-1] = [
         (
             "found",
-            f"nothing of the job is in the queue any more, and it isn't done: step {_reached(run)} of {STEPS}",
+            "nothing of the job is in the queue any more, and it isn't done: "
+            f"step {_reached(run)} of {STEPS}",
         )
     ]
     means = ("means", "the job is never run again, and you find out days later")
@@ -338,7 +339,8 @@ def kept(run: ClusterRun, do: str, think: str) -> None:
         ),
         (
             "means",
-            f"the work since the last regular save is lost: steps {fault['saved'] + 1} to {fault['step']}",
+            "the work since the last regular save is lost: "
+            f"steps {fault['saved'] + 1} to {fault['step']}",
         ),
         ("think", think),
     ]
@@ -360,12 +362,14 @@ def undisturbed_saves(run: ClusterRun) -> None:
                     *story(run),
                     (
                         "found",
-                        "SIGTERM came while the training was saving: of a requeue, or of the limit itself",
+                        "SIGTERM came while the training was saving: "
+                        "of a requeue, or of the time limit itself",
                     ),
                     ("means", "SIGKILL follows, whether or not the save is through"),
                     (
                         "think",
-                        "what must have happened before the job may be requeued? And how early was the training told to save?",
+                        "what must have happened before the job may be requeued? "
+                        "And how early was the training told to save?",
                     ),
                 ]
                 raise Finding("save disturbed", rows)
@@ -471,7 +475,8 @@ def gives_up(run: ClusterRun) -> None:
             ("means", "a job that burns its account's hours all weekend, and gets nowhere"),
             (
                 "think",
-                "who counts the crashes, and what does your script do with the exit status that says so?",
+                "who counts the crashes, and what does your script do with the exit status "
+                "that says so?",
             ),
         ]
         raise Finding("crash loop", rows)
@@ -577,5 +582,6 @@ def chaos_survived(lab: Lab, run: ClusterRun) -> None:
     again = sum(steps for _, steps in run.lost)
     lab.measured(
         "lost work",
-        f"{again} of {STEPS} steps done again ({lost}); {len(run.lives)} lives in {run.seconds:.0f} s",
+        f"{again} of {STEPS} steps done again ({lost}); "
+        f"{len(run.lives)} lives in {run.seconds:.0f} s",
     )

@@ -42,7 +42,7 @@ DIFFERS = "the stand-in doesn't know"  # what it says where only the real cluste
 
 @dataclass(frozen=True)
 class Pace:
-    """How much time things have, in s: Slurm can't be made quicker than this, a stand-in can, a site is slow."""
+    """How much time things have, in s. Slurm can't be made quicker than this, a stand-in can."""
 
     kill_wait: float = 5  # between SIGTERM and SIGKILL
     grace: float = 15  # of a preemption
@@ -54,7 +54,7 @@ class Pace:
 
 @dataclass(frozen=True)
 class Where:
-    """The cluster that runs are to have: "slurm", "stand-in", "site", or "auto": Slurm where it's installed."""
+    """The cluster that runs are to have: slurm, stand-in, site; auto: Slurm where it's installed."""
 
     kind: str = "auto"
     partition: str | None = None
@@ -393,7 +393,7 @@ def _restarts(cluster: Cluster, job: str) -> int:
 
 
 def _record(cluster: Cluster, jobs: set[str]) -> list[dict]:
-    """What the cluster has noted of each run of these jobs. One that ended by a requeue is PENDING."""
+    """What the cluster has noted of each run of these jobs. PENDING: it ended by a requeue."""
     said = cluster.run(["sacct", "-c", "-n", "-P", "-o", "JobID,Start,End,State"]).stdout
     rows = [line.split("|") for line in said.splitlines()]
     return [

@@ -85,8 +85,8 @@ def progress_starts_the_count_anew(draw: Random) -> Courses:
             later,
             (20, None, 3),
         ],
-        # there and back again, after a checkpoint that was torn: what counts are the last lives, not
-        # all that began there
+        # there and back again, after a checkpoint that was torn: what counts are the last lives,
+        # not all that began there
         [later, later, crash, crash, crash, crash],
         [crash, crash, later, crash, crash, crash, crash],
         # after a crash loop, somebody mends the job, and it gets further
@@ -149,7 +149,7 @@ def _judge(said: list[dict], course: list[Life], think: str, more: str = "") -> 
             rows = [
                 (
                     "life",
-                    f"begins at step {life[0]}, tries={TRIES if life[2] is None else life[2]}{more}; {before}",
+                    f"begins at step {life[0]}, tries={life[2] or TRIES}{more}; {before}",
                 ),
                 (
                     "found",
@@ -264,7 +264,8 @@ def a_kill_leaves_them_whole(lab: Lab, think: str) -> None:
                 ("then", _story(after[:n]) or "the next life"),
                 (
                     "found",
-                    f"begin_life {told(state['lives'][n])} at step {after[n][0]}, tries={after[n][2]}",
+                    f"begin_life {told(state['lives'][n])} at step {after[n][0]}, "
+                    f"tries={after[n][2]}",
                 ),
                 (
                     "expected",

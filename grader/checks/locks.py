@@ -13,7 +13,7 @@ from grader.verdicts import Finding, Inconclusive
 
 Does = list[
     tuple
-]  # (process, "enter", directory), (process, "leave"), (process, "raise", error, text), (process, "die")
+]  # (process, word, ...): enter a directory, leave it, raise an error with a text, die
 ERRORS = (
     "KeyError",
     "OSError",

@@ -86,7 +86,8 @@ def test_a_preempted_job_loses_nothing(lab):
     auto.kept(
         auto.preempted_and_out_of_time(lab),
         "preempt",
-        "which of the job's processes get SIGTERM when it's preempted? And what does srun make of a signal that you send to it?",
+        "which of the job's processes get SIGTERM when it's preempted? "
+        "And what does srun make of a signal that you send to it?",
     )
 
 
@@ -95,7 +96,8 @@ def test_before_its_time_limit_the_job_is_warned_and_saves(lab):
     auto.kept(
         auto.preempted_and_out_of_time(lab),
         "limit",
-        "who is warned, how long before the limit, and who passes it on to the training? When does bash run a trap?",
+        "who is warned, how long before the limit, and who passes it on to the training? "
+        "When does bash run a trap?",
     )
 
 

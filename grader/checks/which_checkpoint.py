@@ -337,7 +337,8 @@ def other_things_may_lie_there(draw: Random) -> list[Scene]:
         ),
         Scene("no checkpoint; files, folders and copies under other names", None, only_others),
         Scene(
-            "step-9, step-10; in step-10 lie .nfs..., .DS_Store and others that its manifest doesn't name",
+            "step-9, step-10; in step-10 lie .nfs..., .DS_Store and others "
+            "that its manifest doesn't name",
             "step-10",
             inside,
         ),
@@ -407,9 +408,9 @@ def the_directory_may_be_called_anything(draw: Random) -> list[Scene]:
 CASES = {
     f.__name__: f
     for f in (
-        the_highest_step_counts, a_damaged_one_is_passed_over, odd_manifests_are_no_proof, the_search_goes_back,
-        what_was_never_finished_is_none, other_things_may_lie_there, nothing_there_means_fresh, none_intact_is_an_error,
-        the_directory_may_be_called_anything,
+        the_highest_step_counts, a_damaged_one_is_passed_over, odd_manifests_are_no_proof,
+        the_search_goes_back, what_was_never_finished_is_none, other_things_may_lie_there,
+        nothing_there_means_fresh, none_intact_is_an_error, the_directory_may_be_called_anything,
     )
 }  # fmt: skip
 
@@ -482,7 +483,7 @@ def _judge(asked: Asked, said: dict, think: str) -> None:
             rows.append(
                 (
                     "means",
-                    "the run starts over at step 0, and its next saves bury what could still be rescued",
+                    "the run starts over at step 0, and its next saves bury what could be rescued",
                 )
             )
         raise Finding("case:newest", [*rows, ("think", think)])

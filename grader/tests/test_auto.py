@@ -1,4 +1,4 @@
-"""What is judged of exercise 4's jobs, on small histories; and the witness that writes them down."""
+"""What is judged of exercise 4's jobs, on small histories; and the witness that writes them."""
 
 from __future__ import annotations
 

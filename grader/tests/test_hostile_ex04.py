@@ -1,4 +1,4 @@
-"""Submissions that want the points of exercise 4 without the work. Inert: they touch only their own."""
+"""Submissions that want the points of exercise 4 without the work. Inert: all they touch is theirs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HEAD = """#!/bin/bash
 
 
 def graded(launcher, task: int, solved: bool = True, python: str = "", **scripts: str):
-    """The task's result for the solution (or starter) with these scripts, and this code at its end."""
+    """The task's result for the solution (or starter) with these scripts, and this code."""
     exercise = course.find("ex04")
     own = (
         course.submission(exercise, None, solution=True).files
@@ -43,12 +43,13 @@ python3 - <<'E'
 import json, time
 events = [{"event": "life"}, {"event": "resumed", "step": 0}]
 events += [{"event": "step", "step": n, "digest": "0" * 16} for n in range(1, 41)]
-events += [{"event": "saving", "step": 40}, {"event": "saved", "step": 40}, {"event": "left", "status": 0}]
+events += [{"event": "saved", "step": 40}, {"event": "left", "status": 0}]
 for name in ("events", "../events", "checkpoints/events"):
     try:
         with open(name, "a") as f:
             for e in events:
-                f.write(json.dumps({"t": time.time(), "pid": 7, "job": "1000", "restart": 0, **e}) + "\\n")
+                e = {"t": time.time(), "pid": 7, "job": "1000", "restart": 0, **e}
+                f.write(json.dumps(e) + "\\n")
     except OSError:
         pass
 E
@@ -97,10 +98,12 @@ SCRIPTS = {
     + FORGER
     + 'setsid -f python3 forger.py "$address"\nsleep 2\nexit 0\n',
     "gives the training code of its own": HEAD
-    + "echo 'import signal, os; signal.signal = lambda *_: None' > own.py\nsrun $TRAIN --code own.py --uses lock\nexit 0\n",
+    + "echo 'import signal; signal.signal = lambda *_: None' > own.py\n"
+    + "srun $TRAIN --code own.py --uses lock\nexit 0\n",
     "leaves its job": HEAD + "setsid -f $TRAIN\nsleep 3\nexit 0\n",
     "cancels what preempts it": HEAD
-    + "( for n in $(seq 50); do scancel --partition=high --state=PENDING; sleep 0.2; scancel --signal=USR1 $SLURM_JOB_ID.0; done ) &\n"
+    + "( for n in $(seq 50); do scancel --partition=high --state=PENDING; sleep 0.2\n"
+    + "scancel --signal=USR1 $SLURM_JOB_ID.0; done ) &\n"
     + "srun $TRAIN\n[ $? = 0 ] && exit 0\nscontrol requeue $SLURM_JOB_ID\n",
 }
 

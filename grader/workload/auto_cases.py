@@ -1,5 +1,5 @@
-"""Questions to the functions of exercise 4. Each life of a job, and each process that wants to be the
-only one, is a process of its own."""
+"""Questions to the functions of exercise 4. Each life of a job, and each process that wants to be
+the only one, is a process of its own."""
 
 import argparse
 import json

@@ -120,7 +120,7 @@ def is_planted(path: Path) -> bool:
 
 
 def killed(ck, question: dict, top: Path) -> dict:
-    """A life is killed in begin_life or end_life: what later lives do in every state that it leaves."""
+    """A life is killed in begin_life or end_life: what later lives do in each state it leaves."""
     start = top / "start"
     start.mkdir(parents=True)
     for life in question["before"]:
