@@ -176,8 +176,8 @@ fig.legend(handles, [f"rank {r}" for r in range(4)], loc="outside upper right", 
 plt.show()
 
 # %% [markdown]
-# Look at a short one, such as a bias of 32 numbers: four pieces of eight. And at `letters.weight`, whose rows don't divide
-# by four: the last piece is smaller, or a rank has none.
+# Look at `embed.weight`, whose 29 rows don't divide by four: the last piece is smaller. And at `narrow.weight`, which has
+# one row: three ranks hold nothing of it.
 #
 # ## 4. Reshard, live
 #

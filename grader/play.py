@@ -74,7 +74,7 @@ def _play(lab: Lab, script: tuple, faults: list[Fault], ranks: int | None) -> in
     expectations = expect if ranks is None else rank_runs
     try:
         if stops:
-            preempted.stopped_well(lab, run, preempted.undisturbed(lab, *script, ranks=ranks))
+            preempted.stopped_well(lab, run, preempted.yardstick(lab, script, ranks=ranks))
             print("The run that was stopped is the undisturbed one, bit for bit." if faults else "Training is done.")
         elif faults:
             expectations.rejoins(lab, run, lab.undisturbed(*script, ranks=ranks))

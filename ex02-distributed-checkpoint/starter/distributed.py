@@ -199,10 +199,11 @@ def save_step(job, directory):
     Called by every rank after the same step, as save_job is.
 
     directory  str: exists, and all ranks see it; names in it are yours to choose. It may hold what an interrupted
-               save left behind, or a damaged checkpoint, of this very step perhaps
+               save left behind, a damaged checkpoint, of this very step perhaps, and files of others, which stay
     Returns    None, on every rank, and on none before the checkpoint is complete, and safe from a power loss.
     Raises     on *every* rank if one of them couldn't write its part; the next save may work again. Whatever
-               happens in here, and whichever rank dies when, the checkpoints written before stay loadable.
+               happens in here, and whichever rank dies when, the checkpoints of earlier steps stay loadable. One
+               of this very step is replaced, and may be gone before the new one is complete.
     """
     # TODO: what does a relaunched job find here after rank 1 died in mid-save?
     folder = os.path.join(directory, f"step-{job.step:010d}")
@@ -217,7 +218,8 @@ def resume(job, directory):
 
     Newest is the highest step. A checkpoint is complete if every rank can load its part of it; what isn't complete is
     passed over by all ranks, and they all resume from the same one. Listing `directory`, they may see a new name at
-    different times, as ranks on different nodes do; whoever knows the name can open what is there.
+    different times, as ranks on different nodes do; a rank that knows the name can open what is there. What rank 0
+    sees counts; what only others see may count, too.
     Returns    True on every rank; False on every rank if no save has ever finished here.
     Raises     CheckpointError, on every rank, if checkpoints exist and none of them is complete.
     """

@@ -2,191 +2,364 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
+from pathlib import Path
+
 from grader.checks import power_loss
 from grader.checks.crash_points import moment, selected
 from grader.checks.rank_points import (
     AFTER_GOOD,
-    FIRST,
-    RANKS,
-    SECOND,
+    LARGE,
     Seen,
     agrees,
+    all_hear_of_failures_of,
+    copied,
     goes_on,
-    observe,
-    of_point,
+    in_time,
+    loads,
+    nobody_left_early_of,
+    place,
+    saves,
+    steps,
     works,
 )
-from grader.checks.rank_runs import deadlock, leaving, left_early
 from grader.harness.faults import Fault, KillInSave
 from grader.harness.lab import Lab
 from grader.verdicts import Finding, Inconclusive
 
-MOST = 14  # crash points of one rank's save; of more, so many are drawn
+MOST = 24  # crash points of one rank's save; of more, so many are drawn
+FEW = 5  # of a save that is like another one
+ODD = "run[1] of 3"  # a directory's name, full of what glob and shells take for something else
+LOADS = [{"op": "load"}]
+GOES_ON = [{"op": "load"}, {"op": "next"}, {"op": "load"}]
 
 
-def undisturbed(lab: Lab) -> dict[str, Seen]:
-    """What saves do when nothing disturbs them, seen once for all checks."""
-    points = [
-        {"name": "one", "saves": [FIRST], "next": False},
-        {"name": "two", "from": "one", "saves": [SECOND]},
-        {"name": "empty"},
-    ]
-    return lab.bench.once(("rank points", lab.bench.submission.key), lambda: observe(lab, points))
+def save(step: int, **more) -> dict:
+    return {"op": "save", "step": step} | more
+
+
+class Undisturbed:
+    """Saves that nothing disturbs, and the directories that they leave; made once for all checks."""
+
+    def __init__(self, lab: Lab):
+        first, second, third = steps(lab)
+        points = {
+            "one": [save(first)],
+            "two": [save(first), save(second)],
+            "three": [save(first), save(second), save(third)],
+            "again": [save(first), save(second), save(second, version=1)],
+            "zero": [save(0)],
+            "large": [save(LARGE), save(LARGE + 1)],
+            f"odd/{ODD}": [save(first), save(second)],
+        }
+        self.folder = place(lab)
+        self.seen = saves(lab, [{"name": name, "ops": ops} for name, ops in points.items()], self.folder, judged=False)
+
+    @classmethod
+    def of(cls, lab: Lab) -> Undisturbed:
+        return lab.bench.once(("rank points", lab.bench.submission.key), lambda: cls(lab))
+
+    def events(self, name: str) -> list[list[str]]:
+        """For each rank, the file-system events of the last save of this point."""
+        seen = self.seen[name]
+        works(seen)
+        return [seen.all(rank, "saved point")[-1]["events"] for rank in seen.ranks]
+
+    def new(self, name: str, since: str) -> list[str]:
+        """The files that lie in this point's directory and not, or not like that, in the other's."""
+        before = _files(self.folder / since)
+        return [file for file, what in _files(self.folder / name).items() if before.get(file) != what]
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and not path.is_symlink():
+            found[str(path.relative_to(folder))] = path.read_bytes()
+    return found
+
+
+# --- nothing is wrong -------------------------------------------------------------------------------
 
 
 def newest_on_every_rank(lab: Lab) -> None:
-    seen = undisturbed(lab)
-    for name, step in (("one", FIRST), ("two", SECOND)):
-        works(seen[name])
-        rows = [("saved", f"steps {FIRST} and {SECOND}" if name == "two" else f"step {FIRST}")]
-        agrees(seen[name], (f"step {step}",), rows, "a resumed job isn't the job that was saved", "which parts of the job does each rank get back?")
-    goes_on(seen["two"], f"step {SECOND}", [("saved", f"steps {FIRST} and {SECOND}")], texts=AFTER_GOOD)
+    first, second, third = steps(lab)
+    ready, folder = Undisturbed.of(lab), place(lab)
+    for seen in ready.seen.values():
+        works(seen)
+    two = f"steps {first} and {second}"
+    asked = {  # name -> (whose directory, what is done to it, what all ranks must find, rows)
+        "one": ("one", None, f"step {first}", [("saved", f"step {first}")]),
+        "two": ("two", None, f"step {second}", [("saved", two)]),
+        "three": ("three", None, f"step {third}", [("saved", f"{two}, then {third}")]),
+        "again": ("again", None, f"step {second}, saved again", [("saved", f"{two}, then {second} again, with other values")]),
+        "zero": ("zero", None, "step 0", [("saved", "step 0, before any training")]),
+        "large": ("large", None, f"step {LARGE + 1}", [("saved", f"steps {LARGE} and {LARGE + 1}")]),
+        "odd": (f"odd/{ODD}", None, f"step {second}", [("saved", two), ("but", f"the directory is called '{ODD}'")]),
+        "dates": ("two", older_look_newer, f"step {second}", [("saved", two), ("but", "the files' dates were changed, as a copy to another disk does: older files look newer")]),
+    }
+    points = []
+    for name, (whose, change, _, _) in asked.items():
+        at = f"{name}/{ODD}" if name == "odd" else name
+        copied(ready.folder / whose, folder / at)
+        if change:
+            change(folder / at)
+        points.append({"name": name, "at": at, "ops": GOES_ON if name in ("two", "odd") else LOADS})
+    (folder / "empty").mkdir()
+    seen = loads(lab, [*points, {"name": "empty", "ops": GOES_ON}], folder)
+    for name, (_, _, expected, rows) in asked.items():
+        in_time(seen[name])
+        agrees(seen[name], (expected,), rows, "a resumed job isn't the job that was saved", "which parts of the job does each rank get back, and by what is the newest chosen?")
+        if name in ("two", "odd"):
+            goes_on(seen[name], expected, rows, texts=AFTER_GOOD)
     rows = [("directory", "empty: nothing was ever saved")]
     agrees(seen["empty"], ("nothing",), rows, "a new job can't begin", "what does resume find in a new directory?")
     goes_on(seen["empty"], "nothing", rows, texts=AFTER_GOOD)
 
 
-def events_of(lab: Lab, name: str) -> list[list[str]]:
-    """For each rank, the file-system events of an undisturbed save."""
-    seen = undisturbed(lab)[name]
-    works(seen)
-    return [seen.first(rank, "saved")["events"] for rank in range(RANKS)]
+def older_look_newer(folder: Path) -> None:
+    """Every name's date is earlier, the later the step in it."""
+    for depth, path in enumerate(sorted(folder.rglob("*"), key=lambda p: [int(n) for n in re.findall(r"\d+", p.name)])):
+        os.utime(path, (10**9 - 100 * depth,) * 2, follow_symlinks=False)
 
 
-def _kills(lab: Lab, step: int, events: list[list[str]], most: int) -> list[Fault]:
-    faults = []
+# --- what others put there --------------------------------------------------------------------------
+
+
+def others_files(lab: Lab) -> None:
+    """Names that look like the submission's own, and aren't, are neither read, counted nor deleted."""
+    first, second, _ = steps(lab)
+    ready, folder = Undisturbed.of(lab), place(lab)
+    works(ready.seen["two"])
+    for name in ("two", "one"):
+        copied(ready.folder / name, folder / name)
+    (folder / "empty").mkdir()
+    own = sorted(p.name for p in (ready.folder / "one").iterdir())
+    put = {name: look_alikes(ready.folder / "one", own, first, folder / name) for name in ("two", "empty")}
+    for path in sorted(p for p in (folder / "one").rglob("*") if p.is_dir()):
+        (path / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
+        (path / ".nfs000000000a0b1c2d").write_bytes(b"held open by another node")
+    before = {name: {p: (folder / name / p).read_bytes() for p in files} for name, files in put.items()}
+    seen = loads(lab, [{"name": name, "ops": GOES_ON} for name in ("two", "one", "empty")], folder)
+    for name, expected in (("two", f"step {second}"), ("one", f"step {first}"), ("empty", "nothing")):
+        point = seen[name]
+        in_time(point)
+        beside = ", ".join(sorted({p.partition("/")[0] for p in put.get(name, [])})) or ".DS_Store and .nfs... in each folder"
+        rows = [
+            ("saved", {"two": f"steps {first} and {second}", "one": f"step {first}", "empty": "nothing"}[name]),
+            ("but", f"the directory also holds what others put there: {beside}"),
+        ]
+        agrees(point, (expected,), rows, "a file that isn't yours decides what the job resumes from", "by what do you know your own files?")
+        goes_on(point, expected, rows, texts=("a file that isn't yours decides what the job resumes from", "by what do you know your own files?"))
+        for path, content in before.get(name, {}).items():
+            now = folder / name / path
+            if not now.is_file() or now.read_bytes() != content:
+                gone = "is gone" if not now.exists() else "isn't what it was"
+                raise Finding(
+                    "foreign files",
+                    [*rows, ("found", f"after the next save, {path} {gone}"), ("expected", "what others put there stays as it is"), ("think", "which files are yours, and how do you tell?")],
+                )
+
+
+def look_alikes(origin: Path, own: list[str], step: int, folder: Path) -> list[str]:
+    """Copies of a checkpoint's files and folders under names that nobody's save would choose; the files' paths."""
+    for name in own:
+        later = re.sub(str(step).zfill(1), str(step + 1000), name)
+        final = re.sub(r"\d+", "final", name, count=1)
+        for other in dict.fromkeys((f"{name}.bak", f"{later}.old", f"{later} (copy)", final if final != name else f"{name}_final")):
+            (shutil.copytree if (origin / name).is_dir() else shutil.copyfile)(origin / name, folder / other)
+    (folder / "notes.tmp").write_bytes(b"mine")
+    (folder / "logs").mkdir()
+    (folder / "logs" / "a.log").write_bytes(b"step 99999")
+    names = [f"{name}.bak" for name in own]
+    there = [p for p in folder.rglob("*") if p.is_file()]
+    old = {p.relative_to(origin.parent / "two") for p in (origin.parent / "two").rglob("*")}
+    return sorted(str(p.relative_to(folder)) for p in there if p.relative_to(folder) not in old or p.name in names)
+
+
+# --- a rank dies ------------------------------------------------------------------------------------
+
+
+def _kills(lab: Lab, step: int, events: list[list[str]], most: int, size: int) -> list[tuple[Fault, int | None]]:
+    """(fault, late): a kill before each event of each rank; and for each file that a rank opens, one when it is empty and
+    one when something of it is written, of `size` bytes at most."""
+    faults: list[tuple[Fault, int | None]] = []
     for rank, of_rank in enumerate(events):
         numbers = range(len(of_rank)) if len(of_rank) <= most else sorted(lab.draw.sample(range(len(of_rank)), most))
-        faults += [KillInSave(step, event, rank) for event in numbers]
+        faults += [(KillInSave(step, event, rank), None) for event in numbers]
     if not faults:
         raise Inconclusive("blind", [("watching", "the save raised no file-system event that Python can see")])
-    return selected(lab, faults)
+    for rank, of_rank in enumerate(events):
+        opened = [n for n, event in enumerate(of_rank) if event.startswith(("open ", "torch.save begins"))]
+        opened = [n for n in opened if not (of_rank[n].startswith("torch.save") and n - 1 in opened)]  # the same file
+        for n in opened if len(opened) <= 4 else [opened[0], *lab.draw.sample(opened[1:-1], 2), opened[-1]]:
+            for byte in dict.fromkeys((0, lab.draw.choice([1, 20, size // 2]))):
+                faults.append((Fault("tear", step, byte=byte, rank=rank), n))
+    chosen = selected(lab, [fault for fault, _ in faults])
+    return [pair for pair in faults if pair[0] in chosen]
 
 
 def killed_at_every_event(lab: Lab) -> None:
-    _killed(lab, "two", [{"name": "before", "saves": [FIRST], "next": False}], SECOND, (f"step {FIRST}", f"step {SECOND}"), MOST)
+    first, second, _ = steps(lab)
+    _killed(lab, "two", "one", save(second), (f"step {first}", f"step {second}"), MOST)
 
 
 def first_save_killed(lab: Lab) -> None:
-    _killed(lab, "one", [], FIRST, ("nothing", f"step {FIRST}"), 4)
+    first = steps(lab)[0]
+    _killed(lab, "one", None, save(first), ("nothing", f"step {first}"), FEW)
 
 
-def _killed(lab: Lab, like: str, before: list[dict], step: int, allowed: tuple[str, ...], most: int) -> None:
-    events = events_of(lab, like)
-    faults = _kills(lab, step, events, most)
-    # every other time, the launcher ends the rank that is left as soon as it notices; else it sees the error
-    points = [
-        {"name": str(f), "from": "before" if before else None, "saves": [step], "fault": f.to_json(), "node": bool(n % 2)}
-        for n, f in enumerate(faults)
-    ]
-    seen = observe(lab, before + points)
-    for fault in faults:
-        point = seen[str(fault)]
-        if point.first(fault.rank, "fault") is None:
+def save_again_killed(lab: Lab) -> None:
+    """The step was saved already: the old one may be gone meanwhile, and so the step before it counts."""
+    first, second, _ = steps(lab)
+    allowed = (f"step {first}", f"step {second}", f"step {second}, saved again")
+    _killed(lab, "again", "two", save(second, version=1), allowed, FEW)
+
+
+def _killed(lab: Lab, like: str, before: str | None, last: dict, allowed: tuple[str, ...], most: int) -> None:
+    ready, folder = Undisturbed.of(lab), place(lab)
+    events = ready.events(like)
+    new = ready.new(like, before) if before else list(_files(ready.folder / like))
+    size = max([(ready.folder / like / file).stat().st_size for file in new], default=2)
+    step, points = last["step"], []
+    faults = _kills(lab, step, events, most, size)
+    for n, (fault, late) in enumerate(faults):
+        if before:
+            copied(ready.folder / before, folder / f"run-{n}")
+        with_fault = last | {"fault": fault.to_json() | {"late": late}}
+        # every other time, the launcher ends the rank that is left as soon as it notices; else it sees the error
+        points.append({"name": f"run-{n}", "ops": [with_fault], "node": bool(n % 2)})
+    died = saves(lab, points, folder, judged=False)
+    seen = loads(lab, [{"name": f"run-{n}", "ops": GOES_ON} for n in range(len(faults))], folder)
+    struck = 0
+    for n, (fault, late) in enumerate(faults):
+        then, point = died[f"run-{n}"], seen[f"run-{n}"]
+        if then.first(fault.rank, "fault") is None:
             raise Inconclusive("fault", [("fault", f"{fault} never fired: two saves did different things")])
-        rows = [("fault", f"SIGKILL of rank {fault.rank} in the save of step {step}, {moment(fault, events[fault.rank])}")]
+        dead = then.first(fault.rank, "ended point")["status"] < 0
+        if fault.kind == "kill" and not dead:
+            raise Inconclusive("fault", [("fault", f"{fault} fired, and the rank went on")])
+        struck += dead
+        where = moment(fault, events[fault.rank]) if late is None else f"when the file had {fault.byte} bytes: {events[fault.rank][late]}"
+        again = " again" if last.get("version") else ""
+        rows = [("fault", f"SIGKILL of rank {fault.rank} in the save of step {step}{again}, {where}")]
         means = "a partial checkpoint is taken for a whole one" if "nothing" not in allowed else "what an interrupted first save left is taken for a checkpoint, or keeps the job from starting"
+        in_time(point)
         resumed = agrees(point, allowed, rows, means, "what makes a checkpoint complete, and when does it begin to exist for all ranks?", str(fault))
         goes_on(point, resumed, rows, str(fault))
 
 
-def _failures(lab: Lab, events: list[list[str]]) -> list[Fault]:
-    """A full disk at some byte, for each rank that writes; and at what it does besides: folders, renames."""
-    writers = [rank for rank, of_rank in enumerate(events) if any(e.startswith(("open ", "torch.save")) for e in of_rank)]
-    faults = [Fault("full", SECOND, byte=lab.draw.randint(1, 400), rank=rank) for rank in writers]
-    for rank, of_rank in enumerate(events):
-        others = [n for n, event in enumerate(of_rank) if event.startswith(("mkdir ", "rename "))]
-        picked = others if len(others) <= 4 else [others[0], *sorted(lab.draw.sample(others[1:-1], 2)), others[-1]]
-        faults += [Fault("error", SECOND, event=n, rank=rank) for n in picked]
-    return selected(lab, faults)
+# --- a rank fails, waits, sees less -----------------------------------------------------------------
 
 
 def disk_full_at_one_rank(lab: Lab) -> None:
-    events = events_of(lab, "two")
-    faults = _failures(lab, events)
-    before = [{"name": "before", "saves": [FIRST], "next": False}]
-    seen = observe(lab, before + [{"name": str(f), "from": "before", "saves": [SECOND], "fault": f.to_json()} for f in faults])
-    for fault in faults:
-        point = seen[str(fault)]
-        rows = [("fault", fault.story if fault.kind == "full" else f"the disk is full for rank {fault.rank} in the save of step {SECOND}, {moment(fault, events[fault.rank]).replace('just before', 'at')}")]
-        if point.first(fault.rank, "fault") is None:
-            raise Inconclusive("fault", [("fault", f"{fault} never fired: two saves did different things")])
-        lives = [of_point(life, point, r, "save") for r, life in enumerate(point.lives)]
-        if any(life.all("collective failed") for life in lives):
-            errors = {r: life.first("raised") for r, life in enumerate(lives) if life.first("raised") and not life.all("collective failed")}
-            raise leaving(deadlock(lives, rows, str(fault)), "save_step", errors)
-        silent = [f"rank {rank}" for rank in range(RANKS) if not point.all(rank, "raised")]
-        # what fails may be something that the checkpoint doesn't need; then it's complete, and all know it
-        if silent and not (fault.kind == "error" and len(silent) == RANKS and set(point.found()) == {f"step {SECOND}"}):
-            raise Finding(
-                "error on one rank",
-                [
-                    *rows,
-                    ("found", f"save_step returned on {' and '.join(silent)} as if all were well"),
-                    ("expected", "an error on every rank"),
-                    ("means", "the job believes in a checkpoint that it doesn't have"),
-                    ("think", "how do the others get to know that one rank's part isn't there?"),
-                ],
-                str(fault),
-            )
-        allowed = (f"step {FIRST}",) if fault.kind == "full" else (f"step {FIRST}", f"step {SECOND}")
-        resumed = agrees(point, allowed, rows, "a partial checkpoint is taken for a whole one", "what becomes of the parts that the other ranks have written?", str(fault))
-        goes_on(point, resumed, rows, str(fault))
+    """Of three ranks: the last one's failure is known to nobody else at first."""
+    selected(lab, [])
+    Undisturbed.of(lab).events("two")
+    points = [
+        {"name": f"rank {rank}", "ops": [{"op": "fail", "rank": rank, "step": 100, "byte": lab.draw.randint(0, 8)}]}
+        for rank in (0, 2)
+    ]
+    seen = saves(lab, points, place(lab), ranks=3, judged=False)
+    all_hear_of_failures_of(list(seen.values()), "save_step")
+    for rank in (0, 2):
+        earlier_ones_stay(seen[f"rank {rank}"], rank)
+
+
+def earlier_ones_stay(seen: Seen, sweeper: int) -> None:
+    """After a save that failed, a load finds the one before it (or the new one, if it is complete all the same)."""
+    for number, fault in enumerate(seen.all(0, "failing")):
+        at = {rank: [e["step"] for e in seen.all(rank, "loaded point")[number : number + 1]] for rank in seen.ranks}
+        steps_found = {step for of_rank in at.values() for step in of_rank}
+        failed = [e for e in seen.all(sweeper, "loaded point")[number : number + 1] if e["raised"]]
+        if failed or not steps_found <= {fault["step"], fault["step"] - 1 if number else fault["step"] - 2} or len(steps_found) != 1:
+            rows = [
+                ("fault", f"the disk is full for rank {sweeper}, at: {fault['before']}"),
+                *((f"rank {rank}", f"resumes from step {found[0]}") for rank, found in at.items() if found),
+                *(("error", f"{e['raised']['type']}: {e['raised']['message'][:150]}") for e in failed),
+                ("expected", "on every rank, the checkpoint before the one that failed"),
+                ("means", "a save that fails costs the last good checkpoint, or leaves a partial one that counts"),
+                ("think", "what becomes of the parts that the other ranks have written?"),
+            ]
+            raise Finding("last good lost", rows)
 
 
 def nobody_leaves_early(lab: Lab) -> None:
-    """Rank 0 is held before the last thing that makes the checkpoint exist."""
-    events = events_of(lab, "two")[0]
-    moves = [n for n, event in enumerate(events) if event.startswith(("rename ", "open ", "torch.save begins"))]
-    if not moves:
-        raise Inconclusive("blind", [("watching", "rank 0's save raised no file-system event that Python can see")])
-    before = [{"name": "before", "saves": [FIRST], "next": False}]
-    point = observe(lab, [*before, {"name": "held", "from": "before", "saves": [SECOND], "hold": moves[-1], "next": False}])["held"]
-    works(point)
-    shown = point.first(0, "held")["shown"]
-    if shown == "returned":
-        think = "what is the last thing that rank 0 does in your save, and what do the others wait for?"
-        raise left_early(f"rank 0 stands still just before: {events[moves[-1]]}", "rank 1", "save_step", think)
-    if shown is None:
-        raise Inconclusive("fault", [("held", f"rank 0 never came to its event {moves[-1]}: two saves did different things")])
-
-
-BOTH = [{"name": "before", "saves": [FIRST], "next": False}, {"name": "both", "from": "before", "saves": [SECOND], "next": False}]
-OF_BOTH = {"from": "both", "since": "before"}
+    Undisturbed.of(lab).events("two")
+    points = [{"name": f"rank {rank}", "ops": [{"op": "hold", "rank": rank, "step": 100}]} for rank in (0, 1)]
+    nobody_left_early_of(list(saves(lab, points, place(lab), judged=False).values()), "save_step")
 
 
 def ranks_see_different_listings(lab: Lab) -> None:
-    events_of(lab, "two")
-    seen = observe(lab, BOTH + [{"name": f"stale {rank}", **OF_BOTH, "stale": rank, "next": False} for rank in range(RANKS)])
-    for rank in range(RANKS):
-        point = seen[f"stale {rank}"]
-        rows = [("saved", f"steps {FIRST} and {SECOND}"), ("but", f"rank {rank} doesn't see the new names in `directory` yet, as on a node whose file system lags (it can open them)")]
+    first, second, _ = steps(lab)
+    ready, folder = Undisturbed.of(lab), place(lab)
+    ready.events("two")
+    names = [sorted(os.listdir(ready.folder / name)) for name in ("one", "two")]
+    hidden = sorted(set(names[1]) - set(names[0]))
+    points = []
+    for rank in (0, 1):
+        copied(ready.folder / "two", folder / f"run-{rank}")
+        points.append({"name": f"run-{rank}", "ops": LOADS, "stale": {"rank": rank, "hidden": hidden}})
+    seen = loads(lab, points, folder)
+    for rank in (0, 1):
+        point = seen[f"run-{rank}"]
+        in_time(point)
+        rows = [("saved", f"steps {first} and {second}"), ("but", f"rank {rank} doesn't see the new names in `directory` yet, as on a node whose file system lags (it can open them)")]
         means = "ranks that choose for themselves resume from different steps, or wait for each other for ever"
-        agrees(point, (f"step {FIRST}", f"step {SECOND}"), rows, means, "who decides which checkpoint it is, and how do the others get to know?")
+        allowed = (f"step {second}",) if rank else (f"step {first}", f"step {second}")  # what rank 0 sees counts at least
+        agrees(point, allowed, rows, means, "who decides which checkpoint it is, and how do the others get to know?")
+
+
+HARMS = {
+    "remove": ("deleted", os.remove),
+    "truncate": ("cut in half", lambda path: os.truncate(path, os.path.getsize(path) // 2)),
+    "garbage": ("overwritten with bytes that mean nothing", lambda path: Path(path).write_bytes(os.urandom(8) + b"\xff\xfe\x80" * 40)),
+    "empty": ("emptied", lambda path: os.truncate(path, 0)),
+}
 
 
 def damaged_for_one_rank(lab: Lab) -> None:
-    events_of(lab, "two")
-    written = undisturbed(lab)["two"].first(0, "wrote")["files"]
+    first, second, third = steps(lab)
+    ready, folder = Undisturbed.of(lab), place(lab)
+    ready.events("two")
+    written = ready.new("two", "one")
     if not written:
-        raise Finding("nothing written", [("saved", f"step {SECOND}"), ("found", "no file in `directory` was written or changed"), ("expected", "a checkpoint")])
-    harms = [(how, n) for n in range(min(len(written), 8)) for how in ("remove", "truncate")]
-    points = [{"name": f"{how} {n}", **OF_BOTH, "harm": {"how": how, "file": n}} for how, n in harms]
-    points.append({"name": "all", **OF_BOTH, "harm": {"how": "truncate", "file": "all"}, "next": False})
-    seen = observe(lab, BOTH + points)
-    for how, n in harms:
-        point = seen[f"{how} {n}"]
-        file = point.first(0, "harmed")["file"]
-        rows = [("saved", f"steps {FIRST} and {SECOND}"), ("damaged", f"{file}: {'deleted' if how == 'remove' else 'cut in half'}")]
-        means = "one rank's part is missing, and the ranks don't pass over that checkpoint together"
-        think = "how does each rank get to know that another one's part is no good?"
-        resumed = agrees(point, (f"step {FIRST}", f"step {SECOND}"), rows, means, think)
-        goes_on(point, resumed, rows)
-    rows = [("saved", f"steps {FIRST} and {SECOND}"), ("damaged", "every file: cut in half")]
-    agrees(seen["all"], ("an error",), rows, "the run starts over, and nobody is told that it ever got this far", "what is the difference between nothing saved and nothing intact?")
+        raise Finding("nothing written", [("saved", f"step {second}"), ("found", "no file in `directory` was written or changed"), ("expected", "a checkpoint")])
+    points, harmed = [], {}
+    for n, file in enumerate(written[:8]):
+        for how, (done, harm) in HARMS.items():
+            name = f"{how} {n}"
+            harm(copied(ready.folder / "two", folder / name) / file)
+            harmed[name] = f"{file}: {done}"
+            points.append({"name": name, "ops": GOES_ON if how in ("remove", "truncate") else LOADS})
+    for file in _files(copied(ready.folder / "two", folder / "all")):
+        HARMS["truncate"][1](folder / "all" / file)
+    last_two = ready.new("three", "one")
+    for file in last_two:
+        if (copied_to := folder / "last two") and not copied_to.exists():
+            copied(ready.folder / "three", copied_to)
+        HARMS[lab.draw.choice(["truncate", "remove"])][1](copied_to / file)
+    seen = loads(lab, [*points, {"name": "all", "ops": LOADS}, {"name": "last two", "ops": GOES_ON}], folder)
+    means = "one rank's part is missing, and the ranks don't pass over that checkpoint together"
+    think = "how does each rank get to know that another one's part is no good?"
+    for point in points:
+        found = seen[point["name"]]
+        in_time(found)
+        rows = [("saved", f"steps {first} and {second}"), ("damaged", harmed[point["name"]])]
+        resumed = agrees(found, (f"step {first}", f"step {second}"), rows, means, think)
+        if point["ops"] is GOES_ON:
+            goes_on(found, resumed, rows)
+    rows = [("saved", f"steps {first} and {second}"), ("damaged", "every file: cut in half")]
+    agrees(seen["all"], ("an error",), rows, "the run starts over, and nothing says that it ever got this far", "what is the difference between nothing saved and nothing intact?")
+    rows = [("saved", f"steps {first}, {second} and {third}"), ("damaged", f"every file of steps {second} and {third}")]
+    resumed = agrees(seen["last two"], (f"step {first}",), rows, "an older checkpoint isn't what it was when it was saved", "what does a save do to the checkpoints before the last one?")
+    goes_on(seen["last two"], resumed, rows)
 
 
 def power_lost(lab: Lab) -> None:
     selected(lab, [])  # no fault is asked for
-    works(undisturbed(lab)["two"])  # what fails with nothing wrong is told as that
-    power_loss.survives(lab, "crash_ranks.py", "--ranks", RANKS, steps=[FIRST, SECOND], saves="save_step", load="resume")
+    ready = Undisturbed.of(lab)
+    works(ready.seen["two"])  # what fails with nothing wrong is told as that
+    power_loss.survives(lab, "crash_ranks.py", "--ranks", 2, steps=list(steps(lab)[:2]), saves="save_step", load="resume")

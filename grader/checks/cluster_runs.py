@@ -24,6 +24,7 @@ from grader import course
 from grader.checks.witness import Witness
 from grader.harness import scratch
 from grader.harness.lab import WORKLOAD, Cancelled, Lab
+from grader.harness.sandbox import NONE, jobs_can_be_confined
 from grader.slurm import Cluster, ClusterError, NotInstalled, StandIn, choice
 from grader.slurm.site import Site
 from grader.verdicts import Finding, Inconclusive
@@ -74,12 +75,13 @@ class Where:
             "site": Pace(kill_wait=30, grace=0, limit=240, long=40, short=5, seconds=4 * 3600),
         }[self.chosen]
 
-    def cluster(self, directory: Path, first_job: int = 1) -> Cluster:
+    def cluster(self, directory: Path, first_job: int = 1, **jobs: list[Path]) -> Cluster:
+        """`jobs`: what they may read and write (Cluster's jobs_see and jobs_write); a site has rules of its own."""
         if self.chosen == "site":
             return Site(self.partition, self.account)
         kind = Cluster if self.chosen == "slurm" else StandIn
         times = {"grace": self.pace.grace, "kill_wait": self.pace.kill_wait, "fast_limits": True}
-        return kind(directory, nodes=1, settings={"FirstJobId": str(first_job)}, **times)
+        return kind(directory, nodes=1, settings={"FirstJobId": str(first_job)}, **times, **jobs)
 
 
 @dataclass
@@ -243,8 +245,16 @@ def _run(
     faults = [
         fault | {"save": times[fault["save"]]} if "save" in fault else fault for fault in plan
     ]
+    given, temporary = folder / "given", folder / "tmp"
+    given.mkdir()
+    temporary.mkdir()
+    confined = lab.bench.sandbox.kind != NONE
+    if confined and where.chosen != "site" and not jobs_can_be_confined():
+        lab.measured("job script", "without a sandbox: this kernel has no Landlock")
+    jobs = {"jobs_see": [given], "jobs_write": [work, temporary]} if confined else {}
+    first_job = 1000 + lab.shared.randrange(8000)
     try:
-        with where.cluster(folder / "c", first_job=1000 + lab.shared.randrange(8000)) as cluster:
+        with where.cluster(folder / "c", first_job=first_job, **jobs) as cluster:
             run = ClusterRun(
                 work, {}, False, where, planned=sum("every" not in f for f in plan), most=most
             )
@@ -258,11 +268,10 @@ def _run(
                 witness.command = _training(
                     work / "checkpoints", witness.address, code, uses, flags
                 )
-                train = _as_words(witness.command, folder)
+                train = _as_words(witness.command, given)
+                env = _surroundings(cluster, train, temporary)
                 run.events, run.undisturbed = witness.events, witness.undisturbed
-                _follow(
-                    lab, cluster, run, script, _surroundings(cluster, train), then, most, witness
-                )
+                _follow(lab, cluster, run, script, env, then, most, witness)
                 run.trouble = witness.trouble
             run.events = list(run.events)
         return run
@@ -290,9 +299,9 @@ def _as_words(command: list[str], folder: Path) -> str:
     return f"sh {folder / 'train'}"
 
 
-def _surroundings(cluster: Cluster, train: str) -> dict[str, str]:
+def _surroundings(cluster: Cluster, train: str, temporary: Path) -> dict[str, str]:
     """The environment in which the script is submitted: the job's."""
-    return {**cluster.env, "TRAIN": train}
+    return {**cluster.env, "TRAIN": train, "TMPDIR": str(temporary)}
 
 
 def _on_shared_disk() -> Path:

@@ -2,107 +2,52 @@
 
 from __future__ import annotations
 
-from grader.checks.expect import crashed, finished
-from grader.checks.rank_runs import deadlock, ended_early, leaving, left_early
-from grader.checks.rank_runs import finished as all_finished
+from grader.checks import rank_points, rank_runs
+from grader.checks.expect import crashed
+from grader.checks.questions import ask
+from grader.checks.rank_points import Seen, place, saves, works
 from grader.harness.lab import Lab
 from grader.harness.run import Run
-from grader.verdicts import Finding, Inconclusive
+from grader.verdicts import Finding
+
+# --- training runs ----------------------------------------------------------------------------------
 
 
 def basic(lab: Lab) -> tuple:
     """The arguments of task 2.1's run; the same for all of its checks."""
-    return ("train_ddp.py", "--functions", "save_checkpoint_ddp", "--seed", lab.seed, "--steps-per-epoch", lab.shared.randint(4, 6))
+    flags = ("--seed", lab.seed, "--steps-per-epoch", lab.shared.randint(4, 6))
+    return ("train_ddp.py", "--functions", "save_checkpoint_ddp", *flags)
 
 
-def case(lab: Lab, ask: str, ranks: int | None, *more: object) -> Run:
-    return lab.undisturbed("ddp_cases.py", "--ask", ask, "--seed", lab.seed, *more, ranks=ranks)
+def trains_as_without_checkpoints(lab: Lab) -> None:
+    """A checkpoint changes nothing in this run, so its course is that of a run without student code."""
+    script, *argv = basic(lab)
+    argv[argv.index("save_checkpoint_ddp")] = "none"
+    rank_runs.quiet(lab, lab.undisturbed(*basic(lab), ranks=2), lab.trusted(script, *argv, ranks=2), "a run that saves, and the same run that never saves")
 
 
-def one_process_loads(lab: Lab) -> None:
-    run = lab.undisturbed(*basic(lab), ranks=2)
-    all_finished(lab, run)
-    file = run.directory / "checkpoint.pt"
-    if not file.exists():
-        raise Finding("no file", [("saved", "the run ended, and there is no file at `path`"), ("think", "where did save_checkpoint_ddp write to?")])
-    alone = case(lab, "alone", None, "--file", file)
-    means = ("means", "the checkpoint of a training job can't be evaluated, exported or debugged without starting ranks")
-    think = ("think", "which prefix do DDP's state_dict keys have, and whose state_dict has none?")
-    if crash := alone.last.first("crash"):
-        finding = crashed(crash, [("loaded", "what 2 ranks saved, by one process alone, into a bare network")], life=alone.last)
-        finding.rows += [means, think]
-        raise finding
-    finished(lab, alone)
-    answer, end = alone.last.first("alone"), run.lives[-1].ranks[0].first("end")["state"]
-    if answer["epoch"] != "2":
-        raise Finding("epoch", [("saved", "epoch 2"), ("returned", f"load_checkpoint_ddp returned {answer['epoch']}")])
-    different = [name for name, value in answer["state"].items() if name.startswith("optimizer ") and name != "optimizer settings" and value != end[name]]
-    if answer["state"]["weights"] != run.lives[-1].ranks[0].first("network")["weights"]:
-        different.insert(0, "weights")
-    if different:
-        rows = [("loaded", "what 2 ranks saved, by one process alone, into a bare network"), ("different", ", ".join(different)), means, think]
-        raise Finding(f"component:{different[0].split()[0]}", rows)
+def mid_epoch(lab: Lab, save_every: int = 3) -> tuple[int, tuple]:
+    """(steps per epoch, the arguments of task 2.2's run). The one that saves after every step tells what it trains on."""
+    per_epoch = lab.shared.choice([7, 8])
+    flags = ("--seed", lab.seed, "--epochs", 3, "--steps-per-epoch", per_epoch, "--save-every", save_every)
+    return per_epoch, ("train_ddp.py", "--functions", "save_job", *flags, *(["--record"] if save_every == 1 else []))
 
 
-def rank_0_alone_writes(lab: Lab) -> None:
-    run = lab.undisturbed(*basic(lab), ranks=2)
-    all_finished(lab, run)
-    wrote = [e for e in run.lives[-1].ranks[1].all("saved") if e["events"]]
-    if wrote:
-        rows = [
-            ("rank 1", f"touches the file system in the save of step {wrote[0]['step']}: {', '.join(wrote[0]['events'][:4])}"),
-            ("expected", "rank 0 writes, nobody else"),
-            ("means", "several processes write one file at a time: what lies there in the end is a mixture"),
-            ("think", "which lines of your save run on every rank?"),
-        ]
-        raise Finding("all ranks write", rows)
+def of_save_step(lab: Lab) -> tuple:
+    """The arguments of the same run, with task 2.5's functions."""
+    return tuple("save_step" if word == "save_job" else word for word in mid_epoch(lab)[1])
 
 
-def nobody_leaves_early(lab: Lab) -> None:
-    run = case(lab, "together", 2)
-    shown = run.lives[-1].ranks[0].first("together")
-    if shown is None:
-        raise ended_early(lab, run, run.lives[-1])
-    if shown["shown"] is None:
-        raise Inconclusive("blind", [("watching", "rank 0's save raised no file-system event that Python can see")])
-    if shown["shown"] == "returned":
-        think = "what do the other ranks wait for, and does rank 0 come to that point before or after it has written?"
-        raise left_early("rank 0 stands still just before it writes", "rank 1", "save_checkpoint_ddp", think)
-    all_finished(lab, run)
-
-
-def failure_reaches_all(lab: Lab) -> None:
-    run = case(lab, "fails", 2)
-    lives = run.lives[-1].ranks
-    asked = ("happened", "rank 0 couldn't write: the directory of `path` is a file")
-    told = [life.first("fails") for life in lives]
-    hung = [life.all("collective failed") for life in lives]
-    if any(hung) or any(t is None for t in told):
-        finding = deadlock(lives, [asked]) if any(hung) else ended_early(lab, run, run.lives[-1])
-        raise leaving(finding, "save_checkpoint_ddp", {r: t["raised"] for r, t in enumerate(told) if t and t["raised"] and not hung[r]})
-    silent = [f"rank {rank}" for rank, t in enumerate(told) if t["raised"] is None]
-    if silent:
-        rows = [
-            asked,
-            ("found", f"save_checkpoint_ddp returned on {' and '.join(silent)} as if all were well"),
-            ("expected", "an error on every rank"),
-            ("means", "ranks that don't know of the failure train on, and wait in their next collective for one that has left"),
-            ("think", "how does rank 1 get to know what befell rank 0?"),
-        ]
-        raise Finding("error on one rank", rows)
-
-
-def file_of_another_device(lab: Lab) -> None:
-    run = case(lab, "device", None)
-    means = ("means", "on a node with GPUs every rank's tensors land on rank 0's GPU, which runs out of memory; on a machine without them the file can't be opened")
-    think = ("think", "where does torch.load put a tensor that was saved on cuda:0?")
-    if crash := run.last.first("crash"):
-        finding = crashed(crash, [("loaded", "a file whose tensors lived on cuda:0")], life=run.last)
-        finding.rows += [means, think]
-        raise finding
-    finished(lab, run)
-    if not run.last.first("device")["same"]:
-        raise Finding("component:weights", [("different", "after loading a GPU node's file: weights or optimizer"), means, think])
+def trains_what_it_says(lab: Lab) -> None:
+    """From the batches that the ranks report, and their generators, a run without student code takes the same course."""
+    run = lab.undisturbed(*mid_epoch(lab, 1)[1], ranks=2)
+    rank_runs.finished(lab, run)
+    batches = [[e for e in life.events if e["event"] == "batch"] for life in run.last.ranks]
+    script, *argv = mid_epoch(lab, 1)[1]
+    argv[argv.index("save_job")] = "replay"
+    argv.remove("--record")
+    again = lab.trusted(script, *argv, ranks=2, given={"batches": batches})
+    rank_runs.quiet(lab, run, again, "the undisturbed run, and one that trains on the batches that it reported")
 
 
 def every_sample_once(run: Run, steps_per_epoch: int) -> None:
@@ -121,10 +66,100 @@ def every_sample_once(run: Run, steps_per_epoch: int) -> None:
                 ("think", "which part of the data is this rank's, and who decides that?"),
             ]
             raise Finding("not a partition", rows)
-    if len(orders) > 1 and orders[0] == orders[1]:
-        rows = [
-            ("order", "two epochs of an undisturbed run show the samples in the same order"),
-            ("means", "the model sees the same batches again and again; DistributedSampler shuffles by seed and epoch, and believes that it's always epoch 0"),
-            ("think", "who tells the sampler which epoch it is?"),
+    for epoch in range(1, len(orders)):
+        if orders[epoch] == orders[epoch - 1]:
+            rows = [
+                ("order", f"epochs {epoch - 1} and {epoch} of an undisturbed run show the samples in the same order"),
+                ("means", "the model sees the same batches again and again; DistributedSampler shuffles by seed and epoch, and believes that it's always the same epoch"),
+                ("think", "who tells the sampler which epoch it is?"),
+            ]
+            raise Finding("same order", rows)
+
+
+# --- one save ---------------------------------------------------------------------------------------
+
+PLAIN, GPU = rank_points.EPOCHS  # of the two files
+
+
+def _saved(lab: Lab) -> tuple[dict[str, Seen], object]:
+    """Two files that two ranks wrote; of one, the tensors lived on a GPU."""
+
+    def make():
+        folder = place(lab)
+        points = [
+            {"name": name, "call": "save_checkpoint_ddp", "ops": [{"op": "save", "step": epoch - 1}, {"op": "save", "step": epoch, "gpu": name == "gpu"}]}
+            for name, epoch in (("plain", PLAIN), ("gpu", GPU))
         ]
-        raise Finding("same order", rows)
+        return saves(lab, points, folder, judged=False), folder
+
+    return lab.bench.once(("ddp files", lab.bench.submission.key), make)
+
+
+def loads_alone(lab: Lab, name: str) -> None:
+    seen, folder = _saved(lab)
+    works(seen[name], "save_checkpoint_ddp")
+    if not (folder / name / "checkpoint.pt").is_file():
+        raise Finding("no file", [("saved", "the save returned, and there is no file at `path`"), ("think", "where did save_checkpoint_ddp write to?")])
+    key = rank_points.secrets(lab)["key"]
+    questions = [{"ask": "load", "file": f"{which}/checkpoint.pt", "key": key} for which in ("plain", "gpu")]
+    answers = lab.bench.once(("ddp alone", lab.bench.submission.key), lambda: ask(lab, "ddp_cases.py", questions, directory=folder))
+    loaded, means, think = {
+        "plain": (
+            "what 2 ranks saved, by one process alone, into a bare network",
+            "the checkpoint of a training job can't be evaluated, exported or debugged without starting ranks",
+            "which prefix do DDP's state_dict keys have, and whose state_dict has none?",
+        ),
+        "gpu": (
+            "a file whose tensors lived on cuda:0",
+            "on a node with GPUs every rank's tensors land on rank 0's GPU, which runs out of memory; on a machine without them the file can't be opened",
+            "where does torch.load put a tensor that was saved on cuda:0?",
+        ),
+    }[name]
+    answer = answers[name == "gpu"]
+    if answer.crash:
+        finding = crashed(answer.crash, [("loaded", loaded)], life=answer.run.last)
+        finding.rows += [("means", means), ("think", think)]
+        raise finding
+    given, epoch = answer.given(think, ("loaded", loaded)), PLAIN if name == "plain" else GPU
+    if given["epoch"] != str(epoch):
+        raise Finding("epoch", [("saved", f"epoch {epoch}"), ("returned", f"load_checkpoint_ddp returned {given['epoch']}")])
+    want = rank_points.shown(lab, epoch)
+    if different := rank_points.compared(want, given["holds"], "save_checkpoint_ddp"):
+        rows = [("loaded", loaded), ("different", ", ".join(different)), ("means", means), ("think", think)]
+        raise Finding(f"component:{different[0].split()[0]}", rows)
+
+
+def rank_0_alone_writes(lab: Lab) -> None:
+    run = lab.undisturbed(*basic(lab), ranks=2)
+    rank_runs.finished(lab, run)
+    of_runs = [(e["step"], e["events"]) for e in run.lives[-1].ranks[1].all("saved")]
+    of_points = [(e["step"], e["events"]) for point in _saved(lab)[0].values() for e in point.all(1, "saved point")]
+    for step, events in of_runs + of_points:
+        if events:
+            rows = [
+                ("rank 1", f"touches the file system in the save of step {step}: {', '.join(events[:4])}"),
+                ("expected", "rank 0 writes, nobody else"),
+                ("means", "several processes write one file at a time: what lies there in the end is a mixture"),
+                ("think", "which lines of your save run on every rank?"),
+            ]
+            raise Finding("all ranks write", rows)
+
+
+# --- a rank is held, or fails -----------------------------------------------------------------------
+
+
+def nobody_leaves_early(lab: Lab, function: str, held: tuple[int, ...]) -> None:
+    points = [{"name": f"rank {rank}", "call": function, "ops": [{"op": "hold", "rank": rank, "step": 100}]} for rank in held]
+    seen = saves(lab, points, place(lab), judged=False)
+    what = "the checkpoint is complete" if function == "save_checkpoint_ddp" else "every rank's part is complete"
+    rank_points.nobody_left_early_of(list(seen.values()), function, what)
+
+
+def failure_reaches_all(lab: Lab, function: str, failing: tuple[int, ...]) -> None:
+    """Of three ranks, so that there is one that neither failed nor collects what the others say."""
+    points = [
+        {"name": f"rank {rank}", "call": function, "ops": [{"op": "fail", "rank": rank, "step": 100, "byte": lab.draw.randint(0, 8)}]}
+        for rank in failing
+    ]
+    seen = saves(lab, points, place(lab), ranks=3, judged=False)
+    rank_points.all_hear_of_failures_of(list(seen.values()), function)

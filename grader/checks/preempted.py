@@ -6,60 +6,140 @@ import re
 import signal
 from pathlib import Path
 
-from grader.checks import expect, rank_runs
+from grader.checks import clock, expect, foreign, rank_runs
 from grader.checks.expect import schedule_of, student_frames
+from grader.harness.costs import Costs
 from grader.harness.lab import Lab
-from grader.harness.preemption import Preempt, told
+from grader.harness.preemption import TORN, Preempt, last_word
 from grader.harness.run import PREEMPTED, Group, Life, Run
+from grader.harness.trajectory import order
 from grader.verdicts import Finding, Inconclusive
 
 SCRIPT = "train_preempt.py"
 SAYS = {0: "done", PREEMPTED: "preempted"}
+FINAL = ("done", "preempted", "failed")  # words that end a life
+SAVE_EVERY = 4  # steps between two regular saves, unless a check asks for others
+GRACE = 4.0  # s between the first signal and SIGKILL, the same
+EPOCHS = 2
+STEPS = (5, 7)  # per epoch: no regular save is due at the end of one
+COURSE = ("--seed", "--epochs", "--steps-per-epoch", "--workers")  # what the course of training depends on
 
 
 def job(lab: Lab, *more: object) -> tuple:
-    """The arguments of a run: two epochs, a save every 4 steps, none due at the end of an epoch."""
+    """The arguments of a run."""
     return (SCRIPT, "--seed", lab.seed, "--steps-per-epoch", steps_per_epoch(lab), *more)
 
 
 def steps_per_epoch(lab: Lab) -> int:
-    return lab.shared.choice([5, 7])
+    return lab.shared.choice(STEPS)
+
+
+def all_steps(lab: Lab) -> int:
+    return EPOCHS * steps_per_epoch(lab)
 
 
 def between_saves(lab: Lab) -> int:
     """A step of the second epoch after which no save is due, and which isn't the epoch's last."""
     per_epoch = steps_per_epoch(lab)
-    return lab.draw.choice([n for n in range(per_epoch + 1, 2 * per_epoch) if n % 4])
+    return lab.draw.choice([n for n in range(per_epoch + 1, 2 * per_epoch) if n % SAVE_EVERY])
 
 
 def any_signal(lab: Lab) -> str:
     return lab.draw.choice(["term", "usr1"])
 
 
+def option(args: tuple, name: str, otherwise: object) -> object:
+    """The value of an option among a run's arguments."""
+    return args[args.index(name) + 1] if name in args else otherwise
+
+
 # --- runs ------------------------------------------------------------------------------------------------
 
 
-def launch(lab: Lab, *args, faults: tuple, ranks: int | None = None, directory: Path | None = None) -> Run:
-    """A run, and in notes["told"] what status.json said after each of its lives."""
-    outcomes: list[str | None] = []
-    run = lab.launch(*args, faults=faults, ranks=ranks, directory=directory, before_relaunch=lambda d: outcomes.append(told(d)))
-    run.notes["told"] = [*outcomes, told(run.directory)]
-    return run
+def launch(
+    lab: Lab, *args, faults: tuple, ranks: int | None = None, directory: Path | None = None, since: int = 0,
+    saved: bool = True,
+) -> Run:  # fmt: skip
+    """A run. In notes: what status.json said after each of its lives ("words"), and of which step the newest
+    checkpoint was then ("newest").
 
-
-def undisturbed(lab: Lab, *args, ranks: int | None = None) -> Run:
-    run = lab.undisturbed(*args, ranks=ranks)
-    finished(lab, run)
-    return run
-
-
-def stopped_and_resumed(lab: Lab, args: tuple, schedule: tuple, ranks: int | None = None, saved: bool = True) -> Run:
-    """The run stops as its faults say, tells so, loses no step (unless it wasn't to be `saved`), and its course is that
-    of the run that nothing stopped.
+    directory  of an earlier run, which this one goes on with; its newest checkpoint is of step `since`
+    saved      a life that gets a signal has the time for a last save
     """
-    whole = undisturbed(lab, *args, ranks=ranks)
-    run = launch(lab, *args, faults=schedule, ranks=ranks)
-    stopped_well(lab, run, whole, saved)
+    planted = {}
+    if directory is None:
+        directory = lab.bench.folder() / "my checkpoints"
+        directory.mkdir()
+        planted = foreign.plant(directory, lab.draw)
+    words, newest = [], []
+
+    def look(directory: Path) -> None:
+        words.append(last_word(directory))
+        newest.append(newest_checkpoint(directory))
+
+    every = int(option(args, "--save-every", SAVE_EVERY))
+    resumes = iter(_resume_steps(faults, every, since, saved))
+    run = lab.launch(
+        *args, faults=faults, ranks=ranks, directory=directory, since=since, before_relaunch=look, kept=lambda _: next(resumes)
+    )
+    look(directory)
+    run.notes |= {"words": words, "newest": newest}
+    foreign.untouched(directory, planted)
+    for life in run.lives:
+        for rank, one in enumerate(life.processes):
+            as_sent(one, run)
+            reckoned(args, one, rank)
+    return run
+
+
+def reckoned(args: tuple, life: Life, rank: int = 0) -> clock.Times:
+    """The life's times; Inconclusive, if its clock doesn't add up."""
+    here = option(args, "--end-of-rank", rank) == rank and (life.fault or "--end-of-signalled" not in args)
+    end = float(option(args, "--end", "inf")) if here else float("inf")
+    costs = Costs.parse(str(option(args, "--costs", "")))
+    return clock.times(life, costs, end, float(option(args, "--grace", GRACE)))
+
+
+def as_sent(life: Life, run: Run) -> None:
+    """The node's daemon has sent every signal that the job was due."""
+    if len(life.all("sent")) != len(life.all("signal")):
+        rows = [("fault", run.story), ("but", "a signal was due, and the daemon that sends them wasn't asked to")]
+        raise Inconclusive("signals", rows, schedule_of(run))
+
+
+def newest_checkpoint(directory: Path) -> int | None:
+    """Its step; None, if there is none."""
+    found = [re.fullmatch(r"step-(\d{6})\.pt", path.name) for path in directory.iterdir()]
+    return max((int(m[1]) for m in found if m), default=None)
+
+
+def _resume_steps(faults: tuple, every: int, since: int, saved: bool) -> list[int]:
+    """For each fault, the step that the next life resumes from at the earliest."""
+    steps = []
+    for fault in faults:
+        if isinstance(fault, Preempt) and saved and not any(s.phase == "failing" for s in fault.signals):
+            since = max(since, fault.step)
+        else:
+            since = max(since, (fault.step - 1) // every * every)
+        steps.append(since)
+    return steps
+
+
+def yardstick(lab: Lab, args: tuple, ranks: int | None = None) -> Run:
+    """The course of training as it is without any of the student's code, once a grading."""
+    course = [word for name in COURSE if name in args for word in (name, option(args, name, None))]
+    whole = lab.trusted(SCRIPT, *course, ranks=ranks)
+    if not whole.last.finished:
+        raise Inconclusive("machine", [("machine", f"a run without your code didn't end well: {whole.last.text()[-300:]}")])
+    return whole
+
+
+def stopped_and_resumed(lab: Lab, args: tuple, schedule: tuple, ranks: int | None = None, saved: bool = True, whole: Run | None = None) -> Run:
+    """The run stops as its faults say, tells so, loses no step (unless it wasn't to be `saved`), and its course is
+    the yardstick's (or that of `whole`).
+    """
+    run = launch(lab, *args, faults=schedule, ranks=ranks, saved=saved)
+    stopped_well(lab, run, whole or yardstick(lab, args, ranks), saved)
     return run
 
 
@@ -70,35 +150,60 @@ def stopped_well(lab: Lab, run: Run, whole: Run, saved: bool = True) -> None:
     finished(lab, run)
     if isinstance(run.last, Group):
         rank_runs.together(run)
+        one_writes(run)
     if saved:
         nothing_lost(run)
-    _same_course(lab, run, whole)
+    same_course(lab, run, whole)
 
 
 def rejoined(lab: Lab, run: Run, whole: Run, when: list) -> None:
     """`run` is a life that stopped without a fault of ours, and the one after it: the same as above."""
     try:
         finished(lab, run)
+        for number, life in enumerate(run.lives):
+            for one in life.processes:
+                not_said_too_soon(run, number, one)
         if isinstance(run.last, Group):
             rank_runs.together(run)
+            one_writes(run)
         nothing_lost(run, always=True)
-        _same_course(lab, run, whole)
+        same_course(lab, run, whole)
     except Finding as finding:
         finding.rows[:0] = when
         raise
 
 
-def _same_course(lab: Lab, run: Run, whole: Run) -> None:
-    try:
-        (rank_runs if isinstance(run.last, Group) else expect).same_trajectory(lab, run, whole)
-    except Finding as finding:
-        if any(saving[-1]["in_hand"] for life in run.lives[:-1] if (saving := life.all("saving"))):
-            finding.rows = [row for row in finding.rows if row[0] not in ("means", "think")] + [
-                ("saved", "when the next batch had been fetched, and not trained"),
-                ("means", "its augmentation has drawn its random numbers already; the resumed run fetches it again, and draws others"),
-                ("think", "at which place of your loop is nothing half done, and nothing begun?"),
-            ]
-        raise
+def same_course(lab: Lab, run: Run, whole: Run) -> None:
+    """On every rank, the course of training is the yardstick's, bit for bit."""
+    of_ranks = [(r, run.of(r), whole.of(r)) for r in range(run.world)] if isinstance(run.last, Group) else [(None, run, whole)]
+    found = [(rank, own, d) for rank, own, its in of_ranks if (d := own.trajectory.diverges_from(its.trajectory))]
+    if not found:
+        return
+    rank, own, parting = min(found, key=lambda f: (f[2].step, order(f[2].cause), f[0] or 0))
+    _machine_repeats(lab, whole)
+    rows = expect.divergence_rows(own, parting)
+    if rank is not None:
+        rows.insert(1 if run.schedule else 0, ("rank", f"{rank} (of {run.world})"))
+    if any(saving[-1]["in_hand"] for life in run.lives[:-1] if (saving := life.all("saving"))):
+        rows = [row for row in rows if row[0] not in ("means", "think")] + [
+            ("saved", "when the next batch had been fetched, and not trained"),
+            ("means", "its augmentation has drawn its random numbers already; the resumed run fetches it again, and draws others"),
+            ("think", "at which place of your loop is nothing half done, and nothing begun?"),
+        ]
+    cause = "optimizer" if parting.cause.startswith("optimizer") else parting.cause
+    raise Finding(
+        f"component:{cause}", rows, schedule_of(run), step=parting.step, different=parting.different, same=parting.same
+    )
+
+
+def _machine_repeats(lab: Lab, whole: Run) -> None:
+    """Two runs without the student's code are the same; else nothing is proved here."""
+    script, *argv = whole.command.split()
+    ranks = whole.world if isinstance(whole.last, Group) else None
+    again = lab.launch(script, *argv, ranks=ranks, trusted=True)
+    runs = [(again.of(r), whole.of(r)) for r in range(whole.world)] if ranks else [(again, whole)]
+    if not again.finished or any(one.trajectory != other.trajectory for one, other in runs):
+        raise Inconclusive("machine", [("machine", "two undisturbed runs differ even without your code")])
 
 
 def finished(lab: Lab, run: Run) -> None:
@@ -108,6 +213,9 @@ def finished(lab: Lab, run: Run) -> None:
 
 
 def ended_early(lab: Lab, run: Run, life: Life | Group) -> Finding:
+    if any(one.first("crash") and not one.first("importing") for one in life.processes):
+        rows = [*fault_row(run), ("machine", "ranks didn't meet; none of your code had been loaded")]
+        return Inconclusive("meeting", rows, schedule_of(run))
     if any(one.all("killed") for one in life.processes):
         return _killed(run, life)
     if stopped := _stopped_for_nothing(run, life):
@@ -136,17 +244,18 @@ def fault_row(run: Run) -> list[tuple[str, str]]:
 
 def left_as_preempted(lab: Lab, run: Run, number: int, life: Life | Group, whole: Run) -> None:
     """A life that was told to stop left in time, by itself, with the exit status and the word for it."""
+    lives = life.processes
     if not isinstance(life.fault, Preempt):
+        for one in lives:
+            not_said_too_soon(run, number, one)
         if life.fault and not life.died_of_fault:
             raise ended_early(lab, run, life)
         return
-    lives = life.processes
     for one in lives:
         _not_torn(run, one, whole)
-        if number == 0:  # later, the word may be an earlier life's: another mistake
-            _not_told_too_soon(run, one)
+        not_said_too_soon(run, number, one)
     if life.obeyed_fault:
-        status_says(run.notes["told"][number], SAYS[PREEMPTED], fault_row(run), schedule_of(run))
+        status_says(run.notes["words"][number], SAYS[PREEMPTED], fault_row(run), schedule_of(run))
         return
     if not any(one.all("signal") for one in lives):
         if all(one.finished for one in lives):
@@ -264,11 +373,12 @@ def _parted(run: Run, group: Group) -> Finding | None:
 def status_says(says: str | None, want: str, rows: list, schedule: str | None = None) -> None:
     """The word that was `told` is this one."""
     if says != want:
+        found = "isn't whole" if says == TORN else f"says {says!r}" if says else "isn't there, or names no outcome"
         rows = [
             *rows,
-            ("status.json", f"says {says!r}" if says else "isn't there, or names no outcome"),
+            ("status.json", found),
             ("expected", f"{want!r}"),
-            ("means", "launchers hide exit statuses (torchrun turns each of them into 1): whoever decides whether the job is to be run again reads this file"),
+            ("means", "launchers hide exit statuses (torchrun turns each of them into 1): what decides whether the job is run again reads this file"),
             ("think", "who writes it, and when?"),
         ]
         raise Finding("status file", rows, schedule)
@@ -299,24 +409,61 @@ def _not_torn(run: Run, life: Life, whole: Run) -> None:
             raise Finding("torn state", rows, schedule_of(run))
 
 
-def _not_told_too_soon(run: Run, life: Life) -> None:
-    """While it saves, nobody has said yet how it ended."""
-    for saving in life.all("saving"):
-        if saving["says"] in ("done", "preempted"):
+def not_said_too_soon(run: Run, number: int, life: Life) -> None:
+    """While the job works, status.json doesn't say how its life ended."""
+    for event in life.events:
+        if event.get("says") not in FINAL:
+            continue
+        doing = {"saving": "when the save of step {step} began", "trained": "when step {step} was done"}
+        at = doing.get(event["event"], "in the evaluation after step {step}").format(step=event["step"])
+        rows = [*fault_row(run), ("status.json", f"said {event['says']!r} {at}")]
+        if number and event["says"] == run.notes["words"][number - 1]:
+            raise _stale(run, rows[:-1], event["says"], at)
+        rows += [
+            ("means", "killed now, the job has said that it left in good order"),
+            ("think", "from which moment on is that word true, whatever happens next?"),
+        ]
+        raise Finding("told too soon", rows, schedule_of(run))
+
+
+def _stale(run: Run, rows: list, says: str, at: str) -> Finding:
+    rows = [
+        *rows,
+        ("status.json", f"says {says!r} {at}: the life before wrote that"),
+        ("expected", "that nobody said how this life ended"),
+        ("means", "a job that crashes without a word looks as if it had left in good order"),
+        ("think", "when does what the file says stop being true?"),
+    ]
+    return Finding("stale status", rows, schedule_of(run))
+
+
+def not_stale(run: Run, number: int) -> None:
+    """After a life that SIGKILL ended, status.json doesn't say what the life before had written."""
+    if (says := run.notes["words"][number]) in FINAL:
+        raise _stale(run, fault_row(run), says, "after the SIGKILL")
+
+
+def one_writes(run: Run) -> None:
+    """Of several ranks, one writes status.json."""
+    for group in run.lives:
+        writers = [rank for rank, life in enumerate(group.ranks) if life.all("word")]
+        if len(writers) > 1:
+            what = {life.first("word")["what"] for life in group.ranks if life.first("word")}
             rows = [
                 *fault_row(run),
-                ("status.json", f"said {saving['says']!r} already when the save of step {saving['step']} began"),
-                ("means", "killed in this save, the job has told that it left in good order"),
-                ("think", "from which moment on is that word true, whatever happens next?"),
+                ("found", f"ranks {', '.join(map(str, writers))} write beside the checkpoints: {'; '.join(sorted(what))[:200]}"),
+                ("expected", "one of them writes status.json"),
+                ("means", "the last writer wins, and on several nodes they write over each other's half-written file"),
+                ("think", "which number says that this is the only such rank, on however many nodes?"),
             ]
-            raise Finding("told too soon", rows, schedule_of(run))
+            raise Finding("several write", rows, schedule_of(run))
 
 
 def _no_regular_save(run: Run, life: Life | Group) -> Finding:
     due = life.fault.step
     saved = sorted({e["step"] for e in life.all("saving")})
     rows = [
-        ("expected", f"a regular save after step {due}: one is due every 4 steps (job.save_every)"),
+        ("expected", f"a regular save after step {due}: one is due every {SAVE_EVERY} steps (job.save_every)"),
         ("saved", f"after step{'s' if len(saved) != 1 else ''} {', '.join(map(str, saved))}" if saved else "never"),
         ("means", "a node that dies without a signal takes everything since then with it"),
         ("think", "which saves happen though nobody told the job to stop?"),
@@ -333,10 +480,12 @@ def _some(names: list[str]) -> str:
 
 def nothing_lost(run: Run, always: bool = False) -> None:
     """Each relaunch after a preemption (or `always`) goes on exactly where the job stopped."""
-    for life, after in zip(run.lives, run.lives[1:]):
+    reached = 0
+    for number, (life, after) in enumerate(zip(run.lives, run.lives[1:])):
+        reached = max(reached, life.reached)  # one that is stopped before it resumes has reached nothing itself
         if not (always or isinstance(life.fault, Preempt)):
+            reached = after.resumed_at
             continue
-        reached = life.reached
         if after.resumed_at != reached:
             rows = [
                 *fault_row(run),
@@ -346,3 +495,6 @@ def nothing_lost(run: Run, always: bool = False) -> None:
                 ("think", "what is the last thing that your job does before it leaves?"),
             ]
             raise Finding("steps lost", rows, schedule_of(run))
+        if (run.notes["newest"][number] or 0) != reached:
+            rows = [*fault_row(run), ("but", f"the newest checkpoint in the directory isn't of step {reached}: nothing was proved")]
+            raise Inconclusive("saves", rows, schedule_of(run))

@@ -14,11 +14,14 @@ from grader.verdicts import FAIL, Finding, Inconclusive
 EACH_FOR_ITSELF = ("Python RNG", "NumPy RNG", "torch RNG", "batch indices")
 
 
-def resumes(lab: Lab, args: tuple, schedule: tuple, ranks: int) -> None:
-    """The run with these faults rejoins the one without; that one first: what hangs there would hang here as well."""
+def resumes(lab: Lab, args: tuple, schedule: tuple, ranks: int, kept=None) -> None:
+    """The run with these faults rejoins the one without; that one first: what hangs there would hang here as well.
+
+    kept   as Lab.launch has it
+    """
     undisturbed = lab.undisturbed(*args, ranks=ranks)
     finished(lab, undisturbed)
-    rejoins(lab, lab.launch(*args, faults=schedule, ranks=ranks), undisturbed)
+    rejoins(lab, lab.launch(*args, faults=schedule, ranks=ranks, kept=kept), undisturbed)
 
 
 def rejoins(lab: Lab, run: Run, undisturbed: Run) -> None:
@@ -56,6 +59,8 @@ def finished(lab: Lab, run: Run) -> None:
 def ended_early(lab: Lab, run: Run, group: Group) -> Finding:
     """Why: the first rank that went wrong by itself, or a deadlock, of which each rank has its half."""
     when = [("fault", run.story)] if run.schedule else []
+    if apart := never_met([crash for life in group.ranks for crash in life.all("crash")]):
+        return apart
     for rank, life in enumerate(group.ranks):
         if life.ended:
             finding = expect.over_limit(lab, run, life, [*when, ("rank", f"{rank} (of {len(group.ranks)})")])
@@ -72,6 +77,16 @@ def ended_early(lab: Lab, run: Run, group: Group) -> Finding:
             rows = [*when, ("ended", f"rank {rank} left with {expect.left_with(life.status)} before training was done")]
             return Finding(f"exit:{life.status}", [*rows, *student_frames(life.first("exit") or {"frames": []})], expect.schedule_of(run))
     return deadlock(group.ranks, when, expect.schedule_of(run))
+
+
+def never_met(crashes: list[dict]) -> Inconclusive | None:
+    """The machine doesn't let ranks talk, which they try before any of the student's code is there."""
+    for crash in crashes:
+        inside = [f for f in crash["frames"] if f["file"].endswith("/harness/ranks.py") and f["function"].startswith("join")]
+        if inside and not student_frames(crash):
+            error = next(iter(crash["message"].splitlines()), "")[:200]
+            return Inconclusive("no meeting", [("machine", f"ranks can't reach each other here, by the loopback device: {crash['type']}: {error}")])
+    return None
 
 
 def deadlock(lives: list[Life], when: list, fault: str | None = None) -> Finding:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
+from grader.checks import rank_points, rank_runs
 from grader.checks.expect import crashed, finished
 from grader.checks.rank_runs import finished as all_finished
 from grader.checks.rank_runs import left_early
@@ -11,9 +12,10 @@ from grader.harness.lab import Lab
 from grader.harness.run import Run
 from grader.verdicts import Finding, Inconclusive
 
-# A rank of four holds a quarter of everything. What a save or a load may take beyond that, of the model's bytes:
-# copies of its own shards are fine (with momentum, half of the model), the whole model isn't.
-WHOLE = 0.95
+MEMORY_RANKS = 8
+# A rank of eight holds an eighth of everything. What a save or a load may take beyond that, of the model's bytes: three
+# copies of all its own shards, the momentum's included, are three quarters of it; the whole model is more.
+WHOLE = 0.9
 
 
 def can_shard() -> None:
@@ -22,9 +24,16 @@ def can_shard() -> None:
         raise Inconclusive("torch", [("torch", f"{version('torch')} shards on GPUs only; on the CPU, fully_shard needs torch 2.7 or newer")])
 
 
+def trains_as_without_checkpoints(lab: Lab) -> None:
+    can_shard()
+    args = ("train_sharded.py", "--seed", lab.seed)
+    bare = lab.trusted(*args, "--bare", ranks=2)
+    rank_runs.quiet(lab, lab.undisturbed(*args, ranks=2), bare, "a run that saves, and the same run that never saves")
+
+
 def nobody_holds_the_whole_model(lab: Lab) -> None:
     can_shard()
-    run = lab.launch("sharded_cases.py", "--do", "memory", ranks=4)
+    run = lab.launch("sharded_cases.py", "--do", "memory", ranks=MEMORY_RANKS)
     all_finished(lab, run)
     for rank, life in enumerate(run.last.ranks):
         took = life.first("memory")
@@ -32,8 +41,9 @@ def nobody_holds_the_whole_model(lab: Lab) -> None:
             if took[what] is None:
                 raise Inconclusive("memory", [("memory", "can't be measured on this system (Linux only)")])
             if took[what] > WHOLE * took["weights"]:
+                each = took["weights"] // MEMORY_RANKS >> 20
                 rows = [
-                    ("measured", f"a model of {took['weights'] >> 20} MiB, spread over 4 ranks, each holding {took['weights'] >> 22} MiB of it"),
+                    ("measured", f"a model of {took['weights'] >> 20} MiB, spread over {MEMORY_RANKS} ranks, each holding {each} MiB of it, and as much of its momentum"),
                     ("found", f"in {what}_sharded, rank {rank} took {took[what] >> 20} MiB more"),
                     ("means", "that rank holds the whole model. Models are sharded because no GPU, and often no node, can"),
                     ("think", "which call puts the shards of all ranks together? Does anybody have to?"),
@@ -42,59 +52,95 @@ def nobody_holds_the_whole_model(lab: Lab) -> None:
 
 
 def nobody_leaves_early(lab: Lab) -> None:
-    """Rank 1 is held just before it writes."""
+    """Each rank is held before each of its file-system events, once."""
     can_shard()
-    run = lab.launch("sharded_cases.py", "--do", "together", "--seed", lab.seed, ranks=2)
-    shown = run.last.ranks[1].first("together")
-    if shown and shown["shown"] == "returned":
-        held, think = "rank 1 stands still just before it writes", "what do the ranks wait for at the end of your save?"
-        raise left_early(held, "rank 0", "save_sharded", think, until="every rank's part is complete")
+    run = lab.launch("sharded_cases.py", "--do", "hold", "--seed", lab.seed, ranks=2)
+    held = [e for life in run.last.ranks for e in life.all("held") if e["shown"]]
+    for e in held:
+        if e["shown"] == "returned":
+            think = "what do the ranks wait for at the end of your save?"
+            raise left_early(f"rank {e['rank']} stands still just before: {e['before']}", "another rank", "save_sharded", think, until="every rank's part is complete")
     all_finished(lab, run)
+    for rank, life in enumerate(run.last.ranks):
+        for e in life.all("saved held"):
+            if e["raised"]:
+                raise crashed(e["raised"], [("called", "save_sharded, with nothing in its way"), ("rank", str(rank))])
+        for e in life.all("loaded held"):
+            if e["different"]:
+                raise _lost(e["different"], [("saved and loaded", "by the same 2 ranks, a rank that was held in the save"), ("rank", str(rank))])
+    if not held:
+        raise Inconclusive("blind", [("watching", "the saves raised no file-system event that Python can see")])
+
+
+# --- drawn jobs -------------------------------------------------------------------------------------
 
 
 def _saved(lab: Lab, ranks: int) -> Run:
-    run = lab.undisturbed("sharded_cases.py", "--do", "save", "--seed", lab.seed, ranks=ranks)
+    def make() -> Run:
+        payload = rank_points.secrets(lab)["saved"]
+        return lab.launch("sharded_cases.py", "--do", "save", ranks=ranks, given={"payload": payload})
+
+    run = lab.bench.once(("sharded", ranks, lab.bench.submission.key), make)
     all_finished(lab, run)
+    for rank, life in enumerate(run.last.ranks):
+        if changed := life.first("whole")["changed"]:
+            rows = [("changed", f"rank {rank}'s model or optimizer isn't what it was before save_sharded: {', '.join(changed[:3])}")]
+            raise Finding("save changes the job", rows)
     return run
 
 
-def reshards(lab: Lab, saved_by: int, loaded_by: int) -> None:
+def _want(lab: Lab) -> dict[str, str]:
+    drawn = rank_points.secrets(lab)
+    run = lab.trusted("sharded_cases.py", "--do", "whole", given={"payload": drawn["saved"], "key": drawn["key"]})
+    finished(lab, run)
+    return run.last.first("whole")["digests"]
+
+
+def loads(lab: Lab, saved_by: int, loaded_by: int) -> None:
+    """Every tensor and setting that was saved is there, on every rank."""
     can_shard()
-    saved = _saved(lab, saved_by)
-    run = lab.launch("sharded_cases.py", "--do", "load", "--seed", lab.seed, ranks=loaded_by, directory=saved.directory)
-    when = ("resharded", f"saved by {saved_by} ranks, loaded by {loaded_by}")
+    saved, want = _saved(lab, saved_by), _want(lab)
+    given = {"key": rank_points.secrets(lab)["key"]}
+    run = lab.launch("sharded_cases.py", "--do", "load", ranks=loaded_by, directory=saved.directory, given=given)
+    when = ("resharded" if saved_by != loaded_by else "sharded", f"saved by {saved_by} ranks, loaded by {loaded_by}")
     try:
         all_finished(lab, run)
     except Finding as finding:
         finding.rows.insert(0, when)
         raise
-    want, got = (r.last.ranks[0].first("whole")["digests"] for r in (saved, run))
-    different = [name for name in want if got.get(name) != want[name]]
-    if different or got.keys() != want.keys():
-        kinds = list(dict.fromkeys(" ".join(name.split()[:-1]) if name != "optimizer settings" else name for name in different or got.keys() - want.keys()))
-        rows = [
-            when,
-            ("different", f"{', '.join(kinds)}: {len(different)} of {len(want)} tensors"),
-            ("same", f"{len(want) - len(different)} tensors, each gathered from all ranks and compared bit for bit"),
-            ("means", "the job goes on as another one when it gets fewer or more nodes than it had"),
-            ("think", "do your files say which rank wrote them, or which part of which tensor they hold?"),
-        ]
-        raise Finding(f"component:{(kinds or ['weights'])[0].split()[0]}", rows)
+    for rank, life in enumerate(run.last.ranks):
+        got = life.first("whole")["digests"]
+        if different := [name for name in want if got.get(name) != want[name]]:
+            raise _lost(different, [when, ("rank", f"{rank} (of {loaded_by})"), ("same", f"{len(want) - len(different)} tensors, each gathered from all ranks and compared bit for bit")])
+
+
+def _lost(different: list[str], when: list) -> Finding:
+    kinds = list(dict.fromkeys(" ".join(name.split()[:2 if name.startswith("optimizer") else 1]) for name in different))
+    rows = [
+        *when,
+        ("different", f"{', '.join(kinds)}: {', '.join(name.split()[-1] for name in different[:4])}"),
+        ("means", "the job goes on as another one" + (" when it gets fewer or more nodes than it had" if when[0][0] == "resharded" else "")),
+        ("think", "do your files say which rank wrote them, or which part of which tensor they hold? What if a tensor has fewer rows than there are ranks?"),
+    ]
+    return Finding(f"component:{kinds[0].split()[0]}", rows)
 
 
 def exports(lab: Lab) -> None:
     can_shard()
     saved = _saved(lab, 4)
-    run = lab.launch("sharded_cases.py", "--do", "export", "--seed", lab.seed, directory=saved.directory)
+    given = {"key": rank_points.secrets(lab)["key"]}
+    run = lab.launch("sharded_cases.py", "--do", "export", directory=saved.directory, given=given)
     when = ("exported", "what 4 ranks saved, by one process without a process group")
     if crash := run.last.first("crash"):
         raise crashed(crash, [when], life=run.last)
     finished(lab, run)
     answer = run.last.first("exported")
-    if not answer["plain"]:
-        rows = [when, ("found", f"the file holds something else than a dict of plain tensors: {answer['holds']}"), ("think", "what does load_state_dict of a plain model take?")]
+    kinds = answer["kinds"]
+    if not isinstance(kinds, dict) or set(kinds.values()) != {"Tensor"}:
+        holds = ", ".join(f"{k}: {v}" for k, v in list(kinds.items())[:3]) if isinstance(kinds, dict) else kinds
+        rows = [when, ("found", f"the file holds something else than a dict of plain tensors: {holds}"[:200]), ("think", "what does load_state_dict of a plain model take?")]
         raise Finding("not plain", rows)
-    want = {k: v for k, v in saved.last.ranks[0].first("whole")["digests"].items() if k.startswith("weights ")}
+    want = {k: v for k, v in _want(lab).items() if k.startswith("weights ")}
     for what, got in (("file", answer["digests"]), ("model", answer["filled"])):
         if got != want:
             missing = [k.split()[1] for k in want if k not in got]

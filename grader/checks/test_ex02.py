@@ -16,7 +16,12 @@ def test_a_run_whose_rank_was_killed_rejoins_the_undisturbed_one(lab):
     per_epoch = args[-1]
     fault = Kill(per_epoch + lab.draw.randint(1, per_epoch - 1), rank=lab.draw.randrange(2))
     for schedule in lab.schedules((fault,)):
-        rank_runs.resumes(lab, args, schedule, ranks=2)
+        rank_runs.resumes(lab, args, schedule, ranks=2, kept=lambda fault: fault.step // per_epoch * per_epoch)
+
+
+@task("ex02.1")
+def test_saving_changes_nothing_in_the_run(lab):
+    ddp.trains_as_without_checkpoints(lab)
 
 
 @task("ex02.1")
@@ -26,46 +31,40 @@ def test_rank_0_alone_writes(lab):
 
 @task("ex02.1")
 def test_one_process_alone_loads_what_ranks_saved(lab):
-    ddp.one_process_loads(lab)
+    ddp.loads_alone(lab, "plain")
 
 
 @task("ex02.1")
 def test_no_rank_leaves_the_save_before_it_is_done(lab):
-    ddp.nobody_leaves_early(lab)
+    ddp.nobody_leaves_early(lab, "save_checkpoint_ddp", held=(0,))
 
 
 @task("ex02.1")
 def test_a_failed_save_is_an_error_on_every_rank(lab):
-    ddp.failure_reaches_all(lab)
+    ddp.failure_reaches_all(lab, "save_checkpoint_ddp", failing=(0,))
 
 
 @task("ex02.1")
 def test_a_file_saved_on_a_gpu_loads_anywhere(lab):
-    ddp.file_of_another_device(lab)
+    ddp.loads_alone(lab, "gpu")
 
 
 # ---------------------------------------------------------------- ex02.2  what each rank has of its own
 
 
-def _mid_epoch(lab, save_every: int = 3) -> tuple[int, tuple]:
-    """(steps per epoch, the arguments of the run)."""
-    per_epoch = lab.shared.choice([7, 8])
-    flags = ("--steps-per-epoch", per_epoch, "--save-every", save_every)
-    return per_epoch, ("train_ddp.py", "--functions", "save_job", "--seed", lab.seed, *flags)
-
-
 @task("ex02.2")
 @pytest.mark.parametrize("ranks", [2, 4], ids=["two_ranks", "four_ranks"])
 def test_a_run_killed_in_mid_epoch_rejoins_on_every_rank(lab, ranks):
-    per_epoch, args = _mid_epoch(lab)
-    step = per_epoch + lab.draw.choice([n for n in range(3, per_epoch) if (per_epoch + n) % 3])
+    per_epoch, args = ddp.mid_epoch(lab)
+    epoch = 1 if ranks == 2 else 0  # a whole epoch follows, or two
+    step = epoch * per_epoch + lab.draw.choice([n for n in range(3, per_epoch) if (epoch * per_epoch + n) % 3])
     for schedule in lab.schedules((Kill(step, rank=lab.draw.randrange(ranks)),)):
         rank_runs.resumes(lab, args, schedule, ranks)
 
 
 @task("ex02.2")
 def test_a_run_killed_twice_within_one_epoch_rejoins(lab):
-    per_epoch, args = _mid_epoch(lab)
+    per_epoch, args = ddp.mid_epoch(lab)
     first = -(-(per_epoch + 1) // 3) * 3  # the first save in epoch 1
     for schedule in lab.schedules((Kill(first, rank=1), Kill(first + 3 + lab.draw.randrange(2), rank=0))):
         rank_runs.resumes(lab, args, schedule, ranks=2)
@@ -73,23 +72,39 @@ def test_a_run_killed_twice_within_one_epoch_rejoins(lab):
 
 @task("ex02.2")
 def test_a_run_resumed_at_the_last_step_of_an_epoch_rejoins(lab):
-    per_epoch, args = _mid_epoch(lab, save_every=1)
+    per_epoch, args = ddp.mid_epoch(lab, save_every=1)
     for schedule in lab.schedules((Kill(per_epoch, rank=lab.draw.randrange(2)),)):
         rank_runs.resumes(lab, args, schedule, ranks=2)
 
 
 @task("ex02.2")
 def test_saving_more_often_changes_nothing_in_the_run(lab):
-    often, seldom = (lab.undisturbed(*_mid_epoch(lab, save_every=n)[1], ranks=2) for n in (1, 3))
+    often, seldom = (lab.undisturbed(*ddp.mid_epoch(lab, save_every=n)[1], ranks=2) for n in (1, 3))
     rank_runs.quiet(lab, often, seldom, "a run that saves after every step, and one that saves less often")
 
 
 @task("ex02.2")
+def test_the_run_trains_on_the_batches_that_it_reports(lab):
+    ddp.trains_what_it_says(lab)
+
+
+@task("ex02.2")
 def test_all_ranks_together_see_every_sample_once_in_a_new_order(lab):
-    per_epoch, args = _mid_epoch(lab)
-    run = lab.undisturbed(*args, ranks=2)
-    rank_runs.finished(lab, run)
-    ddp.every_sample_once(run, per_epoch)
+    per_epoch, args = ddp.mid_epoch(lab)
+    for ranks in (2, 4):
+        run = lab.undisturbed(*args, ranks=ranks)
+        rank_runs.finished(lab, run)
+        ddp.every_sample_once(run, per_epoch)
+
+
+@task("ex02.2")
+def test_no_rank_leaves_before_every_part_is_complete(lab):
+    ddp.nobody_leaves_early(lab, "save_job", held=(0, 1))
+
+
+@task("ex02.2")
+def test_a_part_that_one_rank_cannot_write_is_an_error_on_every_rank(lab):
+    ddp.failure_reaches_all(lab, "save_job", failing=(0, 2))
 
 
 # ---------------------------------------------------------------- ex02.3  sharded with FSDP2
@@ -100,15 +115,17 @@ def test_a_sharded_run_whose_rank_was_killed_rejoins(lab):
     sharded.can_shard()
     args = ("train_sharded.py", "--seed", lab.seed)
     for schedule in lab.schedules((Kill(lab.draw.randint(5, 7), rank=lab.draw.randrange(2)),)):
-        rank_runs.resumes(lab, args, schedule, ranks=2)
+        rank_runs.resumes(lab, args, schedule, ranks=2, kept=lambda fault: fault.step // 4 * 4)
 
 
 @task("ex02.3")
 def test_saving_shards_changes_nothing_in_the_run(lab):
-    sharded.can_shard()
-    args = ("train_sharded.py", "--seed", lab.seed)
-    runs = (lab.undisturbed(*args, ranks=2), lab.undisturbed(*args, "--bare", ranks=2))
-    rank_runs.quiet(lab, *runs, "a run that saves, and the same run that never saves")
+    sharded.trains_as_without_checkpoints(lab)
+
+
+@task("ex02.3")
+def test_every_shard_comes_back_whatever_its_size(lab):
+    sharded.loads(lab, 4, 4)
 
 
 @task("ex02.3")
@@ -127,7 +144,7 @@ def test_no_rank_ever_holds_the_whole_model(lab):
 @task("ex02.4")
 @pytest.mark.parametrize("ranks", [(4, 2), (4, 1), (2, 4)], ids=["4_to_2", "4_to_1", "2_to_4"])
 def test_a_checkpoint_loads_on_another_number_of_ranks(lab, ranks):
-    sharded.reshards(lab, *ranks)
+    sharded.loads(lab, *ranks)
 
 
 @task("ex02.4")
@@ -154,6 +171,11 @@ def test_a_first_save_in_which_one_rank_dies_is_no_checkpoint(lab):
 
 
 @task("ex02.5")
+def test_a_save_of_the_same_step_again_in_which_one_rank_dies_leaves_a_whole_checkpoint(lab):
+    all_or_nothing.save_again_killed(lab)
+
+
+@task("ex02.5")
 def test_a_full_disk_at_one_rank_is_an_error_on_all(lab):
     all_or_nothing.disk_full_at_one_rank(lab)
 
@@ -161,6 +183,11 @@ def test_a_full_disk_at_one_rank_is_an_error_on_all(lab):
 @task("ex02.5")
 def test_no_rank_leaves_the_save_before_the_checkpoint_exists(lab):
     all_or_nothing.nobody_leaves_early(lab)
+
+
+@task("ex02.5")
+def test_what_others_put_into_the_directory_is_left_alone(lab):
+    all_or_nothing.others_files(lab)
 
 
 @task("ex02.5")
@@ -175,7 +202,7 @@ def test_a_checkpoint_damaged_for_one_rank_is_passed_over_by_all(lab):
 
 @task("ex02.5")
 def test_a_training_run_killed_in_mid_save_rejoins_the_undisturbed_one(lab):
-    args = ("train_ddp.py", "--functions", "save_step", "--seed", lab.seed, "--steps-per-epoch", 7, "--save-every", 3)
+    args = ddp.of_save_step(lab)
     undisturbed = lab.undisturbed(*args, ranks=2)
     rank_runs.finished(lab, undisturbed)
     third = [life.all("saved")[2] for life in undisturbed.last.ranks]

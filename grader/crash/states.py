@@ -123,20 +123,54 @@ def reachable(disk: Disk, ops: list[Op], model: str, wanted: set[tuple[tuple, Pr
 
 
 def thin(found: Space, most: int) -> int:
-    """Keep at most so many trees, evenly drawn: half of them at most of those that a killed process leaves, then those that a
-    power failure leaves when a save has returned and the next one not begun (there a missing sync shows, perhaps in a
-    single state), then others. How many were left out."""
+    """Keep at most so many trees. How many were left out.
+
+    First, half of them at most, evenly drawn ones that a killed process leaves. Then those in which a mistake in the
+    order of syncs shows: for any two files, one is there, whole, and the other one isn't. Then others, evenly drawn.
+    """
     if len(found.trees) <= most:
         return 0
-    pairs = list(zip(found.states, found.keys))
-    killed = dict.fromkeys(key for s, key in pairs if PROCESS in s.models)
-    at_rest = dict.fromkeys(key for s, key in pairs if s.promise.durable and not s.promise.under_way)
-    kept: set[tuple] = set()
-    for keys, upto in ((killed, most // 2), (at_rest, most), (dict.fromkeys(found.keys), most)):
-        others = [key for key in keys if key not in kept]
-        room = max(0, upto - len(kept))
-        kept |= {others[n * len(others) // room] for n in range(room)} if room < len(others) else set(others)
-    return keep(found, kept)
+    killed = list(dict.fromkeys(key for s, key in zip(found.states, found.keys) if PROCESS in s.models))
+    kept: dict[tuple, None] = dict.fromkeys(_evenly(killed, most // 2))
+    for key in _telling(found, set(kept)):
+        if len(kept) < most:
+            kept[key] = None
+    others = [key for key in dict.fromkeys(found.keys) if key not in kept]
+    kept |= dict.fromkeys(_evenly(others, most - len(kept)))
+    return keep(found, set(kept))
+
+
+def _evenly(keys: list[tuple], most: int) -> list[tuple]:
+    return keys if len(keys) <= most else [keys[n * len(keys) // most] for n in range(most)]
+
+
+def _telling(found: Space, known: set[tuple]) -> Iterator[tuple]:
+    """Trees which together show each pair (this one is whole, that one is missing or isn't whole) that any tree shows under
+    the same promise; those that show most come first."""
+    last: dict[Promise, dict[str, object]] = {}  # path -> its content, when its last write under this promise was done
+    for s, key in zip(found.states, found.keys):
+        if not s.lost and s.torn is None:
+            last.setdefault(s.promise, {}).update(key)
+    pairs: dict[tuple, int] = {}  # what was numbered so
+    shows: dict[tuple, int] = {}  # tree -> bits of the pairs that it shows
+    for s, key in zip(found.states, found.keys):
+        there, whole = dict(key), last.get(s.promise, {})
+        present = [path for path in whole if path in there and there[path] == whole[path]]
+        lost = [(path, path in there) for path in whole if path not in there or there[path] != whole[path]]
+        for one in present:
+            for other in lost:
+                number = pairs.setdefault((s.promise, one, other), len(pairs))
+                shows[key] = shows.get(key, 0) | 1 << number
+    seen = 0
+    for key in known:
+        seen |= shows.get(key, 0)
+    while shows:
+        best = max(shows, key=lambda key: (shows[key] & ~seen).bit_count())
+        new = shows.pop(best) & ~seen
+        if not new:
+            return
+        seen |= new
+        yield best
 
 
 def keep(found: Space, kept: set[tuple]) -> int:

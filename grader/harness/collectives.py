@@ -24,6 +24,7 @@ NAMES = (
 HARNESS = os.path.dirname(os.path.abspath(__file__))
 
 entered = 0  # by this process, so far
+failed = 0  # of these
 on_enter: Callable[[], None] | None = None  # called before a rank waits
 die_with_peers = False  # a collective that fails ends this rank at once, as a launcher would that ends its node
 
@@ -47,7 +48,7 @@ def install() -> None:
 def _watched(name: str, real: Callable) -> Callable:
     @functools.wraps(real)
     def collective(*args, **kwargs):
-        global entered
+        global entered, failed
         if getattr(_inside, "busy", False):
             return real(*args, **kwargs)  # collectives of objects are made of others
         _inside.busy = True
@@ -59,6 +60,7 @@ def _watched(name: str, real: Callable) -> Callable:
         try:
             result = real(*args, **kwargs)
         except BaseException as e:
+            failed += 1
             watch.emit("collective failed", n=number, type=type(e).__name__)
             if die_with_peers:
                 os.kill(os.getpid(), signal.SIGKILL)

@@ -48,6 +48,8 @@ class Cluster:
     proctrack   whom a job's signals reach: cgroup, direct, pgid, linuxproc; auto takes the first that can be had here
     fast_limits time limits are looked at every 2 s instead of every 30 (needs a C compiler)
     settings    further lines of slurm.conf: {"RequeueExit": "42"}; None leaves one out
+    jobs_see    paths that jobs may read beside the system and the interpreter, in a sandbox (Landlock)
+    jobs_write  folders that they may write to; None: no sandbox
 
     It ends with the `with` block, and with this process, even when that is killed. Raises UsageError if it can't be
     what it's asked to be, NotInstalled where Slurm is missing, ClusterError if it doesn't start.
@@ -66,7 +68,10 @@ class Cluster:
         proctrack: str = "auto",
         fast_limits: bool = False,
         settings: dict[str, str | None] | None = None,
+        jobs_see: Sequence[os.PathLike] = (),
+        jobs_write: Sequence[os.PathLike] | None = None,
     ):
+        self.jobs_see, self.jobs_write = jobs_see, jobs_write
         self.directory = Path(os.path.abspath(directory))
         self.options = Options(nodes, cpus, grace, kill_wait, proctrack, fast_limits, settings or {})
         self.seconds = 0.0  # that it took to start
@@ -123,7 +128,11 @@ class Cluster:
             start_new_session=True,
             env={**os.environ, processes.MARK: str(self.directory)},
         )
-        self._keeper.stdin.write(json.dumps({"options": vars(self.options)}).encode() + b"\n")
+        sandbox = None
+        if self.jobs_write is not None:
+            sandbox = {"readable": [*map(str, self.jobs_see)], "writable": [*map(str, self.jobs_write)]}
+        said = {"options": vars(self.options), "sandbox": sandbox}
+        self._keeper.stdin.write(json.dumps(said).encode() + b"\n")
         self._keeper.stdin.flush()
 
     def _await_start(self) -> float:

@@ -9,8 +9,9 @@ import sys
 
 import pytest
 
+from grader import course, engine
 from grader.course import ROOT
-from grader.verdicts import INCONCLUSIVE, PASS
+from grader.verdicts import FAIL, INCONCLUSIVE, PASS
 
 PTRACE = {"x86_64": 101, "aarch64": 117}.get(platform.machine())
 # as strict containers do it: a filter that answers ptrace with EPERM, and then the command
@@ -35,3 +36,23 @@ def test_where_nothing_can_be_seen_the_task_is_inconclusive_and_the_others_dont_
     (exercise,) = json.loads(done.stdout)["exercises"]
     assert [t["verdict"] for t in exercise["tasks"]] == [PASS, PASS, INCONCLUSIVE, PASS, INCONCLUSIVE], done.stdout + done.stderr
     assert [t["score"] for t in exercise["tasks"]] == [4, 4, 0, 5, 0] and done.returncode == 3
+
+
+@pytest.mark.needs_solution
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="calls are recorded on Linux only")
+@pytest.mark.parametrize("mistake", [False, True], ids=["right", "marker_before_names"])
+def test_a_marker_that_is_durable_before_the_names_it_stands_for_is_found_whatever_the_seed(launcher, mistake):
+    exercise = course.find("ex02")
+    text = (ROOT / "grader/tests/alternatives/ex02/manifest_last.py").read_text()
+    synced = "            names_durable(where)  # the parts' own, of all ranks\n"
+    assert synced in text
+    work = course.Submission(exercise.solution, exercise.module, {exercise.module: text.replace(synced, "" if mistake else synced).encode()})
+    work.key = f"marker {mistake}"
+    grading = engine.Grading(exercise, work, launcher, tasks=[5])
+    grading.checks = [check for check in grading.checks if "power_loss" in check.name]
+    grading.start()
+    try:
+        (outcome,) = [grading.outcome(check.name) for check in grading.checks]
+        assert outcome.verdict == (FAIL if mistake else PASS), outcome.finding
+    finally:
+        grading.close()

@@ -19,7 +19,8 @@ p.add_argument("--seed", type=int, default=0)
 p.add_argument("--ranks", type=int, default=2)
 p.add_argument("--steps", type=int, nargs="+", required=True, help="of the saves, one after another")
 
-TREES = 40  # different directories that are read: each costs the start of all ranks
+PAYLOAD = 1  # what the saved values are drawn from
+TREES = 36  # different directories that are read: each costs the start of all ranks
 WAIT = 60.0  # s that a rank waits for another; a load that hangs is told by the one who judges it, and long before
 
 
@@ -37,8 +38,8 @@ def main() -> None:
             join(rank, os.path.join(meet, "save"))
             ck = student.load(args.checkpoint, quiet=True)
             for n, step in enumerate(args.steps, 1):
-                job = job_of(args.seed, step, rank)
-                with group.marked(n, digests(job)):
+                job = job_of(args.seed, PAYLOAD, step)
+                with group.marked(n, digests(job, job.model.module, "")):
                     ck.save_step(job, directory)
 
         return run
@@ -49,8 +50,8 @@ def main() -> None:
         def resume(rank: int) -> list:
             join(rank, store)
             ck = student.load(args.checkpoint, quiet=True)
-            job = job_of(args.seed, None, rank)
-            return [ck.resume(job, directory), digests(job)]
+            job = job_of(args.seed, None)
+            return [ck.resume(job, directory), digests(job, job.model.module, "")]
 
         return group.load(args.ranks, resume)
 

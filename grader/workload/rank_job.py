@@ -45,10 +45,10 @@ class RankJob(Job):
 
 def build_ddp(seed: int, epochs: int, steps_per_epoch: int, randomness: bool = True, prime: bool = True) -> RankJob:
     """A fresh job under DistributedDataParallel, on every rank. Without `randomness`: no dropout, no augmentation,
-    the data in its own order, and no scheduler. One that isn't trained needn't be primed."""
+    the data in its own order, and no scheduler. One that isn't trained needn't be primed, nor checked."""
     seed_everything(seed)
     network = Transformer(dropout=0.1 if randomness else 0.0)
-    model = torch.nn.parallel.DistributedDataParallel(network)
+    model = torch.nn.parallel.DistributedDataParallel(network, init_sync=prime)
     if prime:
         prime_buckets(model)
     job = _job(model, seed, epochs, steps_per_epoch, randomness)

@@ -1,14 +1,20 @@
-"""What save_sharded and load_sharded do beyond a training run: memory, and other numbers of ranks.
+"""What save_sharded, load_sharded and export_model do beyond a training run: one thing in each life.
 
-    --do save      train a few steps on these ranks, save into --directory; report the digest of the whole state
-    --do load      a fresh job on these ranks (another number of them, perhaps) loads that; report the same
-    --do together  does rank 0 leave the save before rank 1 has written? (rank 1 is held until that shows)
+    --do save      a drawn job on these ranks is saved into --directory
+    --do load      a fresh job on these ranks (another number of them, perhaps) loads that
+    --do whole     the digests of the drawn job; nothing of the student's runs
     --do export    one process, no ranks: export_model, and what torch.load finds in the file
+    --do hold      saves in which one rank is held before each event of its own
     --do memory    a larger model: what save and load take of each rank's memory
+
+Jobs are drawn from watch.given("payload"), digests made with watch.given("key").
 """
 
 import argparse
 import os
+import random
+import warnings
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -16,76 +22,162 @@ import torch.distributed as dist
 from grader.harness import ranks, watch
 from grader.harness.digest import digest
 from grader.harness.memory import Peak
-from grader.workload import job as workload
 from grader.workload import rank_job, student
-from grader.workload.hold import Hold
-from grader.workload.model import Transformer
+from grader.workload.hold import holding
+from grader.workload.questions import outcome
 
 p = argparse.ArgumentParser()
-p.add_argument("--checkpoint", required=True, help="the student's distributed.py")
+p.add_argument("--checkpoint", help="the student's distributed.py")
 p.add_argument("--directory", required=True)
-p.add_argument("--do", choices=["save", "load", "together", "export", "memory"], required=True)
+p.add_argument("--do", choices=["save", "load", "whole", "export", "hold", "memory"], required=True)
 p.add_argument("--seed", type=int, default=0)
 args = p.parse_args()
 folder = os.path.join(args.directory, "sharded")
 SLOW = 40.0  # s; the model of `memory` takes its time to reach the disk
+MOST = 24  # events of one save before which a rank is held
 
 
-def whole(job) -> dict[str, str]:
-    """Digests of weights and moments, each tensor gathered from all ranks: the number of ranks makes no difference."""
+class Uneven(torch.nn.Module):
+    """Parameters that no number of ranks divides, and some with fewer rows than there are ranks."""
 
-    def full(t):
-        return t.full_tensor() if hasattr(t, "full_tensor") else t
+    def __init__(self):
+        super().__init__()
+        self.embed = torch.nn.Embedding(29, 6)
+        self.wide = torch.nn.Linear(6, 5)
+        self.narrow = torch.nn.Linear(5, 1)  # one row: most ranks hold nothing of it
+        self.thin = torch.nn.Linear(7, 3, bias=False, dtype=torch.bfloat16)
+        self.cube = torch.nn.Parameter(torch.zeros(3, 2, 7))
+        self.tail = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.LayerNorm(4), torch.nn.Linear(4, 13))
 
-    out = {f"weights {name}": digest(full(p)) for name, p in job.model.named_parameters()}
-    for name, p in job.model.named_parameters():
-        for kind, value in sorted(job.optimizer.state[p].items()):
-            out[f"optimizer {kind} {name}"] = digest(full(value))
-    settings = [{k: v for k, v in g.items() if k != "params"} for g in job.optimizer.param_groups]
-    return out | {"optimizer settings": digest(settings)}
+
+def built(sharded: bool):
+    model = Uneven()
+    if sharded:
+        warnings.filterwarnings("ignore", message="FSDP2-wrapped module .*")
+        rank_job.shard(model.tail, model)
+    grown = [p for p in model.parameters() if p.dim() > 1]
+    groups = [{"params": grown}, {"params": [p for p in model.parameters() if p.dim() < 2], "weight_decay": 0.0}]
+    return model, torch.optim.AdamW(groups, lr=1e-3, weight_decay=0.1, foreach=True)
+
+
+ODD = [float("nan"), float("inf"), -0.0, 1e-45]  # what a comparison by value overlooks
+
+
+def fill(model, optimizer, payload: int) -> None:
+    """Every rank draws the whole of each tensor, and keeps its part of it. They are small."""
+    draw = torch.Generator().manual_seed(payload)
+
+    def drawn(like):
+        whole = torch.randn(like.shape, generator=draw)
+        whole.view(-1)[:: max(5, whole.numel() // 3)] = random.Random(payload + whole.numel()).choice(ODD)
+        return part(whole.to(like.dtype), like)
+
+    def part(whole, like):
+        if not hasattr(like, "to_local"):
+            return whole
+        return torch.distributed.tensor.distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None)
+
+    numbers = random.Random(payload)
+    step = torch.tensor(float(numbers.randint(3, 10**6)))
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(drawn(p))
+            optimizer.state[p] = {"step": step.clone(), "exp_avg": drawn(p), "exp_avg_sq": drawn(p)}
+    for group in optimizer.param_groups:
+        group["lr"], group["betas"] = numbers.random(), (numbers.random(), numbers.random())
+
+
+def gathered(t):
+    """The whole of a tensor, from all ranks: their number makes no difference."""
+    return t.full_tensor() if hasattr(t, "full_tensor") else t
+
+
+def this_ranks(t):
+    return t.to_local() if hasattr(t, "to_local") else t
+
+
+def whole(model, optimizer, full=gathered) -> dict[str, str]:
+    """Digests of weights and moments, and of the optimizer's settings."""
+    key = watch.given("key", "")
+
+    out = {f"weights {name}": digest(full(p), key) for name, p in model.named_parameters()}
+    for name, p in model.named_parameters():
+        for kind, value in sorted(optimizer.state[p].items()):
+            out[f"optimizer {kind} {name}"] = digest(full(value), key)
+    settings = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
+    return out | {"optimizer settings": digest(settings, key)}
 
 
 def save(ck) -> None:
-    job = rank_job.build_sharded(args.seed, 1, 4)
-    for batch in job.loader:
-        job.train_step(batch)
-    with watch.saving(job.step, args.directory):
-        ck.save_sharded(job.model, job.optimizer, folder)
-    watch.emit("whole", digests=whole(job))
+    model, optimizer = built(sharded=True)
+    fill(model, optimizer, watch.given("payload", 1))
+    before = whole(model, optimizer)
+    with watch.saving(0, args.directory):
+        ck.save_sharded(model, optimizer, folder)
+    now = whole(model, optimizer)
+    watch.emit("whole", digests=now, changed=[name for name in now if now[name] != before[name]])
 
 
 def load(ck) -> None:
-    job = rank_job.build_sharded(args.seed, 1, 4)
-    workload.estrange(job)
-    ck.load_sharded(job.model, job.optimizer, folder)
-    watch.emit("whole", digests=whole(job))
+    model, optimizer = built(sharded=True)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.to_local().fill_(7)
+    ck.load_sharded(model, optimizer, folder)
+    watch.emit("whole", digests=whole(model, optimizer))
 
 
-def together(ck) -> None:
-    job = rank_job.build_sharded(args.seed, 1, 4)
-    for batch, _ in zip(job.loader, range(1)):
-        job.train_step(batch)
-    hold = Hold(os.path.join(args.directory, "..", "says"))
-    if job.rank == 1:
-        hold.make(hold.pipe)
-    dist.barrier()
-    with hold.held(args.directory) if job.rank == 1 else hold.tells():
-        ck.save_sharded(job.model, job.optimizer, folder)
-    watch.emit("together", shown=hold.shown)
+def show(ck) -> None:
+    model, optimizer = built(sharded=False)
+    fill(model, optimizer, watch.given("payload"))
+    watch.emit("whole", digests=whole(model, optimizer))
+
+
+def hold(ck) -> None:
+    """Each save goes into a folder of its own, and is loaded at once."""
+    rank, events = dist.get_rank(), []
+    for held in range(dist.get_world_size()):
+        for event in range(MOST + 1):
+            model, optimizer = built(sharded=True)
+            fill(model, optimizer, event)
+            into = os.path.join(args.directory, f"held-{held}-{event}")
+            if event == 0:
+                around = watch.saving(event, args.directory)
+            else:
+                around = holding(f"{args.directory}-{held}-{event}", args.directory, held, event - 1)
+            with around as found:
+                did = outcome(partial(ck.save_sharded, model, optimizer, into))
+            if event == 0:
+                events = [None] * dist.get_world_size()
+                dist.all_gather_object(events, list(found))
+            elif rank == held:
+                watch.emit("held", rank=held, before=found.before, shown=found.shown)
+            watch.emit("saved held", raised=did.get("raised"))
+            if "raised" in did:
+                return
+            before = whole(model, optimizer, full=this_ranks)
+            fresh, its_optimizer = built(sharded=True)
+            ck.load_sharded(fresh, its_optimizer, into)
+            now = whole(fresh, its_optimizer, full=this_ranks)
+            watch.emit("loaded held", different=[name for name in before if now.get(name) != before[name]])
+            dist.barrier()
+            if event >= len(events[held]):
+                break
 
 
 def export(ck) -> None:
-    model = Transformer(dropout=0.1, running_mean=False)
+    model = Uneven()
     path = os.path.join(args.directory, "model.pt")
     ck.export_model(folder, model, path)
+    key = watch.given("key", "")
     found = torch.load(path, weights_only=True)
-    plain = isinstance(found, dict) and all(type(v) is torch.Tensor for v in found.values())
+    kinds = {k: type(v).__name__ for k, v in found.items()} if isinstance(found, dict) else type(found).__name__
+    plain = isinstance(found, dict) and all(isinstance(k, str) and type(v) is torch.Tensor for k, v in found.items())
     watch.emit(
         "exported",
-        plain=plain,
-        holds=f"{type(found).__name__} of {', '.join(map(str, found))[:100]}" if isinstance(found, dict) else type(found).__name__,
-        digests={f"weights {k}": digest(v) for k, v in found.items()} if plain else {},
-        filled={f"weights {k}": digest(v) for k, v in model.named_parameters()},
+        kinds=kinds,
+        digests={f"weights {k}": digest(v, key) for k, v in found.items()} if plain else {},
+        filled={f"weights {k}": digest(v, key) for k, v in model.named_parameters()},
     )
 
 
@@ -94,36 +186,49 @@ LAYERS, SIDE = 16, 1024  # 64 MiB of weights
 
 def memory(ck) -> None:
     """Peak of this rank's resident memory in save and in load, over what it held before, in bytes."""
-    def build():
-        with torch.device("meta"):
-            model = torch.nn.Sequential(*(torch.nn.Linear(SIDE, SIDE, bias=False) for _ in range(LAYERS)))
-        rank_job.shard(*model, model)
-        model.to_empty(device="cpu")
-        with torch.no_grad():
-            for p in model.parameters():
-                p.to_local().fill_(0.5)
-        return model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-
-    model, optimizer = build()
-    for p in model.parameters():
-        p.grad = torch.ones_like(p)
-    optimizer.step()
-    optimizer.zero_grad()
+    warm_up(ck)
+    model, optimizer = large(LAYERS)
     with Peak() as of_save:
         ck.save_sharded(model, optimizer, folder)
     del model, optimizer
-    model, optimizer = build()
+    model, optimizer = large(LAYERS, steps=False)
     with Peak() as of_load:
         ck.load_sharded(model, optimizer, folder)
     weights = LAYERS * SIDE * SIDE * 4
     watch.emit("memory", weights=weights, save=of_save.extra, load=of_load.extra)
 
 
+def large(layers: int, steps: bool = True):
+    with torch.device("meta"):
+        model = torch.nn.Sequential(*(torch.nn.Linear(SIDE, SIDE, bias=False) for _ in range(layers)))
+    rank_job.shard(*model, model)
+    model.to_empty(device="cpu")
+    with torch.no_grad():
+        for p in model.parameters():
+            p.to_local().fill_(0.5)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    if steps:
+        for p in model.parameters():
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+        optimizer.zero_grad()
+    return model, optimizer
+
+
+def warm_up(ck) -> None:
+    """A small save and load: what a process takes only once isn't the model's."""
+    model, optimizer = built(sharded=True)
+    fill(model, optimizer, 1)
+    ck.save_sharded(model, optimizer, f"{folder}-small")
+    ck.load_sharded(*built(sharded=True), f"{folder}-small")
+
+
 def main() -> None:
-    if args.do != "export":
+    if "RANK" in os.environ:
         ranks.join_watched(patience=SLOW if args.do == "memory" else ranks.PATIENCE)
-    ck = student.load(args.checkpoint)
-    {"save": save, "load": load, "together": together, "export": export, "memory": memory}[args.do](ck)
+    ck = student.load(args.checkpoint) if args.checkpoint else None
+    do = {"save": save, "load": load, "whole": show, "export": export, "hold": hold, "memory": memory}
+    do[args.do](ck)
     watch.emit("end", step=0, state={})
     ranks.leave()
 

@@ -9,6 +9,8 @@ It also runs by hand:
     --functions save_checkpoint_ddp    task 2.1: once an epoch; the run has no randomness at all
     --functions save_job               task 2.2: every few steps, each time into a new folder
     --functions save_step              task 2.5: the same, and which one to resume from is up to you
+    --functions none                   without checkpoints, as task 2.1's run
+    --functions replay                 on the batches that another run has reported with --record
 """
 
 import argparse
@@ -18,27 +20,44 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # torchrun knows nothing of the course
 
+import torch
 import torch.distributed as dist
 
 from grader.harness import ranks, watch
-from grader.harness.digest import digest
 from grader.workload import job as workload
 from grader.workload import rank_job, student
 
 p = argparse.ArgumentParser()
-p.add_argument("--checkpoint", required=True, help="the student's distributed.py")
+p.add_argument("--checkpoint", help="the student's distributed.py")
 p.add_argument("--directory", required=True, help="where checkpoints go; all ranks see it")
-p.add_argument("--functions", choices=["save_checkpoint_ddp", "save_job", "save_step", "none"], required=True)
+p.add_argument("--functions", choices=["save_checkpoint_ddp", "save_job", "save_step", "none", "replay"], required=True)
 p.add_argument("--seed", type=int, default=0)
 p.add_argument("--epochs", type=int, default=2)
 p.add_argument("--steps-per-epoch", type=int, default=6)
 p.add_argument("--save-every", type=int, default=4, help="steps between two saves (task 2.1: it's epochs, always)")
+p.add_argument("--record", action="store_true", help="report each batch, and where the generators stand")
+
+
+def record(job, batch=None) -> None:
+    """What this step trains on; at the end, without a batch, where the generators stand."""
+    values = [t.tolist() for t in batch] if batch else None
+    python, numpy, torch_ = workload.rng()
+    watch.emit("batch", epoch=job.epoch, values=values, rng=[python, numpy, torch_.tolist()])
+
+
+def replayed(job):
+    """This epoch's batches of another run, each with the generators as they stood there."""
+    for event in watch.given("batches")[job.rank]:
+        if event["epoch"] == job.epoch and (event["values"] is None) == (job.epoch == job.epochs):
+            (version, numbers, gauss), numpy, state = event["rng"]
+            workload.restore_rng(((version, tuple(numbers), gauss), numpy, torch.tensor(state, dtype=torch.uint8)))
+            yield event["values"] and tuple(map(torch.tensor, event["values"]))
 
 
 def main() -> None:
     args = p.parse_args()
     ranks.join_watched()
-    ck = None if args.functions == "none" else student.load(args.checkpoint)
+    ck = student.load(args.checkpoint) if args.functions.startswith("save") else None
     by_epoch = args.functions in ("save_checkpoint_ddp", "none")
 
     def fresh() -> rank_job.RankJob:
@@ -84,6 +103,8 @@ def main() -> None:
             job.step = job.epoch * args.steps_per_epoch
 
     def batches():
+        if args.functions == "replay":
+            return replayed(job)
         if not by_epoch:
             return ck.batches(job)
         job.sampler.set_epoch(job.epoch)
@@ -99,9 +120,11 @@ def main() -> None:
     while job.epoch < job.epochs:
         job.model.train()
         for batch in batches():
+            if args.record:
+                record(job, batch)
             watch.step(job, batch)
             watch.loss(job, job.train_step(batch))
-            if not by_epoch and job.step % args.save_every == 0:
+            if ck and not by_epoch and job.step % args.save_every == 0:
                 save()
             if not by_epoch or job.batch < args.steps_per_epoch:
                 watch.after_step(job)
@@ -114,7 +137,10 @@ def main() -> None:
         if by_epoch:
             save()
             watch.after_step(job)
-    watch.emit("network", weights=digest(job.model.module.state_dict()))
+    if args.record:
+        record(job)
+    elif args.functions == "replay":
+        list(replayed(job))
     watch.end(job)
     ranks.leave()
 

@@ -17,7 +17,7 @@ from grader.workload import job as workload
 from grader.workload import student
 
 p = argparse.ArgumentParser()
-p.add_argument("--checkpoint", required=True, help="the student's checkpoint.py")
+p.add_argument("--checkpoint", help="the student's checkpoint.py; not with --bare")
 p.add_argument("--directory", required=True, help="where checkpoints go")
 p.add_argument("--seed", type=int, default=0)
 p.add_argument("--epochs", type=int, default=3)

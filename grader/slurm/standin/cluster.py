@@ -40,8 +40,10 @@ class StandIn(Cluster):
         fast_limits: bool = False,
         settings: dict[str, str | None] | None = None,
         requeue_delay: float = 0.2,
+        jobs_see: Sequence[os.PathLike] = (),
+        jobs_write: Sequence[os.PathLike] | None = None,
     ):
-        super().__init__(directory)
+        super().__init__(directory, jobs_see=jobs_see, jobs_write=jobs_write)
         self.options = Options(nodes, cpus, grace, kill_wait, proctrack, fast_limits, settings or {}, requeue_delay)
 
     def _check(self) -> None:

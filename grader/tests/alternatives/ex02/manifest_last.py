@@ -7,6 +7,7 @@ import os
 import pathlib
 import pickle
 import random
+import re
 from datetime import timedelta
 
 import numpy as np
@@ -165,7 +166,8 @@ def save_step(job, directory):
 
 def resume(job, directory):
     where = pathlib.Path(directory)
-    steps = sorted((int(p.name.split("-")[0]) for p in where.glob("*-manifest.json")), reverse=True)
+    names = (re.fullmatch(r"(\d+)-manifest\.json", p.name) for p in where.iterdir())
+    steps = sorted((int(name[1]) for name in names if name), reverse=True)
     payload = torch.tensor([len(steps) if job.rank == 0 else 0])
     dist.broadcast(payload, 0)
     chosen = torch.tensor(steps if job.rank == 0 else [0] * payload.item(), dtype=torch.int64)

@@ -176,6 +176,7 @@ def save_step(job, directory):
 def resume(job, directory):
     def newest():
         paths = glob.glob(os.path.join(glob.escape(directory), "*.everything"))
+        paths = [path for path in paths if os.path.basename(path).split(".")[0].isdecimal()]
         for path in sorted(paths, key=lambda p: -int(os.path.basename(p).split(".")[0])):
             try:
                 return taken(path)
