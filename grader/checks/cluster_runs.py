@@ -55,7 +55,7 @@ class Pace:
 
 @dataclass(frozen=True)
 class Where:
-    """The cluster that runs are to have: slurm, stand-in, site; auto: Slurm where it's installed."""
+    """The cluster that runs are to have: slurm, stand-in, site; auto: Slurm if it's installed."""
 
     kind: str = "auto"
     partition: str | None = None

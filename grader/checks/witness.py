@@ -4,8 +4,8 @@ what happens.
 The training (grader/workload/auto_job.py) connects in each life and asks for a number before each
 step. The numbers are secret, and each is given once it is due: so a history can't be written down
 without living it. What the witness sees by itself counts, not what is claimed: which job of the
-cluster the process belongs to, by its ancestors; whether it lives; what time it is; what lies on the
-disk. It strikes the faults, and kills.
+cluster the process belongs to, by its ancestors; whether it lives; what time it is; what lies on
+the disk. It strikes the faults, and kills.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Submissions that want the points of exercise 4 without the work. Inert: all they touch is theirs."""
+"""Submissions that want the points of exercise 4 without the work. They do no harm."""
 
 from __future__ import annotations
 

@@ -7,8 +7,8 @@ and saved; exit status 0 done, 75 preempted, 70 a person has to look (don't run 
 With --code, your functions decide what it resumes from, whether it may start, and that it is alone.
 
 The grader's witness sits at the other end of a socket. It gives a secret number for each step,
-without which nobody reaches the right walk, says what happens at which step, and writes down what it
-hears here. Without a witness (to play), the numbers are 0 and nothing happens.
+without which nobody reaches the right walk, says what happens at which step, and writes down what
+it hears here. Without a witness (to play), the numbers are 0 and nothing happens.
 
 It needs no other file of the grader, and no torch.
 """
