@@ -26,7 +26,7 @@ from grader.checks import expect, rank_runs
 from grader.course import Exercise, Submission, UsageError
 from grader.harness import launcher as launchers
 from grader.harness.faults import Fault
-from grader.harness.lab import Bench, Lab, course_paths
+from grader.harness.lab import Bench, Lab, Salts, course_paths
 from grader.harness.run import Group, Run
 from grader.verdicts import Finding
 
@@ -70,6 +70,7 @@ def train(
     checkpoints, unless they have a `directory`.
     """
     bench = Bench(submission, _launcher(), seed=0, jobs=1)
+    bench.salts = Salts(None)
     try:
         lab = Lab(bench, "notebook")
         run = lab.launch(script, *argv, faults=tuple(faults), ranks=ranks, directory=directory)

@@ -26,8 +26,9 @@ class Times:
 
 
 def times(life: Life, costs: Costs, end: float = math.inf, grace: float = math.inf) -> Times:
-    """Of a life with SIGKILL after `end` seconds, or `grace` seconds after its first signal. Inconclusive,
-    if what it reports doesn't add up."""
+    """Of a life with SIGKILL after `end` seconds, or `grace` seconds after its first signal.
+    Inconclusive, if what it reports doesn't add up.
+    """
     found, now, begun = Times(), 0.0, {"step": 0, "part": 0, "save": 0}
     takes = 0.0  # the step or the save that has begun
     for e in life.events:
@@ -67,14 +68,23 @@ def _takes(costs: Costs, what: str, begun: dict[str, int], left: float) -> float
 
 
 def _not_behind(event: dict, now: float) -> None:
-    """It may be ahead: a handler that saves in the middle of a step does so when half of it has passed."""
+    """It may be ahead: a handler that saves in the middle of a step does so when half of it has
+    passed.
+    """
     if event["clock"] < now - CLOSE:
         raise _turned_back(event, now)
 
 
 def _turned_back(event: dict, now: float) -> Inconclusive:
     rows = [
-        ("clock", f"the job's clock says {event.get('clock')} s, where what it did takes {now:g} s ({event['event']})"),
-        ("means", "something has changed the scheduler's clock, so nothing is known of the job's times"),
+        (
+            "clock",
+            f"the job's clock says {event.get('clock')} s, where what "
+            f"it did takes {now:g} s ({event['event']})",
+        ),
+        (
+            "means",
+            "something has changed the scheduler's clock, so nothing is known of the job's times",
+        ),
     ]
     return Inconclusive("clock", rows)

@@ -1,4 +1,6 @@
-"""Files that lie beside the checkpoints and belong to somebody else: neither read, changed nor removed."""
+"""Files that lie beside the checkpoints and belong to somebody else: neither read, changed nor
+removed.
+"""
 
 from __future__ import annotations
 

@@ -59,22 +59,26 @@ def plain_course(lab: Lab, costs: Costs, save_every: int = SAVE_EVERY) -> list[D
     return found
 
 
-# --- time limits -------------------------------------------------------------------------------------------
+# --- time limits ----------------------------------------------------------------------------------
+
+
+# Each limit falls where it hurts: when a wrong job would still begin a step and a right one has
+# stopped. There, a right one
+# needs more than is left: as long as the longest step, and half as long again as the longest save.
 
 
 def before_the_time_limit(lab: Lab, ranks: int | None = None, *more: object) -> None:
-    """... of one rank alone, if there are several."""
-    costs = Costs(step=2, save=6)
-    stops_in_time(lab, costs, _after_a_step(lab, costs) + lab.draw.randint(8, 14), ranks, *more)
+    """A step fits in, and no save after it. One rank alone has the limit, if there are several."""
+    costs = Costs(step=10, save=6)
+    stops_in_time(lab, costs, _before_a_step(lab, costs) + 15, ranks, *more)
 
 
 def in_an_evaluation(lab: Lab, ranks: int | None = None) -> None:
-    """The evaluation takes longer than a step and a save together; one rank alone has the limit, if there are several."""
-    costs = Costs(step=2, save=6, part=8)
+    """A part of an evaluation takes much longer than a step; one fits in, and no save after it."""
+    costs = Costs(step=2, save=6, part=20)
     parts = [done.at for done in plain_course(lab, costs) if done.what == "part"]
-    last = len(parts) // PARTS - 1
-    which = last if ranks is None else 0  # after the last evaluation, a save is to come
-    stops_in_time(lab, costs, parts[which * PARTS + lab.draw.randint(7, 9)], ranks)
+    which = EPOCHS - 1 if ranks is None else 0  # after the last evaluation, a save is to come
+    stops_in_time(lab, costs, parts[which * PARTS + lab.draw.randint(4, 8)] + 25, ranks)
 
 
 def with_a_grace_known(lab: Lab) -> None:
@@ -83,39 +87,58 @@ def with_a_grace_known(lab: Lab) -> None:
 
 
 def slower_saves(lab: Lab) -> None:
-    """Each save takes half as long again as the one before. After one of them there is time for a step and a save, if that
-    doesn't take much longer than the last."""
+    """Each save takes half as long again as the one before. After one of them there is time for a
+    step and a save, if that doesn't take much longer than the last.
+    """
     costs = Costs(step=2, save=6, slower=1.49)
     per_epoch = steps_per_epoch(lab)
     step = 2 * lab.draw.randint(per_epoch // 2 + 1, per_epoch - 1)
-    saves = [done for done in plain_course(lab, costs, save_every=2) if done.what == "save" and done.step <= step]
+    saves = [
+        done
+        for done in plain_course(lab, costs, save_every=2)
+        if done.what == "save" and done.step <= step
+    ]
     longest = costs.takes("save", len(saves) - 1, float("inf"))
     stops_in_time(lab, costs, int(saves[-1].at + 2 + 1.45 * longest), None, "--save-every", 2)
 
 
 def uneven(lab: Lab) -> None:
-    """The first step and the first save take long, later ones don't; those for which little time is left take long again."""
+    """The first step and the first save take long, later ones don't; those for which little time is
+    left take long again.
+    """
     costs = Costs(step=2, save=3, first=4, near=20, last=4)
-    end = _after_a_step(lab, costs, save_every=1) + lab.draw.randint(24, 34)
-    stops_in_time(lab, costs, end, None, "--save-every", 1)
+    stops_in_time(
+        lab, costs, _before_a_step(lab, costs, save_every=1) + 18, None, "--save-every", 1
+    )
 
 
-def _after_a_step(lab: Lab, costs: Costs, save_every: int = SAVE_EVERY) -> float:
-    """When a plain loop has done a step of the second epoch, the second at the earliest, after which no save is due."""
+def _before_a_step(lab: Lab, costs: Costs, save_every: int = SAVE_EVERY) -> float:
+    """When a plain loop begins a step of the second epoch: not the first, and not the first after a
+    regular save.
+    """
     per_epoch = steps_per_epoch(lab)
-    step = lab.draw.choice([n for n in range(per_epoch + 2, 2 * per_epoch) if n % SAVE_EVERY])
-    return next(done.at for done in plain_course(lab, costs, save_every) if done.what == "step" and done.step == step)
+    step = lab.draw.choice([n for n in range(per_epoch + 2, 2 * per_epoch) if n % SAVE_EVERY != 1])
+    return max(done.at for done in plain_course(lab, costs, save_every) if done.step < step)
 
 
-def stops_in_time(lab: Lab, costs: Costs, end: float, ranks: int | None = None, *more: object) -> None:
-    """With SIGKILL after `end` seconds (on rank 1 alone, if there are ranks), the job stops before that, as late as its
-    margins allow, loses nothing, and goes on where it stopped."""
+def stops_in_time(
+    lab: Lab, costs: Costs, end: float, ranks: int | None = None, *more: object
+) -> None:
+    """With SIGKILL after `end` seconds (on rank 1 alone, if there are ranks), the job stops before
+    that, as late as its margins allow, loses nothing, and goes on where it stopped.
+    """
     end = round(end)
     args = job(lab, "--costs", str(costs), *more)
     limit = ("--end", end) if ranks is None else ("--end", end, "--end-of-rank", 1)
     run = launch(lab, *args, *limit, faults=(), ranks=ranks)
     who = "" if ranks is None else " of rank 1"
-    when = [("time limit", f"SIGKILL{who} {end} s after the job's begin; SLURM_JOB_END_TIME says so, no signal comes")]
+    when = [
+        (
+            "time limit",
+            f"SIGKILL{who} {end} s after the job's begin; "
+            "SLURM_JOB_END_TIME says so, no signal comes",
+        )
+    ]
     life = run.last
     lives = life.processes
     if all(one.finished for one in lives):
@@ -125,7 +148,9 @@ def stops_in_time(lab: Lab, costs: Costs, end: float, ranks: int | None = None, 
         finding.rows[:0] = when
         raise finding
     preempted.status_says(run.notes["words"][-1], "preempted", when)
-    _late_enough(lives[-1].reached, preempted.reckoned((*args, *limit), lives[-1], len(lives) - 1), end, when)
+    _late_enough(
+        lives[-1].reached, preempted.reckoned((*args, *limit), lives[-1], len(lives) - 1), end, when
+    )
     again = launch(lab, *args, faults=(), ranks=ranks, directory=run.directory, since=life.reached)
     joined = Run([life, again.last], (), run.directory, notes=run.notes)
     preempted.rejoined(lab, joined, yardstick(lab, args, ranks), when)
@@ -137,7 +162,11 @@ def _late_enough(reached: int, times: Times, end: float, when: list) -> None:
             *when,
             ("stopped", "before its first step"),
             ("expected", "it trains as long as it can"),
-            ("think", "how much time is left by the clock that main was given, and by which one does yours reckon?"),
+            (
+                "think",
+                "how much time is left by the clock that main was "
+                "given, and by which one does yours reckon?",
+            ),
         ]
         raise Finding("too early:at once", rows)
     last_save = times.saves[-1][0] if times.saves else 0.0
@@ -148,15 +177,23 @@ def _late_enough(reached: int, times: Times, end: float, when: list) -> None:
     if left > most:
         rows = [
             *when,
-            ("stopped", f"{left:g} s before that, when a step had taken at most {step:g} s and a save {longest_save:g} s"),
-            ("expected", f"it trains as long as it can: no more than {most:g} s are left ({EARLY} times both)"),
+            (
+                "stopped",
+                f"{left:g} s before that, when a step had taken at most "
+                f"{step:g} s and a save {longest_save:g} s",
+            ),
+            (
+                "expected",
+                "it trains as long as it can: no more than "
+                f"{most:g} s are left ({EARLY} times both)",
+            ),
             ("means", "time on the cluster that was waited for, and is given back unused"),
             ("think", "what must still fit in before the end, and how long does it take?"),
         ]
         raise Finding("too early", rows)
 
 
-# --- a grace after the signal ------------------------------------------------------------------------------
+# --- a grace after the signal ---------------------------------------------------------------------
 
 
 def long_enough(lab: Lab) -> None:
@@ -167,7 +204,9 @@ def long_enough(lab: Lab) -> None:
 
 
 def too_short(lab: Lab, ranks: int | None = None) -> None:
-    """Half a save fits in. Of several ranks, one gets the signal: the others have all the time in the world."""
+    """Half a save fits in. Of several ranks, one gets the signal: the others have all the time in
+    the world.
+    """
     _leaves_the_last_one(lab, _told(lab, Costs(step=2, save=10), 6), ranks)
 
 
@@ -177,15 +216,18 @@ def counts_from_the_signal(lab: Lab) -> None:
 
 
 def unknown_save(lab: Lab) -> None:
-    """The signal comes before the life's first save: nobody knows how long one takes, and there is time for one."""
+    """The signal comes before the life's first save: nobody knows how long one takes, and there is
+    time for one.
+    """
     args = _told(lab, Costs(step=2, save=4), 9)
     for schedule in lab.schedules((send(any_signal(lab), lab.draw.randint(1, SAVE_EVERY - 1)),)):
         stopped_and_resumed(lab, args, schedule)
 
 
 def end_before_the_grace(lab: Lab) -> None:
-    """A signal comes in a step that takes unexpectedly long. Then the time limit is nearer than a save takes, and the
-    grace is long."""
+    """A signal comes in a step that takes unexpectedly long. Then the time limit is nearer than a
+    save takes, and the grace is long.
+    """
     costs = Costs(step=2, save=10, near=41, last=17)
     step = SAVE_EVERY + 1
     begun = next(done.at for done in plain_course(lab, costs) if done.what == "save")
@@ -198,7 +240,9 @@ def grace_before_the_end(lab: Lab) -> None:
     _leaves_the_last_one(lab, (*_told(lab, Costs(step=2, save=10), 6), "--end", 900))
 
 
-def _leaves_the_last_one(lab: Lab, args: tuple, ranks: int | None = None, step: int | None = None) -> None:
+def _leaves_the_last_one(
+    lab: Lab, args: tuple, ranks: int | None = None, step: int | None = None
+) -> None:
     rank = None if ranks is None else lab.draw.randrange(ranks)
     for schedule in lab.schedules((send(any_signal(lab), step or _after_a_save(lab), rank=rank),)):
         run = stopped_and_resumed(lab, args, schedule, ranks=ranks, saved=False)
@@ -211,4 +255,10 @@ def _told(lab: Lab, costs: Costs, grace: float) -> tuple:
 
 def _after_a_save(lab: Lab) -> int:
     """A step of the second epoch, soon after the last save: this life knows how long one takes."""
-    return lab.draw.choice([n for n in range(steps_per_epoch(lab) + 1, 2 * steps_per_epoch(lab)) if n % SAVE_EVERY in (1, 2)])
+    return lab.draw.choice(
+        [
+            n
+            for n in range(steps_per_epoch(lab) + 1, 2 * steps_per_epoch(lab))
+            if n % SAVE_EVERY in (1, 2)
+        ]
+    )

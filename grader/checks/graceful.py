@@ -1,4 +1,6 @@
-"""A job that is told to stop, in places where it's easy to go wrong: at the end, after an error, after an earlier life."""
+"""A job that is told to stop, in places where it's easy to go wrong: at the end, after an error,
+after an earlier life.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +30,9 @@ from grader.verdicts import Finding, Inconclusive
 
 
 def trains_like_the_yardstick(lab: Lab) -> None:
-    """Undisturbed, `main` trains every step once, evaluates every epoch whole, saves in time and at the end, and says
-    that it's done."""
+    """Undisturbed, `main` trains every step once, evaluates every epoch whole, saves in time and at
+    the end, and says that it's done.
+    """
     every = lab.draw.choice([2, 3])
     args = job(lab, "--save-every", every, "--epochs", EPOCHS + 1)
     run = launch(lab, *args, faults=())
@@ -37,11 +40,17 @@ def trains_like_the_yardstick(lab: Lab) -> None:
     whole = yardstick(lab, args)
     if found := run.trajectory.diverges_from(whole.trajectory):
         rows = [r for r in expect.divergence_rows(run, found) if r[0] not in ("means", "think")]
-        rows += [("compared", "your loop, and the plain one, in which nothing ever stops"), ("think", "what does your loop do in another order, more often, or not at all?")]
+        rows += [
+            ("compared", "your loop, and the plain one, in which nothing ever stops"),
+            ("think", "what does your loop do in another order, more often, or not at all?"),
+        ]
         raise Finding(f"loop:{found.cause}", rows)
     all_parts = whole.last.first("epoch")["parts"]
     if parts := [e["parts"] for e in run.last.all("epoch") if e["parts"] != all_parts]:
-        rows = [("evaluated", f"{parts[0]} parts of {all_parts}, undisturbed"), ("think", "what does a best metric mean that was measured on a part of the data?")]
+        rows = [
+            ("evaluated", f"{parts[0]} parts of {all_parts}, undisturbed"),
+            ("think", "what does a best metric mean that was measured on a part of the data?"),
+        ]
         raise Finding("evaluation cut short", rows)
     _built_once(run.last)
     _saved_in_time(run.last, every)
@@ -51,14 +60,21 @@ def trains_like_the_yardstick(lab: Lab) -> None:
 
 def _built_once(life: Life) -> None:
     for event, call in (("built", "make_job"), ("life", "job.resume")):
-        if (times := len(life.all(event))) != 1:
-            raise Finding("built twice", [("found", f"{call}() was called {times} times"), ("expected", "once"), ("think", "how long does that take?")])
+        if (times := len(life.all(event))) > 1:
+            rows = [
+                ("found", f"{call}() was called {times} times"),
+                ("expected", "once"),
+                ("think", "how long does that take, and what did it do the first time?"),
+            ]
+            raise Finding("built twice", rows)
 
 
 def _saved_in_time(life: Life, every: int) -> None:
     """No more steps than that lie between two saves."""
     saved = [0, *(e["step"] for e in life.all("saved"))]
-    gap, at = max((after - before, before) for before, after in zip(saved, [*saved[1:], life.reached]))
+    gap, at = max(
+        (after - before, before) for before, after in zip(saved, [*saved[1:], life.reached])
+    )
     if gap > every:
         after = f"after step {at}" if at else "before the first one"
         rows = [
@@ -71,8 +87,9 @@ def _saved_in_time(life: Life, every: int) -> None:
 
 
 def just_finished(lab: Lab, ranks: int | None = None) -> None:
-    """A signal in the last save of all comes too late to stop anything; run again, the job has nothing to do, also if
-    it is told to stop at once."""
+    """A signal in the last save of all comes too late to stop anything; run again, the job has
+    nothing to do, also if it is told to stop at once.
+    """
     args, last = job(lab), all_steps(lab)
     whole = yardstick(lab, args, ranks)
     rank = None if ranks is None else lab.draw.randrange(ranks)
@@ -87,7 +104,12 @@ def just_finished(lab: Lab, ranks: int | None = None) -> None:
                 raise _preempted_for_nothing(run, "with every epoch trained and evaluated")
             preempted.left_as_preempted(lab, run, 0, life, whole)
         if not any(one.all("signal") for one in lives):
-            rows = [("trained", f"to the end, step {last}"), ("found", "no save after it"), ("means", "run again, the job trains what it has trained already"), ("think", "what does the next life find, if this one has just finished?")]
+            rows = [
+                ("trained", f"to the end, step {last}"),
+                ("found", "no save after it"),
+                ("means", "run again, the job trains what it has trained already"),
+                ("think", "what does the next life find, if this one has just finished?"),
+            ]
             raise Finding("not saved at the end", rows)
         for one in lives:
             preempted.not_said_too_soon(run, 0, one)
@@ -103,7 +125,15 @@ def _nothing_to_do(lab: Lab, run: Run, args: tuple, ranks: int | None) -> None:
     life = again.lives[0]
     lives = life.processes
     if any(one.steps or one.all("part") for one in lives):
-        rows = [("relaunched", "a job that is done"), ("found", f"it trained {len(life.steps)} steps and evaluated {len(life.all('part'))} parts"), ("expected", "it finds that nothing is left to do, and says so"), ("think", "what was saved last, and does it say that the last epoch is over?")]
+        rows = [
+            ("relaunched", "a job that is done"),
+            (
+                "found",
+                f"it trained {len(life.steps)} steps and evaluated {len(life.all('part'))} parts",
+            ),
+            ("expected", "it finds that nothing is left to do, and says so"),
+            ("think", "what was saved last, and does it say that the last epoch is over?"),
+        ]
         raise Finding("done twice", rows)
     if all(one.preempted for one in lives):
         raise _preempted_for_nothing(again, "run again when every epoch was trained and evaluated")
@@ -124,24 +154,37 @@ def _preempted_for_nothing(run: Run, when: str) -> Finding:
     return Finding("done, not preempted", rows, schedule_of(run))
 
 
-# --- errors ----------------------------------------------------------------------------------------------
+# --- errors ---------------------------------------------------------------------------------------
 
 ERRORS = ("RuntimeError", "OSError", "ValueError", "MemoryError", "TimeoutError", "AssertionError")
 
 
 def _failing(lab: Lab, where: str, step: int, *more: object) -> tuple:
-    """The arguments of a job that raises an error there, and that error: (type, message). A disk's is the likeliest."""
-    error = "OSError" if where == "save" else lab.draw.choice(ERRORS), f"node {lab.draw.getrandbits(32):08x}"
+    """The arguments of a job that raises an error there, and that error: (type, message). A disk's
+    is the likeliest.
+    """
+    error = (
+        "OSError" if where == "save" else lab.draw.choice(ERRORS),
+        f"node {lab.draw.getrandbits(32):08x}",
+    )
     return job(lab, "--fails", f"{where}@{step}", "--fails-with", ":".join(error), *more), error
 
 
 def _places(lab: Lab) -> list[tuple[str, int]]:
     """Where a job can fail: (what it does, after or in which step)."""
-    return [("build", 0), ("resume", 0), ("step", between_saves(lab)), ("evaluation", steps_per_epoch(lab)), ("save", 2 * SAVE_EVERY)]
+    return [
+        ("build", 0),
+        ("resume", 0),
+        ("step", between_saves(lab)),
+        ("evaluation", steps_per_epoch(lab)),
+        ("save", 2 * SAVE_EVERY),
+    ]
 
 
 def error_is_told(lab: Lab) -> None:
-    """A job that raises ends as failed: neither done, nor preempted; without the error, it goes on where it was."""
+    """A job that raises ends as failed: neither done, nor preempted; without the error, it goes on
+    where it was.
+    """
     for where, step in _places(lab):
         args, error = _failing(lab, where, step)
         run = launch(lab, *args, faults=())
@@ -156,15 +199,23 @@ def error_is_told(lab: Lab) -> None:
             expect.progress_kept(joined)
             same_course(lab, joined, yardstick(lab, args))
         except Finding as finding:
-            finding.rows.insert(0, ("error", f"{error[0]} in step {step}; run again, the job has no error"))
+            finding.rows.insert(
+                0, ("error", f"{error[0]} in step {step}; run again, the job has no error")
+            )
             raise
 
 
 def error_after_a_signal(lab: Lab) -> None:
-    """... even if the job was told to stop just then; the save with which it wants to leave may fail, too."""
+    """... even if the job was told to stop just then; the save with which it wants to leave may
+    fail, too.
+    """
     step = between_saves(lab)
     places = [(("build", 0), send("usr1", 0, "start")), (("save", step), send("usr1", step))]
-    places += [(place, send("term", place[1], "failing")) for place in _places(lab) if place[0] in ("step", "evaluation")]
+    places += [
+        (place, send("term", place[1], "failing"))
+        for place in _places(lab)
+        if place[0] in ("step", "evaluation")
+    ]
     for (where, at), signal in places:
         args, error = _failing(lab, where, at)
         for schedule in lab.schedules((signal,)):
@@ -187,7 +238,9 @@ def error_of_one_rank(lab: Lab) -> None:
         _failed(lab, run, where, step, error, rank=1)
 
 
-def _failed(lab: Lab, run: Run, where: str, step: int, error: tuple[str, str], rank: int | None = None) -> None:
+def _failed(
+    lab: Lab, run: Run, where: str, step: int, error: tuple[str, str], rank: int | None = None
+) -> None:
     """`rank`: the only one that has raised it."""
     life = run.lives[0]
     lives = life.processes
@@ -195,11 +248,26 @@ def _failed(lab: Lab, run: Run, where: str, step: int, error: tuple[str, str], r
         raise ended_early(lab, run, life)
     if not any(one.all("failing") for one in lives):
         if where == "save" and life.finished:
-            raise Finding("no regular save", [("expected", f"a save after step {step}"), ("found", "none")], schedule_of(run))
+            raise Finding(
+                "no regular save",
+                [("expected", f"a save after step {step}"), ("found", "none")],
+                schedule_of(run),
+            )
         if life.finished or life.obeyed_fault:
-            raise Inconclusive("fault", [*fault_row(run), ("but", f"the job never came to its error: {where}, step {step}")], schedule_of(run))
+            raise Inconclusive(
+                "fault",
+                [
+                    *fault_row(run),
+                    ("but", f"the job never came to its error: {where}, step {step}"),
+                ],
+                schedule_of(run),
+            )
         raise ended_early(lab, run, life)
-    place = {"step": f"in step {step}", "evaluation": f"in the evaluation after step {step}", "save": f"in the save of step {step}"}
+    place = {
+        "step": f"in step {step}",
+        "evaluation": f"in the evaluation after step {step}",
+        "save": f"in the save of step {step}",
+    }
     whose = "" if rank is None else f" of rank {rank}"
     rows = [*fault_row(run), ("error", f"{error[0]}{whose} {place.get(where, f'in the {where}')}")]
     if statuses := [one.status for one in lives if one.status in SAYS]:
@@ -207,8 +275,15 @@ def _failed(lab: Lab, run: Run, where: str, step: int, error: tuple[str, str], r
             "error hidden",
             [
                 *rows,
-                ("ended", f"the job left with exit status {statuses[0]}, which says: {SAYS[statuses[0]]}"),
-                ("means", "nobody looks for the error; or the job is run again for ever, and fails at the same step each time"),
+                (
+                    "ended",
+                    f"the job left with exit status {statuses[0]}, which says: {SAYS[statuses[0]]}",
+                ),
+                (
+                    "means",
+                    "nobody looks for the error; or the job is run again for "
+                    "ever, and fails at the same step each time",
+                ),
                 ("think", "which errors does your code catch, and what does it do with them?"),
             ],
         )
@@ -228,14 +303,17 @@ def _goes_on(life: Life, rows: list, error: tuple[str, str]) -> None:
         raise finding
     rows = [
         *rows,
-        ("ended", f"main's caller never got it: the process left with {expect.left_with(life.status)}"),
+        (
+            "ended",
+            f"main's caller never got it: the process left with {expect.left_with(life.status)}",
+        ),
         ("expected", "it goes on to the caller"),
         ("think", "which errors does your code catch, and what does it do with them?"),
     ]
     raise Finding("error hidden", rows)
 
 
-# --- the word --------------------------------------------------------------------------------------------
+# --- the word -------------------------------------------------------------------------------------
 
 
 def status_is_fresh(lab: Lab) -> None:
@@ -253,8 +331,12 @@ def status_is_fresh(lab: Lab) -> None:
 
 
 def word_is_whole(lab: Lab) -> None:
-    """Killed while it writes how it stands, a life leaves the old word or the new one, and nothing in the next life's way."""
-    for chosen in lab.schedules((send("term", between_saves(lab)), TearWord(0), TearWord(all_steps(lab)))):
+    """Killed while it writes how it stands, a life leaves the old word or the new one, and nothing
+    in the next life's way.
+    """
+    for chosen in lab.schedules(
+        (send("term", between_saves(lab)), TearWord(0), TearWord(all_steps(lab)))
+    ):
         run = launch(lab, *job(lab), faults=chosen)
         whole = yardstick(lab, job(lab))
         for number, life in enumerate(run.lives):
@@ -262,6 +344,7 @@ def word_is_whole(lab: Lab) -> None:
                 _word_torn(run, number, life)
             preempted.left_as_preempted(lab, run, number, life, whole)
         finished(lab, run)
+        preempted.nothing_lost(run)
         same_course(lab, run, whole)
         _says(run, "done", fault_row(run))
 
@@ -271,12 +354,20 @@ def _word_torn(run: Run, number: int, life: Life) -> None:
         rows = [
             *fault_row(run),
             ("status.json", "isn't whole: a reader finds neither the old word nor the new one"),
-            ("means", "what decides whether the job is run again trips over it, or takes an empty file for a word"),
+            (
+                "means",
+                "what decides whether the job is run again trips over "
+                "it, or takes an empty file for a word",
+            ),
             ("think", "under which name do you write, and when does the file get its own?"),
         ]
         raise Finding("torn word", rows, schedule_of(run))
     if life.finished:
-        raise Inconclusive("fault", [*fault_row(run), ("but", "it never fired: nothing was proved")], schedule_of(run))
+        raise Inconclusive(
+            "fault",
+            [*fault_row(run), ("but", "it never fired: nothing was proved")],
+            schedule_of(run),
+        )
 
 
 def _says(run: Run, want: str, rows: list) -> None:

@@ -12,7 +12,9 @@ from grader.checks.questions import Answer, ask
 from grader.harness.lab import Lab
 from grader.verdicts import Finding, Inconclusive
 
-TERM, USR1, USR2, HUP, INT = (signal.Signals[f"SIG{name}"] for name in ("TERM", "USR1", "USR2", "HUP", "INT"))
+TERM, USR1, USR2, HUP, INT = (
+    signal.Signals[f"SIG{name}"] for name in ("TERM", "USR1", "USR2", "HUP", "INT")
+)
 NOTED = (TERM, USR1)  # unless a block names others
 KINDS = ("default", "ignored", "own")  # handlers that were there before
 ERRORS = (
@@ -23,7 +25,7 @@ MOST_MOMENTS = 120  # of each part of StopSignal that are struck
 WHEN = ("when", "a signal came in a `with StopSignal()` block")
 
 
-# --- questions -------------------------------------------------------------------------------------
+# --- questions ------------------------------------------------------------------------------------
 
 
 def number_of(name: str) -> int:
@@ -50,49 +52,75 @@ class Draw:
 
     def block(self, signals: tuple | None = None) -> list:
         shape = self.draw.choice(["tuple", "list", "set"])
-        return ["enter", {"signals": None if signals is None else [int(n) for n in signals], "shape": shape}]
+        return [
+            "enter",
+            {"signals": None if signals is None else [int(n) for n in signals], "shape": shape},
+        ]
 
     def passing(self, *numbers: int) -> list[list]:
         """Each signal at a time of its own, and a look some time after it."""
         operations = []
         for number in numbers:
-            operations += [["time", self.some_time()], ["send", int(number)], ["time", self.some_time()], ["look"]]
+            operations += [
+                ["time", self.some_time()],
+                ["send", int(number)],
+                ["time", self.some_time()],
+                ["look"],
+            ]
         return operations
 
     def program(self, *operations: list, before: str = "own", others: str = "own") -> dict:
-        """`before`: what was installed for the signals that are noted by default; `others`: for the others."""
+        """`before`: what was installed for the signals that are noted by default; `others`: for the
+        others.
+        """
         table = {int(n): before for n in NOTED} | {int(n): others for n in (USR2, HUP)}
         started = [["time", self.time], *operations]
-        return {"ask": "program", "program": started, "before": table, "seed": self.draw.getrandbits(30)}
+        return {
+            "ask": "program",
+            "program": started,
+            "before": table,
+            "seed": self.draw.getrandbits(30),
+        }
 
     # what is asked, for each check
 
     def each_noted(self) -> list[dict]:
         asked = [{"ask": "real_time", "number": int(self.draw.choice(NOTED))}]
-        self.time = 0.0  # a clock may say that
-        for number, other in (NOTED, NOTED[::-1]):
-            first = [["look"], ["send", int(number)], ["time", self.time + 50], ["look"]]
-            rest = [["send", int(other)], ["look"], ["exit"], ["look"]]
-            asked.append(self.program(self.block(), *first, *rest, before=self.draw.choice(KINDS)))
-            self.some_time()
+        for number in self.mixed(*NOTED):
+            sent = [["look"], *self.passing(number), ["exit"], ["look"]]
+            asked.append(self.program(self.block(), *sent, before=self.draw.choice(KINDS)))
         return asked
 
     def first_counts(self) -> list[dict]:
         first, second = self.mixed(*NOTED)
         later = [self.draw.choice(NOTED) for _ in range(4)]
-        sent = self.passing(first, second, first, *later)
-        return [self.program(self.block(), *sent, ["exit"], ["look"], before=self.draw.choice(KINDS))]
+        asked = []
+        for time in (self.some_time(), 0.0):  # a clock may say 0
+            sent = [["time", time], ["send", int(first)], *self.passing(second, first, *later)]
+            asked.append(
+                self.program(
+                    self.block(), *sent, ["exit"], ["look"], before=self.draw.choice(KINDS)
+                )
+            )
+        return asked
 
     def nothing_else(self) -> list[dict]:
         sent = [["send", int(n)] for n in self.mixed(TERM, USR1, TERM)]
         return [
-            self.program(self.block(), ["around"], *sent, ["around"], ["look"], ["exit"], before=before)
+            self.program(
+                self.block(), ["around"], *sent, ["around"], ["look"], ["exit"], before=before
+            )
             for before in ("own", "default")
         ]
 
     def whole_save(self) -> list[dict]:
-        tensors = [[self.draw.randrange(1000, 3000), float(self.draw.randrange(1, 1 << 20))] for _ in range(8)]
-        return [{"ask": "save", "tensors": tensors, "numbers": [int(n) for n in self.mixed(*NOTED)]}]
+        tensors = [
+            [self.draw.randrange(1000, 3000), float(self.draw.randrange(1, 1 << 20))]
+            for _ in range(8)
+        ]
+        return [
+            {"ask": "save", "tensors": tensors, "numbers": [int(n) for n in self.mixed(*NOTED)]}
+        ]
 
     def back_again(self) -> list[dict]:
         """After a block, after one that raised, and after one that raised when a signal had come."""
@@ -101,7 +129,12 @@ class Draw:
             operations = [["around"], self.block(), ["exit"], ["look"]]
             for kind in self.mixed(*ERRORS):
                 operations += [self.block(), self.error(kind), ["look"]]
-                operations += [self.block(), *self.passing(self.draw.choice(NOTED)), self.error(kind), ["look"]]
+                operations += [
+                    self.block(),
+                    *self.passing(self.draw.choice(NOTED)),
+                    self.error(kind),
+                    ["look"],
+                ]
             if before == "own":
                 operations += self.passing(*NOTED)
             asked.append(self.program(*operations, ["around"], before=before))
@@ -111,17 +144,31 @@ class Draw:
         first, second = self.mixed(*NOTED)
         inner = [self.block(), *self.passing(first), ["exit"], ["look"]]
         sooner = [self.block(), *inner, *self.passing(second), ["exit"], *self.passing(first)]
-        outer_first = [self.block(), *self.passing(first), self.block(), *self.passing(second), self.error()]
+        outer_first = [
+            self.block(),
+            *self.passing(first),
+            self.block(),
+            *self.passing(second),
+            self.error(),
+        ]
         return [
             self.program(*sooner, self.block(), ["look"], ["exit"], *self.passing(second)),
-            self.program(*outer_first, *self.passing(second), ["exit"], ["look"], *self.passing(*NOTED)),
+            self.program(
+                *outer_first, *self.passing(second), ["exit"], ["look"], *self.passing(*NOTED)
+            ),
         ]
 
     def only_its_own(self) -> list[dict]:
         mine = self.draw.choice([(USR2,), (HUP,), (USR2, HUP), (HUP, TERM)])
         other = [n for n in (TERM, USR1, USR2, HUP) if n not in mine]
         self.draw.shuffle(other)
-        operations = [self.block(mine), *self.passing(*other), *self.passing(*mine, *other), ["exit"], *self.passing(*mine)]
+        operations = [
+            self.block(mine),
+            *self.passing(*other),
+            *self.passing(*mine, *other),
+            ["exit"],
+            *self.passing(*mine),
+        ]
         return [self.program(*operations)]
 
     def any_moment(self) -> list[dict]:
@@ -143,17 +190,21 @@ def answers(lab: Lab, name: str) -> list[Answer]:
     """To the questions of one check. All are asked in one life, once a grading."""
     drawn = Draw(lab.bench.seed)
     asked = {each: getattr(drawn, each)() for each in ASKED}
-    alone = Lab(lab.bench, "handler")  # other checks want it, too, whatever has become of this one's task
+    alone = Lab(
+        lab.bench, "handler"
+    )  # other checks want it, too, whatever has become of this one's task
 
     def find() -> list[Answer]:
-        return ask(alone, "signal_cases.py", [question for each in ASKED for question in asked[each]])
+        return ask(
+            alone, "signal_cases.py", [question for each in ASKED for question in asked[each]]
+        )
 
     found = lab.bench.once(("signal_cases", lab.bench.submission.key), find)
     begin = sum(len(asked[each]) for each in ASKED[: ASKED.index(name)])
     return found[begin : begin + len(asked[name])]
 
 
-# --- what the contract says ------------------------------------------------------------------------
+# --- what the contract says -----------------------------------------------------------------------
 
 
 @dataclass
@@ -194,12 +245,27 @@ class Model:
     def table(self) -> dict[int, str]:
         """Of the signals that no block has now."""
         taken = {n for block in self.open for n in block.signals}
-        return {n: kind for n, kind in (self.handlers | {int(INT): "interrupts"}).items() if n not in taken}
+        return {
+            n: kind
+            for n, kind in (self.handlers | {int(INT): "interrupts"}).items()
+            if n not in taken
+        }
+
+
+def _given(answer: Answer, think: str, when: tuple[str, str] = WHEN) -> dict:
+    """What was reported; a process that a signal killed had no handler for it."""
+    if answer.status is not None and -answer.status in NOTED:
+        ended = (
+            "ended",
+            f"{_name(-answer.status)} killed the process: nothing handles it (any more)",
+        )
+        raise Finding("case:unhandled", [when, ended, ("think", think)])
+    return answer.given(think, when)
 
 
 def as_the_contract_says(answer: Answer, think: str) -> None:
     """Compare what the program saw with the model, look by look."""
-    values = answer.given(think, WHEN)
+    values = _given(answer, think)
     _imported_quietly(values)
     question = answer.question
     model = Model({int(n): kind for n, kind in question["before"].items()})
@@ -235,21 +301,34 @@ class Log:
             return entry
         came = entry.get("left")
         found = f"{came[0]}: {came[1]}" if came else "the program broke off"
-        rows = [*_sent(self.model), ("raised", found), ("expected", "no error"), ("think", self.think)]
+        rows = [
+            *_sent(self.model),
+            ("raised", found),
+            ("expected", "no error"),
+            ("think", self.think),
+        ]
         raise Finding("case:error", rows)
 
 
 def _imported_quietly(values: dict) -> None:
     before, after = values["imported"]
     if before != after:
-        raise Finding("case:imported", [("found", "importing your file installs a handler"), ("expected", "the `with` block does")])
+        raise Finding(
+            "case:imported",
+            [
+                ("found", "importing your file installs a handler"),
+                ("expected", "the `with` block does"),
+            ],
+        )
 
 
 def _looks_right(log: dict, model: Model, think: str) -> None:
     for n, block in enumerate(model.made):
         got = log["seen"][n] if n < len(log["seen"]) else None
         if got != [block.received, block.at]:
-            raise Finding("case:noted", [*_sent(model), *_got(n, got, block, model), ("think", think)])
+            raise Finding(
+                "case:noted", [*_sent(model), *_got(n, got, block, model), ("think", think)]
+            )
     if log["heard"] != model.heard:
         raise Finding("case:heard", [*_sent(model), *_heard(log["heard"], model), ("think", think)])
     _handlers_right(log["handlers"], model, think)
@@ -270,7 +349,10 @@ def _got(which: int, got, block: Block, model: Model) -> list[tuple[str, str]]:
         name = _name(received) if isinstance(received, int) else received
         rows += [("found", f"received{many} is {name}"), ("expected", _name(block.received))]
     else:
-        rows += [("found", f"at{many} is {at!r}"), ("expected", f"{block.at!r}: the clock's time when {_name(block.received)} came")]
+        rows += [
+            ("found", f"at{many} is {at!r}"),
+            ("expected", f"{block.at!r}: the clock's time when {_name(block.received)} came"),
+        ]
     if block.received is not None and received is not None:
         rows.append(("means", "the grace that is left is counted from the wrong moment"))
     return rows
@@ -279,10 +361,25 @@ def _got(which: int, got, block: Block, model: Model) -> list[tuple[str, str]]:
 def _heard(heard: list, model: Model) -> list[tuple[str, str]]:
     extra = len(heard) > len(model.heard)
     rows = [("before", "a handler that counts its signals was installed for each of them")]
-    rows.append(("found", f"it heard {', '.join(map(_name, heard)) or 'none'}; expected {', '.join(map(_name, model.heard)) or 'none'}"))
+    rows.append(
+        (
+            "found",
+            f"it heard {', '.join(map(_name, heard)) or 'none'}; expected "
+            f"{', '.join(map(_name, model.heard)) or 'none'}",
+        )
+    )
     if extra:
-        return [*rows, ("means", "a signal that belongs to the block went to the handler from before, too")]
-    return [*rows, ("means", "after the block, or for signals that it wasn't given, the handler from before is deaf")]
+        return [
+            *rows,
+            ("means", "a signal that belongs to the block went to the handler from before, too"),
+        ]
+    return [
+        *rows,
+        (
+            "means",
+            "after the block, or for signals that it wasn't given, the handler from before is deaf",
+        ),
+    ]
 
 
 def _handlers_right(found: dict, model: Model, think: str) -> None:
@@ -293,8 +390,16 @@ def _handlers_right(found: dict, model: Model, think: str) -> None:
     number = min(wrong)
     where = "in a block that wasn't given it" if model.open else "after the block"
     rows = [
-        ("found", f"{where}, {_name(number)} has another handler than before ({wrong[number]}; it was: {expected[number]})"),
-        ("means", "what runs next in this process doesn't hear its own signals: it can't be stopped, or a handler of a job that is gone runs"),
+        (
+            "found",
+            f"{where}, {_name(number)} has another handler than before "
+            f"({wrong[number]}; it was: {expected[number]})",
+        ),
+        (
+            "means",
+            "what runs next in this process doesn't hear its own signals: it "
+            "can't be stopped, or a handler of a job that is gone runs",
+        ),
         ("think", think),
     ]
     raise Finding("case:handlers", rows)
@@ -307,27 +412,52 @@ def _left_right(log: dict, error: list, block: Block, model: Model, think: str) 
         raised = f"{error[0]} in the block{signalled}" if error else f"the block ends{signalled}"
         found = f"{came[0]}: {came[1]}" if came else "nothing: the error was swallowed"
         expected = "it goes on to the caller, as it is" if error else "no error"
-        raise Finding("case:error", [("raised", raised), ("found", found), ("expected", expected), ("think", think)])
-    if any(made.get(str(n)) == "other" and kind != "other" for n, kind in model.handlers.items() if not model.open):
+        raise Finding(
+            "case:error",
+            [("raised", raised), ("found", found), ("expected", expected), ("think", think)],
+        )
+    if any(
+        made.get(str(n)) == "other" and kind != "other"
+        for n, kind in model.handlers.items()
+        if not model.open
+    ):
         raise Finding(
             "case:made",
-            [("found", "a handler is installed when StopSignal is made"), ("expected", "from the `with` block's begin to its end"), ("think", think)],
+            [
+                ("found", "a handler is installed when StopSignal is made"),
+                ("expected", "from the `with` block's begin to its end"),
+                ("think", think),
+            ],
         )
 
 
 def _left_alone(around: list, files: list, think: str) -> None:
     if files:
-        raise Finding("case:files", [("found", f"files were touched: {files[0]}"), ("expected", "none"), ("think", think)])
+        raise Finding(
+            "case:files",
+            [("found", f"files were touched: {files[0]}"), ("expected", "none"), ("think", think)],
+        )
     if len(around) < 2 or around[0] == around[1]:
         return
     before, after = (entry["around"] for entry in around)
     what = next(name for name in before if before[name] != after.get(name))
     means = {
-        "printed": "a signal that comes while the program itself prints raises 'RuntimeError: reentrant call', in the middle of training",
+        "printed": (
+            "a signal that comes while the program itself prints raises "
+            "'RuntimeError: reentrant call', in the middle of training"
+        ),
         "blocked": "signals that stay blocked reach nobody any more",
     }
-    found = f"it printed ({after[what] - before[what]} bytes)" if what == "printed" else f"it changed: {what}"
-    rows = [("found", found), *([("means", means[what])] if what in means else []), ("think", think)]
+    found = (
+        f"it printed ({after[what] - before[what]} bytes)"
+        if what == "printed"
+        else f"it changed: {what}"
+    )
+    rows = [
+        ("found", found),
+        *([("means", means[what])] if what in means else []),
+        ("think", think),
+    ]
     raise Finding(f"case:{what}", rows)
 
 
@@ -338,26 +468,43 @@ def _name(number: int | None) -> str:
         return repr(number)
 
 
-# --- other questions -------------------------------------------------------------------------------
+# --- other questions ------------------------------------------------------------------------------
 
 
 def real_time(answer: Answer, think: str) -> None:
     """Without arguments: the time is time.time's."""
-    values = answer.given(think, WHEN)
+    values = _given(answer, think)
     number = answer.question["number"]
     if values["received"] != number:
-        raise Finding("case:noted", [("sent", _name(number)), ("found", f"received is {values['received']}"), ("think", think)])
+        raise Finding(
+            "case:noted",
+            [
+                ("sent", _name(number)),
+                ("found", f"received is {values['received']}"),
+                ("think", think),
+            ],
+        )
     at = values["at"]
     if type(at) not in (int, float) or not values["before"] <= at <= values["after"]:
-        rows = [("made", "StopSignal() without a clock"), ("found", f"at is {at!r}"), ("expected", f"time.time() when it came: {values['before']!r}")]
+        rows = [
+            ("made", "StopSignal() without a clock"),
+            ("found", f"at is {at!r}"),
+            ("expected", f"time.time() when it came: {values['before']!r}"),
+        ]
         raise Finding("case:at", [*rows, ("think", think)])
 
 
 def saved_whole(answer: Answer, think: str) -> None:
-    values = answer.given(think, WHEN)
+    values = _given(answer, think)
     want = [[size, fill, fill] for size, fill in answer.question["tensors"]]
     if values["read"] != want or values["received"] not in answer.question["numbers"]:
-        rows = [("found", f"a checkpoint in whose writing {values['sent']} signals came isn't what was saved"), ("think", think)]
+        rows = [
+            (
+                "found",
+                f"a checkpoint in whose writing {values['sent']} signals came isn't what was saved",
+            ),
+            ("think", think),
+        ]
         raise Finding("case:save", rows)
 
 
@@ -370,19 +517,37 @@ PLACES = {
 
 
 def at_any_moment(answer: Answer, think: str) -> None:
-    """The signal was noted, or went to the handler from before; nothing hung, and nothing was raised."""
+    """The signal was noted, or went to the handler from before; nothing hung, and nothing was
+    raised.
+    """
     question = answer.question
     where = PLACES[question["where"]]
     first, second, third = question["numbers"]
-    values = answer.given(think, ("when", f"{_name(first)} came, and {_name(second)} {where}" if question["where"] == "handler" else f"a signal came {where}"))
+    values = _given(
+        answer,
+        think,
+        (
+            "when",
+            f"{_name(first)} came, and {_name(second)} {where}"
+            if question["where"] == "handler"
+            else f"a signal came {where}",
+        ),
+    )
     allowed = (first, second) if question["where"] == "handler" else (first,)
-    if question["where"] != "look" and not values["outcomes"]:  # reading an attribute may be a single moment
-        raise Inconclusive("moments", [("found", f"no moment {where} at which a signal could come")])
+    if (
+        question["where"] != "look" and not values["outcomes"]
+    ):  # reading an attribute may be a single moment
+        raise Inconclusive(
+            "moments", [("found", f"no moment {where} at which a signal could come")]
+        )
     for found in values["outcomes"]:
         problem = _moment_problem(found, question["where"], allowed, question["time"], third)
         if problem:
             sent = f"{_name(allowed[-1])} {where}, at one of {values['moments']} moments"
-            raise Finding(f"case:moment:{question['where']}", [("sent", sent), ("found", problem), ("think", think)])
+            raise Finding(
+                f"case:moment:{question['where']}",
+                [("sent", sent), ("found", problem), ("think", think)],
+            )
 
 
 def _moment_problem(found: dict, where: str, allowed: tuple, time: float, third: int) -> str | None:
@@ -399,7 +564,9 @@ def _moment_problem(found: dict, where: str, allowed: tuple, time: float, third:
     else:
         problem = f"received and at are {found['after']}, and the handler from before heard {[_name(n) for n in heard]}"
     if problem is None and where != "exit" and found["inside"] != found["after"]:
-        problem = f"received and at went from {found['inside']} to {found['after']} as the block ended"
+        problem = (
+            f"received and at went from {found['inside']} to {found['after']} as the block ended"
+        )
     if problem is None and found["late"] != [third]:
         problem = "afterwards, the handler from before isn't back"
     return problem

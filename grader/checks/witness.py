@@ -1,10 +1,11 @@
-"""The grader's witness of a job on a cluster: it holds what the training needs, and writes down what happens.
+"""The grader's witness of a job on a cluster: it holds what the training needs, and writes down
+what happens.
 
-The training (grader/workload/auto_job.py) connects in each life and asks for a number before each step.
-The numbers are secret, and each is given once it is due: so a history can't be written down without
-living it. What the witness sees by itself counts, not what is claimed: which job of the cluster the
-process belongs to, by its ancestors; whether it lives; what time it is; what lies on the disk. It
-strikes the faults, and kills.
+The training (grader/workload/auto_job.py) connects in each life and asks for a number before each
+step. The numbers are secret, and each is given once it is due: so a history can't be written down
+without living it. What the witness sees by itself counts, not what is claimed: which job of the
+cluster the process belongs to, by its ancestors; whether it lives; what time it is; what lies on the
+disk. It strikes the faults, and kills.
 """
 
 from __future__ import annotations
@@ -59,14 +60,14 @@ class Strange(Exception):
 
 
 class Witness:
-    """Of one run: `with Witness(...) as witness`; then `address` is for the training, `events` for the checks.
+    """Of one run. `address` is for the training, `events` for the checks.
 
-    plan         the faults, in their order: {"step": 7, "do": "preempt", "save": 2.0}; one with "every"
-                 strikes each life that comes to its step
+    plan         the faults, in their order: {"step": 7, "do": "preempt", "save": 2.0}; one with
+                 "every" strikes each life that comes to its step
     checkpoints  the run's folder of checkpoints
     strike       called with (fault, job id): does to the job what the cluster does
-    job_of       pid -> id of the running job that this process belongs to, or None. None: the processes
-                 are on other machines, and what they say of themselves must do
+    job_of       pid -> id of the running job that this process belongs to, or None. None: the
+                 processes are on other machines, and what they say of themselves must do
     """
 
     def __init__(
@@ -114,6 +115,11 @@ class Witness:
         for life in list(self._lives):
             with suppress(OSError):
                 life.socket.shutdown(socket.SHUT_RDWR)
+
+    @property
+    def under_way(self) -> bool:
+        """Whether a life is connected."""
+        return bool(self._lives)
 
     # --- who reports
 
@@ -236,7 +242,11 @@ class Witness:
             return 0, None
         if event in ("error", "nothing to do"):
             kind, text = str(report.get("type", ""))[:100], str(report.get("message", ""))[:500]
-            self._note(life, event, **({"type": kind, "message": text} if event == "error" else {"step": step}))
+            self._note(
+                life,
+                event,
+                **({"type": kind, "message": text} if event == "error" else {"step": step}),
+            )
             return 0, None
         self._same(life)
         if event == "life":
@@ -271,7 +281,9 @@ class Witness:
             return (life.slow if life.signalled else 0), {}
         if event == "saved":
             data = _read(self.checkpoints / f"step-{step}" / "state.json")
-            if data is None or hashlib.sha256(data).hexdigest() != self.undisturbed.get(step, hashlib.sha256(data).hexdigest()):
+            if data is None or hashlib.sha256(data).hexdigest() != self.undisturbed.get(
+                step, hashlib.sha256(data).hexdigest()
+            ):
                 raise Strange(f"what is saved isn't step {step}")
             self._note(life, "saved", step=step)
             return 0, {}
@@ -285,13 +297,24 @@ class Witness:
         """The number of the next step, or what happens instead."""
         with self._lock:
             number = self._struck
-            fault = self.plan[number] if number < len(self.plan) and self.plan[number]["step"] == life.step else None
+            fault = (
+                self.plan[number]
+                if number < len(self.plan) and self.plan[number]["step"] == life.step
+                else None
+            )
             if fault and not fault.get("every"):
                 self._struck += 1
         if fault is None:
             return {"salt": self._salts[life.step + 1]} if life.step < self.steps else {}
         newest = newest_intact(self.checkpoints)
-        self._note(life, "fault", do=fault["do"], step=life.step, number=number, saved=_step_of(newest) if newest else 0)
+        self._note(
+            life,
+            "fault",
+            do=fault["do"],
+            step=life.step,
+            number=number,
+            saved=_step_of(newest) if newest else 0,
+        )
         if fault["do"] == "exit":
             return {"do": "exit", "status": fault["status"]}
         if fault["do"] == "kill":
@@ -304,7 +327,9 @@ class Witness:
         return {"do": "wait"}
 
     def _check_torn(self, life: _Life) -> None:
-        torn = [e["saved"] for e in self.events if e["event"] == "fault" and e["life"] == life.number][-1]
+        torn = [
+            e["saved"] for e in self.events if e["event"] == "fault" and e["life"] == life.number
+        ][-1]
         if intact(self.checkpoints / f"step-{torn}"):
             raise Strange("the checkpoint wasn't torn")
 
@@ -333,13 +358,15 @@ def _peer(sock: socket.socket) -> int | None:
     return struct.unpack("i", sock.getsockopt(SOL_LOCAL, LOCAL_PEERPID, 4))[0]
 
 
-# --- what lies on the disk ----------------------------------------------------------------------------
+# --- what lies on the disk ------------------------------------------------------------------------
 
 
 def newest_intact(directory: Path) -> Path | None:
     """The grader's own answer to task 4.1."""
     try:
-        found = [p for p in directory.iterdir() if p.name.startswith("step-") and p.name[5:].isdecimal()]
+        found = [
+            p for p in directory.iterdir() if p.name.startswith("step-") and p.name[5:].isdecimal()
+        ]
     except OSError:
         return None
     return next((p for p in sorted(found, key=_step_of, reverse=True) if intact(p)), None)
@@ -351,7 +378,11 @@ def intact(folder: Path) -> bool:
         manifest = json.loads(_read(folder / MANIFEST) or b"")
         for name, said in manifest["files"].items():
             data = _read(folder / name)
-            if data is None or len(data) != said["bytes"] or hashlib.sha256(data).hexdigest() != said["sha256"]:
+            if (
+                data is None
+                or len(data) != said["bytes"]
+                or hashlib.sha256(data).hexdigest() != said["sha256"]
+            ):
                 return False
         return folder.name == f"step-{manifest['step']}" and bool(manifest["files"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):

@@ -26,7 +26,10 @@ def _gone(run: Run, number: int) -> Finding:
         *fault_row(run),
         ("workers", f"{number} of {NUMBER} left on the signal"),
         ("means", "the job that fetches one more batch before it stops finds nobody to load it"),
-        ("think", "what does a worker do with the signal, and does the main process still need it?"),
+        (
+            "think",
+            "what does a worker do with the signal, and does the main process still need it?",
+        ),
     ]
     return Finding("workers gone", rows, schedule_of(run))
 
@@ -41,8 +44,16 @@ def draw_apart(lab: Lab) -> None:
             if (before := seen.setdefault((generator, state), here)) != here:
                 rows = [
                     ("same", f"{generator}, of {_named(before)} and {_named(here)}"),
-                    ("means", "both augment their samples by the same random numbers: the model sees the same noise again"),
-                    ("think", "who seeds a worker, with what, and what of it does your worker_init change?"),
+                    (
+                        "means",
+                        "both augment their samples by the same random "
+                        "numbers: the model sees the same noise again",
+                    ),
+                    (
+                        "think",
+                        "who seeds a worker, with what, and what of "
+                        "it does your worker_init change?",
+                    ),
                 ]
                 raise Finding("workers alike", rows)
     if not seen:
@@ -61,8 +72,9 @@ def _undisturbed(lab: Lab, args: tuple) -> Run:
 
 
 def _whole(lab: Lab, args: tuple) -> Run:
-    """The yardstick; or your own undisturbed run, if your workers draw other random numbers. They may: seeds that
-    they set are theirs, as long as no two of them draw alike."""
+    """The yardstick; or your own undisturbed run, if your workers draw other random numbers. They
+    may: seeds that they set are theirs, as long as no two of them draw alike.
+    """
     whole, own = yardstick(lab, args), _undisturbed(lab, args)
     parting = own.trajectory.diverges_from(whole.trajectory)
     if parting and parting.step == 1 and set(parting.different) <= {"augmented inputs", "loss"}:

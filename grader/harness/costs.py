@@ -23,15 +23,18 @@ class Costs:
     @classmethod
     def parse(cls, text: str) -> Costs:
         """Of "step=2,save=6,slower=1.3"."""
-        return cls(**{k: float(v) for k, v in (part.split("=") for part in text.split(",") if part)})
+        return cls(
+            **{k: float(v) for k, v in (part.split("=") for part in text.split(",") if part)}
+        )
 
     def __str__(self) -> str:
         changed = [(f.name, getattr(self, f.name)) for f in fields(self)]
         return ",".join(f"{k}={v:g}" for k, v in changed if v != getattr(type(self), k))
 
     def takes(self, what: str, number: int, left: float) -> float:
-        """Seconds that a "step", "part" or "save" takes: the life's `number`th (from 0) of them, begun
-        when `left` seconds are left to SIGKILL."""
+        """Seconds that a "step", "part" or "save" takes: the life's `number`th (from 0) of them,
+        begun when `left` seconds are left to SIGKILL.
+        """
         seconds = getattr(self, what)
         if what == "save":
             seconds *= self.slower**number

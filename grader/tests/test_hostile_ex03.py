@@ -1,4 +1,6 @@
-"""Submissions of exercise 3 that answer in the driver's name, keep signals away or stop the clock: no points."""
+"""Submissions of exercise 3 that answer in the driver's name, keep signals away or stop the clock:
+no points.
+"""
 
 from __future__ import annotations
 
@@ -62,10 +64,22 @@ OF_THE_STARTER = {
 }
 
 DEAF = (
-    ("        return stop_together(stop.received is not None or", "        return stop_together(bool(came) or"),
-    ("        self.before = {number: signal.signal(number, self._note) for number in self.signals}", "        self.before = {}"),
+    (
+        "        return stop_together(stop.received is not None or",
+        "        return stop_together(bool(came) or",
+    ),
+    (
+        "        self.before = "
+        "{number: signal.signal(number, self._note) for number in self.signals}",
+        "        self.before = {}",
+    ),
 )
-TIMELESS = (("        return self.remaining() > self.MARGIN", "        return True or self.remaining() > self.MARGIN"),)
+TIMELESS = (
+    (
+        "        return self.remaining() > self.MARGIN",
+        "        return True or self.remaining() > self.MARGIN",
+    ),
+)
 
 OF_THE_SOLUTION = {  # without the part that the task asks for
     "no signal arrives": (2, NO_SIGNALS, DEAF),

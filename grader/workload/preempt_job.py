@@ -94,6 +94,7 @@ class PreemptJob(workload.Job):
     def train_step(self, batch) -> float:
         """Forward, backward, optimizer, learning rate, counters; the loss of the batch."""
         watch.step(self, batch)
+        watch.emit("begins", step=self.step, tensors=self.tensors())
         self.in_hand = False
         takes = self._takes("step")
         self.cluster.passes(takes / 2, "a step")

@@ -1,4 +1,5 @@
-"""The cluster's scheduler, as a job meets it: signals at chosen points, then SIGKILL when the grace is over.
+"""The cluster's scheduler, as a job meets it: signals at chosen points, then SIGKILL when the grace
+is over.
 
 Time is the grader's own here. It passes only where the job says what it does and how long that takes, so a second is
 the same on every machine, and SIGKILL strikes at an exact point: never earlier because a laptop was busy.
@@ -21,7 +22,9 @@ from grader.harness.preemption import NUMBERS
 BOOT = 1_700_000_000.0  # epoch seconds at which every life begins
 FORWARDED = 20.0  # s in which torchrun has forwarded a signal: milliseconds are normal
 WORKERS = 2.0  # s in which a worker that a signal kills is dead, on a busy machine, too
-ORDER = struct.Struct("iii")  # what the daemon is asked: a process, or a group (0 or 1), and the signal
+ORDER = struct.Struct(
+    "iii"
+)  # what the daemon is asked: a process, or a group (0 or 1), and the signal
 
 
 class Daemon:
@@ -101,13 +104,22 @@ class Scheduler:
 
     def point(self, step: int, phase: str = "", number: int | None = None) -> None:
         """The job is here: a signal may be due."""
-        for sent in [s for s in self.due if (s["step"], s["phase"], s["number"]) == (step, phase, number)]:
+        for sent in [
+            s for s in self.due if (s["step"], s["phase"], s["number"]) == (step, phase, number)
+        ]:
             self.due.remove(sent)
             self._send(sent, step)
 
     def _send(self, sent: dict, step: int) -> None:
         number = NUMBERS[sent["signal"]]
-        watch.emit("signal", signal=sent["signal"], step=step, phase=sent["phase"], number=sent["number"], clock=self.clock)
+        watch.emit(
+            "signal",
+            signal=sent["signal"],
+            step=step,
+            phase=sent["phase"],
+            number=sent["number"],
+            clock=self.clock,
+        )
         if not self.signalled:
             self.end_time = min(self.end_time, self.time + self.grace)
             watch.emit("fault", step=step)
@@ -116,7 +128,9 @@ class Scheduler:
             workers = multiprocessing.active_children()
             self.daemon.send(number, os.getpgrp(), group=True)
             _struck(workers, number)
-            gone = [worker for worker in workers if wait([worker.sentinel], 0)]  # is_alive would take their status away
+            gone = [
+                worker for worker in workers if wait([worker.sentinel], 0)
+            ]  # is_alive would take their status away
             watch.emit("struck", workers=len(workers), gone=len(gone))
         elif sent["to"] == "agent":
             self._through_the_agent(number)
@@ -124,7 +138,9 @@ class Scheduler:
             self.daemon.send(number)
 
     def _through_the_agent(self, number: int) -> None:
-        """torchrun is our parent: it gets the signal and forwards it; wait until it has come back here."""
+        """torchrun is our parent: it gets the signal and forwards it; wait until it has come back
+        here.
+        """
         came, wakes = os.pipe()
         os.set_blocking(wakes, False)
         before = signal.set_wakeup_fd(wakes)
@@ -139,8 +155,9 @@ class Scheduler:
 
 
 def _struck(workers: list, number: int) -> None:
-    """Wait until the workers that the signal kills are dead, and SIGCHLD has come. One that ignores or
-    blocks it lives on, which needs no waiting."""
+    """Wait until the workers that the signal kills are dead, and SIGCHLD has come. One that ignores
+    or blocks it lives on, which needs no waiting.
+    """
     for worker in workers:
         if not _unmoved(worker.pid, number) and wait([worker.sentinel], WORKERS):
             with suppress(ChildProcessError):  # somebody has asked for its exit status already

@@ -1,4 +1,5 @@
-"""What StopSignal does (exercise 3, task 1) in programs that the check draws: signals, blocks, looks.
+"""What StopSignal does (exercise 3, task 1) in programs that the check draws: signals, blocks,
+looks.
 
 Each question is answered in a process of its own, which may die of it. Signals come from outside,
 from a process that was there before the student's code (scheduler.py).
@@ -53,7 +54,14 @@ class Handlers:
 
     def _name(self, handler) -> str:
         ours = ((signal.SIG_DFL, DEFAULT), (signal.SIG_IGN, IGNORED), (self._own, OWN))
-        return next((name for known, name in (*ours, (signal.default_int_handler, "interrupts")) if handler == known), "other")
+        return next(
+            (
+                name
+                for known, name in (*ours, (signal.default_int_handler, "interrupts"))
+                if handler == known
+            ),
+            "other",
+        )
 
 
 class Clock:
@@ -139,8 +147,13 @@ class Program:
         self.clock.time = seconds
 
     def _look(self) -> None:
-        seen = [[plain(getattr(stop, name, "missing")) for name in ("received", "at")] for stop in self.stops]
-        self.log.append({"seen": seen, "handlers": self.handlers.table(), "heard": list(self.handlers.heard)})
+        seen = [
+            [plain(getattr(stop, name, "missing")) for name in ("received", "at")]
+            for stop in self.stops
+        ]
+        self.log.append(
+            {"seen": seen, "handlers": self.handlers.table(), "heard": list(self.handlers.heard)}
+        )
 
     def _around(self) -> None:
         self.log.append({"around": surroundings()})
@@ -167,13 +180,20 @@ def real_time(ck, send, directory: str, question: dict) -> dict:
         send(question["number"])
         after = time.time()
         time.sleep(0.01)
-        return {"received": plain(stop.received), "at": plain(stop.at), "before": before, "after": after}
+        return {
+            "received": plain(stop.received),
+            "at": plain(stop.at),
+            "before": before,
+            "after": after,
+        }
 
 
 def save(ck, send, directory: str, question: dict) -> dict:
     """Signals come between any two writes of a save."""
     path = os.path.join(directory, "state.pt")
-    state = {str(n): torch.full((size,), fill) for n, (size, fill) in enumerate(question["tensors"])}
+    state = {
+        str(n): torch.full((size,), fill) for n, (size, fill) in enumerate(question["tensors"])
+    }
     numbers, sent = question["numbers"], 0
 
     class File(io.RawIOBase):
@@ -197,8 +217,9 @@ def save(ck, send, directory: str, question: dict) -> dict:
 
 
 def interrupted(ck, send, directory: str, question: dict) -> dict:
-    """A second signal at every moment of what StopSignal does: in the handler, as the block begins, as it
-    ends, or while somebody looks."""
+    """A second signal at every moment of what StopSignal does: in the handler, as the block begins,
+    as it ends, or while somebody looks.
+    """
     outcomes, moment, step = [], question["from"], question["every"]
     while True:
         found = Interrupted(ck, question).at(moment)
@@ -221,7 +242,9 @@ class Interrupted:
         self.due = moment
         found = {}
         try:
-            made = self.ck.StopSignal(signals=(self.first, self.second, self.third), clock=self.clock)
+            made = self.ck.StopSignal(
+                signals=(self.first, self.second, self.third), clock=self.clock
+            )
             stop = self._traced("enter", made.__enter__)
             self._traced("look", lambda: self._seen(stop))
             if self.where == "handler":

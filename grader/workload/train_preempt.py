@@ -8,6 +8,7 @@ This script belongs to the grader, which always runs its own copy of it, once fo
 What the scheduler does stands in scheduler.py, what the job is in preempt_job.py.
 """
 
+# ruff: noqa: E402  (the finder comes before what it finds)
 import argparse
 import importlib.util
 import json
@@ -30,7 +31,9 @@ class Finder:
             return None
         if (where / "__init__.py").exists():
             package = where / "__init__.py"
-            return importlib.util.spec_from_file_location(name, package, submodule_search_locations=[str(where)])
+            return importlib.util.spec_from_file_location(
+                name, package, submodule_search_locations=[str(where)]
+            )
         return importlib.util.spec_from_file_location(name, where.with_suffix(".py"))
 
 
@@ -45,7 +48,10 @@ from grader.workload import preempt_job, student  # noqa: E402
 from grader.workload.scheduler import BOOT, Daemon, Scheduler  # noqa: E402
 
 p = argparse.ArgumentParser()
-p.add_argument("--checkpoint", help="the student's preemption.py; without it, a plain loop trains, which nothing can stop")
+p.add_argument(
+    "--checkpoint",
+    help="the student's preemption.py; without it, a plain loop trains, which nothing can stop",
+)
 p.add_argument("--directory", required=True, help="where checkpoints go; all ranks see it")
 p.add_argument("--seed", type=int, default=0)
 p.add_argument("--epochs", type=int, default=2)
@@ -55,14 +61,28 @@ p.add_argument("--workers", type=int, default=0)
 p.add_argument("--ranks-per-node", type=int, help="so many ranks have one node; default: all")
 p.add_argument("--grace", type=float, default=4.0, help="s between the first signal and SIGKILL")
 p.add_argument("--tell-grace", action="store_true", help="task 3.5: your main is given the grace")
-p.add_argument("--end", type=float, help="task 3.5: s after which SIGKILL comes without a signal; SLURM_JOB_END_TIME says so")
+p.add_argument(
+    "--end",
+    type=float,
+    help="task 3.5: s after which SIGKILL comes without a signal; SLURM_JOB_END_TIME says so",
+)
 p.add_argument("--end-of-rank", type=int, help="... on this rank alone")
-p.add_argument("--end-of-signalled", action="store_true", help="... in lives alone that get a signal")
+p.add_argument(
+    "--end-of-signalled", action="store_true", help="... in lives alone that get a signal"
+)
 p.add_argument("--costs", default="", help="what takes how many seconds: step=2,save=6,slower=1.3")
-p.add_argument("--fails", help="where the job raises an error: step@7, evaluation@6, save@8, build@0 or resume@0")
-p.add_argument("--fails-with", default="RuntimeError:broken node", help="... and which: TYPE:MESSAGE")
+p.add_argument(
+    "--fails",
+    help="where the job raises an error: step@7, evaluation@6, save@8, build@0 or resume@0",
+)
+p.add_argument(
+    "--fails-with", default="RuntimeError:broken node", help="... and which: TYPE:MESSAGE"
+)
 p.add_argument("--fails-on-rank", type=int, help="... on this rank alone")
-p.add_argument("--events", help="report to this file, with the rank behind its name: for a job that the grader didn't start itself")
+p.add_argument(
+    "--events",
+    help="report to this file, with the rank behind its name: for a job that the grader didn't start itself",
+)
 p.add_argument("--fault", help="... and the signals that it gets: term@7")
 
 
@@ -105,7 +125,11 @@ def main() -> int:
             {"events": f"{args.events}{rank}", "fault": fault and fault.to_json(), "given": given}
         )
     daemon = Daemon() if watch.my_preemption() else None
-    ends = args.end is not None and args.end_of_rank in (None, rank) and (daemon or not args.end_of_signalled)
+    ends = (
+        args.end is not None
+        and args.end_of_rank in (None, rank)
+        and (daemon or not args.end_of_signalled)
+    )
     os.environ.pop("SLURM_JOB_END_TIME", None)
     if ends:
         os.environ["SLURM_JOB_END_TIME"] = str(int(BOOT + args.end))
@@ -143,17 +167,23 @@ def main() -> int:
             leaving += 1
             scheduler.point(step, "leaving", leaving - 1)
 
+    def left(status: int) -> None:
+        watch.emit("left", status=status, clock=scheduler.clock)
+        if status == 0 and jobs and jobs[0].epoch == args.epochs:
+            watch.end(jobs[0])
+
     run = ck.main if ck else bare_main
     with fsevents.watching(args.directory, on_event), watch.words_torn() as about_to_write:
         try:
-            status = run(make_job, args.directory, scheduler.now, args.grace if args.tell_grace else None)
+            status = run(
+                make_job, args.directory, scheduler.now, args.grace if args.tell_grace else None
+            )
         except SystemExit as e:  # another way to leave with a status
-            if jobs and isinstance(e.code, int):
-                watch.emit("left", status=e.code, clock=scheduler.clock)
+            code = 0 if e.code is None else e.code
+            if jobs and isinstance(code, int):
+                left(code)
             raise
-    watch.emit("left", status=status, clock=scheduler.clock)
-    if status == 0 and jobs[0].epoch == args.epochs:
-        watch.end(jobs[0])
+    left(status)
     if status in (0, 75):
         ranks.leave()
     return status

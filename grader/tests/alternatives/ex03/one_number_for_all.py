@@ -1,5 +1,6 @@
-"""A right solution in another style: StopSignal is a generator with signals held back while it begins and ends; ranks
-agree on one number, the seconds that are left to the first that must go; the loop leaves by SystemExit.
+"""A right solution in another style: StopSignal is a generator with signals held back while it
+begins and ends; ranks agree on one number, the seconds that are left to the first that must go; the
+loop leaves by SystemExit.
 """
 
 import contextlib
@@ -110,7 +111,9 @@ def main(make_job, directory, clock=time.time, grace=None):
                 held.add((job.epoch, job.step))
 
             def may_stop():
-                spare = -1.0 if stop.received else left() - 1.7 * (longest["work"] + longest["save"])
+                spare = (
+                    -1.0 if stop.received else left() - 1.7 * (longest["work"] + longest["save"])
+                )
                 if least(spare) > 0:
                     return
                 if (job.epoch, job.step) not in held and least(left() - 1.5 * longest["save"]) > 0:
