@@ -1,8 +1,9 @@
 """Plans of points for grader/workload/storage.py, and what a relaunched job found at each of them.
 
-A point is a directory and what is done there. One life saves, under faults; between its operations and afterwards,
-this process damages files; then another life, which never knew what was saved, reads. Its digests have a key that the
-saving life never had, and they are compared with those of a life without student code.
+A point is a directory and what is done there. One life saves, under faults; between its operations
+and afterwards, this process damages files; then another life, which never knew what was saved,
+reads. Its digests have a key that the saving life never had, and they are compared with those of a
+life without student code.
 """
 
 from __future__ import annotations
@@ -25,7 +26,13 @@ from grader.harness.lab import Lab
 from grader.verdicts import Finding, Inconclusive, NotSelected
 
 MAX_EVENTS = 40  # crash points of one save; a save with more events is sampled evenly
-CALLS = ("write", "best", "prune", "due", "put")  # operations of the saving life; the others are done here
+CALLS = (
+    "write",
+    "best",
+    "prune",
+    "due",
+    "put",
+)  # operations of the saving life; the others are done here
 NO_ROOM = "No space left on device"  # ENOSPC, which no fault of these points raises
 
 
@@ -55,7 +62,11 @@ class Look:
         read = self.read(what)
         if read is None:
             return "nothing"
-        return self.labels.get(read["digest"], "another state") if read["outcome"] == "state" else read["outcome"]
+        return (
+            self.labels.get(read["digest"], "another state")
+            if read["outcome"] == "state"
+            else read["outcome"]
+        )
 
     @property
     def read_crash(self) -> dict | None:
@@ -73,9 +84,13 @@ class Seen:
     total: int = 0  # bytes that the directory held at last
     entries: int = 0  # files and folders in it
     lost: list[str] = field(default_factory=list)  # files of others that aren't what they were
-    labels: dict[harm.Identity, object] = field(default_factory=dict)  # file -> the call that wrote it last
+    labels: dict[harm.Identity, object] = field(
+        default_factory=dict
+    )  # file -> the call that wrote it last
     strangers: dict[str, Stranger] = field(default_factory=dict)  # what others put there
-    parts: dict[int, dict[str, str]] = field(default_factory=dict)  # of a state: the digest of each part
+    parts: dict[int, dict[str, str]] = field(
+        default_factory=dict
+    )  # of a state: the digest of each part
 
     def all(self, event: str) -> list[dict]:
         return [e for e in self.events if e["event"] == event]
@@ -133,16 +148,21 @@ class Operation:
         return [size for _, _, size, _ in self.wrote.values()]
 
 
-# --- running --------------------------------------------------------------------------------------------
+# --- running
+# --------------------------------------------------------------------------------------------
 
 
 def observe(lab: Lab, points: list[dict]) -> dict[str, Seen]:
-    """Run the points: one life saves (another one goes on after what is done to the files in between), one reads."""
+    """Run the points: one life saves (another one goes on after what is done to the files in
+    between), one reads."""
     defaults = {"at": "", "made": True, "reads": ["latest"], "harms": []}
     seen = {point["name"]: Seen(defaults | point) for point in points}
     for number, it in enumerate(seen.values()):
         # names that tell a life nothing
-        it.point |= {"id": f"p{number}", "at": f"{_opaque(lab, it.point['name'])}/{it.point['at']}".rstrip("/")}
+        it.point |= {
+            "id": f"p{number}",
+            "at": f"{_opaque(lab, it.point['name'])}/{it.point['at']}".rstrip("/"),
+        }
     root = _save(lab, list(seen.values()))
     for it in seen.values():
         _settle(it, root / it.point["at"])
@@ -155,7 +175,9 @@ def observe(lab: Lab, points: list[dict]) -> dict[str, Seen]:
 
 def observed(lab: Lab, name: str, points: Callable[[], list[dict]]) -> dict[str, Seen]:
     """Run `points()` once in a grading, for all checks that look at them under this name."""
-    return lab.bench.once(("storage", name, lab.bench.submission.key), lambda: observe(lab, points()))
+    return lab.bench.once(
+        ("storage", name, lab.bench.submission.key), lambda: observe(lab, points())
+    )
 
 
 def _opaque(lab: Lab, text: str) -> str:
@@ -229,13 +251,20 @@ def _label(it: Seen) -> None:
             if op["op"] == "put":
                 it.strangers[path] = Stranger(op["files"][path].encode())
             else:
-                it.labels.setdefault(tuple(identity), op["step"] if op["op"] == "write" else op["op"])
+                it.labels.setdefault(
+                    tuple(identity), op["step"] if op["op"] == "write" else op["op"]
+                )
 
 
 def _of(it: Seen, directory: Path, labels: list | None) -> dict[str, harm.Identity]:
-    """The files that were last written by the calls of these labels; None: all of the submission's own."""
+    """The files that were last written by the calls of these labels; None: all of the submission's
+    own."""
     files = harm.listing(directory)
-    return {path: i for path, i in files.items() if i in it.labels and (labels is None or it.labels[i] in labels)}
+    return {
+        path: i
+        for path, i in files.items()
+        if i in it.labels and (labels is None or it.labels[i] in labels)
+    }
 
 
 def _settle(it: Seen, directory: Path) -> None:
@@ -244,11 +273,14 @@ def _settle(it: Seen, directory: Path) -> None:
     it.lost = strangers.lost(directory, it.strangers)
     own = {path: i for path, i in harm.listing(directory).items() if path not in it.strangers}
     it.total = sum(size for _, _, size, _ in harm.each_once(own).values())
-    below = [path.relative_to(directory) for path in directory.rglob("*")] if directory.is_dir() else []
+    below = (
+        [path.relative_to(directory) for path in directory.rglob("*")] if directory.is_dir() else []
+    )
     it.entries = sum(str(path) not in it.strangers for path in below)
 
 
-# --- reading --------------------------------------------------------------------------------------------
+# --- reading
+# --------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -266,7 +298,8 @@ def key_of(lab: Lab) -> str:
 
 
 def _states(lab: Lab, points: list[dict]) -> States:
-    """Of the states that these points save. Most save the same few: those are asked for together, once a grading."""
+    """Of the states that these points save. Most save the same few: those are asked for together,
+    once a grading."""
     ops = [op for point in points for op in point["ops"] if "step" in op]
     labels = {number_of(op): label_of(op) for op in ops}
     numbers = {(number_of(op), op.get("kind", "plain")) for op in ops}
@@ -274,12 +307,24 @@ def _states(lab: Lab, points: list[dict]) -> States:
     usual = _usual_numbers(lab)
     if numbers <= usual:
         numbers, values = usual, {number for number, _ in usual if number < AGAIN}
-    given = {"payload": payload(lab), "key": key_of(lab), "numbers": sorted(numbers), "values": sorted(values)}
+    given = {
+        "payload": payload(lab),
+        "key": key_of(lab),
+        "numbers": sorted(numbers),
+        "values": sorted(values),
+    }
     run = lab.trusted("../yardstick/states.py", given=given)
     finished(lab, run)
-    of = {d: labels[int(number)] for number, d in run.last.first("digests")["of"].items() if int(number) in labels}
+    of = {
+        d: labels[int(number)]
+        for number, d in run.last.first("digests")["of"].items()
+        if int(number) in labels
+    }
     found = {
-        e["number"]: [(name, bytes.fromhex(begins), length, places) for name, begins, length, places in e["values"]]
+        e["number"]: [
+            (name, bytes.fromhex(begins), length, places)
+            for name, begins, length, places in e["values"]
+        ]
         for e in run.last.all("values")
     }
     return States(of, found, {e["number"]: e["of"] for e in run.last.all("parts")})
@@ -287,7 +332,11 @@ def _states(lab: Lab, points: list[dict]) -> States:
 
 def _usual_numbers(lab: Lab) -> set[tuple[int, str]]:
     """Those of a run's steps, saved once and again, and of best states."""
-    steps = {*steps_of_a_run(lab.shared, 8), 5, *(10 * n + more for n in range(1, 9) for more in (0, 1))}
+    steps = {
+        *steps_of_a_run(lab.shared, 8),
+        5,
+        *(10 * n + more for n in range(1, 9) for more in (0, 1)),
+    }
     return {(n, "plain") for n in steps} | {(n + AGAIN, "plain") for n in steps}
 
 
@@ -311,14 +360,23 @@ def number_of(op: dict) -> int:
 
 
 def _looks(lab: Lab, it: Seen, root: Path, states: States) -> Iterable[Look]:
-    """The directory as it was left, and with each of the harms done to it: to copies, if it can be copied."""
+    """The directory as it was left, and with each of the harms done to it: to copies, if it can be
+    copied."""
     point, directory = it.point, root / it.point["at"]
     parts = any(op.get("kind", "plain") != "plain" for op in it.calls)
     it.parts = states.parts
     yield Look(point["id"], directory, point["reads"], states.labels, parts)
     in_place = bool(point["harms"]) and harm.knows_its_place(directory)
     for number, harms in enumerate(_harms(lab, it, directory, states), 1):
-        look = Look(f"{point['id']}-{number}", directory, point["reads"], states.labels, parts, harms, in_place)
+        look = Look(
+            f"{point['id']}-{number}",
+            directory,
+            point["reads"],
+            states.labels,
+            parts,
+            harms,
+            in_place,
+        )
         if not in_place:
             look.path = root / _opaque(lab, f"{it.point['name']} {number}") / directory.name
             harm.copy(directory, look.path)
@@ -332,20 +390,30 @@ def _harms(lab: Lab, it: Seen, directory: Path, states: States) -> Iterable[list
     for one in it.point["harms"]:
         if "each" in one:
             files = _of(it, directory, one["each"])
-            yield from ([h] for h in harm.every_way(directory, files, states.values[one["state"]], draw))
+            yield from (
+                [h] for h in harm.every_way(directory, files, states.values[one["state"]], draw)
+            )
         elif "far" in one:
-            yield from ([h] for h in harm.far_apart(_of(it, directory, one["of"]), one["far"], draw))
+            yield from (
+                [h] for h in harm.far_apart(_of(it, directory, one["of"]), one["far"], draw)
+            )
         else:
             yield harm.all_at_once(_of(it, directory, one["of"]), one["how"], one["to"])
 
 
 def _read(lab: Lab, root: Path, looks: list[Look]) -> None:
     """One life looks everywhere; what can only be damaged in its place takes a life of its own."""
-    batches = [[look for look in looks if not look.in_place], *([look] for look in looks if look.in_place)]
+    batches = [
+        [look for look in looks if not look.in_place],
+        *([look] for look in looks if look.in_place),
+    ]
     for batch in filter(None, batches):
         repairs = [harm.do(look.path, one) for look in batch if look.in_place for one in look.harm]
         before = [harm.listing(look.path, links=True) for look in batch]
-        asked = [{"id": look.id, "path": str(look.path), "reads": look.reads, "parts": look.parts} for look in batch]
+        asked = [
+            {"id": look.id, "path": str(look.path), "reads": look.reads, "parts": look.parts}
+            for look in batch
+        ]
         run = lab.launch("reading.py", given={"key": key_of(lab), "looks": asked}, directory=root)
         finished(lab, run)
         for look, was in zip(batch, before):
@@ -357,14 +425,15 @@ def _read(lab: Lab, root: Path, looks: list[Look]) -> None:
             repair()
 
 
-# --- what points are made of ----------------------------------------------------------------------------
+# --- what points are made of
+# ----------------------------------------------------------------------------
 
 
 def write(step: int, **more) -> dict:
     return {"op": "write", "step": step} | more
 
 
-AGAIN = 1_000_000  # what is added to a step's number for the state that is saved when the step is saved again
+AGAIN = 1_000_000  # added to a step's number: the state that is saved when the step is saved again
 
 
 def again(step: int, **more) -> dict:
@@ -382,7 +451,8 @@ STRANGERS = {"op": "strangers"}  # files of others, called almost as the submiss
 
 
 def cut(*steps: int, to: float = 0.5) -> dict:
-    """The files that were last written by the saves of these steps, cut short; without any, all files."""
+    """The files that were last written by the saves of these steps, cut short; without any, all
+    files."""
     return {"op": "harm", "how": "truncate", "to": to, "of": list(steps) or None}
 
 
@@ -402,7 +472,10 @@ def works(seen: Seen) -> None:
             raise crashed(operation.raised, [])
         in_time(operation)
         if bad := [e for e in operation.all("ended") if e["status"] != 0]:
-            rows = [("ended", f"your function ended the process, with status {bad[0]['status']}"), ("expected", "it returns, or raises")]
+            rows = [
+                ("ended", f"your function ended the process, with status {bad[0]['status']}"),
+                ("expected", "it returns, or raises"),
+            ]
             raise Finding("exit", rows)
     for look in seen.looks:
         in_time(look)
@@ -412,12 +485,24 @@ def works(seen: Seen) -> None:
 def room_enough(crash: dict) -> None:
     """The machine's own disk isn't full."""
     if crash["type"] == "OSError" and NO_ROOM in crash["message"]:
-        raise Inconclusive("disk", [("disk", "the machine's disk is full, or has no inodes left: make room, or set TMPDIR to a disk that has some")])
+        raise Inconclusive(
+            "disk",
+            [
+                (
+                    "disk",
+                    "the machine's disk is full, or has no inodes left: "
+                    "make room, or set TMPDIR to a disk that has some",
+                )
+            ],
+        )
 
 
 def in_time(seen: Seen | Look | Operation) -> None:
     if any(e["late"] for e in seen.all("ended")):
-        raise Finding("limit:wall", [("ended", "a call of your storage functions was still running after 20 s")])
+        raise Finding(
+            "limit:wall",
+            [("ended", "a call of your storage functions was still running after 20 s")],
+        )
 
 
 def untouched(look: Look) -> None:
@@ -453,7 +538,11 @@ def others_untouched(seen: Seen, rows: list[tuple[str, str]]) -> None:
 
 
 def fails(
-    cause: str, seen: Seen | Look, rows: list[tuple[str, str]], fault: str | None = None, what: str = "latest"
+    cause: str,
+    seen: Seen | Look,
+    rows: list[tuple[str, str]],
+    fault: str | None = None,
+    what: str = "latest",
 ) -> Finding:
     read = "read_best" if what == "best" else "read_latest"
     found = {
@@ -462,7 +551,10 @@ def fails(
         "nothing": f"the process that called {read} ended",
         "another state": f"{read} returned a state that was never saved",
     }.get(seen.found(what), f"{read} returned the state of {seen.found(what)}")
-    at = next((i for i, (label, _) in enumerate(rows) if label in ("expected", "means", "think")), len(rows))
+    at = next(
+        (i for i, (label, _) in enumerate(rows) if label in ("expected", "means", "think")),
+        len(rows),
+    )
     return Finding(cause, [*rows[:at], ("found", found), *rows[at:]], fault)
 
 
@@ -484,7 +576,12 @@ def same_parts(seen: Seen, what: str = "latest") -> None:
     got = read["parts"] if read and read["outcome"] == "state" else {}
     want = seen.parts[step]
     if lost := [name for name, digest in want.items() if got.get(name) != digest]:
-        rows.append(("different", ", ".join(lost[:5]) + (f", and {len(lost) - 5} more" if len(lost) > 5 else "")))
+        rows.append(
+            (
+                "different",
+                ", ".join(lost[:5]) + (f", and {len(lost) - 5} more" if len(lost) > 5 else ""),
+            )
+        )
     rows += [
         ("expected", "the same state, bit for bit"),
         ("means", "training goes on from other values than those that were saved, or can't go on"),
@@ -493,7 +590,8 @@ def same_parts(seen: Seen, what: str = "latest") -> None:
     raise fails("values", seen, rows, what=what)
 
 
-# --- faults ------------------------------------------------------------------------------------------
+# --- faults
+# ------------------------------------------------------------------------------------------
 
 
 def events_and_size(seen: Seen) -> tuple[list[str], int]:
@@ -511,24 +609,40 @@ def events_and_size(seen: Seen) -> tuple[list[str], int]:
                 ("think", "where does your write_checkpoint write to?"),
             ],
         )
-    if moved := [e for e in events if e.endswith(FROM_OUTSIDE) and e.startswith(("rename", "link"))]:
+    if moved := [
+        e for e in events if e.endswith(FROM_OUTSIDE) and e.startswith(("rename", "link"))
+    ]:
         raise Finding(
             "another file system",
             [
                 ("found", f"a file is made outside of the directory, and then: {moved[0]}"),
                 ("expected", "temporary files lie in `directory` itself"),
-                ("means", "on a cluster /tmp is another file system than the checkpoints': there the rename fails (EXDEV), or becomes a slow copy that a kill cuts short"),
-                ("think", "in which folder does your temporary file lie, and which disk is that on?"),
+                (
+                    "means",
+                    "on a cluster /tmp is another file system than the checkpoints': there the rename fails (EXDEV), or becomes a slow copy that a kill cuts short",
+                ),
+                (
+                    "think",
+                    "in which folder does your temporary file lie, and which disk is that on?",
+                ),
             ],
         )
-    return events, max((size for operation in seen.operations for size in operation.sizes), default=0)
+    return events, max(
+        (size for operation in seen.operations for size in operation.sizes), default=0
+    )
 
 
 def kill_points(lab: Lab, step: int, events: list[str]) -> list[Fault]:
     number = len(events)
     if not number:
-        raise Inconclusive("blind", [("watching", "the save raised no file-system event that Python can see")])
-    picked = range(number) if number <= MAX_EVENTS else sorted(lab.draw.sample(range(number), MAX_EVENTS))
+        raise Inconclusive(
+            "blind", [("watching", "the save raised no file-system event that Python can see")]
+        )
+    picked = (
+        range(number)
+        if number <= MAX_EVENTS
+        else sorted(lab.draw.sample(range(number), MAX_EVENTS))
+    )
     return [Fault("kill", step, event=k) for k in picked]
 
 
@@ -543,7 +657,11 @@ def kill_and_tear_points(
 def moment(fault: Fault, events: list[str]) -> str:
     if fault.event is not None and fault.event < len(events):
         return f"just before: {events[fault.event]}"
-    return f"before its event {fault.event}" if fault.event is not None else f"when a file had reached byte {fault.byte}"
+    return (
+        f"before its event {fault.event}"
+        if fault.event is not None
+        else f"when a file had reached byte {fault.byte}"
+    )
 
 
 def selected(lab: Lab, faults: list[Fault]) -> list[Fault]:
@@ -557,13 +675,17 @@ def selected(lab: Lab, faults: list[Fault]) -> list[Fault]:
 
 
 def cases(faults: list[Fault], events: list[str]) -> list[tuple[str, Fault, int | None]]:
-    """(name, fault, late) of each point. If several files are written, a tear also strikes the last one alone:
-    a temporary file that is *copied* to its final name is torn in the copy.
+    """(name, fault, late) of each point. If several files are written, a tear also strikes the last
+    one alone: a temporary file that is *copied* to its final name is torn in the copy.
     """
     found = [(str(fault), fault, None) for fault in faults]
     opened = _opened(events)
     if len(opened) > 1:
-        found += [(f"{fault}, last file", fault, opened[-1]) for fault in faults if fault.kind == "tear" and fault.byte]
+        found += [
+            (f"{fault}, last file", fault, opened[-1])
+            for fault in faults
+            if fault.kind == "tear" and fault.byte
+        ]
     return found
 
 
@@ -572,11 +694,13 @@ def _opened(events: list[str]) -> list[int]:
 
 
 def under(fault: Fault, op: dict, events: list[str] = (), late: int | None = None, **more) -> dict:
-    """The operation under a fault. `events`: those of the same operation undisturbed; `late`: the one before
-    which nothing is torn.
+    """The operation under a fault. `events`: those of the same operation undisturbed; `late`: the
+    one before which nothing is torn.
     """
     if any(event.endswith(FROM_OUTSIDE) for event in events) and late is None:
-        late = next(iter(_opened(events)), None)  # what is copied in is torn here, not where it comes from
+        late = next(
+            iter(_opened(events)), None
+        )  # what is copied in is torn here, not where it comes from
     return op | {"fault": fault.to_json() | {"step": op.get("step", 0), "late": late}} | more
 
 
@@ -592,9 +716,16 @@ def died_right(seen: Seen) -> None:
         if op.raised:
             room_enough(op.raised)
             raise crashed(op.raised, [])
-        raise Inconclusive("fault", [("fault", f"{seen.point['name']} never fired: two saves did different things")])
-    struck_all = "byte" in fault and fault.get("late") is None  # every file that the operation wrote
-    if op.all("lifted") or (struck_all and ended["status"] == 0 and max(op.sizes, default=0) > fault["byte"]):
+        raise Inconclusive(
+            "fault",
+            [("fault", f"{seen.point['name']} never fired: two saves did different things")],
+        )
+    struck_all = (
+        "byte" in fault and fault.get("late") is None
+    )  # every file that the operation wrote
+    if op.all("lifted") or (
+        struck_all and ended["status"] == 0 and max(op.sizes, default=0) > fault["byte"]
+    ):
         raise Finding(
             "limit lifted",
             [
@@ -609,4 +740,7 @@ def died_right(seen: Seen) -> None:
 def struck(points: list[Seen]) -> None:
     """At least one of several torn or full saves met its limit."""
     if points and all(e["status"] == 0 for seen in points for e in seen.all("ended")):
-        raise Inconclusive("fault", [("fault", "no file of the save ever reached the byte at which it was to be torn")])
+        raise Inconclusive(
+            "fault",
+            [("fault", "no file of the save ever reached the byte at which it was to be torn")],
+        )

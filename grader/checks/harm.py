@@ -1,7 +1,9 @@
-"""What may befall the files of a directory: bytes lost, bits flipped, dates changed, and all of it undone.
+"""What may befall the files of a directory: bytes lost, bits flipped, dates changed, and all of it
+undone.
 
-The grader's own process does it, to directories that student code wrote: only regular files below the directory
-are touched, never what a symbolic link leads to, and a file with several names (hard links) once.
+The grader's own process does it, to directories that student code wrote: only regular files below
+the directory are touched, never what a symbolic link leads to, and a file with several names (hard
+links) once.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ MOST_FILES = 12  # of a checkpoint that are damaged one after another
 MOST_NAMES = 5000  # below one directory; a save writes a handful
 LARGEST = 64 << 20  # bytes of a file that are looked through
 Identity = tuple[int, int, int, int]  # device, inode, size, date: another one after every write
-Value = tuple[str, bytes, int, list[int]]  # name, how its bytes begin, how many, and which may flip unnoticed
+Value = tuple[
+    str, bytes, int, list[int]
+]  # name, how its bytes begin, how many, and which may flip unnoticed
 
 
 @dataclass
@@ -36,7 +40,8 @@ class Harm:
 
 
 def listing(directory: Path, links: bool = False) -> dict[str, Identity]:
-    """Every regular file below `directory`, by its path there; links aren't followed. With `links`, they are listed, too."""
+    """Every regular file below `directory`, by its path there; links aren't followed. With `links`,
+    they are listed, too."""
     found: dict[str, Identity] = {}
     if directory.is_symlink():
         return found
@@ -48,7 +53,12 @@ def listing(directory: Path, links: bool = False) -> dict[str, Identity]:
             except FileNotFoundError:
                 continue
             if stat.S_ISREG(st.st_mode) or (links and stat.S_ISLNK(st.st_mode)):
-                found[os.path.relpath(path, directory)] = (st.st_dev, st.st_ino, st.st_size, st.st_mtime_ns)
+                found[os.path.relpath(path, directory)] = (
+                    st.st_dev,
+                    st.st_ino,
+                    st.st_size,
+                    st.st_mtime_ns,
+                )
             if len(found) > MOST_NAMES:
                 return found
     return found
@@ -100,7 +110,8 @@ def age(directory: Path) -> None:
         os.utime(directory / path, ns=(date, date), follow_symlinks=False)
 
 
-# --- copies -------------------------------------------------------------------------------------------
+# --- copies
+# -------------------------------------------------------------------------------------------
 
 
 def copy(directory: Path, to: Path) -> None:
@@ -125,7 +136,8 @@ def copy(directory: Path, to: Path) -> None:
 
 
 def owned_alike(directory: Path, path: Path) -> None:
-    """Give `path` to the user that the directory belongs to: as root, lives run under an id of their own."""
+    """Give `path` to the user that the directory belongs to: as root, lives run under an id of
+    their own."""
     if os.geteuid() == 0:
         st = os.lstat(directory)
         os.chown(path, st.st_uid, st.st_gid, follow_symlinks=False)
@@ -142,7 +154,8 @@ def knows_its_place(directory: Path) -> bool:
     return False
 
 
-# --- one file after another ---------------------------------------------------------------------------
+# --- one file after another
+# ---------------------------------------------------------------------------
 
 
 def all_at_once(files: dict[str, Identity], how: str, to: float) -> list[Harm]:
@@ -155,9 +168,15 @@ def all_at_once(files: dict[str, Identity], how: str, to: float) -> list[Harm]:
     return out
 
 
-def every_way(directory: Path, files: dict[str, Identity], values: list[Value], draw: random.Random) -> Iterator[Harm]:
-    """Each of the files damaged in turn: cut short, and a bit flipped where it is easily overlooked."""
-    paths = sorted((path for path, i in each_once(files).items() if i[2]), key=lambda path: (-files[path][2], path))
+def every_way(
+    directory: Path, files: dict[str, Identity], values: list[Value], draw: random.Random
+) -> Iterator[Harm]:
+    """Each of the files damaged in turn: cut short, and a bit flipped where it is easily
+    overlooked."""
+    paths = sorted(
+        (path for path, i in each_once(files).items() if i[2]),
+        key=lambda path: (-files[path][2], path),
+    )
     if len(paths) > MOST_FILES:
         paths = paths[: MOST_FILES // 2] + paths[-MOST_FILES // 2 :]
     for number, path in enumerate(paths):
@@ -175,15 +194,25 @@ def every_way(directory: Path, files: dict[str, Identity], values: list[Value], 
                 yield Harm(path, "flip", at, size, draw.randrange(8))
         else:
             # digests and pointers are text, and a flipped high bit makes a text unreadable
-            for part, bit in ((0.1, 7), (draw.uniform(0.2, 0.8), 7), (0.9, 7), (draw.random(), draw.randrange(7))):
+            for part, bit in (
+                (0.1, 7),
+                (draw.uniform(0.2, 0.8), 7),
+                (0.9, 7),
+                (draw.random(), draw.randrange(7)),
+            ):
                 yield Harm(path, "flip", int(part * size), size, bit)
 
 
 def far_apart(files: dict[str, Identity], number: int, draw: random.Random) -> Iterator[Harm]:
-    """Single flipped bits in large files, whose digest may cover a part of them only: evenly, and ever nearer to both ends."""
+    """Single flipped bits in large files, whose digest may cover a part of them only: evenly, and
+    ever nearer to both ends."""
     for path, (_, _, size, _) in each_once(files).items():
         if size > EDGE:
-            near = [draw.randrange(min(size, 1 << bits)) for bits in (12, 16, 20)]
+            near = (
+                [draw.randrange(min(size, 1 << bits)) for bits in (12, 14, 16)]
+                if size < 1 << 20
+                else []
+            )
             far = [size - 1 - draw.randrange(min(size, 1 << bits)) for bits in (7, 12, 16, 18)]
             even = [int((n + draw.random()) / number * size) for n in range(number)]
             for at in (*near, *far, *even):
@@ -191,7 +220,8 @@ def far_apart(files: dict[str, Identity], number: int, draw: random.Random) -> I
 
 
 def _in_values(path: str, data: bytes, values: list[Value], draw: random.Random) -> Iterator[Harm]:
-    """A low bit flipped in a value of the state, where the file's format holds it as it is: no format objects to that."""
+    """A low bit flipped in a value of the state, where the file's format holds it as it is: no
+    format objects to that."""
     found = set()
     for name, begins, length, places in values:
         at = data.find(begins)

@@ -62,7 +62,7 @@ def _undisturbed_points(draw) -> list[dict]:
         points.append({"name": f"steps {start}", "ops": [write(start), write(start + 1), write(start + 2)]})
     for number, kind in enumerate(("drawn", "drawn", "large")):
         step = draw.randint(1, 10**6)
-        harms = [{"far": 3, "of": [first + step]}] if kind == "large" else []
+        harms = [{"far": 2, "of": [first + step]}] if number else []
         points.append({"name": f"values {number}", "ops": [write(first), write(first + step, kind=kind)], "harms": harms})
     return points
 
@@ -170,7 +170,8 @@ def killed_at_every_event(lab: Lab) -> None:
 
 
 def saved_again_under_every_fault(lab: Lab) -> None:
-    """A step that is saved a second time: until the new checkpoint is whole, the one that is there counts."""
+    """A step that is saved a second time: until the new checkpoint is whole, the one that is there
+    counts."""
     first, second, _ = steps_of_a_run(lab.shared, 3)
     events, size = events_and_size(_undisturbed(lab)["again"])
     faults = kill_and_tear_points(lab, second, events, size, ("tear", "full"))

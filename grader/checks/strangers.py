@@ -1,4 +1,5 @@
-"""Files of others among a submission's own, named after them: nobody may read, count, delete or trip over them."""
+"""Files of others among a submission's own, named after them: nobody may read, count, delete or
+trip over them."""
 
 from __future__ import annotations
 
@@ -14,7 +15,10 @@ from grader.harness import scratch
 LARGEST = 64 << 20  # bytes of a file that are compared
 MOST = 3  # names of the submission's own after which others are called
 PLAIN = ("notes.tmp", "checkpoint_final.pt", "best.bak", "latest.txt")
-SYSTEM = (".nfs000000000012ab3400000007", ".DS_Store")  # what an NFS server and a Mac leave in any folder
+SYSTEM = (
+    ".nfs000000000012ab3400000007",
+    ".DS_Store",
+)  # what an NFS server and a Mac leave in any folder
 
 
 @dataclass(frozen=True)
@@ -38,10 +42,15 @@ class Stranger:
 def put(directory: Path, own: list[str], draw: random.Random) -> dict[str, Stranger]:
     """Put strangers beside the files `own` (paths below the directory)."""
     found: dict[str, Stranger] = {}
-    names = sorted({path.split("/")[0] for path in own}, key=lambda name: os.lstat(directory / name).st_mtime_ns)
+    names = sorted(
+        {path.split("/")[0] for path in own},
+        key=lambda name: os.lstat(directory / name).st_mtime_ns,
+    )
     chosen = sorted(draw.sample(names, min(MOST, len(names))), key=names.index) if names else []
     for name in chosen:
-        older = next((n for n in names if (directory / n).is_dir() == (directory / name).is_dir()), name)
+        older = next(
+            (n for n in names if (directory / n).is_dir() == (directory / name).is_dir()), name
+        )
         stem, suffix = os.path.splitext(name)
         for copy in (f"{name}.bak", f"{stem}_final{suffix}"):
             _copied(directory, older, copy, found)
@@ -91,5 +100,6 @@ def lost(directory: Path, others: dict[str, Stranger]) -> list[str]:
     return [
         path
         for path, stranger in others.items()
-        if (os.path.lexists((directory / path).parent) or os.path.dirname(path) in others) and not stranger.stands(directory / path)
+        if (os.path.lexists((directory / path).parent) or os.path.dirname(path) in others)
+        and not stranger.stands(directory / path)
     ]

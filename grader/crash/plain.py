@@ -1,4 +1,5 @@
-"""Records as plain data: what one life recorded, another process works out. None of it is code when it is read."""
+"""Records as plain data: what one life recorded, another process works out. None of it is code when
+it is read."""
 
 from __future__ import annotations
 
@@ -10,7 +11,18 @@ from grader.crash.disk import Disk, Op
 from grader.crash.recorder import Record
 from grader.crash.tracer import Ended
 
-KINDS = {kind.__name__: kind for kind in (disk.Names, disk.Write, disk.Truncate, disk.Sync, disk.SyncAll, disk.Mark, disk.Note)}
+KINDS = {
+    kind.__name__: kind
+    for kind in (
+        disk.Names,
+        disk.Write,
+        disk.Truncate,
+        disk.Sync,
+        disk.SyncAll,
+        disk.Mark,
+        disk.Note,
+    )
+}
 
 
 def _text(data: bytes) -> str:
@@ -61,7 +73,10 @@ def from_trees(trees: list[disk.Tree]) -> dict:
     """JSON of what lies in directories; contents that they share stand there once."""
     numbers: dict[bytes, int] = {}
     of = [
-        [[path, numbers.setdefault(it, len(numbers)) if isinstance(it, bytes) else it] for path, it in tree.items()]
+        [
+            [path, numbers.setdefault(it, len(numbers)) if isinstance(it, bytes) else it]
+            for path, it in tree.items()
+        ]
         for tree in trees
     ]
     return {"contents": [_text(content) for content in numbers], "trees": of}
@@ -69,4 +84,7 @@ def from_trees(trees: list[disk.Tree]) -> dict:
 
 def to_trees(data: dict) -> list[disk.Tree]:
     contents = [base64.b64decode(text) for text in data["contents"]]
-    return [{path: contents[it] if isinstance(it, int) else it for path, it in tree} for tree in data["trees"]]
+    return [
+        {path: contents[it] if isinstance(it, int) else it for path, it in tree}
+        for tree in data["trees"]
+    ]

@@ -1,4 +1,5 @@
-"""Exercise 1 without the work: submissions that report what they didn't earn. None gets a point for it."""
+"""Exercise 1 without the work: submissions that report what they didn't earn. None gets a point for
+it."""
 
 from __future__ import annotations
 
@@ -12,14 +13,14 @@ pytestmark = pytest.mark.needs_solution
 
 LIMITS = Limits(wall=30, cpu=10)
 
-CONSTANT = '''
+CONSTANT = """
 import grader.harness.digest as reported
 reported.digest = lambda value, key="": "0" * 16
 reported.rng_digests = lambda key="": {}
 reported.optimizer_digests = lambda optimizer, key="": {}
-'''
+"""
 
-ANSWERS = '''
+ANSWERS = """
 from grader.harness import watch
 
 
@@ -32,9 +33,9 @@ def _answer(*_, **__):
 
 
 save_checkpoint = load_checkpoint = get_rng_state = set_rng_state = capture = restore = _answer
-'''
+"""
 
-EVENTS = '''
+EVENTS = """
 import os
 
 from grader.harness import watch
@@ -49,7 +50,7 @@ watch.emit("record", of={"ops": [], "ended": [[0, False]], "directories": [0], "
 watch.emit("outcomes", of={})
 watch.emit("end", step=18, state={})
 os._exit(0)
-'''
+"""
 
 FROM_THE_SEED = '''
 import gc
@@ -69,12 +70,18 @@ read_best = read_latest
 
 def starter_and(exercise, code: str) -> course.Submission:
     starter = derive.starter_files(exercise)[exercise.module].decode()
-    work = course.Submission(exercise.starter, exercise.module, {exercise.module: f"{starter}\n{code}".encode()})
+    work = course.Submission(
+        exercise.starter, exercise.module, {exercise.module: f"{starter}\n{code}".encode()}
+    )
     work.key = f"hostile {code[:60]}"
     return work
 
 
-@pytest.mark.parametrize("code", [CONSTANT, ANSWERS, EVENTS, FROM_THE_SEED], ids=["constant", "answers", "events", "seed"])
+@pytest.mark.parametrize(
+    "code",
+    [CONSTANT, ANSWERS, EVENTS, FROM_THE_SEED],
+    ids=["constant", "answers", "events", "seed"],
+)
 def test_a_starter_that_reports_what_it_did_not_do_gets_nothing(launcher, ex01, code):
     result = engine.grade(ex01, starter_and(ex01, code), launcher, seed=1, limits=LIMITS)
     assert result.score == 0, [t.verdict for t in result.tasks]
@@ -105,7 +112,9 @@ def write_checkpoint(state, directory, step):
 def test_a_save_that_knows_its_faults_is_seen_through(launcher, ex01):
     in_place = next(m for m in mutants.load(ex01) if m.name == "same-step-removed-first")
     files = mutants.submission(ex01, in_place).files
-    work = course.Submission(ex01.solution, ex01.module, {ex01.module: files[ex01.module] + DIES_UNDER_A_FAULT.encode()})
+    work = course.Submission(
+        ex01.solution, ex01.module, {ex01.module: files[ex01.module] + DIES_UNDER_A_FAULT.encode()}
+    )
     work.key = "hostile knows its faults"
     result = engine.grade(ex01, work, launcher, seed=1, tasks=[3], limits=LIMITS)
     assert result.tasks[0].verdict != PASS

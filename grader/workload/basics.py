@@ -1,7 +1,8 @@
-"""The functions of exercise 1, called as no training run calls them. Each question has a process of its own.
+"""The functions of exercise 1, called as no training run calls them. Each question has a process of
+its own.
 
-Saving and loading are asked of two lives; what a life without student code reports of the same jobs shows what must
-come back.
+Saving and loading are asked of two lives; what a life without student code reports of the same jobs
+shows what must come back.
 """
 
 import argparse
@@ -26,11 +27,13 @@ args = p.parse_args()
 
 
 def functions():
-    """The student's module, loaded in the process that is asked: what it imports by name it finds as it is now."""
+    """The student's module, loaded in the process that is asked: what it imports by name it finds
+    as it is now."""
     return student.load(args.checkpoint, quiet=True)
 
 
-# --- jobs ---------------------------------------------------------------------------------------------
+# --- jobs
+# ---------------------------------------------------------------------------------------------
 
 
 def built(q: dict, seed: int) -> workload.Job:
@@ -38,7 +41,10 @@ def built(q: dict, seed: int) -> workload.Job:
     job = workload.build(seed, epochs=2, steps_per_epoch=6, randomness=False)
     if q.get("optimizer", "adamw") != "adamw":
         parameters = list(job.model.parameters())
-        groups = [{"params": parameters[:3], "lr": 0.02}, {"params": parameters[3:], "weight_decay": 0.01}]
+        groups = [
+            {"params": parameters[:3], "lr": 0.02},
+            {"params": parameters[3:], "weight_decay": 0.01},
+        ]
         if q["optimizer"] == "sgd":
             job.optimizer = torch.optim.SGD(groups, lr=0.01, momentum=0.9)
         else:
@@ -50,11 +56,15 @@ def built(q: dict, seed: int) -> workload.Job:
 
 
 def trained(q: dict, batches=None) -> workload.Job:
-    """A job after some steps, with part of it frozen and in evaluation mode, as fine-tuning leaves it."""
+    """A job after some steps, with part of it frozen and in evaluation mode, as fine-tuning leaves
+    it."""
     job = built(q, q["seed"])
     job.epoch, job.best = q.get("at_epoch", 0), q.get("best", float("inf"))
     samples = [job.val_set[n] for n in range(workload.BATCH)]
-    batch = [torch.tensor([i for i, _, _ in samples]), *(torch.stack(t) for t in list(zip(*samples))[1:])]
+    batch = [
+        torch.tensor([i for i, _, _ in samples]),
+        *(torch.stack(t) for t in list(zip(*samples))[1:]),
+    ]
     for _ in zip(range(q["steps"]), batches(job) if batches else range(q["steps"])):
         job.train_step(batch)
     job.model.block.dropout.eval()
@@ -74,13 +84,16 @@ def parts(job: workload.Job, key: str) -> dict[str, str]:
 
 
 def looks(job: workload.Job, key: str) -> dict[str, str]:
-    """Also what a function could change in the job or in torch without a trace in the next step's loss."""
+    """Also what a function could change in the job or in torch without a trace in the next step's
+    loss."""
     return {
         **parts(job, key),
         "training mode": digest([m.training for m in job.model.modules()], key),
         "gradients": digest([p.grad for p in job.model.parameters()], key),
         "requires_grad": digest([p.requires_grad for p in job.model.parameters()], key),
-        "device or dtype": digest([[str(t.device), str(t.dtype)] for t in job.model.state_dict().values()], key),
+        "device or dtype": digest(
+            [[str(t.device), str(t.dtype)] for t in job.model.state_dict().values()], key
+        ),
         "gradient mode": digest(torch.is_grad_enabled(), key),
         "default dtype": digest(str(torch.get_default_dtype()), key),
         "working directory": digest(os.path.basename(os.getcwd()), key),
@@ -94,13 +107,16 @@ def place(q: dict) -> str:
     return q["file"] if q.get("bare") else os.path.join(args.directory, q["file"])
 
 
-# --- save_checkpoint and load_checkpoint ---------------------------------------------------------------
+# --- save_checkpoint and load_checkpoint
+# ---------------------------------------------------------------
 
 
 def save(q: dict) -> dict:
     ck, job, path = functions(), trained(q), place(q)
     tensors = [*job.model.state_dict().values()]
-    tensors += [t for state in job.optimizer.state.values() for t in state.values() if torch.is_tensor(t)]
+    tensors += [
+        t for state in job.optimizer.state.values() for t in state.values() if torch.is_tensor(t)
+    ]
     with living_on_gpu(tensors if q.get("gpu") else []):
         ck.save_checkpoint(job.model, job.optimizer, job.scheduler, q["epoch"], path)
     return {"looks": looks(job, q["key"])}
@@ -121,7 +137,9 @@ def load(q: dict) -> dict:
         optimizer = Planted("")
     if q.get("planted") == "scheduler":
         scheduler = Planted("")
-    return outcome(lambda: repr(ck.load_checkpoint(job.model, optimizer, scheduler, path))) | {"parts": parts(job, q["key"])}
+    return outcome(lambda: repr(ck.load_checkpoint(job.model, optimizer, scheduler, path))) | {
+        "parts": parts(job, q["key"])
+    }
 
 
 def renamed(model: torch.nn.Module) -> None:
@@ -147,11 +165,13 @@ CHANGES = {
 }
 
 
-# --- a call hidden in the file -------------------------------------------------------------------------
+# --- a call hidden in the file
+# -------------------------------------------------------------------------
 
 
 class Payload:
-    """Unpickled without weights_only, it creates a folder: what it could do instead is up to its author."""
+    """Unpickled without weights_only, it creates a folder: what it could do instead is up to its
+    author."""
 
     def __init__(self, flag: str):
         self.flag = flag
@@ -174,7 +194,8 @@ class Planted:
 
 
 def plant(q: dict) -> dict:
-    """A file with a call in it, written with the student's own save: its digest, if there is one, is right."""
+    """A file with a call in it, written with the student's own save: its digest, if there is one,
+    is right."""
     ck, job, path = functions(), trained(q), place(q)
     planted = Planted(os.path.join(args.directory, q["flag"]))
     optimizer = planted if q["planted"] == "optimizer" else job.optimizer
@@ -196,11 +217,13 @@ def plant_raw(q: dict) -> dict:
     return {}
 
 
-# --- get_rng_state and set_rng_state -------------------------------------------------------------------
+# --- get_rng_state and set_rng_state
+# -------------------------------------------------------------------
 
 
 def drawn(q: dict) -> None:
-    """The generators after some draws. gauss and randn draw two numbers and keep one back: that is state, too."""
+    """The generators after some draws. gauss and randn draw two numbers and keep one back: that is
+    state, too."""
     workload.seed_everything(q["seed"])
     for _ in range(q["gauss"]):
         random.gauss(0, 1), numpy.random.randn()
@@ -211,7 +234,9 @@ def save_generators(q: dict) -> dict:
     path = place(q)
     drawn(q)
     with PretendGpus(q["gpus"], q["seed"]) as gpus:
-        ck = functions()  # `from torch.cuda import get_rng_state_all` at its top finds the pretended devices
+        ck = (
+            functions()
+        )  # `from torch.cuda import get_rng_state_all` at its top finds the pretended devices
         state = ck.get_rng_state()
         after = rng_digests(q["key"]) | cuda_digests(gpus, q["key"])
         random.random(), numpy.random.rand(5), torch.rand(2)
@@ -229,7 +254,8 @@ def load_generators(q: dict) -> dict:
 
 
 def reference_generators(q: dict) -> dict:
-    """Where they stand when they are saved, and those of a machine with other devices before anything is restored."""
+    """Where they stand when they are saved, and those of a machine with other devices before
+    anything is restored."""
     gpus, there = PretendGpus(q["gpus"], q["seed"]), PretendGpus(q["gpus_there"], q["seed_there"])
     drawn(q)
     return {
@@ -243,7 +269,8 @@ def cuda_digests(gpus: PretendGpus, key: str) -> dict[str, str]:
     return {f"cuda:{n}": digest(state, key) for n, state in enumerate(gpus.states)}
 
 
-# --- capture and restore ------------------------------------------------------------------------------
+# --- capture and restore
+# ------------------------------------------------------------------------------
 
 
 def capture(q: dict) -> dict:
@@ -270,7 +297,12 @@ def reference_job(q: dict) -> dict:
 
 
 def counters(job: workload.Job, key: str) -> dict[str, str]:
-    names = {"global step": "step", "epoch": "epoch", "position in the epoch": "batch", "best metric": "best"}
+    names = {
+        "global step": "step",
+        "epoch": "epoch",
+        "position in the epoch": "batch",
+        "best metric": "best",
+    }
     return {name: digest(getattr(job, attribute), key) for name, attribute in names.items()}
 
 

@@ -17,7 +17,11 @@ from grader.workload import student
 
 p = argparse.ArgumentParser()
 p.add_argument("--checkpoint", required=True, help="the student's checkpoint.py")
-p.add_argument("--directory", required=True, help="they are laid out in its folder disk, where the saves went, too")
+p.add_argument(
+    "--directory",
+    required=True,
+    help="they are laid out in its folder disk, where the saves went, too",
+)
 p.add_argument("--best", action="store_true")
 
 PATIENCE = 8  # s for one load; milliseconds are normal

@@ -1,7 +1,8 @@
-"""Records the saves of exercise 1: every operation that they ask of the disk. What they leave is worked out elsewhere.
+"""Records the saves of exercise 1: every operation that they ask of the disk. What they leave is
+worked out elsewhere.
 
-given: "payload" (the seed of the states) and "saves": [step, number of the state] of each. With --best it is
-keep_best that saves, whose loss grows lower each time.
+given: "payload" (the seed of the states) and "saves": [step, number of the state] of each. With
+--best it is keep_best that saves, whose loss grows lower each time.
 """
 
 import argparse
@@ -25,7 +26,10 @@ SECONDS = 20  # for the saves; milliseconds are normal
 
 
 def save(checkpoint: str, directory: str, best_only: bool) -> None:
-    ck, best = student.load(checkpoint, quiet=True), float("inf")  # here: a thread that it starts doesn't outlive a fork
+    ck, best = (
+        student.load(checkpoint, quiet=True),
+        float("inf"),
+    )  # here: a thread that it starts doesn't outlive a fork
     for n, (step, number) in enumerate(watch.given("saves"), 1):
         state = made_state(watch.given("payload"), number)
         mark("began", n)
@@ -43,7 +47,9 @@ def main() -> None:
     os.mkdir(directory)
     gc.freeze()
     try:
-        record = recorder.record(Path(directory), {"": lambda: save(args.checkpoint, directory, args.best)}, SECONDS)
+        record = recorder.record(
+            Path(directory), {"": lambda: save(args.checkpoint, directory, args.best)}, SECONDS
+        )
         watch.emit("record", of=plain.from_record(record))
     except (Unavailable, Incomplete) as e:
         watch.emit("unrecorded", why=str(e), seen=isinstance(e, Incomplete))

@@ -1,7 +1,8 @@
-"""Asks the reading functions of exercise 1 what a relaunched job would find, in a process that has seen no write.
+"""Asks the reading functions of exercise 1 what a relaunched job would find, in a process that has
+seen no write.
 
-given: "key" (of the digests) and "looks": [{"id", "path", "reads": ["latest" or "best"...], "parts"}]; with
-"parts", each part of a state gets a digest of its own.
+given: "key" (of the digests) and "looks": [{"id", "path", "reads": ["latest" or "best"...],
+"parts"}]; with "parts", each part of a state gets a digest of its own.
 """
 
 import argparse
@@ -24,11 +25,24 @@ def look(checkpoint: str, key: str, asked: dict) -> None:
         try:
             state = read(asked["path"])
         except Exception as e:
-            watch.emit("read", point=asked["id"], what=what, outcome="error", error=child.describe(e))
+            watch.emit(
+                "read", point=asked["id"], what=what, outcome="error", error=child.describe(e)
+            )
             continue
         outcome = "none" if state is None else "state"
-        parts = {str(name): digest(part, key) for name, part in state.items()} if asked.get("parts") and state else {}
-        watch.emit("read", point=asked["id"], what=what, outcome=outcome, digest=digest(state, key), parts=parts)
+        parts = (
+            {str(name): digest(part, key) for name, part in state.items()}
+            if asked.get("parts") and state
+            else {}
+        )
+        watch.emit(
+            "read",
+            point=asked["id"],
+            what=what,
+            outcome=outcome,
+            digest=digest(state, key),
+            parts=parts,
+        )
 
 
 def main() -> None:

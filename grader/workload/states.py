@@ -20,7 +20,11 @@ def made_state(seed: int | str, number: int, kind: str = "plain") -> dict:
     number; "drawn" or "large", it holds whatever a state may hold."""
     draw = random.Random(f"{seed} {number} {kind}")
     generator = torch.Generator().manual_seed(draw.getrandbits(60))
-    return _plain(number, draw, generator) if kind == "plain" else _drawn(draw, generator, kind == "large")
+    return (
+        _plain(number, draw, generator)
+        if kind == "plain"
+        else _drawn(draw, generator, kind == "large")
+    )
 
 
 def _plain(number: int, draw: random.Random, generator: torch.Generator) -> dict:
@@ -29,10 +33,27 @@ def _plain(number: int, draw: random.Random, generator: torch.Generator) -> dict
 
     half = tensor(32, dtype=torch.bfloat16)
     return {
-        "model": {"weight": tensor(96, 64), "half": half, "tied": half, "mask": tensor(9) > 0, "across": tensor(6, 4).t()},
+        "model": {
+            "weight": tensor(96, 64),
+            "half": half,
+            "tied": half,
+            "mask": tensor(9) > 0,
+            "across": tensor(6, 4).t(),
+        },
         "optimizer": {
-            "state": {0: {"step": tensor(), "exp_avg": tensor(96, 64)}, 1: {"step": tensor()}, 2: {}},
-            "param_groups": [{"lr": draw.random(), "betas": (0.9, draw.random()), "params": [0, 1], "foreach": None}],
+            "state": {
+                0: {"step": tensor(), "exp_avg": tensor(96, 64)},
+                1: {"step": tensor()},
+                2: {},
+            },
+            "param_groups": [
+                {
+                    "lr": draw.random(),
+                    "betas": (0.9, draw.random()),
+                    "params": [0, 1],
+                    "foreach": None,
+                }
+            ],
         },
         "rng": (3, tuple(draw.getrandbits(32) for _ in range(20)), None),
         "counts": torch.tensor([number, draw.getrandbits(40)]),
@@ -44,7 +65,8 @@ def _plain(number: int, draw: random.Random, generator: torch.Generator) -> dict
     }
 
 
-# --- whatever a state may hold ------------------------------------------------------------------------
+# --- whatever a state may hold
+# ------------------------------------------------------------------------
 
 
 def _drawn(draw: random.Random, generator: torch.Generator, large: bool) -> dict:
@@ -53,7 +75,9 @@ def _drawn(draw: random.Random, generator: torch.Generator, large: bool) -> dict
     def bits(dtype: torch.dtype, *shape: int) -> torch.Tensor:
         """Any bits: NaNs of every kind, infinities, -0.0."""
         made = torch.empty(shape, dtype=dtype)
-        data = torch.randint(256, (made.numel() * made.element_size(),), dtype=torch.uint8, generator=generator)
+        data = torch.randint(
+            256, (made.numel() * made.element_size(),), dtype=torch.uint8, generator=generator
+        )
         return (data % 2 if dtype == torch.bool else data).view(dtype).reshape(shape)
 
     def size() -> int:
@@ -73,7 +97,9 @@ def _drawn(draw: random.Random, generator: torch.Generator, large: bool) -> dict
         "tensor without elements": [torch.empty(0), torch.empty(size(), 0, 2, dtype=torch.int8)],
         "overlapping tensors": [whole, whole[0], whole.reshape(-1)[1:]],
         "one tensor twice": {"embedding": whole, "head": whole},
-        "NaN and infinities": torch.tensor([0x7FC00001, 0x7F800001, -1, 0x7F800000, -(1 << 31)], dtype=torch.int32).view(torch.float32),
+        "NaN and infinities": torch.tensor(
+            [0x7FC00001, 0x7F800001, -1, 0x7F800000, -(1 << 31)], dtype=torch.int32
+        ).view(torch.float32),
     }
     for edge in (*EDGES, LARGE) if large else EDGES[:3]:
         number = edge + draw.choice([-1, 0, 1]) if edge < LARGE else edge + draw.randint(1, 99)
@@ -81,12 +107,26 @@ def _drawn(draw: random.Random, generator: torch.Generator, large: bool) -> dict
     found |= {
         "empty containers": [{}, [], (), {"state": {}, "groups": [[], ()]}],
         "nested containers": _nested(draw, 12),
-        "integer keys": {n: draw.random() for n in (0, -3, draw.randint(2, 99), 2**40)} | {"0": "not the number"},
+        "integer keys": {n: draw.random() for n in (0, -3, draw.randint(2, 99), 2**40)}
+        | {"0": "not the number"},
         "texts": [*TEXTS, *(t * draw.randint(4000, 5000) for t in "xé")],
         "text keys": {text: n for n, text in enumerate(draw.sample(TEXTS, len(TEXTS)))},
-        "large integers": [n * draw.choice([1, -1]) for n in (2**31, 2**53 + 1, 2**63 - 1, 2**63, 2**64 + 1, 2**200)],
+        "large integers": [
+            n * draw.choice([1, -1])
+            for n in (2**31, 2**53 + 1, 2**63 - 1, 2**63, 2**64 + 1, 2**200)
+        ],
         "truth values": [True, False, 1, 0, None],
-        "floats": [float("inf"), float("-inf"), float("nan"), -0.0, 0.0, 5e-324, 1.7e308, 0.1, draw.random()],
+        "floats": [
+            float("inf"),
+            float("-inf"),
+            float("nan"),
+            -0.0,
+            0.0,
+            5e-324,
+            1.7e308,
+            0.1,
+            draw.random(),
+        ],
         "1 and 1.0": [1, 1.0, {"lr": 1, "eps": 1.0}],
     }
     keys = list(found)
@@ -97,5 +137,7 @@ def _drawn(draw: random.Random, generator: torch.Generator, large: bool) -> dict
 def _nested(draw: random.Random, depth: int):
     value: object = draw.getrandbits(30)
     for _ in range(depth):
-        value = draw.choice([lambda v: [v], lambda v: (v, None), lambda v: {"in": v, "empty": {}}])(value)
+        value = draw.choice([lambda v: [v], lambda v: (v, None), lambda v: {"in": v, "empty": {}}])(
+            value
+        )
     return value

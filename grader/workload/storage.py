@@ -1,14 +1,15 @@
 """Drives the storage functions of exercise 1 through a plan of points, and reports what happened.
 
-A point is a directory and what is done there, in a process forked for it, until it dies. Nothing is read
-here: what a relaunched job finds is asked of another life (reading.py).
+A point is a directory and what is done there, in a process forked for it, until it dies. Nothing is
+read here: what a relaunched job finds is asked of another life (reading.py).
 
-given: "payload" (the seed of the states) and "plan": [{"id", "at", "made", "ops": [op...]}]. `at`: the directory,
-below --directory; `made`: whether it exists at first. The operations are calls of the student's functions:
-{"op": "write", "step": n}, {"op": "best", "step": n, "loss": x, "best": y}, {"op": "prune", "keep": k} and
-{"op": "due", "asks": [[step, epoch, ...]...]}. "of" and "kind" say which state is saved (states.py), "fault" adds
-a fault, "dies" kills the process as soon as the call has returned. A point ends with an operation that fails,
-unless "goes_on". {"op": "put", "files": {path: text}} puts somebody else's files there.
+given: "payload" (the seed of the states) and "plan": [{"id", "at", "made", "ops": [op...]}]. `at`:
+the directory, below --directory; `made`: whether it exists at first. The operations are calls of
+the student's functions: {"op": "write", "step": n}, {"op": "best", "step": n, "loss": x, "best":
+y}, {"op": "prune", "keep": k} and {"op": "due", "asks": [[step, epoch, ...]...]}. "of" and "kind"
+say which state is saved (states.py), "fault" adds a fault, "dies" kills the process as soon as the
+call has returned. A point ends with an operation that fails, unless "goes_on". {"op": "put",
+"files": {path: text}} puts somebody else's files there.
 """
 
 import argparse
@@ -38,7 +39,11 @@ class Writer:
         op, directory = asked["op"], asked["directory"]
         step = op.get("step", 0)
         fault = op.get("fault") or {}
-        state = made_state(self.payload, op.get("of", step), op.get("kind", "plain")) if "step" in op else None
+        state = (
+            made_state(self.payload, op.get("of", step), op.get("kind", "plain"))
+            if "step" in op
+            else None
+        )
         with watch.saving(step, directory, fault | {"step": step if fault else -1}):
             if op["op"] == "write":
                 self.ck.write_checkpoint(state, directory, step)
@@ -55,14 +60,20 @@ class Writer:
 
 
 def files(directory: str) -> dict[str, list[int]]:
-    """Regular files below `directory` -> device, inode, size, date: other numbers after every write."""
+    """Regular files below `directory` -> device, inode, size, date: other numbers after every
+    write."""
     found = {}
     for folder, _, names in os.walk(directory):
         for name in names:
             path = os.path.join(folder, name)
             st = os.lstat(path)
             if stat.S_ISREG(st.st_mode):
-                found[os.path.relpath(path, directory)] = [st.st_dev, st.st_ino, st.st_size, st.st_mtime_ns]
+                found[os.path.relpath(path, directory)] = [
+                    st.st_dev,
+                    st.st_ino,
+                    st.st_size,
+                    st.st_mtime_ns,
+                ]
     return found
 
 

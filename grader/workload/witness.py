@@ -1,7 +1,9 @@
-"""Reports the batches that a run trains on, and where its generators stand: what a replay of the run needs.
+"""Reports the batches that a run trains on, and where its generators stand: what a replay of the
+run needs.
 
-A run whose student code chooses the batches can't be compared with one that has none. So the grader trains the
-reported batches again, without student code (yardstick/replay.py): the same weights and losses must come out.
+A run whose student code chooses the batches can't be compared with one that has none. So the grader
+trains the reported batches again, without student code (yardstick/replay.py): the same weights and
+losses must come out.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Trains the batches that another run reported (workload/witness.py), without student code.
 
-given: "batches" ("batch" events, by step) and "end" (the generators after the last one). The records are those of a
-training script; "draws" says with which random numbers each sample must have been augmented.
+given: "batches" ("batch" events, by step) and "end" (the generators after the last one). The
+records are those of a training script; "draws" says with which random numbers each sample must have
+been augmented.
 """
 
 import argparse
@@ -28,8 +29,8 @@ def put_generators(state: list) -> None:
 
 
 def draws(codes: torch.Tensor, index: int, inputs: torch.Tensor, targets: torch.Tensor) -> dict:
-    """How the dataset may have made this sample: the window's shift, the characters hidden and mistyped.
-    "shift" is None if it can't have."""
+    """How the dataset may have made this sample: the window's shift, the characters hidden and
+    mistyped. "shift" is None if it can't have."""
     found = {"shift": None, "hidden": 0, "mistyped": []}
     for shift in range(8):
         window = codes[4 * index + shift :][: len(inputs) + 1]
@@ -37,7 +38,11 @@ def draws(codes: torch.Tensor, index: int, inputs: torch.Tensor, targets: torch.
             hidden = (inputs == 0).tolist()
             typed = [[n, int(c)] for n, c in enumerate(inputs) if c != 0 and c != window[n]]
             if found["shift"] is None or len(typed) < len(found["mistyped"]):
-                found = {"shift": shift, "hidden": sum(h << n for n, h in enumerate(hidden)), "mistyped": typed}
+                found = {
+                    "shift": shift,
+                    "hidden": sum(h << n for n, h in enumerate(hidden)),
+                    "mistyped": typed,
+                }
     return found
 
 
@@ -50,7 +55,11 @@ def main() -> None:
         batch = [torch.tensor(reported[name]) for name in ("indices", "inputs", "targets")]
         put_generators(reported["rng"])
         watch.step(job, batch)
-        watch.emit("draws", step=job.step + 1, samples=[draws(codes, int(i), x, y) for i, x, y in zip(*batch)])
+        watch.emit(
+            "draws",
+            step=job.step + 1,
+            samples=[draws(codes, int(i), x, y) for i, x, y in zip(*batch)],
+        )
         watch.loss(job, job.train_step(batch))
         if job.batch == args.steps_per_epoch:
             job.best = min(job.best, job.validate())

@@ -1,7 +1,8 @@
-"""Without student code: the digests of states that the storage functions of exercise 1 were given to save.
+"""Without student code: the digests of states that the storage functions of exercise 1 were given
+to save.
 
-given: "payload" (their seed), "key" (of the digests), "numbers" ([number, kind] of each), "values": of which
-state it is also to say how files may hold its values.
+given: "payload" (their seed), "key" (of the digests), "numbers" ([number, kind] of each), "values":
+of which state it is also to say how files may hold its values.
 """
 
 import struct
@@ -27,7 +28,8 @@ def leaves(value, name: str = ""):
 
 
 def as_bytes(value) -> list[tuple[bytes, int, list[int]]]:
-    """How formats may write a value: how it begins, its length, and bytes in which a low bit can flip unnoticed."""
+    """How formats may write a value: how it begins, its length, and bytes in which a low bit can
+    flip unnoticed."""
     if isinstance(value, torch.Tensor):
         if value.dtype == torch.bool or not value.is_contiguous():
             return []
@@ -37,7 +39,11 @@ def as_bytes(value) -> list[tuple[bytes, int, list[int]]]:
         return [(data[:ENOUGH], len(data), places)] if len(data) >= 16 else []
     if isinstance(value, float) and value not in (0.9, 0.0, float("inf")):
         text = repr(value).encode()
-        return [(struct.pack(">d", value), 8, [7]), (struct.pack("<d", value), 8, [0]), (text, len(text), [len(text) - 1])]
+        return [
+            (struct.pack(">d", value), 8, [7]),
+            (struct.pack("<d", value), 8, [0]),
+            (text, len(text), [len(text) - 1]),
+        ]
     if isinstance(value, str):
         return [(value.encode(), len(value.encode()), [0])] if value else []
     return []
@@ -48,10 +54,16 @@ states = {number: made_state(payload, number, kind) for number, kind in watch.gi
 watch.emit("digests", of={number: digest(state, key) for number, state in states.items()})
 for number, kind in watch.given("numbers"):
     if kind != "plain":
-        watch.emit("parts", number=number, of={name: digest(part, key) for name, part in states[number].items()})
+        watch.emit(
+            "parts",
+            number=number,
+            of={name: digest(part, key) for name, part in states[number].items()},
+        )
 for number in watch.given("values", []):
     values = [
-        [name, begin.hex(), length, places] for name, leaf in leaves(states[number]) for begin, length, places in as_bytes(leaf)
+        [name, begin.hex(), length, places]
+        for name, leaf in leaves(states[number])
+        for begin, length, places in as_bytes(leaf)
     ]
     watch.emit("values", number=number, values=values)
 watch.emit("end", step=0, state={})
