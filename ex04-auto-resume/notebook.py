@@ -54,8 +54,8 @@ print("what is left of the log:")
 print("\n".join(f"    {line}" for line in run.log.splitlines() if line.startswith(("life", "starting", "done"))))
 
 # %% [markdown]
-# The time limit came near at step 17, the shell was warned, the trap ran. But the training heard nothing, and the next life
-# did steps again that had been done. SIGTERM *to srun* means: end these tasks, and srun does it with SIGKILL. One word in
+# The time limit came near at step 17, the shell was warned, the trap ran. But the warning never reached the training (a SIGTERM
+# that it may have heard was the requeue's, just before SIGKILL), and the next life did steps again that had been done. SIGTERM *to srun* means: end these tasks, and srun does it with SIGKILL. One word in
 # the trap (`USR1`, which srun hands on as it is) makes the difference between a save and a loss. And of the first life's
 # log, nothing is left.
 #
@@ -69,7 +69,7 @@ plan = [
     {"step": 7, "do": "preempt", "save": "short"},
     {"step": 16, "do": "limit", "save": "short"},
     {"step": 24, "do": "kill"},
-    {"step": 33, "do": "torn"},
+    {"step": 33, "do": "torn", "how": "state cut"},
 ]
 mine = notebooks.on_cluster(notebooks.yours("ex04"), "auto_resume.sbatch", plan=plan, uses="checkpoint,lives,lock")
 
@@ -104,9 +104,7 @@ axis.legend(loc="upper left", fontsize=9)
 plt.show()
 
 # %%
-from grader.workload.auto_job import undisturbed
-
-print("done" if mine.finished else "not done", "and", "bit for bit the undisturbed run" if mine.course == undisturbed(0, 40) else "another run")
+print("done" if mine.finished else "not done", "and", "bit for bit the undisturbed run" if mine.course == mine.undisturbed else "another run")
 for fault, steps in mine.lost:
     print(f"  {fault['do']:<8} at step {fault['step']}: {steps} steps done again")
 

@@ -26,7 +26,7 @@ from grader.checks import expect, rank_runs
 from grader.course import Exercise, Submission, UsageError
 from grader.harness import launcher as launchers
 from grader.harness.faults import Fault
-from grader.harness.lab import Bench, Lab, course_paths
+from grader.harness.lab import Bench, Lab, Salts, course_paths
 from grader.harness.run import Group, Run
 from grader.verdicts import Finding
 
@@ -70,6 +70,7 @@ def train(
     checkpoints, unless they have a `directory`.
     """
     bench = Bench(submission, _launcher(), seed=0, jobs=1)
+    bench.salts = Salts(None)
     try:
         lab = Lab(bench, "notebook")
         run = lab.launch(script, *argv, faults=tuple(faults), ranks=ranks, directory=directory)
@@ -80,12 +81,12 @@ def train(
     return run
 
 
-def on_cluster(submission: Submission, script: str, *flags: object, plan: Sequence[dict] = (), uses: str = "", seed: int = 0):
+def on_cluster(submission: Submission, script: str, *flags: object, plan: Sequence[dict] = (), uses: str = ""):
     """The run of a job script of the submission on a cluster of its own (grader/checks/cluster_runs.py), under this plan:
     [{"step": 7, "do": "preempt"}, ...]. UsageError where there is no cluster to be had."""
     from grader.checks import cluster_runs
 
-    bench = Bench(submission, _launcher(), seed=seed, jobs=1)
+    bench = Bench(submission, _launcher(), seed=0, jobs=1)
     try:
         return cluster_runs.ran(Lab(bench, "notebook"), script, *flags, plan=tuple(plan), uses=uses)
     except Finding as found:

@@ -6,7 +6,7 @@ from grader.checks import expect, preempted, rank_runs
 from grader.course import Submission, UsageError
 from grader.harness import launcher as launchers
 from grader.harness.faults import Fault, Kill
-from grader.harness.lab import Bench, Lab, course_paths
+from grader.harness.lab import Bench, Lab, Salts, course_paths
 from grader.harness.preemption import send
 from grader.harness.run import Group, Life
 from grader.report.logs import escaped
@@ -38,6 +38,7 @@ def play(
         raise UsageError(f"{exercise_id} has no run to play with; ex01, ex02 and ex03 have")
     launcher = launchers.choose()
     bench = Bench(work, launcher, seed, jobs=1)
+    bench.salts = Salts(None)
     try:
         return _play(Lab(bench, "play"), script, faults, number)
     finally:
@@ -74,7 +75,7 @@ def _play(lab: Lab, script: tuple, faults: list[Fault], ranks: int | None) -> in
     expectations = expect if ranks is None else rank_runs
     try:
         if stops:
-            preempted.stopped_well(lab, run, preempted.undisturbed(lab, *script, ranks=ranks))
+            preempted.stopped_well(lab, run, preempted.yardstick(lab, script, ranks=ranks))
             print("The run that was stopped is the undisturbed one, bit for bit." if faults else "Training is done.")
         elif faults:
             expectations.rejoins(lab, run, lab.undisturbed(*script, ranks=ranks))

@@ -361,7 +361,8 @@ def prune(directory, keep):
         if path not in intact[:keep]:
             os.remove(path)
     for name in os.listdir(directory):
-        if name.endswith(".tmp"):
+        # ours only: others may leave .tmp files, too
+        if re.fullmatch(r"(step-\d+|best)\.ckpt\.tmp", name):
             os.remove(os.path.join(directory, name))
     ### END SOLUTION
     #| # TODO

@@ -35,8 +35,8 @@ class StopSignal:
     clock      gives the time, in seconds
     received   None, or the number of the first of these signals that came
     at         None, or the clock's time when it came
-    More signals change nothing. After the block, also after one that raised, the handlers are in place again that were
-    there before it.
+    More signals change nothing, and none is lost, whenever it comes. After the block, also after one that raised, the
+    handlers are in place again that were there before it, and its error goes on.
     """
 
     def __init__(self, signals=(signal.SIGTERM, signal.SIGUSR1), clock=time.time):
@@ -73,9 +73,9 @@ def main(make_job, directory, clock=time.time, grace=None):
     clock      gives the time, in seconds since the epoch. Here, it's the grader's
     grace      seconds from the first signal to SIGKILL; None: nobody knows (task 3.5)
     Returns    the process's exit status: 0 when training is done, 75 when the job was told to stop (by SIGTERM or
-               SIGUSR1) before that. An error in training is an error here: it goes on to the caller.
+               SIGUSR1) before that. An error, wherever it comes, is an error here: it goes on to the caller.
     status.json says {"outcome": "done"} or {"outcome": "preempted"} in the end, "failed" after an error, and none of these
-    while the job runs: what the life before has left there isn't true any more.
+    while the job runs: what the life before has left there isn't true any more. It is whole at every moment.
     """
     # TODO: this is how it stands in many tutorials. What is wrong with it?
     job = make_job()

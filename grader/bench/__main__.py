@@ -2,6 +2,8 @@
 
     python -m grader.bench                        the grader, crash testing, and the templates against other savers
     python -m grader.bench --only grading         launch and grading times
+    python -m grader.bench --only isolation       the sandbox: a life, a grading, with it and without
+    python -m grader.bench --only load            20 gradings of each solution beside 8 busy processes (an hour)
     python -m grader.bench --only crash           states of the disk a second, their growth, the cost of a record
     python -m grader.bench --only savers          the templates; --sizes 16,256,1024,4096 MiB
     python -m grader.bench --only flakes          20 gradings of the solution and of every mutant (hours; --record adds them up)
@@ -18,8 +20,9 @@ from grader import course
 
 
 @click.command(help=__doc__)
-@click.option("--only", type=click.Choice(["grading", "crash", "savers", "flakes"]), help="One part.")
-@click.option("--exercise", default="ex01", help="Whose solution and mutants are graded.")
+@click.option("--only", type=click.Choice(["grading", "isolation", "load", "crash", "savers", "flakes"]), help="One part.")
+@click.option("--exercise", help="Whose solution and mutants are graded (ex01; load: all).")
+@click.option("--busy", default=8, help="Busy processes beside the gradings under load.")
 @click.option("--rounds", default=5, help="How often everything is measured.")
 @click.option("--plain/--no-plain", default=True, help="Also grade with plain processes (a minute).")
 @click.option("--flakes", "flake_rounds", default=20, help="Gradings of each submission.")
@@ -28,12 +31,21 @@ from grader import course
 @click.option("--sizes", default="16,256,1024", help="MiB of state to save.")
 @click.option("--folder", type=click.Path(path_type=Path, file_okay=False), help="On the disk to measure (default: TMPDIR).")
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw the savers' figures into this PNG.")
-def main(only, exercise, rounds, plain, flake_rounds, load, record, sizes, folder, plot):
+def main(only, exercise, busy, rounds, plain, flake_rounds, load, record, sizes, folder, plot):
     if only in (None, "grading"):
         from grader.bench import grading
 
         grading.launch_times(rounds)
-        grading.grade_times(course.find(exercise), plain)
+        grading.grade_times(course.find(exercise or "ex01"), plain)
+    if only in (None, "isolation"):
+        from grader.bench import isolation
+
+        isolation.life_cost(10 * rounds)
+        isolation.grading_cost(max(1, rounds // 2))
+    if only == "load":
+        from grader.bench import isolation
+
+        sys.exit(isolation.under_load(flake_rounds, busy, [exercise] if exercise else []))
     if only in (None, "crash"):
         from grader.bench import crash
 
@@ -45,7 +57,7 @@ def main(only, exercise, rounds, plain, flake_rounds, load, record, sizes, folde
     if only == "flakes":
         from grader.bench import flakes
 
-        sys.exit(flakes.run(course.find(exercise), flake_rounds, load, record))
+        sys.exit(flakes.run(course.find(exercise or "ex01"), flake_rounds, load, record))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from grader.bench.show import out, table
 from grader.harness.lab import WORKLOAD
 from grader.harness.launcher import HERE, ForkServer, Limits, Plain
 from grader.harness.life import life_environment, run_life
+from grader.harness.sandbox import NONE, Sandbox
 
 # --- launch to first step ----------------------------------------------------------------------------
 
@@ -63,6 +64,7 @@ def _plain_python(folder: Path, script: Path, argv: list[str]) -> None:
         "cwd": str(folder / "t"),
         "env": life_environment(str(folder / "t")),
         "limits": Limits().__dict__,
+        "sandbox": Sandbox(NONE).job(),
         **{name: str(folder / name) for name in ("stdout", "stderr", "events", "stack")},
     }
     (folder / "job.json").write_text(json.dumps(job))

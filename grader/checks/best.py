@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from grader.checks import power_loss
 from grader.checks.crash_points import (
+    STRANGERS,
     Seen,
     cases,
+    crash_tested,
     died_right,
     events_and_size,
     fails,
@@ -13,6 +14,8 @@ from grader.checks.crash_points import (
     moment,
     observe,
     observed,
+    others_untouched,
+    same_parts,
     selected,
     under,
     works,
@@ -25,14 +28,25 @@ from grader.harness.lab import Lab
 from grader.verdicts import Finding
 
 INF, NAN = float("inf"), float("nan")
-LOSSES = [3.0, 2.0, 2.5, NAN, 2.0, 1.5, 1.7, 0.0]
 GOOD = {"op": "best", "step": 10, "loss": 2.0, "best": INF}
 BETTER = {"op": "best", "step": 20, "loss": 1.0, "best": 2.0}
 
 
 def _seen(lab: Lab) -> dict[str, Seen]:
     """What nothing disturbs, seen once for all checks."""
-    return observed(lab, "best", lambda: [_due_point(lab.shared), *_best_points()])
+    return observed(lab, "best", lambda: [_due_point(lab.shared), *_best_points(_losses(lab.shared))])
+
+
+def _losses(draw) -> list[float]:
+    """Some fall, some rise, some are equal to the best, some are NaN. The first two are NaN and inf: still no best."""
+    best, losses = INF, []
+    kinds = [*draw.sample(["nan", "equal"], 2), *draw.sample(["lower", "lower", "higher", "equal", "nan", "negative"], 6)]
+    for kind in kinds:
+        top = best if best < INF else 9.0
+        value = {"lower": top - draw.random(), "higher": top + draw.random(), "equal": best, "nan": NAN}.get(kind, -draw.random() - abs(top))
+        losses.append(value)
+        best = value if value < best else best
+    return losses
 
 
 # --- should_save
@@ -101,33 +115,33 @@ def _asked(every_steps: int | None, every_epochs: int | None) -> str:
 # --- keep_best and read_best
 
 
-def _best_points() -> list[dict]:
+def _best_points(losses: list[float]) -> list[dict]:
     both = {"reads": ["latest", "best"]}
-    points, best = [], INF
-    for i, loss in enumerate(LOSSES):
+    points, ops, best = [], [], INF
+    for i, loss in enumerate(losses):
         step = 10 * (i + 1)
-        ops = [
-            {"op": "best", "step": step, "loss": loss, "best": best},
-            write(step + 1),
-            {"op": "prune", "keep": 1},
-        ]
-        points.append({"name": f"loss {i}", "at": "losses", "ops": ops} | both)
+        call = {"op": "best", "step": step, "loss": loss, "best": best}
+        ops = [*ops, call, write(step + 1), {"op": "prune", "keep": 1}]
+        points.append({"name": f"loss {i}", "ops": ops} | both)
         best = loss if loss < best else best
     return [
         *points,
-        {"name": "empty", "ops": [{"op": "age"}]} | both,
-        {"name": "only best", "at": "new/one", "made": False, "ops": [GOOD]} | both,
+        {"name": "empty", "ops": []} | both,
+        {"name": "only best", "at": "here", "made": False, "ops": [GOOD]} | both,
         {"name": "undisturbed", "ops": [GOOD, BETTER], "reads": ["best"]},
         {"name": "damaged", "ops": [write(5), GOOD], "harms": [{"each": ["best"], "state": GOOD["step"]}], "reads": ["best"]},
+        {"name": "values", "ops": [GOOD | {"step": 33, "kind": "drawn"}], "harms": [{"far": 4, "of": ["best"]}], "reads": ["best"]},
+        {"name": "strangers", "ops": [write(5), GOOD, STRANGERS, BETTER, {"op": "prune", "keep": 1}]} | both,
+        {"name": "cleared", "ops": [GOOD, STRANGERS, {"op": "cleared"}]} | both,
     ]
 
 
 def best_kept_apart(lab: Lab) -> None:
-    seen = _seen(lab)
+    seen, losses = _seen(lab), _losses(lab.shared)
     best, at = INF, 0
-    for i, loss in enumerate(LOSSES):
+    for i, loss in enumerate(losses):
         best, at = (loss, 10 * (i + 1)) if loss < best else (best, at)
-        _after_each_loss(seen[f"loss {i}"], i, best, at)
+        _after_each_loss(seen[f"loss {i}"], losses[: i + 1], best, at)
     if seen["empty"].found("best") != "none":
         rows = [("directory", "empty"), ("expected", "None: there is no best yet")]
         raise fails("no best", seen["empty"], rows, what="best")
@@ -139,13 +153,28 @@ def best_kept_apart(lab: Lab) -> None:
     if only.found() != "none":
         rows = [("saved", "a best, and no checkpoint yet"), ("expected", "read_latest gives None")]
         raise fails("best is taken for newest", only, rows)
+    _among_strangers(seen["strangers"], seen["cleared"])
 
 
-def _after_each_loss(point: Seen, i: int, best: float, at: int) -> None:
+def _among_strangers(point: Seen, cleared: Seen) -> None:
+    rows = [("directory", "copies, links and folders that others made lie there, called almost as your files are")]
+    think = ("think", "which files are yours, and how do you tell?")
     works(point)
-    losses = ", ".join(map(str, LOSSES[: i + 1]))
-    history = ("losses", f"{losses}; after each, one more checkpoint and prune(keep=1)")
-    value = point.all("best")[0]["value"]
+    others_untouched(point, rows)
+    for what, want in (("best", "step 20"), ("latest", "step 5")):
+        if point.found(what) != want:
+            expected = ("expected", f"read_{what} gives the state of {want}")
+            raise fails("strangers", point, [*rows, expected, think], what=what)
+    works(cleared)
+    if cleared.found("best") != "none":
+        rows.append(("expected", "None: none of your files is there"))
+        raise fails("strangers", cleared, [*rows, think], what="best")
+
+
+def _after_each_loss(point: Seen, losses: list[float], best: float, at: int) -> None:
+    works(point)
+    history = ("losses", f"{', '.join(f'{x:.4g}' for x in losses)}; after each, one more checkpoint and prune(keep=1)")
+    value = point.all("best")[-1]["value"]
     if value != repr(best):
         raise Finding(
             "best value",
@@ -156,31 +185,33 @@ def _after_each_loss(point: Seen, i: int, best: float, at: int) -> None:
                 ("think", "what do comparisons with NaN give, and which of two equal losses is the best?"),
             ],
         )
-    if point.found("best") != f"step {at}":
+    if point.found("best") != (f"step {at}" if at else "none"):
         rows = [
             history,
-            ("expected", f"the state of loss {best}, bit for bit"),
+            ("expected", f"the state of loss {best:.4g}, bit for bit" if at else "None: there is no best yet"),
             ("means", "the model that you'd deploy isn't the best one"),
             ("think", "who may overwrite or delete the best, and when is a loss lower?"),
         ]
         raise fails("best lost", point, rows, what="best")
-    if point.found() != f"step {10 * (i + 1) + 1}":
+    if point.found() != f"step {10 * len(losses) + 1}":
         rows = [
             history,
-            ("expected", f"read_latest gives the checkpoint of step {10 * (i + 1) + 1}"),
+            ("expected", f"read_latest gives the checkpoint of step {10 * len(losses) + 1}"),
             ("think", "does the best look like one more checkpoint to read_latest or prune?"),
         ]
         raise fails("best is taken for newest", point, rows)
 
 
 def damaged_best(lab: Lab) -> None:
-    point = _seen(lab)["damaged"]
+    point, values = _seen(lab)["damaged"], _seen(lab)["values"]
     works(point)
-    for look in point.harmed:
-        if look.found("best") not in ("error", "step 10"):  # or the damage does no harm to this format
+    works(values)
+    same_parts(values, "best")
+    for look in (*point.harmed, *values.harmed):
+        if look.found("best") not in ("error", "step 10", "step 33"):  # or the damage does no harm to this format
             harm = look.harm[0]
             rows = [
-                ("damaged", f"{harm['file']}, of the best: {in_words(harm)}"),
+                ("damaged", f"{harm.file}, of the best: {in_words(harm)}"),
                 ("expected", "an error"),
                 ("means", "a model with wrong values is deployed, or none, and nobody is told"),
                 ("think", "how would you know that the bytes you read are the bytes you wrote?"),
@@ -191,7 +222,7 @@ def damaged_best(lab: Lab) -> None:
 def best_killed_at_every_event(lab: Lab) -> None:
     undisturbed = _seen(lab)["undisturbed"]
     events, size = events_and_size(undisturbed)
-    if not events:
+    if not events and not undisturbed.operations[-1].wrote:
         raise Finding(
             "nothing written",
             [
@@ -252,4 +283,4 @@ def _first_best_and_full_disk(seen: dict[str, Seen], think: tuple[str, str]) -> 
 def power_lost(lab: Lab) -> None:
     selected(lab, [])  # no fault is asked for
     works(_seen(lab)["undisturbed"])  # what fails with nothing wrong is told as that
-    power_loss.survives(lab, "crash_states.py", "--best", steps=[GOOD["step"], BETTER["step"]], saves="keep_best", load="read_best")
+    crash_tested(lab, [GOOD, BETTER], "--best", saves="keep_best", load="read_best")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from grader.checks.best import GOOD
 from grader.checks.crash_points import (
+    FOREIGN,
+    STRANGERS,
     Seen,
     cut,
     died_right,
@@ -44,27 +46,33 @@ def _seen(lab: Lab) -> dict[str, Seen]:
 def _points(steps: list[int], keep: int) -> list[dict]:
     first, second, third, fourth, fifth, *_ = steps
     one_by_one = [op for s in steps for op in (write(s), prune(keep))]
-    bad = [write(second), cut(second), write(third), cut(third)]
+    bad = [write(second), write(third), cut(second), cut(third)]
     three = [write(first), write(second), write(third)]
-    rotten = [write(first), cut(first), *bad]
+    rotten = [write(first), *bad[:2], cut(first), *bad[2:]]
     return [
         # the newest ones damaged one after another: each time the next older one must still be there
         {"name": "pruned", "ops": one_by_one, "harms": [cut(*steps[-n:]) for n in range(1, keep)]},
         {"name": "unpruned", "ops": [*map(write, steps[-keep:])], "reads": []},
         {"name": "good, bad, bad", "ops": [write(first), *bad, prune(keep)]},
-        {"name": "bad, bad, good", "ops": [write(first), *bad, write(fourth), prune(keep)]},
+        {"name": "bad, bad, good", "ops": [write(first), *bad[:2], write(fourth), *bad[2:], prune(keep)]},
         {
             "name": "good, good, good, bad, bad",
-            "ops": [*three, write(fourth), cut(fourth), write(fifth), cut(fifth), prune(2)],
+            "ops": [*three, write(fourth), write(fifth), cut(fourth), cut(fifth), prune(2)],
             "harms": [cut(third)],
         },
+        {"name": "one", "ops": [write(fourth), prune(1)]},
         {"name": "two", "ops": [write(second), write(third)], "reads": []},
+        {"name": "more than there are", "ops": [write(second), write(third), prune(5)], "harms": [cut(third)]},
+        {"name": "four", "ops": [*three, write(fourth)], "reads": []},
+        {"name": "aged", "ops": [*three, write(fourth), {"op": "age"}, prune(2)], "harms": [cut(fourth)]},
+        {"name": "one of many", "ops": [*three, write(fourth), prune(1)]},
         {"name": "none good", "ops": [*rotten, prune(keep)], "reads": []},
         {"name": "none good, unpruned", "ops": rotten, "reads": []},
         {"name": "killed", "ops": [*map(write, steps[:4]), prune(2)]},
         {"name": "empty", "ops": [prune(keep)]},
-        {"name": "gone", "at": "gone/here", "made": False, "ops": [prune(keep)]},
-        {"name": "foreign", "at": f"foreign/{ODD}", "ops": [{"op": "foreign"}, *three, write(fourth), prune(2)]},
+        {"name": "gone", "at": "here", "made": False, "ops": [prune(keep)]},
+        {"name": "foreign", "at": ODD, "ops": [FOREIGN, *three, write(fourth), prune(2)]},
+        {"name": "strangers", "ops": [*three, STRANGERS, write(fourth), prune(2)], "harms": [cut(fourth)]},
     ]
 
 
@@ -93,11 +101,38 @@ def last_ones_stay(lab: Lab) -> None:
         if look.found() != f"step {steps[-1 - broken]}":
             rows = [
                 asked,
-                ("damaged", f"{', '.join(h['file'] for h in look.harm)}: the newest {broken}, cut short"),
+                ("damaged", f"{', '.join(h.file for h in look.harm)}: the newest {broken}, cut short"),
                 ("expected", f"the checkpoint of step {steps[-1 - broken]}"),
                 ("means", "when the newest turns out to be damaged, there is nothing to go back to"),
                 ("think", "which of them does `keep` count?"),
             ]
+            raise fails("too much pruned", look, rows)
+    _few_or_many(seen, steps)
+
+
+def _few_or_many(seen: dict[str, Seen], steps: list[int]) -> None:
+    """keep=1 of several, and more than there are."""
+    _, second, third, fourth, *_ = steps
+    one, more = seen["one of many"], seen["more than there are"]
+    for point in (one, more, seen["one"], seen["two"]):
+        works(point)
+    asked = ("asked for", "prune(keep=1), of four checkpoints")
+    if one.found() != f"step {fourth}":
+        raise fails("newest pruned", one, [asked, ("expected", f"the checkpoint of step {fourth}")])
+    _no_more_than(one, seen["one"], "nothing pruned", [asked, ("think", "which checkpoints are left after the prune?")])
+    rows = [("asked for", "prune(keep=5), of two checkpoints"), ("expected", "both stay")]
+    for look, step in zip(more.looks, (third, second)):
+        if look.found() != f"step {step}":
+            raise fails("too much pruned", look, rows)
+    aged = seen["aged"]
+    works(aged)
+    rows = [
+        ("directory", "four checkpoints; their dates were changed, as a copy to another disk does: older ones look newer"),
+        ("asked for", "prune(keep=2)"),
+        ("expected", "the two of the highest steps stay"),
+    ]
+    for look, step in zip(aged.looks, (fourth, third)):
+        if look.found() != f"step {step}":
             raise fails("too much pruned", look, rows)
 
 
@@ -114,13 +149,12 @@ def _rewritten(asked: tuple[str, str], step: int) -> Finding:
 
 def _no_more_than(seen: Seen, like: Seen, cause: str, rows: list[tuple[str, str]]) -> None:
     """The directory holds no more than one in which nothing happened but the saves that are to stay."""
-    has, may = seen.did, like.did
-    if has["total"] <= may["total"] + ROOM and has["entries"] <= may["entries"]:
+    if seen.total <= like.total + ROOM and seen.entries <= like.entries:
         return
     at = next(i for i, (label, _) in enumerate(rows) if label in ("means", "think"))
     told = [
-        ("found", f"the directory holds {has['total']} bytes in {has['entries']} files and folders"),
-        ("expected", f"{may['total']} bytes in {may['entries']}, as when only those to be kept were ever saved"),
+        ("found", f"the directory holds {seen.total} bytes in {seen.entries} files and folders"),
+        ("expected", f"{like.total} bytes in {like.entries}, as when only those to be kept were ever saved"),
     ]
     raise Finding(cause, [*rows[:at], *told, *rows[at:]])
 
@@ -140,12 +174,12 @@ def only_good_one_stays(lab: Lab) -> None:
             ("directory", f"checkpoints, oldest first: {'good, ' * (name[0] == 'b')}{name.replace('bad', 'damaged')}"),
             ("asked for", f"prune(keep={kept})"),
         ]
-        for look, want in zip([point, *point.harmed], left):
+        for look, want in zip(point.looks, left):
             if look.found() != f"step {want}":
-                if look is not point:
+                if look is not point.looks[0]:
                     if not look.harm:
                         raise _rewritten(rows[1], left[0])
-                    rows.append(("damaged", f"then also {', '.join(h['file'] for h in look.harm)}"))
+                    rows.append(("damaged", f"then also {', '.join(h.file for h in look.harm)}"))
                 rows += [
                     ("expected", f"the good one of step {want} stays"),
                     ("means", "cleaning up deleted a checkpoint that could be loaded, and kept what can't be"),
@@ -153,26 +187,22 @@ def only_good_one_stays(lab: Lab) -> None:
                 ]
                 raise fails("only good one deleted", look, rows)
         think = ("think", "what becomes of checkpoints that can't be loaded, when there are good ones?")
-        _no_more_than(point, _whole(point, seen["two"], len(left[:kept])), "damaged ones stay", [*rows, think])
+        whole = seen["two" if len(left[:kept]) == 2 else "one"]
+        works(whole)
+        _no_more_than(point, whole, "damaged ones stay", [*rows, think])
     _nothing_good(seen, keep)
-
-
-def _whole(point: Seen, two: Seen, number: int) -> Seen:
-    """What `number` checkpoints hold that were saved without anything else."""
-    works(two)
-    return two if number == 2 else Seen(point.point, point.operations[0].all("did")[:1], {})
 
 
 def _nothing_good(seen: dict[str, Seen], keep: int) -> None:
     for name in ("none good", "none good, unpruned"):
         works(seen[name])
-    has, had = seen["none good"].did, seen["none good, unpruned"].did
-    if has["total"] < had["total"] - ROOM or has["entries"] < had["entries"]:
+    has, had = seen["none good"], seen["none good, unpruned"]
+    if has.total < had.total - ROOM or has.entries < had.entries:
         rows = [
             ("directory", "damaged checkpoints only"),
             ("asked for", f"prune(keep={keep})"),
-            ("found", f"{has['total']} bytes in {has['entries']} files and folders are left"),
-            ("expected", f"all {had['total']} bytes in {had['entries']}: none is deleted"),
+            ("found", f"{has.total} bytes in {has.entries} files and folders are left"),
+            ("expected", f"all {had.total} bytes in {had.entries}: none is deleted"),
             ("means", "what could have been rescued by hand is gone"),
             ("think", "what do you keep when nothing is left that could be kept?"),
         ]
@@ -182,7 +212,7 @@ def _nothing_good(seen: dict[str, Seen], keep: int) -> None:
 def leftovers_go(lab: Lab) -> None:
     steps, keep = _drawn(lab)
     works(_seen(lab)["pruned"])
-    sizes = _seen(lab)["pruned"].operations[0].did["changed"]
+    sizes = _seen(lab)["pruned"].operations[0].sizes
     byte = max(1, int(lab.draw.choice([0.3, 0.6]) * max(sizes, default=2)))
     best = GOOD | {"step": steps[2]}
     torn = [under(Fault("tear", op["step"], byte=byte), op, goes_on=True) for op in [*map(write, steps[:3]), best]]
@@ -190,7 +220,7 @@ def leftovers_go(lab: Lab) -> None:
     points = [
         {"name": "torn", "ops": [*torn, *whole, prune(keep)]},
         {"name": "torn, then best", "ops": [*torn[:3], *whole, torn[3], prune(keep)]},
-        {"name": "torn in odd", "at": f"torn/{ODD}", "made": False, "ops": [*torn, *whole, prune(keep)]},
+        {"name": "torn in odd", "at": ODD, "made": False, "ops": [*torn, *whole, prune(keep)]},
         {"name": "whole", "ops": [*whole, prune(keep)]},
     ]
     seen = observe(lab, points)
@@ -220,17 +250,32 @@ def nothing_else_goes(lab: Lab) -> None:
     others_untouched(point, rows)
     if point.found() != f"step {steps[3]}":
         raise fails("newest pruned", point, [*rows, ("expected", f"the checkpoint of step {steps[3]}")])
-    if point.did["total"] > seen["killed"].did["total"] + ROOM:
+    if point.total > seen["killed"].total + ROOM:
         think = ("think", "which characters of a directory's name mean something else to glob or to a shell?")
         raise Finding(
             "nothing pruned",
             [
                 *rows,
-                ("found", f"the directory holds {point.did['total']} bytes"),
-                ("expected", f"{seen['killed'].did['total']}, as in another directory"),
+                ("found", f"the directory holds {point.total} bytes"),
+                ("expected", f"{seen['killed'].total}, as in another directory"),
                 think,
             ],
         )
+    _strangers_stay(seen["strangers"], seen["killed"], steps)
+
+
+def _strangers_stay(point: Seen, like: Seen, steps: list[int]) -> None:
+    works(point)
+    rows = [
+        ("directory", "it also holds copies, links and folders that others made, called almost as your files are"),
+        ("asked for", "prune(keep=2), of four checkpoints"),
+    ]
+    think = ("think", "which files are yours, and how do you tell?")
+    others_untouched(point, rows)
+    for look, step in zip(point.looks, (steps[3], steps[2])):
+        if look.found() != f"step {step}":
+            raise fails("newest pruned", look, [*rows, ("expected", f"the checkpoint of step {step}"), think])
+    _no_more_than(point, like, "nothing pruned", [*rows, think])
 
 
 def prune_killed_at_every_event(lab: Lab) -> None:
@@ -238,7 +283,7 @@ def prune_killed_at_every_event(lab: Lab) -> None:
     steps = steps[:4]
     undisturbed = _seen(lab)["killed"]
     events, size = events_and_size(undisturbed)
-    if not events:
+    if not events and undisturbed.total >= _seen(lab)["four"].total - ROOM:
         raise Finding(
             "nothing pruned",
             [

@@ -1,12 +1,62 @@
-"""What a power loss leaves of saves: every state of the disk, read by the student's own load."""
+"""What a crash leaves of saves: every state of the disk, read by the student's own load."""
 
 from __future__ import annotations
 
 from grader.checks.expect import finished
+from grader.crash import plain, states, story, verdict
+from grader.crash.crashtest import Report
+from grader.crash.disk import Mark
+from grader.crash.judge import Outcome
+from grader.crash.recorder import Record
 from grader.harness.lab import Lab
+from grader.harness.run import Run
 from grader.verdicts import Finding, Inconclusive
 
 SHOWN = 6  # operations before the crash, and things that didn't reach the disk, that a message tells
+TREES = 120  # different directories that are read; of more, so many are drawn
+
+
+def saves_survive(lab: Lab, *flags: str, given: dict, digests: dict[int, str], key: str, steps: list[int], saves: str, load: str) -> None:
+    """One life saves and is recorded; the states are worked out here; another life, which doesn't know what was saved, reads
+    each of them.
+
+    given    what the recorded life saves (workload/crash_states.py)
+    digests  save -> digest of its state with this key, from a life without student code
+    """
+    run = lab.launch("crash_states.py", *flags, given=given)
+    finished(lab, run)
+    record = _record(run, len(steps))
+    found = states.space(record.disk, record.ops)
+    left_out = states.thin(found, TREES)
+    keys = list(found.trees)
+    trees = plain.from_trees([found.trees[k] for k in keys])
+    read = lab.launch("crash_reads.py", *flags, given={"key": key, "trees": trees}, directory=run.directory)
+    finished(lab, read)
+    outcomes = {keys[int(n)]: Outcome(**outcome) for n, outcome in read.last.first("outcomes")["of"].items()}
+    left_out += states.keep(found, set(outcomes))
+    failing = verdict.failures(found, outcomes, digests, fresh="none")
+    remedies = verdict.remedies(record.disk, record.ops, failing, found.trees) if failing else []
+    tried = {model: sum(model in state.models for state in found.states) for model in states.TITLES}
+    report = Report(record, found, digests, tried, failing, remedies, left_out=left_out)
+    _judge(lab, story.as_data(report), story.advice(report), steps, saves, load)
+
+
+def _record(run: Run, number: int) -> Record:
+    """What the life recorded, once, of all its saves."""
+    if unrecorded := run.last.first("unrecorded"):
+        raise _unseen(unrecorded)
+    reported = run.last.all("record")
+    if len(reported) != 1:
+        raise _unseen({"why": f"{len(reported)} records were reported, and there is one", "seen": True})
+    record = plain.to_record(reported[0]["of"])
+    (ended,) = record.ended
+    if ended.late or ended.status != 0:
+        what = "didn't end in time" if ended.late else f"failed, with nothing wrong with the disk (exit status {ended.status})"
+        raise _unseen({"why": f"the saves {what}", "seen": True})
+    marks = [(op.kind, op.save) for op in record.ops if isinstance(op, Mark)]
+    if marks != [(kind, n) for n in range(1, number + 1) for kind in ("began", "returned")]:
+        raise _unseen({"why": "it isn't clear when each save began and returned", "seen": True})
+    return record
 
 
 def survives(lab: Lab, script: str, *argv: object, steps: list[int], saves: str, load: str) -> None:
@@ -16,7 +66,10 @@ def survives(lab: Lab, script: str, *argv: object, steps: list[int], saves: str,
     if unseen := run.last.first("crash states unseen"):
         raise _unseen(unseen)
     told = run.last.first("crash states")
-    report = told["report"]
+    _judge(lab, told["report"], told["advice"], steps, saves, load)
+
+
+def _judge(lab: Lab, report: dict, advice: list, steps: list[int], saves: str, load: str) -> None:
     recorded = report["recorded"]
     more = f" (of {recorded['left_out']} more none)" if recorded["left_out"] else ""
     lab.measured("power loss", f"{recorded['states']} states of the disk after {recorded['operations']} operations were read{more}")
@@ -24,7 +77,7 @@ def survives(lab: Lab, script: str, *argv: object, steps: list[int], saves: str,
         saved = ("saved", f"steps {', '.join(map(str, steps))}, one after another: saves 1 to {len(steps)}")
         # of several ranks, which state is the smallest depends on who came first
         gist = f"there is a state of the disk of which {load} makes something else than was promised"
-        raise Finding(f"power loss:{report['smallest']['kind']}", [saved, *_rows(report, told["advice"], saves, load)], gist=gist)
+        raise Finding(f"power loss:{report['smallest']['kind']}", [saved, *_rows(report, advice, saves, load)], gist=gist)
 
 
 def _unseen(unseen: dict) -> Inconclusive:
@@ -39,7 +92,7 @@ def _rows(report: dict, advice: list, saves: str, load: str) -> list[tuple[str, 
     events, lost, disk = worst["events"], worst["lost"], worst["disk"] or ["nothing"]
     return [
         ("did", "; ".join([*(["..."] if len(events) > SHOWN else []), *events[-SHOWN:]])),
-        ("crash", f"the power goes then ({_systems(worst['on'])})"),
+        ("crash", f"{worst['crash']} then" + (f" ({_systems(worst['on'])})" if worst["crash"] == "the power goes" else "")),
         *([("lost", "; ".join(_few(lost)))] if lost else []),
         ("on disk", "; ".join(_few(disk))),
         ("found", f"{load} {worst['load']}"),

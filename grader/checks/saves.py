@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from grader.checks import power_loss
 from grader.checks.crash_points import (
+    FOREIGN,
+    STRANGERS,
     Seen,
+    again,
     cases,
+    crash_tested,
     died_right,
     events_and_size,
     fails,
@@ -15,6 +18,8 @@ from grader.checks.crash_points import (
     observe,
     observed,
     others_untouched,
+    put,
+    same_parts,
     selected,
     steps_of_a_run,
     struck,
@@ -41,38 +46,49 @@ def _undisturbed_points(draw) -> list[dict]:
     points = [
         {"name": "undisturbed", "ops": three},
         {"name": "first save", "ops": [write(first)]},
-        {"name": "again", "ops": [write(first), write(second), write(second)]},
+        {"name": "again", "ops": [write(first), write(second), again(second)]},
+        {"name": "relaunched", "ops": [write(first), write(second, dies=True, goes_on=True), again(second)]},
         {"name": "dates", "ops": [*three, {"op": "age"}]},
-        {"name": "odd", "at": f"odd/{ODD}", "made": False, "ops": three},
-        {"name": "foreign", "ops": [{"op": "foreign"}, *three]},
+        {"name": "odd", "at": ODD, "made": False, "ops": three},
+        {"name": "foreign", "ops": [FOREIGN, *three]},
+        {"name": "strangers", "ops": [write(first), write(second), STRANGERS, write(third)]},
+        {"name": "cleared", "ops": [write(first), write(second), STRANGERS, {"op": "cleared"}]},
         {"name": "returned", "ops": [write(first), write(second, dies=True)]},
-        {"name": "file", "at": "file/here", "made": False, "ops": [{"op": "file"}, write(first, goes_on=True)], "reads": []},
+        {"name": "file", "at": "here", "made": False, "ops": [put({".": "no directory\n"}), write(first, goes_on=True)], "reads": []},
     ]
     # across every number of digits: compared as text, 99 is newer than 100, and 999 than 1000
     for digits in range(1, 9):
         start = 10**digits - draw.choice([1, 2])
         points.append({"name": f"steps {start}", "ops": [write(start), write(start + 1), write(start + 2)]})
+    for number, kind in enumerate(("drawn", "drawn", "large")):
+        step = draw.randint(1, 10**6)
+        harms = [{"far": 3, "of": [first + step]}] if kind == "large" else []
+        points.append({"name": f"values {number}", "ops": [write(first), write(first + step, kind=kind)], "harms": harms})
     return points
 
 
 def newest_wins(lab: Lab) -> None:
     special = {
+        "again": "the last step was saved twice, with another state",
+        "relaunched": "the job was killed after the last save, relaunched, and saved that step again, with another state",
         "dates": "the files' dates were changed, as a copy to another disk does: older files look newer",
         "odd": f"the directory is called '{ODD}'",
         "foreign": "the directory also holds notes.txt and a folder logs, which somebody else put there",
+        "strangers": "the directory also holds copies, links and folders that others made, called almost as your files are",
         "returned": "the process was killed as soon as write_checkpoint had returned",
     }
     for name, seen in _undisturbed(lab).items():
-        if name in ("first save", "file"):
+        if name in ("first save", "file", "cleared") or name.startswith("values"):
             continue
         works(seen)
-        steps = [op["step"] for op in seen.point["ops"] if op["op"] == "write"]
-        rows = [("saved", f"steps {', '.join(map(str, steps))}, in this order")]
+        saves = [op for op in seen.point["ops"] if op["op"] == "write"]
+        rows = [("saved", f"steps {', '.join(str(op['step']) for op in saves)}, in this order")]
         if name in special:
             rows.append(("but", special[name]))
-        if seen.found() != f"step {steps[-1]}":
+        want = f"step {saves[-1]['step']}{saves[-1].get('version', '')}"
+        if seen.found() != want:
             rows += [
-                ("expected", f"the state of step {steps[-1]}, bit for bit"),
+                ("expected", f"the state of {want}, bit for bit"),
                 (
                     "think",
                     "what is on disk when write_checkpoint returns, and who still works on the rest?"
@@ -82,6 +98,38 @@ def newest_wins(lab: Lab) -> None:
             ]
             raise fails(f"newest:{name if name in special else 'steps'}", seen, rows)
         others_untouched(seen, rows)
+    _nothing_of_its_own(_undisturbed(lab)["cleared"])
+
+
+def _nothing_of_its_own(seen: Seen) -> None:
+    works(seen)
+    rows = [("directory", "holds copies, links and folders that others made, called almost as your files are, and none of your files")]
+    if seen.found() != "none":
+        rows += [
+            ("expected", "None: there is no checkpoint"),
+            ("think", "which files are yours, and how do you tell?"),
+        ]
+        raise fails("newest:strangers", seen, rows)
+
+
+def every_value_survives(lab: Lab) -> None:
+    for name, seen in _undisturbed(lab).items():
+        if not name.startswith("values"):
+            continue
+        works(seen)
+        same_parts(seen)
+        step = seen.point["ops"][-1]["step"]
+        for look in seen.harmed:
+            if look.found() in ("step " + str(seen.point["ops"][0]["step"]), f"step {step}"):
+                continue  # or the damage does no harm to this format
+            harm = look.harm[0]
+            rows = [
+                ("damaged", f"{harm.file}, of the newest checkpoint: one bit flipped in byte {harm.at} of {harm.size}"),
+                ("expected", "the checkpoint before it, bit for bit"),
+                ("means", "training goes on from wrong values, silently: torch.load verifies no checksum"),
+                ("think", "which bytes of a large file does your digest cover?"),
+            ]
+            raise fails("damage unnoticed", look, rows)
 
 
 def no_place_to_save(lab: Lab) -> None:
@@ -94,7 +142,7 @@ def no_place_to_save(lab: Lab) -> None:
     ]
     if seen.raised is None:
         raise Finding("error swallowed", [rows[0], ("found", "it returned as if all were well"), *rows[1:]])
-    if seen.did["lost"]:
+    if seen.lost:
         raise Finding("foreign files", [rows[0], ("found", "the file isn't what it was"), rows[1]])
 
 
@@ -119,6 +167,33 @@ def killed_at_every_event(lab: Lab) -> None:
                 ("think", "at that moment, which file holds the last good checkpoint, and who has touched it?"),
             ]
             raise fails("last good lost", point, rows, str(fault))
+
+
+def saved_again_under_every_fault(lab: Lab) -> None:
+    """A step that is saved a second time: until the new checkpoint is whole, the one that is there counts."""
+    first, second, _ = steps_of_a_run(lab.shared, 3)
+    events, size = events_and_size(_undisturbed(lab)["again"])
+    faults = kill_and_tear_points(lab, second, events, size, ("tear", "full"))
+    before = [write(first), write(second)]
+    points = [
+        {"name": name, "ops": [*before, under(fault, again(second), events, late)]} for name, fault, late in cases(faults, events)
+    ]
+    seen = observe(lab, points)
+    for name, fault, _ in cases(faults, events):
+        point = seen[name]
+        died_right(point)
+        returned = fault.kind == "full" and point.raised is None
+        allowed = (f"step {second} again",) if returned else (f"step {second}", f"step {second} again")
+        if point.found() not in allowed:
+            what = "disk full" if fault.kind == "full" else "SIGKILL"
+            rows = [
+                ("saved", f"steps {first} and {second}, and then step {second} again, with another state"),
+                ("fault", f"{what} in the second save of step {second}, {moment(fault, events)}"),
+                ("expected", f"one of the two checkpoints of step {second}, bit for bit" if not returned else "an error, or the new checkpoint"),
+                ("means", "a step that is saved again costs the good checkpoint that it had" + _consequence(point)),
+                ("think", "until when must the old files of this step stay, and under which name are the new ones written?"),
+            ]
+            raise fails("saved again", point, rows, str(fault))
 
 
 def _consequence(seen: Seen) -> str:
@@ -232,6 +307,8 @@ def first_save_killed(lab: Lab) -> None:
 
 
 def power_lost(lab: Lab) -> None:
+    """Two steps are saved, and the second of them again."""
     selected(lab, [])  # no fault is asked for
     events_and_size(_undisturbed(lab)["undisturbed"])  # what fails with nothing wrong is told as that
-    power_loss.survives(lab, "crash_states.py", steps=steps_of_a_run(lab.shared, 3), saves="write_checkpoint", load="read_latest")
+    first, second, _ = steps_of_a_run(lab.shared, 3)
+    crash_tested(lab, [write(first), write(second), again(second)], saves="write_checkpoint", load="read_latest")

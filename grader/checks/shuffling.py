@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 from grader.harness.run import Run
 from grader.verdicts import Finding
 
@@ -50,17 +52,15 @@ def every_epoch_is_a_fresh_shuffle(run: Run, steps_per_epoch: int) -> None:
 def _augmentation_is_fresh(epochs: list[list[dict]]) -> None:
     """The same sample looks different in another epoch (by chance, one in thousands looks the same)."""
     looks = [{i: look for s in epoch for i, look in zip(s["indices"], s["samples"])} for epoch in epochs]
-    same = sum(looks[0][i] == looks[1][i] for i in looks[0])
-    if same > len(looks[0]) / 4:
-        rows = [
-            (
-                "augmented",
-                f"{same} of {len(looks[0])} samples look the same in two epochs of an undisturbed run",
-            ),
-            ("means", "augmentation that repeats itself is none: the model learns the noise by heart"),
-            ("think", "does every epoch draw numbers of its own for every sample?"),
-        ]
-        raise Finding("same augmentation", rows)
+    for one, other in combinations(looks, 2):
+        same = sum(one[i] == other[i] for i in one)
+        if same > len(one) / 4:
+            rows = [
+                ("augmented", f"{same} of {len(one)} samples look the same in two epochs of an undisturbed run"),
+                ("means", "augmentation that repeats itself is none: the model learns the noise by heart"),
+                ("think", "does every epoch draw numbers of its own for every sample?"),
+            ]
+            raise Finding("same augmentation", rows)
 
 
 def _noise_is_fresh(steps: list[dict], epochs: list[list[dict]]) -> None:

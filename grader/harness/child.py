@@ -120,7 +120,7 @@ def describe(error: BaseException) -> dict:
     It is the student's object: asking it may raise, and may give endless text.
     """
     name = type.__dict__["__name__"].__get__(type(error))  # what its class really is called
-    message = _told(lambda: str(error), MESSAGE, "(a message that can't be told: its __str__ fails)")
+    message = _told(lambda: str(error), MESSAGE, "(its __str__ fails)")
     return {"type": name[:100], "message": message, "frames": _frames(error)}
 
 

@@ -57,17 +57,17 @@ def _feed(h, value) -> None:
         h.update(f"{type(value).__name__} {value!r};".encode())
 
 
-def rng_digests() -> dict[str, str]:
+def rng_digests(key: str = "") -> dict[str, str]:
     """The three global generators of this process."""
     name, keys, position, *rest = numpy.random.get_state()
     return {
-        "Python RNG": digest(repr(random.getstate())),  # 625 integers: ten times faster as one text
-        "NumPy RNG": digest([name, keys, int(position), *rest]),
-        "torch RNG": digest(torch.get_rng_state()),
+        "Python RNG": digest(repr(random.getstate()), key),  # 625 integers: ten times faster as one text
+        "NumPy RNG": digest([name, keys, int(position), *rest], key),
+        "torch RNG": digest(torch.get_rng_state(), key),
     }
 
 
-def optimizer_digests(optimizer: torch.optim.Optimizer) -> dict[str, str]:
+def optimizer_digests(optimizer: torch.optim.Optimizer, key: str = "") -> dict[str, str]:
     """One digest per kind of optimizer tensor (exp_avg, exp_avg_sq, step) and one for the settings."""
     state = optimizer.state_dict()
     kinds: dict[str, list] = {}
@@ -75,5 +75,5 @@ def optimizer_digests(optimizer: torch.optim.Optimizer) -> dict[str, str]:
         for kind, tensor in tensors.items():
             kinds.setdefault(kind, []).append([index, tensor])
     settings = [{k: v for k, v in group.items() if k != "params"} for group in state["param_groups"]]
-    out = {f"optimizer {kind}": digest(tensors) for kind, tensors in kinds.items()}
-    return out | {"optimizer settings": digest(settings)}
+    out = {f"optimizer {kind}": digest(tensors, key) for kind, tensors in kinds.items()}
+    return out | {"optimizer settings": digest(settings, key)}

@@ -7,6 +7,7 @@ A fault has a short text form, printed with every verdict and accepted by `grade
     tear@20:4096     SIGKILL when a file of the save at step 20 reaches byte 4096
     full@20:4096     the disk is full when a file of the save at step 20 reaches byte 4096
     error@20:event3  the 4th file-system event of the save at step 20 fails, as on a full disk (ENOSPC)
+    word@20:0        SIGKILL when the job, after step 20, writes the first byte of something that is no checkpoint
     kill@12:rank1    of several ranks, it strikes rank 1 (every other fault can be aimed as well)
     term@12          a preemption: grader/harness/preemption.py
 
@@ -25,7 +26,7 @@ from grader.harness.preemption import Preempt
 
 @dataclass(frozen=True)
 class Fault:
-    kind: str  # "kill", "tear", "full" or "error"
+    kind: str  # "kill", "tear", "full", "error" or "word"
     step: int  # the optimizer step after which, or in whose save, it fires
     event: int | None = None  # kill, error: the save's file-system event before which it fires
     byte: int | None = None  # tear, full: the file size at which it fires
@@ -52,6 +53,8 @@ class Fault:
             return f"SIGKILL{struck} in the save of step {self.step}, before its file-system event {self.event}"
         if self.kind == "error":
             return f"disk full{whose} in the save of step {self.step}, at its file-system event {self.event}"
+        if self.kind == "word":
+            return f"SIGKILL{struck} while it wrote status.json, or another file that is no checkpoint, after step {self.step}"
         if self.kind == "tear":
             return f"SIGKILL{struck} in the save of step {self.step}, when a file reached byte {self.byte}"
         return f"disk full{whose} in the save of step {self.step}, when a file reached byte {self.byte}"
@@ -76,11 +79,16 @@ def Tear(step: int, byte: int) -> Fault:
     return Fault("tear", step, byte=byte)
 
 
+def TearWord(step: int) -> Fault:
+    # at byte 0: where some bytes fit in, a write is short, and goes on if nobody looks; SIGKILL never does that
+    return Fault("word", step, byte=0)
+
+
 def DiskFull(step: int, byte: int) -> Fault:
     return Fault("full", step, byte=byte)
 
 
-_TEXT = re.compile(r"(?:(kill)@(\d+)(?::event(\d+))?|(tear|full)@(\d+):(\d+)|(error)@(\d+):event(\d+))(?::rank(\d+))?\Z")
+_TEXT = re.compile(r"(?:(kill)@(\d+)(?::event(\d+))?|(tear|full|word)@(\d+):(\d+)|(error)@(\d+):event(\d+))(?::rank(\d+))?\Z")
 
 
 def parse(text: str) -> Fault | Preempt:

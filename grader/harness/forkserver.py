@@ -126,4 +126,6 @@ if __name__ == "__main__":
 
     sandbox.own(sys.argv[2])
     preload()
+    if sys.argv[2] != sandbox.NONE:
+        sandbox.everybodys()
     serve(socket.socket(fileno=int(sys.argv[1])))

@@ -262,7 +262,7 @@ def begin(jobs: list[dict], body: Callable[[dict], None]) -> list[int]:
                 os._exit(status)
         return pid
 
-    with sandbox.SharedNetwork(kind) if len(jobs) > 1 else nullcontext():
+    with sandbox.SharedNetwork(kind) if jobs[0]["sandbox"]["network"] else nullcontext():
         return [sandbox.in_new_pid_namespace(kind, lambda job=job: fork(job)) for job in jobs]
 
 

@@ -114,7 +114,7 @@ class Lab:
         self, script: str, *argv: object, faults: tuple[Fault, ...] = (), before_relaunch=None,
         ranks: int | None = None, directory: Path | None = None, since: int = 0,
         kept: Callable[[Fault], int] | None = None, given: dict | None = None,
-        trusted: bool = False, fresh: bool = False,
+        trusted: bool = False, fresh: bool = False, network: bool = False,
     ) -> Run:  # fmt: skip
         """Run `script` of the workload through its lives: one per fault, and one that nothing disturbs.
 
@@ -126,6 +126,7 @@ class Lab:
         given      what the script gets beside its arguments (watch.given)
         fresh      every life in a plainly started interpreter
         trusted    run it without the submission: no copy is there, and --checkpoint isn't passed
+        network    its processes speak to each other over loopback, as ranks do
 
         The run ends early when a life doesn't end as its fault says: what follows would prove nothing.
         """
@@ -142,14 +143,15 @@ class Lab:
             salts = self.bench.salts.between(kept(faults[n - 1]) if n else since, _last_step(fault))
             now = (given or {}) | {"salts": salts}
             start = FRESH if fresh else RELAUNCHED if n else first
-            lives.append(self._live(script, directory, argv, fault, ranks, now, trusted, start))
+            lives.append(self._live(script, directory, argv, fault, ranks, now, trusted, start, network or bool(ranks)))
             if fault and not lives[-1].obeyed_fault:
                 break
         return Run(lives, tuple(faults), directory, command=f"{script} {' '.join(map(str, argv))}")
 
     def _live(
-        self, script: str, directory: Path, argv, fault, ranks: int | None, given: dict, trusted: bool, start: str
-    ) -> Life | Group:
+        self, script: str, directory: Path, argv, fault, ranks: int | None, given: dict, trusted: bool, start: str,
+        network: bool,
+    ) -> Life | Group:  # fmt: skip
         bench, number = self.bench, ranks or 1
         with bench.slots(number):
             if bench.cancelled.is_set():
@@ -162,7 +164,7 @@ class Lab:
             argvs = argvs or [arguments] * number
             may_write = [*codes, directory.parent]
             readable = [word for word in argv if isinstance(word, Path) and word.exists()]
-            sandbox = bench.sandbox.job(readable, bool(ranks), trusted, bench.limits.memory)
+            sandbox = bench.sandbox.job(readable, network, trusted, bench.limits.memory)
             how = {"given": given, "sandbox": sandbox, "start": start}
             args = (bench.launcher, where, WORKLOAD / script)
             try:
@@ -212,12 +214,16 @@ MOST_STEPS = 200  # of a run; the longest has about thirty
 class Salts:
     """Step -> a secret number, by which the workload shifts its weights before that step (watch.py)."""
 
-    def __init__(self, seed: int):
+    def __init__(self, seed: int | None):
+        """None: no step has one, in runs that nobody grades."""
         # slow on purpose: student code that tries all seeds runs out of CPU time
-        self.secret = hashlib.pbkdf2_hmac("sha256", str(seed).encode(), b"salts", 100_000)
+        key = None if seed is None else hashlib.pbkdf2_hmac("sha256", str(seed).encode(), b"salts", 100_000)
+        self.secret = key
 
     def between(self, resumed_at: int, last: int | None) -> dict[int, int]:
         """Those of the steps after `resumed_at`, up to `last` (None: all that a run can have)."""
+        if self.secret is None:
+            return {}
         steps = range(resumed_at + 1, MOST_STEPS + 1 if last is None else last + 1)
         return {step: _number(f"{self.secret.hex()} {step}") >> 1 for step in steps}
 
@@ -255,5 +261,5 @@ def course_paths(text: str, bench: Bench) -> str:
     """Replaces the paths of a life's copies by the student's own, and of scratch by what it stands for."""
     inside = re.escape(str(bench.scratch)) + r"/[^/\s\"']+"
     text = re.sub(inside + scratch.CODE + r"/code", lambda _: str(bench.submission.folder), text)
-    text = re.sub(inside + r"/checkpoints", "CHECKPOINTS", text)
+    text = re.sub(inside + r"/(?:my )?checkpoints", "CHECKPOINTS", text)
     return re.sub(inside + r"/t\b", "TMPDIR", text)

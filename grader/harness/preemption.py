@@ -6,8 +6,9 @@ Its text form, printed with every verdict and accepted by `grade --fault`:
     usr1@8:event2          SIGUSR1 just before the 3rd file-system event of a save at step 8
     term@10:evaluation3    SIGTERM before part 3 of the evaluation that follows step 10
     term@0:start           SIGTERM while the job is being built (:resume, while a checkpoint is loaded)
-    term@7:failing         SIGTERM in step 7, just before it raises an error
-    term@7:leaving         SIGTERM when the job, stopped after step 7, first writes something that isn't a checkpoint
+    term@7:failing         SIGTERM in step 7, just before the job raises an error
+    term@7:leaving0        SIGTERM when the job, told to stop and now after step 7, is about to touch something in its
+                           directory that isn't a checkpoint, for the first time (1: the second)
     term@7:group           to the whole process group: DataLoader workers, too
     term@7:agent           to torchrun, which forwards it to its workers
     term@7:rank1           of several ranks, to rank 1
@@ -33,8 +34,8 @@ _WHERE = {
     "resume": "while a checkpoint was being loaded",
     "evaluation": "in the evaluation after step {step}, before its part {n}",
     "event": "in a save at step {step}, before its file-system event {n}",
-    "failing": "in step {step}, which is about to fail",
-    "leaving": "when the job, stopped after step {step}, was about to leave",
+    "failing": "after step {step}, just before the job fails",
+    "leaving": "when the job, stopped after step {step}, was about to leave, before its file-system event {n}",
 }
 
 
@@ -45,7 +46,7 @@ class Sent:
     signal: str  # "term" or "usr1"
     step: int  # the optimizer step that is in progress, or that was the last
     phase: str = ""  # a key of _WHERE
-    number: int | None = None  # evaluation: its part; event: the save's event
+    number: int | None = None  # evaluation: its part; event: the save's event; leaving: which one
     to: str = ""  # "": the process; "group": its process group; "agent": torchrun
     rank: int | None = None  # of a group of ranks, the one that gets it; None: all
 
@@ -105,16 +106,25 @@ def both(*preemptions: Preempt) -> Preempt:
     return Preempt(tuple(s for p in preemptions for s in p.signals))
 
 
-def told(directory: Path) -> str | None:
-    """The outcome in status.json, as somebody outside would read it; None if there is none."""
+TORN = "(torn)"  # not a word: the file is there, and nobody can read it
+
+
+def last_word(directory: Path) -> str | None:
+    """The outcome in status.json, as an outsider would read it; None if there is none, TORN if it isn't whole."""
     try:
-        says = json.loads(scratch.read(directory / "status.json", 1 << 12))["outcome"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        found = json.loads(scratch.read(directory / "status.json", 1 << 12))
+    except FileNotFoundError:
         return None
+    except (OSError, ValueError, RecursionError):
+        return TORN
+    says = found.get("outcome") if isinstance(found, dict) else None
     return says if isinstance(says, str) else None
 
 
-_TEXT = re.compile(r"(term|usr1)@(\d+)(?::(start|resume|failing|leaving|evaluation(?=\d)|event(?=\d))(\d+)?)?(?::(group|agent))?(?::rank(\d+))?\Z")
+NUMBERED = ("evaluation", "event", "leaving")
+_TEXT = re.compile(
+    r"(term|usr1)@(\d+)(?::(start|resume|failing|(?:evaluation|event|leaving)(?=\d))(\d+)?)?(?::(group|agent))?(?::rank(\d+))?\Z"
+)
 
 
 def parse(text: str) -> Preempt | None:
@@ -123,7 +133,7 @@ def parse(text: str) -> Preempt | None:
     if not all(found):
         return None
     number = [None if m[4] is None else int(m[4]) for m in found]
-    if any((n is not None) != (m[3] in ("evaluation", "event")) for n, m in zip(number, found)):
+    if any((n is not None) != (m[3] in NUMBERED) for n, m in zip(number, found)):
         return None
     return Preempt(
         tuple(

@@ -25,6 +25,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from grader.errors import UsageError
@@ -40,6 +41,7 @@ INSIDE = ("__init__.py", "errors.py", "workload", "harness", "crash")
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 ETC = ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "nsswitch.conf", "passwd", "group", "hosts", "alternatives")
 OTHER = ("/sys/devices/system/cpu", "/sys/devices/system/node")
+NETWORK = ("/sys/class/net", "/sys/bus/pci", "/sys/devices")  # gloo looks for interfaces there
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 UIDS = range(50_000, 60_000)  # as root, lives run under these: no users of a usual system
 
@@ -267,8 +269,7 @@ def enter(job: dict) -> None:
 
 def _readable(job: dict) -> list[str]:
     """Everything that this life may read, without what lies below another of them."""
-    paths = [*SYSTEM, *(f"/etc/{name}" for name in ETC), *OTHER, sys.prefix, sys.base_prefix, sys.exec_prefix]
-    paths += [*_mapped(), *job["grader"], *job["readable"]]
+    paths = [*everybodys(), *job["grader"], *job["readable"], *(NETWORK if job["network"] else ())]
     found: list[str] = []
     for path in sorted({os.path.normpath(p) for p in paths if os.path.lexists(p)}):
         if not (found and path.startswith(found[-1] + os.sep)) or path in job["grader"]:
@@ -276,11 +277,18 @@ def _readable(job: dict) -> list[str]:
     return found
 
 
-def _mapped() -> set[str]:
-    """Libraries that this process has loaded, wherever they lie."""
+@cache
+def everybodys() -> tuple[str, ...]:
+    """What every life may read: the system, the interpreter, and libraries that are loaded from elsewhere.
+
+    A fork server asks once, when torch is loaded: its lives inherit the answer.
+    """
+    paths = [*SYSTEM, *(f"/etc/{name}" for name in ETC), *OTHER, sys.prefix, sys.base_prefix, sys.exec_prefix]
     with open("/proc/self/maps") as f:
         files = {line.rstrip("\n").partition("/")[2] for line in f if ".so" in line}
-    return {f"/{file}" for file in files if not file.endswith(" (deleted)")}
+    paths += [f"/{file}" for file in files if not file.endswith(" (deleted)")]
+    folders = tuple(path + os.sep for path in paths if os.path.isdir(path))
+    return tuple(path for path in paths if not path.startswith(folders) and os.path.lexists(path))
 
 
 def _mount(source: str | None, target: str, kind: str | None, flags: int, data: str = "") -> None:
@@ -364,6 +372,31 @@ def _drop(uid: int | None) -> None:
     header = struct.pack("Ii", 0x2008_0522, 0)  # _LINUX_CAPABILITY_VERSION_3, this process
     _check(_libc.capset(header, struct.pack("6I", *[0] * 6)), "capset")
     _check(_libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0), "dumpable")  # /proc/self stays readable to itself
+
+
+# what slurmd needs as root: another user's files and processes, the job's user id, limits
+KEPT_CAPABILITIES = {0, 1, 3, 4, 5, 6, 7, 23, 24}  # CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, SYS_NICE, SYS_RESOURCE
+
+
+def confine_jobs(readable: Sequence[str], writable: Sequence[str]) -> None:
+    """This process and all that it starts, by Landlock: a cluster's daemon and its jobs.
+
+    They reach the cluster over the network, and each other by signals. Does nothing where there is no Landlock.
+    """
+    if not jobs_can_be_confined():
+        return
+    job = {"grader": [str(GRADER / name) for name in (*INSIDE, "slurm")], "readable": list(readable), "writable": list(writable), "network": True}
+    for capability in set(range(64)) - KEPT_CAPABILITIES:
+        _libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
+    _check(_libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
+    _landlock(job, _readable(job))
+
+
+def jobs_can_be_confined() -> bool:
+    if sys.platform != "linux":
+        return False
+    number = ctypes.c_long(SYS_LANDLOCK_CREATE_RULESET)
+    return _libc.syscall(number, None, ctypes.c_size_t(0), 1) >= 1
 
 
 def hide_from_others() -> None:

@@ -17,7 +17,7 @@ import resource
 import signal
 import sys
 import time
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 
 from grader.harness import fsevents
 
@@ -208,11 +208,42 @@ def _full_at(step: int, fault: dict):
                 resource.setrlimit(resource.RLIMIT_FSIZE, limit.old)
     finally:
         signal.signal(signal.SIGXFSZ, old)
-        told, _held = _held or [], None
-        for line in told:
-            os.write(_events, line)
+        _report_held()
     if not held:
         emit("lifted", step=step)
+
+
+@contextmanager
+def words_torn():
+    """Gives a function that a script calls, with its step, when something that is no checkpoint is about
+    to be written. Where the fault says so, no file may grow beyond its byte any more until the block ends.
+    """
+    fault = _my_fault()
+
+    with ExitStack() as until_the_end:
+
+        def about_to_write(step: int) -> None:
+            global _held
+            nonlocal fault
+            if not fault or fault["kind"] != "word" or fault["step"] != step:
+                return
+            limit, fault = _Limit(fault["byte"], None), None
+            emit("fault", step=step)
+            signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+            until_the_end.callback(_report_held)
+            until_the_end.enter_context(_unlogged())
+            until_the_end.callback(resource.setrlimit, resource.RLIMIT_FSIZE, limit.old)
+            _held = []
+            limit.set()
+
+        yield about_to_write
+
+
+def _report_held() -> None:
+    global _held
+    held, _held = _held or [], None
+    for line in held:
+        os.write(_events, line)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from grader.course import UsageError
-from grader.slurm import ending, processes, programs, state
+from grader.slurm import ancestors, ending, processes, programs, state
 from grader.slurm.config import Options, check_directory, user
 from grader.slurm.errors import ClusterError
 
@@ -47,6 +48,8 @@ class Cluster:
     proctrack   whom a job's signals reach: cgroup, direct, pgid, linuxproc; auto takes the first that can be had here
     fast_limits time limits are looked at every 2 s instead of every 30 (needs a C compiler)
     settings    further lines of slurm.conf: {"RequeueExit": "42"}; None leaves one out
+    jobs_see    paths that jobs may read beside the system and the interpreter, in a sandbox (Landlock)
+    jobs_write  folders that they may write to; None: no sandbox
 
     It ends with the `with` block, and with this process, even when that is killed. Raises UsageError if it can't be
     what it's asked to be, NotInstalled where Slurm is missing, ClusterError if it doesn't start.
@@ -65,7 +68,10 @@ class Cluster:
         proctrack: str = "auto",
         fast_limits: bool = False,
         settings: dict[str, str | None] | None = None,
+        jobs_see: Sequence[os.PathLike] = (),
+        jobs_write: Sequence[os.PathLike] | None = None,
     ):
+        self.jobs_see, self.jobs_write = jobs_see, jobs_write
         self.directory = Path(os.path.abspath(directory))
         self.options = Options(nodes, cpus, grace, kill_wait, proctrack, fast_limits, settings or {})
         self.seconds = 0.0  # that it took to start
@@ -122,7 +128,11 @@ class Cluster:
             start_new_session=True,
             env={**os.environ, processes.MARK: str(self.directory)},
         )
-        self._keeper.stdin.write(json.dumps({"options": vars(self.options)}).encode() + b"\n")
+        sandbox = None
+        if self.jobs_write is not None:
+            sandbox = {"readable": [*map(str, self.jobs_see)], "writable": [*map(str, self.jobs_write)]}
+        said = {"options": vars(self.options), "sandbox": sandbox}
+        self._keeper.stdin.write(json.dumps(said).encode() + b"\n")
         self._keeper.stdin.flush()
 
     def _await_start(self) -> float:
@@ -200,6 +210,16 @@ class Cluster:
         if not processes.wait_until(there, seconds):
             raise ClusterError(f"job {job} is {seen.get('JobState')} ({seen.get('Reason')}), not {' or '.join(states)}, after {seconds:g} s")
         return seen
+
+    def job_of(self, pid: int) -> str | None:
+        """The id of the job that this process runs in, by its ancestors, which no job can choose; None: in none."""
+        chain = ancestors.up_to(self.pids().get("keeper"), pid)
+        return self._job_of(chain) if chain else None
+
+    def _job_of(self, chain: list[int]) -> str | None:
+        """`chain`: from the process to the child of the keeper below which it runs: that is its step's slurmstepd."""
+        found = re.match(r"slurmstepd: \[(\d+)\.", " ".join(ancestors.arguments(chain[-1])))
+        return found[1] if found and ancestors.program(chain[-1]).startswith("slurmstepd") else None
 
     # --- looking at it -----------------------------------------------------------------------------------
 

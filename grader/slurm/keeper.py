@@ -21,11 +21,13 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from grader.harness.parent import die_with_parent  # noqa: E402
+from grader.harness.sandbox import confine_jobs  # noqa: E402
 from grader.slurm import ending, freezer, ports, preload, processes, programs, state  # noqa: E402
 from grader.slurm.config import Options, cgroup_conf, name_is_here, slurm_conf  # noqa: E402
 from grader.slurm.errors import ClusterError  # noqa: E402
@@ -45,8 +47,8 @@ class PortTaken(Exception):
 
 
 class Keeper:
-    def __init__(self, directory: Path, options: Options):
-        self.directory, self.options = directory, options
+    def __init__(self, directory: Path, options: Options, sandbox: dict | None = None):
+        self.directory, self.options, self.sandbox = directory, options, sandbox
         self.programs = programs.find()
         self.environment = {k: os.environ[k] for k in PASSED_ON if k in os.environ} | {
             "SLURM_CONF": f"{directory}/slurm.conf",
@@ -176,12 +178,25 @@ class Keeper:
             process = subprocess.Popen(
                 [self.programs.paths[program], *arguments],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", start_new_session=True,
-                env=self.environment | preloaded, preexec_fn=die_with_parent,
+                env=self.environment | preloaded, preexec_fn=partial(self.begin_daemon, name),
             )  # fmt: skip
         process.returncode = 0  # `reap` waits for it
         self.running[process.pid] = name
         self.state["daemons"][name] = processes.identity(process.pid)
         self.write_state()
+
+    def begin_daemon(self, name: str) -> None:
+        """Between fork and exec. A node's daemon, and so its jobs, see the cluster's settings and their own folders."""
+        die_with_parent()
+        if self.sandbox and name in self.node_names():
+            libraries = [path for paths in self.preloaded.values() for path in paths]
+            known = [self.directory / file for file in ("slurm.conf", "cgroup.conf", "cgroup")]
+            own = [self.directory / name, self.directory / "log"]
+            freezers = [self.state["freezer"]] if self.state["proctrack"] == "cgroup" else []
+            confine_jobs(
+                [*self.sandbox["readable"], *map(str, [*known, *libraries, self.directory / "munge" / "socket"])],
+                [*self.sandbox["writable"], *map(str, own), *freezers],
+            )
 
     def idle(self) -> int:
         command = [self.programs.paths["sinfo"], "-h", "-N", "-p", "low", "-r", "-t", "idle", "-o", "%N"]
@@ -235,7 +250,8 @@ def main() -> None:
     here = os.stat(directory)
     keeper, error = None, None
     try:
-        keeper = Keeper(directory, Options(**json.loads(sys.stdin.buffer.raw.readline())["options"]))
+        said = json.loads(sys.stdin.buffer.raw.readline())
+        keeper = Keeper(directory, Options(**said["options"]), said.get("sandbox"))
         keeper.write_state()
         keeper.start()
         keeper.state["phase"] = "up"

@@ -1,4 +1,4 @@
-"""Job scripts that are none, or that misbehave: told in one message, whatever they do. On the stand-in."""
+"""Job scripts that are none, or that misbehave: one clear message, whatever they do. On the stand-in."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_script_that_does_nothing_fails_its_task(launcher):
 
 
 def test_a_script_that_only_requeues_itself_is_ended(launcher):
-    text = "#!/bin/bash\n#SBATCH --requeue\n#SBATCH --output=train.log\nsrun $TRAIN --crashes-at 1\nscontrol requeue $SLURM_JOB_ID\n"
+    text = "#!/bin/bash\n#SBATCH --requeue\n#SBATCH --output=train.log\nsrun $TRAIN --no-such-flag\nscontrol requeue $SLURM_JOB_ID\n"
     result = graded(launcher, 2, auto_resume_sbatch=text)
     assert result.verdict == FAIL and "without end" in result.message
 
@@ -50,12 +50,6 @@ def test_a_script_that_never_comes_to_the_training_is_ended(launcher):
     text = "#!/bin/bash\n#SBATCH --requeue\n#SBATCH --output=train.log\nno-such-command\nscontrol requeue $SLURM_JOB_ID\n"
     result = graded(launcher, 2, auto_resume_sbatch=text)
     assert result.verdict == FAIL and "without end" in result.message
-
-
-def test_junk_in_the_events_is_nobodys_event(launcher):
-    text = "#!/bin/bash\n#SBATCH --output=train.log\n" + "".join(f"echo '{junk}' >> events\n" for junk in ('{"event": "fault", "t": 1, "pid": 2, "job": "3"}', '{"event": "left"}', "[]", "7"))
-    result = graded(launcher, 2, auto_resume_sbatch=text)
-    assert result.verdict == FAIL and "never began" in result.message
 
 
 def test_the_newest_checkpoint_is_torn_only_where_there_is_another():

@@ -86,7 +86,7 @@ RUNS = {
     "ex01": (("train.py", "--every-epochs", 1, "--keep", 2), None, 30),
     "ex02": (("train_ddp.py", "--functions", "save_job"), 2, 12),
     "ex03": (("train_preempt.py",), None, 12),
-    "ex04": (("auto_cases.py", "--case", "the_highest_step_counts"), None, 0),
+    "ex04": (("auto_cases.py",), None, 0),
 }
 
 

@@ -1,353 +1,240 @@
-"""Questions to the functions of exercise 4, each in processes of its own.
-
-An answer is a list of rows that say what was found wrong: [] is right.
-"""
+"""Questions to the functions of exercise 4. Each life of a job, and each process that wants to be
+the only one, is a process of its own."""
 
 import argparse
 import json
 import os
-import random
-import shutil
+import platform
 import signal
+import socket
+import subprocess
 import sys
+import tempfile
+import time
+from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
 
-from grader.harness import fsevents, watch
-from grader.workload import auto_checkpoints as checkpoints
+from grader.harness import fsevents
+from grader.harness.guardian import waited_for_a_processor
 from grader.workload import student
-from grader.workload.forked import ask_each
+from grader.workload.auto_lives import plain
+from grader.workload.questions import answer_each, outcome
 
 p = argparse.ArgumentParser()
 p.add_argument("--checkpoint", required=True, help="the student's auto_resume.py")
 p.add_argument("--directory", required=True)
-p.add_argument("--seed", type=int, default=0)
-p.add_argument("--case", action="append", required=True)
+
+PATIENCE = 8.0  # s that a process which wants in is waited for
+EVENTS = 40  # of one call, before which a process is held
 
 
-def elsewhere(work) -> tuple:
-    """`work()` in a process of its own, as another life of the job: ("returned", value), ("raised", type's name, text)
-    or ("died", signal or status). What it returns goes through JSON."""
-    sys.stdout.flush()
+# --- 4.1  which checkpoint ------------------------------------------------------------------------
+
+
+def newest(ck, question: dict, top: Path) -> dict:
+    said = []
+    for cwd, path in question["directories"]:
+        os.chdir(cwd)
+        said.append(outcome(lambda path=path: plain(ck.newest_intact(path))))
+    return {"said": said}
+
+
+# --- 4.3  knowing when to stop --------------------------------------------------------------------
+
+
+def lives(ck, question: dict, top: Path) -> dict:
+    """By a small process (auto_lives.py): to fork this one, with all of torch, costs much more."""
     r, w = os.pipe()
-    if (pid := os.fork()) == 0:
-        try:
-            try:
-                out = ("returned", work())
-            except BaseException as e:
-                out = ("raised", type(e).__name__, str(e)[:300])
-            os.write(w, json.dumps(out).encode())
-        finally:
-            sys.stdout.flush()
-            os._exit(0)
-    os.close(w)
-    with os.fdopen(r, "rb") as f:
-        said = f.read()
-    _, status = os.waitpid(pid, 0)
-    return tuple(json.loads(said)) if said else ("died", os.waitstatus_to_exitcode(status))
+    command = [
+        sys.executable,
+        "-I",
+        str(Path(__file__).with_name("auto_lives.py")),
+        ck.__file__,
+        str(top),
+        str(w),
+    ]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[w]) as small:
+        os.close(w)
+        small.stdin.write(json.dumps(question).encode())
+        small.stdin.close()
+        with open(r) as f:
+            return json.load(f)
 
 
-def told(outcome: tuple) -> str:
-    if outcome[0] == "returned":
-        return f"returned {outcome[1]!r}"
-    return f"raised {outcome[1]}: {outcome[2]}" if outcome[0] == "raised" else f"died ({outcome[1]})"
+# --- 4.4  only one --------------------------------------------------------------------------------
 
-
-# --- 4.1  which checkpoint ------------------------------------------------------------------------------------
-
-
-def some(directory: Path, *steps: int) -> None:
-    """Each of two files."""
-    for step in steps:
-        folder = checkpoints.write(directory, step, {"step": step, "x": [random.random() for _ in range(200)]})
-        (folder / "optimizer.json").write_text(json.dumps([random.random() for _ in range(200)]))
-        checkpoints.seal(folder, step)
-
-
-def chosen(ck, directory: Path, *, want: str | None, what: str) -> list:
-    """newest_intact gives `want`, a folder's name, and changes nothing."""
-    before = listing(directory)
-    outcome = elsewhere(lambda: ck.newest_intact(str(directory)))
-    rows = [("directory", what)]
-    if outcome[0] != "returned":
-        return [*rows, ("found", f"newest_intact {told(outcome)}"), ("expected", f"it returns {want or 'None'}")]
-    got = outcome[1] and os.path.basename(str(outcome[1]).rstrip("/"))
-    if got != want:
-        return [*rows, ("found", f"it chose {got}"), ("expected", f"{want}")]
-    if outcome[1] is not None and not os.path.isdir(outcome[1]):
-        return [*rows, ("found", f"it returned {outcome[1]!r}, which is no folder's path")]
-    if listing(directory) != before:
-        return [*rows, ("found", "newest_intact changed the directory"), ("expected", "it only looks")]
-    return []
-
-
-def listing(directory: Path) -> dict:
-    return {str(f.relative_to(directory)): f.read_bytes() if f.is_file() else None for f in sorted(directory.rglob("*"))}
-
-
-def fresh(top: Path) -> Path:
-    shutil.rmtree(top, ignore_errors=True)
-    top.mkdir(parents=True)
-    return top
-
-
-def the_highest_step_counts(ck, top: Path, draw) -> list:
-    for old, new in ((9, 10), (99, 100), (95, 1000)):
-        d = fresh(top / "d")
-        some(d, new, old)  # the older one is written last
-        os.utime(d / f"step-{new}", (1, 1))
-        if wrong := chosen(ck, d, want=f"step-{new}", what=f"step-{old} and step-{new}, both intact; step-{old}'s files are newer"):
-            return wrong
-    return []
-
-
-DAMAGE = {
-    "cut short": lambda f: f.write_bytes(f.read_bytes()[: len(f.read_bytes()) // 2]),
-    "with one bit flipped": lambda f: f.write_bytes(bytes([*f.read_bytes()[:-40], f.read_bytes()[-40] ^ 4, *f.read_bytes()[-39:]])),
-    "gone": lambda f: f.unlink(),
-    "empty": lambda f: f.write_bytes(b""),
+ERRORS = {
+    e.__name__: e
+    for e in (KeyError, OSError, BlockingIOError, RuntimeError, SystemExit, KeyboardInterrupt)
 }
 
 
-def a_damaged_one_is_passed_over(ck, top: Path, draw) -> list:
-    for file in ("state.json", "optimizer.json", "manifest.json"):
-        for how, damage in DAMAGE.items():
-            if (file, how) == ("manifest.json", "with one bit flipped"):
-                continue  # it may hit a blank
-            d = fresh(top / "d")
-            some(d, 8, 9, 10)
-            damage(d / "step-10" / file)
-            if wrong := chosen(ck, d, want="step-9", what=f"step-8, step-9, step-10; {file} of step-10 is {how}"):
-                return wrong
-    return []
+class Node:
+    """What a process sees of its machine: as if it were on another one."""
+
+    def __init__(self):
+        self.pid, self.slept, self.sleep = None, 0.0, time.sleep
+        self.getpid = os.getpid
+        os.getpid = lambda: self.getpid() if self.pid is None else self.pid
+
+        def sleep(seconds: float) -> None:
+            self.slept += seconds
+            self.sleep(seconds)
+
+        time.sleep = sleep
+
+    def be(self, name: str, pid: int, folder: Path) -> None:
+        """Its name, the process id there, and a folder for its own /tmp."""
+        self.pid = pid
+        folder.mkdir(parents=True, exist_ok=True)
+        socket.gethostname = platform.node = lambda: name
+        real = os.uname()
+        os.uname = lambda: os.uname_result((real.sysname, name, *real[2:]))
+        os.environ |= {
+            "TMPDIR": str(folder),
+            "HOME": str(folder),
+            "HOSTNAME": name,
+            "SLURMD_NODENAME": name,
+        }
+        tempfile.tempdir = None
+        os.chdir(folder)
 
 
-def odd_manifests_are_no_proof(ck, top: Path, draw) -> list:
-    names = {"names no file": {"step": 10, "files": {}}, "is a list": [], "is a number": 7, "names no step": {"files": {}}}
-    for how, manifest in names.items():
-        d = fresh(top / "d")
-        some(d, 9, 10)
-        (d / "step-10" / "manifest.json").write_text(json.dumps(manifest))
-        if wrong := chosen(ck, d, want="step-9", what=f"step-9, step-10; the manifest of step-10 {how}"):
-            return wrong
-    d = fresh(top / "d")
-    some(d, 9, 10)
-    shutil.copytree(d / "step-9", d / "step-11")
-    return chosen(ck, d, want="step-10", what="step-9, step-10, and step-11: a copy of step-9, as its manifest says")
+NODE = Node()
 
 
-def the_search_goes_back(ck, top: Path, draw) -> list:
-    d = fresh(top / "d")
-    some(d, *range(5, 12))
-    for step in range(11, 6, -1):
-        draw.choice([DAMAGE["cut short"], DAMAGE["gone"]])(d / f"step-{step}" / draw.choice(["state.json", "manifest.json"]))
-    return chosen(ck, d, want="step-6", what="step-5 to step-11; the newest five are damaged")
+class Left(Exception):
+    """The block is left."""
 
 
-def what_was_never_finished_is_none(ck, top: Path, draw) -> list:
-    d = fresh(top / "d")
-    some(d, 9)
-    shutil.copytree(d / "step-9", d / "step-10.tmp")
-    if wrong := chosen(ck, d, want="step-9", what="step-9, and step-10.tmp"):
-        return wrong
-    shutil.rmtree(d / "step-9")
-    return chosen(ck, d, want=None, what="step-10.tmp alone: no save has ever finished")
+class Process:
+    """A process that does what it's sent, with the blocks that it is in."""
+
+    def __init__(self, ck, at: dict | None, top: Path):
+        self.line, theirs = Pipe()
+        if (pid := os.fork()) == 0:
+            try:
+                if at:
+                    NODE.be(at["node"], at["pid"], top / at["node"])
+                _serve(ck, theirs)
+            finally:
+                os._exit(0)
+        theirs.close()
+        self.pid, self.alive = pid, True
+
+    def tell(self, *words: object) -> dict:
+        self.line.send(words)
+        return self.hear()
+
+    def hear(self) -> dict:
+        if not wait([self.line], PATIENCE):
+            starved = waited_for_a_processor(self.pid)
+            self.die()
+            return {"waiting": PATIENCE, "starved": starved}
+        try:
+            return self.line.recv()
+        except EOFError:
+            self.alive = False
+            return {"died": os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])}
+
+    def die(self) -> dict:
+        if self.alive:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+            self.alive = False
+        return {}
 
 
-def other_things_may_lie_there(ck, top: Path, draw) -> list:
-    d = fresh(top / "d")
-    some(d, 9, 10)
-    for name in ("status.json", "step-99.log", "step-best", "lock"):
-        (d / name).write_text("something else")
-    (d / "step-old").mkdir()
-    os.symlink("step-9", d / "latest")
-    return chosen(ck, d, want="step-10", what="step-9, step-10, and other files and folders")
+def _serve(ck, line: Connection) -> None:
+    """Words: enter DIRECTORY (and pause before an event); leave; raise ERROR TEXT."""
+    while True:
+        word, *more = line.recv()
+        if word == "leave":
+            return
+        if word == "raise":
+            raise ERRORS[more[0]](more[1])
+        line.send(_enter(ck, line, *more) | {"slept": NODE.slept})
 
 
-def nothing_there_means_fresh(ck, top: Path, draw) -> list:
-    d = fresh(top / "d")
-    return chosen(ck, d, want=None, what="empty") or chosen(ck, d / "missing", want=None, what="doesn't exist yet")
+def _enter(ck, line: Connection, directory: str, pause: int | None = None) -> dict:
+    """What came of the block, when it's over; that it was entered is said before."""
+    seen = []
+
+    def on_event(name: str) -> None:
+        seen.append(name)
+        if len(seen) - 1 == pause:
+            line.send({"paused": name})
+            line.recv()
+
+    NODE.slept = 0.0
+
+    def block() -> None:
+        with fsevents.watching(directory, on_event):
+            one = ck.only_one(directory)
+            one.__enter__()
+        raised = (None, None, None)
+        try:
+            line.send({"inside": len(os.listdir(directory)), "slept": NODE.slept})
+            _serve(ck, line)
+        except BaseException as e:
+            raised = (type(e), e, e.__traceback__)
+        if not one.__exit__(*raised) and raised[1] is not None:
+            raise raised[1]
+
+    return outcome(block)
 
 
-def none_intact_is_an_error(ck, top: Path, draw) -> list:
-    d = fresh(top / "d")
-    some(d, 9, 10)
-    for folder in d.iterdir():
-        (folder / "state.json").unlink()
-    outcome = elsewhere(lambda: ck.newest_intact(str(d)))
-    if outcome[:2] != ("raised", "NothingIntact"):
-        return [
-            ("directory", "step-9 and step-10, both damaged"),
-            ("found", f"newest_intact {told(outcome)}"),
-            ("expected", "NothingIntact is raised"),
-            ("means", "the run starts over at step 0, and its next saves bury what could still be rescued"),
-        ]
-    return []
+def lock(ck, question: dict, top: Path) -> dict:
+    """Processes that enter, leave, raise in and are killed in blocks: [process, word, ...] each."""
+    crew: dict[str, Process] = {}
+    said = []
+    for name in question["directories"]:
+        (top / name).mkdir(parents=True)
+    for who, word, *more in question["does"]:
+        if who not in crew:
+            crew[who] = Process(ck, question.get("nodes", {}).get(who), top)
+        if word == "die":
+            said.append(crew.pop(who).die())
+        else:
+            said.append(crew[who].tell(word, *([str(top / more[0])] if word == "enter" else more)))
+            if not crew[who].alive:
+                crew.pop(who)
+    for process in crew.values():
+        process.die()
+    return {"said": said}
 
 
-# --- 4.3  knowing when to stop ----------------------------------------------------------------------------------
+def race(ck, question: dict, top: Path) -> dict:
+    """A process is held before each event of its entering, while another one enters."""
+    rounds = []
+    for k in range(EVENTS):
+        directory = top / f"round {k}"
+        directory.mkdir(parents=True)
+        if question["after_a_kill"]:
+            holder = Process(ck, None, top)
+            holder.tell("enter", str(directory))
+            holder.die()
+        first, second = Process(ck, None, top), Process(ck, None, top)
+        paused = first.tell("enter", str(directory), k)
+        if "paused" not in paused:
+            first.die()
+            second.die()
+            break
+        other = second.tell("enter", str(directory))
+        rounds.append({"before": paused["paused"], "second": other, "first": first.tell("go")})
+        first.die()
+        second.die()
+    return {"rounds": rounds}
 
 
-def life(ck, directory: Path, step: int, outcome: str | None, tries: int = 3) -> tuple:
-    """One life, in a process of its own, which trains nothing; outcome None: it ends without a word."""
-
-    def work():
-        may = ck.begin_life(str(directory), step, tries)
-        if may and outcome is not None:
-            ck.end_life(str(directory), outcome)
-        return may
-
-    return elsewhere(work)
-
-
-def lives(ck, top: Path, *course: tuple, tries: int = 3) -> list:
-    """Each of the course: (step, outcome, what begin_life must do: True, False or "CrashLoop")."""
-    d, story = fresh(top / "d"), []
-    for step, outcome, want in course:
-        got = life(ck, d, step, outcome, tries)
-        well = got == ("returned", want) if isinstance(want, bool) else got[:2] == ("raised", want)
-        if not well:
-            before = f"lives before it: {'; '.join(story)}" if story else "the first life"
-            return [
-                ("life", f"begins at step {step}, tries={tries}; {before}"),
-                ("found", f"begin_life {told(got)}"),
-                ("expected", f"it returns {want}" if isinstance(want, bool) else f"{want} is raised"),
-            ]
-        ended = {"failed": "crashed", None: "killed without a word"}.get(outcome, outcome)
-        story.append(f"began at step {step}, {ended}")
-    return []
-
-
-def a_finished_job_has_nothing_to_do(ck, top: Path, draw) -> list:
-    return lives(ck, top, (0, "preempted", True), (10, "done", True), (40, None, False), (40, "done", False))
-
-
-def a_crash_loop_ends(ck, top: Path, draw) -> list:
-    for how in ("failed", None):
-        for tries in (3, 2):
-            course = [(10, how, True)] * tries + [(10, how, "CrashLoop")] * 2
-            if wrong := lives(ck, top, *course, tries=tries):
-                return wrong
-    return []
-
-
-def progress_starts_the_count_anew(ck, top: Path, draw) -> list:
-    course = [(0, "failed", True), (0, None, True), (10, "failed", True), (10, None, True), (20, "failed", True), (20, None, True), (20, "failed", True)]
-    if wrong := lives(ck, top, *course, (20, None, "CrashLoop")):
-        return wrong
-    # there and back again, after a checkpoint that was torn: what counts are the last lives, and not all that began there
-    crash, later = (10, "failed", True), (20, "failed", True)
-    if wrong := lives(ck, top, later, later, crash, crash, crash, (10, "failed", "CrashLoop")):
-        return wrong
-    return lives(ck, top, crash, crash, later, crash, crash, crash, (10, "failed", "CrashLoop"))
-
-
-def a_preemption_is_no_crash(ck, top: Path, draw) -> list:
-    return lives(ck, top, *[(10, "preempted", True)] * 6) or lives(
-        ck, top, (10, "failed", True), (10, "failed", True), (10, "preempted", True), (10, "failed", True), (10, "failed", True)
-    )
-
-
-def a_life_killed_in_its_notes_confuses_nobody(ck, top: Path, draw) -> list:
-    """Killed just before each file-system event of begin_life and end_life."""
-    for call in ("begin_life", "end_life"):
-        for k in range(30):
-            d = fresh(top / "d")
-            life(ck, d, 5, "failed")
-            if call == "end_life":
-                life(ck, d, 10, None)
-            seen = []
-
-            def work(d=d, k=k, seen=seen, call=call):
-                def on_event(name):
-                    seen.append(name)
-                    if len(seen) > k:
-                        os.kill(os.getpid(), signal.SIGKILL)
-
-                with fsevents.watching(str(d), on_event):
-                    ck.begin_life(str(d), 10, 3) if call == "begin_life" else ck.end_life(str(d), "failed")
-
-            if elsewhere(work)[0] != "died":
-                break
-            after = life(ck, d, 10, "failed")
-            if after != ("returned", True):
-                return [
-                    ("killed", f"in {call}, before its file-system event {k}"),
-                    ("then", f"the next life's begin_life {told(after)}"),
-                    ("expected", "it returns True: one crash more or less, but no confusion"),
-                ]
-    return []
-
-
-# --- 4.4  only one ------------------------------------------------------------------------------------------------
-
-
-def enters(ck, directory: Path, then=None) -> tuple:
-    def work():
-        with ck.only_one(str(directory)):
-            return then() if then else True
-
-    return elsewhere(work)
-
-
-def the_second_one_is_refused(ck, top: Path, draw) -> list:
-    d = fresh(top / "d")
-    with ck.only_one(str(d)):
-        outcome, there = enters(ck, d), listing(d)
-    if not there:
-        return [("held", "by one process"), ("found", "nothing of it lies in the directory"), ("expected", "all nodes see the directory; what else tells them?")]
-    if outcome[:2] != ("raised", "Busy"):
-        return [("held", "by one process"), ("found", f"in another, only_one {told(outcome)}"), ("expected", "Busy is raised")]
-    return _free(ck, d, "its holder has left the block")
-
-
-def _free(ck, d: Path, when: str) -> list:
-    outcome = enters(ck, d)
-    return [] if outcome == ("returned", True) else [("when", when), ("found", f"only_one {told(outcome)}"), ("expected", "the next one may enter")]
-
-
-def a_block_that_raised_is_left(ck, top: Path, draw) -> list:
-    d = fresh(top / "d")
-
-    def fails():
-        raise KeyError("training failed")
-
-    outcome = enters(ck, d, fails)
-    if outcome[:2] != ("raised", "KeyError"):
-        return [("found", f"a block that raised KeyError {told(outcome)}")]
-    return _free(ck, d, "the block has raised an error")
-
-
-def a_killed_holder_is_in_nobodys_way(ck, top: Path, draw) -> list:
-    d = fresh(top / "d")
-    outcome = enters(ck, d, lambda: os.kill(os.getpid(), signal.SIGKILL))
-    if outcome[0] != "died":
-        return [("found", f"a block that is killed {told(outcome)}")]
-    return _free(ck, d, "its holder was killed by SIGKILL in the block")
-
-
-CASES = {
-    f.__name__: f
-    for f in (
-        the_highest_step_counts, a_damaged_one_is_passed_over, odd_manifests_are_no_proof, the_search_goes_back,
-        what_was_never_finished_is_none, other_things_may_lie_there, nothing_there_means_fresh, none_intact_is_an_error,
-        a_finished_job_has_nothing_to_do, a_crash_loop_ends, progress_starts_the_count_anew, a_preemption_is_no_crash,
-        a_life_killed_in_its_notes_confuses_nobody, the_second_one_is_refused, a_block_that_raised_is_left,
-        a_killed_holder_is_in_nobodys_way,
-    )
-}  # fmt: skip
+ASKS = {"newest": newest, "lives": lives, "killed": lives, "lock": lock, "race": race}
 
 
 def main() -> None:
     args = p.parse_args()
     ck = student.load(args.checkpoint)
-    fsevents.install()
     top = Path(args.directory)
-
-    def answer(case: str) -> None:
-        watch.emit("answer", case=case, rows=CASES[case](ck, fresh(top / case), random.Random(f"{args.seed} {case}")))
-
-    ask_each(args.case, answer)
-    watch.emit("end", step=0, state={})
+    answer_each(lambda question: ASKS[question["ask"]](ck, question, top / question["id"]))
 
 
 if __name__ == "__main__":

@@ -1,47 +1,54 @@
-"""What a power loss leaves of the saves of exercise 1: write_checkpoint is recorded, read_latest reads every state. With
---best it is keep_best, whose loss grows lower each time, and read_best."""
+"""Records the saves of exercise 1: every operation that they ask of the disk. What they leave is worked out elsewhere.
+
+given: "payload" (the seed of the states) and "saves": [step, number of the state] of each. With --best it is
+keep_best that saves, whose loss grows lower each time.
+"""
 
 import argparse
 import gc
+import os
 import sys
+from pathlib import Path
 
-from grader.crash.crashtest import Program
-from grader.crash.recorder import mark
+from grader.crash import plain, recorder
+from grader.crash.recorder import Incomplete, Unavailable, mark
 from grader.harness import watch
-from grader.harness.digest import digest
-from grader.workload import crash_told, student
+from grader.workload import student
 from grader.workload.states import made_state
 
 p = argparse.ArgumentParser()
 p.add_argument("--checkpoint", required=True, help="the student's checkpoint.py")
-p.add_argument("--directory", required=True, help="below it the states are laid out")
-p.add_argument("--seed", type=int, default=0)
-p.add_argument("--steps", type=int, nargs="+", required=True, help="of the saves, one after another")
+p.add_argument("--directory", required=True, help="the saves go to its folder disk")
 p.add_argument("--best", action="store_true")
+
+SECONDS = 20  # for the saves; milliseconds are normal
+
+
+def save(checkpoint: str, directory: str, best_only: bool) -> None:
+    ck, best = student.load(checkpoint, quiet=True), float("inf")  # here: a thread that it starts doesn't outlive a fork
+    for n, (step, number) in enumerate(watch.given("saves"), 1):
+        state = made_state(watch.given("payload"), number)
+        mark("began", n)
+        if best_only:
+            best = ck.keep_best(state, 1 / n, best, directory)
+        else:
+            ck.write_checkpoint(state, directory, step)
+        mark("returned", n)
 
 
 def main() -> None:
     args = p.parse_args()
     sys.dont_write_bytecode = True  # it would stand in the record
-
-    def save(directory: str) -> None:
-        ck, best = student.load(args.checkpoint, quiet=True), float("inf")  # here: a thread that it starts doesn't outlive a fork
-        for n, step in enumerate(args.steps, 1):
-            state = made_state(args.seed, step)
-            mark("began", n, digest(state))
-            if args.best:
-                best = ck.keep_best(state, 1 / n, best, directory)
-            else:
-                ck.write_checkpoint(state, directory, step)
-            mark("returned", n)
-
-    def load(directory: str) -> str | None:
-        ck = student.load(args.checkpoint, quiet=True)
-        state = ck.read_best(directory) if args.best else ck.read_latest(directory)
-        return None if state is None else digest(state)
-
+    directory = os.path.join(args.directory, "disk")
+    os.mkdir(directory)
     gc.freeze()
-    crash_told.test(Program({"": save}, load, fresh="none"), args.directory)
+    try:
+        record = recorder.record(Path(directory), {"": lambda: save(args.checkpoint, directory, args.best)}, SECONDS)
+        watch.emit("record", of=plain.from_record(record))
+    except (Unavailable, Incomplete) as e:
+        watch.emit("unrecorded", why=str(e), seen=isinstance(e, Incomplete))
+    except (OSError, ValueError, MemoryError) as e:  # of what records, not of the student's
+        watch.emit("unrecorded", why=f"the record broke: {type(e).__name__}: {e}", seen=True)
     watch.emit("end", step=0, state={})
 
 

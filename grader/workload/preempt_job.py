@@ -5,6 +5,7 @@ How a checkpoint is written, and what it holds, was exercises 1 and 2. Here it's
 
 from __future__ import annotations
 
+import builtins
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +16,9 @@ from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
 from grader.harness import fsevents, watch
+from grader.harness.costs import Costs
 from grader.harness.digest import digest
-from grader.harness.preemption import told
+from grader.harness.preemption import last_word
 from grader.workload import job as workload
 from grader.workload import rank_job
 from grader.workload.data import Windows
@@ -26,17 +28,17 @@ from grader.workload.scheduler import Scheduler
 BATCH = 8  # samples for each rank
 PARTS = 12  # of an evaluation
 SHARES = 4  # in which the time of a save passes: before its second, third and fourth event, and after the last
+FAIL_IN_SAVE = 1  # the event of a save before which it fails: something of it has been written
 
 
-@dataclass
-class Costs:
-    """How long things take, in seconds of the scheduler's clock."""
+@dataclass(frozen=True)
+class Failure:
+    """An error that the job raises, once."""
 
-    build: float = 1.0
-    step: float = 1.0
-    part: float = 1.0  # of an evaluation
-    save: float = 1.0
-    slower: float = 1.0  # each save takes so many times as long as the one before
+    where: str  # "build", "resume", "step", "evaluation" or "save"
+    step: int  # the optimizer step that fails, or that was the last
+    error: str  # a built-in exception's name
+    message: str
 
 
 @dataclass
@@ -53,8 +55,9 @@ class PreemptJob(workload.Job):
     save_every: int = 4  # steps between two saves
     directory: str = ""
     cluster: Scheduler | None = None  # its scheduler, which knows the time and sends signals
-    fails_at: int | None = None  # the step that raises an error
+    failure: Failure | None = None
     costs: Costs = field(default_factory=Costs)
+    done: dict = field(default_factory=dict)  # "step", "part", "save" -> how many of them this life has begun
     in_hand: bool = False  # a batch has been fetched and not trained
     epoch_rng: tuple = ()  # the generators as this epoch began: its order of augmentation
 
@@ -91,15 +94,15 @@ class PreemptJob(workload.Job):
     def train_step(self, batch) -> float:
         """Forward, backward, optimizer, learning rate, counters; the loss of the batch."""
         watch.step(self, batch)
+        watch.emit("begins", step=self.step, tensors=self.tensors())
         self.in_hand = False
-        self._passes(self.costs.step / 2, "a step")
-        if self.step + 1 == self.fails_at:
-            self.cluster.point(self.step + 1, "failing")
-            raise RuntimeError(f"step {self.fails_at} fails: there is something wrong with this node")
+        takes = self._takes("step")
+        self.cluster.passes(takes / 2, "a step")
+        self._may_fail("step", self.step + 1)
         loss = super().train_step(batch)
-        self._passes(self.costs.step / 2, "a step")
+        self.cluster.passes(takes / 2, "a step")
         watch.loss(self, loss)
-        watch.emit("trained", step=self.step, clock=self.cluster.clock, tensors=self.tensors())
+        watch.emit("trained", step=self.step, clock=self.cluster.clock, tensors=self.tensors(), says=self._says())
         watch.after_step(self)
         return loss
 
@@ -116,13 +119,14 @@ class PreemptJob(workload.Job):
     def validate(self, part: int) -> float:
         """The loss of one part; draws from no random generator, and changes nothing in the job."""
         self.cluster.point(self.step, "evaluation", part)
-        self._passes(self.costs.part, "evaluation")
+        self.cluster.passes(self._takes("part"), "evaluation")
+        self._may_fail("evaluation", self.step)
         self.network.eval()
         _, inputs, targets = zip(*(self.val_set[i] for i in range(part, len(self.val_set), PARTS)))
         logits = self.network(torch.stack(inputs))
         self.network.train()
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), torch.stack(targets).flatten()).item()
-        watch.emit("part", step=self.step, part=part, clock=self.cluster.clock)
+        watch.emit("part", step=self.step, part=part, clock=self.cluster.clock, says=self._says())
         return loss
 
     def end_epoch(self, losses: list[float]) -> None:
@@ -142,16 +146,20 @@ class PreemptJob(workload.Job):
 
         It appears by a rename, when all of it is written. The newest two stay.
         """
-        watch.emit("saving", step=self.step, clock=self.cluster.clock, tensors=self.tensors(), in_hand=self.in_hand, says=told(Path(self.directory)))
-        cost, self.costs.save = self.costs.save, self.costs.save * self.costs.slower
+        watch.emit(
+            "saving", step=self.step, clock=self.cluster.clock, tensors=self.tensors(), in_hand=self.in_hand, says=self._says()
+        )
+        takes = self._takes("save")
         number = 0
 
         def on_event(_: str) -> None:
             nonlocal number
             self.cluster.point(self.step, "event", number)
+            if number == FAIL_IN_SAVE:
+                self._may_fail("save", self.step)
             number += 1
             if number < SHARES:
-                self._passes(cost / SHARES, "a save")
+                self.cluster.passes(takes / SHARES, "a save")
 
         with fsevents.watching(self.directory, on_event):
             _write(self._own(), self._path(self.step, self.rank))
@@ -164,14 +172,15 @@ class PreemptJob(workload.Job):
                         path.unlink()
             if self.world > 1:
                 dist.barrier()
-        self._passes(cost - min(number, SHARES - 1) * cost / SHARES, "a save")
+        self.cluster.passes(takes - min(number, SHARES - 1) * takes / SHARES, "a save")
         watch.emit("saved", step=self.step, clock=self.cluster.clock, events=[])
 
     def resume(self) -> bool:
         """Bring this freshly built job to its newest checkpoint; False if there is none."""
         steps = self._steps()
         self.cluster.point(0, "resume")
-        self._passes(self.costs.build, "loading")
+        self.cluster.passes(self.costs.build, "loading")
+        self._may_fail("resume", 0)
         if steps:
             workload.estrange(self)  # whatever a resumed run has in common with the old one comes from the disk
             self._load(steps[0])
@@ -206,8 +215,25 @@ class PreemptJob(workload.Job):
         self.epoch_rng = own["epoch_rng"]
         workload.restore_rng(own["rng"])
 
-    def _passes(self, seconds: float, during: str) -> None:
-        self.cluster.passes(seconds, during)
+    def _takes(self, what: str) -> float:
+        number = self.done.get(what, 0)
+        self.done[what] = number + 1
+        return self.costs.takes(what, number, self.cluster.left)
+
+    def _says(self) -> str | None:
+        """What status.json says meanwhile."""
+        return last_word(Path(self.directory))
+
+    def _may_fail(self, where: str, step: int) -> None:
+        may_fail(self.failure, self.cluster, where, step)
+
+
+def may_fail(failure: Failure | None, cluster: Scheduler, where: str, step: int) -> None:
+    """Raise the job's error, if this is its place."""
+    if failure and (failure.where, failure.step) == (where, step):
+        cluster.point(step, "failing")
+        watch.emit("failing", step=step)
+        raise getattr(builtins, failure.error)(failure.message)
 
 
 def _write(state: dict, path: Path) -> None:
@@ -237,10 +263,11 @@ class InTurn(torch.optim.AdamW):
             self.param_groups = groups
 
 
-def build(args, scheduler: Scheduler, worker_init=None) -> PreemptJob:
+def build(args, scheduler: Scheduler, costs: Costs, failure: Failure | None, worker_init=None) -> PreemptJob:
     """A fresh job, which takes a while; `args` are train_preempt.py's."""
     scheduler.point(0, "start")
-    scheduler.passes(args.costs.build, "building")
+    scheduler.passes(costs.build, "building")
+    may_fail(failure, scheduler, "build", 0)
     ranks = dist.is_initialized()
     rank, world = (dist.get_rank(), dist.get_world_size()) if ranks else (0, 1)
     workload.seed_everything(args.seed)
@@ -264,7 +291,7 @@ def build(args, scheduler: Scheduler, worker_init=None) -> PreemptJob:
     job = PreemptJob(
         model, optimizer, schedule, loader, args.epochs, val_set=Windows(4 * PARTS, args.seed + 1, augment=False),
         sampler=sampler, rank=rank, world=world, save_every=args.save_every, directory=args.directory,
-        cluster=scheduler, costs=args.costs,
+        cluster=scheduler, costs=costs, failure=failure,
     )  # fmt: skip
     optimizer.between = lambda: scheduler.point(job.step + 1)
     return job

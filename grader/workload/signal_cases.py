@@ -1,236 +1,310 @@
-"""Questions to StopSignal (exercise 3, task 1), each in a process of its own, as it may die of the answer.
+"""What StopSignal does (exercise 3, task 1) in programs that the check draws: signals, blocks,
+looks.
 
-An answer is a list of what was found, where more was expected: [] is right.
+Each question is answered in a process of its own, which may die of it. Signals come from outside,
+from a process that was there before the student's code (scheduler.py).
 """
 
 import argparse
+import builtins
+import io
+import multiprocessing
 import os
 import signal
 import sys
+import tempfile
+import threading
+import time
 
 import torch
 
-from grader.harness import fsevents, watch
-from grader.harness.digest import digest, rng_digests
-from grader.workload import student
-from grader.workload.forked import ask_each
+from grader.harness import fsevents
+from grader.harness.digest import rng_digests
+from grader.workload import questions, student
 from grader.workload.job import seed_everything
+from grader.workload.scheduler import Daemon
 
 p = argparse.ArgumentParser()
 p.add_argument("--checkpoint", required=True, help="the student's preemption.py")
 p.add_argument("--directory", required=True)
 p.add_argument("--seed", type=int, default=0)
-p.add_argument("--case", action="append", required=True)
 
-TERM, USR1, USR2 = signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2
+SHAPES = {"tuple": tuple, "list": list, "set": set}
+DEFAULT, IGNORED, OWN = "default", "ignored", "own"
+REPORTED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGINT)
 
 
-class Ticking:
-    """A clock that goes on by a second each time somebody looks."""
+class Handlers:
+    """The handlers that are there before the student's: "own" counts its signals."""
 
     def __init__(self):
-        self.time = 100.0
+        self.heard: list[int] = []
 
-    def __call__(self):
-        self.time += 1.0
+    def _own(self, number, frame):
+        self.heard.append(int(number))
+
+    def install(self, kinds: dict) -> None:
+        of = {DEFAULT: signal.SIG_DFL, IGNORED: signal.SIG_IGN, OWN: self._own}
+        for number, kind in kinds.items():
+            signal.signal(int(number), of[kind])
+
+    def table(self) -> dict:
+        """Signal number -> what is installed: one of ours, or "other"."""
+        return {str(int(number)): self._name(signal.getsignal(number)) for number in REPORTED}
+
+    def _name(self, handler) -> str:
+        ours = ((signal.SIG_DFL, DEFAULT), (signal.SIG_IGN, IGNORED), (self._own, OWN))
+        return next(
+            (
+                name
+                for known, name in (*ours, (signal.default_int_handler, "interrupts"))
+                if handler == known
+            ),
+            "other",
+        )
+
+
+class Clock:
+    def __init__(self, time: float):
+        self.time = time
+
+    def __call__(self) -> float:
         return self.time
 
 
-def send(*numbers: int) -> None:
-    for number in numbers:
-        os.kill(os.getpid(), number)
+def plain(value):
+    """For JSON: a number as it is, anything else as text."""
+    if value is None or type(value) in (bool, float):
+        return value
+    return int(value) if isinstance(value, int) else f"{type(value).__name__}: {value!r}"[:200]
 
 
-def handlers() -> list:
-    return [signal.getsignal(number) for number in (TERM, USR1, USR2, signal.SIGINT)]
+def surroundings() -> dict:
+    """What a handler must leave alone, beside files."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    wakeup = signal.set_wakeup_fd(-1)
+    signal.set_wakeup_fd(wakeup)
+    return {
+        "printed": sum(os.fstat(fd).st_size for fd in (1, 2)),
+        "threads": threading.active_count(),
+        "children": len(multiprocessing.active_children()),
+        "wakeup": wakeup,
+        "alarm": list(signal.getitimer(signal.ITIMER_REAL)),
+        "blocked": sorted(map(int, signal.pthread_sigmask(signal.SIG_BLOCK, []))),
+        "folder": os.getcwd(),
+        "environment": len(os.environ),
+        **rng_digests(),
+    }
 
 
-def shown(handler) -> str:
-    if isinstance(handler, signal.Handlers):
-        return handler.name
-    return getattr(handler, "__name__", "a function") if callable(handler) else repr(handler)
+class Program:
+    """Runs a list of operations, and logs what each `look` sees.
 
+    ["enter", {"signals": [...] or null, "shape": ...}]   a block begins, within the last one
+    ["exit"]                                              it ends
+    ["raise", type, message]                              ... by this error
+    ["send", number]  ["time", seconds]  ["look"]  ["around"]
+    """
 
-def mine(number, frame) -> None:
-    """A handler that was there before."""
+    def __init__(self, ck, send, operations: list, clock: Clock, handlers: Handlers):
+        self.ck, self.send, self.todo = ck, send, list(operations)
+        self.clock, self.handlers = clock, handlers
+        self.stops, self.log = [], []
 
+    def run(self) -> list:
+        self._block()
+        return self.log
 
-# --- the cases: (ck, directory) -> list of (label, text) rows of what is wrong
+    def _block(self) -> None:
+        while self.todo:
+            name, *values = self.todo.pop(0)
+            if name == "exit":
+                return
+            if name == "raise":
+                raise getattr(builtins, values[0])(values[1])
+            getattr(self, f"_{name}")(*values)
 
+    def _enter(self, arguments: dict) -> None:
+        given = {"clock": self.clock}
+        if arguments["signals"] is not None:
+            given["signals"] = SHAPES[arguments["shape"]](map(signal.Signals, arguments["signals"]))
+        made = self.ck.StopSignal(**given)
+        between = self.handlers.table()
+        came, stop = None, None
+        try:
+            with made as stop:
+                self.stops.append(stop)
+                self._block()
+        except BaseException as e:
+            came = [type(e).__name__, str(e.args[0]) if e.args else ""]
+        self.log.append({"left": came, "made": between})
 
-def each_signal_is_noted(ck, directory) -> list:
-    for number in (TERM, USR1):
-        clock = Ticking()
-        with ck.StopSignal(clock=clock) as stop:
-            if stop is None:
-                return [("found", "`with StopSignal() as stop` gives None")]
-            if stop.received is not None or stop.at is not None:
-                return [("found", f"before any signal, received is {stop.received!r} and at is {stop.at!r}"), ("expected", "None")]
-            before = clock.time
-            send(number)
-            after = clock.time
-            clock.time += 50
-            received, at = stop.received, stop.at
-        if received != number:
-            return [("sent", number.name), ("found", f"received is {received!r}"), ("expected", f"{number!r}")]
-        if not isinstance(at, (int, float)) or not before < at <= after:
-            return [("sent", f"{number.name} when the clock was about to say {before + 1:g}"), ("found", f"at is {at!r}"), ("expected", f"{before + 1:g}: the time when it came")]
-        if stop.received != number or stop.at != at:
-            return [("found", f"after the block, received is {stop.received!r} and at is {stop.at!r}"), ("expected", "what they were in it")]
-    return []
+    def _send(self, number: int) -> None:
+        self.send(number)
 
+    def _time(self, seconds: float) -> None:
+        self.clock.time = seconds
 
-def the_first_one_counts(ck, directory) -> list:
-    clock = Ticking()
-    with ck.StopSignal(clock=clock) as stop:
-        send(USR1)
-        first = stop.received, stop.at
-        clock.time += 50
-        send(TERM, USR1, TERM)
-        if (stop.received, stop.at) != first:
-            return [
-                ("sent", "SIGUSR1, and later SIGTERM, SIGUSR1, SIGTERM"),
-                ("found", f"received and at went from {first} to {(stop.received, stop.at)}"),
-                ("expected", "the first signal's stay"),
-                ("means", "the grace that is left is counted from the wrong moment"),
-            ]
-    return []
-
-
-def it_does_nothing_else(ck, directory) -> list:
-    seed_everything(3)
-    out, err = (os.fstat(fd).st_size for fd in (1, 2))
-    before, events = rng_digests(), []
-    with ck.StopSignal() as stop, fsevents.watching(directory, events.append):
-        send(TERM, USR1)
-        _ = stop.received
-    sys.stdout.flush()
-    sys.stderr.flush()
-    printed = os.fstat(1).st_size - out + os.fstat(2).st_size - err
-    if printed:
-        return [
-            ("found", f"the handler printed ({printed} bytes)"),
-            ("means", "a signal that comes while the program itself prints raises 'RuntimeError: reentrant call', in the middle of training"),
+    def _look(self) -> None:
+        seen = [
+            [plain(getattr(stop, name, "missing")) for name in ("received", "at")]
+            for stop in self.stops
         ]
-    if events:
-        return [("found", f"the handler wrote files: {events[0]}")]
-    if changed := [name for name, value in rng_digests().items() if before[name] != value]:
-        return [("found", f"the handler moved a generator: {changed[0]}")]
-    return []
+        self.log.append(
+            {"seen": seen, "handlers": self.handlers.table(), "heard": list(self.handlers.heard)}
+        )
+
+    def _around(self) -> None:
+        self.log.append({"around": surroundings()})
 
 
-def a_save_survives_signals(ck, directory) -> list:
-    path, sent = os.path.join(directory, "state.pt"), 0
-    state = {f"layer {n}": torch.full((2000,), float(n)) for n in range(8)}
+# --- the questions: (ck, send, directory, question) -> values
 
-    class File:
-        """Signals come between any two of its writes."""
 
+def program(ck, send, directory: str, question: dict) -> dict:
+    seed_everything(question["seed"])
+    handlers, files = Handlers(), []
+    handlers.install(question["before"])
+    run = Program(ck, send, question["program"], Clock(0.0), handlers)
+    own = os.path.commonpath([directory, os.getcwd(), tempfile.gettempdir()])
+    with fsevents.watching(own, files.append):
+        log = run.run()
+    return {"log": log, "files": files[:5]}
+
+
+def real_time(ck, send, directory: str, question: dict) -> dict:
+    """StopSignal without arguments."""
+    with ck.StopSignal() as stop:
+        before = time.time()
+        send(question["number"])
+        after = time.time()
+        time.sleep(0.01)
+        return {
+            "received": plain(stop.received),
+            "at": plain(stop.at),
+            "before": before,
+            "after": after,
+        }
+
+
+def save(ck, send, directory: str, question: dict) -> dict:
+    """Signals come between any two writes of a save."""
+    path = os.path.join(directory, "state.pt")
+    state = {
+        str(n): torch.full((size,), fill) for n, (size, fill) in enumerate(question["tensors"])
+    }
+    numbers, sent = question["numbers"], 0
+
+    class File(io.RawIOBase):
         def __init__(self, f):
             self.f = f
 
         def write(self, data):
             nonlocal sent
-            send((TERM, USR1)[sent % 2])
+            send(numbers[sent % len(numbers)])
             sent += 1
             return self.f.write(data)
 
         def flush(self):
             self.f.flush()
 
-    with ck.StopSignal(), open(path, "wb") as f:
+    with ck.StopSignal() as stop, open(path, "wb") as f:
         torch.save(state, File(f))
     found = torch.load(path, weights_only=True)
-    if digest(found) != digest(state):
-        return [("found", f"a checkpoint in whose writing {sent} signals came isn't what was saved")]
-    return []
+    read = [[t.numel(), t.min().item(), t.max().item()] for t in found.values()]
+    return {"read": read, "sent": sent, "received": plain(stop.received)}
 
 
-def the_old_handlers_come_back(ck, directory) -> list:
-    for before in (signal.SIG_DFL, signal.SIG_IGN, mine):
-        for number in (TERM, USR1):
-            signal.signal(number, before)
-        old = handlers()
-        with ck.StopSignal():
-            pass
-        if handlers() != old:
-            return _not_back(before, "the block")
+def interrupted(ck, send, directory: str, question: dict) -> dict:
+    """A second signal at every moment of what StopSignal does: in the handler, as the block begins,
+    as it ends, or while somebody looks.
+    """
+    outcomes, moment, step = [], question["from"], question["every"]
+    while True:
+        found = Interrupted(ck, question).at(moment)
+        if not found["struck"]:
+            return {"outcomes": outcomes, "moments": found["moments"]}
+        outcomes.append(found)
+        moment += step
+
+
+class Interrupted:
+    def __init__(self, ck, question: dict):
+        self.ck, self.where = ck, question["where"]
+        self.first, self.second, self.third = map(signal.Signals, question["numbers"])
+        self.file = ck.__file__
+        self.handlers, self.clock = Handlers(), Clock(question["time"])
+        self.handlers.install({n: OWN for n in question["numbers"]})
+        self.moments, self.due, self.struck = 0, -1, False
+
+    def at(self, moment: int) -> dict:
+        self.due = moment
+        found = {}
         try:
-            with ck.StopSignal():
-                raise KeyError("training failed")
-        except KeyError:
-            pass
-        else:
-            return [("found", "an error in the block was swallowed"), ("expected", "it goes on to the caller")]
-        if handlers() != old:
-            return _not_back(before, "a block that raised")
-    return []
+            made = self.ck.StopSignal(
+                signals=(self.first, self.second, self.third), clock=self.clock
+            )
+            stop = self._traced("enter", made.__enter__)
+            self._traced("look", lambda: self._seen(stop))
+            if self.where == "handler":
+                self._traced("handler", lambda: signal.raise_signal(self.first))
+            found["inside"] = self._seen(stop)
+            self._traced("exit", lambda: made.__exit__(None, None, None))
+            found |= {"after": self._seen(stop), "heard": list(self.handlers.heard)}
+            signal.raise_signal(self.third)
+            found["late"] = self.handlers.heard[len(found["heard"]) :]
+        except BaseException as e:
+            found["raised"] = f"{type(e).__name__}: {e}"[:300]
+        return found | {"struck": self.struck, "moments": self.moments}
+
+    @staticmethod
+    def _seen(stop) -> list:
+        return [plain(stop.received), plain(stop.at)]
+
+    def _traced(self, where: str, call):
+        if where != self.where:
+            return call()
+        sys.settrace(self._trace)
+        try:
+            return call()
+        finally:
+            sys.settrace(None)
+
+    def _trace(self, frame, event, argument):
+        """Counts moments: each instruction of the student's own file, each line of what it calls."""
+        file = frame.f_code.co_filename
+        if file == __file__:
+            return None
+        if event == "call" and file == self.file:
+            frame.f_trace_opcodes = True
+        if event in ("opcode", "line"):
+            if self.moments == self.due:
+                self.struck = True
+                self.moments += 1
+                signal.raise_signal(self.second if self.where == "handler" else self.first)
+            else:
+                self.moments += 1
+        return self._trace
 
 
-def _not_back(before, after) -> list:
-    return [
-        ("before", f"{shown(before)} was installed for SIGTERM and SIGUSR1"),
-        ("found", f"after {after}: {shown(signal.getsignal(TERM))} for SIGTERM, {shown(signal.getsignal(USR1))} for SIGUSR1"),
-        ("means", "whatever runs next in this process doesn't hear its own signals: it can't be stopped, or a handler of a job that is gone runs"),
-    ]
-
-
-def one_within_another(ck, directory) -> list:
-    with ck.StopSignal() as outer:
-        with ck.StopSignal() as inner:
-            send(TERM)
-        if inner.received != TERM or outer.received is not None:
-            return [("sent", "SIGTERM in the inner of two blocks"), ("found", f"inner.received {inner.received!r}, outer.received {outer.received!r}")]
-        send(USR1)
-        if outer.received != USR1 or inner.received != TERM:
-            return [
-                ("sent", "SIGUSR1 to the outer block, after the inner one"),
-                ("found", f"inner.received {inner.received!r}, outer.received {outer.received!r}"),
-            ]
-    with ck.StopSignal() as fresh:
-        if fresh.received is not None:
-            return [("found", f"a new StopSignal has received {fresh.received!r} already: it belongs to another one")]
-    return []
-
-
-def only_its_own_signals(ck, directory) -> list:
-    for number in (TERM, USR1, USR2):
-        signal.signal(number, mine)
-    old = handlers()
-    made = ck.StopSignal(signals=(USR2,))
-    if handlers() != old:
-        return [("found", "a handler is installed when StopSignal is made"), ("expected", "from the `with` block's begin to its end")]
-    with made as stop:
-        now = handlers()
-        send(TERM, USR1)
-        early = stop.received
-        send(USR2)
-        late = stop.received
-    if now[:2] != old[:2] or now[3] != old[3]:
-        return [("made", "StopSignal(signals=(SIGUSR2,))"), ("found", "it has taken other signals, too")]
-    if early is not None or late != USR2:
-        return [("made", "StopSignal(signals=(SIGUSR2,))"), ("found", f"received {early!r} after SIGTERM, {late!r} after SIGUSR2")]
-    return []
-
-
-CASES = {
-    f.__name__: f
-    for f in (
-        each_signal_is_noted, the_first_one_counts, it_does_nothing_else, a_save_survives_signals, the_old_handlers_come_back,
-        one_within_another, only_its_own_signals,
-    )
-}  # fmt: skip
+QUESTIONS = {f.__name__: f for f in (program, real_time, save, interrupted)}
 
 
 def main() -> None:
     args = p.parse_args()
-    before = handlers()
+    daemon = Daemon()
+    handlers = Handlers()
+    before = handlers.table()
     ck = student.load(args.checkpoint)
-    imported = [] if handlers() == before else [("found", "importing your file installs a handler"), ("expected", "the `with` block does")]
+    after = handlers.table()
     os.makedirs(args.directory, exist_ok=True)
 
-    ask_each(args.case, lambda case: watch.emit("answer", case=case, rows=imported or CASES[case](ck, args.directory)))
-    watch.emit("end", step=0, state={})
+    def handle(question: dict) -> dict:
+        values = QUESTIONS[question["ask"]](ck, daemon.send, args.directory, question)
+        return values | {"imported": [before, after]}
+
+    questions.answer_each(handle)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import argparse
 
 from grader.harness import watch
 from grader.workload import job as workload
-from grader.workload import student
+from grader.workload import student, witness
 
 p = argparse.ArgumentParser()
 p.add_argument("--checkpoint", required=True, help="the student's checkpoint.py")
@@ -22,6 +22,7 @@ p.add_argument("--save-every", type=int, default=0, help="task 1.4: save every s
 p.add_argument("--save-after-epochs", action="store_true", help="... and after every epoch's validation")
 p.add_argument("--every-steps", type=int, help="should_save's every_steps")
 p.add_argument("--every-epochs", type=int, help="should_save's every_epochs")
+p.add_argument("--witness", action="store_true", help="report all batches, so that the run can be replayed")
 p.add_argument("--keep", type=int, default=0, help="prune to so many checkpoints; 0: never")
 
 
@@ -53,6 +54,8 @@ def main() -> None:
     while job.epoch < job.epochs:
         job.model.train()
         for batch in ck.batches(job):
+            if args.witness:
+                witness.batch(job, batch)
             watch.step(job, batch)
             loss = job.train_step(batch)
             watch.loss(job, loss)
@@ -72,6 +75,8 @@ def main() -> None:
         print(f"epoch {job.epoch}/{job.epochs}  step {job.step}  validation loss {val_loss:.4f}", flush=True)
         if due(end_of_epoch=True):
             save()
+    if args.witness:
+        witness.end()
     watch.end(job)
 
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from grader.slurm import ancestors
 from grader.slurm.cluster import Cluster
 from grader.slurm.config import check_directory
 from grader.slurm.standin.settings import Options, check_socket
@@ -39,8 +40,10 @@ class StandIn(Cluster):
         fast_limits: bool = False,
         settings: dict[str, str | None] | None = None,
         requeue_delay: float = 0.2,
+        jobs_see: Sequence[os.PathLike] = (),
+        jobs_write: Sequence[os.PathLike] | None = None,
     ):
-        super().__init__(directory)
+        super().__init__(directory, jobs_see=jobs_see, jobs_write=jobs_write)
         self.options = Options(nodes, cpus, grace, kill_wait, proctrack, fast_limits, settings or {}, requeue_delay)
 
     def _check(self) -> None:
@@ -50,6 +53,11 @@ class StandIn(Cluster):
 
     def _folders(self, path: str) -> Sequence[str]:
         return [str(self.directory / "bin"), path]
+
+    def _job_of(self, chain: list[int]) -> str | None:
+        """A step's container is forked from the controller; what it starts was given its job's number."""
+        container = ancestors.arguments(chain[-1]) == ancestors.arguments(self.pids()["keeper"])
+        return ancestors.environment(chain[-2]).get("SLURM_JOB_ID") if container and len(chain) > 1 else None
 
     def _answers(self) -> bool:
         return "keeper" in self.pids()

@@ -31,12 +31,12 @@ COMMANDS = ("sbatch", "srun", "squeue", "scancel", "scontrol", "sacct", "sinfo",
 
 
 class Controller:
-    def __init__(self, directory: Path, options: Options):
+    def __init__(self, directory: Path, options: Options, sandbox: dict | None = None):
         self.directory = directory
         self.ending = False
         self.loop = Loop((signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
         self.loop.watch(0, self.lifeline)
-        self.jobs = Jobs(self.loop, directory, options)
+        self.jobs = Jobs(self.loop, directory, options, sandbox)
         self.listener = socket.socket(socket.AF_UNIX)
         self.listener.bind(str(directory / SOCKET))
         self.listener.listen(128)
@@ -119,12 +119,12 @@ def main() -> None:
     here = os.stat(directory)
     controller = error = None
     try:
-        options = Options(**json.loads(sys.stdin.buffer.raw.readline())["options"])
+        said = json.loads(sys.stdin.buffer.raw.readline())
         mine = processes.identity(os.getpid())
         known = {"boot": processes.boot(), "keeper": mine, "phase": "starting", "daemons": {}, "kind": "stand-in", "since": time.time()}
         state.write(directory, known)
         furnish(directory)
-        controller = Controller(directory, options)
+        controller = Controller(directory, Options(**said["options"]), said.get("sandbox"))
         state.write(directory, known | {"phase": "up"})
         state.tell({"up": time.monotonic() - began})
         controller.run()

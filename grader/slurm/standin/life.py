@@ -3,12 +3,14 @@ only the housekeeping between them is faster."""
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
 from contextlib import suppress
 from pathlib import Path
 
+from grader.harness.sandbox import confine_jobs
 from grader.slurm.standin.job import YEAR, Job
 from grader.slurm.standin.loop import Loop
 from grader.slurm.standin.queue import Queue
@@ -22,9 +24,9 @@ NO_OUTPUT = 53  # the signal that Slurm reports where the log couldn't be opened
 
 
 class Jobs(Queue):
-    def __init__(self, loop: Loop, directory: Path, options):
+    def __init__(self, loop: Loop, directory: Path, options, sandbox: dict | None = None):
         super().__init__(loop, options)
-        self.directory = directory
+        self.directory, self.sandbox = directory, sandbox
         self.records: list[dict] = []  # what `sacct -c` knows: a line for each end
         self.steps = Steps(self)
 
@@ -59,9 +61,24 @@ class Jobs(Queue):
             job.reason = "JobLaunchFailure"
             return self._ended(job, "FAILED")
         task = {"argv": [str(script), *job.spec["args"]], "env": job.environment(self.conf), "cwd": job.spec["cwd"], "fds": [0, 1, 2]}
-        job.batch = Container(self.loop, [task], fds, job.spec["umask"], lambda _, status: self._shell_ended(job, status), lambda: self._batch_gone(job))
+        job.batch = Container(self.loop, [task], fds, job.spec["umask"], lambda _, status: self._shell_ended(job, status), lambda: self._batch_gone(job), self.confine)
         for fd in fds:
             os.close(fd)
+
+    def confine(self) -> None:
+        """In a container: its tasks see the commands, the settings, and what the sandbox names."""
+        if self.sandbox:
+            nodes = [f"n{n}" for n in range(1, self.options.nodes + 1)]  # where the scripts' copies lie
+            known = [str(self.directory / name) for name in ("bin", "slurm.conf", "socket", *nodes)]
+            confine_jobs([*self.sandbox["readable"], *known], self.sandbox["writable"])
+
+    def _own(self, path: str) -> str:
+        """Where a job may have its output written; PermissionError for any other place."""
+        real = os.path.realpath(path)
+        if self.sandbox and real != os.devnull:
+            if not any(real.startswith(os.path.realpath(folder) + os.sep) for folder in self.sandbox["writable"]):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return real
 
     def _open_files(self, job: Job) -> list[int]:
         """Standard input, output, error of the batch shell."""
@@ -70,10 +87,10 @@ class Jobs(Queue):
         seen, fds = job.describe(), []
         try:
             fds.append(os.open(os.path.join(job.spec["cwd"], job.spec.get("in") or os.devnull), os.O_RDONLY))
-            out = os.path.join(job.spec["cwd"], log_name(job.spec["out"], seen))
+            out = self._own(os.path.join(job.spec["cwd"], log_name(job.spec["out"], seen)))
             fds.append(os.open(out, how, 0o666 & ~job.spec["umask"]))
             err = job.spec.get("err")
-            fds.append(os.open(os.path.join(job.spec["cwd"], log_name(err, seen)), how, 0o666 & ~job.spec["umask"]) if err else os.dup(fds[1]))
+            fds.append(os.open(self._own(os.path.join(job.spec["cwd"], log_name(err, seen))), how, 0o666 & ~job.spec["umask"]) if err else os.dup(fds[1]))
         except BaseException:
             for fd in fds:
                 os.close(fd)

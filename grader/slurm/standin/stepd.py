@@ -27,14 +27,17 @@ STUBBORN = 10.0  # s after which what doesn't die of SIGKILL is left to the cont
 class Container:
     """The controller's end. `ended(task, status)` once per task, status as wait's; then `gone()`."""
 
-    def __init__(self, loop: Loop, tasks: list[dict], fds: list[int], umask: int, ended: Callable[[int, int], None], gone: Callable[[], None]):
-        """tasks: {"argv", "env", "cwd", "fds": indices of stdin, stdout and stderr in `fds`}; `name` is the node's."""
+    def __init__(self, loop: Loop, tasks: list[dict], fds: list[int], umask: int, ended: Callable[[int, int], None], gone: Callable[[], None], confine: Callable[[], None]):
+        """confine: called in the container's process, before any task starts.
+
+        tasks: {"argv", "env", "cwd", "fds": indices of stdin, stdout and stderr in `fds`}; `name` is the node's."""
         self.loop, self.ended, self.gone = loop, ended, gone
         self.left = set(range(len(tasks)))
         mine, theirs = socket.socketpair()
         if os.fork() == 0:
             status = 1
             try:
+                confine()
                 _be(theirs, tasks, fds, umask)
                 status = 0
             finally:

@@ -88,7 +88,7 @@ class Steps:
         step.client.started(step, [e for e in step.layout for _ in range(step.layout[e])])
         step.container = Container(
             self.jobs.loop, tasks, step.fds, request["umask"],
-            lambda task, status: self._task_ended(step, task, status), lambda: self._gone(step),
+            lambda task, status: self._task_ended(step, task, status), lambda: self._gone(step), self.jobs.confine,
         )  # fmt: skip
         self._close(step)
 

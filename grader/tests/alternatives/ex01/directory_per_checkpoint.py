@@ -6,6 +6,7 @@ import json
 import math
 import os
 import random
+import re
 import shutil
 from pathlib import Path
 
@@ -89,18 +90,30 @@ def write_checkpoint(state, directory, step):
     text = json.dumps(manifest)
     _write(building / "manifest", (hashlib.md5(text.encode()).hexdigest() + text).encode())
     _sync(building)
-    final = folder / f"at_{step}"
-    if final.exists():
-        shutil.rmtree(final)
-    os.replace(building, final)
+    older = [p for p in _found(folder) if _number(p)[0] == step]
+    os.replace(building, folder / f"at_{step}.{_number(older[0])[1] + 1 if older else 0}")
     _sync(folder)
+    for before in older:  # the step is saved again: only now may its first version go
+        _remove(before)
+
+
+def _number(path):
+    """(step, how often it was saved before), or None for what isn't ours."""
+    match = re.fullmatch(r"at_(\d+)\.(\d+)", path.name)
+    return match and (int(match[1]), int(match[2]))
 
 
 def _found(directory):
     folder = Path(directory)
     if not folder.is_dir():
         return []
-    return sorted(folder.glob("at_*"), key=lambda p: int(p.name[3:]), reverse=True)
+    return sorted((p for p in folder.iterdir() if _number(p) and p.is_dir()), key=_number, reverse=True)
+
+
+def _remove(path: Path):
+    doomed = path.with_name(f".building-{path.name}")  # no longer a checkpoint, before it loses files
+    os.replace(path, doomed)
+    shutil.rmtree(doomed)
 
 
 def _load(folder: Path):
@@ -183,7 +196,8 @@ def should_save(step, epoch, end_of_epoch, every_steps=None, every_epochs=None):
 def keep_best(state, val_loss, best, directory):
     if math.isnan(val_loss) or val_loss >= best:
         return best
-    write_checkpoint(state, Path(directory) / "best_so_far", 1 + max((int(p.name[3:]) for p in _found(Path(directory) / "best_so_far")), default=0))
+    place = Path(directory) / "best_so_far"
+    write_checkpoint(state, place, 1 + max((_number(p)[0] for p in _found(place)), default=0))
     _sync(Path(directory))  # the folder's own name
     for old in _found(Path(directory) / "best_so_far")[1:]:
         shutil.rmtree(old)
@@ -200,9 +214,8 @@ def prune(directory, keep):
         return
     for folder in _found(directory):
         if folder not in good:
-            doomed = folder.with_name(f".building-{folder.name}")  # no longer a checkpoint, before it loses files
-            os.replace(folder, doomed)
-            shutil.rmtree(doomed)
+            _remove(folder)
     for folder in (Path(directory), Path(directory) / "best_so_far"):
-        for rest in folder.glob(".building-*"):
-            shutil.rmtree(rest)
+        for rest in folder.iterdir() if folder.is_dir() else []:
+            if re.fullmatch(r"\.building-(\d+|at_\d+\.\d+)", rest.name):
+                shutil.rmtree(rest)

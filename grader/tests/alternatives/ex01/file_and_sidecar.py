@@ -25,18 +25,41 @@ def _durable(path):
         close(fd)
 
 
-def _commit(state, path):
-    """`path` counts only together with its sidecar, and the sidecar comes last."""
-    fresh = path.with_suffix(".unfinished")
+def _commit(state, folder, step):
+    """The sidecar comes last, and says by its digest which file it vouches for: one step may have two."""
+    fresh = folder / f"{step}.unfinished"
     torch.save(state, str(fresh))
     _durable(fresh)
-    digest = path.with_suffix(".sha1.unfinished")
-    digest.write_text(_hash(fresh))
-    _durable(digest)
-    fresh.replace(path)
-    _durable(path.parent)  # the sidecar vouches for it
-    digest.replace(path.with_suffix(".sha1"))
-    _durable(path.parent)
+    digest = _hash(fresh)
+    side = folder / f"{step}.sha1.unfinished"
+    side.write_text(digest)
+    _durable(side)
+    fresh.replace(_data(folder, step, digest))
+    _durable(folder)  # the sidecar vouches for it
+    side.replace(folder / f"{step}.sha1")
+    _durable(folder)
+    _forget_orphans(folder)
+
+
+def _data(folder, step, digest):
+    return folder / f"{step}.{digest}.pt"
+
+
+def _forget_orphans(folder):
+    """Files that no sidecar vouches for: an interrupted save's, or an older version of a step."""
+    for path in folder.iterdir():
+        match = re.fullmatch(r"(\d+)\.([0-9a-f]{40})\.pt", path.name)
+        if match and _vouched(folder, match[1]) not in (match[2], None):
+            path.unlink()
+
+
+def _vouched(folder, step):
+    """The digest in a sidecar; None if there is none that could be one."""
+    try:
+        text = (folder / f"{step}.sha1").read_bytes().decode()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return text if re.fullmatch(r"[0-9a-f]{40}", text) else None
 
 
 def save_checkpoint(model, optimizer, scheduler, epoch, path):
@@ -86,7 +109,7 @@ def set_rng_state(state):
 def write_checkpoint(state, directory, step):
     folder = Path(directory)
     folder.mkdir(exist_ok=True, parents=True)
-    _commit(state, folder / f"{step}.pt")
+    _commit(state, folder, step)
 
 
 def _steps(directory):
@@ -96,16 +119,17 @@ def _steps(directory):
     return sorted((int(m[1]) for n in names if (m := re.match(r"(\d+)\.sha1$", n))), reverse=True)
 
 
-def _intact(path):
-    side = path.with_suffix(".sha1")
-    return path.exists() and side.read_bytes() == _hash(path).encode()
+def _intact(folder, step):
+    """The file of this step, if it is whole."""
+    digest = _vouched(folder, step)
+    path = digest and _data(folder, step, digest)
+    return path if path and path.exists() and _hash(path) == digest else None
 
 
 def read_latest(directory):
     steps = _steps(directory)
     for step in steps:
-        path = Path(directory) / f"{step}.pt"
-        if _intact(path):
+        if path := _intact(Path(directory), step):
             return torch.load(path, map_location="cpu", weights_only=True)
     if steps:
         raise ValueError(f"{directory}: {len(steps)} checkpoints, all damaged")
@@ -202,17 +226,19 @@ def read_best(directory):
 
 def prune(directory, keep):
     folder = Path(directory)
-    for path in (folder / "best").glob("*.unfinished"):
-        path.unlink()
+    for place in (folder / "best", folder):
+        for path in place.iterdir() if place.is_dir() else []:
+            if re.fullmatch(r"\d+(\.sha1)?\.unfinished", path.name):
+                path.unlink()
     steps = _steps(directory)
-    good = [s for s in steps if _intact(folder / f"{s}.pt")]
+    good = [s for s in steps if _intact(folder, s)]
     if not good:
         return
     for step in steps:
         if step not in good[:keep]:
             (folder / f"{step}.sha1").unlink()
-            (folder / f"{step}.pt").unlink(missing_ok=True)
-    for path in folder.glob("*"):
-        orphan = path.suffix == ".pt" and int(path.stem) not in steps
-        if path.name.endswith(".unfinished") or orphan:
+    for path in folder.iterdir():
+        match = re.fullmatch(r"(\d+)\.[0-9a-f]{40}\.pt", path.name)
+        if match and int(match[1]) not in good[:keep]:
             path.unlink()
+    _forget_orphans(folder)

@@ -1,11 +1,11 @@
 """A right solution in another style: the safetensors format, the digest in the file's name, and an order
 of samples that the job draws itself and keeps in the checkpoint."""
 
-import glob
 import hashlib
 import json
 import os
 import random
+import re
 import tempfile
 
 import numpy as np
@@ -105,8 +105,9 @@ def _name(directory, label, data):
 
 
 def _candidates(directory):
-    found = [(int(os.path.basename(p).split(".")[0]), p) for p in glob.glob(os.path.join(glob.escape(str(directory)), "[0-9]*.safetensors"))]
-    return [p for _, p in sorted(found, reverse=True)]
+    names = os.listdir(directory) if os.path.isdir(directory) else []
+    matches = [m for n in names if (m := re.fullmatch(r"(\d+)\.[0-9a-f]{24}\.safetensors", n))]
+    return [os.path.join(directory, m[0]) for m in sorted(matches, key=lambda m: int(m[1]), reverse=True)]
 
 
 def _checked(path):
@@ -124,7 +125,12 @@ def _sync(directory):
 def write_checkpoint(state, directory, step):
     os.makedirs(directory, exist_ok=True)
     data = _pack(state)
-    _put(data, _name(directory, step, data))
+    name = _name(directory, step, data)
+    _put(data, name)
+    _sync(directory)
+    for path in _candidates(directory):  # the step's older version, if it is saved again
+        if os.path.basename(path).startswith(f"{step}.") and path != name:
+            os.unlink(path)
     _sync(directory)
 
 
@@ -208,5 +214,6 @@ def prune(directory, keep):
         for p in candidates:
             if p not in good[:keep]:
                 os.unlink(p)
-        for p in glob.glob(os.path.join(glob.escape(str(directory)), "partial-*")):
-            os.unlink(p)
+        for n in os.listdir(directory):
+            if re.fullmatch(r"partial-\w{8}", n):
+                os.unlink(os.path.join(directory, n))

@@ -207,5 +207,5 @@ def prune(directory, keep):
         if path not in intact[:keep]:
             os.remove(path)
     for name in os.listdir(directory):
-        if name.endswith(".tmp"):
+        if re.fullmatch(r"(step-\d+\.ckpt|best\.ckpt|latest)\.tmp", name):
             os.remove(os.path.join(directory, name))

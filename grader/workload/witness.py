@@ -1,0 +1,26 @@
+"""Reports the batches that a run trains on, and where its generators stand: what a replay of the run needs.
+
+A run whose student code chooses the batches can't be compared with one that has none. So the grader trains the
+reported batches again, without student code (yardstick/replay.py): the same weights and losses must come out.
+"""
+
+from __future__ import annotations
+
+from grader.harness import watch
+from grader.workload import job as workload
+
+
+def batch(job, tensors) -> None:
+    """Before a step: the batch, and the generators that its forward pass begins with."""
+    names = ("indices", "inputs", "targets")
+    values = {name: tensor.tolist() for name, tensor in zip(names, tensors)}
+    watch.emit("batch", step=job.step + 1, rng=generators(), **values)
+
+
+def end() -> None:
+    watch.emit("generators", rng=generators())
+
+
+def generators() -> list:
+    python, numpy, torch = workload.rng()
+    return [python, numpy, torch.numpy().tobytes().hex()]
