@@ -31,7 +31,7 @@ from grader.harness.lab import Lab
 from grader.verdicts import Finding, Inconclusive
 
 MOST = 24  # crash points of one rank's save; of more, so many
-FEW = 6  # of a save that is like another one
+FEW = 4  # of a save that is like another one
 MOST_BYTES = 1 << 30  # of one file
 ODD = "run[1] of 3"  # a directory's name, full of what glob and shells take for something else
 LOADS = [{"op": "load"}]
@@ -302,17 +302,13 @@ def _kills(
             "blind", [("watching", "the save raised no file-system event that Python can see")]
         )
     for rank, of_rank in enumerate(events):
-        opened = [
-            n for n, event in enumerate(of_rank) if event.startswith(("open ", "torch.save begins"))
-        ]
+        opened = [n for n, e in enumerate(of_rank) if e.startswith(("open ", "torch.save begins"))]
+        # torch.save into a file that was opened just before writes no other file
         opened = [
             n for n in opened if not (of_rank[n].startswith("torch.save") and n - 1 in opened)
-        ]  # the same file
-        for n in (
-            opened
-            if len(opened) <= 4
-            else [opened[0], *lab.draw.sample(opened[1:-1], 2), opened[-1]]
-        ):
+        ]
+        picked = [opened[n] for n in spread(len(opened), 4, lab.draw.random())]
+        for n in picked if most == MOST else opened[-1:]:
             for byte in dict.fromkeys((0, lab.draw.choice([1, 20, size // 2]))):
                 faults.append((Fault("tear", step, byte=byte, rank=rank), n))
     chosen = selected(lab, [fault for fault, _ in faults])
@@ -535,20 +531,17 @@ def damaged_for_one_rank(lab: Lab) -> None:
         )
     points, harmed = [], {}
     for n, file in enumerate(written[:8]):
-        for how, (done, harm) in HARMS.items():
-            name = f"{how} {n}"
+        for how in ("remove", "truncate", "empty" if n % 2 else "garbage"):
+            (done, harm), name = HARMS[how], f"{how} {n}"
             harm(copied(ready.folder / "two", folder / name) / file)
             harmed[name] = f"{file}: {done}"
-            points.append(
-                {"name": name, "ops": GOES_ON if how in ("remove", "truncate") else LOADS}
-            )
+            points.append({"name": name, "ops": GOES_ON if how == "truncate" else LOADS})
     for file in _files(copied(ready.folder / "two", folder / "all")):
         HARMS["truncate"][1](folder / "all" / file)
     last_two = ready.new("three", "one")
+    copied(ready.folder / "three", folder / "last two")
     for file in last_two:
-        if (copied_to := folder / "last two") and not copied_to.exists():
-            copied(ready.folder / "three", copied_to)
-        HARMS[lab.draw.choice(["truncate", "remove"])][1](copied_to / file)
+        HARMS[lab.draw.choice(["truncate", "remove"])][1](folder / "last two" / file)
     seen = loads(
         lab, [*points, {"name": "all", "ops": LOADS}, {"name": "last two", "ops": GOES_ON}], folder
     )

@@ -39,8 +39,6 @@ def mid_epoch(lab: Lab, save_every: int = 3) -> tuple[int, tuple]:
     flags = (
         "--seed",
         lab.seed,
-        "--epochs",
-        3,
         "--steps-per-epoch",
         per_epoch,
         "--save-every",

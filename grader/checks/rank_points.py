@@ -131,13 +131,16 @@ def _shows(lab: Lab, which: str) -> list[tuple[int, int]]:
     )
 
 
-def _shown(lab: Lab, which: str, ranks: int) -> list[list[dict]]:
-    """For each rank, the jobs that are saved or saved next, as a life without student code
-    reports them."""
+def _shown(lab: Lab, ranks: int) -> list[list[dict]]:
+    """For each rank, the jobs that are saved, as a life without student code has them."""
     drawn = secrets(lab)
-    ops = [{"op": "show", "step": step, "version": version} for step, version in _shows(lab, which)]
+    ops = [
+        {"op": "show", "payload": drawn[which], "step": step, "version": version}
+        for which in ("saved", "next")
+        for step, version in _shows(lab, which)
+    ]
     point = {"id": "shown", "call": "nothing", "at": "here", "ops": ops}
-    given = {"points": [point], "payload": drawn[which], "key": drawn["key"]}
+    given = {"points": [point], "key": drawn["key"]}
     run = lab.trusted("rank_points.py", ranks=ranks, given=given)
     if any(life.first("end") is None for life in run.last.ranks):
         raise ended_early(lab, run, run.last)
@@ -146,21 +149,18 @@ def _shown(lab: Lab, which: str, ranks: int) -> list[list[dict]]:
 
 def shown(lab: Lab, step: int) -> dict[str, str]:
     """The digests of the job that was saved at this step, on rank 0."""
-    return next(
-        e["holds"] for e in _shown(lab, "saved", 2)[0] if (e["step"], e["version"]) == (step, 0)
-    )
+    return next(e["holds"] for e in _shown(lab, 2)[0] if e["step"] == step)
 
 
 def table(lab: Lab, ranks: int) -> list[dict]:
     """For each rank, the digests that right loads report, and what they stand for."""
-    found: list[dict] = [{} for _ in range(ranks)]
-    for which in ("saved", "next"):
-        for rank, of_rank in enumerate(_shown(lab, which, ranks)):
-            for e in of_rank:
-                found[rank][_key(e["holds"])] = f"step {e['step']}" + (
-                    ", saved again" if e["version"] else ""
-                )
-    return found
+    return [
+        {
+            _key(e["holds"]): f"step {e['step']}" + (", saved again" if e["version"] else "")
+            for e in of_rank
+        }
+        for of_rank in _shown(lab, ranks)
+    ]
 
 
 def place(lab: Lab) -> Path:

@@ -20,7 +20,7 @@ p.add_argument("--ranks", type=int, default=2)
 p.add_argument("--steps", type=int, nargs="+", required=True, help="of the saves, one after another")
 
 PAYLOAD = 1  # what the saved values are drawn from
-TREES = 36  # different directories that are read: each costs the start of all ranks
+TREES = 32  # different directories that are read: each costs the start of all ranks
 WAIT = 60.0  # s that a rank waits for another; a load that hangs is told by the one who judges it, and long before
 
 

@@ -16,7 +16,7 @@ cost ten times as much. A point:
     {"op": "load"}                  into a job that was just built
     {"op": "next"}                  a save of the step that follows the one that was loaded
     {"op": "copy", "to"}            a copy of its directory, as it is now, below --directory
-    {"op": "show", "step", "version"}   the digests of such a job; nothing of the student's runs
+    {"op": "show", "payload", "step", "version"}   the digests of such a job; no student code runs
     {"op": "hold", "rank", "step"}  a save for each event of one, that rank held before the event
     {"op": "fail", "rank", "step", "byte"}  a save for each event of one, which fails; and as many
                                     with a full disk as files are opened
@@ -160,7 +160,7 @@ class Point:
         dist.barrier()
 
     def show(self, op: dict) -> None:
-        job = job_of(args.seed, watch.given("payload"), op["step"], op.get("version", 0))
+        job = job_of(args.seed, op["payload"], op["step"], op.get("version", 0))
         self.emit(
             "shown",
             n=self.n,
