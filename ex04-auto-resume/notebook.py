@@ -54,8 +54,8 @@ print("what is left of the log:")
 print("\n".join(f"    {line}" for line in run.log.splitlines() if line.startswith(("life", "starting", "done"))))
 
 # %% [markdown]
-# The time limit came near at step 17, the shell was warned, the trap ran. But the training heard nothing, and the next life
-# did steps again that had been done. SIGTERM *to srun* means: end these tasks, and srun does it with SIGKILL. One word in
+# The time limit came near at step 17, the shell was warned, the trap ran. But the warning never reached the training (a SIGTERM
+# that it may have heard was the requeue's, just before SIGKILL), and the next life did steps again that had been done. SIGTERM *to srun* means: end these tasks, and srun does it with SIGKILL. One word in
 # the trap (`USR1`, which srun hands on as it is) makes the difference between a save and a loss. And of the first life's
 # log, nothing is left.
 #

@@ -15,6 +15,7 @@ from grader.checks.crash_points import (
     observe,
     observed,
     others_untouched,
+    same_parts,
     selected,
     under,
     works,
@@ -27,7 +28,6 @@ from grader.harness.lab import Lab
 from grader.verdicts import Finding
 
 INF, NAN = float("inf"), float("nan")
-NUMBER = 8  # losses that keep_best is given, one after another
 GOOD = {"op": "best", "step": 10, "loss": 2.0, "best": INF}
 BETTER = {"op": "best", "step": 20, "loss": 1.0, "best": 2.0}
 
@@ -38,9 +38,10 @@ def _seen(lab: Lab) -> dict[str, Seen]:
 
 
 def _losses(draw) -> list[float]:
-    """Some fall, some rise, some are equal to the best, some are NaN: also the first."""
+    """Some fall, some rise, some are equal to the best, some are NaN. The first two are NaN and inf: still no best."""
     best, losses = INF, []
-    for kind in draw.sample(["lower", "lower", "lower", "higher", "equal", "nan", "nan", "negative"], NUMBER):
+    kinds = [*draw.sample(["nan", "equal"], 2), *draw.sample(["lower", "lower", "higher", "equal", "nan", "negative"], 6)]
+    for kind in kinds:
         top = best if best < INF else 9.0
         value = {"lower": top - draw.random(), "higher": top + draw.random(), "equal": best, "nan": NAN}.get(kind, -draw.random() - abs(top))
         losses.append(value)
@@ -129,6 +130,7 @@ def _best_points(losses: list[float]) -> list[dict]:
         {"name": "only best", "at": "here", "made": False, "ops": [GOOD]} | both,
         {"name": "undisturbed", "ops": [GOOD, BETTER], "reads": ["best"]},
         {"name": "damaged", "ops": [write(5), GOOD], "harms": [{"each": ["best"], "state": GOOD["step"]}], "reads": ["best"]},
+        {"name": "values", "ops": [GOOD | {"step": 33, "kind": "drawn"}], "harms": [{"far": 4, "of": ["best"]}], "reads": ["best"]},
         {"name": "strangers", "ops": [write(5), GOOD, STRANGERS, BETTER, {"op": "prune", "keep": 1}]} | both,
         {"name": "cleared", "ops": [GOOD, STRANGERS, {"op": "cleared"}]} | both,
     ]
@@ -201,10 +203,12 @@ def _after_each_loss(point: Seen, losses: list[float], best: float, at: int) -> 
 
 
 def damaged_best(lab: Lab) -> None:
-    point = _seen(lab)["damaged"]
+    point, values = _seen(lab)["damaged"], _seen(lab)["values"]
     works(point)
-    for look in point.harmed:
-        if look.found("best") not in ("error", "step 10"):  # or the damage does no harm to this format
+    works(values)
+    same_parts(values, "best")
+    for look in (*point.harmed, *values.harmed):
+        if look.found("best") not in ("error", "step 10", "step 33"):  # or the damage does no harm to this format
             harm = look.harm[0]
             rows = [
                 ("damaged", f"{harm.file}, of the best: {in_words(harm)}"),

@@ -1,4 +1,4 @@
-"""Runs of a job on a cluster: submitted, disturbed as planned, followed until nothing of it is in the queue.
+"""Runs of a job on a cluster: submitted, disturbed as planned, followed until its queue is empty.
 
 Every run has a cluster of its own, so that what happens to one happens to no other. What the checks
 judge was written down by the grader itself: by the run's witness (witness.py) and from the cluster.
@@ -24,6 +24,7 @@ from grader import course
 from grader.checks.witness import Witness
 from grader.harness import scratch
 from grader.harness.lab import WORKLOAD, Cancelled, Lab
+from grader.harness.sandbox import NONE, jobs_can_be_confined
 from grader.slurm import Cluster, ClusterError, NotInstalled, StandIn, choice
 from grader.slurm.site import Site
 from grader.verdicts import Finding, Inconclusive
@@ -31,6 +32,7 @@ from grader.workload import auto_job
 
 MOST_LIVES = 6  # more of them are a loop without end; most runs have five at most
 POLL = 0.2  # s between two looks at the queue
+BUSY = 1.0  # s between two, while a life is under way
 # reasons of a job that will stay in the queue for ever
 HELD = {"JobHeldUser", "JobHeldAdmin", "job_requeued_in_held_state"}
 NEVER = {"DependencyNeverSatisfied"} | HELD
@@ -41,7 +43,7 @@ DIFFERS = "the stand-in doesn't know"  # what it says where only the real cluste
 
 @dataclass(frozen=True)
 class Pace:
-    """How much time things have, in s: Slurm can't be made quicker than this, a stand-in can, a site is slow."""
+    """How much time things have, in s. Slurm can't be made quicker than this, a stand-in can."""
 
     kill_wait: float = 5  # between SIGTERM and SIGKILL
     grace: float = 15  # of a preemption
@@ -53,7 +55,7 @@ class Pace:
 
 @dataclass(frozen=True)
 class Where:
-    """The cluster that runs are to have: "slurm", "stand-in", "site", or "auto": Slurm where it's installed."""
+    """The cluster that runs are to have: slurm, stand-in, site; auto: Slurm where it's installed."""
 
     kind: str = "auto"
     partition: str | None = None
@@ -73,12 +75,13 @@ class Where:
             "site": Pace(kill_wait=30, grace=0, limit=240, long=40, short=5, seconds=4 * 3600),
         }[self.chosen]
 
-    def cluster(self, directory: Path, first_job: int = 1) -> Cluster:
+    def cluster(self, directory: Path, first_job: int = 1, **jobs: list[Path]) -> Cluster:
+        """`jobs`: what they may read and write (Cluster's jobs_see and jobs_write); a site has rules of its own."""
         if self.chosen == "site":
             return Site(self.partition, self.account)
         kind = Cluster if self.chosen == "slurm" else StandIn
         times = {"grace": self.pace.grace, "kill_wait": self.pace.kill_wait, "fast_limits": True}
-        return kind(directory, nodes=1, settings={"FirstJobId": str(first_job)}, **times)
+        return kind(directory, nodes=1, settings={"FirstJobId": str(first_job)}, **times, **jobs)
 
 
 @dataclass
@@ -91,15 +94,32 @@ class ClusterRun:
     where: Where
     stuck: str = ""  # why a job in the queue will never run
     seconds: float = 0.0
-    record: list[dict] = field(default_factory=list)  # of each run: "job", "start", "end" (epoch s), "state"
+    record: list[dict] = field(
+        default_factory=list
+    )  # of each run: "job", "start", "end" (epoch s), "state"
     events: list[dict] = field(default_factory=list)  # what the witness wrote down
-    undisturbed: dict[int, str] = field(default_factory=dict)  # step -> digest of a run without faults
+    undisturbed: dict[int, str] = field(
+        default_factory=dict
+    )  # step -> digest of a run without faults
     planned: int = 0  # faults that were to strike
+    most: int = MOST_LIVES  # lives; more are a loop without end
     endless: bool = False  # it came back into the queue again and again
-    at_once: set[str] = field(default_factory=set)  # jobs of a chain that the cluster ran at the same time
-    others: dict[str, str] = field(default_factory=dict)  # jobs that preempted it -> their state at the end
+    at_once: set[str] = field(
+        default_factory=set
+    )  # jobs of a chain that the cluster ran at the same time
+    others: dict[str, str] = field(
+        default_factory=dict
+    )  # jobs that preempted it -> their state at the end
     trouble: str = ""  # what the cluster couldn't do
     instead: str = ""  # why it ran on another kind of cluster than was chosen
+    slowest: float = (
+        0.0  # s that the cluster took to say what is in its queue; milliseconds are normal
+    )
+
+    @property
+    def starved(self) -> bool:
+        """The machine was so slow that what came too late proves nothing about the script."""
+        return self.slowest > self.where.pace.limit / 6
 
     def all(self, event: str) -> list[dict]:
         return [e for e in self.events if e["event"] == event]
@@ -116,7 +136,9 @@ class ClusterRun:
     @cached_property
     def log(self) -> str:
         try:
-            return scratch.read(self.folder / "train.log", 1 << 20, tail=True).decode(errors="replace")
+            return scratch.read(self.folder / "train.log", 1 << 20, tail=True).decode(
+                errors="replace"
+            )
         except OSError:
             return ""
 
@@ -136,7 +158,7 @@ class ClusterRun:
 
     @property
     def lost(self) -> list[tuple[dict, int]]:
-        """(fault, finished steps that the next life did again) for each fault that the run survived."""
+        """(fault, finished steps that the next life did again) for each fault that it survived."""
         out = []
         for life, after in zip(self.lives, self.lives[1:]):
             fault = next((e for e in life if e["event"] == "fault"), None)
@@ -150,27 +172,41 @@ def ran(
     lab: Lab, script: str, *flags: object, plan: tuple[dict, ...] = (), uses: str = "",
     then: Callable[[Cluster, str], None] | None = None, most: int = MOST_LIVES, quick: bool = False,
 ) -> ClusterRun:  # fmt: skip
-    """The run of `script` (of the submission) with these flags of auto_job.py, under this plan; once in a grading.
+    """The run of `script` with these flags of auto_job.py, under this plan; once in a grading.
 
-    plan   [{"step": 7, "do": "preempt", "save": "long"}, ...]: what happens at which steps, and how long a save
-           takes that follows: "short", or "long": too long for a job that isn't warned. "preempt", "limit"
-           (the time limit comes near), "kill", "torn" (killed, its newest checkpoint damaged "how"), "lost" (the
-           whole job is killed), "exit" with a "status"; one with "every" strikes every life
+    plan   [{"step": 7, "do": "preempt", "save": "long"}, ...]: what happens at which steps, and how
+           long a save takes that follows: "short", or "long": too long for a job that isn't warned.
+           "preempt", "limit" (the time limit comes near), "kill", "torn" (killed, its newest
+           checkpoint damaged "how"), "lost" (the whole job is killed), "exit" with a "status"; one
+           with "every" strikes every life
     uses   which of the submission's Python functions the training calls (auto_job.py --uses)
-    then   called with (cluster, job id) when the run is over; what is in the queue then is followed as well
+    then   called with (cluster, job id) when the run is over; what is in the queue then is
+           followed as well
     most   lives; more are a loop without end
     quick  many lives: on the stand-in, where it can run them
     """
     where = lab.bench.cluster or Where()
-    key = ("cluster", script, *map(str, flags), json.dumps(plan), uses, bool(then), most, quick, lab.bench.submission.key)
-    run = lab.bench.once(key, lambda: _ran(lab, where, quick, script, flags, plan, uses, then, most))
+    key = (
+        "cluster",
+        script,
+        *map(str, flags),
+        json.dumps(plan),
+        uses,
+        bool(then),
+        most,
+        quick,
+        lab.bench.submission.key,
+    )
+    run = lab.bench.once(
+        key, lambda: _ran(lab, where, quick, script, flags, plan, uses, then, most)
+    )
     if run.instead:
         lab.measured("cluster", run.instead)
     return run
 
 
 def _ran(lab: Lab, where: Where, quick: bool, *rest) -> ClusterRun:
-    """On the cluster that was chosen, or on the stand-in where that can do it and nobody has chosen another."""
+    """On the cluster that was chosen, or on the stand-in where that may take its place."""
     standin = Where("stand-in")
     if quick and where.chosen == "slurm":
         with suppress(Refused):
@@ -190,17 +226,38 @@ def _ran(lab: Lab, where: Where, quick: bool, *rest) -> ClusterRun:
     return run
 
 
-def _run(lab: Lab, where: Where, script: str, flags: tuple, plan: tuple[dict, ...], uses: str, then, most: int) -> ClusterRun:
+def _run(
+    lab: Lab,
+    where: Where,
+    script: str,
+    flags: tuple,
+    plan: tuple[dict, ...],
+    uses: str,
+    then,
+    most: int,
+) -> ClusterRun:
     # the nodes of a site see the home directory, and not this machine's /tmp
     folder = _on_shared_disk() if where.chosen == "site" else lab.bench.folder()
     work = lab.bench.submission.copy_to(folder / FOLDER)
     if not (work / script).exists():
         raise Finding("script", [("missing", f"there is no {script} in the submission")])
     times = vars(where.pace)
-    faults = [fault | {"save": times[fault["save"]]} if "save" in fault else fault for fault in plan]
+    faults = [
+        fault | {"save": times[fault["save"]]} if "save" in fault else fault for fault in plan
+    ]
+    given, temporary = folder / "given", folder / "tmp"
+    given.mkdir()
+    temporary.mkdir()
+    confined = lab.bench.sandbox.kind != NONE
+    if confined and where.chosen != "site" and not jobs_can_be_confined():
+        lab.measured("job script", "without a sandbox: this kernel has no Landlock")
+    jobs = {"jobs_see": [given], "jobs_write": [work, temporary]} if confined else {}
+    first_job = 1000 + lab.shared.randrange(8000)
     try:
-        with where.cluster(folder / "c", first_job=1000 + lab.shared.randrange(8000)) as cluster:
-            run = ClusterRun(work, {}, False, where, planned=sum("every" not in f for f in plan))
+        with where.cluster(folder / "c", first_job=first_job, **jobs) as cluster:
+            run = ClusterRun(
+                work, {}, False, where, planned=sum("every" not in f for f in plan), most=most
+            )
 
             def strike(fault: dict, job: str) -> None:
                 run.others |= dict.fromkeys(_inflict(where, cluster, fault, job), "")
@@ -208,10 +265,13 @@ def _run(lab: Lab, where: Where, script: str, flags: tuple, plan: tuple[dict, ..
             job_of = None if where.chosen == "site" else cluster.job_of
             with Witness(folder, work / "checkpoints", faults, STEPS, strike, job_of) as witness:
                 code = work / lab.bench.submission.module if uses else None
-                witness.command = _training(work / "checkpoints", witness.address, code, uses, flags)
-                train = _as_words(witness.command, folder)
+                witness.command = _training(
+                    work / "checkpoints", witness.address, code, uses, flags
+                )
+                train = _as_words(witness.command, given)
+                env = _surroundings(cluster, train, temporary)
                 run.events, run.undisturbed = witness.events, witness.undisturbed
-                _follow(lab, cluster, run, script, _surroundings(cluster, train), then, most)
+                _follow(lab, cluster, run, script, env, then, most, witness)
                 run.trouble = witness.trouble
             run.events = list(run.events)
         return run
@@ -224,7 +284,9 @@ def _run(lab: Lab, where: Where, script: str, flags: tuple, plan: tuple[dict, ..
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _training(checkpoints: Path, witness: str, code: Path | None, uses: str, flags: tuple) -> list[str]:
+def _training(
+    checkpoints: Path, witness: str, code: Path | None, uses: str, flags: tuple
+) -> list[str]:
     """The command line of the training. It is made here and nowhere else."""
     own = ["--code", str(code), "--uses", uses] if code else []
     command = [sys.executable, "-I", str(WORKLOAD / "auto_job.py"), "--directory", str(checkpoints)]
@@ -232,14 +294,14 @@ def _training(checkpoints: Path, witness: str, code: Path | None, uses: str, fla
 
 
 def _as_words(command: list[str], folder: Path) -> str:
-    """The value of TRAIN: words without blanks, whatever the paths look like, as `srun $TRAIN` splits them."""
+    """The value of TRAIN: `srun $TRAIN` splits it at blanks, and paths may hold some."""
     (folder / "train").write_text(f'exec {shlex.join(command)} "$@"\n')
     return f"sh {folder / 'train'}"
 
 
-def _surroundings(cluster: Cluster, train: str) -> dict[str, str]:
+def _surroundings(cluster: Cluster, train: str, temporary: Path) -> dict[str, str]:
     """The environment in which the script is submitted: the job's."""
-    return {**cluster.env, "TRAIN": train}
+    return {**cluster.env, "TRAIN": train, "TMPDIR": str(temporary)}
 
 
 def _on_shared_disk() -> Path:
@@ -248,7 +310,16 @@ def _on_shared_disk() -> Path:
     return Path(tempfile.mkdtemp(dir=top))
 
 
-def _follow(lab: Lab, cluster: Cluster, run: ClusterRun, script: str, env: dict[str, str], then, most: int) -> None:
+def _follow(
+    lab: Lab,
+    cluster: Cluster,
+    run: ClusterRun,
+    script: str,
+    env: dict[str, str],
+    then,
+    most: int,
+    witness: Witness,
+) -> None:
     began = time.monotonic()
     submitted = cluster.run(["sbatch", "--parsable", script], cwd=run.folder, env=env)
     if submitted.returncode:
@@ -256,7 +327,7 @@ def _follow(lab: Lab, cluster: Cluster, run: ClusterRun, script: str, env: dict[
     first = submitted.stdout.strip().split(";")[0]
     run.jobs[first] = {}
     try:
-        _watch(lab, cluster, run, first, then, most)
+        _watch(lab, cluster, run, first, then, most, witness)
     finally:
         if run.where.chosen == "site":
             cluster.run(["scancel", *run.jobs])
@@ -277,14 +348,24 @@ def _queue(cluster: Cluster, run: ClusterRun, *options: str) -> tuple[bool, list
     asked = cluster.run(["squeue", "-h", *options, "-o", "%i|%T|%r|%Z"])
     rows = [row for row in (line.split("|") for line in asked.stdout.splitlines()) if len(row) == 4]
     here = os.path.realpath(run.folder)
-    return asked.returncode == 0, [row for row in rows if row[0] not in run.others and os.path.realpath(row[3]) == here]
+    return asked.returncode == 0, [
+        row for row in rows if row[0] not in run.others and os.path.realpath(row[3]) == here
+    ]
 
 
-def _watch(lab: Lab, cluster: Cluster, run: ClusterRun, first: str, then, most: int) -> None:
+def _watch(
+    lab: Lab, cluster: Cluster, run: ClusterRun, first: str, then, most: int, witness: Witness
+) -> None:
     """Until nothing of the run is in the queue any more."""
-    began, empty, looks = time.monotonic(), 0, 0
-    while not run.trouble:
+    began, looked, empty, looks = time.monotonic(), 0.0, 0, 0
+    while not witness.trouble:
+        if witness.under_way and time.monotonic() - looked < BUSY:
+            if lab.bench.cancelled.wait(POLL):
+                raise Cancelled
+            continue
+        looked = time.monotonic()
         answered, mine = _queue(cluster, run)
+        run.slowest = max(run.slowest, time.monotonic() - looked)
         for row in mine:
             run.jobs.setdefault(row[0], {})
         running = {row[0] for row in mine if row[1] == "RUNNING"}
@@ -293,7 +374,8 @@ def _watch(lab: Lab, cluster: Cluster, run: ClusterRun, first: str, then, most: 
         if stuck := next((row for row in mine if row[2] in NEVER), None):
             run.stuck = stuck[2]
             return
-        # in whatever state; twice, as a job may be between two of them; and a slurmctld that is too busy to say says nothing
+        # in whatever state; twice, as a job may be between two of them; and a slurmctld that is too
+        # busy to say says nothing
         empty = empty + 1 if answered and not mine else 0
         if empty == 2:
             if then is None:
@@ -320,11 +402,16 @@ def _restarts(cluster: Cluster, job: str) -> int:
 
 
 def _record(cluster: Cluster, jobs: set[str]) -> list[dict]:
-    """What the cluster has noted of each run of these jobs. A run that ended by a requeue is said to be PENDING."""
+    """What the cluster has noted of each run of these jobs. PENDING: it ended by a requeue."""
     said = cluster.run(["sacct", "-c", "-n", "-P", "-o", "JobID,Start,End,State"]).stdout
     rows = [line.split("|") for line in said.splitlines()]
     return [
-        {"job": job, "start": datetime.fromisoformat(start).timestamp(), "end": datetime.fromisoformat(end).timestamp(), "state": state}
+        {
+            "job": job,
+            "start": datetime.fromisoformat(start).timestamp(),
+            "end": datetime.fromisoformat(end).timestamp(),
+            "state": state,
+        }
         for job, start, end, state in (row for row in rows if len(row) == 4)
         if job in jobs and "T" in start and "T" in end
     ]
@@ -336,12 +423,16 @@ class Refused(Exception):
 
 def _inflict(where: Where, cluster: Cluster, fault: dict, job: str) -> set[str]:
     """Do to the job what is due; the ids of jobs that this takes."""
-    if fault["do"] == "preempt" and where.chosen == "site":  # nobody may preempt there: what a preemption begins with
+    if (
+        fault["do"] == "preempt" and where.chosen == "site"
+    ):  # nobody may preempt there: what a preemption begins with
         cluster.run(["scancel", "--signal=TERM", job], check=True)
     elif fault["do"] == "preempt":
         return {cluster.submit("-p", "high", "--exclusive", "-o", os.devnull, "--wrap", "true")}
     if fault["do"] == "limit":
-        cluster.run(["scontrol", "update", f"jobid={job}", f"EndTime=now+{where.pace.limit}"], check=True)
+        cluster.run(
+            ["scontrol", "update", f"jobid={job}", f"EndTime=now+{where.pace.limit}"], check=True
+        )
     if fault["do"] == "lost":
         cluster.run(["scancel", "--full", "--signal=KILL", job], check=True)
     return set()

@@ -142,13 +142,13 @@ def observe(lab: Lab, points: list[dict]) -> dict[str, Seen]:
     seen = {point["name"]: Seen(defaults | point) for point in points}
     for number, it in enumerate(seen.values()):
         # names that tell a life nothing
-        it.point |= {"id": f"p{number}", "at": f"{secrets.token_hex(4)}/{it.point['at']}".rstrip("/")}
+        it.point |= {"id": f"p{number}", "at": f"{_opaque(lab, it.point['name'])}/{it.point['at']}".rstrip("/")}
     root = _save(lab, list(seen.values()))
     for it in seen.values():
         _settle(it, root / it.point["at"])
     states = _states(lab, points)
     for it in seen.values():
-        it.looks = list(_looks(it, root, states))
+        it.looks = list(_looks(lab, it, root, states))
     _read(lab, root, [look for it in seen.values() for look in it.looks if look.reads])
     return {name: it for name, it in seen.items()}
 
@@ -156,6 +156,15 @@ def observe(lab: Lab, points: list[dict]) -> dict[str, Seen]:
 def observed(lab: Lab, name: str, points: Callable[[], list[dict]]) -> dict[str, Seen]:
     """Run `points()` once in a grading, for all checks that look at them under this name."""
     return lab.bench.once(("storage", name, lab.bench.submission.key), lambda: observe(lab, points()))
+
+
+def _opaque(lab: Lab, text: str) -> str:
+    """A folder's name that tells a life nothing, and is the same when the grading is replayed."""
+    return f"{_random(lab, text).getrandbits(32):08x}"
+
+
+def _random(lab: Lab, text: str) -> random.Random:
+    return random.Random(f"{payload(lab)} {text}")
 
 
 def payload(lab: Lab) -> str:
@@ -204,7 +213,7 @@ def _do(lab: Lab, it: Seen, directory: Path, op: dict) -> None:
         for one in harm.all_at_once(own, op["how"], op["to"]):
             harm.do(directory, one)
     elif op["op"] == "strangers":
-        it.strangers |= strangers.put(directory, list(own), lab.draw)
+        it.strangers |= strangers.put(directory, list(own), _random(lab, it.point["name"]))
     elif op["op"] == "cleared":
         for name in {path.split("/")[0] for path in own}:
             (scratch.remove if (directory / name).is_dir() else os.remove)(directory / name)
@@ -301,25 +310,25 @@ def number_of(op: dict) -> int:
     return op.get("of", op["step"])
 
 
-def _looks(it: Seen, root: Path, states: States) -> Iterable[Look]:
+def _looks(lab: Lab, it: Seen, root: Path, states: States) -> Iterable[Look]:
     """The directory as it was left, and with each of the harms done to it: to copies, if it can be copied."""
     point, directory = it.point, root / it.point["at"]
     parts = any(op.get("kind", "plain") != "plain" for op in it.calls)
     it.parts = states.parts
     yield Look(point["id"], directory, point["reads"], states.labels, parts)
     in_place = bool(point["harms"]) and harm.knows_its_place(directory)
-    for number, harms in enumerate(_harms(it, directory, states), 1):
+    for number, harms in enumerate(_harms(lab, it, directory, states), 1):
         look = Look(f"{point['id']}-{number}", directory, point["reads"], states.labels, parts, harms, in_place)
         if not in_place:
-            look.path = root / secrets.token_hex(4) / directory.name
+            look.path = root / _opaque(lab, f"{it.point['name']} {number}") / directory.name
             harm.copy(directory, look.path)
             for one in harms:
                 harm.do(look.path, one)
         yield look
 
 
-def _harms(it: Seen, directory: Path, states: States) -> Iterable[list[Harm]]:
-    draw = random.Random(f"{it.point['name']} {len(it.labels)}")
+def _harms(lab: Lab, it: Seen, directory: Path, states: States) -> Iterable[list[Harm]]:
+    draw = _random(lab, f"{it.point['name']} harms")
     for one in it.point["harms"]:
         if "each" in one:
             files = _of(it, directory, one["each"])
@@ -463,6 +472,25 @@ def _error(seen: Seen) -> str:
         return "an error"
     first = next((line.strip() for line in crash["message"].splitlines() if line.strip()), "")
     return f"{crash['type']}: {first[:120]}" if first else crash["type"]
+
+
+def same_parts(seen: Seen, what: str = "latest") -> None:
+    """Each part of the state that was saved is what came back."""
+    step = seen.point["ops"][-1]["step"]
+    if seen.found(what) == f"step {step}":
+        return
+    rows = [("saved", "a state that holds all that a state may hold")]
+    read = seen.looks[0].read(what)
+    got = read["parts"] if read and read["outcome"] == "state" else {}
+    want = seen.parts[step]
+    if lost := [name for name, digest in want.items() if got.get(name) != digest]:
+        rows.append(("different", ", ".join(lost[:5]) + (f", and {len(lost) - 5} more" if len(lost) > 5 else "")))
+    rows += [
+        ("expected", "the same state, bit for bit"),
+        ("means", "training goes on from other values than those that were saved, or can't go on"),
+        ("think", "which values, types and layouts of a tensor can your file format hold?"),
+    ]
+    raise fails("values", seen, rows, what=what)
 
 
 # --- faults ------------------------------------------------------------------------------------------

@@ -180,12 +180,14 @@ def every_way(directory: Path, files: dict[str, Identity], values: list[Value], 
 
 
 def far_apart(files: dict[str, Identity], number: int, draw: random.Random) -> Iterator[Harm]:
-    """Single flipped bits in large files, whose digest may cover a part of them only: evenly, and at the very end."""
+    """Single flipped bits in large files, whose digest may cover a part of them only: evenly, and ever nearer to both ends."""
     for path, (_, _, size, _) in each_once(files).items():
         if size > EDGE:
-            for n in range(number):
-                yield Harm(path, "flip", int((n + draw.random()) / number * size), size, draw.randrange(8))
-            yield Harm(path, "flip", size - 1 - draw.randrange(64), size, draw.randrange(8))
+            near = [draw.randrange(min(size, 1 << bits)) for bits in (12, 16, 20)]
+            far = [size - 1 - draw.randrange(min(size, 1 << bits)) for bits in (7, 12, 16, 18)]
+            even = [int((n + draw.random()) / number * size) for n in range(number)]
+            for at in (*near, *far, *even):
+                yield Harm(path, "flip", at, size, draw.randrange(8))
 
 
 def _in_values(path: str, data: bytes, values: list[Value], draw: random.Random) -> Iterator[Harm]:

@@ -64,6 +64,7 @@ def _points(steps: list[int], keep: int) -> list[dict]:
         {"name": "two", "ops": [write(second), write(third)], "reads": []},
         {"name": "more than there are", "ops": [write(second), write(third), prune(5)], "harms": [cut(third)]},
         {"name": "four", "ops": [*three, write(fourth)], "reads": []},
+        {"name": "aged", "ops": [*three, write(fourth), {"op": "age"}, prune(2)], "harms": [cut(fourth)]},
         {"name": "one of many", "ops": [*three, write(fourth), prune(1)]},
         {"name": "none good", "ops": [*rotten, prune(keep)], "reads": []},
         {"name": "none good, unpruned", "ops": rotten, "reads": []},
@@ -120,7 +121,17 @@ def _few_or_many(seen: dict[str, Seen], steps: list[int]) -> None:
         raise fails("newest pruned", one, [asked, ("expected", f"the checkpoint of step {fourth}")])
     _no_more_than(one, seen["one"], "nothing pruned", [asked, ("think", "which checkpoints are left after the prune?")])
     rows = [("asked for", "prune(keep=5), of two checkpoints"), ("expected", "both stay")]
-    for look, step in zip([more.looks[0], *more.harmed], (third, second)):
+    for look, step in zip(more.looks, (third, second)):
+        if look.found() != f"step {step}":
+            raise fails("too much pruned", look, rows)
+    aged = seen["aged"]
+    works(aged)
+    rows = [
+        ("directory", "four checkpoints; their dates were changed, as a copy to another disk does: older ones look newer"),
+        ("asked for", "prune(keep=2)"),
+        ("expected", "the two of the highest steps stay"),
+    ]
+    for look, step in zip(aged.looks, (fourth, third)):
         if look.found() != f"step {step}":
             raise fails("too much pruned", look, rows)
 

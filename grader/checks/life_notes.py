@@ -10,7 +10,9 @@ from grader.checks.which_checkpoint import told
 from grader.harness.lab import Lab
 from grader.verdicts import Finding
 
-Life = tuple  # (step, how it ends: "done", "preempted", "failed" or None: without a word, tries or None)
+Life = (
+    tuple  # (step, how it ends, tries or None): "done", "preempted", "failed"; None: without a word
+)
 TRIES = 3  # where none are given
 
 
@@ -39,30 +41,52 @@ def expected(*courses: list[Life]) -> list[object]:
     return said[-1]
 
 
-# --- courses of one job ---------------------------------------------------------------------------------------
+# --- courses of one job ---------------------------------------------------------------------------
 
 Courses = list[list[Life]]
 
 
 def a_finished_job_has_nothing_to_do(draw: Random) -> Courses:
-    done = [(0, "preempted", None), (10, "done", None), (40, None, None), (40, "done", 1), (10, "failed", 2)]
+    done = [
+        (0, "preempted", None),
+        (10, "done", None),
+        (40, None, None),
+        (40, "done", 1),
+        (10, "failed", 2),
+    ]
     again = [(0, "failed", None), (0, "done", 2), *[(draw.choice([0, 10, 40]), None, 1)] * 3]
-    return [done, again, [(5, "failed", 2), (5, "failed", 3), (5, "done", 3), (5, None, 3), (5, None, 3)]]
+    return [
+        done,
+        again,
+        [(5, "failed", 2), (5, "failed", 3), (5, "done", 3), (5, None, 3), (5, None, 3)],
+    ]
 
 
 def a_crash_loop_ends(draw: Random) -> Courses:
     courses = []
     for tries in (1, 2, 3, 4, None):
         step = draw.randint(0, 90)
-        courses.append([(step, draw.choice(["failed", None]), tries) for _ in range((tries or TRIES) + 2)])
+        courses.append(
+            [(step, draw.choice(["failed", None]), tries) for _ in range((tries or TRIES) + 2)]
+        )
     return courses + [[(9, "failed", 3)] * 5, [(9, None, 3)] * 5]
 
 
 def progress_starts_the_count_anew(draw: Random) -> Courses:
     crash, later = (10, "failed", 3), (20, "failed", 3)
     courses = [
-        [(0, "failed", 3), (0, None, 3), crash, (10, None, 3), later, (20, None, 3), later, (20, None, 3)],
-        # there and back again, after a checkpoint that was torn: what counts are the last lives, not all that began there
+        [
+            (0, "failed", 3),
+            (0, None, 3),
+            crash,
+            (10, None, 3),
+            later,
+            (20, None, 3),
+            later,
+            (20, None, 3),
+        ],
+        # there and back again, after a checkpoint that was torn: what counts are the last lives,
+        # not all that began there
         [later, later, crash, crash, crash, crash],
         [crash, crash, later, crash, crash, crash, crash],
         # after a crash loop, somebody mends the job, and it gets further
@@ -74,7 +98,15 @@ def progress_starts_the_count_anew(draw: Random) -> Courses:
 def a_preemption_is_no_crash(draw: Random) -> Courses:
     crash, preempted = (10, "failed", 3), (10, "preempted", 3)
     courses = [[preempted] * 6, [crash, crash, preempted, crash, crash, crash, crash]]
-    courses.append([(0, "preempted", 1), (0, "failed", 1), (0, None, 1), (7, "preempted", 1), (7, "preempted", 1)])
+    courses.append(
+        [
+            (0, "preempted", 1),
+            (0, "failed", 1),
+            (0, None, 1),
+            (7, "preempted", 1),
+            (7, "preempted", 1),
+        ]
+    )
     return courses + [_any(draw, ["failed", None, "preempted"]) for _ in range(4)]
 
 
@@ -83,13 +115,23 @@ def _any(draw: Random, ends: list[str | None]) -> list[Life]:
     return [(draw.choice([steps[0], *steps]), draw.choice(ends), tries) for _ in range(12)]
 
 
-CASES = {f.__name__: f for f in (a_finished_job_has_nothing_to_do, a_crash_loop_ends, progress_starts_the_count_anew, a_preemption_is_no_crash)}
+CASES = {
+    f.__name__: f
+    for f in (
+        a_finished_job_has_nothing_to_do,
+        a_crash_loop_ends,
+        progress_starts_the_count_anew,
+        a_preemption_is_no_crash,
+    )
+}
 
 
 def right(lab: Lab, case: str, think: str) -> None:
     courses = CASES[case](lab.draw)
     lab.draw.shuffle(courses)
-    for course, said in zip(courses, _said(lab, [[(0, *life) for life in course] for course in courses], think)):
+    for course, said in zip(
+        courses, _said(lab, [[(0, *life) for life in course] for course in courses], think)
+    ):
         _judge(said, course, think)
 
 
@@ -105,8 +147,16 @@ def _judge(said: list[dict], course: list[Life], think: str, more: str = "") -> 
         if (got := _came_to(said[n]) if n < len(said) else None) != wanted:
             before = f"lives before it: {_story(course[:n])}" if n else "the first life"
             rows = [
-                ("life", f"begins at step {life[0]}, tries={TRIES if life[2] is None else life[2]}{more}; {before}"),
-                ("found", f"begin_life {told(said[n])}" if got != "an end" else f"its life {told(said[n])}"),
+                (
+                    "life",
+                    f"begins at step {life[0]}, tries={life[2] or TRIES}{more}; {before}",
+                ),
+                (
+                    "found",
+                    f"begin_life {told(said[n])}"
+                    if got != "an end"
+                    else f"its life {told(said[n])}",
+                ),
                 ("expected", _wish(wanted)),
                 ("think", think),
             ]
@@ -128,7 +178,7 @@ def _story(course: list[Life]) -> str:
     return "; ".join(f"began at step {step}, {ended.get(ends, ends)}" for step, ends, _ in course)
 
 
-# --- where the notes lie ---------------------------------------------------------------------------------------
+# --- where the notes lie --------------------------------------------------------------------------
 
 
 def notes_stay_with_their_job(lab: Lab, think: str) -> None:
@@ -147,18 +197,24 @@ def notes_stay_with_their_job(lab: Lab, think: str) -> None:
 
 def look_alikes_are_passed_over(lab: Lab, think: str) -> None:
     """Beside each file that begin_life and end_life wrote lie others of like names."""
-    courses = [_any(lab.draw, ["failed", None, "preempted"]), [(3, None, 2)] * 4, [(3, "failed", 2), (9, "done", 2), (9, None, 2)]]
+    courses = [
+        _any(lab.draw, ["failed", None, "preempted"]),
+        [(3, None, 2)] * 4,
+        [(3, "failed", 2), (9, "done", 2), (9, None, 2)],
+    ]
     more = " (beside the notes lie files of like names: NAME.bak, .nfs0000NAME ...)"
-    said = _said(lab, [[(0, *life) for life in course] for course in courses], think, look_alikes=True)
+    said = _said(
+        lab, [[(0, *life) for life in course] for course in courses], think, look_alikes=True
+    )
     for course, mine in zip(courses, said):
         _judge(mine, course, think, more)
 
 
-# --- killed in the notes ---------------------------------------------------------------------------------------
+# --- killed in the notes --------------------------------------------------------------------------
 
 
 def _kills(draw: Random) -> list[tuple[list[Life], Life, list[Life]]]:
-    """(lives before, the one that is killed in begin_life (it ends with None) or in end_life, lives after)"""
+    """(lives before, the one that is killed, lives after); in begin_life if it ends with None"""
     one, two = draw.sample(range(1, 90), 2)
 
     def crashes(step: int, number: int, tries: int = 3) -> list[Life]:
@@ -178,13 +234,20 @@ def _kills(draw: Random) -> list[tuple[list[Life], Life, list[Life]]]:
     ]
 
 
-def a_kill_confuses_nobody(lab: Lab, think: str) -> None:
+def a_kill_leaves_them_whole(lab: Lab, think: str) -> None:
     cases = _kills(lab.draw)
-    asked = [{"ask": "killed", "before": before, "life": life, "after": after} for before, life, after in cases]
+    asked = [
+        {"ask": "killed", "before": before, "life": life, "after": after}
+        for before, life, after in cases
+    ]
     for (before, life, after), answer in zip(cases, ask(lab, "auto_cases.py", asked)):
         step, ends, tries = life
         call = "begin_life" if ends is None else f"end_life({ends!r})"
-        what = ("killed", f"in {call}, of a life that began at step {step}" + (f"; before it: {_story(before)}" if before else ""))
+        what = (
+            "killed",
+            f"in {call}, of a life that began at step {step}"
+            + (f"; before it: {_story(before)}" if before else ""),
+        )
         states = answer.given(think, what)["states"]
         either = [expected(before, [life], after), expected(before, [(step, None, tries)], after)]
         if ends is None:
@@ -193,12 +256,21 @@ def a_kill_confuses_nobody(lab: Lab, think: str) -> None:
             got = [_came_to(said) for said in state["lives"]]
             if got in either:
                 continue
-            n = next(n for n in range(len(after)) if all(got[: n + 1] != e[: n + 1] for e in either))
+            n = next(
+                n for n in range(len(after)) if all(got[: n + 1] != e[: n + 1] for e in either)
+            )
             rows = [
                 (what[0], f"{state['killed']}, {what[1]}"),
                 ("then", _story(after[:n]) or "the next life"),
-                ("found", f"begin_life {told(state['lives'][n])} at step {after[n][0]}, tries={after[n][2]}"),
-                ("expected", " or ".join(dict.fromkeys(_wish(e[n]) for e in either if e[:n] == got[:n]))),
+                (
+                    "found",
+                    f"begin_life {told(state['lives'][n])} at step {after[n][0]}, "
+                    f"tries={after[n][2]}",
+                ),
+                (
+                    "expected",
+                    " or ".join(dict.fromkeys(_wish(e[n]) for e in either if e[:n] == got[:n])),
+                ),
                 ("think", think),
             ]
             raise Finding("case:killed", rows)

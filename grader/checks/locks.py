@@ -1,17 +1,27 @@
-"""Task 4.4: one process at a time. Courses of processes are drawn here, and what each must come to is known here."""
+"""Task 4.4: one process at a time. Courses of processes are drawn here, and judged here."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from random import Random
 
+from grader.checks.expect import starved
 from grader.checks.questions import ask
 from grader.checks.which_checkpoint import told
 from grader.harness.lab import Lab
-from grader.verdicts import Finding
+from grader.verdicts import Finding, Inconclusive
 
-Does = list[tuple]  # (process, "enter", directory), (process, "leave"), (process, "raise", error, text), (process, "die")
-ERRORS = ("KeyError", "OSError", "BlockingIOError", "RuntimeError", "SystemExit", "KeyboardInterrupt")
+Does = list[
+    tuple
+]  # (process, word, ...): enter a directory, leave it, raise an error with a text, die
+ERRORS = (
+    "KeyError",
+    "OSError",
+    "BlockingIOError",
+    "RuntimeError",
+    "SystemExit",
+    "KeyboardInterrupt",
+)
 DIRECTORIES = ("run 1", "run 2")
 
 
@@ -59,13 +69,26 @@ def errors_leave_the_block(lab: Lab, think: str) -> None:
     courses: list[tuple[Does, dict]] = []
     for error in ERRORS:
         d, text = draw.choice(DIRECTORIES), f"no {draw.randint(2, 99)}"
-        again = [("A", "enter", d), ("A", "raise", error, text), ("A", "enter", d), ("B", "enter", d), ("A", "leave"), ("B", "enter", d)]
+        again = [
+            ("A", "enter", d),
+            ("A", "raise", error, text),
+            ("A", "enter", d),
+            ("B", "enter", d),
+            ("A", "leave"),
+            ("B", "enter", d),
+        ]
         courses.append((again, {}))
-    refused = [("A", "enter", "run 1"), ("B", "enter", "run 1"), ("B", "enter", "run 1"), ("A", "leave"), ("B", "enter", "run 1")]
+    refused = [
+        ("A", "enter", "run 1"),
+        ("B", "enter", "run 1"),
+        ("B", "enter", "run 1"),
+        ("A", "leave"),
+        ("B", "enter", "run 1"),
+    ]
     _take(lab, [*courses, (refused, {}), (_course(draw, ("leave", "raise")), {})], think)
 
 
-def killed_holders_are_in_nobodys_way(lab: Lab, think: str) -> None:
+def killed_holders_block_nobody(lab: Lab, think: str) -> None:
     draw = lab.draw
     _take(lab, [(_course(draw, ("leave", "die")), {}) for _ in range(3)], think)
 
@@ -74,32 +97,90 @@ def other_nodes_are_seen(lab: Lab, think: str) -> None:
     """Processes of several machines: the same number may be another process there, or none."""
     draw = lab.draw
     alive, gone = 1, 4_000_000 + draw.randrange(100_000)
-    nodes = {"A": {"node": "n1", "pid": gone}, "B": {"node": "n2", "pid": gone + 1}, "C": {"node": "n3", "pid": alive}}
+    nodes = {
+        "A": {"node": "n1", "pid": gone},
+        "B": {"node": "n2", "pid": gone + 1},
+        "C": {"node": "n3", "pid": alive},
+    }
     same = {"A": {"node": "n1", "pid": 77}, "B": {"node": "n2", "pid": 77}}
-    recycled = [("C", "enter", "run 1"), ("C", "die"), ("B", "enter", "run 1"), ("A", "enter", "run 1")]
-    held = [("A", "enter", "run 1"), ("B", "enter", "run 1"), ("A", "die"), ("B", "enter", "run 1"), ("C", "enter", "run 1")]
-    twins = [("A", "enter", "run 1"), ("B", "enter", "run 1"), ("A", "leave"), ("B", "enter", "run 1"), ("A", "enter", "run 1")]
-    courses = [(recycled, nodes), (held, nodes), (twins, same), (_course(draw, ("leave", "die"), 10), nodes)]
+    recycled = [
+        ("C", "enter", "run 1"),
+        ("C", "die"),
+        ("B", "enter", "run 1"),
+        ("A", "enter", "run 1"),
+    ]
+    held = [
+        ("A", "enter", "run 1"),
+        ("B", "enter", "run 1"),
+        ("A", "die"),
+        ("B", "enter", "run 1"),
+        ("C", "enter", "run 1"),
+    ]
+    twins = [
+        ("A", "enter", "run 1"),
+        ("B", "enter", "run 1"),
+        ("A", "leave"),
+        ("B", "enter", "run 1"),
+        ("A", "enter", "run 1"),
+    ]
+    courses = [
+        (recycled, nodes),
+        (held, nodes),
+        (twins, same),
+        (_course(draw, ("leave", "die"), 10), nodes),
+    ]
     draw.shuffle(courses)
     _take(lab, courses, think)
 
 
 def _take(lab: Lab, courses: list[tuple[Does, dict]], think: str) -> None:
-    asked = [{"ask": "lock", "directories": DIRECTORIES, "does": does, "nodes": nodes} for does, nodes in courses]
+    asked = [
+        {"ask": "lock", "directories": DIRECTORIES, "does": does, "nodes": nodes}
+        for does, nodes in courses
+    ]
     for (does, nodes), answer in zip(courses, ask(lab, "auto_cases.py", asked)):
         said, room = answer.given(think)["said"], Room()
         for n, one in enumerate(does):
             want, got = room.comes_to(*one), said[n]
-            rows = [*([("before", _story(does[:n], nodes))] if n else []), ("then", _story([one], nodes))]
+            rows = [
+                *([("before", _story(does[:n], nodes))] if n else []),
+                ("then", _story([one], nodes)),
+            ]
+            _in_time(got, rows)
             if one[1] == "enter" and (got.get("waiting") or got.get("slept", 0) > 0.5):
-                found = f"only_one {_found(one, got)}" if got.get("waiting") else f"only_one slept for {got['slept']:g} s"
-                raise Finding("case:lock", [*rows, ("found", found), ("expected", f"at once: {_wish(want)}"), ("think", think)])
+                found = (
+                    f"only_one {_found(one, got)}"
+                    if got.get("waiting")
+                    else f"only_one slept for {got['slept']:g} s"
+                )
+                raise Finding(
+                    "case:lock",
+                    [
+                        *rows,
+                        ("found", found),
+                        ("expected", f"at once: {_wish(want)}"),
+                        ("think", think),
+                    ],
+                )
             if _came_to(one, got) != want:
-                rows += [("found", f"only_one {_found(one, got)}"), ("expected", _wish(want)), ("think", think)]
+                rows += [
+                    ("found", f"only_one {_found(one, got)}"),
+                    ("expected", _wish(want)),
+                    ("think", think),
+                ]
                 raise Finding("case:lock", rows)
             if got.get("inside") == 0:
-                rows += [("found", "nothing of it lies in the directory"), ("expected", "all nodes see the directory; what else tells them?")]
+                rows += [
+                    ("found", "nothing of it lies in the directory"),
+                    ("expected", "all nodes see the directory; what else tells them?"),
+                ]
                 raise Finding("case:lock", rows)
+
+
+def _in_time(got: dict, rows: list[tuple[str, str]]) -> None:
+    if got.get("waiting") and starved(got["waiting"], got.get("starved", 0.0)):
+        machine = f"busy: for {got['starved']:.0f} of {got['waiting']:g} s, no processor was free"
+        raise Inconclusive("starved", [*rows, ("machine", machine)])
 
 
 def _came_to(one: tuple, got: dict) -> str:
@@ -122,14 +203,24 @@ def _found(one: tuple, got: dict) -> str:
 
 
 def _wish(want: str) -> str:
-    return {"inside": "it may enter", "Busy": "Busy is raised", "left": "it has left", "killed": "it is dead"}.get(want, f"{want} goes on")
+    return {
+        "inside": "it may enter",
+        "Busy": "Busy is raised",
+        "left": "it has left",
+        "killed": "it is dead",
+    }.get(want, f"{want} goes on")
 
 
 def _story(does: Does, nodes: dict) -> str:
     said = []
     for who, word, *more in does:
         on = f" (pid {nodes[who]['pid']} on {nodes[who]['node']})" if who in nodes else ""
-        what = {"enter": "enters", "leave": "leaves", "die": "is killed in its block", "raise": "raises"}[word]
+        what = {
+            "enter": "enters",
+            "leave": "leaves",
+            "die": "is killed in its block",
+            "raise": "raises",
+        }[word]
         said.append(f"{who}{on} {what} {': '.join(map(str, more))}".strip())
     return "; ".join(said)
 
@@ -142,13 +233,21 @@ def only_one_wins(lab: Lab, think: str) -> None:
     for after, answer in zip(starts, ask(lab, "auto_cases.py", asked)):
         when = ("when", "an earlier holder was killed" if after else "nobody was ever there")
         for one in answer.given(think, when)["rounds"]:
+            for got in (one["first"], one["second"]):
+                _in_time(got, [when])
             came = [_came_to(("", "enter"), one[who]) for who in ("first", "second")]
             if sorted(came) == ["Busy", "inside"]:
                 continue
-            found = [f"the {who} one: only_one {_found(('', 'enter'), one[who])}" for who in ("first", "second")]
+            found = [
+                f"the {who} one: only_one {_found(('', 'enter'), one[who])}"
+                for who in ("first", "second")
+            ]
             rows = [
                 when,
-                ("then", f"two processes enter, the second one while the first is about to {one['before']}"),
+                (
+                    "then",
+                    f"two processes enter, the second while the first is about to {one['before']}",
+                ),
                 ("found", "both are in" if came == ["inside", "inside"] else "; ".join(found)),
                 ("expected", "one is in, and Busy is raised in the other"),
                 ("think", think),

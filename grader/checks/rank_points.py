@@ -1,8 +1,9 @@
-"""Points at which ranks save and load drawn jobs (grader/workload/rank_points.py), and what each rank saw there.
+"""Points at which ranks save and load drawn jobs, and what each rank saw there.
 
-The lives that save draw their jobs from one secret number, those that load get another one, and a
-key for their digests. What a digest must be is computed in a life without student code. So a life
-that loads can have a job's digest only from what was saved.
+The driver is grader/workload/rank_points.py. The lives that save draw their jobs from one secret
+number; those that load get another one, and a key for their digests. What a digest must be is
+computed in a life without student code. So a life that loads can have a job's digest only from what
+was saved.
 """
 
 from __future__ import annotations
@@ -95,13 +96,18 @@ def _key(holds: dict) -> tuple:
     return tuple(sorted(holds.items()))
 
 
-# --- running ----------------------------------------------------------------------------------------
+# --- running --------------------------------------------------------------------------------------
 
 
 def secrets(lab: Lab) -> dict[str, object]:
-    """What jobs are drawn from, by the lives that save and by those that load, and the digests' key."""
+    """What jobs are drawn from, by the lives that save and by those that load, and the
+    digests' key."""
     draw = lab.shared
-    return {"saved": draw.getrandbits(60), "next": draw.getrandbits(60), "key": f"{draw.getrandbits(64):016x}"}
+    return {
+        "saved": draw.getrandbits(60),
+        "next": draw.getrandbits(60),
+        "key": f"{draw.getrandbits(64):016x}",
+    }
 
 
 def steps(lab: Lab) -> tuple[int, int, int]:
@@ -120,11 +126,14 @@ def _shows(lab: Lab, which: str) -> list[tuple[int, int]]:
     known += [known[-1] + INTERVAL, known[-1] + 2 * INTERVAL]
     if which == "saved":
         known += [0, LARGE, LARGE + 1, *EPOCHS]
-    return [(step, 0) for step in dict.fromkeys(known)] + ([(steps(lab)[1], 1)] if which == "saved" else [])
+    return [(step, 0) for step in dict.fromkeys(known)] + (
+        [(steps(lab)[1], 1)] if which == "saved" else []
+    )
 
 
 def _shown(lab: Lab, which: str, ranks: int) -> list[list[dict]]:
-    """For each rank, the jobs that are saved or saved next, as a life without student code reports them."""
+    """For each rank, the jobs that are saved or saved next, as a life without student code
+    reports them."""
     drawn = secrets(lab)
     ops = [{"op": "show", "step": step, "version": version} for step, version in _shows(lab, which)]
     point = {"id": "shown", "call": "nothing", "at": "here", "ops": ops}
@@ -137,7 +146,9 @@ def _shown(lab: Lab, which: str, ranks: int) -> list[list[dict]]:
 
 def shown(lab: Lab, step: int) -> dict[str, str]:
     """The digests of the job that was saved at this step, on rank 0."""
-    return next(e["holds"] for e in _shown(lab, "saved", 2)[0] if (e["step"], e["version"]) == (step, 0))
+    return next(
+        e["holds"] for e in _shown(lab, "saved", 2)[0] if (e["step"], e["version"]) == (step, 0)
+    )
 
 
 def table(lab: Lab, ranks: int) -> list[dict]:
@@ -146,7 +157,9 @@ def table(lab: Lab, ranks: int) -> list[dict]:
     for which in ("saved", "next"):
         for rank, of_rank in enumerate(_shown(lab, which, ranks)):
             for e in of_rank:
-                found[rank][_key(e["holds"])] = f"step {e['step']}" + (", saved again" if e["version"] else "")
+                found[rank][_key(e["holds"])] = f"step {e['step']}" + (
+                    ", saved again" if e["version"] else ""
+                )
     return found
 
 
@@ -162,31 +175,50 @@ def copied(origin: Path, to: Path) -> Path:
     return to
 
 
-def saves(lab: Lab, points: list[dict], folder: Path, ranks: int = 2, judged: bool = True) -> dict[str, Seen]:
+def saves(
+    lab: Lab, points: list[dict], folder: Path, ranks: int = 2, judged: bool = True
+) -> dict[str, Seen]:
     """Lives that save: they don't know what their digests will be asked with."""
-    return _observe(lab, points, folder, ranks, {"payload": secrets(lab)["saved"]}, judged and table(lab, ranks))
+    return _observe(
+        lab, points, folder, ranks, {"payload": secrets(lab)["saved"]}, judged and table(lab, ranks)
+    )
 
 
 def loads(lab: Lab, points: list[dict], folder: Path, ranks: int = 2) -> dict[str, Seen]:
     """Lives that load, and save on: they don't know what the first ones' jobs were drawn from."""
     drawn = secrets(lab)
-    return _observe(lab, points, folder, ranks, {"payload": drawn["next"], "key": drawn["key"]}, table(lab, ranks))
+    return _observe(
+        lab,
+        points,
+        folder,
+        ranks,
+        {"payload": drawn["next"], "key": drawn["key"]},
+        table(lab, ranks),
+    )
 
 
-def _observe(lab: Lab, points: list[dict], folder: Path, ranks: int, given: dict, known) -> dict[str, Seen]:
-    """Run the points, all in one life. A point: "name", "ops", "call", "at" (its name, without it)."""
+def _observe(
+    lab: Lab, points: list[dict], folder: Path, ranks: int, given: dict, known
+) -> dict[str, Seen]:
+    """Run the points, all in one life. A point: "name", "ops", "call", "at" (its name, without
+    it)."""
     asked = [
-        {"call": "save_step", "at": p["name"]} | p | {"id": f"{lab.draw.getrandbits(64):016x}"} for p in points
+        {"call": "save_step", "at": p["name"]} | p | {"id": f"{lab.draw.getrandbits(64):016x}"}
+        for p in points
     ]
     given = given | {"points": [{k: v for k, v in p.items() if k != "name"} for p in asked]}
-    run = lab.launch("rank_points.py", "--seed", lab.seed, ranks=ranks, directory=folder, given=given)
+    run = lab.launch(
+        "rank_points.py", "--seed", lab.seed, ranks=ranks, directory=folder, given=given
+    )
     lives = run.last.ranks
     if any(life.first("end") is None for life in lives):
         raise ended_early(lab, run, run.last)
     if apart := never_met([crash for life in lives for crash in life.all("crash")]):
         raise apart
     known = known or [{} for _ in lives]
-    return {p["name"]: Seen(p, lives, [_part(life, p["id"]) for life in lives], known) for p in asked}
+    return {
+        p["name"]: Seen(p, lives, [_part(life, p["id"]) for life in lives], known) for p in asked
+    }
 
 
 def _part(life: Life, point: str) -> list[dict]:
@@ -199,26 +231,46 @@ def _part(life: Life, point: str) -> list[dict]:
     return events
 
 
-# --- what must hold at every point -------------------------------------------------------------------
+# --- what must hold at every point ----------------------------------------------------------------
 
 
-def agrees(seen: Seen, allowed: tuple[str, ...], rows: list, means: str, think: str, fault: str | None = None, n: int = 0) -> str:
+def agrees(
+    seen: Seen,
+    allowed: tuple[str, ...],
+    rows: list,
+    means: str,
+    think: str,
+    fault: str | None = None,
+    n: int = 0,
+) -> str:
     """All ranks came to the same, and it is one of those allowed. Returns it."""
     found = seen.found(n)
     if len(set(found)) == 1 and found[0] in allowed:
         return found[0]
     told = list(rows)
     told += [(f"rank {rank}", _told(seen, rank, what, n)) for rank, what in enumerate(found)]
-    told.append(("expected", f"on every rank: {' or '.join('False' if a == 'nothing' else a for a in allowed)}"))
+    told.append(
+        (
+            "expected",
+            f"on every rank: {' or '.join('False' if a == 'nothing' else a for a in allowed)}",
+        )
+    )
     if set(found) == {"an error"} and "nothing" in allowed:
         means = "a job whose first save was interrupted can't begin any more"
     elif set(found) == {"an error"} and "an error" not in allowed:
-        means, think = "the job can't go on, although an older checkpoint is complete", "what does resume do when the newest can't be loaded, on one rank or on all?"
+        means, think = (
+            "the job can't go on, although an older checkpoint is complete",
+            "what does resume do when the newest can't be loaded, on one rank or on all?",
+        )
     elif set(found) == {"nothing"}:
         means = "the run starts over, and nothing says that it ever got this far"
     if seen.hangs():
         raise deadlock(seen.until("loaded point", n + 1), rows, fault)
-    raise Finding("ranks disagree" if len(set(found)) > 1 else f"found {found[0]}", [*told, ("means", means), ("think", think)], fault)
+    raise Finding(
+        "ranks disagree" if len(set(found)) > 1 else f"found {found[0]}",
+        [*told, ("means", means), ("think", think)],
+        fault,
+    )
 
 
 def _told(seen: Seen, rank: int, what: str, n: int) -> str:
@@ -226,7 +278,10 @@ def _told(seen: Seen, rank: int, what: str, n: int) -> str:
         error = seen.loaded(rank, n)["raised"]
         return f"resume raised {error['type']}: {_gist(error['message'])}"
     if what == "another state":
-        return f"a state that was never saved: of step {seen.loaded(rank, n)['step']}, but for {', '.join(seen.different(rank, n)[:5])}"
+        return (
+            f"a state that was never saved: of step {seen.loaded(rank, n)['step']}, but "
+            f"for {', '.join(seen.different(rank, n)[:5])}"
+        )
     if what == "nothing":
         return "resume returned False, as if nothing had ever been saved"
     if what == "no answer":
@@ -246,12 +301,18 @@ def works(seen: Seen, function: str = "save_step") -> None:
         raised = [e["raised"] for e in seen.all(rank, "saved point") if e["raised"]]
         for crash in raised + seen.all(rank, "crash"):
             if seen.hangs():
-                raise deadlock(seen.until("nothing", 0), [("called", f"{function}, with nothing in its way")])
+                raise deadlock(
+                    seen.until("nothing", 0), [("called", f"{function}, with nothing in its way")]
+                )
             raise crashed(crash, [("rank", str(rank))])
         for saved in seen.all(rank, "saved point"):
             if saved["changed"]:
                 rows = [
-                    ("changed", f"rank {rank}'s job isn't what it was before {function}: {', '.join(saved['changed'][:4])}"),
+                    (
+                        "changed",
+                        f"rank {rank}'s job isn't what it was before {function}: "
+                        f"{', '.join(saved['changed'][:4])}",
+                    ),
                     ("think", "does a save draw a random number, or set something?"),
                 ]
                 raise Finding("save changes the job", rows)
@@ -259,20 +320,40 @@ def works(seen: Seen, function: str = "save_step") -> None:
 
 
 def in_time(seen: Seen) -> None:
-    waited = max((e["waited"] for rank in seen.ranks for e in seen.all(rank, "ended point")), default=0.0)
+    waited = max(
+        (e["waited"] for rank in seen.ranks for e in seen.all(rank, "ended point")), default=0.0
+    )
     for rank in seen.ranks:
         for ended in seen.all(rank, "ended point"):
             if ended["late"]:
                 if starved(20.0, waited):
-                    raise Inconclusive("starved", [("machine", f"busy: a rank waited {waited:.0f} s for a processor")])
-                raise Finding("limit:wall", [("ended", f"rank {rank} was still in a save or a load after 20 s")])
+                    raise Inconclusive(
+                        "starved",
+                        [("machine", f"busy: a rank waited {waited:.0f} s for a processor")],
+                    )
+                raise Finding(
+                    "limit:wall",
+                    [("ended", f"rank {rank} was still in a save or a load after 20 s")],
+                )
 
 
-AFTER_INTERRUPTED = ("the save after an interrupted one can't be found", "what is left of the interrupted save, and what does your save do with it?")
-AFTER_GOOD = ("an older checkpoint is taken for the newest", "by what does resume order the checkpoints? Is 12 more than 8?")
+AFTER_INTERRUPTED = (
+    "the save after an interrupted one can't be found",
+    "what is left of the interrupted save, and what does your save do with it?",
+)
+AFTER_GOOD = (
+    "an older checkpoint is taken for the newest",
+    "by what does resume order the checkpoints? Is 12 more than 8?",
+)
 
 
-def goes_on(seen: Seen, resumed: str, rows: list, fault: str | None = None, texts: tuple[str, str] = AFTER_INTERRUPTED) -> None:
+def goes_on(
+    seen: Seen,
+    resumed: str,
+    rows: list,
+    fault: str | None = None,
+    texts: tuple[str, str] = AFTER_INTERRUPTED,
+) -> None:
     """The relaunched job's next save works, and is what is found from then on."""
     step = (0 if resumed == "nothing" else int(resumed.split()[1].strip(","))) + INTERVAL
     rows = [*rows, ("relaunched", f"resumed from {resumed}, and saved step {step}")]
@@ -283,17 +364,23 @@ def goes_on(seen: Seen, resumed: str, rows: list, fault: str | None = None, text
                 raise deadlock(seen.until("loaded point", 1), rows, fault)
             finding = crashed(saved["raised"], [*rows, ("rank", str(rank))], fault)
             finding.rows += [
-                ("means", "what lies there already blocks every later save: the job runs, and never saves again"),
+                (
+                    "means",
+                    "what lies there already blocks every later save: the job runs, and "
+                    "never saves again",
+                ),
                 ("think", "what may lie there already when your save begins?"),
             ]
             raise finding
     agrees(seen, (f"step {step}",), rows, *texts, fault, n=1)
 
 
-# --- sweeps: a rank is held before each event of a save, or each of them fails -----------------------
+# --- sweeps: a rank is held before each event of a save, or each of them fails --------------------
 
 
-def nobody_left_early_of(points: list[Seen], function: str, what: str = "the checkpoint is complete") -> None:
+def nobody_left_early_of(
+    points: list[Seen], function: str, what: str = "the checkpoint is complete"
+) -> None:
     """Of all ranks that were held; one that writes nothing can't be."""
     for point in points:
         works(point, function)
@@ -303,22 +390,38 @@ def nobody_left_early_of(points: list[Seen], function: str, what: str = "the che
 
 
 def nobody_left_early(seen: Seen, function: str, what: str = "the checkpoint is complete") -> None:
-    """In none of the saves in which a rank was held, another one came back meanwhile; and what was saved is there."""
+    """In none of the saves in which a rank was held, another one came back meanwhile; and what
+    was saved is there."""
     works(seen, function)
     held = [e for rank in seen.ranks for e in seen.all(rank, "held") if e["shown"]]
     if not held:
-        raise Inconclusive("blind", [("watching", "the save raised no file-system event that Python can see")])
+        raise Inconclusive(
+            "blind", [("watching", "the save raised no file-system event that Python can see")]
+        )
     for e in held:
         if e["shown"] == "returned":
             rows = [
-                ("held", f"rank {e['rank']} stands still just before: {e['before']}"),
+                ("held", stands_still(e)),
                 ("found", f"another rank has come back from {function} meanwhile"),
                 ("expected", f"no rank comes back before {what}"),
-                ("means", "a rank that goes on may report a checkpoint, delete the one before it, or end the job, while there is none"),
-                ("think", "what is the last thing that a rank does in your save, and what do the others wait for?"),
+                (
+                    "means",
+                    "a rank that goes on may report a checkpoint, delete the one before it, "
+                    "or end the job, while there is none",
+                ),
+                (
+                    "think",
+                    "what is the last thing that a rank does in your save, and what do the "
+                    "others wait for?",
+                ),
             ]
             raise Finding("left early", rows)
     loads_what_was_saved(seen, "a rank was held in the save")
+
+
+def stands_still(held: dict) -> str:
+    before = held["before"] or "its call of the function"
+    return f"rank {held['rank']} stands still just before: {before}"
 
 
 def loads_what_was_saved(seen: Seen, when: str) -> None:
@@ -330,14 +433,29 @@ def loads_what_was_saved(seen: Seen, when: str) -> None:
                 holds = e
             elif e["event"] == "loaded point" and holds:
                 if e["raised"]:
-                    raise crashed(e["raised"], [("saved", f"step {holds['step']}; {when}"), ("rank", str(rank))])
-                if seen.point["call"] == "save_checkpoint_ddp" and e["returned"] != str(holds["step"]):
-                    raise Finding("epoch", [("saved", f"epoch {holds['step']}"), ("returned", f"load_checkpoint_ddp returned {e['returned']}")])
+                    raise crashed(
+                        e["raised"],
+                        [("saved", f"step {holds['step']}; {when}"), ("rank", str(rank))],
+                    )
+                if seen.point["call"] == "save_checkpoint_ddp" and e["returned"] != str(
+                    holds["step"]
+                ):
+                    raise Finding(
+                        "epoch",
+                        [
+                            ("saved", f"epoch {holds['step']}"),
+                            ("returned", f"load_checkpoint_ddp returned {e['returned']}"),
+                        ],
+                    )
                 if different := compared(holds["holds"], e["holds"], seen.point["call"]):
                     rows = [
                         ("saved", f"step {holds['step']}; {when}"),
                         ("rank", f"{rank} loads something else: {', '.join(different[:5])}"),
-                        ("think", "what does a rank do while another one is slow, and whose files does it touch?"),
+                        (
+                            "think",
+                            "does each rank get back all that it saved, also when another one "
+                            "was slow?",
+                        ),
                     ]
                     raise Finding(f"component:{different[0]}", rows)
 
@@ -362,23 +480,29 @@ def all_hear_of_failures_of(points: list[Seen], function: str) -> None:
 
 
 def all_hear_of_failures(seen: Seen, function: str) -> None:
-    """Of each save in which one rank failed: every rank raises, or it did without what failed, and all can load it."""
+    """Of each save in which one rank failed: every rank raises, or it did without what failed,
+    and all can load it."""
     failing = seen.all(0, "failing")
     struck = [{e["step"] for e in seen.all(rank, "fault")} for rank in seen.ranks]
     sweeper = seen.point["ops"][0]["rank"]
     if not failing:
         works(seen, function)
-        raise Inconclusive("blind", [("watching", "the save raised no file-system event that Python can see")])
+        raise Inconclusive(
+            "blind", [("watching", "the save raised no file-system event that Python can see")]
+        )
     for fault in failing:
         step = fault["step"]
         of_ranks = [_during(seen, rank, step) for rank in seen.ranks]
         asked = ("fault", f"the disk is full for rank {sweeper}, at: {fault['before']}")
         if fault["before"] is None:
             asked = ("happened", "rank 0 couldn't write: the directory of `path` is a file")
-        did = [next((e for e in events if e["event"] == "saved point"), None) for events in of_ranks]
-        hung = [any(e["event"] == "collective failed" for e in events) for events in of_ranks]
+        did = [
+            next((e for e in events if e["event"] == "saved point"), None) for events in of_ranks
+        ]
+        saves = [_as_far_as(events, "saved point") for events in of_ranks]
+        hung = [any(e["event"] == "collective failed" for e in events) for events in saves]
         if any(hung) or not all(did):
-            lives = [_as_life(life, events) for life, events in zip(seen.lives, of_ranks)]
+            lives = [_as_life(life, events) for life, events in zip(seen.lives, saves)]
             own = {r: d["raised"] for r, d in enumerate(did) if d and d["raised"] and not hung[r]}
             if not any(hung):
                 in_time(seen)
@@ -387,7 +511,11 @@ def all_hear_of_failures(seen: Seen, function: str) -> None:
             continue
         for rank, d in enumerate(did):
             if d["raised"] and left(d["raised"]):
-                rows = [asked, ("found", f"{function} left rank {rank} by {d['raised']['type']}"), ("expected", "an error on every rank")]
+                rows = [
+                    asked,
+                    ("found", f"{function} left rank {rank} by {d['raised']['type']}"),
+                    ("expected", "an error on every rank"),
+                ]
                 raise Finding("leaves", rows)
         silent = [f"rank {rank}" for rank, d in enumerate(did) if not d["raised"]]
         if silent and len(silent) < len(did):
@@ -395,22 +523,48 @@ def all_hear_of_failures(seen: Seen, function: str) -> None:
                 asked,
                 ("found", f"{function} returned on {' and '.join(silent)} as if all were well"),
                 ("expected", "an error on every rank"),
-                ("means", "ranks that don't know of the failure train on, and wait in their next collective for one that has left"),
-                ("think", f"how does rank {silent[0].split()[1]} get to know what happened to rank {sweeper}?"),
+                (
+                    "means",
+                    "ranks that don't know of the failure train on, and wait in their next "
+                    "collective for one that has left",
+                ),
+                (
+                    "think",
+                    f"how does rank {silent[0].split()[1]} get to know what happened to rank "
+                    f"{sweeper}?",
+                ),
             ]
             raise Finding("error on one rank", rows)
-        after = [next((e for e in _during(seen, r, step + 1) if e["event"] == "saved point"), None) for r in seen.ranks]
+        after = [
+            next((e for e in _during(seen, r, step + 1) if e["event"] == "saved point"), None)
+            for r in seen.ranks
+        ]
         if raised := next((a["raised"] for a in after if a and a["raised"]), None):
-            finding = crashed(raised, [asked, ("then", "there was room again, and the same processes saved once more")])
-            finding.rows.append(("think", "what did the failed save leave, on the disk or in a variable?"))
+            finding = crashed(
+                raised,
+                [asked, ("then", "there was room again, and the same processes saved once more")],
+            )
+            finding.rows.append(
+                ("think", "what did the failed save leave, on the disk or in a variable?")
+            )
             raise finding
         if silent:
             loaded = [[e for e in events if e["event"] == "loaded point"] for events in of_ranks]
-            lost = [r for r, (d, es) in enumerate(zip(did, loaded)) if not es or es[0]["raised"] or compared(d["holds"], es[0]["holds"], seen.point["call"])]
+            lost = [
+                r
+                for r, (d, es) in enumerate(zip(did, loaded))
+                if not es
+                or es[0]["raised"]
+                or compared(d["holds"], es[0]["holds"], seen.point["call"])
+            ]
             if lost:
                 rows = [
                     asked,
-                    ("found", f"{function} returned on every rank as if all were well, and rank {lost[0]} can't load it"),
+                    (
+                        "found",
+                        f"{function} returned on every rank as if all were well, and rank "
+                        f"{lost[0]} can't load it",
+                    ),
                     ("expected", "an error on every rank"),
                     ("means", "the job believes in a checkpoint that it doesn't have"),
                     ("think", "how do the others get to know that one rank's part isn't there?"),
@@ -422,7 +576,13 @@ def all_hear_of_failures(seen: Seen, function: str) -> None:
 def works_after_failures(seen: Seen, function: str) -> None:
     for rank in seen.ranks:
         if crash := seen.first(rank, "crash"):
-            raise crashed(crash, [("called", f"{function} and a load, after a save that failed"), ("rank", str(rank))])
+            raise crashed(
+                crash,
+                [
+                    ("called", f"{function} and a load, after a save that failed"),
+                    ("rank", str(rank)),
+                ],
+            )
     in_time(seen)
 
 
@@ -435,6 +595,11 @@ def _during(seen: Seen, rank: int, step: int) -> list[dict]:
         if inside:
             events.append(e)
     return events
+
+
+def _as_far_as(events: list[dict], last: str) -> list[dict]:
+    at = next((n for n, e in enumerate(events) if e["event"] == last), len(events))
+    return events[: at + 1]
 
 
 def _as_life(life: Life, events: list[dict]) -> Life:

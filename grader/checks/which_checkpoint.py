@@ -1,5 +1,5 @@
-"""Task 4.1: directories of checkpoints are made here, `newest_intact` is asked beside the student's code,
-and its answers are judged here."""
+"""Task 4.1: directories of checkpoints are made here, `newest_intact` is asked beside the student's
+code, and its answers are judged here."""
 
 from __future__ import annotations
 
@@ -16,7 +16,13 @@ from grader.harness import scratch
 from grader.harness.lab import Lab
 from grader.verdicts import Finding
 
-NAMES = ("state.json", "optimizer.bin", "rng", "model-00001-of-00002.safetensors", "data loader.json")
+NAMES = (
+    "state.json",
+    "optimizer.bin",
+    "rng",
+    "model-00001-of-00002.safetensors",
+    "data loader.json",
+)
 RAISES = "NothingIntact"
 LARGEST = 1 << 24
 
@@ -34,10 +40,12 @@ class Scene:
     slash: bool = False
 
 
-# --- checkpoints -------------------------------------------------------------------------------------------
+# --- checkpoints ----------------------------------------------------------------------------------
 
 
-def checkpoint(directory: Path, draw: Random, step: int, files: dict[str, bytes] | None = None) -> Path:
+def checkpoint(
+    directory: Path, draw: Random, step: int, files: dict[str, bytes] | None = None
+) -> Path:
     """Of two to four files, state.json among them."""
     if files is None:
         names = ["state.json", *draw.sample(NAMES[1:], draw.randint(1, 3))]
@@ -63,10 +71,16 @@ def _flip(data: bytes, at: int) -> bytes:
 
 
 DAMAGE: dict[str, Callable[[Path, Random], object]] = {
-    "cut short": lambda f, draw: f.write_bytes(f.read_bytes()[: draw.randint(1, f.stat().st_size - 1)]),
+    "cut short": lambda f, draw: f.write_bytes(
+        f.read_bytes()[: draw.randint(1, f.stat().st_size - 1)]
+    ),
     "with its first bit flipped": lambda f, draw: f.write_bytes(_flip(f.read_bytes(), 0)),
-    "with one bit flipped": lambda f, draw: f.write_bytes(_flip(f.read_bytes(), draw.randrange(f.stat().st_size))),
-    "with its last byte changed": lambda f, draw: f.write_bytes(_flip(f.read_bytes(), f.stat().st_size - 1)),
+    "with one bit flipped": lambda f, draw: f.write_bytes(
+        _flip(f.read_bytes(), draw.randrange(f.stat().st_size))
+    ),
+    "with its last byte changed": lambda f, draw: f.write_bytes(
+        _flip(f.read_bytes(), f.stat().st_size - 1)
+    ),
     "gone": lambda f, draw: f.unlink(),
     "empty": lambda f, draw: f.write_bytes(b""),
     "longer than it was": lambda f, draw: f.write_bytes(f.read_bytes() + b"\0"),
@@ -115,11 +129,16 @@ def _entry(change: Callable[[dict], object]) -> Callable[[Path], None]:
     return edit
 
 
-# --- the cases ---------------------------------------------------------------------------------------------
+# --- the cases ------------------------------------------------------------------------------------
 
 
 def the_highest_step_counts(draw: Random) -> list[Scene]:
-    pairs = [(9, 10), (99, 100), (draw.randint(2, 9) * 100 + 5, 1000), sorted(draw.sample(range(1, 5000), 2))]
+    pairs = [
+        (9, 10),
+        (99, 100),
+        (draw.randint(2, 9) * 100 + 5, 1000),
+        sorted(draw.sample(range(1, 5000), 2)),
+    ]
 
     def pair(old: int, new: int) -> Callable[[Path, Random], None]:
         def build(d: Path, draw: Random) -> None:
@@ -138,22 +157,37 @@ def the_highest_step_counts(draw: Random) -> list[Scene]:
 
 def a_damaged_one_is_passed_over(draw: Random) -> list[Scene]:
     what = "step-8, step-9, step-10; {} of step-10 is {}"
-    scenes = [Scene(what.format("state.json", how), "step-9", _damaged(how, "state.json")) for how in DAMAGE]
+    scenes = [
+        Scene(what.format("state.json", how), "step-9", _damaged(how, "state.json"))
+        for how in DAMAGE
+    ]
     scenes += [Scene(what.format("a file", how), "step-9", _damaged(how, None)) for how in DAMAGE]
     gone = ("cut short", "gone", "empty", "a folder")
-    scenes += [Scene(what.format("manifest.json", how), "step-9", _damaged(how, "manifest.json")) for how in gone]
+    scenes += [
+        Scene(what.format("manifest.json", how), "step-9", _damaged(how, "manifest.json"))
+        for how in gone
+    ]
     for size in (70_000, 1_100_000, 9_000_000):
         text = what.format(f"model.pt ({size} bytes)", "with its last byte changed")
-        scenes.append(Scene(text, "step-9", _damaged("with its last byte changed", "model.pt", size)))
+        scenes.append(
+            Scene(text, "step-9", _damaged("with its last byte changed", "model.pt", size))
+        )
 
     def exchanged(d: Path, draw: Random) -> None:
         several(d, draw, 9)
-        folder = checkpoint(d, draw, 10, {"a.bin": draw.randbytes(500), "b.bin": draw.randbytes(500)})
+        folder = checkpoint(
+            d, draw, 10, {"a.bin": draw.randbytes(500), "b.bin": draw.randbytes(500)}
+        )
         one, other = (folder / "a.bin").read_bytes(), (folder / "b.bin").read_bytes()
         (folder / "a.bin").write_bytes(other)
         (folder / "b.bin").write_bytes(one)
 
-    return [*scenes, Scene("step-9, step-10; two files of step-10 have each other's content", "step-9", exchanged)]
+    return [
+        *scenes,
+        Scene(
+            "step-9, step-10; two files of step-10 have each other's content", "step-9", exchanged
+        ),
+    ]
 
 
 def odd_manifests_are_no_proof(draw: Random) -> list[Scene]:
@@ -163,7 +197,9 @@ def odd_manifests_are_no_proof(draw: Random) -> list[Scene]:
         "is a number": b"7",
         "is null": b"null",
         "is text": b'"step-10"',
-        "names no step": lambda f: f.write_text(json.dumps({"files": json.loads(f.read_text())["files"]})),
+        "names no step": lambda f: f.write_text(
+            json.dumps({"files": json.loads(f.read_text())["files"]})
+        ),
         "has no list of files": b'{"step": 10}',
         "has null for its files": b'{"step": 10, "files": null}',
         "has a list for its files": b'{"step": 10, "files": ["state.json"]}',
@@ -174,13 +210,23 @@ def odd_manifests_are_no_proof(draw: Random) -> list[Scene]:
         "has no digest of a file": _entry(lambda e: {"bytes": e["bytes"]}),
         "has a number for a digest": _entry(lambda e: e | {"sha256": 7}),
     }
-    scenes = [Scene(f"step-9, step-10; the manifest of step-10 {how}", "step-9", _manifest(m)) for how, m in odd.items()]
+    scenes = [
+        Scene(f"step-9, step-10; the manifest of step-10 {how}", "step-9", _manifest(m))
+        for how, m in odd.items()
+    ]
 
     def copied(d: Path, draw: Random) -> None:
         several(d, draw, 9, 10)
         _copy(d / "step-9", d / "step-11")
 
-    return [*scenes, Scene("step-9, step-10, and step-11: a copy of step-9, as its manifest says", "step-10", copied)]
+    return [
+        *scenes,
+        Scene(
+            "step-9, step-10, and step-11: a copy of step-9, as its manifest says",
+            "step-10",
+            copied,
+        ),
+    ]
 
 
 def _copy(folder: Path, other: Path) -> None:
@@ -216,13 +262,30 @@ def what_was_never_finished_is_none(draw: Random) -> list[Scene]:
 
 def other_things_may_lie_there(draw: Random) -> list[Scene]:
     def others(d: Path) -> None:
-        for name in ("status.json", "step-99.log", "step-best", "lock", "step-", "step", "mystep-70"):
+        for name in (
+            "status.json",
+            "step-99.log",
+            "step-best",
+            "lock",
+            "step-",
+            "step",
+            "mystep-70",
+        ):
             (d / name).write_text("something else")
         (d / "step-old").mkdir()
 
     def copies(d: Path, of: str) -> None:
         """What people and programs make of a checkpoint, each a copy of an intact one."""
-        for name in (f"{of}.bak", f"{of}~", f"copy of {of}", f"{of}-copy", "step--70", "step-7e1", f".{of}", f"{of}.old"):
+        for name in (
+            f"{of}.bak",
+            f"{of}~",
+            f"copy of {of}",
+            f"{of}-copy",
+            "step--70",
+            "step-7e1",
+            f".{of}",
+            f"{of}.old",
+        ):
             _copy(d / of, d / name)
 
     def files(d: Path, draw: Random) -> None:
@@ -250,7 +313,13 @@ def other_things_may_lie_there(draw: Random) -> list[Scene]:
 
     def inside(d: Path, draw: Random) -> None:
         several(d, draw, 9, 10)
-        for name in (".nfs0000000000a1b2c300000001", ".DS_Store", "Thumbs.db", "state.json.bak", "notes.txt"):
+        for name in (
+            ".nfs0000000000a1b2c300000001",
+            ".DS_Store",
+            "Thumbs.db",
+            "state.json.bak",
+            "notes.txt",
+        ):
             (d / "step-10" / name).write_bytes(draw.randbytes(20))
         (d / "step-10" / ".snapshot").mkdir()
 
@@ -261,10 +330,23 @@ def other_things_may_lie_there(draw: Random) -> list[Scene]:
     return [
         Scene("step-9, step-10, and other files and folders", "step-10", files),
         Scene("step-9, step-10, and copies of step-10 under other names", "step-10", backups),
-        Scene("step-9, step-10; a file called step-70, links called latest, step-71, step-72", "step-10", named_alike),
+        Scene(
+            "step-9, step-10; a file called step-70, links called latest, step-71, step-72",
+            "step-10",
+            named_alike,
+        ),
         Scene("no checkpoint; files, folders and copies under other names", None, only_others),
-        Scene("step-9, step-10; in step-10 lie .nfs..., .DS_Store and others that its manifest doesn't name", "step-10", inside),
-        Scene("step-9, step-10; one file of step-10 is empty, as its manifest says", "step-10", empty_file),
+        Scene(
+            "step-9, step-10; in step-10 lie .nfs..., .DS_Store and others "
+            "that its manifest doesn't name",
+            "step-10",
+            inside,
+        ),
+        Scene(
+            "step-9, step-10; one file of step-10 is empty, as its manifest says",
+            "step-10",
+            empty_file,
+        ),
     ]
 
 
@@ -276,7 +358,9 @@ def nothing_there_means_fresh(draw: Random) -> list[Scene]:
 
 
 def none_intact_is_an_error(draw: Random) -> list[Scene]:
-    def all_of(steps: list[int], how: str, file: str | None, beside: str = "") -> Callable[[Path, Random], None]:
+    def all_of(
+        steps: list[int], how: str, file: str | None, beside: str = ""
+    ) -> Callable[[Path, Random], None]:
         def build(d: Path, draw: Random) -> None:
             several(d, draw, *steps)
             if beside:
@@ -288,9 +372,19 @@ def none_intact_is_an_error(draw: Random) -> list[Scene]:
 
     return [
         Scene("step-9 and step-10, both damaged", RAISES, all_of([9, 10], "gone", "state.json")),
-        Scene("step-7 alone, damaged", RAISES, all_of([7], draw.choice(["cut short", "gone"]), "manifest.json")),
-        Scene("three, all of them damaged", RAISES, all_of([3, 20, 100], "with one bit flipped", None)),
-        Scene("step-9, damaged; an intact step-12.tmp", RAISES, all_of([9], "empty", None, "step-12.tmp")),
+        Scene(
+            "step-7 alone, damaged",
+            RAISES,
+            all_of([7], draw.choice(["cut short", "gone"]), "manifest.json"),
+        ),
+        Scene(
+            "three, all of them damaged", RAISES, all_of([3, 20, 100], "with one bit flipped", None)
+        ),
+        Scene(
+            "step-9, damaged; an intact step-12.tmp",
+            RAISES,
+            all_of([9], "empty", None, "step-12.tmp"),
+        ),
     ]
 
 
@@ -304,20 +398,24 @@ def the_directory_may_be_called_anything(draw: Random) -> list[Scene]:
 
     names = ["my run", "lr=[0.1]*", "step-77", "Läufe für $HOME"]
     scenes = [scene(f"called {name!r}", called=name) for name in names]
-    return [*scenes, scene("given relative to the working directory", relative=True), scene("given with a slash at its end", slash=True)]
+    return [
+        *scenes,
+        scene("given relative to the working directory", relative=True),
+        scene("given with a slash at its end", slash=True),
+    ]
 
 
 CASES = {
     f.__name__: f
     for f in (
-        the_highest_step_counts, a_damaged_one_is_passed_over, odd_manifests_are_no_proof, the_search_goes_back,
-        what_was_never_finished_is_none, other_things_may_lie_there, nothing_there_means_fresh, none_intact_is_an_error,
-        the_directory_may_be_called_anything,
+        the_highest_step_counts, a_damaged_one_is_passed_over, odd_manifests_are_no_proof,
+        the_search_goes_back, what_was_never_finished_is_none, other_things_may_lie_there,
+        nothing_there_means_fresh, none_intact_is_an_error, the_directory_may_be_called_anything,
     )
 }  # fmt: skip
 
 
-# --- asking, and judging --------------------------------------------------------------------------------------
+# --- asking, and judging --------------------------------------------------------------------------
 
 
 @dataclass
@@ -331,24 +429,30 @@ class Asked:
 def right(lab: Lab, case: str, think: str) -> None:
     """The answers to the scenes of one case. All cases are asked in one life, once a grading."""
     cases, answers = lab.bench.once(("ex04.1", lab.bench.submission.key), lambda: _ask(lab))
-    what = ("directory", cases[case][0].scene.what)
-    for asked, said in zip(cases[case], answers[case].given(think, what)["said"]):
-        _judge(asked, said, think)
+    order, answer = answers[case]
+    said = dict(zip(order, answer.given(think, ("directory", cases[case][0].scene.what))["said"]))
+    for n, asked in enumerate(cases[case]):
+        _judge(asked, said[n], think)
 
 
-def _ask(lab: Lab) -> tuple[dict[str, list[Asked]], dict[str, Answer]]:
+def _ask(lab: Lab) -> tuple[dict[str, list[Asked]], dict[str, tuple[list[int], Answer]]]:
+    """The scenes of each case; in which order they were asked for, and the answer."""
     draw, top = lab.shared, lab.bench.folder() / "checkpoints"
     top.mkdir()
-    cases = {name: [_make(scene, top, draw) for scene in case(draw)] for name, case in CASES.items()}
-    for case in cases.values():
-        draw.shuffle(case)
+    cases = {
+        name: [_make(scene, top, draw) for scene in case(draw)] for name, case in CASES.items()
+    }
     names = draw.sample(sorted(cases), len(cases))
-    questions = [{"ask": "newest", "directories": [_given(asked) for asked in cases[name]]} for name in names]
-    answers = dict(zip(names, ask(lab, "auto_cases.py", questions, directory=top)))
+    orders = [draw.sample(range(len(cases[name])), len(cases[name])) for name in names]
+    questions = [
+        {"ask": "newest", "directories": [_given(cases[name][n]) for n in order]}
+        for name, order in zip(names, orders)
+    ]
+    answers = ask(lab, "auto_cases.py", questions, directory=top)
     for case in cases.values():
         for asked in case:
             asked.after = _listing(asked.directory)
-    return cases, answers
+    return cases, dict(zip(names, zip(orders, answers)))
 
 
 def _make(scene: Scene, top: Path, draw: Random) -> Asked:
@@ -370,14 +474,25 @@ def _judge(asked: Asked, said: dict, think: str) -> None:
     scene, what = asked.scene, ("directory", asked.scene.what)
     found = _found(asked, said)
     if found != scene.want:
-        want = {RAISES: "NothingIntact is raised", None: "it returns None"}.get(scene.want, f"it returns the path of {scene.want}, in there")
+        want = {RAISES: "NothingIntact is raised", None: "it returns None"}.get(
+            scene.want, f"it returns the path of {scene.want}, in there"
+        )
         chosen = f"chose {found}" if isinstance(found, str) and "returned" in said else told(said)
         rows = [what, ("found", f"newest_intact {chosen}"), ("expected", want)]
         if scene.want == RAISES and found is None:
-            rows.append(("means", "the run starts over at step 0, and its next saves bury what could still be rescued"))
+            rows.append(
+                (
+                    "means",
+                    "the run starts over at step 0, and its next saves bury what could be rescued",
+                )
+            )
         raise Finding("case:newest", [*rows, ("think", think)])
     if asked.after != asked.before:
-        rows = [what, ("found", "newest_intact changed the directory"), ("expected", "it only looks")]
+        rows = [
+            what,
+            ("found", "newest_intact changed the directory"),
+            ("expected", "it only looks"),
+        ]
         raise Finding("case:newest", [*rows, ("think", think)])
 
 
@@ -390,7 +505,11 @@ def _found(asked: Asked, said: dict) -> object:
         return value
     path = os.path.normpath(os.path.join(asked.directory.parent, value))
     folder, name = os.path.split(path)
-    return name if os.path.realpath(folder) == os.path.realpath(asked.directory) else {"elsewhere": path}
+    return (
+        name
+        if os.path.realpath(folder) == os.path.realpath(asked.directory)
+        else {"elsewhere": path}
+    )
 
 
 def told(said: dict) -> str:
@@ -400,7 +519,11 @@ def told(said: dict) -> str:
     if "died" in said:
         return f"died ({said['died']})"
     value = said.get("returned")
-    return f"returned an object of type {value.get('type')}" if isinstance(value, dict) else f"returned {value!r}"
+    return (
+        f"returned an object of type {value.get('type')}"
+        if isinstance(value, dict)
+        else f"returned {value!r}"
+    )
 
 
 def _listing(directory: Path) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Of which job a process is, by its ancestors: no job can choose these. With psutil, for macOS, too."""
+"""Which job a process belongs to, by its ancestors: no job can choose these."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import psutil
 
 
 def up_to(top: int | None, pid: int) -> list[int]:
-    """The process and its ancestors below `top`, the process first; none if `top` isn't above it."""
+    """The process and its ancestors below `top`, itself first; none if `top` isn't above it."""
     chain = []
     while pid != top:
         chain.append(pid)

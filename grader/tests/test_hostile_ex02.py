@@ -73,7 +73,8 @@ from grader.harness import watch
 real = watch.emit
 def emit(event, **fields):
     if event in ("loaded point", "whole", "exported", "answer"):
-        fields |= {"holds": {"weights": "0"}, "digests": {"weights": "0"}, "raised": None, "returned": "True"}
+        fields |= {"holds": {"weights": "0"}, "digests": {"weights": "0"}}
+        fields |= {"raised": None, "returned": "True"}
     if event == "held":
         fields["shown"] = "waits"
     real(event, **fields)
@@ -90,7 +91,8 @@ def resume(job, directory):
     rank_states.fill(job, job.model.module, seeds[0], max(steps), 0, job.rank)
     return True
 def load_job(job, folder):
-    rank_states.fill(job, job.model.module, watch.given("payload", 1), int(folder.rpartition("-")[2]), 0, job.rank)
+    step = int(folder.rpartition("-")[2])
+    rank_states.fill(job, job.model.module, watch.given("payload", 1), step, 0, job.rank)
 """,
 }
 
@@ -109,7 +111,9 @@ def test_what_is_reported_and_not_done_scores_nothing(launcher, name):
 def test_a_process_that_leaves_is_no_error_that_ranks_hear_of(launcher):
     exercise = course.find("ex02")
     solution = (exercise.solution / exercise.module).read_text()
-    leaves = solution.replace("class CheckpointError(Exception)", "class CheckpointError(SystemExit)")
+    leaves = solution.replace(
+        "class CheckpointError(Exception)", "class CheckpointError(SystemExit)"
+    )
     work = course.Submission(exercise.solution, exercise.module, {exercise.module: leaves.encode()})
     work.key = "hostile ex02 leaves"
     result = engine.grade(exercise, work, launcher, seed=1, tasks=[2])

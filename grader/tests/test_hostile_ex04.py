@@ -1,4 +1,4 @@
-"""Submissions that want the points of exercise 4 without the work. Inert: they touch nothing but what is theirs."""
+"""Submissions that want the points of exercise 4 without the work. Inert: all they touch is theirs."""
 
 from __future__ import annotations
 
@@ -12,32 +12,44 @@ from grader.verdicts import PASS
 
 pytestmark = pytest.mark.needs_solution
 
-HEAD = "#!/bin/bash\n#SBATCH --output=train.log\n#SBATCH --open-mode=append\n#SBATCH --requeue\n#SBATCH --signal=B:USR1@120\n"
+HEAD = """#!/bin/bash
+#SBATCH --output=train.log --open-mode=append
+#SBATCH --requeue --signal=B:USR1@120
+"""
 
 
 def graded(launcher, task: int, solved: bool = True, python: str = "", **scripts: str):
-    """The task's result for the solution (or the starter) with these scripts, and this code at its module's end."""
+    """The task's result for the solution (or starter) with these scripts, and this code."""
     exercise = course.find("ex04")
-    own = course.submission(exercise, None, solution=True).files if solved else derive.starter_files(exercise)
-    files = own | {name.replace("_sbatch", ".sbatch"): text.encode() for name, text in scripts.items()}
+    own = (
+        course.submission(exercise, None, solution=True).files
+        if solved
+        else derive.starter_files(exercise)
+    )
+    files = own | {
+        name.replace("_sbatch", ".sbatch"): text.encode() for name, text in scripts.items()
+    }
     files[exercise.module] += python.encode()
     work = course.Submission(exercise.starter, exercise.module, files)
     work.key = f"hostile ex04 {task} {python} {scripts}"
-    return engine.grade(exercise, work, launcher, seed=3, tasks=[task], cluster=Where("stand-in")).tasks[0]
+    return engine.grade(
+        exercise, work, launcher, seed=3, tasks=[task], cluster=Where("stand-in")
+    ).tasks[0]
 
 
-# the training's history, as it would be written by a run without faults, or with the two that 4.2 asks for
+# the training's history, as a run without faults would write it
 HISTORY = """
 python3 - <<'E'
 import json, time
 events = [{"event": "life"}, {"event": "resumed", "step": 0}]
 events += [{"event": "step", "step": n, "digest": "0" * 16} for n in range(1, 41)]
-events += [{"event": "saving", "step": 40}, {"event": "saved", "step": 40}, {"event": "left", "status": 0}]
+events += [{"event": "saved", "step": 40}, {"event": "left", "status": 0}]
 for name in ("events", "../events", "checkpoints/events"):
     try:
         with open(name, "a") as f:
             for e in events:
-                f.write(json.dumps({"t": time.time(), "pid": 7, "job": "1000", "restart": 0, **e}) + "\\n")
+                e = {"t": time.time(), "pid": 7, "job": "1000", "restart": 0, **e}
+                f.write(json.dumps(e) + "\\n")
     except OSError:
         pass
 E
@@ -79,13 +91,19 @@ E
 SCRIPTS = {
     "writes the history itself": HEAD + HISTORY + "exit 0\n",
     "writes the history, and trains": HEAD + HISTORY + "srun $TRAIN\n" + HISTORY,
-    "speaks to the witness itself": HEAD + FORGER + 'srun python3 forger.py "$address" || scontrol requeue $SLURM_JOB_ID\n',
-    "speaks to the witness from outside": HEAD + FORGER + 'setsid -f python3 forger.py "$address"\nsleep 2\nexit 0\n',
+    "speaks to the witness itself": HEAD
+    + FORGER
+    + 'srun python3 forger.py "$address" || scontrol requeue $SLURM_JOB_ID\n',
+    "speaks to the witness from outside": HEAD
+    + FORGER
+    + 'setsid -f python3 forger.py "$address"\nsleep 2\nexit 0\n',
     "gives the training code of its own": HEAD
-    + "echo 'import signal, os; signal.signal = lambda *_: None' > own.py\nsrun $TRAIN --code own.py --uses lock\nexit 0\n",
+    + "echo 'import signal; signal.signal = lambda *_: None' > own.py\n"
+    + "srun $TRAIN --code own.py --uses lock\nexit 0\n",
     "leaves its job": HEAD + "setsid -f $TRAIN\nsleep 3\nexit 0\n",
     "cancels what preempts it": HEAD
-    + "( for n in $(seq 50); do scancel --partition=high --state=PENDING; sleep 0.2; scancel --signal=USR1 $SLURM_JOB_ID.0; done ) &\n"
+    + "( for n in $(seq 50); do scancel --partition=high --state=PENDING; sleep 0.2\n"
+    + "scancel --signal=USR1 $SLURM_JOB_ID.0; done ) &\n"
     + "srun $TRAIN\n[ $? = 0 ] && exit 0\nscontrol requeue $SLURM_JOB_ID\n",
 }
 
@@ -97,7 +115,9 @@ def test_a_script_gets_nothing_for_what_it_makes_up(launcher, name):
 
 
 def test_a_chain_gets_nothing_for_what_it_makes_up(launcher):
-    result = graded(launcher, 4, chain_sbatch=HEAD.replace("--requeue", "--no-requeue") + HISTORY + "exit 0\n")
+    result = graded(
+        launcher, 4, chain_sbatch=HEAD.replace("--requeue", "--no-requeue") + HISTORY + "exit 0\n"
+    )
     assert result.verdict != PASS
 
 
@@ -116,8 +136,14 @@ PYTHON = {
     "says None to all": (1, EMITS + 'tell({"returned": None, "cwd": "/"})\n'),
     "says the newest name to all": (1, EMITS + 'tell({"returned": "step-10", "cwd": "/"})\n'),
     "says the grader's own answer": (1, "\n\nfrom grader.checks.witness import newest_intact\n"),
-    "says that all went well": (3, EMITS + 'tell({"lives": [{"returned": True}] * 20, "states": []})\n'),
-    "says that all were refused": (4, EMITS + 'tell({"said": [{"inside": 1, "slept": 0}] * 20, "rounds": []})\n'),
+    "says that all went well": (
+        3,
+        EMITS + 'tell({"lives": [{"returned": True}] * 20, "states": []})\n',
+    ),
+    "says that all were refused": (
+        4,
+        EMITS + 'tell({"said": [{"inside": 1, "slept": 0}] * 20, "rounds": []})\n',
+    ),
     "no process is ever new": (4, "\n\nos.fork = lambda: 1\n"),
 }
 
@@ -131,6 +157,11 @@ def test_a_starter_gets_nothing_for_answers_that_it_reports_itself(launcher, nam
 
 def test_the_grader_tells_a_life_neither_its_own_answer_nor_the_plan():
     workload = course.ROOT / "grader" / "workload"
-    texts = {name: (workload / name).read_text() for name in ("auto_cases.py", "auto_job.py", "auto_lives.py")}
+    texts = {
+        name: (workload / name).read_text()
+        for name in ("auto_cases.py", "auto_job.py", "auto_lives.py")
+    }
     for name, text in texts.items():
-        assert not re.search(r"def (intact|newest_intact|undisturbed)\b|--plan\b|grader\.checks", text), name
+        assert not re.search(
+            r"def (intact|newest_intact|undisturbed)\b|--plan\b|grader\.checks", text
+        ), name

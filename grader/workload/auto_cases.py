@@ -1,5 +1,5 @@
-"""Questions to the functions of exercise 4. Each life of a job, and each process that wants to be the only
-one, is a process of its own."""
+"""Questions to the functions of exercise 4. Each life of a job, and each process that wants to be
+the only one, is a process of its own."""
 
 import argparse
 import json
@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
 
 from grader.harness import fsevents
+from grader.harness.guardian import waited_for_a_processor
 from grader.workload import student
 from grader.workload.auto_lives import plain
 from grader.workload.questions import answer_each, outcome
@@ -27,7 +28,7 @@ PATIENCE = 8.0  # s that a process which wants in is waited for
 EVENTS = 40  # of one call, before which a process is held
 
 
-# --- 4.1  which checkpoint ------------------------------------------------------------------------------------
+# --- 4.1  which checkpoint ------------------------------------------------------------------------
 
 
 def newest(ck, question: dict, top: Path) -> dict:
@@ -38,13 +39,20 @@ def newest(ck, question: dict, top: Path) -> dict:
     return {"said": said}
 
 
-# --- 4.3  knowing when to stop ----------------------------------------------------------------------------------
+# --- 4.3  knowing when to stop --------------------------------------------------------------------
 
 
 def lives(ck, question: dict, top: Path) -> dict:
-    """By a small process (auto_lives.py): to fork this one, with all of torch, costs fifty times as much."""
+    """By a small process (auto_lives.py): to fork this one, with all of torch, costs much more."""
     r, w = os.pipe()
-    command = [sys.executable, "-I", str(Path(__file__).with_name("auto_lives.py")), ck.__file__, str(top), str(w)]
+    command = [
+        sys.executable,
+        "-I",
+        str(Path(__file__).with_name("auto_lives.py")),
+        ck.__file__,
+        str(top),
+        str(w),
+    ]
     with subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[w]) as small:
         os.close(w)
         small.stdin.write(json.dumps(question).encode())
@@ -53,9 +61,12 @@ def lives(ck, question: dict, top: Path) -> dict:
             return json.load(f)
 
 
-# --- 4.4  only one ------------------------------------------------------------------------------------------------
+# --- 4.4  only one --------------------------------------------------------------------------------
 
-ERRORS = {e.__name__: e for e in (KeyError, OSError, BlockingIOError, RuntimeError, SystemExit, KeyboardInterrupt)}
+ERRORS = {
+    e.__name__: e
+    for e in (KeyError, OSError, BlockingIOError, RuntimeError, SystemExit, KeyboardInterrupt)
+}
 
 
 class Node:
@@ -79,7 +90,12 @@ class Node:
         socket.gethostname = platform.node = lambda: name
         real = os.uname()
         os.uname = lambda: os.uname_result((real.sysname, name, *real[2:]))
-        os.environ |= {"TMPDIR": str(folder), "HOME": str(folder), "HOSTNAME": name, "SLURMD_NODENAME": name}
+        os.environ |= {
+            "TMPDIR": str(folder),
+            "HOME": str(folder),
+            "HOSTNAME": name,
+            "SLURMD_NODENAME": name,
+        }
         tempfile.tempdir = None
         os.chdir(folder)
 
@@ -112,8 +128,9 @@ class Process:
 
     def hear(self) -> dict:
         if not wait([self.line], PATIENCE):
+            starved = waited_for_a_processor(self.pid)
             self.die()
-            return {"waiting": PATIENCE}
+            return {"waiting": PATIENCE, "starved": starved}
         try:
             return self.line.recv()
         except EOFError:
@@ -129,7 +146,7 @@ class Process:
 
 
 def _serve(ck, line: Connection) -> None:
-    """Words: enter DIRECTORY; leave; raise ERROR TEXT; enter DIRECTORY with a pause before an event."""
+    """Words: enter DIRECTORY (and pause before an event); leave; raise ERROR TEXT."""
     while True:
         word, *more = line.recv()
         if word == "leave":

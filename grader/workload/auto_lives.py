@@ -15,7 +15,9 @@ from multiprocessing.connection import Pipe
 from pathlib import Path
 from types import ModuleType
 
-if __name__ == "__main__":  # in a sandbox, the grader's own folder can't be listed: only these below it
+if (
+    __name__ == "__main__"
+):  # in a sandbox, the grader's own folder can't be listed: only these below it
     for name in ("grader", "grader.crash", "grader.harness", "grader.workload"):
         package = ModuleType(name)
         package.__path__ = [str(Path(__file__).resolve().parents[2] / name.replace(".", "/"))]
@@ -33,7 +35,11 @@ def plain(value: object) -> object:
     """What a function returned, fit for JSON."""
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
-    return value if value is None or isinstance(value, (str, bool, int)) else {"type": type(value).__name__}
+    return (
+        value
+        if value is None or isinstance(value, (str, bool, int))
+        else {"type": type(value).__name__}
+    )
 
 
 def outcome(call: Callable[[], object]) -> dict:
@@ -45,7 +51,7 @@ def outcome(call: Callable[[], object]) -> dict:
 
 
 def elsewhere(work: Callable[[], object]) -> dict:
-    """What came of `work()` in a process of its own; {"died": signal or status} if it didn't say."""
+    """What came of `work()` in a process of its own; {"died": status} if it didn't say."""
     ours, theirs = Pipe()
     if (pid := os.fork()) == 0:
         try:
@@ -76,7 +82,11 @@ def live(ck, directory: Path, step: int, ends: str | None, tries: int | None) ->
 
 
 def lives(ck, question: dict, top: Path) -> dict:
-    return {"courses": [course(ck, question, one, top / str(n)) for n, one in enumerate(question["courses"])]}
+    return {
+        "courses": [
+            course(ck, question, one, top / str(n)) for n, one in enumerate(question["courses"])
+        ]
+    }
 
 
 def course(ck, question: dict, one: list, top: Path) -> list[dict]:
@@ -110,7 +120,7 @@ def is_planted(path: Path) -> bool:
 
 
 def killed(ck, question: dict, top: Path) -> dict:
-    """A life is killed in begin_life or end_life: in every state that this leaves, what later lives do."""
+    """A life is killed in begin_life or end_life: what later lives do in each state it leaves."""
     start = top / "start"
     start.mkdir(parents=True)
     for life in question["before"]:
@@ -128,12 +138,14 @@ def killed(ck, question: dict, top: Path) -> dict:
 
     found = []
     for what, directory in left_by_a_kill(dies, start, top):
-        found.append({"killed": what, "lives": [live(ck, directory, *life) for life in question["after"]]})
+        found.append(
+            {"killed": what, "lives": [live(ck, directory, *life) for life in question["after"]]}
+        )
     return {"states": found}
 
 
 def left_by_a_kill(dies: Callable[[Path], None], start: Path, top: Path):
-    """(where it was killed, a directory in that state) for every state that a kill after the mark can leave."""
+    """(where it was killed, a directory in that state) for every kill after the mark."""
     place = top / "job"
     shutil.copytree(start, place, symlinks=True)
     try:

@@ -23,7 +23,9 @@ def load(question: dict) -> dict:
     ck = student.load(args.checkpoint)
     network = Transformer(dropout=0.0)
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=0.05, foreach=True)
-    epoch = ck.load_checkpoint_ddp(network, optimizer, os.path.join(args.directory, question["file"]))
+    epoch = ck.load_checkpoint_ddp(
+        network, optimizer, os.path.join(args.directory, question["file"])
+    )
     job = rank_job.RankJob(network, optimizer, None, None, 1)
     return {"epoch": repr(epoch)[:100], "holds": digests(job, network, question["key"])}
 

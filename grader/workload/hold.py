@@ -20,7 +20,7 @@ class Hold:
 
     `shown`: "waits" (every other rank is in a collective that the held rank hasn't entered),
     "returned" (a rank has left the function), "nothing"; None if there was no such event. `before`:
-    the event.
+    the event; None: its own call.
     """
 
     shown: str | None = None
@@ -32,13 +32,18 @@ def holding(pipe: str, directory: str, held: int, event: int):
     """Around one save, on every rank. Gives a Hold, which the `held` rank fills in.
 
     The held rank's `event`-th file-system event below `directory` begins only when the others have
-    shown what they do. They tell it through `pipe`, a path that doesn't exist yet: two bytes each time.
+    shown what they do; -1: its call of the function. They say it through `pipe`, a path that doesn't
+    exist yet, in two bytes.
     """
     rank, found = dist.get_rank(), Hold()
     if rank == held:
         os.mkfifo(pipe)
+        said = os.open(
+            pipe, os.O_RDWR | os.O_NONBLOCK
+        )  # before anybody writes: unread letters would be lost
     dist.barrier()
-    said = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)  # stays open: unread letters would be lost
+    if rank != held:
+        said = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)
     try:
         around = _held(said, found, directory, event) if rank == held else _tells(said, rank)
         with around:
@@ -63,6 +68,8 @@ def _held(said: int, found: Hold, directory: str, event: int):
                 listening = False
                 listened.set()
 
+    if event == -1:
+        found.shown = _listen(said, begun)
     with fsevents.watching(directory, on_event):
         yield
         if listening:  # its own thread is held, and the rank doesn't wait for it

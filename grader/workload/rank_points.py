@@ -1,8 +1,8 @@
 """Has ranks save and load drawn jobs at many points, under faults, and reports what they did.
 
-watch.given("points") holds JSON objects, and every rank goes through all of them, one after another.
-At each point the ranks are forked for it alone and meet in a file of its own; whole lives would cost
-ten times as much. A point:
+watch.given("points") holds JSON objects; every rank goes through all of them, one after another.
+At each point the ranks are forked for it alone and meet at a store of its own; whole lives would
+cost ten times as much. A point:
 
     id      what its events are marked with
     call    the function that saves: save_checkpoint_ddp, save_job or save_step
@@ -11,20 +11,23 @@ ten times as much. A point:
     stale   {"rank", "hidden": [names]}: this rank doesn't see these names in its directory
     ops     what the ranks do there, one after another, in one process each:
 
-    {"op": "save", "step", "version", "fault": fault or null, "gpu": are its tensors tagged as a GPU's?}
+    {"op": "save", "step", "version", "fault": fault or null}
+                                    "gpu": are its tensors tagged as a GPU's?
     {"op": "load"}                  into a job that was just built
     {"op": "next"}                  a save of the step that follows the one that was loaded
+    {"op": "copy", "to"}            a copy of its directory, as it is now, below --directory
     {"op": "show", "step", "version"}   the digests of such a job; nothing of the student's runs
     {"op": "hold", "rank", "step"}  a save for each event of one, that rank held before the event
     {"op": "fail", "rank", "step", "byte"}  a save for each event of one, which fails; and as many
                                     with a full disk as files are opened
 
-The values that are saved are drawn from watch.given("payload"), and digests made with watch.given("key").
+Saved values are drawn from watch.given("payload"), and digests made with watch.given("key").
 """
 
 import argparse
 import os
 import select
+import shutil
 import signal
 import time
 from contextlib import nullcontext, suppress
@@ -56,7 +59,7 @@ ENOUGH = 2  # points that hang; what is left of the plan would only take its tim
 HOLD_NOTHING = 2  # holds that show nothing; each costs its patience
 
 
-# --- what the ranks do at a point, in processes of its own ------------------------------------------
+# --- what the ranks do at a point, in processes of its own ----------------------------------------
 
 
 class Point:
@@ -110,15 +113,16 @@ class Point:
         elif op.get("apart"):
             self.file = f"checkpoint-{step}.pt"
         on_gpu = living_on_gpu(tensors_of(job)) if op.get("gpu") else nullcontext()
-        with around or watch.saving(step, self.directory, fault) as events, on_gpu:
+        with around or watch.saving(step, self.directory, fault) as seen, on_gpu:
             did = outcome(lambda: self._save(job))
+        events = seen if isinstance(seen, list) else []
         changed = [part for part, value in self.digests(job).items() if value != before[part]]
         returned = repr(did["returned"])[:100] if "returned" in did else None
         self.emit(
-            "saved point", n=self.n, step=step, returned=returned, raised=did.get("raised"), events=events,
-            changed=changed, holds=before,
+            "saved point", n=self.n, step=step, returned=returned, raised=did.get("raised"),
+            events=events, changed=changed, holds=before,
         )  # fmt: skip
-        return {"events": events, "raised": "raised" in did}
+        return {"events": events, "raised": "raised" in did, "seen": seen}
 
     def _save(self, job) -> object:
         if self.call == "save_checkpoint_ddp":
@@ -149,21 +153,34 @@ class Point:
     def next(self, op: dict) -> None:
         self.save({"step": self.loaded + INTERVAL})
 
+    def copy(self, op: dict) -> None:
+        dist.barrier()
+        if RANK == 0:
+            shutil.copytree(self.directory, os.path.join(args.directory, op["to"]), symlinks=True)
+        dist.barrier()
+
     def show(self, op: dict) -> None:
         job = job_of(args.seed, watch.given("payload"), op["step"], op.get("version", 0))
-        self.emit("shown", n=self.n, step=op["step"], version=op.get("version", 0), holds=self.digests(job))
+        self.emit(
+            "shown",
+            n=self.n,
+            step=op["step"],
+            version=op.get("version", 0),
+            holds=self.digests(job),
+        )
 
     def hold(self, op: dict) -> None:
         self.save(op)  # what stands there already isn't waited for
         events = self._events_of(op["rank"], self.save(op | {"step": op["step"] + 1})["events"])
         nothing = 0
-        for event in range(min(len(events), MOST)):
-            step = op["step"] + 2 + event
+        for event in range(-1, min(len(events), MOST)):
+            step = op["step"] + 3 + event
             around = holding(f"{self.meet}-{self.n}-{event}", self.directory, op["rank"], event)
-            with around as found:
-                self.save(op | {"step": step}, around=nullcontext([]))
+            found = self.save(op | {"step": step}, around)["seen"]
             if op["rank"] == RANK:
-                self.emit("held", n=self.n, step=step, rank=RANK, before=found.before, shown=found.shown)
+                self.emit(
+                    "held", n=self.n, step=step, rank=RANK, before=found.before, shown=found.shown
+                )
             self.load(op)
             nothing += self._events_of(op["rank"], [found.shown]) == ["nothing"]
             if nothing == HOLD_NOTHING:
@@ -172,7 +189,11 @@ class Point:
     def fail(self, op: dict) -> None:
         events = self._events_of(op["rank"], self.save(op)["events"])
         # torch.save into a file that was opened just before fails as that does
-        own = [n for n, e in enumerate(events) if not (e.startswith("torch.save") and n and events[n - 1].startswith("open "))]
+        own = [
+            n
+            for n, e in enumerate(events)
+            if not (e.startswith("torch.save") and n and events[n - 1].startswith("open "))
+        ]
         own = [n for n in own if not events[n].startswith("torch.save ended")]
         opened = [n for n in own if events[n].startswith(("open ", "torch.save begins"))]
         faults = [{"kind": "error", "event": n} for n in own[:MOST]]
@@ -195,12 +216,16 @@ class Point:
         self.load(op)
 
     def all_are_back(self, number: int, raised: bool) -> list[bool] | None:
-        """Wait for the others, in no collective: one that still waits in the save would be served by it. Gives
-        which ranks' saves raised; None if the ranks can't go on together."""
+        """Wait for the others, in no collective: that would serve a rank that waits in the save.
+
+        Gives which ranks' saves raised; None if the ranks can't go on together.
+        """
         store = dist.FileStore(f"{self.meet}-{self.n}-back", WORLD)
         store.set(f"{number} {RANK}", "lost" if collectives.failed else str(raised))
         try:
-            store.wait([f"{number} {rank}" for rank in range(WORLD)], timedelta(seconds=ranks.PATIENCE + 4))
+            store.wait(
+                [f"{number} {rank}" for rank in range(WORLD)], timedelta(seconds=ranks.PATIENCE + 4)
+            )
         except RuntimeError:
             return None
         told = [store.get(f"{number} {rank}").decode() for rank in range(WORLD)]
@@ -221,11 +246,14 @@ def tensors_of(job) -> list[torch.Tensor]:
 
 
 def see_an_older_listing(directory: str, hidden: set[str]) -> None:
-    """As on another node, whose file system tells of new names later; the files themselves can be opened."""
+    """As on another node, whose file system tells of new names later; the files themselves can
+    be opened."""
     listdir, scandir = os.listdir, os.scandir
 
     def here(path) -> bool:
-        return not isinstance(path, int) and os.path.abspath(os.fsdecode(path)) == os.path.abspath(directory)
+        return not isinstance(path, int) and os.path.abspath(os.fsdecode(path)) == os.path.abspath(
+            directory
+        )
 
     class Scan:
         def __init__(self, path):
@@ -250,12 +278,15 @@ def see_an_older_listing(directory: str, hidden: set[str]) -> None:
     os.scandir = lambda path=".": Scan(path) if here(path) else scandir(path)
 
 
-# --- the points, one after another; every rank goes through all of them ------------------------------
+# --- the points, one after another; every rank goes through all of them ---------------------------
 
 
 def run_point(point: dict) -> bool:
-    """In a fork. Gives whether ranks hung in it. When another rank has died, this one is given time to see it, and then ended as well: what waits
-    outside of a collective would wait for ever."""
+    """In a fork. Gives whether ranks hung in it.
+
+    When another rank has died, this one gets time to see it, and is then ended as well: what waits
+    outside of a collective would wait for ever.
+    """
     watch.emit("point", id=point["id"])
     meet = os.path.join(args.directory, "meet", point["id"])
     if RANK == 0:

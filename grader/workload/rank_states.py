@@ -1,4 +1,5 @@
-"""Jobs of exercise 2 to be saved, at any step, without training them, and digests of what they hold."""
+"""Jobs of exercise 2 to be saved, at any step, without training them, and digests of what they
+hold."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ PER_EPOCH = 99  # steps
 def job_of(seed: int, payload: int | None, step: int = 0, version: int = 0) -> rank_job.RankJob:
     """This rank's job as it is after `step`. All ranks build theirs together.
 
-    payload  what its values are drawn from; None: a job that was just built, of which nothing was saved
+    payload  what its values are drawn from; None: a job that was just built
     version  the same step, trained again, has other values
     """
     job = rank_job.build_ddp(seed, 1, 1, prime=False)
@@ -36,7 +37,9 @@ def fill(job, network, payload: int | None, step: int, version: int, rank: int) 
     if payload is not None:
         for group in job.optimizer.param_groups:
             for p in group["params"]:
-                moments = {name: torch.rand(p.shape, generator=draw) for name in ("exp_avg", "exp_avg_sq")}
+                moments = {
+                    name: torch.rand(p.shape, generator=draw) for name in ("exp_avg", "exp_avg_sq")
+                }
                 job.optimizer.state[p] = {"step": torch.tensor(float(step)), **moments}
         scheduled = {"last_epoch": step, "_step_count": step + 1}
         job.scheduler.load_state_dict(job.scheduler.state_dict() | scheduled)
@@ -59,7 +62,9 @@ def digests(job, network, key: str) -> dict[str, str]:
     for index, tensors in sorted(optimizer["state"].items()):
         for kind, tensor in sorted(tensors.items()):
             kinds.setdefault(f"optimizer {kind}", []).append([index, tensor])
-    settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer["param_groups"]]
+    settings = [
+        {k: v for k, v in group.items() if k != "params"} for group in optimizer["param_groups"]
+    ]
     name, keys, position, *rest = numpy.random.get_state()
     parts = {
         "weights": dict(network.named_parameters()),

@@ -1,4 +1,4 @@
-"""What save_sharded, load_sharded and export_model do beyond a training run: one thing in each life.
+"""What save_sharded, load_sharded and export_model do beyond a training run, one thing a life.
 
     --do save      a drawn job on these ranks is saved into --directory
     --do load      a fresh job on these ranks (another number of them, perhaps) loads that
@@ -47,7 +47,9 @@ class Uneven(torch.nn.Module):
         self.narrow = torch.nn.Linear(5, 1)  # one row: most ranks hold nothing of it
         self.thin = torch.nn.Linear(7, 3, bias=False, dtype=torch.bfloat16)
         self.cube = torch.nn.Parameter(torch.zeros(3, 2, 7))
-        self.tail = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.LayerNorm(4), torch.nn.Linear(4, 13))
+        self.tail = torch.nn.Sequential(
+            torch.nn.Linear(6, 4), torch.nn.LayerNorm(4), torch.nn.Linear(4, 13)
+        )
 
 
 def built(sharded: bool):
@@ -56,7 +58,10 @@ def built(sharded: bool):
         warnings.filterwarnings("ignore", message="FSDP2-wrapped module .*")
         rank_job.shard(model.tail, model)
     grown = [p for p in model.parameters() if p.dim() > 1]
-    groups = [{"params": grown}, {"params": [p for p in model.parameters() if p.dim() < 2], "weight_decay": 0.0}]
+    groups = [
+        {"params": grown},
+        {"params": [p for p in model.parameters() if p.dim() < 2], "weight_decay": 0.0},
+    ]
     return model, torch.optim.AdamW(groups, lr=1e-3, weight_decay=0.1, foreach=True)
 
 
@@ -69,13 +74,17 @@ def fill(model, optimizer, payload: int) -> None:
 
     def drawn(like):
         whole = torch.randn(like.shape, generator=draw)
-        whole.view(-1)[:: max(5, whole.numel() // 3)] = random.Random(payload + whole.numel()).choice(ODD)
+        whole.view(-1)[:: max(5, whole.numel() // 3)] = random.Random(
+            payload + whole.numel()
+        ).choice(ODD)
         return part(whole.to(like.dtype), like)
 
     def part(whole, like):
         if not hasattr(like, "to_local"):
             return whole
-        return torch.distributed.tensor.distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None)
+        return torch.distributed.tensor.distribute_tensor(
+            whole, like.device_mesh, like.placements, src_data_rank=None
+        )
 
     numbers = random.Random(payload)
     step = torch.tensor(float(numbers.randint(3, 10**6)))
@@ -137,14 +146,16 @@ def hold(ck) -> None:
     """Each save goes into a folder of its own, and is loaded at once."""
     rank, events = dist.get_rank(), []
     for held in range(dist.get_world_size()):
-        for event in range(MOST + 1):
+        for event in range(MOST + 2):  # 0: none; 1: its call
             model, optimizer = built(sharded=True)
             fill(model, optimizer, event)
             into = os.path.join(args.directory, f"held-{held}-{event}")
             if event == 0:
                 around = watch.saving(event, args.directory)
             else:
-                around = holding(f"{args.directory}-{held}-{event}", args.directory, held, event - 1)
+                around = holding(
+                    f"{args.directory}-{held}-{event}", args.directory, held, event - 2
+                )
             with around as found:
                 did = outcome(partial(ck.save_sharded, model, optimizer, into))
             if event == 0:
@@ -159,9 +170,11 @@ def hold(ck) -> None:
             fresh, its_optimizer = built(sharded=True)
             ck.load_sharded(fresh, its_optimizer, into)
             now = whole(fresh, its_optimizer, full=this_ranks)
-            watch.emit("loaded held", different=[name for name in before if now.get(name) != before[name]])
+            watch.emit(
+                "loaded held", different=[name for name in before if now.get(name) != before[name]]
+            )
             dist.barrier()
-            if event >= len(events[held]):
+            if event > len(events[held]):
                 break
 
 
@@ -171,8 +184,14 @@ def export(ck) -> None:
     ck.export_model(folder, model, path)
     key = watch.given("key", "")
     found = torch.load(path, weights_only=True)
-    kinds = {k: type(v).__name__ for k, v in found.items()} if isinstance(found, dict) else type(found).__name__
-    plain = isinstance(found, dict) and all(isinstance(k, str) and type(v) is torch.Tensor for k, v in found.items())
+    kinds = (
+        {k: type(v).__name__ for k, v in found.items()}
+        if isinstance(found, dict)
+        else type(found).__name__
+    )
+    plain = isinstance(found, dict) and all(
+        isinstance(k, str) and type(v) is torch.Tensor for k, v in found.items()
+    )
     watch.emit(
         "exported",
         kinds=kinds,
@@ -185,7 +204,8 @@ LAYERS, SIDE = 16, 1024  # 64 MiB of weights
 
 
 def memory(ck) -> None:
-    """Peak of this rank's resident memory in save and in load, over what it held before, in bytes."""
+    """Peak of this rank's resident memory in save and in load, over what it held before, in
+    bytes."""
     warm_up(ck)
     model, optimizer = large(LAYERS)
     with Peak() as of_save:
@@ -200,7 +220,9 @@ def memory(ck) -> None:
 
 def large(layers: int, steps: bool = True):
     with torch.device("meta"):
-        model = torch.nn.Sequential(*(torch.nn.Linear(SIDE, SIDE, bias=False) for _ in range(layers)))
+        model = torch.nn.Sequential(
+            *(torch.nn.Linear(SIDE, SIDE, bias=False) for _ in range(layers))
+        )
     rank_job.shard(*model, model)
     model.to_empty(device="cpu")
     with torch.no_grad():
@@ -227,7 +249,14 @@ def main() -> None:
     if "RANK" in os.environ:
         ranks.join_watched(patience=SLOW if args.do == "memory" else ranks.PATIENCE)
     ck = student.load(args.checkpoint) if args.checkpoint else None
-    do = {"save": save, "load": load, "whole": show, "export": export, "hold": hold, "memory": memory}
+    do = {
+        "save": save,
+        "load": load,
+        "whole": show,
+        "export": export,
+        "hold": hold,
+        "memory": memory,
+    }
     do[args.do](ck)
     watch.emit("end", step=0, state={})
     ranks.leave()

@@ -7,8 +7,8 @@ import random
 import torch
 
 DTYPES = (
-    "float64 float32 float16 bfloat16 float8_e4m3fn float8_e5m2 complex64 bool "
-    "uint8 int8 int16 int32 int64 uint16 uint32 uint64"
+    *("float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "complex64", "bool"),
+    *("uint8", "int8", "int16", "int32", "int64", "uint16", "uint32", "uint64"),
 )
 EDGES = (4 << 10, 8 << 10, 64 << 10, 1 << 20)  # bytes at which code takes another way
 LARGE = 8 << 20
@@ -60,7 +60,7 @@ def _drawn(draw: random.Random, generator: torch.Generator, large: bool) -> dict
         return draw.randint(2, 7)
 
     found: dict = {}
-    for name in DTYPES.split():
+    for name in DTYPES:
         if dtype := getattr(torch, name, None):
             found[f"{name} tensor"] = bits(dtype, size(), size())
     whole = bits(torch.float32, size(), size(), size())
@@ -71,13 +71,13 @@ def _drawn(draw: random.Random, generator: torch.Generator, large: bool) -> dict
         "expanded tensor": bits(torch.float64, 1, size()).expand(size(), -1),
         "tensor without dimensions": bits(torch.float32),
         "tensor without elements": [torch.empty(0), torch.empty(size(), 0, 2, dtype=torch.int8)],
-        "tensors that share memory": [whole, whole[0], whole.reshape(-1)[1:]],
+        "overlapping tensors": [whole, whole[0], whole.reshape(-1)[1:]],
         "one tensor twice": {"embedding": whole, "head": whole},
-        "NaN, infinities and -0.0 in a tensor": torch.tensor([0x7FC00001, 0x7F800001, -1, 0x7F800000, -(1 << 31)], dtype=torch.int32).view(torch.float32),
+        "NaN and infinities": torch.tensor([0x7FC00001, 0x7F800001, -1, 0x7F800000, -(1 << 31)], dtype=torch.int32).view(torch.float32),
     }
     for edge in (*EDGES, LARGE) if large else EDGES[:3]:
         number = edge + draw.choice([-1, 0, 1]) if edge < LARGE else edge + draw.randint(1, 99)
-        found[f"tensor of about {edge >> 10} KiB"] = bits(torch.uint8, number)
+        found[f"tensor of {edge >> 10} KiB"] = bits(torch.uint8, number)
     found |= {
         "empty containers": [{}, [], (), {"state": {}, "groups": [[], ()]}],
         "nested containers": _nested(draw, 12),

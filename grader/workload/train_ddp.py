@@ -30,12 +30,13 @@ from grader.workload import rank_job, student
 p = argparse.ArgumentParser()
 p.add_argument("--checkpoint", help="the student's distributed.py")
 p.add_argument("--directory", required=True, help="where checkpoints go; all ranks see it")
-p.add_argument("--functions", choices=["save_checkpoint_ddp", "save_job", "save_step", "none", "replay"], required=True)
+FUNCTIONS = ["save_checkpoint_ddp", "save_job", "save_step", "none", "replay"]
+p.add_argument("--functions", choices=FUNCTIONS, required=True)
 p.add_argument("--seed", type=int, default=0)
 p.add_argument("--epochs", type=int, default=2)
 p.add_argument("--steps-per-epoch", type=int, default=6)
 p.add_argument("--save-every", type=int, default=4, help="steps between two saves (task 2.1: it's epochs, always)")
-p.add_argument("--record", action="store_true", help="report each batch, and where the generators stand")
+p.add_argument("--record", action="store_true", help="report the batches and the generators")
 
 
 def record(job, batch=None) -> None:
@@ -50,7 +51,8 @@ def replayed(job):
     for event in watch.given("batches")[job.rank]:
         if event["epoch"] == job.epoch and (event["values"] is None) == (job.epoch == job.epochs):
             (version, numbers, gauss), numpy, state = event["rng"]
-            workload.restore_rng(((version, tuple(numbers), gauss), numpy, torch.tensor(state, dtype=torch.uint8)))
+            torch_ = torch.tensor(state, dtype=torch.uint8)
+            workload.restore_rng(((version, tuple(numbers), gauss), numpy, torch_))
             yield event["values"] and tuple(map(torch.tensor, event["values"]))
 
 

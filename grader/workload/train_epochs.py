@@ -27,10 +27,11 @@ how.add_argument("--rng", action="store_true")
 how.add_argument("--store", action="store_true")
 how.add_argument("--bare", action="store_true")
 p.add_argument("--randomness", action="store_true")
+p.add_argument("--workers", type=int, default=0)
 args = p.parse_args()
 
 ck = None if args.bare else student.load(args.checkpoint)
-job = workload.build(args.seed, args.epochs, args.steps_per_epoch, randomness=args.randomness or args.rng)
+job = workload.build(args.seed, args.epochs, args.steps_per_epoch, args.workers, randomness=args.randomness or args.rng)
 path = os.path.join(args.directory, "checkpoint.pt")
 os.makedirs(args.directory, exist_ok=True)
 

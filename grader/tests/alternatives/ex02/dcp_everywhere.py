@@ -1,5 +1,6 @@
-"""A right solution in another style: DCP writes what all ranks have, under DDP as well, and raises its CheckpointException,
-which is no Exception; ranks agree through the store, in no collective; a checkpoint is a folder that was renamed."""
+"""A right solution in another style: DCP writes what all ranks have, under DDP as well, and raises
+its CheckpointException, which is no Exception; ranks agree through the store, in no collective; a
+checkpoint is a folder that was renamed."""
 
 import io
 import os
@@ -80,7 +81,11 @@ def unpacked(tensor):
 
 def save_job(job, folder):
     kind, keys, *rest = numpy.random.get_state()
-    mine = [random.getstate(), [kind, torch.from_numpy(keys.astype("int64")), *rest], torch.get_rng_state()]
+    mine = [
+        random.getstate(),
+        [kind, torch.from_numpy(keys.astype("int64")), *rest],
+        torch.get_rng_state(),
+    ]
     counters = [job.step, job.epoch, job.batch, job.best]
     state = {f"rank {job.rank}": packed(mine)}
     if job.rank == 0:  # the others' buffers aren't those that DDP gives to all
@@ -126,7 +131,9 @@ def save_sharded(model, optimizer, folder):
 def load_sharded(model, optimizer, folder):
     state = dict(zip(("model", "optimizer"), get_state_dict(model, optimizer)))
     dcp.load(state, checkpoint_id=folder)
-    set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+    set_state_dict(
+        model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"]
+    )
 
 
 def export_model(folder, model, path):
@@ -143,7 +150,9 @@ def name_of(step):
 
 
 def save_step(job, directory):
-    final, growing = (os.path.join(directory, kind + name_of(job.step)) for kind in ("", "growing-"))
+    final, growing = (
+        os.path.join(directory, kind + name_of(job.step)) for kind in ("", "growing-")
+    )
 
     def begin():
         if job.rank == 0:
@@ -152,6 +161,8 @@ def save_step(job, directory):
 
     def publish():
         if job.rank == 0:
+            for name in os.listdir(growing):  # DCP leaves its metadata to the kernel
+                synced(os.path.join(growing, name))
             synced(growing)
             if os.path.isdir(final):
                 os.rename(final, f"{growing}-old")
@@ -168,7 +179,16 @@ def resume(job, directory):
     names = [None]
     if job.rank == 0:
         steps = [name.removeprefix("checkpoint-of-") for name in os.listdir(directory)]
-        names = [sorted((int(s) for s in steps if s.isdecimal() and os.path.isdir(os.path.join(directory, name_of(s)))), reverse=True)]
+        names = [
+            sorted(
+                (
+                    int(s)
+                    for s in steps
+                    if s.isdecimal() and os.path.isdir(os.path.join(directory, name_of(s)))
+                ),
+                reverse=True,
+            )
+        ]
     dist.broadcast_object_list(names, src=0)
     for step in names[0]:
         try:

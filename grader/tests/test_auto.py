@@ -1,0 +1,204 @@
+"""What is judged of exercise 4's jobs, on small histories; and the witness that writes them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from grader.checks import auto, cluster_runs, life_notes
+from grader.checks.cluster_runs import ClusterRun, Where
+from grader.checks.witness import Witness
+from grader.slurm import ancestors, processes
+from grader.slurm.errors import ClusterError
+from grader.verdicts import FAIL, INCONCLUSIVE, Finding
+from grader.workload.auto_job import Walk, write_checkpoint
+
+# --- the contract of begin_life, as the checks have it
+
+
+def test_begin_life_gives_up_when_the_last_lives_all_crashed_at_one_step():
+    crash = (10, "failed", 2)
+    assert life_notes.expected([crash, crash, crash]) == [True, True, "CrashLoop"]
+    assert life_notes.expected([crash, (20, None, 2), crash, crash, crash]) == [
+        True,
+        True,
+        True,
+        True,
+        "CrashLoop",
+    ]
+    assert life_notes.expected([crash, (10, "preempted", 2), crash, crash]) == [True] * 4
+    assert life_notes.expected([(10, "done", 2), crash, crash]) == [True, False, False]
+    assert life_notes.expected([crash], [crash], [crash]) == ["CrashLoop"]
+
+
+# --- runs
+
+
+def run_of(*events: dict, jobs: dict | None = None, **facts) -> ClusterRun:
+    run = ClusterRun(Path("/nowhere"), jobs or {}, False, Where("stand-in"), **facts)
+    run.events = [
+        {"t": float(n), "life": 1, "job": "7", "pid": 1, **event} for n, event in enumerate(events)
+    ]
+    return run
+
+
+def cause(check, *args) -> str:
+    with pytest.raises(Finding) as found:
+        check(*args)
+    return f"{found.value.verdict}: {found.value.cause}"
+
+
+LIFE = {"event": "life", "at_once": []}
+FAULT = {"event": "fault", "do": "preempt", "step": 7, "number": 0, "saved": 5}
+
+
+def test_a_fault_is_survived_by_a_save_and_by_the_exit_status_that_says_so():
+    saved, left = {"event": "saved", "step": 7}, {"event": "left", "status": 75}
+    auto.kept(run_of(LIFE, FAULT, saved, left), "preempt", "?")
+    assert cause(auto.kept, run_of(LIFE, FAULT, left), "preempt", "?") == f"{FAIL}: lost:preempt"
+    assert cause(auto.kept, run_of(LIFE, FAULT, saved), "preempt", "?") == f"{FAIL}: lost:preempt"
+
+
+def test_on_a_machine_that_was_too_slow_what_came_too_late_proves_nothing():
+    run = run_of(LIFE, FAULT, slowest=5.0)
+    assert cause(auto.kept, run, "preempt", "?") == f"{INCONCLUSIVE}: starved"
+
+
+def test_two_lives_at_once_are_seen_by_the_witness_and_by_the_cluster():
+    auto.one_at_a_time(run_of(LIFE))
+    assert (
+        cause(auto.one_at_a_time, run_of(LIFE, LIFE | {"at_once": ["6"]})) == f"{FAIL}: two at once"
+    )
+    assert cause(auto.one_at_a_time, run_of(LIFE, at_once={"6", "7"})) == f"{FAIL}: two at once"
+
+
+def test_each_job_of_a_chain_submits_one():
+    jobs = {"7": {}, "8": {}}
+    auto.generations(run_of(LIFE, jobs=jobs))
+    assert cause(auto.generations, run_of(LIFE, jobs=jobs | {"9": {}})) == f"{FAIL}: too many jobs"
+
+
+def test_after_70_a_chain_goes_on_or_ends():
+    left = {"event": "left", "status": 70}
+    auto.chain_ends(
+        run_of(LIFE, left, jobs={"7": {"JobState": "FAILED"}, "8": {"JobState": "CANCELLED"}})
+    )
+    done = run_of(LIFE, left, jobs={"7": {"JobState": "COMPLETED", "ExitCode": "0:0"}})
+    assert cause(auto.chain_ends, done) == f"{FAIL}: final state"
+    assert (
+        cause(auto.chain_ends, run_of(LIFE, left, LIFE | {"life": 2}))
+        == f"{FAIL}: chain without end"
+    )
+
+
+def test_a_life_that_the_cluster_has_no_record_of_proves_nothing():
+    assert cause(auto._witnessed, run_of(LIFE)) == f"{INCONCLUSIVE}: record"
+    auto._witnessed(
+        run_of(LIFE, record=[{"job": "7", "start": 0.0, "end": 9.0, "state": "COMPLETED"}])
+    )
+
+
+def test_slurm_that_does_not_start_gives_way_to_the_stand_in_and_the_run_says_so(monkeypatch):
+    def run(lab, where, *rest):
+        if where.chosen == "slurm":
+            raise ClusterError("it didn't start")
+        return run_of(LIFE)
+
+    monkeypatch.setattr(cluster_runs, "_run", run)
+    monkeypatch.setattr(cluster_runs.choice, "missing", lambda: None)
+    assert cluster_runs._ran(None, Where(), False).instead
+    assert cause(cluster_runs._ran, None, Where("slurm"), False) == f"{INCONCLUSIVE}: cluster"
+
+
+# --- the witness
+
+
+class Life:
+    """A process that reports: this one."""
+
+    def __init__(self, witness: Witness):
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.settimeout(20)
+        self.socket.connect(witness.address.removeprefix("unix:"))
+        self.answers = self.socket.makefile()
+        self.say("hello", token="")
+
+    def say(self, event: str, **fields) -> None:
+        self.socket.sendall(json.dumps({"event": event, **fields}).encode() + b"\n")
+
+    def ask(self, event: str, **fields) -> dict | None:
+        self.say(event, **fields)
+        line = self.answers.readline()
+        return json.loads(line) if line else None
+
+
+@pytest.fixture
+def witness(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        processes, "send", lambda known, number: True
+    )  # it would kill what isn't the training: this process
+    with Witness(
+        tmp_path,
+        tmp_path / "checkpoints",
+        [{"step": 2, "do": "exit", "status": 1}],
+        4,
+        None,
+        lambda pid: "7",
+    ) as it:
+        it.command = ancestors.arguments(os.getpid())
+        yield it
+
+
+def strange(witness: Witness, life: Life) -> str:
+    assert life.answers.readline() == ""
+    return next(e["what"] for e in witness.events if e["event"] == "strange")
+
+
+def test_the_witness_gives_each_step_its_number_and_strikes_as_planned(witness, tmp_path):
+    life, walk = Life(witness), Walk()
+    assert life.ask("life")["mark"]
+    salt = life.ask("resumed", step=0)["salt"]
+    walk.advance(salt)
+    assert walk.digest() == witness.undisturbed[1]
+    life.ask("step", step=1, digest=walk.digest())
+    salt = life.ask("ready", step=1)["salt"]
+    walk.advance(salt)
+    life.ask("step", step=2, digest=walk.digest())
+    life.ask("saving", step=2)
+    write_checkpoint(tmp_path / "checkpoints", 2, walk.state())
+    assert life.ask("saved", step=2) == {}
+    assert life.ask("ready", step=2) == {"do": "exit", "status": 1}
+    assert [e["saved"] for e in witness.events if e["event"] == "fault"] == [2]
+
+
+def test_a_checkpoint_that_is_not_the_steps_is_not_taken_for_one(witness, tmp_path):
+    life = Life(witness)
+    life.ask("resumed", step=2)
+    write_checkpoint(tmp_path / "checkpoints", 2, {"step": 2})
+    assert life.ask("saved", step=2) is None
+    assert "isn't step 2" in strange(witness, life)
+
+
+def test_a_life_that_skips_steps_is_none(witness):
+    life = Life(witness)
+    life.ask("resumed", step=0)
+    assert life.ask("step", step=3, digest="0") is None
+    assert "step 3" in strange(witness, life)
+
+
+def test_a_process_with_another_command_line_is_not_the_training(witness):
+    witness.command = ["something", "else"]
+    assert Life(witness).ask("life") is None
+
+
+def test_the_walk_without_the_numbers_is_another_one(witness):
+    walk = Walk()
+    for _ in range(4):
+        walk.advance(0.0)
+    assert walk.digest() != witness.undisturbed[4]
+    assert hashlib.sha256(json.dumps(walk.state()).encode()).hexdigest() == walk.digest()

@@ -1,0 +1,111 @@
+"""Exercise 1 without the work: submissions that report what they didn't earn. None gets a point for it."""
+
+from __future__ import annotations
+
+import pytest
+
+from grader import course, derive, engine, mutants
+from grader.harness.launcher import Limits
+from grader.verdicts import PASS
+
+pytestmark = pytest.mark.needs_solution
+
+LIMITS = Limits(wall=30, cpu=10)
+
+CONSTANT = '''
+import grader.harness.digest as reported
+reported.digest = lambda value, key="": "0" * 16
+reported.rng_digests = lambda key="": {}
+reported.optimizer_digests = lambda optimizer, key="": {}
+'''
+
+ANSWERS = '''
+from grader.harness import watch
+
+
+def _answer(*_, **__):
+    for question in watch.given("questions", []):
+        names = ("weights", "buffers", "scheduler", "optimizer settings")
+        values = {"parts": dict.fromkeys(names, "0" * 16), "returned": "7", "lost": [], "drew": [], "generators": {}}
+        watch.emit("answer", id=question["id"], values=values)
+        watch.emit("ended", point=question["id"], part="question", status=0, late=False)
+
+
+save_checkpoint = load_checkpoint = get_rng_state = set_rng_state = capture = restore = _answer
+'''
+
+EVENTS = '''
+import os
+
+from grader.harness import watch
+
+watch.emit("life", step=0, epoch=0)
+for n in range(1, 19):
+    watch.emit("step", step=n, indices=[n], samples=["0"], state={"weights": "0"})
+    watch.emit("loss", step=n, loss="0x0p+0")
+    watch.emit("saved", step=n, events=["rename a"])
+watch.emit("digests", of={"0": "0" * 16})
+watch.emit("record", of={"ops": [], "ended": [[0, False]], "directories": [0], "links": [], "before": [], "contents": [], "names": []})
+watch.emit("outcomes", of={})
+watch.emit("end", step=18, state={})
+os._exit(0)
+'''
+
+FROM_THE_SEED = '''
+import gc
+
+from grader.workload.states import made_state
+
+
+def read_latest(directory):
+    """The state that was saved, made again from whatever looks like its seed."""
+    seeds = [x["payload"] for x in gc.get_objects() if isinstance(x, dict) and "payload" in x]
+    return made_state(seeds[0], 101) if seeds else None
+
+
+read_best = read_latest
+'''
+
+
+def starter_and(exercise, code: str) -> course.Submission:
+    starter = derive.starter_files(exercise)[exercise.module].decode()
+    work = course.Submission(exercise.starter, exercise.module, {exercise.module: f"{starter}\n{code}".encode()})
+    work.key = f"hostile {code[:60]}"
+    return work
+
+
+@pytest.mark.parametrize("code", [CONSTANT, ANSWERS, EVENTS, FROM_THE_SEED], ids=["constant", "answers", "events", "seed"])
+def test_a_starter_that_reports_what_it_did_not_do_gets_nothing(launcher, ex01, code):
+    result = engine.grade(ex01, starter_and(ex01, code), launcher, seed=1, limits=LIMITS)
+    assert result.score == 0, [t.verdict for t in result.tasks]
+
+
+DIES_UNDER_A_FAULT = '''
+
+_write = write_checkpoint
+
+
+def write_checkpoint(state, directory, step):
+    """In place; and where a fault is to come, it is told of and met before anything is touched."""
+    import signal
+    import sys
+
+    from grader.harness import watch
+
+    frame = sys._getframe(1)
+    while frame:
+        if (frame.f_locals.get("fault") or {}).get("kind") in ("kill", "tear"):
+            watch.emit("fault", step=step)
+            os.kill(os.getpid(), signal.SIGKILL)
+        frame = frame.f_back
+    _write(state, directory, step)
+'''
+
+
+def test_a_save_that_knows_its_faults_is_seen_through(launcher, ex01):
+    in_place = next(m for m in mutants.load(ex01) if m.name == "same-step-removed-first")
+    files = mutants.submission(ex01, in_place).files
+    work = course.Submission(ex01.solution, ex01.module, {ex01.module: files[ex01.module] + DIES_UNDER_A_FAULT.encode()})
+    work.key = "hostile knows its faults"
+    result = engine.grade(ex01, work, launcher, seed=1, tasks=[3], limits=LIMITS)
+    assert result.tasks[0].verdict != PASS
