@@ -13,6 +13,7 @@ import os
 import select
 import signal
 import struct
+import time
 from contextlib import suppress
 from multiprocessing.connection import wait
 
@@ -22,9 +23,8 @@ from grader.harness.preemption import NUMBERS
 BOOT = 1_700_000_000.0  # epoch seconds at which every life begins
 FORWARDED = 20.0  # s in which torchrun has forwarded a signal: milliseconds are normal
 WORKERS = 2.0  # s in which a worker that a signal kills is dead, on a busy machine, too
-ORDER = struct.Struct(
-    "iii"
-)  # what the daemon is asked: a process, or a group (0 or 1), and the signal
+# to the daemon: a process, or a group (0 or 1), the signal, and the order's number; back: that number
+ORDER, SENT = struct.Struct("iiiq"), struct.Struct("q")
 
 
 class Daemon:
@@ -47,8 +47,12 @@ class Daemon:
 
     def send(self, number: int, pid: int | None = None, group: bool = False) -> None:
         """To this process, if no `pid` is named; it has been sent when this returns."""
-        os.write(self._orders, ORDER.pack(pid or os.getpid(), group, number))
-        os.read(self._sent, 1)
+        order = time.monotonic_ns()
+        os.write(self._orders, ORDER.pack(pid or os.getpid(), group, number, order))
+        # an earlier answer may lie there: to a process that died of its signal
+        while (answer := os.read(self._sent, SENT.size)) != SENT.pack(order):
+            if not answer:
+                raise BrokenPipeError
 
     @staticmethod
     def _serve(orders: int, sent: int) -> None:
@@ -57,11 +61,11 @@ class Daemon:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_DFL)
             while order := os.read(orders, ORDER.size):
-                pid, group, number = ORDER.unpack(order)
+                pid, group, number, asked = ORDER.unpack(order)
                 watch.emit("sent", signal=number)
                 with suppress(ProcessLookupError):
                     (os.killpg if group else os.kill)(pid, number)
-                os.write(sent, b".")
+                os.write(sent, SENT.pack(asked))
         finally:
             os._exit(0)
 
