@@ -182,19 +182,20 @@ def test_workers_draw_as_the_loader_seeds_them(lab):
 @task("ex03.3")
 @pytest.mark.parametrize("signal", ["term", "usr1"])
 def test_a_signal_to_the_process_group_stops_the_job_after_its_step(lab, signal):
-    step = between_saves(lab) if signal == "term" else lab.draw.randint(1, SAVE_EVERY - 1)
-    workers.stops(lab, send(signal, step, to="group"))
+    steps = [n for n in workers.settled(lab) if n % SAVE_EVERY]
+    workers.stops(lab, send(signal, lab.draw.choice(steps), to="group"))
 
 
 @task("ex03.3")
 def test_signals_to_the_process_group_harm_no_save(lab):
     first, second = lab.draw.sample(["term", "usr1"], 2)
     event = lab.draw.randint(0, 2)
+    step = lab.draw.choice([n for n in workers.settled(lab) if n % SAVE_EVERY == 0])
     workers.stops(
         lab,
         both(
-            send(first, 8, "event", event, to="group"),
-            send(second, 8, "event", event + 1, to="group"),
+            send(first, step, "event", event, to="group"),
+            send(second, step, "event", event + 1, to="group"),
         ),
     )
 

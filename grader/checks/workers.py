@@ -3,13 +3,32 @@
 from __future__ import annotations
 
 from grader.checks.expect import schedule_of
-from grader.checks.preempted import fault_row, finished, job, launch, stopped_and_resumed, yardstick
+from grader.checks.preempted import (
+    all_steps,
+    fault_row,
+    finished,
+    job,
+    launch,
+    steps_per_epoch,
+    stopped_and_resumed,
+    yardstick,
+)
 from grader.harness.lab import Lab
 from grader.harness.preemption import Preempt
 from grader.harness.run import Run
 from grader.verdicts import Finding
 
 NUMBER = 2
+
+
+def settled(lab: Lab) -> list[int]:
+    """The steps, but an epoch's last, in which both workers have delivered a batch.
+
+    One that is still starting hasn't come to worker_init_fn, where it may learn to ignore a signal:
+    a signal then kills it in any solution.
+    """
+    per_epoch = steps_per_epoch(lab)
+    return [n for n in range(1, all_steps(lab)) if n % per_epoch >= NUMBER]
 
 
 def stops(lab: Lab, preemption: Preempt) -> None:
