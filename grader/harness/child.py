@@ -40,6 +40,7 @@ def become(job: dict) -> None:
 
     os.setsid()
     signal.set_wakeup_fd(-1)
+    os.closerange(3, os.sysconf("SC_OPEN_MAX"))  # a fork has its guardian's, too
     for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     os.umask(0o022)

@@ -16,17 +16,19 @@ limit ended it, "wall": s, "cpu": s, "waited": s that it could have run but got 
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import math
 import os
 import resource
 import select
 import signal
+import stat
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 
 if __name__ == "__main__":  # plainly started, with -I: only the standard library is found
@@ -121,7 +123,7 @@ def _over(job: dict, main: int, wall: float) -> str | None:
 
 def _written(folders: list[str]) -> float:
     """Bytes on disk below the folders; infinitely many if the files are."""
-    total, seen, todo = 0, 0, list(folders)
+    total, seen, todo = sum(_unnamed(on_disk=folders)), 0, list(folders)
     while todo:
         try:
             entries = os.scandir(todo.pop())
@@ -136,9 +138,45 @@ def _written(folders: list[str]) -> float:
                     total += entry.stat(follow_symlinks=False).st_blocks * 512
                     if entry.is_dir(follow_symlinks=False):
                         todo.append(entry.path)
-                except OSError:
-                    pass
+                except OSError as e:
+                    if e.errno == errno.ENAMETOOLONG:  # so deep only to hide something
+                        return math.inf
     return total
+
+
+def _unnamed(on_disk: list[str] | None = None) -> list[int]:
+    """Bytes of each file that the life's processes hold open and that has no name (any more).
+
+    on_disk  of those on the disks of these folders; without it, of those that are memory (memfd)
+    """
+    disks = {os.stat(folder).st_dev for folder in on_disk or [] if os.path.isdir(folder)}
+    found: dict[tuple[int, int], int] = {}
+    for pid in _processes():
+        try:
+            for name in os.listdir(f"/proc/{pid}/fd"):
+                at = f"/proc/{pid}/fd/{name}"
+                st = os.stat(at)
+                if not stat.S_ISREG(st.st_mode) or st.st_nlink:
+                    continue
+                if st.st_dev in disks if on_disk else os.readlink(at).startswith("/memfd:"):
+                    found[st.st_dev, st.st_ino] = st.st_blocks * 512
+        except OSError:
+            pass  # it has ended meanwhile
+    return list(found.values())
+
+
+def _processes() -> Iterator[int]:
+    """Of the life, those that have lost their parents included; none where there is no /proc."""
+    todo = _children() if os.path.exists("/proc/self/statm") else []
+    while todo:
+        pid = todo.pop()
+        yield pid
+        try:
+            for thread in os.listdir(f"/proc/{pid}/task"):
+                with open(f"/proc/{pid}/task/{thread}/children") as f:
+                    todo += map(int, f.read().split())
+        except OSError:
+            pass  # it has ended meanwhile
 
 
 def _memory(main: int, own_file_systems: bool) -> int:
@@ -146,20 +184,18 @@ def _memory(main: int, own_file_systems: bool) -> int:
 
     Pages shared with the fork server cost nothing; shared memory counts once.
     """
-    total = shared_memory = 0
+    total, kept, shared_memory = 0, sum(_unnamed()), 0
     if own_file_systems:
         for name in ("tmp", "dev/shm"):
             try:
                 there = f"/proc/{main}/root/{name}"
                 if os.stat(there).st_dev != os.stat(f"/{name}").st_dev:  # it has entered its sandbox
                     found = os.statvfs(there)
-                    total += (found.f_blocks - found.f_bfree) * found.f_frsize
+                    kept += (found.f_blocks - found.f_bfree) * found.f_frsize
             except OSError:
                 pass  # it has ended meanwhile
     if os.path.exists("/proc/self/statm"):  # psutil looks at every process of the machine to find a few children
-        todo = [main]
-        while todo:
-            pid = todo.pop()
+        for pid in _processes():
             try:
                 with open(f"/proc/{pid}/statm") as f:
                     _, resident, shared, *_ = map(int, f.read().split())
@@ -167,12 +203,9 @@ def _memory(main: int, own_file_systems: bool) -> int:
                 with open(f"/proc/{pid}/status") as f:
                     mapped = next((line for line in f if line.startswith("RssShmem:")), "RssShmem: 0")
                 shared_memory = max(shared_memory, int(mapped.split()[1]) << 10)
-                for thread in os.listdir(f"/proc/{pid}/task"):
-                    with open(f"/proc/{pid}/task/{thread}/children") as f:
-                        todo += map(int, f.read().split())
             except OSError:
                 pass  # it has ended meanwhile
-        return total if own_file_systems else total + shared_memory
+        return total + max(kept, shared_memory)  # what is kept may be mapped, too
 
     import psutil
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
 import re
 import tempfile
@@ -26,7 +27,7 @@ from grader.harness.ranks import run_ranks
 from grader.harness.run import Group, Life, Run
 from grader.harness.sandbox import Sandbox
 from grader.harness.sandbox import choose as choose_sandbox
-from grader.verdicts import NotSelected
+from grader.verdicts import Finding, NotSelected
 
 WORKLOAD = Path(__file__).resolve().parent.parent / "workload"
 
@@ -178,6 +179,8 @@ class Lab:
                     raise
             if bench.cancelled.is_set():  # it didn't end of its own accord
                 raise Cancelled
+            if not trusted and (link := scratch.link_out_of(directory.parent)):
+                raise _leads_out(link)
         bench.lives_ended += number
         if ranks is None:
             lives = [Life(where, fault, results[0])]
@@ -206,6 +209,19 @@ class Lab:
         if self.only not in schedules and any(fault.in_save for fault in self.only):
             raise NotSelected  # a fault inside a save belongs to the check that printed it
         return [self.only]
+
+
+def _leads_out(link: Path) -> Finding:
+    """Checks copy, change and write files where a life has saved, and may do more than it may."""
+    return Finding(
+        "link",
+        [
+            ("found", f"a symbolic link to {os.readlink(link)!r}, which lies outside: {link}"),
+            ("expected", "a link in the directory leads to something in the directory"),
+            ("means", "whoever copies or clears away the directory meets what isn't yours"),
+            ("think", "where does your code put its files?"),
+        ],
+    )
 
 
 MOST_STEPS = 200  # of a run; the longest has about thirty

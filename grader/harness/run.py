@@ -14,6 +14,7 @@ from grader.harness.preemption import Preempt
 from grader.harness.trajectory import Trajectory
 
 PREEMPTED = 75  # exit status of a job that was told to stop, has saved, and wants to be run again (EX_TEMPFAIL)
+OBJECTS = 300_000  # JSON's lists and objects that are kept of a life's events: small in a file, large here
 EVENTS = 40 << 20  # bytes that are read of a life's events; its guardian ends it earlier (Limits.events)
 
 
@@ -24,8 +25,11 @@ def read_events(path: Path) -> list[dict]:
         lines = scratch.read(path, EVENTS).splitlines()
     except OSError:
         return []
-    out = []
+    out, left = [], OBJECTS
     for line in lines:
+        left -= 1 + line.count(b"{") + line.count(b"[")
+        if left < 0:
+            break
         try:
             out.append(json.loads(line))
         except (ValueError, RecursionError):

@@ -13,6 +13,7 @@ flags are those of linux/mount.h, linux/landlock.h, linux/sched.h.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -43,6 +44,7 @@ ETC = ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "nsswitch.conf"
 OTHER = ("/sys/devices/system/cpu", "/sys/devices/system/node")
 NETWORK = ("/sys/class/net", "/sys/bus/pci", "/sys/devices")  # gloo looks for interfaces there
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
+INODES = 50_000  # of /tmp and /dev/shm, each: an empty file needs memory, too
 UIDS = range(50_000, 60_000)  # as root, lives run under these: no users of a usual system
 
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x0002_0000, 0x0400_0000, 0x0800_0000
@@ -244,10 +246,12 @@ def around_guardian(job: dict) -> None:
 
 
 def _give(path: str, uid: int) -> None:
+    """`path` and all below it. By descriptors: another rank may run already, and move folders."""
     os.chown(path, uid, uid, follow_symlinks=False)
-    for folder, names, files in os.walk(path):
+    for _, names, files, folder in os.fwalk(path):
         for name in (*names, *files):
-            os.chown(os.path.join(folder, name), uid, uid, follow_symlinks=False)
+            with contextlib.suppress(FileNotFoundError):
+                os.chown(name, uid, uid, dir_fd=folder, follow_symlinks=False)
 
 
 # --- entering ---------------------------------------------------------------------------------------
@@ -283,7 +287,9 @@ def everybodys() -> tuple[str, ...]:
 
     A fork server asks once, when torch is loaded: its lives inherit the answer.
     """
-    paths = [*SYSTEM, *(f"/etc/{name}" for name in ETC), *OTHER, sys.prefix, sys.base_prefix, sys.exec_prefix]
+    interpreter = [sys.prefix, sys.base_prefix, sys.exec_prefix]
+    interpreter += [os.path.realpath(path) for path in interpreter]  # either may be a link
+    paths = [*SYSTEM, *(f"/etc/{name}" for name in ETC), *OTHER, *interpreter]
     with open("/proc/self/maps") as f:
         files = {line.rstrip("\n").partition("/")[2] for line in f if ".so" in line}
     paths += [f"/{file}" for file in files if not file.endswith(" (deleted)")]
@@ -308,11 +314,12 @@ def _new_root(job: dict, reads: list[str]) -> None:
         raise OSError(errno.ENOSYS, f"pivot_root on {platform.machine()}")
     _check(_libc.unshare(CLONE_NEWNS), "mount namespace")
     root, mask = job["root"], os.umask(0o022)
+    options = f"mode=1777,size={job['memory']},nr_inodes={INODES}"
     _mount("tmpfs", root, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=4m")
     for name in ("tmp", "dev", "dev/shm", "proc"):
         os.makedirs(f"{root}/{name}", exist_ok=True)
         if name in ("tmp", "dev/shm"):
-            _mount("tmpfs", f"{root}/{name}", "tmpfs", MS_NOSUID | MS_NODEV, f"mode=1777,size={job['memory']}")
+            _mount("tmpfs", f"{root}/{name}", "tmpfs", MS_NOSUID | MS_NODEV, options)
     for path in reads:
         if path == str(GRADER) or str(GRADER) not in job["grader"] and path in job["grader"]:
             continue  # below

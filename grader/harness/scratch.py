@@ -40,12 +40,32 @@ def make() -> Path:
 
 
 def remove(folder: Path) -> None:
-    """Also what is locked, or nested deeper than Python can follow."""
+    """Also what is locked, or nested deeper than Python can follow. Of a link, the link itself."""
+    if folder.is_symlink():
+        return folder.unlink(missing_ok=True)
     with suppress(OSError, RecursionError):
         shutil.rmtree(folder)
     if os.path.lexists(folder):
         for command in (["chmod", "-R", "u+rwX"], ["rm", "-rf"]):
             subprocess.run([*command, str(folder)], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def link_out_of(folder: Path) -> Path | None:
+    """A symbolic link somewhere below `folder` that leads out of it."""
+    top = os.path.realpath(folder)
+    for inside, folders, files in os.walk(top):
+        for name in (*folders, *files):
+            path = os.path.join(inside, name)
+            if os.path.islink(path) and not _leads_into(path, top):
+                return Path(path)
+    return None
+
+
+def _leads_into(link: str, folder: str) -> bool:
+    try:
+        return f"{os.path.realpath(link)}/".startswith(f"{folder}/")
+    except OSError:
+        return False
 
 
 def read(path: Path, most: int, tail: bool = False) -> bytes:

@@ -20,6 +20,10 @@ from grader.slurm.errors import ClusterError
 KEEPER = Path(__file__).with_name("keeper.py")
 # what clients would take from the environment, of another cluster or of a job that we are in ourselves
 OTHERS = ("SLURM_", "SLURMD_", "SBATCH_", "SALLOC_", "SRUN_", "SCANCEL_", "SINFO_", "SQUEUE_", "SACCT_", "SCONTROL_", "PMI_", "PMIX_")
+# what a confined job gets of this process's environment
+JOBS_GET = (
+    "PATH", "HOME", "USER", "LOGNAME", "SHELL", "TMPDIR", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH",
+)  # fmt: skip
 ANSWER = 5.0  # s that slurmctld has, to tell its state
 
 
@@ -164,8 +168,13 @@ class Cluster:
 
     @property
     def env(self) -> dict[str, str]:
-        """This process's environment, for clients of this cluster: SLURM_CONF and PATH, and nothing of another's."""
+        """This process's environment, for clients of this cluster: with SLURM_CONF, and nothing of another's.
+
+        Jobs get what sbatch has: where they are confined, secrets stay outside.
+        """
         mine = {k: v for k, v in os.environ.items() if not k.startswith(OTHERS)}
+        if self.jobs_write is not None:
+            mine = {k: v for k, v in mine.items() if k in JOBS_GET}
         return mine | {"SLURM_CONF": str(self.conf), "PATH": os.pathsep.join(self._folders(mine.get("PATH", os.defpath)))}
 
     def _folders(self, path: str) -> Sequence[str]:

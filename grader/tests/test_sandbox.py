@@ -9,18 +9,21 @@ import os
 import socket
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
 
 from grader import course
 from grader.course import ROOT
-from grader.harness import sandbox
+from grader.harness import sandbox, scratch
 from grader.harness.lab import Bench, Lab
 from grader.harness.launcher import ForkServer, Limits
+from grader.harness.run import OBJECTS, read_events
 from grader.harness.sandbox import LANDLOCK, NAMESPACES, NONE, Sandbox
 from grader.slurm import Cluster, StandIn
 from grader.slurm.choice import missing as select_missing
+from grader.verdicts import Finding
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has namespaces and Landlock")
 
@@ -142,6 +145,7 @@ def test_a_link_in_the_checkpoint_directory_leads_nowhere(attack, tmp_path):
         for n, target in enumerate([{str(tmp_path / "secret")!r}, {str(ROOT / "README.md")!r}, "/proc/1/root/etc/shadow"]):
             os.symlink(target, os.path.join(directory, str(n)))
             attempt(target, lambda: open(os.path.join(directory, str(n))).read())
+            os.unlink(os.path.join(directory, str(n)))  # a life that leaves it has lost, see below
     """
     refused(attack(code), times=3)
 
@@ -309,12 +313,14 @@ works
 end
 srun bash -c 'cat SECRET || echo refused in a step'
 squeue -h -o %i > queue
+env | grep of-the-caller && echo got the environment
 echo done
 """
 
 
 @pytest.mark.parametrize("kind", ["slurm", "stand-in"])
-def test_a_job_script_reaches_its_own_folder_alone(short_path, ex01, kind):
+def test_a_job_script_reaches_its_own_folder_alone(short_path, ex01, kind, monkeypatch):
+    monkeypatch.setenv("GRADE_SECRET", "of-the-caller")
     if kind == "slurm" and (missing := select_missing()):
         pytest.fail(f"Slurm is missing: {missing}") if os.environ.get("GRADE_CI") else pytest.skip(f"no Slurm: {missing}")
     if not sandbox.jobs_can_be_confined():
@@ -350,3 +356,147 @@ def test_the_standin_writes_no_log_outside_of_the_jobs_folder(short_path):
         for out in (outside / "log", "link/log", "../outside/log"):
             cluster.run(["sbatch", "-W", "-o", str(out), "--wrap", "true"], cwd=work)
     assert list(outside.iterdir()) == []
+
+
+def test_a_job_gets_no_longer_grace_by_a_longer_time_limit(short_path):
+    longer = "scontrol update jobid=$SLURM_JOB_ID timelimit=60; sleep 0.2;"
+    low = ["sbatch", "-W", "-p", "low", "--no-requeue", "-o", "job.log"]
+    with StandIn(short_path / "c", nodes=1, cpus=1, grace=1, kill_wait=1) as cluster:
+        script = f"(sleep 1; sbatch -p high --wrap true) & for n in $(seq 60); do {longer} done"
+        began = time.monotonic()
+        cluster.run([*low, "--wrap", script], cwd=short_path)
+        assert time.monotonic() - began < 9
+
+
+# --- what slips past a limit, or leads the grader astray --------------------------------------------
+
+UNCOUNTED = {
+    "a file that was removed while open": ("disk", """
+        f = open(directory + "/x", "wb")
+        os.unlink(f.name)
+        for _ in range(64):
+            f.write(bytes(1 << 20))
+        f.flush()
+    """),
+    "a file below a path that is too long": ("disk", """
+        os.chdir(directory)
+        for _ in range(20):
+            os.mkdir("d" * 250)
+            os.chdir("d" * 250)
+        with open("x", "wb") as f:
+            for _ in range(64):
+                f.write(bytes(1 << 20))
+    """),
+    "memory with a descriptor": ("memory", """
+        fd = os.memfd_create("x")
+        for _ in range(400):
+            os.write(fd, bytes(1 << 20))
+    """),
+    "a process that lost its parent": ("memory", """
+        if os.fork() == 0:
+            if os.fork() == 0:
+                hog = b"x" * (400 << 20)
+                time.sleep(20)
+            os._exit(0)
+    """),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", UNCOUNTED)
+def test_nothing_slips_past_a_limit(attack, what):
+    limit, code = UNCOUNTED[what]
+    code = "import time" + textwrap.dedent(code) + "time.sleep(10)"
+    shown = attack(code, disk=32 << 20, memory=300 << 20)
+    assert shown.startswith(f"ended {limit} "), shown
+
+
+def test_empty_files_in_memory_are_bounded(attack, confined):
+    if confined.kind != NAMESPACES:
+        pytest.skip("Landlock alone gives a life no /dev/shm of its own")
+    code = """
+        for n in range(60_000):
+            os.close(os.open(f"/dev/shm/{n}", os.O_CREAT))
+    """
+    assert "No space left" in attack(code)
+
+
+def test_a_life_holds_nothing_of_its_guardians(attack):
+    """It could tell the guardian that the grader stops it, or keep it from hearing anything."""
+    code = """
+        for fd in map(int, os.listdir("/proc/self/fd")):
+            try:
+                print(fd, os.path.basename(os.readlink(f"/proc/self/fd/{fd}")))
+            except FileNotFoundError:  # the listing's own
+                pass
+    """
+    shown = dict(line.split() for line in attack(code).splitlines())
+    assert sorted(shown.values()) == ["events", "null", "stack", "stderr", "stdout"], shown
+
+
+@pytest.mark.parametrize("where", ["", "/x", "/a/b/x"])
+def test_no_link_leads_the_grader_out_of_the_directory(attack, tmp_path, where):
+    """Checks copy and change what a life has left; as root, they could copy and change anything."""
+    code = f"""
+        place = directory + {where!r}
+        os.makedirs(os.path.dirname(place), exist_ok=True)
+        if place == directory:
+            os.rename(directory, directory + "-away")
+        os.symlink({str(tmp_path)!r}, place)
+    """
+    with pytest.raises(Finding, match="link"):
+        attack(code)
+
+
+def test_links_within_the_directory_are_allowed(attack):
+    code = """
+        os.mkdir(directory + "/step-1")
+        os.symlink("step-1", directory + "/latest")
+        os.symlink(directory + "/step-1", directory + "/absolute")
+        os.symlink("nowhere", directory + "/dangling")
+        print("linked")
+    """
+    assert "linked" in attack(code)
+
+
+def test_a_link_is_removed_and_what_it_leads_to_stays(tmp_path):
+    (tmp_path / "folder").mkdir(mode=0o500)
+    (tmp_path / "link").symlink_to(tmp_path / "folder")
+    scratch.remove(tmp_path / "link")
+    assert not os.path.lexists(tmp_path / "link")
+    assert (tmp_path / "folder").stat().st_mode & 0o777 == 0o500
+
+
+def test_a_folder_that_becomes_a_link_is_given_to_nobody(tmp_path, monkeypatch):
+    """One rank may run while another one's guardian gives away what lies in their directory."""
+    (tmp_path / "own" / "a").mkdir(parents=True)
+    (tmp_path / "others").mkdir()
+    for folder in ("own/a", "others"):
+        (tmp_path / folder / "file").write_text("")
+    given = []
+
+    def chown(name, uid, gid, **how):
+        if name == "file" or str(name).endswith("/file"):
+            (tmp_path / "own" / "a").rename(tmp_path / "own" / "b")
+            (tmp_path / "own" / "a").symlink_to(tmp_path / "others")
+            given.append(os.stat(name, **how).st_ino)
+
+    monkeypatch.setattr(sandbox.os, "chown", chown)
+    sandbox._give(str(tmp_path / "own"), 50_000)
+    assert given == [(tmp_path / "own" / "b" / "file").stat().st_ino]
+
+
+def test_a_virtual_environment_that_is_a_link_can_be_read(tmp_path, monkeypatch):
+    (tmp_path / "venv").symlink_to(sys.prefix)
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "venv"))
+    real = os.path.realpath(sys.prefix)
+    readable = sandbox.everybodys.__wrapped__()
+    assert any(f"{real}/".startswith(f"{path}/") for path in readable)
+
+
+def test_a_flood_of_events_is_read_in_part(tmp_path):
+    """Each life's are kept to the end of a grading."""
+    for line in (b"{}\n", b'{"event": "x", "of": [' + b"[]," * 5000 + b"0]}\n"):
+        (tmp_path / "events").write_bytes(b'{"event": "first"}\n' + line * (3_000_000 // len(line)))
+        events = read_events(tmp_path / "events")
+        assert events[0] == {"event": "first"}
+        assert sum(1 + len(e.get("of", ())) for e in events) <= OBJECTS

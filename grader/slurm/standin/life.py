@@ -111,9 +111,11 @@ class Jobs(Queue):
         if not job.start or job.state != "RUNNING":
             return
         job.end = end if end is not None else job.start + job.limit * 60
-        for timer in job.timers.values():
-            timer.cancel()
-        job.timers = {"limit": self.loop.after(min(job.end - time.time(), YEAR * 60), lambda: self.time_out(job))}
+        for name in ("limit", "warn"):  # the grace of a preemption goes on
+            if timer := job.timers.pop(name, None):
+                timer.cancel()
+        seconds = min(job.end - time.time(), YEAR * 60)
+        job.timers["limit"] = self.loop.after(seconds, lambda: self.time_out(job))
         if job.spec.get("signal") and not job.warned:
             before = job.spec["signal"]["before"]
             job.timers["warn"] = self.loop.after(min(job.end - before - time.time(), YEAR * 60), lambda: self._warn(job))
