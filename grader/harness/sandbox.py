@@ -83,15 +83,20 @@ class Sandbox:
     kind: str
     uid: int | None = None
 
-    def job(self, readable: Sequence[object] = (), network: bool = False, trusted: bool = False, memory: int = 1 << 30) -> dict:
+    def job(
+        self, readable: Sequence[object] = (), network: bool = False, trusted: bool = False, memory: int = 1 << 30,
+        given: bool = False,
+    ) -> dict:  # fmt: skip
         """What the job of a life says of its sandbox; its folders are added where it is prepared.
 
         readable  paths beside those that every life may read
         network   whether it speaks to other ranks, over loopback
         trusted   runs no student code: may import all of the grader
+        given     runs a job of a later exercise, which has what exercise 1 asks for (grader/given)
         memory    bytes that its /tmp and /dev/shm hold at most, each
         """
-        pieces = [GRADER] if trusted else [GRADER / name for name in INSIDE]
+        names = (*INSIDE, "given") if given else INSIDE
+        pieces = [GRADER] if trusted else [GRADER / name for name in names]
         return {
             "kind": self.kind,
             "uid": self.uid,

@@ -323,7 +323,8 @@ def test_scratch_is_removed_locked_or_deep():
 @pytest.mark.parametrize("make", [ForkServer, Plain])
 def test_cancelling_ends_what_runs_at_once(ex01, tmp_path, make):
     begun, ended = tmp_path / "begun", []
-    bench = bench_of(ex01, make(), f"open({str(begun)!r}, 'w')\nwhile True: pass", wall=120, cpu=120)
+    code = f"here = open({str(begun)!r}, 'w')\nwhile True: pass"  # outside of its sandbox, so that it's seen at once
+    bench = bench_of(ex01, make(), code, wall=120, cpu=120)
 
     def launch():
         try:

@@ -111,7 +111,7 @@ def test_files_that_arent_its_own_are_neither_read_nor_listed(attack, tmp_path):
 
 
 def test_the_answers_cant_be_imported(attack):
-    names = ["grader.mutants", "grader.checks", "grader.tests", "grader.course", "grader.engine", "grader.yardstick"]
+    names = ["grader.mutants", "grader.checks", "grader.tests", "grader.course", "grader.engine", "grader.yardstick", "grader.given"]
     code = f"""
         import importlib
         for name in {names!r}:

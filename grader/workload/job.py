@@ -66,19 +66,6 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def rng() -> tuple:
-    """The three global generators of this process, to be given back to `restore_rng`; a safe load takes it."""
-    name, keys, *rest = numpy.random.get_state()
-    return random.getstate(), [name, keys.tolist(), *rest], torch.get_rng_state()
-
-
-def restore_rng(state: tuple) -> None:
-    python, (name, keys, *rest), torch_ = state
-    random.setstate(python)
-    numpy.random.set_state((name, numpy.array(keys, dtype=numpy.uint32), *rest))
-    torch.set_rng_state(torch_)
-
-
 def build(
     seed: int, epochs: int, steps_per_epoch: int, workers: int = 0, randomness: bool = True, spawn: bool = False
 ) -> Job:

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
+from grader.given import generators
 from grader.harness import fsevents, watch
 from grader.harness.costs import Costs
 from grader.harness.digest import digest
@@ -75,16 +76,16 @@ class PreemptJob(workload.Job):
         """The batches of this epoch that are still to be trained; a resumed epoch may have none left."""
         self.model.train()
         self.sampler.set_epoch(self.epoch)
-        self.in_hand, now = False, workload.rng()
+        self.in_hand, now = False, generators.rng()
         if self.batch:
-            workload.restore_rng(self.epoch_rng)
-        self.epoch_rng = workload.rng()
+            generators.restore_rng(self.epoch_rng)
+        self.epoch_rng = generators.rng()
         iterator = iter(self.loader)
         try:
             for _ in range(self.batch):
                 next(iterator)
             if self.batch:
-                workload.restore_rng(now)
+                generators.restore_rng(now)
             for batch in iterator:
                 self.in_hand = True
                 yield batch
@@ -203,7 +204,7 @@ class PreemptJob(workload.Job):
         }
 
     def _own(self) -> dict:
-        return {"rng": workload.rng(), "epoch_rng": self.epoch_rng}
+        return {"rng": generators.rng(), "epoch_rng": self.epoch_rng}
 
     def _load(self, step: int) -> None:
         shared = torch.load(self._path(step), map_location="cpu", weights_only=True)
@@ -213,7 +214,7 @@ class PreemptJob(workload.Job):
         self.scheduler.load_state_dict(shared["scheduler"])
         self.step, self.epoch, self.batch, self.best = shared["progress"]
         self.epoch_rng = own["epoch_rng"]
-        workload.restore_rng(own["rng"])
+        generators.restore_rng(own["rng"])
 
     def _takes(self, what: str) -> float:
         number = self.done.get(what, 0)

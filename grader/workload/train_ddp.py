@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # torchrun knows n
 import torch
 import torch.distributed as dist
 
+from grader.given import generators
 from grader.harness import ranks, watch
 from grader.workload import job as workload
 from grader.workload import rank_job, student
@@ -42,7 +43,7 @@ p.add_argument("--record", action="store_true", help="report the batches and the
 def record(job, batch=None) -> None:
     """What this step trains on; at the end, without a batch, where the generators stand."""
     values = [t.tolist() for t in batch] if batch else None
-    python, numpy, torch_ = workload.rng()
+    python, numpy, torch_ = generators.rng()
     watch.emit("batch", epoch=job.epoch, values=values, rng=[python, numpy, torch_.tolist()])
 
 
@@ -52,7 +53,7 @@ def replayed(job):
         if event["epoch"] == job.epoch and (event["values"] is None) == (job.epoch == job.epochs):
             (version, numbers, gauss), numpy, state = event["rng"]
             torch_ = torch.tensor(state, dtype=torch.uint8)
-            workload.restore_rng(((version, tuple(numbers), gauss), numpy, torch_))
+            generators.restore_rng(((version, tuple(numbers), gauss), numpy, torch_))
             yield event["values"] and tuple(map(torch.tensor, event["values"]))
 
 

@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # torchrun knows n
 import torch
 import torch.distributed as dist
 
+from grader.given import generators
 from grader.harness import ranks, watch
 from grader.workload import job as workload
 from grader.workload import rank_job, student
@@ -39,7 +40,7 @@ def main() -> None:
 
     def save() -> None:
         folder = os.path.join(args.directory, f"after-{job.step}")
-        rest = {"scheduler": job.scheduler.state_dict(), "epoch": job.epoch, "rng": workload.rng()}
+        rest = {"scheduler": job.scheduler.state_dict(), "epoch": job.epoch, "rng": generators.rng()}
         with watch.saving(job.step, args.directory):
             ck.save_sharded(job.model, job.optimizer, folder)
         torch.save(rest, f"{folder}-rest-{job.rank}.pt")
@@ -53,7 +54,7 @@ def main() -> None:
         ck.load_sharded(job.model, job.optimizer, folder)
         rest = torch.load(f"{folder}-rest-{job.rank}.pt")
         job.scheduler.load_state_dict(rest["scheduler"])
-        workload.restore_rng(rest["rng"])
+        generators.restore_rng(rest["rng"])
         job.epoch = rest["epoch"]
         job.step = job.epoch * args.steps_per_epoch
     dist.barrier()
