@@ -17,6 +17,7 @@ from grader.crash.command import crashtest
 from grader.harness import sandbox
 from grader.harness.guardian import reap_descendants
 from grader.interrupt import Interrupted, end_in_order
+from grader.report.logs import escaped
 from grader.slurm.command import cluster
 
 STATE = ROOT / ".grade"
@@ -330,5 +331,5 @@ def _kept(text: str) -> str:
 
 def _leave(status: int, text: str) -> None:
     with contextlib.suppress(OSError):
-        click.echo(f"grade: {text}", err=True)
+        click.echo(f"grade: {escaped(text)}", err=True)
     sys.exit(status)

@@ -165,6 +165,11 @@ def _witnessed(run: ClusterRun) -> None:
                 ("but", f"the cluster has no record that job {job} ran then: nothing was proved"),
             ]
             raise Inconclusive("record", rows)
+    # a script that lifts its own limits goes on in one run of the job through what was to end it
+    ends = sum(fault["do"] in ("preempt", "limit", "lost") for fault in run.all("fault"))
+    if not (run.late or run.stuck) and len(run.record) <= ends:
+        but = f"the cluster has a record of {len(run.record)} runs of the job, which it was to end {ends} times"
+        raise Inconclusive("record", [*story(run), ("but", f"{but}: nothing was proved")])
 
 
 def story(run: ClusterRun, until: int | None = None) -> list[tuple[str, str]]:

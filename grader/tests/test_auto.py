@@ -202,3 +202,10 @@ def test_the_walk_without_the_numbers_is_another_one(witness):
         walk.advance(0.0)
     assert walk.digest() != witness.undisturbed[4]
     assert hashlib.sha256(json.dumps(walk.state()).encode()).hexdigest() == walk.digest()
+
+
+def test_a_job_that_lifted_its_limits_proves_nothing():
+    """It was to be ended by the cluster, and went on in the same run of the job."""
+    here = {"job": "7", "start": -10.0, "end": 10.0, "state": "COMPLETED"}
+    auto._witnessed(run_of(LIFE, FAULT, record=[here, here]))
+    assert cause(auto._witnessed, run_of(LIFE, FAULT, record=[here])) == f"{INCONCLUSIVE}: record"
