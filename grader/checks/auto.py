@@ -165,9 +165,9 @@ def _witnessed(run: ClusterRun) -> None:
                 ("but", f"the cluster has no record that job {job} ran then: nothing was proved"),
             ]
             raise Inconclusive("record", rows)
-    # a script that lifts its own limits goes on in one run of the job through what was to end it
+    # a script that lifts its own limits finishes in one run of the job, through what was to end it
     ends = sum(fault["do"] in ("preempt", "limit", "lost") for fault in run.all("fault"))
-    if not (run.late or run.stuck) and len(run.record) <= ends:
+    if run.finished and len(run.record) <= ends:
         but = f"the cluster has a record of {len(run.record)} runs of the job, which it was to end {ends} times"
         raise Inconclusive("record", [*story(run), ("but", f"{but}: nothing was proved")])
 
