@@ -280,5 +280,5 @@ def course_paths(text: str, bench: Bench) -> str:
     """Replaces the paths of a life's copies by the student's own, and of scratch by what it stands for."""
     inside = re.escape(str(bench.scratch)) + r"/[^/\s\"']+"
     text = re.sub(inside + scratch.CODE + r"/code", lambda _: str(bench.submission.folder), text)
-    text = re.sub(inside + r"/(?:my )?checkpoints", "CHECKPOINTS", text)
+    text = re.sub(inside + r"/(?:my )?checkpoints(?:/[0-9a-f]{8}\b)*", "CHECKPOINTS", text)
     return re.sub(inside + r"/t\b", "TMPDIR", text)
