@@ -298,7 +298,6 @@ def everybodys() -> tuple[str, ...]:
     with open("/proc/self/maps") as f:
         files = {line.rstrip("\n").partition("/")[2] for line in f if ".so" in line}
     paths += [f"/{file}" for file in files if not file.endswith(" (deleted)")]
-    paths += [os.path.realpath(path) for path in paths]  # a virtual environment may be a link
     folders = tuple(path + os.sep for path in paths if os.path.isdir(path))
     return tuple(path for path in paths if not path.startswith(folders) and os.path.lexists(path))
 
