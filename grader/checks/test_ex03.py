@@ -196,6 +196,7 @@ def test_signals_to_the_process_group_harm_no_save(lab):
         both(
             send(first, step, "event", event, to="group"),
             send(second, step, "event", event + 1, to="group"),
+            send(first, step, "event", event + 1, to="group"),
         ),
     )
 
