@@ -63,7 +63,7 @@ def become(job: dict) -> None:
     # a fork shares its parent's generators, which would hide a missing seed
     random.seed()
     numpy.random.seed(int.from_bytes(os.urandom(4), "little"))
-    torch.seed()
+    torch.default_generator.seed()  # torch.seed reads source files, for GPUs that aren't there
     torch.set_num_threads(1)
 
     sys.argv[:] = [job["script"], *job["argv"]]

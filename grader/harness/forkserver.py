@@ -10,7 +10,9 @@ It must never run a torch operator: a warm thread pool before the fork would han
 
 from __future__ import annotations
 
+import compileall
 import gc
+import importlib
 import json
 import os
 import select
@@ -18,6 +20,8 @@ import signal
 import socket
 import sys
 import traceback
+import weakref
+from contextlib import suppress
 
 
 def serve(sock: socket.socket) -> None:
@@ -116,8 +120,18 @@ def preload() -> None:
     import torch.distributed.fsdp
     import torch.utils.data  # noqa: F401
 
-    from grader.harness import child, collectives, digest, fsevents, ranks, watch  # noqa: F401
-    from grader.workload import data, job, model  # noqa: F401
+    for late in ("torch.utils.serialization.config", "torch.profiler._cupti_monitor"):
+        with suppress(ImportError):  # torch.save and optimizers import them, in newer versions
+            importlib.import_module(late)
+
+    from grader.harness import child, collectives, digest, fsevents, ranks, sandbox, watch  # noqa: F401
+    from grader.workload import data, forked, job, model, questions, student  # noqa: F401
+
+    # torch would free each of its operator libraries when a life ends: 40 ms, and nobody sees it
+    for finalizer in list(getattr(weakref.finalize, "_registry", ())):
+        finalizer.atexit = False
+    for folder in ("crash", "given", "harness", "workload"):  # a life can't keep what it has compiled
+        compileall.compile_dir(os.path.join(sandbox.GRADER, folder), quiet=2)
 
 
 if __name__ == "__main__":
