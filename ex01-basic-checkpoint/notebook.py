@@ -91,6 +91,7 @@ print("finished:", undisturbed.finished, "  steps:", len(undisturbed.trajectory.
 # 16. The job is launched again, finds the checkpoint, and goes on. First with the naive functions, then with
 # yours; `notebooks.yours` reads your file anew, so after an edit just run this cell and the ones below it again.
 
+
 # %%
 def second_life(run):
     """What became of a run after its fault."""
@@ -99,7 +100,9 @@ def second_life(run):
     killed, after = run.lives
     if after.first("life") is None:
         return f"{killed.fault.story}; relaunched, it crashed while resuming"
-    went_on = f"went on after step {after.resumed_at}" if after.resumed_at else "started again at step 0"
+    went_on = (
+        f"went on after step {after.resumed_at}" if after.resumed_at else "started again at step 0"
+    )
     return f"{killed.fault.story}; relaunched, it {went_on} and {'finished' if run.finished else 'crashed later'}"
 
 
@@ -116,6 +119,7 @@ for name, run in killed.items():
 # Not an exception, not a warning from the naive run. Its log says `starting at step 16, epoch 1, batch 6`, and every
 # number in that line is right. Here is the loss of every step; the resumed runs are drawn from their checkpoint on.
 
+
 # %% tags=["nbval-ignore-output"] jupyter={"source_hidden": true}
 def losses(life):
     return {record["step"]: float.fromhex(record["loss"]) for record in life.steps}
@@ -123,36 +127,89 @@ def losses(life):
 
 baseline = losses(undisturbed.lives[0])
 looks = {"naive": (RED, "s", 4.5, 2), "yours": (BLUE, "o", 4, 3)}
-fig, (top, bottom) = plt.subplots(2, 1, figsize=(9, 6.4), sharex=True, height_ratios=[3, 2], layout="constrained")
+fig, (top, bottom) = plt.subplots(
+    2, 1, figsize=(9, 6.4), sharex=True, height_ratios=[3, 2], layout="constrained"
+)
 
-top.plot(baseline.keys(), baseline.values(), color="#c4c4c4", lw=7, solid_capstyle="round", label="undisturbed", zorder=1)
+top.plot(
+    baseline.keys(),
+    baseline.values(),
+    color="#c4c4c4",
+    lw=7,
+    solid_capstyle="round",
+    label="undisturbed",
+    zorder=1,
+)
 for name, run in killed.items():
     color, marker, size, z = looks[name]
     for life in run.lives[1:]:
         mine = losses(life)
-        style = {"color": color, "marker": marker, "ms": size, "lw": 1.4, "zorder": z, "clip_on": False}
+        style = {
+            "color": color,
+            "marker": marker,
+            "ms": size,
+            "lw": 1.4,
+            "zorder": z,
+            "clip_on": False,
+        }
         top.plot(mine.keys(), mine.values(), label=f"{name}, resumed", **style)
-        apart = {step: abs(loss - baseline[step]) for step, loss in mine.items() if step in baseline}
+        apart = {
+            step: abs(loss - baseline[step]) for step, loss in mine.items() if step in baseline
+        }
         bottom.plot(apart.keys(), apart.values(), **style)
         if apart:
             last = max(apart)
-            where = {"xytext": (9, 0), "va": "center"} if last == max(baseline) else {"xytext": (0, 7), "ha": "center"}
-            bottom.annotate(name, (last, apart[last]), textcoords="offset points", color=color, **where)
+            where = (
+                {"xytext": (9, 0), "va": "center"}
+                if last == max(baseline)
+                else {"xytext": (0, 7), "ha": "center"}
+            )
+            bottom.annotate(
+                name, (last, apart[last]), textcoords="offset points", color=color, **where
+            )
 
 resumed = KILL_AFTER // SAVE_EVERY * SAVE_EVERY
 for ax in (top, bottom):
     ax.axvspan(resumed, KILL_AFTER, color="#f3e3b3", lw=0, zorder=0)
     ax.axvline(resumed, color="#333333", lw=1, ls=(0, (4, 3)), zorder=0)
     ax.axvline(KILL_AFTER, color="#333333", lw=1.4, zorder=0)
-top.text(resumed - 0.2, 1.0, f"newest checkpoint: step {resumed}", transform=top.get_xaxis_transform(), ha="right", va="top", fontsize=9.5)
-top.text(KILL_AFTER + 0.2, 1.0, f"SIGKILL after step {KILL_AFTER}", transform=top.get_xaxis_transform(), ha="left", va="top", fontsize=9.5)
+top.text(
+    resumed - 0.2,
+    1.0,
+    f"newest checkpoint: step {resumed}",
+    transform=top.get_xaxis_transform(),
+    ha="right",
+    va="top",
+    fontsize=9.5,
+)
+top.text(
+    KILL_AFTER + 0.2,
+    1.0,
+    f"SIGKILL after step {KILL_AFTER}",
+    transform=top.get_xaxis_transform(),
+    ha="left",
+    va="top",
+    fontsize=9.5,
+)
 top.set(title="Training loss of each step", ylabel="loss")
 top.legend(loc="upper right", bbox_to_anchor=(1, 0.93))
 bottom.set_yscale("symlog", linthresh=1e-4, linscale=0.6)
-bottom.set(title="Distance from the undisturbed run (0: bit-identical)", xlabel="step", ylabel="|difference of the losses|")
+bottom.set(
+    title="Distance from the undisturbed run (0: bit-identical)",
+    xlabel="step",
+    ylabel="|difference of the losses|",
+)
 bottom.set_ylim(-4e-5, 6)
 if resumed < KILL_AFTER:
-    bottom.text((resumed + KILL_AFTER) / 2, 0.5, "done\nagain", transform=bottom.get_xaxis_transform(), ha="center", va="center", fontsize=9)
+    bottom.text(
+        (resumed + KILL_AFTER) / 2,
+        0.5,
+        "done\nagain",
+        transform=bottom.get_xaxis_transform(),
+        ha="center",
+        va="center",
+        fontsize=9,
+    )
 bottom.set_yticks([0, 1e-4, 1e-3, 1e-2, 1e-1, 1], ["0", "0.0001", "0.001", "0.01", "0.1", "1"])
 bottom.minorticks_off()
 bottom.set_xlim(0, max(baseline) + 1)
@@ -192,6 +249,7 @@ for name, run in killed.items():
 # sample. An epoch promises to show each of its 80 samples once; the next picture shows which samples each run
 # really learned from during the second epoch (counting only the steps that live on in the final weights).
 
+
 # %% tags=["nbval-ignore-output"]
 def trained_on(run, epoch):
     """The batches of `epoch` that went into the final weights: (number of the life, sample indices)."""
@@ -217,7 +275,9 @@ times = {}
 for name, run in shown.items():
     seen = [index for _, batch in trained_on(run, EPOCH) for index in batch]
     times[name] = [seen.count(index) for index in samples]
-    print(f"{name:12} once: {times[name].count(1):2}   more often: {sum(n > 1 for n in times[name]):2}   never: {times[name].count(0):2}")
+    print(
+        f"{name:12} once: {times[name].count(1):2}   more often: {sum(n > 1 for n in times[name]):2}   never: {times[name].count(0):2}"
+    )
 
 # %% tags=["nbval-ignore-output"] jupyter={"source_hidden": true}
 longest = max(len(trained_on(run, EPOCH)) for run in shown.values())
@@ -246,7 +306,9 @@ axes[0].set_ylabel("sample of the training set")
 handles = [
     plt.Line2D([], [], ls="", marker="o", ms=4, color=GREY, label="seen for the first time"),
     plt.Line2D([], [], ls="", marker="D", ms=5, color=RED, label="seen again"),
-    plt.Line2D([], [], ls="", marker="o", ms=5, mfc="none", mec=BLUE, label="never seen in this epoch"),
+    plt.Line2D(
+        [], [], ls="", marker="o", ms=5, mfc="none", mec=BLUE, label="never seen in this epoch"
+    ),
 ]
 fig.legend(handles=handles, loc="outside lower center", ncols=3)
 plt.show()
@@ -279,18 +341,26 @@ def next_numbers(look, generator=None):
     return torch.rand(3).tolist()
 
 
-print("the same numbers with and without looking:", next_numbers(look=True) == next_numbers(look=False))
+print(
+    "the same numbers with and without looking:",
+    next_numbers(look=True) == next_numbers(look=False),
+)
 own = torch.Generator()
-print("... if the loader has a generator of its own:", next_numbers(look=True, generator=own) == next_numbers(look=False))
+print(
+    "... if the loader has a generator of its own:",
+    next_numbers(look=True, generator=own) == next_numbers(look=False),
+)
 
 # %% [markdown]
 # Looking at data that nobody shuffles changed all random numbers that came after. A `DataLoader` without a
 # generator of its own draws from torch's *global* one, which your model's dropout and your augmentation also draw
 # from. When exactly?
 
+
 # %%
 def moments(shuffle):
     """In which moments of a loader's life the global generator moves."""
+
     def moved(act):
         before = torch.get_rng_state()
         result = act()
@@ -322,7 +392,9 @@ for shuffle in (False, True):
 # %%
 torn = {
     "naive": notebooks.train(naive, "--save-every", SAVE_EVERY, faults=[Tear(16, 4096)]),
-    "yours": notebooks.train(notebooks.yours("ex01"), "--save-every", SAVE_EVERY, faults=[Tear(16, 4096)]),
+    "yours": notebooks.train(
+        notebooks.yours("ex01"), "--save-every", SAVE_EVERY, faults=[Tear(16, 4096)]
+    ),
 }
 for name, run in torn.items():
     print(f"{name}: {second_life(run)}")
@@ -380,7 +452,12 @@ PLACES = 60
 
 
 def equal(a, b):
-    return isinstance(a, dict) and a.keys() == b.keys() and a["step"] == b["step"] and torch.equal(a["weights"], b["weights"])
+    return (
+        isinstance(a, dict)
+        and a.keys() == b.keys()
+        and a["step"] == b["step"]
+        and torch.equal(a["weights"], b["weights"])
+    )
 
 
 def outcome(read):
@@ -408,14 +485,19 @@ def your_experiment():
     work = notebooks.yours("ex01")
     checkpoint = student.load(str(work.folder / work.module), quiet=True)
     with tempfile.TemporaryDirectory() as directory:
+
         def files():
-            return {path: path.read_bytes() for path in Path(directory).rglob("*") if path.is_file()}
+            return {
+                path: path.read_bytes() for path in Path(directory).rglob("*") if path.is_file()
+            }
 
         checkpoint.write_checkpoint(previous, directory, 12)
         before = files()
         checkpoint.write_checkpoint(newest, directory, 16)
         written = {path: data for path, data in files().items() if before.get(path) != data}
-        target = max(written, key=lambda path: len(written[path]))  # the largest file of the save of step 16
+        target = max(
+            written, key=lambda path: len(written[path])
+        )  # the largest file of the save of step 16
 
         def read(damaged):
             target.write_bytes(damaged)
@@ -425,12 +507,16 @@ def your_experiment():
 
 
 results = {
-    "torch.load": experiment(data, lambda damaged: torch.load(io.BytesIO(damaged), weights_only=True)),
+    "torch.load": experiment(
+        data, lambda damaged: torch.load(io.BytesIO(damaged), weights_only=True)
+    ),
     "your read_latest": your_experiment(),
 }
 for name, damages in results.items():
     for damage, outcomes in damages.items():
-        print(f"{name:17} {damage:16} {', '.join(f'{outcomes.count(what)} {what}' for what in dict.fromkeys(outcomes))}")
+        print(
+            f"{name:17} {damage:16} {', '.join(f'{outcomes.count(what)} {what}' for what in dict.fromkeys(outcomes))}"
+        )
 
 # %% tags=["nbval-ignore-output"] jupyter={"source_hidden": true}
 meanings = {  # outcome: colour, marker, size, label
@@ -441,19 +527,35 @@ meanings = {  # outcome: colour, marker, size, label
     "starts over": ("#cc79a7", "v", 42, "starts over from step 0 without a word"),
 }
 fig, ax = plt.subplots(figsize=(9.5, 3.7), layout="constrained")
-rows = [(name, damage, outcomes) for name, damages in results.items() for damage, outcomes in damages.items()]
+rows = [
+    (name, damage, outcomes)
+    for name, damages in results.items()
+    for damage, outcomes in damages.items()
+]
 for y, (_, _, outcomes) in enumerate(rows):
     for what, (color, marker, size, _) in meanings.items():
         xs = [100 * (n + 0.5) / PLACES for n, found in enumerate(outcomes) if found == what]
-        ax.scatter(xs, [y + 0.35 * (y > 1)] * len(xs), s=size, c=color, marker=marker, lw=0, zorder=3)
-ax.set_yticks([y + 0.35 * (y > 1) for y in range(4)], [f"{name}, {damage}" for name, damage, _ in rows])
+        ax.scatter(
+            xs, [y + 0.35 * (y > 1)] * len(xs), s=size, c=color, marker=marker, lw=0, zorder=3
+        )
+ax.set_yticks(
+    [y + 0.35 * (y > 1) for y in range(4)], [f"{name}, {damage}" for name, damage, _ in rows]
+)
 ax.invert_yaxis()
 ax.margins(y=0.16)
-ax.set(title="What a reader makes of one damaged place", xlabel="where the file was damaged (% of its length)", xlim=(0, 100))
+ax.set(
+    title="What a reader makes of one damaged place",
+    xlabel="where the file was damaged (% of its length)",
+    xlim=(0, 100),
+)
 ax.spines["left"].set_visible(False)
 ax.tick_params(axis="y", length=0)
 met = {what for _, _, outcomes in rows for what in outcomes}
-handles = [plt.Line2D([], [], ls="", marker=m, ms=size**0.5, mec="none", color=c, label=label) for what, (c, m, size, label) in meanings.items() if what in met]
+handles = [
+    plt.Line2D([], [], ls="", marker=m, ms=size**0.5, mec="none", color=c, label=label)
+    for what, (c, m, size, label) in meanings.items()
+    if what in met
+]
 fig.legend(handles=handles, loc="outside lower center", ncols=2)
 plt.show()
 
@@ -509,19 +611,34 @@ def save(directory, state):
 # same with anybody's code; it needs Linux).
 
 # %% tags=["nbval-ignore-output"]
-reports = {"temporary file, rename": notebooks.crash_test(RENAMED), "your write_checkpoint": notebooks.crash_test(YOURS, notebooks.yours("ex01"))}
+reports = {
+    "temporary file, rename": notebooks.crash_test(RENAMED),
+    "your write_checkpoint": notebooks.crash_test(YOURS, notebooks.yours("ex01")),
+}
 for name, report in reports.items():
-    print(f"{name:24}", report["why"] or f"{report['failing_states']} of {report['recorded']['states']} states break the promise")
+    print(
+        f"{name:24}",
+        report["why"]
+        or f"{report['failing_states']} of {report['recorded']['states']} states break the promise",
+    )
 
 # %% tags=["nbval-ignore-output"] jupyter={"source_hidden": true}
 told = {name: report for name, report in reports.items() if not report["why"]}
 if told:
-    fig, axes = plt.subplots(1, len(told), figsize=(9.5, 2.9), sharey=True, layout="constrained", squeeze=False)
+    fig, axes = plt.subplots(
+        1, len(told), figsize=(9.5, 2.9), sharey=True, layout="constrained", squeeze=False
+    )
     for ax, (name, report) in zip(axes[0], told.items()):
         models = list(report["models"].values())
         kept, lost = [m["kept"] for m in models], [m["states"] - m["kept"] for m in models]
         ax.barh(range(len(models)), kept, color=BLUE, label="the state that was promised")
-        ax.barh(range(len(models)), lost, left=kept, color=RED, label="broken: an older one, nothing, or an error at every start")
+        ax.barh(
+            range(len(models)),
+            lost,
+            left=kept,
+            color=RED,
+            label="broken: an older one, nothing, or an error at every start",
+        )
         ax.set_yticks(range(len(models)), [m["title"] for m in models])
         ax.set(title=name, xlabel="states of the disk that a crash may leave")
         ax.tick_params(axis="y", length=0)

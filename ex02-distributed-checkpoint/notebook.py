@@ -20,7 +20,12 @@ import matplotlib.pyplot as plt
 from grader import notebooks
 from grader.harness.faults import Kill
 
-COLORS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7"]  # of ranks 0 to 3; told apart by the colour-blind, too
+COLORS = [
+    "#0072b2",
+    "#e69f00",
+    "#009e73",
+    "#cc79a7",
+]  # of ranks 0 to 3; told apart by the colour-blind, too
 GREY = "#8c8c8c"
 plt.rcParams.update({
     "figure.dpi": 120, "font.size": 10, "axes.titlesize": 11, "axes.titlelocation": "left", "axes.titlepad": 10,
@@ -41,7 +46,11 @@ import torch.distributed as dist
 
 def save_checkpoint_ddp(model, optimizer, epoch, rank, path):
     if rank == 0:
-        state = {"epoch": epoch, "model": model.module.state_dict(), "optimizer": optimizer.state_dict()}
+        state = {
+            "epoch": epoch,
+            "model": model.module.state_dict(),
+            "optimizer": optimizer.state_dict(),
+        }
         torch.save(state, path)
         dist.barrier()
 
@@ -65,7 +74,13 @@ def save_checkpoint_ddp(model, optimizer, epoch, rank, path):  # noqa: F811
     dist.barrier()
 
 
-full = notebooks.train(notebooks.module("full", save_checkpoint_ddp), "--functions", "save_checkpoint_ddp", script="train_ddp.py", ranks=2)
+full = notebooks.train(
+    notebooks.module("full", save_checkpoint_ddp),
+    "--functions",
+    "save_checkpoint_ddp",
+    script="train_ddp.py",
+    ranks=2,
+)
 print(notebooks.finding(full))
 
 # %% [markdown]
@@ -77,6 +92,7 @@ print(notebooks.finding(full))
 # Now yours: two ranks train, save every four steps with your `save_job`, and rank 1 is killed after step 9. Here is what
 # lies in the newest checkpoint's folder. Which of these files is the same whatever rank wrote it, and which isn't?
 
+
 # %% tags=["nbval-ignore-output"]
 def contents(value, depth=0, name=""):
     """A saved value in a few lines: names, shapes, sizes."""
@@ -84,7 +100,9 @@ def contents(value, depth=0, name=""):
     if isinstance(value, torch.Tensor):
         return [f"{pad}{name}: {tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"]
     if isinstance(value, dict) and depth < 1:
-        return [f"{pad}{name}"] * bool(name) + [line for k, v in value.items() for line in contents(v, depth + 1, k)]
+        return [f"{pad}{name}"] * bool(name) + [
+            line for k, v in value.items() for line in contents(v, depth + 1, k)
+        ]
     if isinstance(value, (dict, list, tuple)):
         return [f"{pad}{name}: {type(value).__name__} of {len(value)}"]
     return [f"{pad}{name}: {value}"]
@@ -93,7 +111,13 @@ def contents(value, depth=0, name=""):
 folder = Path(scratch.name, "ddp", "checkpoints")
 folder.mkdir(parents=True)
 ddp = notebooks.train(
-    notebooks.yours("ex02"), "--functions", "save_job", script="train_ddp.py", ranks=2, faults=[Kill(9, rank=1)], directory=folder
+    notebooks.yours("ex02"),
+    "--functions",
+    "save_job",
+    script="train_ddp.py",
+    ranks=2,
+    faults=[Kill(9, rank=1)],
+    directory=folder,
 )
 for path in sorted(p for p in folder.glob("after-8/**/*") if p.is_file()):
     print(f"{path.relative_to(folder)}  {path.stat().st_size / 1024:.0f} KiB")
@@ -107,7 +131,9 @@ for path in sorted(p for p in folder.glob("after-8/**/*") if p.is_file()):
 # %%
 killed, after = ddp.lives[0], ddp.lives[-1]
 print("the second life began at step", after.resumed_at)
-undisturbed = notebooks.train(notebooks.yours("ex02"), "--functions", "save_job", script="train_ddp.py", ranks=2)
+undisturbed = notebooks.train(
+    notebooks.yours("ex02"), "--functions", "save_job", script="train_ddp.py", ranks=2
+)
 for rank in range(2):
     same = ddp.of(rank).trajectory == undisturbed.of(rank).trajectory
     print(f"rank {rank}: {'never parts from' if same else 'parts from'} the undisturbed run")
@@ -128,7 +154,14 @@ def save_on(ranks):
     """A folder in which so many ranks have saved with your save_sharded, and what they reported."""
     folder = Path(scratch.name, f"saved-by-{ranks}", "checkpoints")
     folder.mkdir(parents=True, exist_ok=True)
-    return folder, notebooks.train(notebooks.yours("ex02"), "--do", "save", script="sharded_cases.py", ranks=ranks, directory=folder)
+    return folder, notebooks.train(
+        notebooks.yours("ex02"),
+        "--do",
+        "save",
+        script="sharded_cases.py",
+        ranks=ranks,
+        directory=folder,
+    )
 
 
 def owners(folder):
@@ -140,12 +173,23 @@ def owners(folder):
     parts = {}
     for where, stored in metadata.storage_data.items():
         entry = metadata.state_dict_metadata[where.fqn]
-        if not hasattr(entry, "chunks") or not entry.size or "exp_avg" in where.fqn or where.fqn.endswith("step"):
+        if (
+            not hasattr(entry, "chunks")
+            or not entry.size
+            or "exp_avg" in where.fqn
+            or where.fqn.endswith("step")
+        ):
             continue
         offset = tuple(where.offset or ())
-        chunk = next(c for c in entry.chunks if tuple(c.offsets) == offset) if offset else entry.chunks[0]
+        chunk = (
+            next(c for c in entry.chunks if tuple(c.offsets) == offset)
+            if offset
+            else entry.chunks[0]
+        )
         rank = int(stored.relative_path.split("_")[2])
-        parts.setdefault(where.fqn, []).append((chunk.offsets[0] / entry.size[0], chunk.sizes[0] / entry.size[0], rank))
+        parts.setdefault(where.fqn, []).append(
+            (chunk.offsets[0] / entry.size[0], chunk.sizes[0] / entry.size[0], rank)
+        )
     return parts
 
 
@@ -157,12 +201,27 @@ def draw(axis, parts, title):
     axis.set_xlabel("rows of the tensor")
     axis.set_xticks([0, 1], ["first", "last"])
     if parts is None:
-        axis.text(0.5, 0.5, "no .metadata here:\nnot saved in shards", ha="center", va="center", color=GREY)
+        axis.text(
+            0.5,
+            0.5,
+            "no .metadata here:\nnot saved in shards",
+            ha="center",
+            va="center",
+            color=GREY,
+        )
         axis.set_yticks([])
         return
     for row, name in enumerate(parts):
         for start, size, rank in parts[name]:
-            axis.barh(row, size, left=start, height=0.72, color=COLORS[rank], edgecolor="white", linewidth=0.8)
+            axis.barh(
+                row,
+                size,
+                left=start,
+                height=0.72,
+                color=COLORS[rank],
+                edgecolor="white",
+                linewidth=0.8,
+            )
     axis.set_yticks(range(len(parts)), [name.split(".", 1)[1] for name in parts], fontsize=7.5)
 
 
@@ -188,7 +247,14 @@ plt.show()
 folder, by_four = saved[4]
 report = by_four.last.ranks[0].first("whole")
 for ranks in (2, 1, 4):
-    loaded = notebooks.train(notebooks.yours("ex02"), "--do", "load", script="sharded_cases.py", ranks=ranks, directory=folder)
+    loaded = notebooks.train(
+        notebooks.yours("ex02"),
+        "--do",
+        "load",
+        script="sharded_cases.py",
+        ranks=ranks,
+        directory=folder,
+    )
     whole = loaded.last.ranks[0].first("whole")
     if report is None or whole is None:
         print(f"4 ranks -> {ranks}: crashed")
@@ -211,7 +277,9 @@ for ranks in (2, 1, 4):
 fig, axes = plt.subplots(1, 2, figsize=(10, 3.4), sharey=True, layout="constrained")
 stalls = {}
 for axis, (how, title) in zip(axes, (("sync", "dcp.save"), ("async", "dcp.async_save"))):
-    timed = notebooks.train(naive, "--how", how, script="stalls.py", ranks=2).last.ranks[0].all("timed")
+    timed = (
+        notebooks.train(naive, "--how", how, script="stalls.py", ranks=2).last.ranks[0].all("timed")
+    )
     steps = [t["step"] for t in timed]
     trained, in_save = ([1000 * t[part] for t in timed] for part in ("trained", "saved"))
     axis.bar(steps, trained, color="#c4c4c4", label="training")

@@ -18,7 +18,13 @@ import matplotlib.pyplot as plt
 from grader import notebooks
 from grader.harness.preemption import both, send
 
-BLUE, ORANGE, GREEN, RED, GREY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#8c8c8c"  # told apart by the colour-blind, too
+BLUE, ORANGE, GREEN, RED, GREY = (
+    "#0072b2",
+    "#e69f00",
+    "#009e73",
+    "#d55e00",
+    "#8c8c8c",
+)  # told apart by the colour-blind, too
 plt.rcParams.update({
     "figure.dpi": 120, "font.size": 10, "axes.titlesize": 11, "axes.titlelocation": "left", "axes.titlepad": 10,
     "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False,
@@ -81,7 +87,14 @@ names = list(saving["tensors"])
 for row, name in enumerate(names):
     for step in (3, 4):
         held = trained[step][name] == saving["tensors"][name]
-        axis.scatter(step, row, s=70, color=(ORANGE if step == 4 else BLUE) if held else "white", edgecolor=GREY if not held else "none", linewidth=0.8)
+        axis.scatter(
+            step,
+            row,
+            s=70,
+            color=(ORANGE if step == 4 else BLUE) if held else "white",
+            edgecolor=GREY if not held else "none",
+            linewidth=0.8,
+        )
 axis.set_yticks(range(len(names)), names, fontsize=7.5)
 axis.set_xticks([3, 4], ["after step 3", "after step 4"])
 axis.set_xlim(2.6, 4.4)
@@ -115,22 +128,42 @@ def spans(life, rank=None):
         elif e["event"] == "saved":
             found.append(("save", at, e["clock"]))
         elif e["event"] in ("trained", "part"):
-            found.append(({"trained": "step", "part": "evaluation"}[e["event"]], e["clock"] - 1, e["clock"]))
+            found.append(
+                ({"trained": "step", "part": "evaluation"}[e["event"]], e["clock"] - 1, e["clock"])
+            )
     return found
 
 
 def draw(axis, life, grace, title, row=0):
     sent = [e["clock"] for e in life.all("signal")]
-    gone = (life.first("killed") or life.first("left") or {"clock": max(e["clock"] for e in life.events if "clock" in e)})["clock"]
+    gone = (
+        life.first("killed")
+        or life.first("left")
+        or {"clock": max(e["clock"] for e in life.events if "clock" in e)}
+    )["clock"]
     begin = sent[0] - 4
     for what, a, b in spans(life):
         if b > begin:
             color = {"step": BLUE, "evaluation": GREEN, "save": ORANGE}[what]
             axis.barh(row, b - a, left=a, height=0.5, color=color, edgecolor="white", label=what)
     for n, at in enumerate(sent):
-        axis.plot([at], [row + 0.42], marker="v", color="black", clip_on=False, label="signal" if n == 0 else None)
+        axis.plot(
+            [at],
+            [row + 0.42],
+            marker="v",
+            color="black",
+            clip_on=False,
+            label="signal" if n == 0 else None,
+        )
     killed = life.first("killed")
-    axis.plot([gone], [row], marker="X" if killed else "o", ms=9, color=RED if killed else "black", label="SIGKILL" if killed else "leaves")
+    axis.plot(
+        [gone],
+        [row],
+        marker="X" if killed else "o",
+        ms=9,
+        color=RED if killed else "black",
+        label="SIGKILL" if killed else "leaves",
+    )
     if row == 0:
         axis.axvspan(sent[0], sent[0] + grace, color="#eeeeee", zorder=0, label="grace")
         axis.axvline(sent[0] + grace, color=RED, lw=1, ls=":")
@@ -145,8 +178,14 @@ def legend(fig, *axes):
     for axis in axes:
         for handle, name in zip(*axis.get_legend_handles_labels()):
             entries.setdefault(name, handle)
-    order = [n for n in ("step", "evaluation", "save", "signal", "leaves", "SIGKILL", "grace") if n in entries]
-    fig.legend([entries[n] for n in order], order, loc="outside lower center", ncols=len(order), fontsize=9)
+    order = [
+        n
+        for n in ("step", "evaluation", "save", "signal", "leaves", "SIGKILL", "grace")
+        if n in entries
+    ]
+    fig.legend(
+        [entries[n] for n in order], order, loc="outside lower center", ncols=len(order), fontsize=9
+    )
 
 
 where = {
@@ -154,7 +193,10 @@ where = {
     "in an evaluation, before its part 3": send("usr1", 6, "evaluation", 3),
     "in a regular save, and again": both(send("usr1", 4, "event", 1), send("term", 4, "event", 2)),
 }
-mine = {title: notebooks.train(notebooks.yours("ex03"), faults=[fault], **SCRIPT) for title, fault in where.items()}
+mine = {
+    title: notebooks.train(notebooks.yours("ex03"), faults=[fault], **SCRIPT)
+    for title, fault in where.items()
+}
 fig, axes = plt.subplots(len(where), 1, figsize=(8, 5), layout="constrained")
 for axis, (title, run) in zip(axes, mine.items()):
     draw(axis, run.lives[0], 4, f"A signal {title}")
@@ -166,7 +208,9 @@ plt.show()
 undisturbed = notebooks.train(notebooks.yours("ex03"), **SCRIPT)
 for title, run in mine.items():
     first, same = run.lives[0], run.trajectory == undisturbed.trajectory
-    print(f"{title}: exit status {first.status}, then {'the undisturbed run, bit for bit' if same else 'another run'}")
+    print(
+        f"{title}: exit status {first.status}, then {'the undisturbed run, bit for bit' if same else 'another run'}"
+    )
 
 # %% [markdown]
 # In the evaluation, look at how much of it is done again by the next life: all of it. A part of an evaluation is cheap to lose. What
@@ -201,7 +245,9 @@ draw(axis, deaf.lives[0], 4, "A signal in an evaluation that nobody interrupts")
 axis.set_xlabel("seconds since the job began")
 legend(fig, axis)
 plt.show()
-print(f"steps trained: {max(e['step'] for e in deaf.lives[0].all('trained'))}, saved: {len(deaf.lives[0].all('saved'))} times")
+print(
+    f"steps trained: {max(e['step'] for e in deaf.lives[0].all('trained'))}, saved: {len(deaf.lives[0].all('saved'))} times"
+)
 
 # %% [markdown]
 # ## 4. Two ranks, one signal
@@ -214,10 +260,14 @@ alone = notebooks.train(after_steps, faults=[send("term", 4, rank=1)], ranks=2, 
 print(notebooks.finding(alone))
 
 # %%
-together = notebooks.train(notebooks.yours("ex03"), faults=[send("term", 4, rank=1)], ranks=2, **SCRIPT)
+together = notebooks.train(
+    notebooks.yours("ex03"), faults=[send("term", 4, rank=1)], ranks=2, **SCRIPT
+)
 for rank, life in enumerate(together.lives[0].ranks):
     last = max(e["step"] for e in life.all("trained"))
-    print(f"rank {rank}: {len(life.all('signal'))} signals, stopped after step {last}, exit status {life.status}")
+    print(
+        f"rank {rank}: {len(life.all('signal'))} signals, stopped after step {last}, exit status {life.status}"
+    )
 
 # %% [markdown]
 # ## 5. When the grace is short
@@ -235,7 +285,9 @@ axes[1].set_xlabel("seconds since the job began")
 legend(fig, *axes)
 plt.show()
 for seconds, run in ((6, short), (20, enough)):
-    print(f"{seconds} s: resumed at step {run.last.resumed_at}, after step {max(e['step'] for e in run.lives[0].all('trained'))}")
+    print(
+        f"{seconds} s: resumed at step {run.last.resumed_at}, after step {max(e['step'] for e in run.lives[0].all('trained'))}"
+    )
 
 # %% [markdown]
 # ## Questions to take along

@@ -17,7 +17,13 @@ import matplotlib.pyplot as plt
 
 from grader import notebooks
 
-BLUE, ORANGE, GREEN, RED, GREY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#8c8c8c"  # told apart by the colour-blind, too
+BLUE, ORANGE, GREEN, RED, GREY = (
+    "#0072b2",
+    "#e69f00",
+    "#009e73",
+    "#d55e00",
+    "#8c8c8c",
+)  # told apart by the colour-blind, too
 plt.rcParams.update({
     "figure.dpi": 120, "font.size": 10, "axes.titlesize": 11, "axes.titlelocation": "left", "axes.titlepad": 10,
     "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False,
@@ -43,7 +49,11 @@ training=$!
 wait "$training"
 [ $? = 0 ] || scontrol requeue "$SLURM_JOB_ID"
 """
-run = notebooks.on_cluster(notebooks.files("careful", {"careful.sbatch": careful}), "careful.sbatch", plan=[{"step": 17, "do": "limit", "save": "long"}])
+run = notebooks.on_cluster(
+    notebooks.files("careful", {"careful.sbatch": careful}),
+    "careful.sbatch",
+    plan=[{"step": 17, "do": "limit", "save": "long"}],
+)
 for life in run.lives:
     steps = [e["step"] for e in life if e["event"] == "step"]
     heard = [e["signal"] for e in life if e["event"] == "signal"]
@@ -51,7 +61,13 @@ for life in run.lives:
     print(f"resumed at step {resumed}, trained up to step {max(steps)}, heard {heard or 'nothing'}")
 print()
 print("what is left of the log:")
-print("\n".join(f"    {line}" for line in run.log.splitlines() if line.startswith(("life", "starting", "done"))))
+print(
+    "\n".join(
+        f"    {line}"
+        for line in run.log.splitlines()
+        if line.startswith(("life", "starting", "done"))
+    )
+)
 
 # %% [markdown]
 # The time limit came near at step 17, the shell was warned, the trap ran. But the warning never reached the training (a SIGTERM
@@ -71,7 +87,9 @@ plan = [
     {"step": 24, "do": "kill"},
     {"step": 33, "do": "torn", "how": "state cut"},
 ]
-mine = notebooks.on_cluster(notebooks.yours("ex04"), "auto_resume.sbatch", plan=plan, uses="checkpoint,lives,lock")
+mine = notebooks.on_cluster(
+    notebooks.yours("ex04"), "auto_resume.sbatch", plan=plan, uses="checkpoint,lives,lock"
+)
 
 
 def draw(axis, run):
@@ -79,19 +97,48 @@ def draw(axis, run):
     The cluster notes whole seconds."""
     zero = min(e["t"] for e in run.events)
     for n, ran in enumerate(run.record):
-        axis.axvspan(ran["start"] - zero, ran["end"] + 1 - zero, color="#e8eef4", zorder=0, label="running, says the cluster" if n == 0 else None)
+        axis.axvspan(
+            ran["start"] - zero,
+            ran["end"] + 1 - zero,
+            color="#e8eef4",
+            zorder=0,
+            label="running, says the cluster" if n == 0 else None,
+        )
     for n, life in enumerate(run.lives):
         steps = [(e["t"] - zero, e["step"]) for e in life if e["event"] in ("resumed", "step")]
         last = life[-1]["t"] - zero
-        axis.plot([t for t, _ in steps] + [last], [s for _, s in steps] + [steps[-1][1]], color=BLUE, lw=2, label="progress" if n == 0 else None)
+        axis.plot(
+            [t for t, _ in steps] + [last],
+            [s for _, s in steps] + [steps[-1][1]],
+            color=BLUE,
+            lw=2,
+            label="progress" if n == 0 else None,
+        )
     saves = [(e["t"] - zero, e["step"]) for e in run.all("saved")]
     axis.plot(*zip(*saves), ls="none", marker="o", ms=4, color=ORANGE, label="save")
-    told = [(e["t"] - zero, max(s["step"] for s in life if s["event"] in ("step", "resumed"))) for life in run.lives for e in life if e["event"] == "signal"]
+    told = [
+        (e["t"] - zero, max(s["step"] for s in life if s["event"] in ("step", "resumed")))
+        for life in run.lives
+        for e in life
+        if e["event"] == "signal"
+    ]
     if told:
         axis.plot(*zip(*told), ls="none", marker="v", ms=8, color="black", label="signal heard")
     for e in run.all("fault"):
-        text = {"preempt": "preempted", "limit": "time limit", "kill": "SIGKILL", "torn": "SIGKILL,\ntorn checkpoint"}[e["do"]]
-        axis.annotate(text, (e["t"] - zero, e["step"]), xytext=(4, 10), textcoords="offset points", fontsize=8.5, color=RED)
+        text = {
+            "preempt": "preempted",
+            "limit": "time limit",
+            "kill": "SIGKILL",
+            "torn": "SIGKILL,\ntorn checkpoint",
+        }[e["do"]]
+        axis.annotate(
+            text,
+            (e["t"] - zero, e["step"]),
+            xytext=(4, 10),
+            textcoords="offset points",
+            fontsize=8.5,
+            color=RED,
+        )
     axis.set_xlabel("seconds since the job first ran")
     axis.set_ylabel("step")
     axis.set_ylim(0, 46)
@@ -104,7 +151,11 @@ axis.legend(loc="upper left", fontsize=9)
 plt.show()
 
 # %%
-print("done" if mine.finished else "not done", "and", "bit for bit the undisturbed run" if mine.course == mine.undisturbed else "another run")
+print(
+    "done" if mine.finished else "not done",
+    "and",
+    "bit for bit the undisturbed run" if mine.course == mine.undisturbed else "another run",
+)
 for fault, steps in mine.lost:
     print(f"  {fault['do']:<8} at step {fault['step']}: {steps} steps done again")
 

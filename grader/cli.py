@@ -39,7 +39,9 @@ class DefaultToGrade(click.Group):
 
 
 class Name(click.ParamType):
-    """Of a file or directory; an empty one, from an unset variable, would mean the current directory."""
+    """Of a file or directory; an empty one, from an unset variable, would mean the current
+    directory.
+    """
 
     name = "path"
 
@@ -59,29 +61,104 @@ undisturbed one, bit for bit. Exit status: 0 all graded tasks pass, 1 some don't
 """
 
 
-@click.group(cls=DefaultToGrade, context_settings={"help_option_names": ["-h", "--help"]}, help=SYNTAX)
+@click.group(
+    cls=DefaultToGrade, context_settings={"help_option_names": ["-h", "--help"]}, help=SYNTAX
+)
 def main_group() -> None:
     pass
 
 
 @main_group.command("checks", hidden=True)
 @click.argument("names", nargs=-1, metavar="[EXERCISE]...")
-@click.option("--task", "task_names", multiple=True, metavar="N", help="Grade only this task (repeatable).")
-@click.option("--submission", type=Name(), metavar="DIR", help="Grade this directory: laid out as starter/ is, or holding ex01...")
+@click.option(
+    "--task", "task_names", multiple=True, metavar="N", help="Grade only this task (repeatable)."
+)
+@click.option(
+    "--submission",
+    type=Name(),
+    metavar="DIR",
+    help="Grade this directory: laid out as starter/ is, or holding ex01...",
+)
 @click.option("--solution", is_flag=True, help="Grade the reference solutions.")
-@click.option("--json", "json_file", type=Name(), metavar="FILE", help="Write the results as JSON; - for standard output.")
-@click.option("--junit", "junit_file", type=Name(), metavar="FILE", help="Write the results as JUnit XML; - for standard output.")
-@click.option("--jobs", type=click.IntRange(1, 64), metavar="N", help="Processes at a time (the number of cores).")
-@click.option("--seed", type=click.IntRange(0, 2**31), metavar="N", help="Draw model, data and faults from this seed (a fresh one each time).")
-@click.option("--fault", metavar="FAULT", help="Inject only this fault, as a message prints it: kill@12.")
-@click.option("--launcher", type=click.Choice(["fork", "plain"]), help="How processes start: forked from a warm server, or plainly (slower, same verdicts).")
-@click.option("--time-limit", type=click.FloatRange(5, 3600), metavar="S", help="Seconds that one process may take (60).")
-@click.option("--grading-limit", type=click.FloatRange(5, 86400), metavar="S", help="Seconds that the grading of one exercise may take (1800).")
-@click.option("--sandbox", "policy", type=click.Choice(sandbox.POLICIES), default="auto", help="What student code may see and touch: auto takes the best sandbox that this machine has, require ends without one, off is for submissions that you trust.")
-@click.option("--cluster", type=click.Choice(["slurm", "stand-in", "site"]), help="ex04: a real Slurm on this machine, a stand-in, or the site's (on a login node).")
+@click.option(
+    "--json",
+    "json_file",
+    type=Name(),
+    metavar="FILE",
+    help="Write the results as JSON; - for standard output.",
+)
+@click.option(
+    "--junit",
+    "junit_file",
+    type=Name(),
+    metavar="FILE",
+    help="Write the results as JUnit XML; - for standard output.",
+)
+@click.option(
+    "--jobs",
+    type=click.IntRange(1, 64),
+    metavar="N",
+    help="Processes at a time (the number of cores).",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**31),
+    metavar="N",
+    help="Draw model, data and faults from this seed (a fresh one each time).",
+)
+@click.option(
+    "--fault", metavar="FAULT", help="Inject only this fault, as a message prints it: kill@12."
+)
+@click.option(
+    "--launcher",
+    type=click.Choice(["fork", "plain"]),
+    help="How processes start: forked from a warm server, or plainly (slower, same verdicts).",
+)
+@click.option(
+    "--time-limit",
+    type=click.FloatRange(5, 3600),
+    metavar="S",
+    help="Seconds that one process may take (60).",
+)
+@click.option(
+    "--grading-limit",
+    type=click.FloatRange(5, 86400),
+    metavar="S",
+    help="Seconds that the grading of one exercise may take (1800).",
+)
+@click.option(
+    "--sandbox",
+    "policy",
+    type=click.Choice(sandbox.POLICIES),
+    default="auto",
+    help="What student code may see and touch: auto takes the best sandbox that this machine "
+    "has, require ends without one, off is for submissions that you trust.",
+)
+@click.option(
+    "--cluster",
+    type=click.Choice(["slurm", "stand-in", "site"]),
+    help="ex04: a real Slurm on this machine, a stand-in, or the site's (on a login node).",
+)
 @click.option("--partition", metavar="P", help="... on the site: the partition.")
 @click.option("--account", metavar="A", help="... on the site: the account.")
-def checks(names, task_names, submission, solution, json_file, junit_file, jobs, seed, fault, launcher, time_limit, grading_limit, policy, cluster, partition, account):
+def checks(
+    names,
+    task_names,
+    submission,
+    solution,
+    json_file,
+    junit_file,
+    jobs,
+    seed,
+    fault,
+    launcher,
+    time_limit,
+    grading_limit,
+    policy,
+    cluster,
+    partition,
+    account,
+):
     """Grade exercises (what `grade` does without a command)."""
     from grader import engine
     from grader.checks.cluster_runs import Where
@@ -120,9 +197,20 @@ def checks(names, task_names, submission, solution, json_file, junit_file, jobs,
                 launched.start()  # torch loads while the rest is set up
             with contextlib.closing(launched), terminal.Progress(out, exercise) as progress:
                 grading = engine.Grading(
-                    exercise, work, launched, sandbox=confined, seconds=grading_limit,
-                    seed=seed, jobs=jobs, tasks=tasks, faults=faults, limits=limits, logs=STATE / "logs", cluster=where, on_change=progress.update,
-                )  # fmt: skip
+                    exercise,
+                    work,
+                    launched,
+                    sandbox=confined,
+                    seconds=grading_limit,
+                    seed=seed,
+                    jobs=jobs,
+                    tasks=tasks,
+                    faults=faults,
+                    limits=limits,
+                    logs=STATE / "logs",
+                    cluster=where,
+                    on_change=progress.update,
+                )
                 try:
                     results.append(grading.start().result(on_task=progress.show))
                 finally:
@@ -144,7 +232,9 @@ def _exercises(names, submission: Path | None) -> list[Exercise]:
     for name in names:
         if "." in name:
             exercise, task = course.find_task(name)
-            raise UsageError(f"{name} is a task, not an exercise: grade {exercise.id} --task {task.number}")
+            raise UsageError(
+                f"{name} is a task, not an exercise: grade {exercise.id} --task {task.number}"
+            )
     if names:
         return [course.find(name) for name in names]
     known = list(course.exercises().values())
@@ -152,12 +242,17 @@ def _exercises(names, submission: Path | None) -> list[Exercise]:
         return known
     if not submission.is_dir():
         raise UsageError(f"no such submission directory: {submission}")
-    inside = [e for e in known if (submission / e.id).is_dir() or (submission / e.folder.name).is_dir()]
+    inside = [
+        e for e in known if (submission / e.id).is_dir() or (submission / e.folder.name).is_dir()
+    ]
     if inside:
         return inside
     fitting = [e for e in known if (submission / e.module).exists()]
     if not fitting:
-        raise UsageError(f"{submission} looks like no submission; name the exercise: grade ex01 --submission {submission}")
+        raise UsageError(
+            f"{submission} looks like no submission; name the exercise: grade ex01 --submission "
+            f"{submission}"
+        )
     return fitting
 
 
@@ -168,7 +263,7 @@ def _parse(parse, text):
         raise UsageError(str(e))
 
 
-# --- beside grading ---------------------------------------------------------------------------------
+# --- beside grading -------------------------------------------------------------------------------
 
 
 @main_group.command()
@@ -186,7 +281,9 @@ def show(name):
             terminal.show_row(out, "", ", ".join(task.functions))
         out.print(f"  read   {exercise.folder.name}/README.md")
         out.print(f"  edit   {exercise.folder.name}/starter/{exercise.module}")
-        out.print(f"  grade  grade {exercise.id}            one task alone: grade {exercise.id} --task 1")
+        out.print(
+            f"  grade  grade {exercise.id}            one task alone: grade {exercise.id} --task 1"
+        )
         out.print(f"  stuck  grade hint {exercise.tasks[0].id}\n")
 
 
@@ -228,11 +325,32 @@ def reset(name):
 
 @main_group.command("run")
 @click.argument("name", metavar="EXERCISE")
-@click.option("--kill-after", type=int, multiple=True, metavar="STEP", help="SIGKILL after this step, then relaunch (repeatable).")
-@click.option("--stop-in", type=int, multiple=True, metavar="STEP", help="SIGTERM in the middle of this step, then relaunch (ex03; repeatable).")
-@click.option("--workers", type=click.Choice(["0", "2"]), default="0", help="DataLoader workers (ex01, ex03).")
-@click.option("--ranks", type=click.IntRange(1, 8), metavar="N", help="Ranks (ex02: 2; ex03: without, it's one process). The last one is struck.")
-@click.option("--save-every", type=click.IntRange(1), default=4, metavar="N", help="Save every N steps (4).")
+@click.option(
+    "--kill-after",
+    type=int,
+    multiple=True,
+    metavar="STEP",
+    help="SIGKILL after this step, then relaunch (repeatable).",
+)
+@click.option(
+    "--stop-in",
+    type=int,
+    multiple=True,
+    metavar="STEP",
+    help="SIGTERM in the middle of this step, then relaunch (ex03; repeatable).",
+)
+@click.option(
+    "--workers", type=click.Choice(["0", "2"]), default="0", help="DataLoader workers (ex01, ex03)."
+)
+@click.option(
+    "--ranks",
+    type=click.IntRange(1, 8),
+    metavar="N",
+    help="Ranks (ex02: 2; ex03: without, it's one process). The last one is struck.",
+)
+@click.option(
+    "--save-every", type=click.IntRange(1), default=4, metavar="N", help="Save every N steps (4)."
+)
 @click.option("--seed", type=click.IntRange(0, 2**31), default=0)
 @click.option("--submission", type=Name(), metavar="DIR")
 @click.option("--solution", is_flag=True)
@@ -247,7 +365,18 @@ def run_command(name, kill_after, stop_in, workers, ranks, save_every, seed, sub
             raise UsageError(f"{option} {out[0]}: the run has steps 1 to {STEPS}")
     if work.problem:
         raise UsageError(work.problem)
-    sys.exit(play(exercise.id, work, list(kill_after), list(stop_in), int(workers), ranks, save_every, seed))
+    sys.exit(
+        play(
+            exercise.id,
+            work,
+            list(kill_after),
+            list(stop_in),
+            int(workers),
+            ranks,
+            save_every,
+            seed,
+        )
+    )
 
 
 main_group.add_command(cluster)
@@ -272,7 +401,13 @@ def derive_command(names):
 @click.argument("names", nargs=-1)
 @click.option("--write", is_flag=True, help="Write the tables: grader/mutants/ex01/README.md ...")
 @click.option("--seed", type=int, help="Grade with this seed.")
-@click.option("--mutant", "only", multiple=True, metavar="NAME", help="Only this one (repeatable); the table's other rows stay.")
+@click.option(
+    "--mutant",
+    "only",
+    multiple=True,
+    metavar="NAME",
+    help="Only this one (repeatable); the table's other rows stay.",
+)
 def matrix(names, write, seed, only):
     """Grade every mutant and print the table of mutants and the tasks that catch them."""
     from grader.mutants import matrix as kill_matrix
@@ -294,11 +429,14 @@ def notebook(names):
 
 
 def main() -> None:
-    """Entry point: our own errors are one line on stderr and exit status 2 or 3, never a traceback."""
+    """Entry point: our own errors are one line on stderr and exit status 2 or 3, never a
+    traceback.
+    """
     try:
         end_in_order()
         sandbox.hide_from_others()
-        reap_descendants()  # what outlives a killed guardian comes to us, and ends with the launcher
+        # what outlives a killed guardian comes to us, and ends with the launcher
+        reap_descendants()
         main_group.main(prog_name="grade", standalone_mode=False)
     except UsageError as e:
         _leave(2, str(e))

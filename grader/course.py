@@ -58,7 +58,9 @@ class Exercise:
         for task in self.tasks:
             if str(number) in (str(task.number), task.id):
                 return task
-        raise UsageError(f"{self.id} has no task {number}; it has {', '.join(str(t.number) for t in self.tasks)}")
+        raise UsageError(
+            f"{self.id} has no task {number}; it has {', '.join(str(t.number) for t in self.tasks)}"
+        )
 
 
 def exercises(root: Path = ROOT) -> dict[str, Exercise]:
@@ -101,7 +103,7 @@ def _read(path: Path) -> Exercise:
     return Exercise(data["id"], data["title"], path.parent, data["module"], tasks)
 
 
-# --- submissions -----------------------------------------------------------------------------------
+# --- submissions ----------------------------------------------------------------------------------
 
 MAX_FILE, MAX_TOTAL, MAX_FILES = 4 << 20, 32 << 20, 1000
 MAX_ENTRIES, MAX_DEPTH = 10_000, 20  # of the walk, whatever is read
@@ -151,7 +153,9 @@ class Submission:
 
 
 def _snapshot(folder: Path) -> dict[str, bytes]:
-    """The plain files below `folder`. No link is followed, not even one that takes a folder's place meanwhile."""
+    """The plain files below `folder`. No link is followed, not even one that takes a folder's place
+    meanwhile.
+    """
     files: dict[str, bytes] = {}
     total = seen = 0
     todo = [("", 0)]
@@ -165,7 +169,10 @@ def _snapshot(folder: Path) -> dict[str, bytes]:
             for name in sorted(os.listdir(here)):
                 seen += 1
                 if seen > MAX_ENTRIES or depth > MAX_DEPTH:
-                    raise UsageError(f"{folder} holds too many files and folders, or too deep ones; a submission is source code")
+                    raise UsageError(
+                        f"{folder} holds too many files and folders, or too deep ones; a "
+                        "submission is source code"
+                    )
                 if _skipped(name):
                     continue
                 path = f"{inside}/{name}" if inside else name
@@ -175,7 +182,10 @@ def _snapshot(folder: Path) -> dict[str, bytes]:
                 elif stat.S_ISREG(mode) and (data := _file(name, here)) is not None:
                     total += len(data)
                     if total > MAX_TOTAL or len(files) >= MAX_FILES:
-                        raise UsageError(f"{folder} holds more than {MAX_FILES} files or {MAX_TOTAL >> 20} MiB; a submission is source code")
+                        raise UsageError(
+                            f"{folder} holds more than {MAX_FILES} files or {MAX_TOTAL >> 20} "
+                            "MiB; a submission is source code"
+                        )
                     files[path] = data
         except OSError:
             continue
@@ -185,7 +195,9 @@ def _snapshot(folder: Path) -> dict[str, bytes]:
 
 
 def _open_folder(folder: Path, inside: str) -> int:
-    """A descriptor of the folder at `inside` below `folder`, reached without any link below `folder`."""
+    """A descriptor of the folder at `inside` below `folder`, reached without any link below
+    `folder`.
+    """
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     for name in inside.split("/") if inside else []:
         try:
@@ -197,9 +209,13 @@ def _open_folder(folder: Path, inside: str) -> int:
 
 
 def _file(name: str, folder: int) -> bytes | None:
-    """The bytes of a plain file; None if it's gone, not ours to read, or too large to be source code."""
+    """The bytes of a plain file; None if it's gone, not ours to read, or too large to be source
+    code.
+    """
     try:
-        with open(os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW, dir_fd=folder), "rb") as f:
+        with open(
+            os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW, dir_fd=folder), "rb"
+        ) as f:
             data = f.read(MAX_FILE + 1)
     except OSError:
         return None
@@ -213,7 +229,8 @@ def _skipped(name: str) -> bool:
 def submission(exercise: Exercise, where: Path | None, solution: bool = False) -> Submission:
     """The submission of one exercise: in the course itself, or in the directory `where`.
 
-    `where` is laid out as starter/ is, or holds such directories named ex01... or as the exercises are.
+    `where` is laid out as starter/ is, or holds such directories named ex01... or as the exercises
+    are.
     """
     if solution:
         if not exercise.solution.is_dir():
@@ -227,7 +244,9 @@ def submission(exercise: Exercise, where: Path | None, solution: bool = False) -
         inner = where / name
         if inner.is_dir():
             inside = _no_link(_no_link(inner) / "starter")
-            return Submission(_no_link(where) / name / ("starter" if inside.is_dir() else ""), exercise.module)
+            return Submission(
+                _no_link(where) / name / ("starter" if inside.is_dir() else ""), exercise.module
+            )
     return Submission(_no_link(where), exercise.module)
 
 

@@ -20,7 +20,9 @@ _INSTEAD = re.compile(r"(\s*)#\| ?(.*)")
 
 
 def starter_text(text: str, name: str = "the solution") -> str:
-    """The starter of a solution's text. UsageError, with the line, for markers that don't pair up."""
+    """The starter of a solution's text. UsageError, with the line, for markers that don't pair
+    up.
+    """
     out, since = [], 0
     for number, line in enumerate(text.splitlines(), 1):
         mark = line.strip()
@@ -61,7 +63,9 @@ def starter_files(exercise: Exercise) -> dict[str, bytes]:
         if path.is_file() and "__pycache__" not in path.parts and not path.name.startswith("."):
             name = str(path.relative_to(exercise.solution))
             data = path.read_bytes()
-            files[name] = starter_text(data.decode(), str(path)).encode() if path.suffix in DERIVED else data
+            files[name] = (
+                starter_text(data.decode(), str(path)).encode() if path.suffix in DERIVED else data
+            )
     return files
 
 

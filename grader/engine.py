@@ -1,7 +1,7 @@
 """Runs the checks of an exercise against a submission and sums them up as verdicts.
 
-Checks are plain pytest tests in grader/checks. Their bodies run in threads here (they mostly wait for
-processes), under pytest as well as under the `grade` command, so both give the same verdicts.
+Checks are plain pytest tests in grader/checks. Their bodies run in threads here (they mostly wait
+for processes), under pytest as well as under the `grade` command, so both give the same verdicts.
 """
 
 from __future__ import annotations
@@ -66,19 +66,27 @@ def collect(exercise: Exercise) -> list[Check]:
     module = importlib.import_module(f"grader.checks.test_{exercise.id}")
     found = []
     for function in vars(module).values():
-        if inspect.isfunction(function) and function.__name__.startswith("test_") and hasattr(function, "task"):
+        if (
+            inspect.isfunction(function)
+            and function.__name__.startswith("test_")
+            and hasattr(function, "task")
+        ):
             for case, params in _cases(function):
                 found.append(Check(function, function.task, case, params))
     return found
 
 
 def at_once(exercise: Exercise) -> int:
-    """How many of its checks may run at a time, whatever the cores: those that wait for a cluster need none. 0: no matter."""
+    """How many of its checks may run at a time, whatever the cores: those that wait for a cluster
+    need none. 0: no matter.
+    """
     return getattr(importlib.import_module(f"grader.checks.test_{exercise.id}"), "AT_ONCE", 0)
 
 
 def _cases(function: Callable) -> Iterable[tuple[str, dict]]:
-    """The parameter sets of a function that has at most one @pytest.mark.parametrize of one name."""
+    """The parameter sets of a function that has at most one @pytest.mark.parametrize of one
+    name.
+    """
     marks = [m for m in getattr(function, "pytestmark", []) if m.name == "parametrize"]
     if not marks:
         return [("", {})]
@@ -89,7 +97,9 @@ def _cases(function: Callable) -> Iterable[tuple[str, dict]]:
 
 
 class Grading:
-    """One submission of one exercise being graded. `start` it, then ask for outcomes or the result."""
+    """One submission of one exercise being graded. `start` it, then ask for outcomes or the
+    result.
+    """
 
     def __init__(
         self,
@@ -110,17 +120,22 @@ class Grading:
     ):
         self.exercise, self.faults, self.tasks = exercise, faults, tasks
         self.logs = logs and logs / submission.slug
-        self.seconds = seconds or (SECONDS_ON_A_SITE if cluster and cluster.kind == "site" else SECONDS)
+        self.seconds = seconds or (
+            SECONDS_ON_A_SITE if cluster and cluster.kind == "site" else SECONDS
+        )
         self._clock: threading.Timer | None = None
         self._late = False
         self.seed = random.SystemRandom().randrange(2**31) if seed is None else seed
         self.bench = Bench(submission, launcher, self.seed, jobs or default_jobs(), limits, sandbox)
         self.bench.cluster = cluster
-        self.checks = [c for c in collect(exercise) if not tasks or exercise.task(c.task).number in tasks]
+        self.checks = [
+            c for c in collect(exercise) if not tasks or exercise.task(c.task).number in tasks
+        ]
         self.on_change = on_change or (lambda grading: None)
         self._futures: dict[str, Future] = {}
         self._pool: ThreadPoolExecutor | None = None
-        self._over_limit: dict[str, Finding] = {}  # check -> its finding of a life that went over a limit, or stood still
+        # check -> its finding of a life that went over a limit, or stood still
+        self._over_limit: dict[str, Finding] = {}
         self.began = time.monotonic()
 
     # --- running
@@ -129,7 +144,9 @@ class Grading:
         self._clock = threading.Timer(self.seconds, self._time_is_up)
         self._clock.daemon = True
         self._clock.start()
-        self._pool = ThreadPoolExecutor(max_workers=max(2 * self.bench.jobs, at_once(self.exercise)))
+        self._pool = ThreadPoolExecutor(
+            max_workers=max(2 * self.bench.jobs, at_once(self.exercise))
+        )
         preflight = self._pool.submit(self._preflight)
         for check in self.checks:
             self._futures[check.name] = self._pool.submit(self._run, check, preflight)
@@ -140,7 +157,9 @@ class Grading:
         self.bench.cancel()
 
     def _preflight(self) -> Finding | None:
-        """Import the submission once: what goes wrong there is one finding, not one for every check."""
+        """Import the submission once: what goes wrong there is one finding, not one for every
+        check.
+        """
         from grader.checks.expect import imports_cleanly
 
         try:
@@ -160,7 +179,9 @@ class Grading:
         lab = Lab(self.bench, check.name, self.faults, hopeless=lambda: self._hopeless(check))
         try:
             finding = finding or lab.hopeless()
-            if finding is None and not self._blockers(self.exercise.task(check.task), only_known=True):
+            if finding is None and not self._blockers(
+                self.exercise.task(check.task), only_known=True
+            ):
                 check.function(lab, **check.params)
         except Finding as e:
             finding = e
@@ -171,20 +192,45 @@ class Grading:
         except Exception as e:
             finding = self._unproved(e)
         verdict = finding.verdict if finding else PASS
-        outcome = Outcome(check.name, check.title, check.task, verdict, began, time.monotonic(), finding, lab.figures)
+        outcome = Outcome(
+            check.name,
+            check.title,
+            check.task,
+            verdict,
+            began,
+            time.monotonic(),
+            finding,
+            lab.figures,
+        )
         self.on_change(self)
         return outcome
 
     def _hopeless(self, check: Check) -> Finding | None:
-        """What a check of the same task has found hanging: this one would only hang as well. One that stands before it:
-        so what is told doesn't depend on which was faster."""
+        """What a check of the same task has found hanging: this one would only hang as well. One
+        that stands before it: so what is told doesn't depend on which was faster.
+        """
         before = self.checks[: self.checks.index(check)]
-        return next((self._over_limit[c.name] for c in before if c.task == check.task and c.name in self._over_limit), None)
+        return next(
+            (
+                self._over_limit[c.name]
+                for c in before
+                if c.task == check.task and c.name in self._over_limit
+            ),
+            None,
+        )
 
     def _unproved(self, error: Exception) -> Inconclusive:
         """Something on our side broke, which proves nothing about the student's work."""
         if isinstance(error, Cancelled) and self._late:
-            return Inconclusive("late", [("stopped", f"the whole grading took longer than {self.seconds:g} s (--grading-limit)")])
+            return Inconclusive(
+                "late",
+                [
+                    (
+                        "stopped",
+                        f"the whole grading took longer than {self.seconds:g} s (--grading-limit)",
+                    )
+                ],
+            )
         if isinstance(error, Cancelled):
             return Inconclusive("cancelled", [("stopped", "the grading was interrupted")])
         if DiskFull.says(error):
@@ -192,7 +238,9 @@ class Grading:
         if isinstance(error, Lost):
             return Inconclusive("machinery", [(error.label, str(error))])
         where = traceback.extract_tb(error.__traceback__)[-1]
-        text = f"{type(error).__name__}: {error} ({os.path.basename(where.filename)}:{where.lineno})"
+        text = (
+            f"{type(error).__name__}: {error} ({os.path.basename(where.filename)}:{where.lineno})"
+        )
         return Inconclusive("grader", [("grader", f"the check itself broke: {text}")])
 
     def _blockers(self, task: Task, only_known: bool = False) -> list[str]:
@@ -208,7 +256,11 @@ class Grading:
         ]
 
     def _of(self, task_id: str) -> list[Future]:
-        return [self._futures[c.name] for c in self.checks if c.task == task_id and c.name in self._futures]
+        return [
+            self._futures[c.name]
+            for c in self.checks
+            if c.task == task_id and c.name in self._futures
+        ]
 
     # --- results
 
@@ -224,9 +276,16 @@ class Grading:
         """The command that shows the same again."""
         folder, what = self.bench.submission.folder, ""
         if folder != self.exercise.starter:
-            what = " --solution" if folder == self.exercise.solution else f" --submission {shlex.quote(str(folder))}"
+            what = (
+                " --solution"
+                if folder == self.exercise.solution
+                else f" --submission {shlex.quote(str(folder))}"
+            )
         where = f" --cluster {self.bench.cluster.kind}" if self.bench.cluster else ""
-        command = f"grade {self.exercise.id}{what} --task {outcome.task.split('.')[1]} --seed {self.seed}{where}"
+        command = (
+            f"grade {self.exercise.id}{what} --task {outcome.task.split('.')[1]} --seed "
+            f"{self.seed}{where}"
+        )
         return f"{command} --fault {outcome.finding.fault}" if outcome.finding.fault else command
 
     def done(self) -> tuple[int, int]:
@@ -234,9 +293,13 @@ class Grading:
         return sum(f.done() for f in self._futures.values()), len(self._futures)
 
     def task_result(self, task: Task, told: dict[str, str]) -> TaskResult:
-        """The verdict of one task, when its checks are done. `told`: cause -> the task that named it."""
+        """The verdict of one task, when its checks are done. `told`: cause -> the task that named
+        it.
+        """
         outcomes = [o for f in self._of(task.id) if (o := f.result())]
-        seconds = max((o.ended for o in outcomes), default=0) - min((o.began for o in outcomes), default=0)
+        seconds = max((o.ended for o in outcomes), default=0) - min(
+            (o.began for o in outcomes), default=0
+        )
         blockers = self._blockers(task)
         problems = [o for o in outcomes if o.verdict != PASS]
         if blockers:
@@ -276,7 +339,9 @@ class Grading:
         )
 
     def close(self) -> None:
-        """Remove what the grading made. Checks that are still under way aren't wanted any more, then."""
+        """Remove what the grading made. Checks that are still under way aren't wanted any more,
+        then.
+        """
         if self._clock:
             self._clock.cancel()
         if not all(future.done() for future in self._futures.values()):

@@ -10,7 +10,9 @@ from grader.course import Task, UsageError
 
 
 class Seen:
-    """How many rungs of each ladder have been shown, kept in a file that may hold anything by now."""
+    """How many rungs of each ladder have been shown, kept in a file that may hold anything by
+    now.
+    """
 
     def __init__(self, file: Path):
         self.file = file
@@ -18,7 +20,11 @@ class Seen:
             seen = json.loads(file.read_text())
         except (OSError, ValueError, RecursionError):
             seen = {}
-        self._rungs = {k: v for k, v in seen.items() if type(v) is int and v >= 0} if isinstance(seen, dict) else {}
+        self._rungs = (
+            {k: v for k, v in seen.items() if type(v) is int and v >= 0}
+            if isinstance(seen, dict)
+            else {}
+        )
 
     def next_rung(self, task: Task) -> int:
         """The index of the hint that comes next; the last one stays."""
@@ -32,7 +38,9 @@ class Seen:
             new.write_text(json.dumps(self._rungs))
             new.replace(self.file)
         except OSError as e:
-            raise UsageError(f"the next call begins at this hint again: can't write {self.file} ({e.strerror})")
+            raise UsageError(
+                f"the next call begins at this hint again: can't write {self.file} ({e.strerror})"
+            )
         finally:
             try:
                 new.unlink()

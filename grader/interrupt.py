@@ -14,8 +14,14 @@ class Interrupted(BaseException):
 
 
 def end_in_order() -> None:
-    """However we are asked to end, lives are ended first and scratch is removed; asking again changes nothing."""
-    asking = [n for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
+    """However we are asked to end, lives are ended first and scratch is removed; asking again
+    changes nothing.
+    """
+    asking = [
+        n
+        for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(n) != signal.SIG_IGN
+    ]
 
     def end(number, frame):
         for n in asking:

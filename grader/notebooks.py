@@ -1,7 +1,9 @@
-"""The exercises' notebooks: what they use while they run, and how they are built from their sources.
+"""The exercises' notebooks: what they use while they run, and how they are built from their
+sources.
 
-A notebook has one source, notebook.py in percent format; notebook.ipynb is built from it and executed
-against the reference solution, so that the outputs in the repository are what students work towards.
+A notebook has one source, notebook.py in percent format; notebook.ipynb is built from it and
+executed against the reference solution, so that the outputs in the repository are what students
+work towards.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from grader.verdicts import Finding
 
 CELL_TIMEOUT = 120  # s; the slowest cell takes about 5
 
-# --- in a notebook ---------------------------------------------------------------------------------
+# --- in a notebook --------------------------------------------------------------------------------
 
 
 def yours(exercise_id: str) -> Submission:
@@ -42,32 +44,46 @@ def yours(exercise_id: str) -> Submission:
     """
     where = os.environ.get("GRADE_SUBMISSION", "")
     solution = where == "solution"
-    work = course.submission(course.find(exercise_id), Path(where) if where and not solution else None, solution)
+    work = course.submission(
+        course.find(exercise_id), Path(where) if where and not solution else None, solution
+    )
     if work.problem:
         raise UsageError(work.problem)
     return work
 
 
 def module(name: str, *functions) -> Submission:
-    """A submission that is one module: these functions of a notebook, and imports of the modules they use."""
+    """A submission that is one module: these functions of a notebook, and imports of the modules
+    they use.
+    """
     sources = [inspect.getsource(function) for function in functions]
-    known = {k: v.__name__ for f in functions for k, v in f.__globals__.items() if isinstance(v, ModuleType)}
+    known = {
+        k: v.__name__
+        for f in functions
+        for k, v in f.__globals__.items()
+        if isinstance(v, ModuleType)
+    }
     used = [
         f"import {known[k]}" + (f" as {k}" if k != known[k] else "")
         for k in sorted(known)
         if any(re.search(rf"\b{k}\.", source) for source in sources)
     ]
-    return Submission(Path(name), "checkpoint.py", {"checkpoint.py": "\n\n\n".join(["\n".join(used), *sources]).encode()})
+    return Submission(
+        Path(name),
+        "checkpoint.py",
+        {"checkpoint.py": "\n\n\n".join(["\n".join(used), *sources]).encode()},
+    )
 
 
 def train(
     submission: Submission, *argv: object, faults: Sequence[Fault] = (), script: str = "train.py",
     ranks: int | None = None, directory: Path | None = None,
 ) -> Run:  # fmt: skip
-    """One run, through its lives: one per fault, and one that nothing disturbs; of so many `ranks`, if it has any.
+    """One run, through its lives: one per fault, and one that nothing disturbs; of so many `ranks`,
+    if it has any.
 
-    What the lives reported stays readable. Their files are removed at once, as nobody knows how a kernel ends; so are the
-    checkpoints, unless they have a `directory`.
+    What the lives reported stays readable. Their files are removed at once, as nobody knows how a
+    kernel ends; so are the checkpoints, unless they have a `directory`.
     """
     bench = Bench(submission, _launcher(), seed=0, jobs=1)
     bench.salts = Salts(None)
@@ -81,9 +97,13 @@ def train(
     return run
 
 
-def on_cluster(submission: Submission, script: str, *flags: object, plan: Sequence[dict] = (), uses: str = ""):
-    """The run of a job script of the submission on a cluster of its own (grader/checks/cluster_runs.py), under this plan:
-    [{"step": 7, "do": "preempt"}, ...]. UsageError where there is no cluster to be had."""
+def on_cluster(
+    submission: Submission, script: str, *flags: object, plan: Sequence[dict] = (), uses: str = ""
+):
+    """The run of a job script of the submission on a cluster of its own
+    (grader/checks/cluster_runs.py), under this plan: [{"step": 7, "do": "preempt"}, ...].
+    UsageError where there is no cluster to be had.
+    """
     from grader.checks import cluster_runs
 
     bench = Bench(submission, _launcher(), seed=0, jobs=1)
@@ -96,32 +116,58 @@ def on_cluster(submission: Submission, script: str, *flags: object, plan: Sequen
 
 
 def crash_test(code: str, beside: Submission | None = None) -> dict:
-    """`grade crashtest` of the functions save and load of this code, which may import what `beside` holds: its report as
-    data, with "picture" (PNG of the smallest failing state, or None) and "why" there is no verdict (else empty)."""
+    """`grade crashtest` of the functions save and load of this code, which may import what `beside`
+    holds: its report as data, with "picture" (PNG of the smallest failing state, or None) and "why"
+    there is no verdict (else empty).
+    """
     with tempfile.TemporaryDirectory() as made:
         here = Path(made)
         folder = beside.copy_to(here / "code") if beside else here
         (folder / "crash.py").write_text(code)
         functions = ["--save", "crash.py:save", "--load", "crash.py:load"]
         done = subprocess.run(
-            [sys.executable, "-m", "grader", "crashtest", *functions, "--no-flips", "--no-errors", "--json", "report.json", "--picture", "worst.png"],
-            cwd=folder, env={**os.environ, "PYTHONPATH": str(course.ROOT)}, capture_output=True, text=True, timeout=CELL_TIMEOUT,
-        )  # fmt: skip
+            [
+                sys.executable,
+                "-m",
+                "grader",
+                "crashtest",
+                *functions,
+                "--no-flips",
+                "--no-errors",
+                "--json",
+                "report.json",
+                "--picture",
+                "worst.png",
+            ],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(course.ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=CELL_TIMEOUT,
+        )
         report, picture = folder / "report.json", folder / "worst.png"
         if not report.exists():
             return {"why": done.stderr.strip().removeprefix("grade: "), "picture": None}
-        return {"why": "", "picture": picture.read_bytes() if picture.exists() else None, **json.loads(report.read_text())}
+        return {
+            "why": "",
+            "picture": picture.read_bytes() if picture.exists() else None,
+            **json.loads(report.read_text()),
+        }
 
 
 def files(name: str, texts: dict[str, str], module: str = "auto_resume.py") -> Submission:
     """A submission of these files, called `name`."""
-    work = Submission(course.ROOT, module, {file: text.encode() for file, text in {module: "", **texts}.items()})
+    work = Submission(
+        course.ROOT, module, {file: text.encode() for file, text in {module: "", **texts}.items()}
+    )
     work.key = f"notebook {name}"
     return work
 
 
 def last_words(run: Run) -> str:
-    """What those lives of `run` wrote to stderr that ended by themselves before training was done; empty if none did."""
+    """What those lives of `run` wrote to stderr that ended by themselves before training was done;
+    empty if none did.
+    """
     return run.notes["last words"]
 
 
@@ -139,7 +185,11 @@ def _finding(lab: Lab, run: Run) -> str:
 
 
 def _last_words(run: Run) -> str:
-    failed = [(n, life) for n, life in enumerate(run.lives, 1) if not (life.finished or life.died_of_fault)]
+    failed = [
+        (n, life)
+        for n, life in enumerate(run.lives, 1)
+        if not (life.finished or life.died_of_fault)
+    ]
     return "\n".join(f"--- life {n}\n{life.text('stderr').strip()}" for n, life in failed)
 
 
@@ -151,7 +201,7 @@ def _launcher():
     return launcher
 
 
-# --- their sources ---------------------------------------------------------------------------------
+# --- their sources --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -170,7 +220,9 @@ def notebook_path(exercise: Exercise) -> Path:
 
 
 def cells(exercise: Exercise) -> list[Cell]:
-    """The cells of the exercise's source. UsageError if there is none, or for a line it can't read."""
+    """The cells of the exercise's source. UsageError if there is none, or for a line it can't
+    read.
+    """
     path = source_path(exercise)
     try:
         text = path.read_text(encoding="utf-8")
@@ -185,8 +237,8 @@ _MARKER = re.compile(r"# %%(?: \[(markdown)\])?(?: (.*))?")
 def parse(text: str, name: str = "the source") -> list[Cell]:
     """Cells of a text in percent format; what stands before the first marker belongs to none.
 
-        # %% [markdown]                              prose, each line behind "# "
-        # %% tags=["nbval-ignore-output"]            code; key=JSON goes into the cell's metadata
+    # %% [markdown]                              prose, each line behind "# "
+    # %% tags=["nbval-ignore-output"]            code; key=JSON goes into the cell's metadata
     """
     found: list[tuple[str, dict, list[str]]] = []
     for number, line in enumerate(text.splitlines(), 1):
@@ -231,7 +283,10 @@ def check_source(exercise: Exercise) -> None:
     want = cells(exercise)
     for number, (a, b) in enumerate(zip(have, want, strict=False), 1):
         if a != b:
-            raise UsageError(f"{_short(path)}: cell {number} isn't what {source_path(exercise).name} says; {again}")
+            raise UsageError(
+                f"{_short(path)}: cell {number} isn't what {source_path(exercise).name} says; "
+                f"{again}"
+            )
     if len(have) != len(want):
         raise UsageError(f"{_short(path)} has {len(have)} cells, its source {len(want)}; {again}")
 
@@ -240,7 +295,7 @@ def _short(path: Path) -> str:
     return f"{path.parent.name}/{path.name}"
 
 
-# --- building them ---------------------------------------------------------------------------------
+# --- building them --------------------------------------------------------------------------------
 
 
 def new(exercise: Exercise):
@@ -256,7 +311,9 @@ def new(exercise: Exercise):
 
 
 def execute(exercise: Exercise, submission: str | Path):
-    """The exercise's notebook, executed in the exercise's folder with GRADE_SUBMISSION=`submission`."""
+    """The exercise's notebook, executed in the exercise's folder with
+    GRADE_SUBMISSION=`submission`.
+    """
     _, nbclient = _tools()
     notebook = new(exercise)
     client = nbclient.NotebookClient(
@@ -271,7 +328,10 @@ def execute(exercise: Exercise, submission: str | Path):
     try:
         client.execute(env={**os.environ, "GRADE_SUBMISSION": str(submission)})
     except nbclient.exceptions.CellExecutionError as e:
-        raise UsageError(f"{_short(source_path(exercise))}: cell {_failed(notebook)} failed: {e.ename}: {e.evalue}")
+        raise UsageError(
+            f"{_short(source_path(exercise))}: cell {_failed(notebook)} failed: {e.ename}: "
+            f"{e.evalue}"
+        )
     except nbclient.exceptions.CellTimeoutError:
         raise UsageError(f"{_short(source_path(exercise))}: a cell took more than {CELL_TIMEOUT} s")
     except nbclient.exceptions.DeadKernelError:
@@ -299,7 +359,9 @@ def digest_path(exercise: Exercise) -> Path:
 
 
 def is_pristine(exercise: Exercise) -> bool:
-    """Is notebook.ipynb as it was built? A student who has run it, or changed it, has made it their own."""
+    """Is notebook.ipynb as it was built? A student who has run it, or changed it, has made it their
+    own.
+    """
     path, built = notebook_path(exercise), digest_path(exercise)
     return path.exists() and built.exists() and built.read_text().strip() == _digest(path)
 

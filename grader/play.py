@@ -18,10 +18,28 @@ STEPS = EPOCHS * STEPS_PER_EPOCH
 
 
 def play(
-    exercise_id: str, work: Submission, kills: list[int], stops: list[int], workers: int, ranks: int | None, save_every: int, seed: int
+    exercise_id: str,
+    work: Submission,
+    kills: list[int],
+    stops: list[int],
+    workers: int,
+    ranks: int | None,
+    save_every: int,
+    seed: int,
 ) -> int:
-    """Run the training job, kill it after each of `kills` (ex03: SIGTERM in each of `stops`), and say what every life did."""
-    flags = ("--seed", seed, "--epochs", EPOCHS, "--steps-per-epoch", STEPS_PER_EPOCH, "--save-every", save_every)
+    """Run the training job, kill it after each of `kills` (ex03: SIGTERM in each of `stops`), and
+    say what every life did.
+    """
+    flags = (
+        "--seed",
+        seed,
+        "--epochs",
+        EPOCHS,
+        "--steps-per-epoch",
+        STEPS_PER_EPOCH,
+        "--save-every",
+        save_every,
+    )
     faults = [Kill(after_step=step) for step in sorted(kills)]
     if stops and (kills or exercise_id != "ex03"):
         raise UsageError("--stop-in goes with ex03, and without --kill-after")
@@ -33,7 +51,9 @@ def play(
         faults = [Kill(after_step=fault.step, rank=number - 1) for fault in faults]
     elif exercise_id == "ex03":
         script, number = ("train_preempt.py", *flags, "--workers", workers), ranks
-        faults = faults or [send("term", step, rank=None if ranks is None else ranks - 1) for step in sorted(stops)]
+        faults = faults or [
+            send("term", step, rank=None if ranks is None else ranks - 1) for step in sorted(stops)
+        ]
     else:
         raise UsageError(f"{exercise_id} has no run to play with; ex01, ex02 and ex03 have")
     launcher = launchers.choose()
@@ -47,7 +67,9 @@ def play(
 
 
 def _said(life: Life | Group) -> str:
-    """What it printed. A rank whose only trouble is that another one is gone says so in one line, not in forty."""
+    """What it printed. A rank whose only trouble is that another one is gone says so in one line,
+    not in forty.
+    """
     if isinstance(life, Life):
         return life.text("stdout") + life.text("stderr")
     text = life.text("stdout")
@@ -56,13 +78,17 @@ def _said(life: Life | Group) -> str:
         if crash and rank_runs.by_others(of_rank, crash):
             text += f"[rank {rank}] its collective failed: another rank is gone\n"
         else:
-            text += "".join(f"[rank {rank}] {line}\n" for line in of_rank.text("stderr").splitlines())
+            text += "".join(
+                f"[rank {rank}] {line}\n" for line in of_rank.text("stderr").splitlines()
+            )
     return text
 
 
 def _play(lab: Lab, script: tuple, faults: list[Fault], ranks: int | None) -> int:
     stops = script[0] == preempted.SCRIPT
-    run = (preempted if stops else lab).launch(*((lab,) if stops else ()), *script, faults=tuple(faults), ranks=ranks)
+    run = (preempted if stops else lab).launch(
+        *((lab,) if stops else ()), *script, faults=tuple(faults), ranks=ranks
+    )
     for number, life in enumerate(run.lives, 1):
         print(f"--- life {number}" + (f": {life.fault.story}" if life.fault else ""))
         for line in escaped(course_paths(_said(life), lab.bench)).splitlines():
@@ -71,12 +97,19 @@ def _play(lab: Lab, script: tuple, faults: list[Fault], ranks: int | None) -> in
             for at, what in timeline(life):
                 print(f"    {at:6.1f} s  {what}")
         else:
-            print(f"    saved after steps {', '.join(str(e['step']) for e in life.all('saved')) or 'none'}")
+            print(
+                "    saved after steps "
+                f"{', '.join(str(e['step']) for e in life.all('saved')) or 'none'}"
+            )
     expectations = expect if ranks is None else rank_runs
     try:
         if stops:
             preempted.stopped_well(lab, run, preempted.yardstick(lab, script, ranks=ranks))
-            print("The run that was stopped is the undisturbed one, bit for bit." if faults else "Training is done.")
+            print(
+                "The run that was stopped is the undisturbed one, bit for bit."
+                if faults
+                else "Training is done."
+            )
         elif faults:
             expectations.rejoins(lab, run, lab.undisturbed(*script, ranks=ranks))
             print("The resumed run is the undisturbed one, bit for bit.")

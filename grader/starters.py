@@ -21,8 +21,12 @@ def untouched(exercise: Exercise, work: Submission) -> bool:
 
 
 def reset(exercise: Exercise) -> Path | None:
-    """Put the starter back; where the student's version is kept now. None if nothing had to be done."""
-    pristine = derive.starter_files(exercise) if exercise.solution.is_dir() else _handed_out(exercise)
+    """Put the starter back; where the student's version is kept now. None if nothing had to be
+    done.
+    """
+    pristine = (
+        derive.starter_files(exercise) if exercise.solution.is_dir() else _handed_out(exercise)
+    )
     if exercise.starter.is_dir() and _files(exercise) == pristine:
         return None
     new = exercise.folder / f"starter.new-{os.getpid()}"
@@ -61,10 +65,15 @@ def _handed_out(exercise: Exercise) -> dict[str, bytes]:
     where = f"{exercise.folder.name}/starter/{exercise.module}"
 
     def git(*args) -> bytes:
-        return subprocess.run(["git", "-C", str(ROOT), *args], capture_output=True, check=True).stdout
+        return subprocess.run(
+            ["git", "-C", str(ROOT), *args], capture_output=True, check=True
+        ).stdout
 
     try:
         first = git("log", "--diff-filter=A", "--format=%H", "--", where).split()
         return {exercise.module: git("show", f"{first[-1].decode()}:{where}")}
     except (OSError, subprocess.CalledProcessError, IndexError):
-        raise UsageError(f"nothing to reset {exercise.id} to: no solution to derive a starter from, and git doesn't know {where}")
+        raise UsageError(
+            f"nothing to reset {exercise.id} to: no solution to derive a starter from, and git "
+            f"doesn't know {where}"
+        )

@@ -11,8 +11,9 @@ PASS, FAIL, BLOCKED, INCONCLUSIVE = "pass", "fail", "blocked", "inconclusive"
 class Finding(AssertionError):
     """What a check found wrong, as evidence: rows of (label, text), the first ones first.
 
-    `cause` says when two findings are one: "component:NumPy RNG", "crash:checkpoint.py:41:TypeError".
-    `fault` is the text form of the fault schedule that shows it, for the replay command.
+    `cause` says when two findings are one: "component:NumPy RNG",
+    "crash:checkpoint.py:41:TypeError". `fault` is the text form of the fault schedule that shows
+    it, for the replay command.
     """
 
     verdict = FAIL
@@ -34,7 +35,14 @@ class Inconclusive(Finding):
 
     verdict = INCONCLUSIVE
 
-    def __init__(self, cause: str, rows: list[tuple[str, str]], fault: str | None = None, blocks: bool = True, **data):
+    def __init__(
+        self,
+        cause: str,
+        rows: list[tuple[str, str]],
+        fault: str | None = None,
+        blocks: bool = True,
+        **data,
+    ):
         super().__init__(cause, rows, fault, **data)
         self.blocks = blocks
 

@@ -1,27 +1,35 @@
-"""Checkpoints that survive production: copy this one file into your project (torch and the standard library).
+"""Checkpoints that survive production: copy this one file into your project (torch and the standard
+library).
 
     sampler = ResumableSampler(len(data), batch_size=32, seed=1)
-    loader = DataLoader(data, batch_sampler=sampler, generator=torch.Generator(), worker_init_fn=ignore_signals)
-    with CheckpointManager("checkpoints", {"model": model, "optimizer": optimizer, "scheduler": scheduler,
+    loader = DataLoader(data, batch_sampler=sampler, generator=torch.Generator(),
+    worker_init_fn=ignore_signals) with CheckpointManager("checkpoints", {"model": model,
+    "optimizer": optimizer, "scheduler": scheduler,
                                            "sampler": sampler}, every_steps=1000, keep=3) as ckpt:
-        ckpt.resume()                                   # the newest intact checkpoint, or a fresh start
+        ckpt.resume()                                   # the newest intact checkpoint, or a fresh
+                                                        start
         while ckpt.epoch < epochs and not ckpt.should_stop():
             for batch in sampler.follow(loader):
-                ...                                     # forward, backward, optimizer.step(), scheduler.step()
-                if ckpt.step():                         # saves when it's due; true: a signal came, leave
+                ...                                     # forward, backward, optimizer.step(),
+                                                        scheduler.step()
+                if ckpt.step():                         # saves when it's due; true: a signal came,
+                                                        leave
                     break
             else:
                 ckpt.end_epoch(validate(model))
-    sys.exit(ckpt.exit_status)                          # 0 done, 75 preempted: run me again; an error is 1
+    sys.exit(ckpt.exit_status)                          # 0 done, 75 preempted: run me again; an
+                                                        error is 1
 
 What it promises, on one process, under DDP and under FSDP2:
-- A checkpoint is there wholly or not at all: files, fsync, one rename, fsync of the directory. Every byte is
-  covered by a digest that is checked on loading. Nothing in it is code (JSON and raw tensors, no pickle).
-- Resuming takes the newest intact checkpoint, says aloud which ones it passed over, and never starts afresh
-  when there are checkpoints and none is intact.
-- With several ranks a checkpoint exists only when every rank's part is durable, an error on one rank is an
-  error on all of them, and all stop at the same step.
-- Asynchronous saves stall training while the state is copied, no longer. A failure is raised by the next call.
+- A checkpoint is there wholly or not at all: files, fsync, one rename, fsync of the directory.
+  Every byte is covered by a digest that is checked on loading. Nothing in it is code (JSON and raw
+  tensors, no pickle).
+- Resuming takes the newest intact checkpoint, says aloud which ones it passed over, and never
+  starts afresh when there are checkpoints and none is intact.
+- With several ranks a checkpoint exists only when every rank's part is durable, an error on one
+  rank is an error on all of them, and all stop at the same step.
+- Asynchronous saves stall training while the state is copied, no longer. A failure is raised by the
+  next call.
 """
 
 from __future__ import annotations
@@ -67,12 +75,15 @@ class CheckpointError(Exception):
 
 
 class Mismatch(CheckpointError):
-    """The checkpoint is intact, and belongs to another model or optimizer: no older one will fit better."""
+    """The checkpoint is intact, and belongs to another model or optimizer: no older one will fit
+    better.
+    """
 
 
 # ---------------------------------------------------------------- one file
-# magic, length of the header, its digest, header (JSON), the tensors' bytes one after another, a digest of all.
-# Tensors go to the file from where they are, and come back into memory of their own: no second copy of them.
+# magic, length of the header, its digest, header (JSON), the tensors' bytes one after another, a
+# digest of all. Tensors go to the file from where they are, and come back into memory of their own:
+# no second copy of them.
 
 MAGIC, CHUNK = b"ckpt-v1\n", 8 << 20
 _checkers = ThreadPoolExecutor(2, "digest")  # they keep pace with the disk, beside it
@@ -88,10 +99,12 @@ os.register_at_fork(after_in_child=_new_threads)  # threads don't survive a fork
 
 
 class _Digest:
-    """SHA-256 over the CRC-32 of each piece of 8 MiB or less: computed in parallel, and while pieces are written.
+    """SHA-256 over the CRC-32 of each piece of 8 MiB or less: computed in parallel, and while
+    pieces are written.
 
-    It is there to find accidents. A flipped bit or a damaged run of up to 32 bits can't pass; of wilder damage,
-    one in four thousand million. (It is the check that torch.save writes into its files, and torch.load skips.)
+    It is there to find accidents. A flipped bit or a damaged run of up to 32 bits can't pass; of
+    wilder damage, one in four thousand million. (It is the check that torch.save writes into its
+    files, and torch.load skips.)
     """
 
     def __init__(self):
@@ -114,9 +127,11 @@ class _Digest:
 
 
 def write_file(path, state) -> str:
-    """Write `state` (nested dicts, lists and tuples of tensors and plain values) to a new file, durably.
+    """Write `state` (nested dicts, lists and tuples of tensors and plain values) to a new file,
+    durably.
 
-    Returns the file's digest. At most 64 MiB of memory beyond the state itself. OSError if the disk is full.
+    Returns the file's digest. At most 64 MiB of memory beyond the state itself. OSError if the disk
+    is full.
     """
     tensors: list[torch.Tensor] = []
     tree = _encode(state, "state", tensors, {})
@@ -127,9 +142,12 @@ def write_file(path, state) -> str:
         head = MAGIC + len(header).to_bytes(8, "little") + hashlib.sha256(header).digest() + header
         _write_all(f, head)
         digest.update(head)
-        syncing, unsynced = [], 0  # the disk begins with the first bytes, not when fsync is called with the last
+        # the disk begins with the first bytes, not when fsync is called with the last
+        syncing, unsynced = [], 0
         for t in tensors:
-            flat = t.reshape(-1).view(torch.uint8) if t.numel() else t.new_empty(0, dtype=torch.uint8)
+            flat = (
+                t.reshape(-1).view(torch.uint8) if t.numel() else t.new_empty(0, dtype=torch.uint8)
+            )
             for start in range(0, len(flat), CHUNK):
                 piece = flat[start : start + CHUNK].cpu()
                 view = _memory(piece)
@@ -147,7 +165,9 @@ def write_file(path, state) -> str:
 
 
 def read_file(path):
-    """What `write_file` wrote, tensors on the CPU. CheckpointError if a single bit of the file is wrong."""
+    """What `write_file` wrote, tensors on the CPU. CheckpointError if a single bit of the file is
+    wrong.
+    """
     return _read(path)[0]
 
 
@@ -164,11 +184,17 @@ def _read(path, keep: bool = True):
             digest.update(head + header)
             header = json.loads(header)
             for dtype, shape in header["tensors"]:
-                t = torch.empty(shape, dtype=getattr(torch, dtype), device="cpu" if keep else "meta")
+                t = torch.empty(
+                    shape, dtype=getattr(torch, dtype), device="cpu" if keep else "meta"
+                )
                 tensors.append(t)
                 view, size = _memory(t) if keep else None, t.numel() * t.element_size()
                 for start in range(0, size, CHUNK):
-                    piece = view[start : start + CHUNK] if keep else memoryview(bytearray(min(CHUNK, size - start)))
+                    piece = (
+                        view[start : start + CHUNK]
+                        if keep
+                        else memoryview(bytearray(min(CHUNK, size - start)))
+                    )
                     if f.readinto(piece) != len(piece):
                         raise CheckpointError(f"{path} is damaged: it ends early")
                     digest.update(piece, t)
@@ -211,17 +237,31 @@ def _fsync_path(path) -> None:
 
 def _identity(t: torch.Tensor):
     """Equal for tensors that are one (tied weights)."""
-    return (t.data_ptr(), t.is_conj(), t.is_neg(), t.dtype, t.shape, t.stride(), t.device) if t.numel() else id(t)
+    return (
+        (t.data_ptr(), t.is_conj(), t.is_neg(), t.dtype, t.shape, t.stride(), t.device)
+        if t.numel()
+        else id(t)
+    )
 
 
 def _encode(value, where: str, tensors: list, seen: dict):
-    """`value` as JSON; tensors are appended to `tensors`, those that share their memory (tied weights) once."""
+    """`value` as JSON; tensors are appended to `tensors`, those that share their memory (tied
+    weights) once.
+    """
     if value is None or isinstance(value, (bool, str)):
         return value
     if isinstance(value, torch.Tensor):
         t = value.detach()
-        if t.layout != torch.strided or t.device.type == "meta" or t.is_quantized or hasattr(t, "to_local") or hasattr(t, "__tensor_flatten__"):
-            raise TypeError(f"{where} is a tensor of layout {t.layout} on {t.device}: it can't be saved")
+        if (
+            t.layout != torch.strided
+            or t.device.type == "meta"
+            or t.is_quantized
+            or hasattr(t, "to_local")
+            or hasattr(t, "__tensor_flatten__")
+        ):
+            raise TypeError(
+                f"{where} is a tensor of layout {t.layout} on {t.device}: it can't be saved"
+            )
         if (key := _identity(t)) not in seen:
             seen[key] = len(tensors)
             tensors.append(t.resolve_conj().resolve_neg().contiguous())
@@ -237,12 +277,21 @@ def _encode(value, where: str, tensors: list, seen: dict):
     if isinstance(value, dict):
         if type(value) not in (dict, collections.OrderedDict, collections.Counter):
             raise TypeError(f"{where} is a {type(value).__name__}: it would come back as a dict")
-        items = [[_encode(k, f"a key of {where}", tensors, seen), _encode(v, f"{where}[{k!r}]", tensors, seen)] for k, v in value.items()]
+        items = [
+            [
+                _encode(k, f"a key of {where}", tensors, seen),
+                _encode(v, f"{where}[{k!r}]", tensors, seen),
+            ]
+            for k, v in value.items()
+        ]
         return {"counter" if isinstance(value, collections.Counter) else "dict": items}
     if isinstance(value, (list, tuple)):
         items = [_encode(v, f"{where}[{n}]", tensors, seen) for n, v in enumerate(value)]
         return items if isinstance(value, list) else {"tuple": items}
-    raise TypeError(f"{where} is a {type(value).__name__}: only tensors, numbers, strings, None, bytes and lists, tuples and dicts of them can be saved")
+    raise TypeError(
+        f"{where} is a {type(value).__name__}: only tensors, numbers, strings, None, bytes and "
+        "lists, tuples and dicts of them can be saved"
+    )
 
 
 def _decode(node, tensors: list):
@@ -256,16 +305,22 @@ def _decode(node, tensors: list):
     if kind in ("dict", "counter"):
         items = {_decode(k, tensors): _decode(v, tensors) for k, v in content}
         return collections.Counter(items) if kind == "counter" else items
-    return {"float": float.fromhex, "bytes": bytes.fromhex, "tuple": lambda c: tuple(_decode(c, tensors))}[kind](content)
+    return {
+        "float": float.fromhex,
+        "bytes": bytes.fromhex,
+        "tuple": lambda c: tuple(_decode(c, tensors)),
+    }[kind](content)
 
 
 # ---------------------------------------------------------------- a directory of checkpoints
 
 
 class CheckpointDirectory:
-    """Checkpoints are directories step-STEP-N and best-STEP-N (N: saved again); what isn't finished is tmp-...
+    """Checkpoints are directories step-STEP-N and best-STEP-N (N: saved again); what isn't finished
+    is tmp-...
 
-    A checkpoint is its files and manifest.json, which names each with its digest and carries one of its own.
+    A checkpoint is its files and manifest.json, which names each with its digest and carries one of
+    its own.
     """
 
     def __init__(self, path):
@@ -275,14 +330,20 @@ class CheckpointDirectory:
     def names(self, kind: str = "step") -> list[str]:
         """Finished checkpoints, newest first: by step, never by date."""
         entries = os.listdir(self.path) if self.path.is_dir() else []
-        found = [(int(m[1]), int(m[2]), n) for n in entries if (m := re.fullmatch(kind + r"-(\d+)-(\d+)", n))]
+        found = [
+            (int(m[1]), int(m[2]), n)
+            for n in entries
+            if (m := re.fullmatch(kind + r"-(\d+)-(\d+)", n))
+        ]
         return [name for *_, name in sorted(found, reverse=True)]
 
     def begin(self, kind: str, step: int) -> Path:
         """A temporary directory to write into; leftovers of interrupted saves go first."""
         self.path.mkdir(parents=True, exist_ok=True)
         self.clear_leftovers()
-        again = [int(n.rpartition("-")[2]) for n in self.names(kind) if int(n.split("-")[1]) == step]
+        again = [
+            int(n.rpartition("-")[2]) for n in self.names(kind) if int(n.split("-")[1]) == step
+        ]
         tmp = self.path / f"tmp-{kind}-{step:012d}-{max(again, default=0) + 1}"
         tmp.mkdir()
         return tmp
@@ -293,7 +354,9 @@ class CheckpointDirectory:
                 shutil.rmtree(self.path / name, ignore_errors=True)
 
     def commit(self, tmp: Path, digests: dict[str, str], **more) -> str:
-        """Make what was written into `tmp` a checkpoint: the names first, then the one rename, then its name."""
+        """Make what was written into `tmp` a checkpoint: the names first, then the one rename, then
+        its name.
+        """
         body = json.dumps({"files": digests, **more}, sort_keys=True)
         with open(tmp / "manifest.json", "x") as f:
             f.write(body + "\n" + hashlib.sha256(body.encode()).hexdigest() + "\n")
@@ -307,12 +370,18 @@ class CheckpointDirectory:
         return name
 
     def set_aside(self, kind: str, step: int) -> None:
-        """Checkpoints of later steps are another run's that began before this one: kept, and no longer in the way."""
+        """Checkpoints of later steps are another run's that began before this one: kept, and no
+        longer in the way.
+        """
         for name in self.names(kind):
             if int(name.split("-")[1]) > step:
                 gone = f"abandoned-{time.time_ns()}-{name}"
                 os.rename(self.path / name, self.path / gone)
-                print(f"{name} is of another run, which this one has overtaken: kept as {gone}", file=sys.stderr, flush=True)
+                print(
+                    f"{name} is of another run, which this one has overtaken: kept as {gone}",
+                    file=sys.stderr,
+                    flush=True,
+                )
 
     def manifest(self, name: str) -> dict:
         try:
@@ -337,7 +406,9 @@ class CheckpointDirectory:
         """CheckpointError unless every file (of this rank's share) is as it was written."""
         for file, wanted in sorted(self.manifest(name)["files"].items())[share]:
             path = self.path / name / file
-            if (_read(path, keep=False)[1] if file.endswith(".ckpt") else digest_of(path)) != wanted:
+            if (
+                _read(path, keep=False)[1] if file.endswith(".ckpt") else digest_of(path)
+            ) != wanted:
                 raise CheckpointError(f"{path} is damaged")
 
     def prune(self, keep: int, kind: str = "step", trust: bool = True) -> None:
@@ -386,22 +457,33 @@ def _rank_and_world() -> tuple[int, int]:
 
 
 class _Ranks:
-    """What the ranks decide together, over a gloo group of their own: another thread may be in a collective."""
+    """What the ranks decide together, over a gloo group of their own: another thread may be in a
+    collective.
+    """
 
     def __init__(self, timeout: float):
         self.rank, self.world = _rank_and_world()
         self.on = self.world > 1
-        self.group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout)) if self.on else None
+        self.group = (
+            dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout)) if self.on else None
+        )
 
     def _meet(self, what: str, collective) -> None:
         try:
             collective()
         except RuntimeError as e:  # a rank that is gone, or one that never came
-            told = f"rank {self.rank} lost the others in {what}: one has died, or doesn't call it. Every rank must call"
-            raise CheckpointError(f"{told} step, end_epoch, should_stop, save and resume, at the same points ({e})") from e
+            told = (
+                f"rank {self.rank} lost the others in {what}: one has died, or doesn't call "
+                "it. Every rank must call"
+            )
+            raise CheckpointError(
+                f"{told} step, end_epoch, should_stop, save and resume, at the same points ({e})"
+            ) from e
 
     def together(self, what: str, work) -> list:
-        """Run `work` on every rank and return everybody's result; an error on one rank is raised on all."""
+        """Run `work` on every rank and return everybody's result; an error on one rank is raised on
+        all.
+        """
         mine, error = (None, None), None
         try:
             mine = (None, work())
@@ -415,7 +497,9 @@ class _Ranks:
         failed = [f"rank {r}: {message}" for r, (message, _) in enumerate(results) if message]
         if failed:
             mismatch = any(flag for message, flag in results if message)
-            raise (Mismatch if mismatch else CheckpointError)(f"{what} failed on {'; '.join(failed)}") from error
+            raise (Mismatch if mismatch else CheckpointError)(
+                f"{what} failed on {'; '.join(failed)}"
+            ) from error
         return [result for _, result in results]
 
     def highest(self, *numbers: float) -> list[float]:
@@ -423,7 +507,10 @@ class _Ranks:
         if not self.on:
             return list(numbers)
         t = torch.tensor(numbers, dtype=torch.float64)
-        self._meet("step, end_epoch or should_stop", lambda: dist.all_reduce(t, dist.ReduceOp.MAX, group=self.group))
+        self._meet(
+            "step, end_epoch or should_stop",
+            lambda: dist.all_reduce(t, dist.ReduceOp.MAX, group=self.group),
+        )
         return t.tolist()
 
 
@@ -431,9 +518,11 @@ class _Ranks:
 
 
 class StopSignal:
-    """Context manager: SIGTERM and SIGUSR1 raise a flag and nothing else; the old handlers come back.
+    """Context manager: SIGTERM and SIGUSR1 raise a flag and nothing else; the old handlers come
+    back.
 
-    A handler that saves would interrupt optimizer.step() half-way and save weights of two different steps.
+    A handler that saves would interrupt optimizer.step() half-way and save weights of two different
+    steps.
     """
 
     def __init__(self, signals=(signal.SIGTERM, signal.SIGUSR1)):
@@ -445,7 +534,8 @@ class StopSignal:
 
     def __exit__(self, *_) -> None:
         for s, handler in self.before.items():
-            if handler is not None:  # one that wasn't installed from Python can't be put back from there
+            # one that wasn't installed from Python can't be put back from there
+            if handler is not None:
                 signal.signal(s, handler)
 
     def _note(self, number, frame) -> None:
@@ -461,7 +551,9 @@ def _end_workers() -> None:
 
 
 def ignore_signals(worker: int = 0) -> None:
-    """worker_init_fn for a DataLoader: a signal to the process group must not kill the workers before the save."""
+    """worker_init_fn for a DataLoader: a signal to the process group must not kill the workers
+    before the save.
+    """
     for s in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(s, signal.SIG_IGN)
 
@@ -470,11 +562,13 @@ def ignore_signals(worker: int = 0) -> None:
 
 
 class ResumableSampler:
-    """A batch sampler that knows how much of the epoch has been trained: batches that are done aren't fetched again.
+    """A batch sampler that knows how much of the epoch has been trained: batches that are done
+    aren't fetched again.
 
-    The order depends on `seed` and the epoch alone, not on torch's global generator. With several ranks (make it after
-    init_process_group) each gets its own part of every global batch of batch_size times the number of ranks, so that the
-    position is one number, whatever that number. What is left at an epoch's end and fills no global batch is dropped.
+    The order depends on `seed` and the epoch alone, not on torch's global generator. With several
+    ranks (make it after init_process_group) each gets its own part of every global batch of
+    batch_size times the number of ranks, so that the position is one number, whatever that number.
+    What is left at an epoch's end and fills no global batch is dropped.
     """
 
     def __init__(self, size: int, batch_size: int, shuffle: bool = True, seed: int = 0):
@@ -483,7 +577,9 @@ class ResumableSampler:
         self.epoch = self.samples = 0  # `samples` of this epoch are trained, on all ranks together
         self.resumed = False
         if len(self) < 1:
-            raise ValueError(f"{size} samples make no batch of {batch_size} for each of {self.world} ranks")
+            raise ValueError(
+                f"{size} samples make no batch of {batch_size} for each of {self.world} ranks"
+            )
 
     def __len__(self) -> int:
         return self.size // (self.batch_size * self.world)
@@ -498,12 +594,16 @@ class ResumableSampler:
             yield order[mine : mine + self.batch_size]
 
     def follow(self, loader):
-        """The loader's batches. They count as done when the loop has them, not when a worker fetches them.
+        """The loader's batches. They count as done when the loop has them, not when a worker
+        fetches them.
 
         A resumed epoch may have none left.
         """
         if self.samples + self.batch_size * self.world > self.size and not self.resumed:
-            raise RuntimeError("this epoch's samples are all trained: is the sampler in the manager's state, so that end_epoch() knows it?")
+            raise RuntimeError(
+                "this epoch's samples are all trained: is the sampler in the manager's state, "
+                "so that end_epoch() knows it?"
+            )
         for batch in loader:
             self.samples += self.batch_size * self.world
             yield batch
@@ -518,7 +618,10 @@ class ResumableSampler:
     def load_state_dict(self, state: dict) -> None:
         for name in ("size", "shuffle", "seed"):
             if state[name] != getattr(self, name):
-                raise ValueError(f"the data were in another order: {name} was {state[name]} and is {getattr(self, name)}")
+                raise ValueError(
+                    f"the data were in another order: {name} was {state[name]} and is "
+                    f"{getattr(self, name)}"
+                )
         self.epoch, self.samples, self.resumed = state["epoch"], state["samples"], True
 
 
@@ -540,9 +643,12 @@ def set_rng_state(state: dict) -> None:
     """What this machine has a counterpart for is put back: it may have fewer GPUs, or no NumPy."""
     random.setstate(state["python"])
     torch.set_rng_state(state["torch"])
-    for device, rng in enumerate(state["cuda"][: torch.cuda.device_count() if torch.cuda.is_available() else 0]):
+    for device, rng in enumerate(
+        state["cuda"][: torch.cuda.device_count() if torch.cuda.is_available() else 0]
+    ):
         torch.cuda.set_rng_state(rng, device)
-    if state["cuda"] and torch.cuda.is_available():  # the one in use, though its number may be another now
+    # the one in use, though its number may be another now
+    if state["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"][state["device"]], torch.cuda.current_device())
     if numpy is not None and "numpy" in state:
         name, keys, *rest = state["numpy"]
@@ -551,7 +657,9 @@ def set_rng_state(state: dict) -> None:
 
 def bare(model):
     """The module inside of DistributedDataParallel, DataParallel and torch.compile."""
-    while isinstance(model, (torch.nn.parallel.DistributedDataParallel, torch.nn.DataParallel)) or hasattr(model, "_orig_mod"):
+    while isinstance(
+        model, (torch.nn.parallel.DistributedDataParallel, torch.nn.DataParallel)
+    ) or hasattr(model, "_orig_mod"):
         model = model._orig_mod if hasattr(model, "_orig_mod") else model.module
     return model
 
@@ -566,7 +674,9 @@ def _plain_key(key: str) -> str:
 
 def _versions(part) -> dict:
     """Of its modules: load_state_dict translates what an older one has saved."""
-    return {_plain_key(name): dict(about) for name, about in bare(part).state_dict()._metadata.items()}
+    return {
+        _plain_key(name): dict(about) for name, about in bare(part).state_dict()._metadata.items()
+    }
 
 
 def _state_of(part):
@@ -578,23 +688,31 @@ def _state_of(part):
 def _load_into(part, state, name: str, versions: dict | None = None) -> None:
     """Strictly. Mismatch names what doesn't fit."""
     if (part is None) != (state is None):
-        raise Mismatch(f"'{name}': {'the checkpoint holds one, the job has none' if part is None else 'the job has one, the checkpoint holds none'}")
+        held = ("checkpoint", "job") if part is None else ("job", "checkpoint")
+        raise Mismatch(f"'{name}': the {held[0]} has one and the {held[1]} has none")
     try:
         if isinstance(part, torch.nn.Module):
             fresh = bare(part).state_dict()
             own = {_plain_key(k): k for k in fresh}
             state = collections.OrderedDict((own.get(k, k), v) for k, v in state.items())
             if versions is not None:
-                state._metadata = {name: versions.get(_plain_key(name), {}) for name in fresh._metadata}
+                state._metadata = {
+                    name: versions.get(_plain_key(name), {}) for name in fresh._metadata
+                }
             part = bare(part)
         if part is not None:
             part.load_state_dict(state)
         if isinstance(part, torch.optim.Optimizer):
-            numbers, params = ([p for g in groups for p in g["params"]] for groups in (state["param_groups"], part.param_groups))
+            numbers, params = (
+                [p for g in groups for p in g["params"]]
+                for groups in (state["param_groups"], part.param_groups)
+            )
             for n, p in zip(numbers, params):
                 for k, v in state["state"].get(n, {}).items():
                     if isinstance(v, torch.Tensor) and v.shape == p.shape and k != "step":
-                        part.state[p][k] = torch.empty_like(p, dtype=v.dtype, requires_grad=False).copy_(v)
+                        part.state[p][k] = torch.empty_like(
+                            p, dtype=v.dtype, requires_grad=False
+                        ).copy_(v)
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as e:
         raise Mismatch(f"'{name}' doesn't fit the checkpoint: {type(e).__name__}: {e}") from e
 
@@ -607,12 +725,18 @@ def _map(value, change):
         items = {k: _map(v, change) for k, v in value.items()}
         return collections.Counter(items) if isinstance(value, collections.Counter) else items
     if isinstance(value, (list, tuple)):
-        return type(value)(_map(v, change) for v in value) if type(value) in (list, tuple) else tuple(_map(v, change) for v in value)
+        return (
+            type(value)(_map(v, change) for v in value)
+            if type(value) in (list, tuple)
+            else tuple(_map(v, change) for v in value)
+        )
     return value
 
 
 class _Staging:
-    """Copies of a state in reused CPU buffers (pinned, for CUDA): training goes on while they are written."""
+    """Copies of a state in reused CPU buffers (pinned, for CUDA): training goes on while they are
+    written.
+    """
 
     def __init__(self):
         self.buffers: list[torch.Tensor] = []
@@ -638,7 +762,8 @@ class _Staging:
             return done[key]
 
         staged = _map(tree, change)
-        for device in devices:  # the copies are under way: the next step would overwrite what they read
+        # the copies are under way: the next step would overwrite what they read
+        for device in devices:
             torch.cuda.current_stream(device).synchronize()
         return staged
 
@@ -647,11 +772,13 @@ class _Staging:
 
 
 class CheckpointManager:
-    """Saves and resumes a training job. Make it after init_process_group; use it as a context manager.
+    """Saves and resumes a training job. Make it after init_process_group; use it as a context
+    manager.
 
     directory     one that all ranks see, and no other job writes into
-    state         name -> object with state_dict and load_state_dict (or None): the same on every rank. Call the
-                  model "model" and its optimizer "optimizer". Scheduler, GradScaler, sampler: anything else
+    state         name -> object with state_dict and load_state_dict (or None): the same on every
+                  rank. Call the model "model" and its optimizer "optimizer". Scheduler, GradScaler,
+                  sampler: anything else
     per_rank      the same, for what every rank has of its own (a torchdata StatefulDataLoader, say)
     every_*       when to save; also when a signal came, and before the job's time is up
     keep          how many intact checkpoints stay; the best one stays apart
@@ -659,63 +786,114 @@ class CheckpointManager:
     gradients     save accumulated gradients, too (for saves in mid-accumulation)
     end_time      epoch seconds when the job will be killed; default: Slurm's, if there is one
     margin        s before that by which the last save must be durable
-    timeout       s after which a rank that doesn't answer is an error on the others: longer than a save takes
+    timeout       s after which a rank that doesn't answer is an error on the others: longer than a
+                  save takes
     max_stuck     lives in a row without a new checkpoint after which resume() gives up
     """
 
     def __init__(
-        self, directory, state, *, per_rank=None, every_steps=None, every_epochs=None, every_minutes=None, keep=3,
-        asynchronous=False, gradients=False, end_time=None, margin=30.0, timeout=3600.0, max_stuck=3,
-    ):  # fmt: skip
-        self.directory, self.state, self.per_rank = CheckpointDirectory(directory), dict(state), dict(per_rank or {})
+        self,
+        directory,
+        state,
+        *,
+        per_rank=None,
+        every_steps=None,
+        every_epochs=None,
+        every_minutes=None,
+        keep=3,
+        asynchronous=False,
+        gradients=False,
+        end_time=None,
+        margin=30.0,
+        timeout=3600.0,
+        max_stuck=3,
+    ):
+        self.directory, self.state, self.per_rank = (
+            CheckpointDirectory(directory),
+            dict(state),
+            dict(per_rank or {}),
+        )
         self._check_arguments(keep, every_steps, every_epochs, every_minutes, gradients)
-        self.every_steps, self.every_epochs, self.every_minutes = every_steps, every_epochs, every_minutes
+        self.every_steps, self.every_epochs, self.every_minutes = (
+            every_steps,
+            every_epochs,
+            every_minutes,
+        )
         self.keep, self.asynchronous, self.gradients = keep, asynchronous, gradients
         self.end_time = end_time or float(os.environ.get("SLURM_JOB_END_TIME") or math.inf)
         self.margin, self.max_stuck = margin, max_stuck
-        # this thread's and the writing thread's. A dead rank is noticed at once, whatever the time limit
+        # this thread's and the writing thread's. A dead rank is noticed at once, whatever the time
+        # limit
         self.front, self.back = _Ranks(timeout), _Ranks(timeout)
         self.rank, model = self.front.rank, self.state.get("model")
         self.sharded = model is not None and any(hasattr(p, "to_local") for p in model.parameters())
         if self.sharded and self.state.get("optimizer") is None:
-            raise ValueError("a sharded model is saved with its optimizer, under the name 'optimizer'")
+            raise ValueError(
+                "a sharded model is saved with its optimizer, under the name 'optimizer'"
+            )
         for name, part in self.state.items():
             for module in part.modules() if isinstance(part, torch.nn.Module) else ():
                 if type(module).__name__ == "FullyShardedDataParallel":
                     raise TypeError(f"'{name}' is sharded with FSDP1: use fully_shard (FSDP2)")
-                if name != "model" and any(hasattr(p, "to_local") for p in module.parameters(recurse=False)):
+                if name != "model" and any(
+                    hasattr(p, "to_local") for p in module.parameters(recurse=False)
+                ):
                     raise TypeError(f"'{name}' is sharded: only 'model' and its 'optimizer' can be")
         self.epoch = self.steps = 0
         self.best, self.outcome, self.stopping = math.inf, None, False
-        self.signal, self.staging, self.writer = StopSignal(), _Staging(), ThreadPoolExecutor(1, "checkpoint")
+        self.signal, self.staging, self.writer = (
+            StopSignal(),
+            _Staging(),
+            ThreadPoolExecutor(1, "checkpoint"),
+        )
         self.saving: Future | None = None
         self.device: int | None = None  # the CUDA device in use when a save began
         self.cost = self.status().get("cost", 0.0)  # s for a save; known from the last life
         self.longest, self.checked_at = 0.0, None  # s between two looks at signals and the clock
         self.saved, self.saved_at = None, time.monotonic()
         self.last = self.status()  # the life before this one
-        self.resumed = self.moved = False  # resume() or start_over() was called; something was trained
+        # resume() or start_over() was called; something was trained
+        self.resumed = self.moved = False
         self.lock, self.about = None, None
 
     def _check_arguments(self, keep, every_steps, every_epochs, every_minutes, gradients) -> None:
         """What would show hours later, at the first save or the first resume."""
         if self.directory.path.exists() and not self.directory.path.is_dir():
             raise CheckpointError(f"{self.directory.path} is a file: checkpoints need a directory")
-        if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not (dist.is_available() and dist.is_initialized()):
-            raise CheckpointError("this is one of several ranks (WORLD_SIZE): call init_process_group before you make the manager")
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not (
+            dist.is_available() and dist.is_initialized()
+        ):
+            raise CheckpointError(
+                "this is one of several ranks (WORLD_SIZE): call init_process_group before you "
+                "make the manager"
+            )
         if not isinstance(keep, int) or keep < 1:
             raise ValueError(f"keep={keep!r}: at least one checkpoint must stay")
-        for name, value in (("every_steps", every_steps), ("every_epochs", every_epochs), ("every_minutes", every_minutes)):
-            if value is not None and (value <= 0 or (name != "every_minutes" and value != int(value))):
+        for name, value in (
+            ("every_steps", every_steps),
+            ("every_epochs", every_epochs),
+            ("every_minutes", every_minutes),
+        ):
+            if value is not None and (
+                value <= 0 or (name != "every_minutes" and value != int(value))
+            ):
                 raise ValueError(f"{name}={value!r}: a positive number, or None")
         for name, part in (self.state | self.per_rank).items():
-            if part is not None and not (hasattr(part, "state_dict") and hasattr(part, "load_state_dict")):
-                raise TypeError(f"'{name}' is a {type(part).__name__}, which has no state_dict and load_state_dict: it can't be saved")
+            if part is not None and not (
+                hasattr(part, "state_dict") and hasattr(part, "load_state_dict")
+            ):
+                raise TypeError(
+                    f"'{name}' is a {type(part).__name__}, which has no state_dict and "
+                    "load_state_dict: it can't be saved"
+                )
         if gradients and self.state.get("model") is None:
             raise ValueError("gradients=True needs the model, under the name 'model'")
         for name, part in self.state.items():
             if isinstance(part, ResumableSampler) and part.world != _rank_and_world()[1]:
-                raise ValueError(f"'{name}' was made for {part.world} ranks, and there are {_rank_and_world()[1]}: make it after init_process_group")
+                raise ValueError(
+                    f"'{name}' was made for {part.world} ranks, and there are "
+                    f"{_rank_and_world()[1]}: make it after init_process_group"
+                )
 
     def __enter__(self) -> CheckpointManager:
         self.signal.__enter__()
@@ -734,7 +912,8 @@ class CheckpointManager:
             self.writer.shutdown(wait=True)
             told = self.outcome
             if told == DONE and not self.moved:
-                told = self.last.get("outcome", DONE)  # it only looked: what the last life came to still holds
+                # it only looked: what the last life came to still holds
+                told = self.last.get("outcome", DONE)
             try:
                 self._note(outcome=told, interrupted=kind is KeyboardInterrupt)
             except OSError as e:  # it must not hide what ended the job
@@ -752,13 +931,16 @@ class CheckpointManager:
     # --- when
 
     def step(self) -> bool:
-        """Call it after every optimizer step, on every rank: saves if it's due; true when training is to stop."""
+        """Call it after every optimizer step, on every rank: saves if it's due; true when training
+        is to stop.
+        """
         self._moves()
         self.steps += 1
         return self._check(bool(self.every_steps) and self.steps % self.every_steps == 0)
 
     def end_epoch(self, metric: float | None = None) -> bool:
-        """Call it after an epoch and its evaluation. `metric` (rank 0's counts): lower is better, so negate an accuracy.
+        """Call it after an epoch and its evaluation. `metric` (rank 0's counts): lower is better,
+        so negate an accuracy.
 
         The best is saved apart.
         """
@@ -775,16 +957,25 @@ class CheckpointManager:
         return self._check(bool(self.every_epochs) and self.epoch % self.every_epochs == 0)
 
     def should_stop(self) -> bool:
-        """For evaluation, warm-up and other long stretches between steps; on every rank at the same points."""
+        """For evaluation, warm-up and other long stretches between steps; on every rank at the same
+        points.
+        """
         return self._check(False, save=False)
 
     def _check(self, due: bool, save: bool = True) -> bool:
         now = time.monotonic()
         self.longest, self.checked_at = max(self.longest, now - (self.checked_at or now)), now
-        left = self.end_time - time.time() - self.margin - 2 * self.cost - self.longest  # the next check comes later
-        late = bool(self.every_minutes) and time.monotonic() - self.saved_at > 60 * self.every_minutes
-        failed = self.saving is not None and self.saving.done() and self.saving.exception() is not None
-        stop, late, failed = self.front.highest(bool(self.signal.received) or left < 0, late, failed)
+        # the next check comes later
+        left = self.end_time - time.time() - self.margin - 2 * self.cost - self.longest
+        late = (
+            bool(self.every_minutes) and time.monotonic() - self.saved_at > 60 * self.every_minutes
+        )
+        failed = (
+            self.saving is not None and self.saving.done() and self.saving.exception() is not None
+        )
+        stop, late, failed = self.front.highest(
+            bool(self.signal.received) or left < 0, late, failed
+        )
         if failed:
             self.flush()
         self.stopping = self.stopping or bool(stop)
@@ -798,16 +989,26 @@ class CheckpointManager:
             self.moved = True
 
     def _owns_directory(self) -> None:
-        """Before the first step: nothing that lies there is overtaken by accident, and no other job writes there."""
+        """Before the first step: nothing that lies there is overtaken by accident, and no other job
+        writes there.
+        """
         if self.rank:
             return
         if not self.resumed and (self.directory.names() or self.directory.names("best")):
-            raise CheckpointError(f"{self.directory.path} holds checkpoints: call resume() before training, or start_over() to put them aside")
+            raise CheckpointError(
+                f"{self.directory.path} holds checkpoints: call resume() before training, or "
+                "start_over() to put them aside"
+            )
         if not self._lock():
-            raise CheckpointError(f"another job is writing into {self.directory.path}: end it, or take another directory")
+            raise CheckpointError(
+                f"another job is writing into {self.directory.path}: end it, or take another "
+                "directory"
+            )
 
     def _lock(self) -> bool:
-        """Is the directory this job's? A lock of the process's, gone when it dies. Where there are no locks, it is."""
+        """Is the directory this job's? A lock of the process's, gone when it dies. Where there are
+        no locks, it is.
+        """
         if self.lock is not None or fcntl is None:
             return True
         try:
@@ -824,7 +1025,9 @@ class CheckpointManager:
     # --- saving
 
     def save(self, kind: str = "step") -> None:
-        """Save now. Asynchronously: returns when the state is copied; what goes wrong is raised by the next call."""
+        """Save now. Asynchronously: returns when the state is copied; what goes wrong is raised by
+        the next call.
+        """
         self.flush()
         self.device = torch.cuda.current_device() if torch.cuda.is_initialized() else None
         tree = self._capture()
@@ -852,26 +1055,50 @@ class CheckpointManager:
         progress = {"epoch": self.epoch, "steps": self.steps, "best": self.best}
         progress |= {"world_size": self.front.world, "gradients": self.gradients}
         if self.about is None:  # what doesn't change from save to save
-            modules, others = ({n: p for n, p in (self.state | self.per_rank).items() if isinstance(p, torch.nn.Module) == m} for m in (True, False))
+            modules, others = (
+                {
+                    n: p
+                    for n, p in (self.state | self.per_rank).items()
+                    if isinstance(p, torch.nn.Module) == m
+                }
+                for m in (True, False)
+            )
             kinds = {n: type(p).__name__ for n, p in others.items() if p is not None}
             self.about = {"kinds": kinds, "versions": {n: _versions(p) for n, p in modules.items()}}
         tree = {"shared": {"progress": progress, "about": self.about}, "own": {"rng": rng_state()}}
-        if self.front.world > 1 and self.state.get("model") is not None:  # a running mean may differ from rank to rank
-            tree["own"]["buffers"] = {_plain_key(n): b for n, b in bare(self.state["model"]).named_buffers() if not hasattr(b, "to_local")}
+        # a running mean may differ from rank to rank
+        if self.front.world > 1 and self.state.get("model") is not None:
+            tree["own"]["buffers"] = {
+                _plain_key(n): b
+                for n, b in bare(self.state["model"]).named_buffers()
+                if not hasattr(b, "to_local")
+            }
         for name, part in self.state.items():
             if not (self.sharded and name in ("model", "optimizer")):
                 tree["shared"][name] = _state_of(part)
         for name, part in self.per_rank.items():
             tree["own"][name] = _state_of(part)
         if self.gradients:
-            grads = {_plain_key(n): p.grad for n, p in bare(self.state["model"]).named_parameters() if p.grad is not None}
-            tree["own"]["gradients"] = {n: g.to_local() if hasattr(g, "to_local") else g for n, g in grads.items()}
+            grads = {
+                _plain_key(n): p.grad
+                for n, p in bare(self.state["model"]).named_parameters()
+                if p.grad is not None
+            }
+            tree["own"]["gradients"] = {
+                n: g.to_local() if hasattr(g, "to_local") else g for n, g in grads.items()
+            }
         if self.sharded:
             from torch.distributed.checkpoint.state_dict import get_state_dict
 
-            # not optimizer.state_dict(): it has no names, and its moments would be dropped without a word
-            progress["untouched"] = not self.state["optimizer"].state  # get_state_dict makes a step of nothing then
-            tree["shards"] = dict(zip(("model", "optimizer"), get_state_dict(self.state["model"], self.state["optimizer"])))
+            # not optimizer.state_dict(): it has no names, and its moments would be dropped without
+            # a word get_state_dict makes a step of nothing then
+            progress["untouched"] = not self.state["optimizer"].state
+            tree["shards"] = dict(
+                zip(
+                    ("model", "optimizer"),
+                    get_state_dict(self.state["model"], self.state["optimizer"]),
+                )
+            )
             if progress["untouched"]:
                 self.state["optimizer"].state.clear()
         return tree
@@ -880,10 +1107,16 @@ class CheckpointManager:
         began, ranks, first = time.monotonic(), self.back, self.rank == 0
         if self.device is not None:
             torch.cuda.set_device(self.device)  # each thread has a current device of its own
-        tmp = Path(ranks.together("the save", lambda: str(self.directory.begin(kind, step)) if first else None)[0])
+        tmp = Path(
+            ranks.together(
+                "the save", lambda: str(self.directory.begin(kind, step)) if first else None
+            )[0]
+        )
 
         def parts() -> dict[str, str]:
-            files = {f"rank-{self.rank}.ckpt": tree["own"]} | ({"shared.ckpt": tree["shared"]} if first else {})
+            files = {f"rank-{self.rank}.ckpt": tree["own"]} | (
+                {"shared.ckpt": tree["shared"]} if first else {}
+            )
             return {name: write_file(tmp / name, content) for name, content in files.items()}
 
         digests = ranks.together("the save", parts)
@@ -891,7 +1124,9 @@ class CheckpointManager:
             ranks.together("the save", lambda: _write_shards(tmp / "shards", tree["shards"], ranks))
             digests += ranks.together("the save", lambda: _seal_shards(tmp / "shards", self.rank))
         everything = {name: digest for part in digests for name, digest in part.items()}
-        ranks.together("the save", lambda: self._commit(tmp, everything, step, kind) if first else None)
+        ranks.together(
+            "the save", lambda: self._commit(tmp, everything, step, kind) if first else None
+        )
         if first:  # the others needn't wait for it
             self.directory.prune(self.keep if kind == "step" else 1, kind)
         self.cost = max(self.cost * 0.9, time.monotonic() - began)
@@ -903,41 +1138,60 @@ class CheckpointManager:
     # --- resuming
 
     def resume(self, kind: str = "step") -> bool:
-        """Load the newest intact checkpoint (kind "best": the best one); False if there is none: a fresh start.
+        """Load the newest intact checkpoint (kind "best": the best one); False if there is none: a
+        fresh start.
 
         CheckpointError if there are some and none is intact, Mismatch if it belongs to another job.
         """
         self.flush()
         self.resumed = True
         first = self.rank == 0
-        # another job may be at work there, and this one only look: what it is writing is no leftover
-        self.front.together("resuming", lambda: self.directory.clear_leftovers() if first and self._lock() else None)
-        names = self.front.together("resuming", lambda: self._candidates(kind) if first else None)[0]
+        # another job may be at work there, and this one only look: what it is writing is no
+        # leftover
+        self.front.together(
+            "resuming", lambda: self.directory.clear_leftovers() if first and self._lock() else None
+        )
+        names = self.front.together("resuming", lambda: self._candidates(kind) if first else None)[
+            0
+        ]
         for name in names:
             box = {}
             try:
-                self.front.together(f"loading {name}", lambda name=name, box=box: box.update(self._load(name)))
+                self.front.together(
+                    f"loading {name}", lambda name=name, box=box: box.update(self._load(name))
+                )
             except Mismatch:
                 raise
             except CheckpointError as e:
                 if self.rank == 0:
                     print(f"checkpoint {name} is passed over: {e}", file=sys.stderr, flush=True)
                 continue
-            self.front.together(f"resuming from {name}", lambda name=name, box=box: self._apply(name, **box))
+            self.front.together(
+                f"resuming from {name}", lambda name=name, box=box: self._apply(name, **box)
+            )
             if self.rank == 0:
                 print(f"resumed from {self.directory.path / name}", file=sys.stderr, flush=True)
             break
         else:
             if names:
-                best = "; the best one, apart, may be: resume('best')" if kind == "step" and self.directory.names("best") else ""
-                raise CheckpointError(f"none of the {len(names)} checkpoints in {self.directory.path} is intact; to start again, call start_over(){best}")
+                best = (
+                    "; the best one, apart, may be: resume('best')"
+                    if kind == "step" and self.directory.names("best")
+                    else ""
+                )
+                raise CheckpointError(
+                    f"none of the {len(names)} checkpoints in {self.directory.path} is intact; "
+                    f"to start again, call start_over(){best}"
+                )
         if kind == "step":
             self.saved = self._position() if names else None
             self.front.together("resuming", self._refuse_crash_loop)
         return bool(names)
 
     def start_over(self) -> None:
-        """Begin anew in a directory that may hold another run's checkpoints: they are kept, as abandoned-..."""
+        """Begin anew in a directory that may hold another run's checkpoints: they are kept, as
+        abandoned-...
+        """
 
         def put_aside() -> None:
             self._owns_directory()
@@ -949,7 +1203,9 @@ class CheckpointManager:
 
     def _candidates(self, kind: str) -> list[str]:
         """Newest first; a job that only ever saved its best goes on from there."""
-        return self.directory.names(kind) or (self.directory.names("best") if kind == "step" else [])
+        return self.directory.names(kind) or (
+            self.directory.names("best") if kind == "step" else []
+        )
 
     def _load(self, name: str) -> dict:
         """This rank's parts, verified; nothing of the job is touched yet."""
@@ -962,7 +1218,12 @@ class CheckpointManager:
     def _apply(self, name: str, shared: dict, own: dict | None) -> None:
         self._compare(name, shared, own)  # first: nothing of the job is touched yet
         if self.sharded:
-            _read_shards(self.directory.path / name / "shards", self.state["model"], self.state["optimizer"], self.front)
+            _read_shards(
+                self.directory.path / name / "shards",
+                self.state["model"],
+                self.state["optimizer"],
+                self.front,
+            )
             if shared["progress"]["untouched"]:
                 self.state["optimizer"].state.clear()
         about = shared.get("about", {})
@@ -971,10 +1232,17 @@ class CheckpointManager:
                 _load_into(target, shared[part], part, about.get("versions", {}).get(part))
         progress = shared["progress"]
         if progress["world_size"] != self.front.world and (progress["gradients"] or self.per_rank):
-            raise Mismatch(f"gradients and per_rank state of {progress['world_size']} ranks can't go on with {self.front.world}")
+            raise Mismatch(
+                f"gradients and per_rank state of {progress['world_size']} ranks can't go on "
+                f"with {self.front.world}"
+            )
         self.epoch, self.steps, self.best = progress["epoch"], progress["steps"], progress["best"]
         if own is None:
-            print(f"rank {self.rank} is new: its random numbers start afresh", file=sys.stderr, flush=True)
+            print(
+                f"rank {self.rank} is new: its random numbers start afresh",
+                file=sys.stderr,
+                flush=True,
+            )
             return
         for part, target in self.per_rank.items():
             _load_into(target, own[part], part)
@@ -998,17 +1266,25 @@ class CheckpointManager:
         if self.sharded and not (where / "shards").is_dir():
             raise Mismatch(f"{where} is a checkpoint of a model that wasn't sharded")
         if not self.sharded and (where / "shards").is_dir():
-            raise Mismatch(f"{where} is a checkpoint of a sharded model: shard yours with fully_shard, or export it (templates/README.md)")
+            raise Mismatch(
+                f"{where} is a checkpoint of a sharded model: shard yours with fully_shard, or "
+                "export it (templates/README.md)"
+            )
         if missing := has - holds:
             raise Mismatch(f"{where} holds no {_quoted(missing)}; it holds {_quoted(holds)}")
         if extra := holds - has:
-            raise Mismatch(f"{where} holds {_quoted(extra)} as well: register what the job had, or it goes on as another one")
+            raise Mismatch(
+                f"{where} holds {_quoted(extra)} as well: register what the job had, or it goes "
+                "on as another one"
+            )
         if own is not None and (missing := set(self.per_rank) - set(own)):
             raise Mismatch(f"{where} holds no per_rank {_quoted(missing)}")
         for part, kind in shared.get("about", {}).get("kinds", {}).items():
             target = self.state.get(part, self.per_rank.get(part))
             if target is not None and type(target).__name__ != kind:
-                raise Mismatch(f"'{part}' was a {kind} in {where}, and is a {type(target).__name__}")
+                raise Mismatch(
+                    f"'{part}' was a {kind} in {where}, and is a {type(target).__name__}"
+                )
 
     # --- what is told to the outside
 
@@ -1024,11 +1300,20 @@ class CheckpointManager:
         if self.rank == 0 and self._lock():
             self.directory.path.mkdir(parents=True, exist_ok=True)
             tmp = self.directory.path / "status.json.tmp"
-            tmp.write_text(json.dumps(self.status() | {"steps": self.steps, "epoch": self.epoch, "cost": round(self.cost, 3)} | more) + "\n")
+            tmp.write_text(
+                json.dumps(
+                    self.status()
+                    | {"steps": self.steps, "epoch": self.epoch, "cost": round(self.cost, 3)}
+                    | more
+                )
+                + "\n"
+            )
             os.replace(tmp, self.directory.path / "status.json")
 
     def _refuse_crash_loop(self) -> None:
-        """Counts lives that began at the same step and died: noted before training, so that SIGKILL counts, too."""
+        """Counts lives that began at the same step and died: noted before training, so that SIGKILL
+        counts, too.
+        """
         if self.rank == 0:
             last = self.status()
             stuck = last.get("stuck", 0) if last.get("started_at") == self.steps else 0
@@ -1036,13 +1321,14 @@ class CheckpointManager:
             stuck += last.get("started_at") == self.steps and died
             if stuck >= self.max_stuck:
                 raise CheckpointError(
-                    f"{stuck} lives in a row began at step {self.steps} and died before the next checkpoint; "
+                    f"{stuck} lives in a row began at step {self.steps} and died before the "
+                    "next checkpoint; "
                     f"find out why, then delete {self.directory.path / 'status.json'}"
                 )
             self._note(outcome="running", started_at=self.steps, stuck=stuck, interrupted=False)
 
 
-# ---------------------------------------------------------------- FSDP2: every rank writes and reads its shards
+# ---------------------------------------------------- FSDP2: every rank writes and reads its shards
 
 
 def _write_shards(path: Path, tree: dict, ranks: _Ranks) -> None:
@@ -1052,8 +1338,14 @@ def _write_shards(path: Path, tree: dict, ranks: _Ranks) -> None:
 
 
 def _seal_shards(path: Path, rank: int) -> dict[str, str]:
-    """Digests of this rank's files, which are synced again: torch syncs .metadata before it has written all of it."""
-    files = [f for f in path.iterdir() if f.name.startswith(f"__{rank}_") or (rank == 0 and f.name == ".metadata")]
+    """Digests of this rank's files, which are synced again: torch syncs .metadata before it has
+    written all of it.
+    """
+    files = [
+        f
+        for f in path.iterdir()
+        if f.name.startswith(f"__{rank}_") or (rank == 0 and f.name == ".metadata")
+    ]
     for f in files:
         _fsync_path(f)
     _fsync_path(path)
@@ -1066,13 +1358,19 @@ def _read_shards(path: Path, model, optimizer, ranks: _Ranks) -> None:
     from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
     for p in model.parameters():
-        p.grad = None  # or get_state_dict would make no place for the moments, and load would leave them out
+        # or get_state_dict would make no place for the moments, and load would leave them out
+        p.grad = None
     tree = dict(zip(("model", "optimizer"), get_state_dict(model, optimizer)))
-    if lost := set(FileSystemReader(path).read_metadata().state_dict_metadata) - set(flatten_state_dict(tree)[0]):
+    if lost := set(FileSystemReader(path).read_metadata().state_dict_metadata) - set(
+        flatten_state_dict(tree)[0]
+    ):
         raise Mismatch(f"the job has no place for {sorted(lost)[:3]} of the checkpoint")
     try:
         load(tree, storage_reader=FileSystemReader(path), process_group=ranks.group)
     except BaseException as e:
-        first = next(iter(getattr(e, "failures", {0: (e,)}).values()))[0]  # every rank's traceback is in the message
+        # every rank's traceback is in the message
+        first = next(iter(getattr(e, "failures", {0: (e,)}).values()))[0]
         raise Mismatch(f"the shards don't fit: {first}") from None
-    set_state_dict(model, optimizer, model_state_dict=tree["model"], optim_state_dict=tree["optimizer"])
+    set_state_dict(
+        model, optimizer, model_state_dict=tree["model"], optim_state_dict=tree["optimizer"]
+    )

@@ -1,12 +1,15 @@
 #!/usr/bin/env python3
-"""A training job that can be killed at any moment and ends where it would have ended. Change data and model.
+"""A training job that can be killed at any moment and ends where it would have ended. Change data
+and model.
 
     python train_with_checkpoint.py --directory runs/a
     torchrun --nproc-per-node 4 train_with_checkpoint.py --directory runs/a            # DDP
-    torchrun --nproc-per-node 4 train_with_checkpoint.py --directory runs/a --fsdp     # FSDP2: sharded
+    torchrun --nproc-per-node 4 train_with_checkpoint.py --directory runs/a --fsdp     # FSDP2:
+                                                                                       sharded
 
-Run the same command again after whatever happened. Exit status: 0 done, 75 preempted (run me again), 1 failed;
-runs/a/status.json says the same where a launcher hides it. checkpoint_utils.py belongs beside this file.
+Run the same command again after whatever happened. Exit status: 0 done, 75 preempted (run me
+again), 1 failed; runs/a/status.json says the same where a launcher hides it. checkpoint_utils.py
+belongs beside this file.
 """
 
 import argparse
@@ -24,10 +27,21 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-p.add_argument("--directory", default="checkpoints", help="where checkpoints go; all ranks must see it")
-p.add_argument("--resume", choices=["auto", "never"], default="auto", help="auto: from the newest intact checkpoint, if any; never: put aside what is there")
-p.add_argument("--fsdp", action="store_true", help="shard model and optimizer over the ranks (FSDP2)")
+p = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+)
+p.add_argument(
+    "--directory", default="checkpoints", help="where checkpoints go; all ranks must see it"
+)
+p.add_argument(
+    "--resume",
+    choices=["auto", "never"],
+    default="auto",
+    help="auto: from the newest intact checkpoint, if any; never: put aside what is there",
+)
+p.add_argument(
+    "--fsdp", action="store_true", help="shard model and optimizer over the ranks (FSDP2)"
+)
 p.add_argument("--epochs", type=int, default=4)
 p.add_argument("--samples", type=int, default=2048, help="in one epoch")
 p.add_argument("--batch-size", type=int, default=32, help="on each rank")
@@ -45,7 +59,9 @@ CONTEXT, VOCABULARY = 32, 64
 
 
 class Sequences(Dataset):
-    """Made-up text. What is random depends on seed, epoch and index alone: not on workers, nor on when they start."""
+    """Made-up text. What is random depends on seed, epoch and index alone: not on workers, nor on
+    when they start.
+    """
 
     def __init__(self, samples: int, seed: int, noise: float):
         self.samples, self.seed, self.noise, self.epoch = samples, seed, noise, 0
@@ -57,8 +73,11 @@ class Sequences(Dataset):
         draw = random.Random(f"{self.seed} {index}")
         a, b = draw.randrange(1, 8), draw.randrange(VOCABULARY)
         tokens = [(a * i * i + b) % VOCABULARY for i in range(CONTEXT + 1)]
-        draw = random.Random(f"{self.seed} {index} {self.epoch}")  # augmentation: new in every epoch
-        return torch.tensor([draw.randrange(VOCABULARY) if draw.random() < self.noise else t for t in tokens])
+        # augmentation: new in every epoch
+        draw = random.Random(f"{self.seed} {index} {self.epoch}")
+        return torch.tensor(
+            [draw.randrange(VOCABULARY) if draw.random() < self.noise else t for t in tokens]
+        )
 
 
 class Model(nn.Module):
@@ -67,8 +86,12 @@ class Model(nn.Module):
     def __init__(self, width: int, layers: int):
         super().__init__()
         self.tokens, self.places = nn.Embedding(VOCABULARY, width), nn.Embedding(CONTEXT, width)
-        layer = nn.TransformerEncoderLayer(width, 4, 4 * width, dropout=0.1, batch_first=True, norm_first=True)
-        self.blocks = nn.ModuleList(nn.TransformerEncoder(layer, layers, enable_nested_tensor=False).layers)
+        layer = nn.TransformerEncoderLayer(
+            width, 4, 4 * width, dropout=0.1, batch_first=True, norm_first=True
+        )
+        self.blocks = nn.ModuleList(
+            nn.TransformerEncoder(layer, layers, enable_nested_tensor=False).layers
+        )
         self.head = nn.Linear(width, VOCABULARY)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -89,22 +112,28 @@ def distribute(model: nn.Module, args, device: torch.device) -> nn.Module:
             fully_shard(block, mesh=mesh)
         return fully_shard(model, mesh=mesh)
     if dist.is_initialized():
-        return nn.parallel.DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
+        return nn.parallel.DistributedDataParallel(
+            model, device_ids=[device.index] if device.type == "cuda" else None
+        )
     return model
 
 
 def warm_up_and_decay(step: int, steps: int) -> float:
     """Factor of the learning rate: linear over the first tenth, then a cosine down to zero."""
     start = max(1, steps // 10)
-    return (step + 1) / start if step < start else 0.5 * (1 + math.cos(math.pi * min(1.0, (step - start) / max(1, steps - start))))
+    return (
+        (step + 1) / start
+        if step < start
+        else 0.5 * (1 + math.cos(math.pi * min(1.0, (step - start) / max(1, steps - start))))
+    )
 
 
 def warm_up(model: nn.Module, device: torch.device) -> None:
     """Two backward passes, before anything is restored.
 
-    DDP regroups its gradients after the first one, and with that the order of its sums: a resumed job that
-    trains its first step with the first grouping isn't the job that was killed, from three ranks on.
-    Running means that these passes move are put back.
+    DDP regroups its gradients after the first one, and with that the order of its sums: a resumed
+    job that trains its first step with the first grouping isn't the job that was killed, from three
+    ranks on. Running means that these passes move are put back.
     """
     buffers = [(b, b.clone()) for b in model.buffers()]
     for _ in range(2):
@@ -115,8 +144,12 @@ def warm_up(model: nn.Module, device: torch.device) -> None:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, data: Dataset, ckpt: CheckpointManager, device: torch.device) -> float | None:
-    """Mean loss; None if the job was told to stop meanwhile. The same data on every rank, so the same result."""
+def evaluate(
+    model: nn.Module, data: Dataset, ckpt: CheckpointManager, device: torch.device
+) -> float | None:
+    """Mean loss; None if the job was told to stop meanwhile. The same data on every rank, so the
+    same result.
+    """
     model.eval()
     losses = []
     for start in range(0, len(data), 64):
@@ -135,7 +168,9 @@ def fingerprint(model: nn.Module) -> str:
     digest = hashlib.sha256()
     for value in bare(model).state_dict().values():
         value = value.full_tensor() if hasattr(value, "full_tensor") else value
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(
+            value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        )
     return digest.hexdigest()
 
 
@@ -151,7 +186,11 @@ class Progress:
             self.log.write(f"{ckpt.steps + 1} {loss.hex()}\n")
         if self.on and sys.stderr.isatty():
             done = 30 * (ckpt.steps + 1) // self.total
-            print(f"\r[{'=' * done:<30}] step {ckpt.steps + 1}/{self.total}  loss {loss:.4f}", end="", file=sys.stderr)
+            print(
+                f"\r[{'=' * done:<30}] step {ckpt.steps + 1}/{self.total}  loss {loss:.4f}",
+                end="",
+                file=sys.stderr,
+            )
 
     def say(self, text: str) -> None:
         if self.on:
@@ -161,16 +200,22 @@ class Progress:
 def main() -> None:
     args = p.parse_args()
     cuda = torch.cuda.is_available()
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
+    device = (
+        torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
+    )
     if cuda:
         torch.cuda.set_device(device)
     if "RANK" in os.environ:
         dist.init_process_group("nccl" if cuda else "gloo")
     elif args.fsdp:
-        sys.exit("--fsdp needs several ranks: torchrun --nproc-per-node 2 train_with_checkpoint.py --fsdp")
+        sys.exit(
+            "--fsdp needs several ranks: torchrun --nproc-per-node 2 train_with_checkpoint.py "
+            "--fsdp"
+        )
     status = run(args, device)
     if dist.is_initialized():
-        gc.collect()  # a DDP model that is freed after its group may hang: nothing of the job is alive here
+        # a DDP model that is freed after its group may hang: nothing of the job is alive here
+        gc.collect()
         dist.barrier()  # torch 2.6 hangs if a rank destroys its groups after another has left
         dist.destroy_process_group()
     sys.exit(status)
@@ -183,19 +228,26 @@ def run(args, device) -> int:
     model = distribute(Model(args.width, args.layers).to(device), args, device)
     torch.manual_seed(args.seed + 1000 * rank)  # dropout of its own on every rank
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    train, val = Sequences(args.samples, args.seed, noise=0.05), Sequences(256, args.seed + 1, noise=0.0)
+    train, val = (
+        Sequences(args.samples, args.seed, noise=0.05),
+        Sequences(256, args.seed + 1, noise=0.0),
+    )
     sampler = ResumableSampler(len(train), args.batch_size, seed=args.seed)
     loader = DataLoader(
         train,
         batch_sampler=sampler,
         num_workers=args.workers,
         worker_init_fn=ignore_signals,
-        generator=torch.Generator(),  # else iter(loader) draws from the global generator, once more after a resume
+        # else iter(loader) draws from the global generator, once more after a resume
+        generator=torch.Generator(),
         pin_memory=device.type == "cuda",
     )
     steps = args.epochs * len(sampler)
-    # its length isn't part of its state: a job that goes on with another number of ranks has more steps, or fewer
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_up_and_decay(step, steps))
+    # its length isn't part of its state: a job that goes on with another number of ranks has more
+    # steps, or fewer
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: warm_up_and_decay(step, steps)
+    )
     progress = Progress(steps, args.trace)
 
     with CheckpointManager(
@@ -225,7 +277,10 @@ def run(args, device) -> int:
                 val_loss = evaluate(model, val, ckpt, device)
                 if val_loss is not None:
                     ckpt.end_epoch(val_loss)
-                    progress.say(f"epoch {ckpt.epoch}/{args.epochs}  step {ckpt.steps}  validation loss {val_loss:.4f}")
+                    progress.say(
+                        f"epoch {ckpt.epoch}/{args.epochs}  step {ckpt.steps}  validation loss "
+                        f"{val_loss:.4f}"
+                    )
     weights = fingerprint(model)
     progress.say(f"{ckpt.outcome} at step {ckpt.steps}; weights {weights}")
     return ckpt.exit_status

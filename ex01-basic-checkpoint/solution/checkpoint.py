@@ -1,7 +1,8 @@
 """Exercise 1: checkpoints that lose nothing.
 
-The training script is ../../grader/workload/train.py (tasks 1.1 to 1.3: train_epochs.py); it calls the
-functions below. README.md tells the story and when each is called; `grade show ex01` lists the tasks.
+The training script is ../../grader/workload/train.py (tasks 1.1 to 1.3: train_epochs.py); it calls
+the functions below. README.md tells the story and when each is called; `grade show ex01` lists the
+tasks.
 """
 
 import hashlib
@@ -44,9 +45,10 @@ def load_checkpoint(model, optimizer, scheduler, path):
 
     model, optimizer, scheduler  as in save_checkpoint: freshly built, to be changed in place
     Returns    int: the number of finished epochs that was saved.
-    Raises     an error if the file doesn't fit the model (a key is missing, or one too many), if there
-               is a scheduler and the file holds none, and if it holds anything but data. Loading must
-               never run code from the file. (scheduler=None is fine whatever the file holds.)
+    Raises     an error if the file doesn't fit the model (a key is missing, or one too many), if
+               there is a scheduler and the file holds none, and if it holds anything but data.
+               Loading must never run code from the file. (scheduler=None is fine whatever the file
+               holds.)
     The file may have been written on a device that this machine doesn't have.
     """
     ### BEGIN SOLUTION
@@ -61,7 +63,8 @@ def load_checkpoint(model, optimizer, scheduler, path):
         scheduler.load_state_dict(state["scheduler_state_dict"])
     return state["epoch"]
     ### END SOLUTION
-    #| # TODO: what if this file comes from a GPU node, from another model, or from someone you don't trust?
+    #| # TODO: what if this file comes from a GPU node, from another model, or from someone you
+    #| # don't trust?
     #| checkpoint = torch.load(path, weights_only=False)
     #| model.load_state_dict(checkpoint["model_state_dict"], strict=False)
     #| return checkpoint["epoch"]
@@ -73,16 +76,23 @@ def load_checkpoint(model, optimizer, scheduler, path):
 def get_rng_state():
     """The state of every random generator that training draws from; draws from none of them.
 
-    Returns    dict of Python's, NumPy's and torch's generators: torch's CPU generator and the one of
-               *every* CUDA device that there is. It must survive torch.save and
-               torch.load(weights_only=True): plain numbers, strings, lists, tuples, dicts and tensors.
+    Returns    dict of Python's, NumPy's and torch's generators: torch's CPU generator and the one
+               of *every* CUDA device that there is. It must survive torch.save and
+               torch.load(weights_only=True): plain numbers, strings, lists, tuples, dicts and
+               tensors.
     """
     ### BEGIN SOLUTION
     name, keys, position, has_gauss, cached = numpy.random.get_state()
     return {
         "python": random.getstate(),
         # the array becomes a tensor: a safe load rejects NumPy objects
-        "numpy": [name, torch.from_numpy(keys.astype(numpy.int64)), int(position), int(has_gauss), float(cached)],
+        "numpy": [
+            name,
+            torch.from_numpy(keys.astype(numpy.int64)),
+            int(position),
+            int(has_gauss),
+            float(cached),
+        ],
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
@@ -111,7 +121,7 @@ def set_rng_state(state):
     #| return
 
 
-# ---------------------------------------------------------------- 1.3  an interrupted save costs nothing
+# ----------------------------------------------------------- 1.3  an interrupted save costs nothing
 
 
 class CheckpointError(Exception):
@@ -122,12 +132,14 @@ def write_checkpoint(state, directory, step):
     """Save `state` as the checkpoint of `step` in `directory`, beside the earlier ones.
 
     state      dict of tensors, numbers, strings, None, and lists, tuples and dicts of them
-    directory  str: may not exist yet, may have any name, and may hold files of others, which stay as they
-               are; layout and file names are yours to choose, temporary files lie in it, too
+    directory  str: may not exist yet, may have any name, and may hold files of others, which stay
+               as they are; layout and file names are yours to choose, temporary files lie in it,
+               too
     step       int: grows from save to save; the same step may be saved again
     Returns    None, once the checkpoint is complete, and a power loss can't take it any more.
-    Raises     if it can't be written (the disk is full, say); the next save may work again. Whatever happens
-               in here, and whenever the process dies, the checkpoints written before stay loadable.
+    Raises     if it can't be written (the disk is full, say); the next save may work again.
+               Whatever happens in here, and whenever the process dies, the checkpoints written
+               before stay loadable.
     """
     ### BEGIN SOLUTION
     os.makedirs(directory, exist_ok=True)
@@ -141,9 +153,9 @@ def write_checkpoint(state, directory, step):
 def read_latest(directory):
     """The state of the newest intact checkpoint in `directory`.
 
-    Newest is the highest step, whatever the files' dates say. A checkpoint that is torn, truncated or
-    has a flipped bit isn't intact: the one before it is used.
-    Reading changes nothing on the disk.
+    Newest is the highest step, whatever the files' dates say. A checkpoint that is torn, truncated
+    or has a flipped bit isn't intact: the one before it is used. Reading changes nothing on the
+    disk.
     Returns    dict, equal to what was written; None if no save has ever finished here
                (no directory, nothing in it, or only what an interrupted first save left).
     Raises     CheckpointError if checkpoints exist and none is intact. Starting again from step 0
@@ -169,7 +181,9 @@ def read_latest(directory):
 
 ### BEGIN SOLUTION
 def _packed(state):
-    """Bytes of a checkpoint: what torch.save writes, and its digest (torch.load verifies nothing)."""
+    """Bytes of a checkpoint: what torch.save writes, and its digest (torch.load verifies
+    nothing).
+    """
     buffer = io.BytesIO()
     torch.save(state, buffer)
     return buffer.getvalue() + hashlib.sha256(buffer.getbuffer()).digest()
@@ -186,13 +200,16 @@ def _unpacked(path):
 
 
 def _commit(data, path):
-    """Write `data` to `path` so that at every moment the file is the old one or the new one, whole."""
+    """Write `data` to `path` so that at every moment the file is the old one or the new one,
+    whole.
+    """
     temporary = path + ".tmp"
     try:
         with open(temporary, "wb") as f:
             f.write(data)
             f.flush()
-            os.fsync(f.fileno())  # the bytes before the name: a power loss keeps no promise that we didn't ask for
+            # the bytes before the name: a power loss keeps no promise that we didn't ask for
+            os.fsync(f.fileno())
         os.replace(temporary, path)
     except BaseException:
         if os.path.exists(temporary):
@@ -213,14 +230,15 @@ def _checkpoints(directory):
 
 
 ### END SOLUTION
-# ---------------------------------------------------------------- 1.4  resume in the middle of an epoch
+# ------------------------------------------------------------ 1.4  resume in the middle of an epoch
 
 
 def capture(job):
     """Everything that `job` (grader/workload/job.py) needs to continue from here, as a dict.
 
-    Called after any step, and after an epoch's validation. What it returns must satisfy write_checkpoint.
-    It only looks: it changes nothing in the job, and draws no random number. job.scheduler may be None.
+    Called after any step, and after an epoch's validation. What it returns must satisfy
+    write_checkpoint. It only looks: it changes nothing in the job, and draws no random number.
+    job.scheduler may be None.
     """
     ### BEGIN SOLUTION
     return {
@@ -242,7 +260,8 @@ def capture(job):
 def restore(job, state):
     """Bring a freshly built `job` to where `capture` found it. Returns None.
 
-    The job's weights and the generators stand anywhere: nothing is as it was, unless you put it back.
+    The job's weights and the generators stand anywhere: nothing is as it was, unless you put it
+    back.
     """
     ### BEGIN SOLUTION
     job.model.load_state_dict(state["model"])
@@ -263,20 +282,23 @@ def batches(job):
     """Yield the batches of epoch `job.epoch` that are still to be trained, in their order.
 
     Called once an epoch, and once after a resume, with job.batch of its steps already done. An
-    undisturbed epoch shows every sample once, in an order of its own; after a resume the rest of the
-    epoch follows in the very same order, augmented with the very same random numbers. The training
-    script counts job.batch and job.step while it consumes what you yield. The batches are those of
-    job.loader, or of a loader of your own over the same dataset, batch size and number of workers.
+    undisturbed epoch shows every sample once, in an order of its own; after a resume the rest of
+    the epoch follows in the very same order, augmented with the very same random numbers. The
+    training script counts job.batch and job.step while it consumes what you yield. The batches are
+    those of job.loader, or of a loader of your own over the same dataset, batch size and number of
+    workers.
     """
     ### BEGIN SOLUTION
     now = get_rng_state()
     if job.batch == 0:
         job.memo["epoch_rng"] = now
-    # an iterator draws the order and its workers' seeds when it begins: let it begin from the same state
+    # an iterator draws the order and its workers' seeds when it begins: let it begin from the same
+    # state
     set_rng_state(job.memo["epoch_rng"])
     iterator = iter(job.loader)
     for _ in range(job.batch):
-        next(iterator)  # fetched again, not trained again: this also brings the workers' generators along
+        # fetched again, not trained again: this also brings the workers' generators along
+        next(iterator)
     if job.batch:
         set_rng_state(now)
     yield from iterator
@@ -285,7 +307,7 @@ def batches(job):
     #| yield from job.loader
 
 
-# ---------------------------------------------------------------- 1.5  when to save, and what to keep
+# -------------------------------------------------------------- 1.5  when to save, and what to keep
 
 
 def should_save(step, epoch, end_of_epoch, every_steps=None, every_epochs=None):
@@ -329,7 +351,9 @@ def keep_best(state, val_loss, best, directory):
 
 
 def read_best(directory):
-    """The state that keep_best saved last. Returns dict, or None if there is none; raises if it is damaged."""
+    """The state that keep_best saved last. Returns dict, or None if there is none; raises if it is
+    damaged.
+    """
     ### BEGIN SOLUTION
     path = os.path.join(directory, "best.ckpt")
     if not os.path.exists(path):
@@ -348,9 +372,9 @@ def prune(directory, keep):
 
     keep       int, at least 1
     Returns    None.
-    What interrupted saves (keep_best's, too) left behind goes as well. A damaged checkpoint doesn't count
-    as one of the `keep` and goes; only if none is intact, none is deleted. Files of others stay as they
-    are. No directory, nothing to do. Dying in the middle of it does no harm.
+    What interrupted saves (keep_best's, too) left behind goes as well. A damaged checkpoint doesn't
+    count as one of the `keep` and goes; only if none is intact, none is deleted. Files of others
+    stay as they are. No directory, nothing to do. Dying in the middle of it does no harm.
     """
     ### BEGIN SOLUTION
     paths = _checkpoints(directory)

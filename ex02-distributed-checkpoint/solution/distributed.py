@@ -1,7 +1,8 @@
 """Exercise 2: checkpoints of a job that runs on several ranks.
 
-The training scripts are ../../grader/workload/train_ddp.py and train_sharded.py; every rank runs them, and so
-calls the functions below. README.md tells the story and when each is called; `grade show ex02` lists the tasks.
+The training scripts are ../../grader/workload/train_ddp.py and train_sharded.py; every rank runs
+them, and so calls the functions below. README.md tells the story and when each is called; `grade
+show ex02` lists the tasks.
 """
 
 import os
@@ -44,7 +45,9 @@ def set_rng_state(state):
 
 
 def write_file(state, path):
-    """Write `state` to `path` so that at every moment the file is the old one or the new one, whole."""
+    """Write `state` to `path` so that at every moment the file is the old one or the new one,
+    whole.
+    """
     temporary = path + ".tmp"
     with open(temporary, "wb") as f:
         torch.save(state, f)
@@ -79,16 +82,21 @@ def save_checkpoint_ddp(model, optimizer, epoch, rank, path):
     Returns    None, on every rank, and on none before the checkpoint is complete.
     Raises     on *every* rank if rank 0 couldn't write it.
     """
+
     ### BEGIN SOLUTION
     def write():
         if rank == 0:
             # .module: a single process, which has no DDP, can load it, too
-            state = {"epoch": epoch, "model": model.module.state_dict(), "optimizer": optimizer.state_dict()}
+            state = {
+                "epoch": epoch,
+                "model": model.module.state_dict(),
+                "optimizer": optimizer.state_dict(),
+            }
             write_file(state, path)
 
     together(write)
     ### END SOLUTION
-    #| # TODO: who can load this? What do the other ranks do meanwhile, and what if this line raises?
+    #| # TODO: who can load this? What do the other ranks do meanwhile, and what if this raises?
     #| if rank == 0:
     #|     torch.save({"epoch": epoch, "model": model.state_dict()}, path)
     #|     dist.barrier()
@@ -97,11 +105,14 @@ def save_checkpoint_ddp(model, optimizer, epoch, rank, path):
 def load_checkpoint_ddp(model, optimizer, path):
     """Load into the given objects what `save_checkpoint_ddp` saved in `path`.
 
-    Called by every rank; or by one process alone, without a process group, whose model isn't wrapped.
+    Called by every rank; or by one process alone, without a process group, whose model isn't
+    wrapped.
 
-    model, optimizer  freshly built, to be changed in place; model is DistributedDataParallel or the bare network
+    model, optimizer  freshly built, to be changed in place; model is DistributedDataParallel or the
+                      bare network
     Returns    int: the number of finished epochs that was saved.
-    The file may have been written on a device that this machine doesn't have, or that another rank works on.
+    The file may have been written on a device that this machine doesn't have, or that another rank
+    works on.
     """
     ### BEGIN SOLUTION
     state = torch.load(path, map_location="cpu", weights_only=True)
@@ -122,11 +133,14 @@ def bare(model):
 
 
 def together(work):
-    """Run `work` on every rank. None leaves before all are done; an error on one rank is an error on all."""
+    """Run `work` on every rank. None leaves before all are done; an error on one rank is an error
+    on all.
+    """
     error = None
     try:
         work()
-    except Exception as e:  # kept until the others know: a rank that leaves now lets them wait for ever
+    except Exception as e:
+        # kept until the others know: a rank that leaves now lets them wait for ever
         error = e
     errors = [None] * dist.get_world_size()
     dist.all_gather_object(errors, error and f"{type(error).__name__}: {error}")
@@ -136,11 +150,12 @@ def together(work):
 
 
 ### END SOLUTION
-# ---------------------------------------------------------------- 2.2  what each rank has of its own
+# --------------------------------------------------------------- 2.2  what each rank has of its own
 
 
 def save_job(job, folder):
-    """Save everything that `job` (grader/workload/rank_job.py) needs to continue from here into `folder`.
+    """Save everything that `job` (grader/workload/rank_job.py) needs to continue from here into
+    `folder`.
 
     Called by every rank after the same step, in the middle of an epoch.
 
@@ -150,6 +165,7 @@ def save_job(job, folder):
     Raises     on *every* rank if one of them couldn't write its part.
     It only looks: it changes nothing in the job, and draws no random number.
     """
+
     ### BEGIN SOLUTION
     def write():
         if job.rank == 0:  # what is the same on all ranks is written once
@@ -166,18 +182,21 @@ def save_job(job, folder):
     ### END SOLUTION
     #| # TODO: each rank has a state of its own. What of it is lost here?
     #| if job.rank == 0:
-    #|     torch.save({"model": job.model.module.state_dict(), "epoch": job.epoch}, os.path.join(folder, "job.pt"))
+    #|     state = {"model": job.model.module.state_dict(), "epoch": job.epoch}
+    #|     torch.save(state, os.path.join(folder, "job.pt"))
 
 
 def load_job(job, folder):
     """Bring a freshly built `job` to where `save_job` found it, on every rank. Returns None.
 
-    As many ranks call it as called save_job. The job's weights and the generators stand anywhere: nothing is as it
-    was, unless you put it back.
+    As many ranks call it as called save_job. The job's weights and the generators stand anywhere:
+    nothing is as it was, unless you put it back.
     """
     ### BEGIN SOLUTION
     shared = torch.load(os.path.join(folder, "shared.pt"), map_location="cpu", weights_only=True)
-    rng = torch.load(os.path.join(folder, f"rank-{job.rank}.pt"), map_location="cpu", weights_only=True)
+    rng = torch.load(
+        os.path.join(folder, f"rank-{job.rank}.pt"), map_location="cpu", weights_only=True
+    )
     job.model.module.load_state_dict(shared["model"])
     job.optimizer.load_state_dict(shared["optimizer"])
     job.scheduler.load_state_dict(shared["scheduler"])
@@ -193,10 +212,11 @@ def load_job(job, folder):
 def batches(job):
     """Yield this rank's batches of epoch `job.epoch` that are still to be trained, in their order.
 
-    Called once an epoch, and once after a resume, with job.batch of its steps already done. In an undisturbed
-    epoch all ranks together see every sample once, in an order of that epoch's own; after a resume the rest of it
-    follows, augmented with the very same random numbers. The batches are those of job.loader, whose order
-    job.sampler (a DistributedSampler) makes from its seed and the epoch that it has been told.
+    Called once an epoch, and once after a resume, with job.batch of its steps already done. In an
+    undisturbed epoch all ranks together see every sample once, in an order of that epoch's own;
+    after a resume the rest of it follows, augmented with the very same random numbers. The batches
+    are those of job.loader, whose order job.sampler (a DistributedSampler) makes from its seed and
+    the epoch that it has been told.
     """
     ### BEGIN SOLUTION
     job.sampler.set_epoch(job.epoch)
@@ -216,7 +236,8 @@ def batches(job):
 
 
 def save_sharded(model, optimizer, folder):
-    """Save a model that fully_shard (FSDP2) has spread over all ranks, and its optimizer, into `folder`.
+    """Save a model that fully_shard (FSDP2) has spread over all ranks, and its optimizer, into
+    `folder`.
 
     Called by every rank. Every rank writes what it holds; none ever holds the whole model.
 
@@ -229,7 +250,8 @@ def save_sharded(model, optimizer, folder):
     model_state, optimizer_state = get_state_dict(model, optimizer)
     dcp.save({"model": model_state, "optimizer": optimizer_state}, checkpoint_id=folder)
     ### END SOLUTION
-    #| # TODO: how much memory does this take on rank 0 when the model has 70 billion parameters? And the optimizer?
+    #| # TODO: how much memory does this take on rank 0 when the model has 70 billion parameters?
+    #| # And the optimizer?
     #| state = {name: p.full_tensor() for name, p in model.state_dict().items()}
     #| if dist.get_rank() == 0:
     #|     os.makedirs(folder)
@@ -238,25 +260,30 @@ def save_sharded(model, optimizer, folder):
 
 
 def load_sharded(model, optimizer, folder):
-    """Load into a freshly built and sharded model and its optimizer what `save_sharded` saved in `folder`.
+    """Load into a freshly built and sharded model and its optimizer what `save_sharded` saved in
+    `folder`.
 
-    Called by every rank. Their number may be another than when it was saved (task 2.4). The optimizer has made no
-    step yet. Again, none ever holds the whole model. Returns None.
+    Called by every rank. Their number may be another than when it was saved (task 2.4). The
+    optimizer has made no step yet. Again, none ever holds the whole model. Returns None.
     """
     ### BEGIN SOLUTION
-    # the state dicts of the job as it is now say which part of each tensor this rank needs: load fills them in
+    # the state dicts of the job as it is now say which part of each tensor this rank needs: load
+    # fills them in
     model_state, optimizer_state = get_state_dict(model, optimizer)
     state = {"model": model_state, "optimizer": optimizer_state}
     dcp.load(state, checkpoint_id=folder)
-    set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+    set_state_dict(
+        model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"]
+    )
     ### END SOLUTION
     #| # TODO
     #| state = torch.load(os.path.join(folder, "model.pt"), weights_only=True)
     #| for name, p in model.state_dict().items():
-    #|     p.copy_(torch.distributed.tensor.distribute_tensor(state[name], p.device_mesh, p.placements))
+    #|     whole = state[name]
+    #|     p.copy_(torch.distributed.tensor.distribute_tensor(whole, p.device_mesh, p.placements))
 
 
-# ---------------------------------------------------------------- 2.4  another number of ranks, and one file
+# ------------------------------------------------------- 2.4  another number of ranks, and one file
 
 
 def export_model(folder, model, path):
@@ -265,11 +292,13 @@ def export_model(folder, model, path):
     Called by one process alone, without a process group.
 
     model      the same network, freshly built, on the CPU, and not sharded: to be filled, too
-    path       str: the file to write. torch.load(path, weights_only=True) must give the model's state_dict.
+    path       str: the file to write. torch.load(path, weights_only=True) must give the model's
+               state_dict.
     Returns    None.
     """
     ### BEGIN SOLUTION
-    state = {"model": model.state_dict()}  # of the checkpoint, load reads what is asked for: no optimizer
+    # of the checkpoint, load reads what is asked for: no optimizer
+    state = {"model": model.state_dict()}
     dcp.load(state, checkpoint_id=folder)
     model.load_state_dict(state["model"])
     write_file(model.state_dict(), path)
@@ -286,12 +315,15 @@ def save_step(job, directory):
 
     Called by every rank after the same step, as save_job is.
 
-    directory  str: exists, and all ranks see it; names in it are yours to choose. It may hold what an interrupted
-               save left behind, a damaged checkpoint, of this very step perhaps, and files of others, which stay
-    Returns    None, on every rank, and on none before the checkpoint is complete, and safe from a power loss.
-    Raises     on *every* rank if one of them couldn't write its part; the next save may work again. Whatever
-               happens in here, and whichever rank dies when, the checkpoints of earlier steps stay loadable. One
-               of this very step is replaced, and may be gone before the new one is complete.
+    directory  str: exists, and all ranks see it; names in it are yours to choose. It may hold what
+               an interrupted save left behind, a damaged checkpoint, of this very step perhaps, and
+               files of others, which stay
+    Returns    None, on every rank, and on none before the checkpoint is complete, and safe from a
+               power loss.
+    Raises     on *every* rank if one of them couldn't write its part; the next save may work again.
+               Whatever happens in here, and whichever rank dies when, the checkpoints of earlier
+               steps stay loadable. One of this very step is replaced, and may be gone before the
+               new one is complete.
     """
     ### BEGIN SOLUTION
     final = os.path.join(directory, f"step-{job.step:010d}")
@@ -302,7 +334,8 @@ def save_step(job, directory):
             for name in os.listdir(directory):
                 if re.fullmatch(r"step-\d+\.tmp", name):  # nobody else's
                     shutil.rmtree(os.path.join(directory, name))
-            if os.path.exists(final):  # one that nobody could load, or this step wouldn't have been trained again
+            # one that nobody could load, or this step wouldn't have been trained again
+            if os.path.exists(final):
                 os.rename(final, temporary)
                 shutil.rmtree(temporary)
             os.mkdir(temporary)
@@ -327,16 +360,19 @@ def save_step(job, directory):
 def resume(job, directory):
     """Bring a freshly built `job` to the newest complete checkpoint in `directory`, on every rank.
 
-    Newest is the highest step. A checkpoint is complete if every rank can load its part of it; what isn't complete is
-    passed over by all ranks, and they all resume from the same one. Listing `directory`, they may see a new name at
-    different times, as ranks on different nodes do; a rank that knows the name can open what is there. What rank 0
-    sees counts; what only others see may count, too.
+    Newest is the highest step. A checkpoint is complete if every rank can load its part of it; what
+    isn't complete is passed over by all ranks, and they all resume from the same one. Listing
+    `directory`, they may see a new name at different times, as ranks on different nodes do; a rank
+    that knows the name can open what is there. What rank 0 sees counts; what only others see may
+    count, too.
     Returns    True on every rank; False on every rank if no save has ever finished here.
     Raises     CheckpointError, on every rank, if checkpoints exist and none of them is complete.
     """
     ### BEGIN SOLUTION
     # rank 0 decides: another rank's view of the directory may be older
-    names = [sorted((n for n in os.listdir(directory) if re.fullmatch(r"step-\d+", n)), reverse=True)]
+    names = [
+        sorted((n for n in os.listdir(directory) if re.fullmatch(r"step-\d+", n)), reverse=True)
+    ]
     dist.broadcast_object_list(names, src=0)
     for name in names[0]:
         try:

@@ -1,8 +1,9 @@
 """Exercise 3: a training job that is told to stop, and does it right.
 
-The functions below are yours. As they stand, they do what a first attempt does; run `grade ex03` to see what that
-costs. The contract of each stands in its docstring, the story in ../README.md. `job` is the grader's
-(grader/workload/preempt_job.py): it trains, saves and resumes. *When* it does so is your part.
+The functions below are yours. As they stand, they do what a first attempt does; run `grade ex03` to
+see what that costs. The contract of each stands in its docstring, the story in ../README.md. `job`
+is the grader's (grader/workload/preempt_job.py): it trains, saves and resumes. *When* it does so is
+your part.
 
 Names of your own, helpers and constants are welcome. Nothing outside of this file is graded.
 """
@@ -35,8 +36,9 @@ class StopSignal:
     clock      gives the time, in seconds
     received   None, or the number of the first of these signals that came
     at         None, or the clock's time when it came
-    More signals change nothing, and none is lost, whenever it comes. After the block, also after one that raised, the
-    handlers are in place again that were there before it, and its error goes on.
+    More signals change nothing, and none is lost, whenever it comes. After the block, also after
+    one that raised, the handlers are in place again that were there before it, and its error goes
+    on.
     """
 
     def __init__(self, signals=(signal.SIGTERM, signal.SIGUSR1), clock=time.time):
@@ -56,7 +58,9 @@ class StopSignal:
 
 
 def write_status(directory, outcome, step):
-    """Tell whoever looks into `directory` how the job stands: status.json, whole at every moment."""
+    """Tell whoever looks into `directory` how the job stands: status.json, whole at every
+    moment.
+    """
     path = os.path.join(directory, "status.json")
     temporary = f"{path}.{os.getpid()}.tmp"
     with open(temporary, "w") as f:
@@ -67,15 +71,18 @@ def write_status(directory, outcome, step):
 def main(make_job, directory, clock=time.time, grace=None):
     """One life of the training job, from its building to its end.
 
-    make_job   builds the job, which takes a while. Call it once; then job.resume() brings it to its newest checkpoint,
-               if there is one
-    directory  str: where checkpoints lie (the job knows that), and status.json (use write_status; under DDP, rank 0)
+    make_job   builds the job, which takes a while. Call it once; then job.resume() brings it to its
+               newest checkpoint, if there is one
+    directory  str: where checkpoints lie (the job knows that), and status.json (use write_status;
+               under DDP, rank 0)
     clock      gives the time, in seconds since the epoch. Here, it's the grader's
     grace      seconds from the first signal to SIGKILL; None: nobody knows (task 3.5)
-    Returns    the process's exit status: 0 when training is done, 75 when the job was told to stop (by SIGTERM or
-               SIGUSR1) before that. An error, wherever it comes, is an error here: it goes on to the caller.
-    status.json says {"outcome": "done"} or {"outcome": "preempted"} in the end, "failed" after an error, and none of these
-    while the job runs: what the life before has left there isn't true any more. It is whole at every moment.
+    Returns    the process's exit status: 0 when training is done, 75 when the job was told to stop
+               (by SIGTERM or SIGUSR1) before that. An error, wherever it comes, is an error here:
+               it goes on to the caller.
+    status.json says {"outcome": "done"} or {"outcome": "preempted"} in the end, "failed" after an
+    error, and none of these while the job runs: what the life before has left there isn't true any
+    more. It is whole at every moment.
     """
     # TODO: this is how it stands in many tutorials. What is wrong with it?
     job = make_job()
@@ -110,7 +117,8 @@ def train(job):
 def worker_init(worker):
     """Runs first in every DataLoader worker (worker_init_fn); `worker` is its number.
 
-    A signal that goes to the whole process group comes here, too. The worker lives on: the main process still needs it.
+    A signal that goes to the whole process group comes here, too. The worker lives on: the main
+    process still needs it.
     """
     # TODO: what does a worker do with the SIGTERM that the whole process group gets?
 
@@ -119,7 +127,8 @@ def worker_init(worker):
 
 
 def stop_together(mine):
-    """Does any rank have to stop? Called by every rank at the same points, with its own answer; all get the same one.
+    """Does any rank have to stop? Called by every rank at the same points, with its own answer; all
+    get the same one.
 
     mine       bool: this rank has to stop
     Returns    bool. In a job of one process (no process group), it is `mine`.
@@ -134,8 +143,9 @@ def stop_together(mine):
 class Deadline:
     """When this job will be killed, and whether there is time for one more thing before that.
 
-    stop, clock, grace   as in `main`. Slurm tells the end of the job's time limit, in seconds since the epoch, in the
-                         environment variable SLURM_JOB_END_TIME; where there is none, nobody knows
+    stop, clock, grace   as in `main`. Slurm tells the end of the job's time limit, in seconds since
+                         the epoch, in the environment variable SLURM_JOB_END_TIME; where there is
+                         none, nobody knows
     """
 
     def __init__(self, stop, clock, grace=None):

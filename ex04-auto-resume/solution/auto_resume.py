@@ -1,11 +1,11 @@
 """Exercise 4: a training job that is run again, and knows what to do.
 
-The functions below are yours; so are auto_resume.sbatch and chain.sbatch beside this file. As they stand, they do what
-a first attempt does; run `grade ex04` to see what that costs. The contract of each stands in its docstring, the story in
-../README.md.
+The functions below are yours; so are auto_resume.sbatch and chain.sbatch beside this file. As they
+stand, they do what a first attempt does; run `grade ex04` to see what that costs. The contract of
+each stands in its docstring, the story in ../README.md.
 
-The job (grader/workload/auto_job.py) calls these functions in every life, in this order: only_one, newest_intact,
-begin_life, then it trains, then end_life. A life that is killed calls nothing.
+The job (grader/workload/auto_job.py) calls these functions in every life, in this order: only_one,
+newest_intact, begin_life, then it trains, then end_life. A life that is killed calls nothing.
 """
 
 import fcntl
@@ -38,12 +38,14 @@ def newest_intact(directory):
 
         {"step": 40, "files": {"state.json": {"bytes": 1234, "sha256": "..."}}}
 
-    It is intact if the manifest names this step and a file at least, and every file that it names is there, and is what
-    it says. One that is still being written,
-    or never was finished, is called step-40.tmp: it is no checkpoint. Other things may lie there.
+    It is intact if the manifest names this step and a file at least, and every file that it names
+    is there, and is what it says. One that is still being written, or never was finished, is called
+    step-40.tmp: it is no checkpoint. Other things may lie there.
 
-    Returns    str: the folder's path; None if there is no checkpoint at all (or no such directory): start fresh.
-    Raises     NothingIntact if there are checkpoints, and none is intact. To start fresh would throw the run away.
+    Returns    str: the folder's path; None if there is no checkpoint at all (or no such directory):
+               start fresh.
+    Raises     NothingIntact if there are checkpoints, and none is intact. To start fresh would
+               throw the run away.
     It only looks.
     """
     ### BEGIN SOLUTION
@@ -60,8 +62,8 @@ def newest_intact(directory):
     return None
     ### END SOLUTION
     #| # TODO: which one is the newest? Is it intact?
-    #| names = sorted(os.listdir(directory), key=lambda n: os.path.getmtime(os.path.join(directory, n)))
-    #| return os.path.join(directory, names[-1]) if names else None
+    #| paths = [os.path.join(directory, name) for name in os.listdir(directory)]
+    #| return max(paths, key=os.path.getmtime, default=None)
 
 
 ### BEGIN SOLUTION
@@ -92,11 +94,12 @@ def begin_life(directory, step, tries=3):
     directory  str: exists, and is there again in the next life; notes of your own can be kept in it
     step       int: the step of the checkpoint that it resumes from; 0 if it starts fresh
     tries      int: so many lives in a row may begin at one step and crash there
-    Returns    True: train. False: an earlier life has finished the job (end_life said "done"): there's nothing to do.
-    Raises     CrashLoop if the last `tries` lives began at this very step, and all of them crashed: they ended with
-               end_life(..., "failed"), or without a word, as SIGKILL ends them.
-    A life that was preempted didn't crash. Whoever may begin is counted now: it might be killed without a word.
-    Killed at any moment in here, the next life isn't confused.
+    Returns    True: train. False: an earlier life has finished the job (end_life said "done"):
+               there's nothing to do.
+    Raises     CrashLoop if the last `tries` lives began at this very step, and all of them crashed:
+               they ended with end_life(..., "failed"), or without a word, as SIGKILL ends them.
+    A life that was preempted didn't crash. Whoever may begin is counted now: it might be killed
+    without a word. Killed at any moment in here, the next life isn't confused.
     """
     ### BEGIN SOLUTION
     last = _read(directory)
@@ -108,7 +111,10 @@ def begin_life(directory, step, tries=3):
     if last.get("outcome") == "preempted":
         crashes = 0
     if crashes >= tries:
-        raise CrashLoop(f"{crashes} lives in a row began at step {step} and crashed; find out why, then remove {_path(directory)}")
+        raise CrashLoop(
+            f"{crashes} lives in a row began at step {step} and crashed; find out why, then "
+            f"remove {_path(directory)}"
+        )
     _write(directory, {"outcome": "running", "step": step, "crashes": crashes})
     return True
     ### END SOLUTION
@@ -117,7 +123,9 @@ def begin_life(directory, step, tries=3):
 
 
 def end_life(directory, outcome):
-    """The life that began last ends with `outcome`: "done", "preempted" or "failed". Returns None."""
+    """The life that began last ends with `outcome`: "done", "preempted" or "failed". Returns
+    None.
+    """
     ### BEGIN SOLUTION
     _write(directory, _read(directory) | {"outcome": outcome})
     ### END SOLUTION
@@ -159,7 +167,8 @@ def only_one(directory):
     ### BEGIN SOLUTION
     fd = os.open(os.path.join(directory, "lock"), os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel's: it goes with the process, however that ends
+        # the kernel's: it goes with the process, however that ends
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(fd)
         raise Busy(f"another life of this job is running in {directory}")

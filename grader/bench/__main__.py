@@ -1,12 +1,17 @@
 """`make bench`: every figure that the course states, as ratios within one run.
 
-    python -m grader.bench                        the grader, crash testing, and the templates against other savers
-    python -m grader.bench --only grading         launch and grading times
-    python -m grader.bench --only isolation       the sandbox: a life, a grading, with it and without
-    python -m grader.bench --only load            20 gradings of each solution beside 8 busy processes (an hour)
-    python -m grader.bench --only crash           states of the disk a second, their growth, the cost of a record
-    python -m grader.bench --only savers          the templates; --sizes 16,256,1024,4096 MiB
-    python -m grader.bench --only flakes          20 gradings of the solution and of every mutant (hours; --record adds them up)
+python -m grader.bench                        the grader, crash testing, and the templates
+                                              against other savers
+python -m grader.bench --only grading         launch and grading times
+python -m grader.bench --only isolation       the sandbox: a life, a grading, with it and
+                                              without
+python -m grader.bench --only load            20 gradings of each solution beside 8 busy
+                                              processes (an hour)
+python -m grader.bench --only crash           states of the disk a second, their growth, the
+                                              cost of a record
+python -m grader.bench --only savers          the templates; --sizes 16,256,1024,4096 MiB
+python -m grader.bench --only flakes          20 gradings of the solution and of every mutant
+                                              (hours; --record adds them up)
 """
 
 from __future__ import annotations
@@ -20,17 +25,40 @@ from grader import course
 
 
 @click.command(help=__doc__)
-@click.option("--only", type=click.Choice(["grading", "isolation", "load", "crash", "savers", "flakes"]), help="One part.")
+@click.option(
+    "--only",
+    type=click.Choice(["grading", "isolation", "load", "crash", "savers", "flakes"]),
+    help="One part.",
+)
 @click.option("--exercise", help="Whose solution and mutants are graded (ex01; load: all).")
 @click.option("--busy", default=8, help="Busy processes beside the gradings under load.")
 @click.option("--rounds", default=5, help="How often everything is measured.")
-@click.option("--plain/--no-plain", default=True, help="Also grade with plain processes (a minute).")
+@click.option(
+    "--plain/--no-plain", default=True, help="Also grade with plain processes (a minute)."
+)
 @click.option("--flakes", "flake_rounds", default=20, help="Gradings of each submission.")
-@click.option("--load", type=click.Choice(["none", "all", "half"]), default="half", help="In how many of them every core is busy.")
-@click.option("--record", type=click.Path(path_type=Path, dir_okay=False), help="Add the flakes' rounds up in this JSON file.")
+@click.option(
+    "--load",
+    type=click.Choice(["none", "all", "half"]),
+    default="half",
+    help="In how many of them every core is busy.",
+)
+@click.option(
+    "--record",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Add the flakes' rounds up in this JSON file.",
+)
 @click.option("--sizes", default="16,256,1024", help="MiB of state to save.")
-@click.option("--folder", type=click.Path(path_type=Path, file_okay=False), help="On the disk to measure (default: TMPDIR).")
-@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw the savers' figures into this PNG.")
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="On the disk to measure (default: TMPDIR).",
+)
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Draw the savers' figures into this PNG.",
+)
 def main(only, exercise, busy, rounds, plain, flake_rounds, load, record, sizes, folder, plot):
     if only in (None, "grading"):
         from grader.bench import grading

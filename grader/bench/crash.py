@@ -1,4 +1,6 @@
-"""What crash testing costs: all states of a save, how they grow with its operations, and the record of a call."""
+"""What crash testing costs: all states of a save, how they grow with its operations, and the record
+of a call.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ def run(rounds: int) -> None:
     _calls(rounds)
 
 
-# --- a checkpoint of several files: a folder, written under another name, synced, renamed ----------------
+# --- a checkpoint of several files: a folder, written under another name, synced, renamed ---------
 
 
 def _sync(path: str) -> None:
@@ -58,7 +60,10 @@ def _load(number: int) -> Callable[[str], str | None]:
         for n in (2, 1):
             names = _files(n, number)
             if all(Path(directory, f"step-{n}", name).exists() for name in names):
-                if all(Path(directory, f"step-{n}", name).read_bytes() == data for name, data in names.items()):
+                if all(
+                    Path(directory, f"step-{n}", name).read_bytes() == data
+                    for name, data in names.items()
+                ):
                     return str(n)
         return None
 
@@ -81,9 +86,18 @@ def _saves(rounds: int) -> None:
 
     jobs = default_jobs()
     shown = table(
-        f"Everything that a crash may leave of a 3-file checkpoint (median of {rounds}, {jobs} at a time)",
-        "saves", "operations", "directories", "errors", "bits", "record s", "judge s", "all s", "states/s",
-    )  # fmt: skip
+        f"Everything that a crash may leave of a 3-file checkpoint (median of {rounds}, {jobs} "
+        "at a time)",
+        "saves",
+        "operations",
+        "directories",
+        "errors",
+        "bits",
+        "record s",
+        "judge s",
+        "all s",
+        "states/s",
+    )
     for saves in (1, 2, 3):
         reports, whole = [], []
         for _ in range(rounds):
@@ -91,12 +105,21 @@ def _saves(rounds: int) -> None:
             reports.append(crashtest.test(_program(saves, 3), workers=jobs))
             whole.append(time.perf_counter() - began)
         r = reports[-1]
-        record, judge = (statistics.median(x.seconds[part] for x in reports) for part in ("record", "judge"))
+        record, judge = (
+            statistics.median(x.seconds[part] for x in reports) for part in ("record", "judge")
+        )
         asked = len(r.space.trees) + r.flips + r.errors
         shown.add_row(
-            str(saves), str(len(r.record.ops)), str(len(r.space.trees)), str(r.errors), str(r.flips),
-            f"{record:.2f}", f"{judge:.2f}", f"{statistics.median(whole):.2f}", f"{asked / statistics.median(whole):.0f}",
-        )  # fmt: skip
+            str(saves),
+            str(len(r.record.ops)),
+            str(len(r.space.trees)),
+            str(r.errors),
+            str(r.flips),
+            f"{record:.2f}",
+            f"{judge:.2f}",
+            f"{statistics.median(whole):.2f}",
+            f"{asked / statistics.median(whole):.0f}",
+        )
     out.print(shown)
 
 
@@ -104,8 +127,15 @@ def _growth() -> None:
     jobs = default_jobs()
     shown = table(
         "Two saves, by the number of their files; power loss and killed process only",
-        "files", "synced", "operations", "states", "directories", "left out", "all s", "ms a directory",
-    )  # fmt: skip
+        "files",
+        "synced",
+        "operations",
+        "states",
+        "directories",
+        "left out",
+        "all s",
+        "ms a directory",
+    )
     for synced in (True, False):
         for number in (1, 2, 4, 8, 16):
             began = time.perf_counter()
@@ -113,12 +143,19 @@ def _growth() -> None:
             whole = time.perf_counter() - began
             trees = len(r.space.trees)
             shown.add_row(
-                str(number), "yes" if synced else "no", str(len(r.record.ops)), str(len(r.space.states)), str(trees), str(r.left_out), f"{whole:.2f}", f"{1000 * whole / trees:.1f}"
+                str(number),
+                "yes" if synced else "no",
+                str(len(r.record.ops)),
+                str(len(r.space.states)),
+                str(trees),
+                str(r.left_out),
+                f"{whole:.2f}",
+                f"{1000 * whole / trees:.1f}",
             )
     out.print(shown)
 
 
-# --- the record of a call --------------------------------------------------------------------------------
+# --- the record of a call -------------------------------------------------------------------------
 
 
 def _calls(rounds: int) -> None:
@@ -150,8 +187,17 @@ def _calls(rounds: int) -> None:
         recorder.record(Path(directory), {"": lambda: do(directory)}, 300)
         return time.perf_counter() - began
 
-    shown = table(f"A system call, recorded and not (median of {rounds}, {CALLS} calls)", "call", "alone µs", "recorded µs", "times")
-    for name, do in (("write of a byte to a watched file", write), ("one that changes no file", look)):
+    shown = table(
+        f"A system call, recorded and not (median of {rounds}, {CALLS} calls)",
+        "call",
+        "alone µs",
+        "recorded µs",
+        "times",
+    )
+    for name, do in (
+        ("write of a byte to a watched file", write),
+        ("one that changes no file", look),
+    ):
         times: dict[Callable, list[float]] = {alone: [], recorded: []}
         for _ in range(rounds):
             for way, values in times.items():

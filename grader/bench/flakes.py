@@ -1,4 +1,6 @@
-"""Does the same submission get the same verdict every time, on a quiet machine and on a busy one?"""
+"""Does the same submission get the same verdict every time, on a quiet machine and on a busy
+one?
+"""
 
 from __future__ import annotations
 
@@ -40,15 +42,21 @@ def _remembered(record: Path | None) -> dict:
     return json.loads(record.read_text())
 
 
-def run(exercise: course.Exercise, rounds: int, load: str = "half", record: Path | None = None) -> int:
-    """Grade the solution and every mutant (its own task) `rounds` times; under `load` all, half or none of them.
+def run(
+    exercise: course.Exercise, rounds: int, load: str = "half", record: Path | None = None
+) -> int:
+    """Grade the solution and every mutant (its own task) `rounds` times; under `load` all, half or
+    none of them.
 
-    All rounds take hours. Those in `record` (a JSON file, rewritten after every round) count too, so they can be
-    run a few at a time and a run that was stopped goes on.
+    All rounds take hours. Those in `record` (a JSON file, rewritten after every round) count too,
+    so they can be run a few at a time and a run that was stopped goes on.
     """
     quiet = {"none": rounds, "all": 0, "half": rounds // 2}[load]
     subjects = [("solution", None, lambda: course.submission(exercise, None, solution=True))]
-    subjects += [(m.name, [exercise.task(m.task).number], lambda m=m: mutants.submission(exercise, m)) for m in mutants.load(exercise)]
+    subjects += [
+        (m.name, [exercise.task(m.task).number], lambda m=m: mutants.submission(exercise, m))
+        for m in mutants.load(exercise)
+    ]
     known = _remembered(record)
     seen: dict[str, Counter] = {name: Counter(known["seen"].get(name)) for name, *_ in subjects}
     began, launcher, cores = time.monotonic(), launchers.choose(), engine.default_jobs()
@@ -59,28 +67,43 @@ def run(exercise: course.Exercise, rounds: int, load: str = "half", record: Path
         verdicts = " ".join(f"{t.id}:{t.verdict}" for t in result.tasks)
         seen[name][verdicts] += 1
         if len(seen[name]) > 1:
-            out.print(f"[red]{name}, seed {result.seed}{', every core busy' if busy else ''}: {verdicts}[/red]")
+            out.print(
+                f"[red]{name}, seed {result.seed}{', every core busy' if busy else ''}: "
+                f"{verdicts}[/red]"
+            )
             for t in result.tasks:
                 out.print(t.message, markup=False)
 
     try:
         for n in range(rounds):
             busy = n >= quiet
-            # as many gradings at a time as there are cores: it fills them, and shows whether they disturb each other
+            # as many gradings at a time as there are cores: it fills them, and shows whether they
+            # disturb each other
             with loaded(cores if busy else 0), ThreadPoolExecutor(cores) as pool:
                 for done in [pool.submit(grade, subject, busy) for subject in subjects]:
                     done.result()
             known["busy rounds" if busy else "quiet rounds"] += 1
             if record is not None:
                 record.write_text(json.dumps(known | {"seen": seen}, indent=1))
-            out.print(f"round {n + 1} of {rounds}{', every core busy' if busy else ''}: {time.monotonic() - began:.0f} s", style="dim")
+            out.print(
+                f"round {n + 1} of {rounds}{', every core busy' if busy else ''}: "
+                f"{time.monotonic() - began:.0f} s",
+                style="dim",
+            )
     finally:
         launcher.close()
     wrong = [f"{name}: {dict(c)}" for name, c in seen.items() if len(c) != 1]
-    wrong += [f"{name}: never caught" for name, c in seen.items() if name != "solution" and not all("fail" in v for v in c)]
+    wrong += [
+        f"{name}: never caught"
+        for name, c in seen.items()
+        if name != "solution" and not all("fail" in v for v in c)
+    ]
     number = sum(sum(c.values()) for c in seen.values())
     out.print(f"{known['quiet rounds']} quiet rounds, {known['busy rounds']} with every core busy")
-    out.print(f"{number} gradings of {len(subjects)} submissions: {len(wrong)} whose verdict changed or was wrong")
+    out.print(
+        f"{number} gradings of {len(subjects)} submissions: {len(wrong)} whose verdict changed "
+        "or was wrong"
+    )
     for line in wrong:
         out.print(f"  {line}")
     return 1 if wrong else 0

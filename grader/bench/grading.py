@@ -19,7 +19,7 @@ from grader.harness.launcher import HERE, ForkServer, Limits, Plain
 from grader.harness.life import life_environment, run_life
 from grader.harness.sandbox import NONE, Sandbox
 
-# --- launch to first step ----------------------------------------------------------------------------
+# --- launch to first step -------------------------------------------------------------------------
 
 
 def _first_step(folder: Path) -> float:
@@ -27,11 +27,16 @@ def _first_step(folder: Path) -> float:
         event = json.loads(line)
         if event["event"] == "step":
             return event["t"]
-    raise click.ClickException(f"no training step in {folder}: {(folder / 'stderr').read_text()[-500:]}")
+    raise click.ClickException(
+        f"no training step in {folder}: {(folder / 'stderr').read_text()[-500:]}"
+    )
 
 
 def launch_times(rounds: int) -> None:
-    script, argv = WORKLOAD / "train_epochs.py", ["--bare", "--checkpoint", "-", "--directory", "DIR"]
+    script, argv = (
+        WORKLOAD / "train_epochs.py",
+        ["--bare", "--checkpoint", "-", "--directory", "DIR"],
+    )
     server, times = ForkServer(), {"fork server": [], "python train.py": []}
     with tempfile.TemporaryDirectory() as top:
         try:
@@ -48,15 +53,21 @@ def launch_times(rounds: int) -> None:
                         times[name].append(_first_step(folder) - began)
         finally:
             server.close()
-    shown = table(f"Launch to first training step (median of {rounds})", "", "seconds", "times as long")
+    shown = table(
+        f"Launch to first training step (median of {rounds})", "", "seconds", "times as long"
+    )
     fast = statistics.median(times["fork server"])
     for name, values in times.items():
-        shown.add_row(name, f"{statistics.median(values):.3f}", f"{statistics.median(values) / fast:.1f}")
+        shown.add_row(
+            name, f"{statistics.median(values):.3f}", f"{statistics.median(values) / fast:.1f}"
+        )
     out.print(shown)
 
 
 def _plain_python(folder: Path, script: Path, argv: list[str]) -> None:
-    """The same script in an interpreter of its own, with nothing of ours around it but its surroundings."""
+    """The same script in an interpreter of its own, with nothing of ours around it but its
+    surroundings.
+    """
     (folder / "t").mkdir(parents=True)
     job = {
         "script": str(script),
@@ -68,14 +79,25 @@ def _plain_python(folder: Path, script: Path, argv: list[str]) -> None:
         **{name: str(folder / name) for name in ("stdout", "stderr", "events", "stack")},
     }
     (folder / "job.json").write_text(json.dumps(job))
-    subprocess.run([sys.executable, "-I", str(HERE / "child.py"), str(folder / "job.json")], check=True, env=job["env"])  # it makes a session of its own
+    # it makes a session of its own
+    subprocess.run(
+        [sys.executable, "-I", str(HERE / "child.py"), str(folder / "job.json")],
+        check=True,
+        env=job["env"],
+    )
 
 
-# --- a whole grading ---------------------------------------------------------------------------------
+# --- a whole grading ------------------------------------------------------------------------------
 
 
 def grade_times(exercise: course.Exercise, plain: bool) -> None:
-    shown = table(f"Grading {exercise.id}'s solution, from nothing to the verdict", "", "seconds", "times as long", "points")
+    shown = table(
+        f"Grading {exercise.id}'s solution, from nothing to the verdict",
+        "",
+        "seconds",
+        "times as long",
+        "points",
+    )
     cores, work = engine.default_jobs(), course.submission(exercise, None, solution=True)
     rows = [("fork server", ForkServer, jobs) for jobs in sorted({1, 2, cores, 2 * cores})]
     rows += [("plain processes", Plain, cores)] if plain else []
@@ -88,6 +110,11 @@ def grade_times(exercise: course.Exercise, plain: bool) -> None:
             launcher.close()
         seconds = time.monotonic() - began
         base = base or seconds
-        shown.add_row(f"{name}, --jobs {jobs}", f"{seconds:.1f}", f"{seconds / base:.2f}", f"{result.score}/{result.max_score}")
+        shown.add_row(
+            f"{name}, --jobs {jobs}",
+            f"{seconds:.1f}",
+            f"{seconds / base:.2f}",
+            f"{result.score}/{result.max_score}",
+        )
     out.print(shown)
     out.print(f"{cores} cores; {result.lives} processes\n")

@@ -1,4 +1,6 @@
-"""What the sandbox costs: for one life, for the grading of each solution; and whether verdicts hold under load."""
+"""What the sandbox costs: for one life, for the grading of each solution; and whether verdicts hold
+under load.
+"""
 
 from __future__ import annotations
 
@@ -39,14 +41,21 @@ def life_cost(rounds: int) -> None:
                     folder = Path(top) / f"{one.kind}-{n}"
                     argv = ["--checkpoint", str(module), "--directory", str(folder / "ck")]
                     began = time.monotonic()
-                    result = run_life(launcher, folder, script, argv, None, Limits(), sandbox=one.job([top]))
+                    result = run_life(
+                        launcher, folder, script, argv, None, Limits(), sandbox=one.job([top])
+                    )
                     if result["status"]:
                         raise SystemExit((folder / "stderr").read_text())
                     if n:  # the first round warms up
                         times.setdefault(one.kind, []).append(time.monotonic() - began)
         finally:
             launcher.close()
-    shown = table(f"A life that imports an empty file (median of {rounds})", "sandbox", "ms", "more than none, ms")
+    shown = table(
+        f"A life that imports an empty file (median of {rounds})",
+        "sandbox",
+        "ms",
+        "more than none, ms",
+    )
     least = statistics.median(times[NONE])
     for kind, values in times.items():
         median = statistics.median(values)
@@ -57,9 +66,17 @@ def life_cost(rounds: int) -> None:
 def grading_cost(rounds: int) -> None:
     """Each solution graded with and without the sandbox, in turn."""
     kinds = [Sandbox(NONE), sandbox.choose()]
-    shown = table(f"Grading a solution (median of {rounds})", "", *(f"{one.kind}, s" for one in kinds), "ratio")
+    shown = table(
+        f"Grading a solution (median of {rounds})",
+        "",
+        *(f"{one.kind}, s" for one in kinds),
+        "ratio",
+    )
     for exercise in course.exercises().values():
-        work, times = course.submission(exercise, None, solution=True), {one.kind: [] for one in kinds}
+        work, times = (
+            course.submission(exercise, None, solution=True),
+            {one.kind: [] for one in kinds},
+        )
         for _ in range(rounds):
             for one in kinds:
                 launcher, began = launchers.choose(kind=one.kind), time.monotonic()
@@ -69,14 +86,20 @@ def grading_cost(rounds: int) -> None:
                     launcher.close()
                 times[one.kind].append(time.monotonic() - began)
                 if result.score != result.max_score:
-                    raise SystemExit(f"{exercise.id}: {[t.message for t in result.tasks if t.message]}")
+                    raise SystemExit(
+                        f"{exercise.id}: {[t.message for t in result.tasks if t.message]}"
+                    )
         medians = [statistics.median(values) for values in times.values()]
-        shown.add_row(exercise.id, *(f"{m:.1f}" for m in medians), f"{medians[-1] / medians[0]:.2f}")
+        shown.add_row(
+            exercise.id, *(f"{m:.1f}" for m in medians), f"{medians[-1] / medians[0]:.2f}"
+        )
     out.print(shown)
 
 
 def under_load(rounds: int, busy: int, names: list[str]) -> int:
-    """Each solution `rounds` times while `busy` processes spin: the number of gradings without full marks."""
+    """Each solution `rounds` times while `busy` processes spin: the number of gradings without full
+    marks.
+    """
     wrong = 0
     for exercise in [course.find(name) for name in names] or course.exercises().values():
         work, times = course.submission(exercise, None, solution=True), []
@@ -87,7 +110,15 @@ def under_load(rounds: int, busy: int, names: list[str]) -> int:
             if result.score != result.max_score:
                 wrong += 1
                 for task in result.tasks:
-                    out.print(f"{task.id} {task.verdict}, seed {result.seed}\n{task.message}" if task.message else "", markup=False)
+                    out.print(
+                        f"{task.id} {task.verdict}, seed {result.seed}\n{task.message}"
+                        if task.message
+                        else "",
+                        markup=False,
+                    )
         spread = f"{min(times):.0f} to {max(times):.0f} s"
-        out.print(f"{exercise.id}: {rounds} gradings beside {busy} busy processes, {spread}; {wrong} without full marks so far")
+        out.print(
+            f"{exercise.id}: {rounds} gradings beside {busy} busy processes, {spread}; {wrong} "
+            "without full marks so far"
+        )
     return 1 if wrong else 0

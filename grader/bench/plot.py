@@ -14,14 +14,36 @@ def draw(found: dict[int, dict], path: Path) -> None:
 
     names = list(next(iter(found.values())))
     figure, axes = plt.subplots(1, 3, figsize=(13, 4.6), sharey=True)
-    for ax, (key, title) in zip(axes, (("stall", "training stalls"), ("durable", "until it is durable"), ("load", "until it is loaded"))):
+    for ax, (key, title) in zip(
+        axes,
+        (
+            ("stall", "training stalls"),
+            ("durable", "until it is durable"),
+            ("load", "until it is loaded"),
+        ),
+    ):
         for n, (size, rows) in enumerate(found.items()):
-            values = [(rows[name][key] or 0) / (rows[name]["bytes"] / (1 << 30)) if name in rows else 0 for name in names]
+            values = [
+                (rows[name][key] or 0) / (rows[name]["bytes"] / (1 << 30)) if name in rows else 0
+                for name in names
+            ]
             height = 0.8 / len(found)
-            bars = ax.barh([y + n * height for y in range(len(names))], values, height * 0.9, color=plt.cm.viridis(0.15 + 0.7 * n / max(1, len(found) - 1)), label=f"{size} MiB")
+            bars = ax.barh(
+                [y + n * height for y in range(len(names))],
+                values,
+                height * 0.9,
+                color=plt.cm.viridis(0.15 + 0.7 * n / max(1, len(found) - 1)),
+                label=f"{size} MiB",
+            )
             for bar, value in zip(bars, values):
                 if value:
-                    ax.text(bar.get_width(), bar.get_y() + bar.get_height() / 2, f" {value:.2f}", va="center", fontsize=6)
+                    ax.text(
+                        bar.get_width(),
+                        bar.get_y() + bar.get_height() / 2,
+                        f" {value:.2f}",
+                        va="center",
+                        fontsize=6,
+                    )
         ax.set_title(title, fontsize=10, loc="left")
         ax.set_xlabel("seconds for each GiB", fontsize=8)
         ax.tick_params(labelsize=8)

@@ -1,9 +1,10 @@
-"""How long savers stall training, how long until a checkpoint is durable, how fast it loads, and what it takes.
+"""How long savers stall training, how long until a checkpoint is durable, how fast it loads, and
+what it takes.
 
-Every size runs in a process of its own (`python -m grader.bench.savers SIZE_MIB FOLDER`), in which all savers
-take turns, round by round, with the same state: a model and its AdamW moments. A figure is the median of the
-rounds after a first one, which warms buffers and caches. Files are read from the page cache: that is the
-harder case for whoever verifies what it reads.
+Every size runs in a process of its own (`python -m grader.bench.savers SIZE_MIB FOLDER`), in which
+all savers take turns, round by round, with the same state: a model and its AdamW moments. A figure
+is the median of the rounds after a first one, which warms buffers and caches. Files are read from
+the page cache: that is the harder case for whoever verifies what it reads.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ DCP, DCP_ASYNC = "torch.distributed.checkpoint, save", "torch.distributed.checkp
 
 
 class Weights(torch.nn.Module):
-    """`size` bytes of float32 in matrices of at most 4 MiB, as large models have them, and two small vectors each."""
+    """`size` bytes of float32 in matrices of at most 4 MiB, as large models have them, and two
+    small vectors each.
+    """
 
     def __init__(self, size: int):
         super().__init__()
@@ -44,7 +47,9 @@ class Weights(torch.nn.Module):
         rows = max(1, min(1024, size // (4 * 1024)))
         number = max(1, size // (rows * 1024 * 4))
         for n in range(number):
-            self.register_parameter(f"w{n}", torch.nn.Parameter(torch.randn(rows, 1024, generator=generator)))
+            self.register_parameter(
+                f"w{n}", torch.nn.Parameter(torch.randn(rows, 1024, generator=generator))
+            )
             self.register_parameter(f"b{n}", torch.nn.Parameter(torch.zeros(1024)))
 
 
@@ -53,7 +58,11 @@ def training_state(size: int):
     model = Weights(size // 3)
     optimizer = torch.optim.AdamW(model.parameters())
     for p in model.parameters():
-        optimizer.state[p] = {"step": torch.tensor(1.0), "exp_avg": torch.randn_like(p), "exp_avg_sq": torch.rand_like(p)}
+        optimizer.state[p] = {
+            "step": torch.tensor(1.0),
+            "exp_avg": torch.randn_like(p),
+            "exp_avg_sq": torch.rand_like(p),
+        }
     return model, optimizer
 
 
@@ -69,7 +78,9 @@ class Saver:
 
 
 def _sync(path) -> None:
-    """What a saver without fsync of its own still needs before its checkpoint survives a power loss."""
+    """What a saver without fsync of its own still needs before its checkpoint survives a power
+    loss.
+    """
     paths = [p for p in [path, *path.rglob("*")]] if path.is_dir() else [path]
     for p in [*paths, path.parent]:
         fd = os.open(p, os.O_RDONLY)
@@ -83,7 +94,8 @@ def raw(model, optimizer) -> Saver:
     size = sum(t.numel() * t.element_size() for t in _tensors(model, optimizer))
     data = torch.empty(size, dtype=torch.uint8).random_(0, 255)
     view = _memory(data)
-    target = _memory(into := torch.zeros(size, dtype=torch.uint8))  # touched: a load puts its bytes into memory that is there
+    # touched: a load puts its bytes into memory that is there
+    target = _memory(into := torch.zeros(size, dtype=torch.uint8))
 
     def save(path, owner=data):  # the view alone doesn't keep the memory
         with open(path, "wb", buffering=0) as f:
@@ -101,7 +113,10 @@ def raw(model, optimizer) -> Saver:
 
 
 def _tensors(model, optimizer) -> list[torch.Tensor]:
-    return [*model.state_dict().values(), *(t for s in optimizer.state.values() for t in s.values())]
+    return [
+        *model.state_dict().values(),
+        *(t for s in optimizer.state.values() for t in s.values()),
+    ]
 
 
 def copy_in_memory(model, optimizer) -> Saver:
@@ -119,10 +134,13 @@ def copy_in_memory(model, optimizer) -> Saver:
 def template(model, optimizer, asynchronous: bool) -> Saver:
     from checkpoint_utils import CheckpointDirectory, CheckpointManager
 
-    ckpt = CheckpointManager("unused", {"model": model, "optimizer": optimizer}, asynchronous=asynchronous)
+    ckpt = CheckpointManager(
+        "unused", {"model": model, "optimizer": optimizer}, asynchronous=asynchronous
+    )
 
     def save(path):
-        ckpt.directory = CheckpointDirectory(path)  # one manager, as in a training run; a place of its own for each save
+        # one manager, as in a training run; a place of its own for each save
+        ckpt.directory = CheckpointDirectory(path)
         ckpt.save()
         return ckpt.flush
 
@@ -187,7 +205,11 @@ def lightning(model, optimizer) -> Saver:
         fabric.save(path, {"model": model, "optimizer": optimizer})
         _sync(path)
 
-    return Saver(f"Lightning Fabric {importlib.metadata.version('lightning')}", save, lambda path: fabric.load(path))
+    return Saver(
+        f"Lightning Fabric {importlib.metadata.version('lightning')}",
+        save,
+        lambda path: fabric.load(path),
+    )
 
 
 def accelerate(model, optimizer) -> Saver:
@@ -201,18 +223,33 @@ def accelerate(model, optimizer) -> Saver:
         accelerator.save_state(str(path))
         _sync(path)
 
-    return Saver(f"Accelerate {importlib.metadata.version('accelerate')}", save, lambda path: accelerator.load_state(str(path)))
+    return Saver(
+        f"Accelerate {importlib.metadata.version('accelerate')}",
+        save,
+        lambda path: accelerator.load_state(str(path)),
+    )
 
 
 def savers(model, optimizer) -> list[Saver]:
-    found = [copy_in_memory(model, optimizer), raw(model, optimizer), template(model, optimizer, False)]
-    found += [template(model, optimizer, True), torch_save(model, optimizer), dcp(model, optimizer, False)]
+    found = [
+        copy_in_memory(model, optimizer),
+        raw(model, optimizer),
+        template(model, optimizer, False),
+    ]
+    found += [
+        template(model, optimizer, True),
+        torch_save(model, optimizer),
+        dcp(model, optimizer, False),
+    ]
     found.append(dcp(model, optimizer, True))
     for make in (lightning, accelerate):  # the bench extra
         try:
             found.append(make(model, optimizer))
         except ImportError as e:
-            print(f"{make.__name__} isn't installed ({e.name}): pip install -e '.[bench]'", file=sys.stderr)
+            print(
+                f"{make.__name__} isn't installed ({e.name}): pip install -e '.[bench]'",
+                file=sys.stderr,
+            )
     return found
 
 
@@ -222,7 +259,8 @@ def measure(size: int, folder: Path, rounds: int) -> list[dict]:
     real = sum(t.numel() * t.element_size() for t in _tensors(model, optimizer))
     found = savers(model, optimizer)
     for n in range(rounds + 1):
-        for saver in found[n % len(found) :] + found[: n % len(found)]:  # nobody always follows the same one
+        # nobody always follows the same one
+        for saver in found[n % len(found) :] + found[: n % len(found)]:
             path = folder / f"checkpoint-{n}"
             gc.collect()
             with Peak() as memory:

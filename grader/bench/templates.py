@@ -1,4 +1,6 @@
-"""templates/checkpoint_utils.py against other savers and against what the machine can do at most."""
+"""templates/checkpoint_utils.py against other savers and against what the machine can do at
+most.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,9 @@ def _show(size: int, rows: dict[str, dict]) -> None:
     )  # fmt: skip
     copy, raw = rows[COPY], rows[RAW]
     for row in rows.values():
-        load = [f"{row['load']:.3f}", f"{row['load'] / raw['load']:.2f}"] if row["load"] else ["", ""]
+        load = (
+            [f"{row['load']:.3f}", f"{row['load'] / raw['load']:.2f}"] if row["load"] else ["", ""]
+        )
         shown.add_row(
             row["name"],
             f"{row['stall']:.4f}", f"{row['stall'] / copy['stall']:.2f}",
@@ -60,7 +64,9 @@ def _show(size: int, rows: dict[str, dict]) -> None:
 
 
 def _overhead(folder: Path, rounds: int) -> dict[str, float]:
-    """Training time of a compute-bound model with a checkpoint every 10 steps, over that of one without."""
+    """Training time of a compute-bound model with a checkpoint every 10 steps, over that of one
+    without.
+    """
     from checkpoint_utils import CheckpointManager
 
     model, optimizer = training_state(16 << 20)
@@ -81,7 +87,13 @@ def _overhead(folder: Path, rounds: int) -> dict[str, float]:
         x = torch.cat([x, x])
     kinds = {}
     for name, asynchronous in (("asynchronous", True), ("synchronous", False)):
-        ckpt = CheckpointManager(folder / name, {"model": model, "optimizer": optimizer}, every_steps=10, keep=2, asynchronous=asynchronous)
+        ckpt = CheckpointManager(
+            folder / name,
+            {"model": model, "optimizer": optimizer},
+            every_steps=10,
+            keep=2,
+            asynchronous=asynchronous,
+        )
         kinds[name] = ckpt.step
     times = {name: [] for name in ("none", *kinds)}
     for n in range(2 * rounds + 1):
@@ -89,7 +101,10 @@ def _overhead(folder: Path, rounds: int) -> dict[str, float]:
             seconds = steps(kinds.get(name, lambda: None))
             if n:
                 times[name].append(seconds)
-    return {name: statistics.median(times[name]) / statistics.median(times["none"]) - 1 for name in kinds}
+    return {
+        name: statistics.median(times[name]) / statistics.median(times["none"]) - 1
+        for name in kinds
+    }
 
 
 def _goals(found: dict[int, dict], overhead: dict[str, float]) -> None:
@@ -98,12 +113,33 @@ def _goals(found: dict[int, dict], overhead: dict[str, float]) -> None:
     def row(text: str, figure) -> None:
         shown.add_row(text, *(figure(rows) for rows in found.values()))
 
-    row("asynchronous stall / bare copy: at most 1.25", lambda r: f"{r[ASYNC]['stall'] / r[COPY]['stall']:.2f}")
-    row("... / DCP's async_save: below 1", lambda r: f"{r[ASYNC]['stall'] / r[DCP_ASYNC]['stall']:.2f}" if DCP_ASYNC in r else "")
-    row("durable throughput / raw write + fsync: at least 0.9", lambda r: f"{r[RAW]['durable'] / r[SYNC]['durable']:.2f}")
-    row("verified load / raw read: at least 0.8", lambda r: f"{r[RAW]['load'] / r[SYNC]['load']:.2f}")
-    row("... / torch.load without a check: or 1", lambda r: f"{r[TORCH]['load'] / r[SYNC]['load']:.2f}")
-    row("extra memory of a synchronous save: at most 64 MiB", lambda r: f"{r[SYNC]['memory'] / (1 << 20):.0f}")
+    row(
+        "asynchronous stall / bare copy: at most 1.25",
+        lambda r: f"{r[ASYNC]['stall'] / r[COPY]['stall']:.2f}",
+    )
+    row(
+        "... / DCP's async_save: below 1",
+        lambda r: f"{r[ASYNC]['stall'] / r[DCP_ASYNC]['stall']:.2f}" if DCP_ASYNC in r else "",
+    )
+    row(
+        "durable throughput / raw write + fsync: at least 0.9",
+        lambda r: f"{r[RAW]['durable'] / r[SYNC]['durable']:.2f}",
+    )
+    row(
+        "verified load / raw read: at least 0.8",
+        lambda r: f"{r[RAW]['load'] / r[SYNC]['load']:.2f}",
+    )
+    row(
+        "... / torch.load without a check: or 1",
+        lambda r: f"{r[TORCH]['load'] / r[SYNC]['load']:.2f}",
+    )
+    row(
+        "extra memory of a synchronous save: at most 64 MiB",
+        lambda r: f"{r[SYNC]['memory'] / (1 << 20):.0f}",
+    )
     out.print(shown)
     for name, share in overhead.items():
-        out.print(f"a checkpoint (16 MiB) every 10 steps of a compute-bound model, {name}: {share:+.1%} (goal: at most +3.5%)")
+        out.print(
+            f"a checkpoint (16 MiB) every 10 steps of a compute-bound model, {name}: "
+            f"{share:+.1%} (goal: at most +3.5%)"
+        )

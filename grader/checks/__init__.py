@@ -1,4 +1,6 @@
-"""What students are graded by. A check is a pytest test that gets a `lab` and reads like a sentence."""
+"""What students are graded by. A check is a pytest test that gets a `lab` and reads like a
+sentence.
+"""
 
 from __future__ import annotations
 

@@ -266,7 +266,9 @@ def others_files(lab: Lab) -> None:
 
 
 def look_alikes(origin: Path, own: list[str], step: int, folder: Path) -> list[str]:
-    """Copies of a checkpoint's files and folders, under names that resemble theirs; the copies' paths."""
+    """Copies of a checkpoint's files and folders, under names that resemble theirs; the copies'
+    paths.
+    """
     before = set(_files(folder))
     for name in own:
         later = re.sub(str(step), str(step + 1000), name)

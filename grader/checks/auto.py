@@ -168,7 +168,10 @@ def _witnessed(run: ClusterRun) -> None:
     # a script that lifts its own limits finishes in one run of the job, through what was to end it
     ends = sum(fault["do"] in ("preempt", "limit", "lost") for fault in run.all("fault"))
     if run.finished and len(run.record) <= ends:
-        but = f"the cluster has a record of {len(run.record)} runs of the job, which it was to end {ends} times"
+        but = (
+            f"the cluster has a record of {len(run.record)} runs of the job, which it was to "
+            f"end {ends} times"
+        )
         raise Inconclusive("record", [*story(run), ("but", f"{but}: nothing was proved")])
 
 

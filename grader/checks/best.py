@@ -34,16 +34,28 @@ BETTER = {"op": "best", "step": 20, "loss": 1.0, "best": 2.0}
 
 def _seen(lab: Lab) -> dict[str, Seen]:
     """What nothing disturbs, seen once for all checks."""
-    return observed(lab, "best", lambda: [_due_point(lab.shared), *_best_points(_losses(lab.shared))])
+    return observed(
+        lab, "best", lambda: [_due_point(lab.shared), *_best_points(_losses(lab.shared))]
+    )
 
 
 def _losses(draw) -> list[float]:
-    """Some fall, some rise, some are equal to the best, some are NaN. The first two are NaN and inf: still no best."""
+    """Some fall, some rise, some are equal to the best, some are NaN. The first two are NaN and
+    inf: still no best.
+    """
     best, losses = INF, []
-    kinds = [*draw.sample(["nan", "equal"], 2), *draw.sample(["lower", "lower", "higher", "equal", "nan", "negative"], 6)]
+    kinds = [
+        *draw.sample(["nan", "equal"], 2),
+        *draw.sample(["lower", "lower", "higher", "equal", "nan", "negative"], 6),
+    ]
     for kind in kinds:
         top = best if best < INF else 9.0
-        value = {"lower": top - draw.random(), "higher": top + draw.random(), "equal": best, "nan": NAN}.get(kind, -draw.random() - abs(top))
+        value = {
+            "lower": top - draw.random(),
+            "higher": top + draw.random(),
+            "equal": best,
+            "nan": NAN,
+        }.get(kind, -draw.random() - abs(top))
         losses.append(value)
         best = value if value < best else best
     return losses
@@ -55,7 +67,14 @@ def _losses(draw) -> list[float]:
 def _due_point(draw) -> dict:
     """Each of a run's questions, in the order in which they are asked."""
     every, per_epoch = draw.sample([2, 3, 4, 5], 2), draw.choice([3, 4, 7])
-    schemes = [(every[0], None), (None, every[1]), (every[0], every[1]), (1, None), (None, 1), (None, None)]
+    schemes = [
+        (every[0], None),
+        (None, every[1]),
+        (every[0], every[1]),
+        (1, None),
+        (None, 1),
+        (None, None),
+    ]
     asks = []
     for every_steps, every_epochs in schemes:
         for step in range(1, 6 * per_epoch + 1):
@@ -77,10 +96,17 @@ def saved_when_due(lab: Lab) -> None:
                 "when",
                 [
                     ("asked for", _asked(every_steps, every_epochs)),
-                    ("asked", f"should_save({step}, {epoch}, {end_of_epoch}, {every_steps}, {every_epochs})"),
+                    (
+                        "asked",
+                        f"should_save({step}, {epoch}, {end_of_epoch}, {every_steps}, "
+                        f"{every_epochs})",
+                    ),
                     ("returned", answer),
                     ("expected", repr(want)),
-                    ("means", "saves come too often, or not when a job that is killed would need them"),
+                    (
+                        "means",
+                        "saves come too often, or not when a job that is killed would need them",
+                    ),
                     ("think", "what do step and epoch count at the moment when you are asked?"),
                 ],
             )
@@ -90,7 +116,16 @@ def saved_when_due(lab: Lab) -> None:
 def _saved_in_a_run(lab: Lab) -> None:
     per_epoch, epochs, by_epoch = 3, 4, 2
     steps = lab.draw.choice([2, 4, 5])
-    args = ("--epochs", epochs, "--steps-per-epoch", per_epoch, "--every-steps", steps, "--every-epochs", by_epoch)
+    args = (
+        "--epochs",
+        epochs,
+        "--steps-per-epoch",
+        per_epoch,
+        "--every-steps",
+        steps,
+        "--every-epochs",
+        by_epoch,
+    )
     run = lab.undisturbed("train.py", "--seed", lab.seed, *args)
     finished(lab, run)
     due = [s for s in range(1, per_epoch * epochs + 1) if s % steps == 0]
@@ -99,7 +134,10 @@ def _saved_in_a_run(lab: Lab) -> None:
     if sorted(saved) != sorted(due):
         rows = [
             ("asked for", _asked(steps, by_epoch)),
-            ("saved", f"after steps {', '.join(map(str, saved)) or 'none'}; an epoch has {per_epoch}"),
+            (
+                "saved",
+                f"after steps {', '.join(map(str, saved)) or 'none'}; an epoch has {per_epoch}",
+            ),
             ("expected", f"after steps {', '.join(map(str, sorted(due)))}"),
             ("think", "what do step and epoch count at the moment when you are asked?"),
         ]
@@ -129,9 +167,23 @@ def _best_points(losses: list[float]) -> list[dict]:
         {"name": "empty", "ops": []} | both,
         {"name": "only best", "at": "here", "made": False, "ops": [GOOD]} | both,
         {"name": "undisturbed", "ops": [GOOD, BETTER], "reads": ["best"]},
-        {"name": "damaged", "ops": [write(5), GOOD], "harms": [{"each": ["best"], "state": GOOD["step"]}], "reads": ["best"]},
-        {"name": "values", "ops": [GOOD | {"step": 33, "kind": "drawn"}], "harms": [{"far": 4, "of": ["best"]}], "reads": ["best"]},
-        {"name": "strangers", "ops": [write(5), GOOD, STRANGERS, BETTER, {"op": "prune", "keep": 1}]} | both,
+        {
+            "name": "damaged",
+            "ops": [write(5), GOOD],
+            "harms": [{"each": ["best"], "state": GOOD["step"]}],
+            "reads": ["best"],
+        },
+        {
+            "name": "values",
+            "ops": [GOOD | {"step": 33, "kind": "drawn"}],
+            "harms": [{"far": 4, "of": ["best"]}],
+            "reads": ["best"],
+        },
+        {
+            "name": "strangers",
+            "ops": [write(5), GOOD, STRANGERS, BETTER, {"op": "prune", "keep": 1}],
+        }
+        | both,
         {"name": "cleared", "ops": [GOOD, STRANGERS, {"op": "cleared"}]} | both,
     ]
 
@@ -148,7 +200,10 @@ def best_kept_apart(lab: Lab) -> None:
     only = seen["only best"]
     works(only)
     if only.found("best") != "step 10":
-        rows = [("saved", "a best, into a directory that didn't exist yet"), ("expected", "read_best gives it back")]
+        rows = [
+            ("saved", "a best, into a directory that didn't exist yet"),
+            ("expected", "read_best gives it back"),
+        ]
         raise fails("best lost", only, rows, what="best")
     if only.found() != "none":
         rows = [("saved", "a best, and no checkpoint yet"), ("expected", "read_latest gives None")]
@@ -157,7 +212,12 @@ def best_kept_apart(lab: Lab) -> None:
 
 
 def _among_strangers(point: Seen, cleared: Seen) -> None:
-    rows = [("directory", "copies, links and folders that others made lie there, called almost as your files are")]
+    rows = [
+        (
+            "directory",
+            "copies, links and folders that others made lie there, called almost as your files are",
+        )
+    ]
     think = ("think", "which files are yours, and how do you tell?")
     works(point)
     others_untouched(point, rows)
@@ -173,7 +233,11 @@ def _among_strangers(point: Seen, cleared: Seen) -> None:
 
 def _after_each_loss(point: Seen, losses: list[float], best: float, at: int) -> None:
     works(point)
-    history = ("losses", f"{', '.join(f'{x:.4g}' for x in losses)}; after each, one more checkpoint and prune(keep=1)")
+    history = (
+        "losses",
+        f"{', '.join(f'{x:.4g}' for x in losses)}; after each, one more checkpoint and "
+        "prune(keep=1)",
+    )
     value = point.all("best")[-1]["value"]
     if value != repr(best):
         raise Finding(
@@ -182,13 +246,21 @@ def _after_each_loss(point: Seen, losses: list[float], best: float, at: int) -> 
                 history,
                 ("returned", f"keep_best returned {value}"),
                 ("expected", repr(best)),
-                ("think", "what do comparisons with NaN give, and which of two equal losses is the best?"),
+                (
+                    "think",
+                    "what do comparisons with NaN give, and which of two equal losses is the best?",
+                ),
             ],
         )
     if point.found("best") != (f"step {at}" if at else "none"):
         rows = [
             history,
-            ("expected", f"the state of loss {best:.4g}, bit for bit" if at else "None: there is no best yet"),
+            (
+                "expected",
+                f"the state of loss {best:.4g}, bit for bit"
+                if at
+                else "None: there is no best yet",
+            ),
             ("means", "the model that you'd deploy isn't the best one"),
             ("think", "who may overwrite or delete the best, and when is a loss lower?"),
         ]
@@ -208,7 +280,8 @@ def damaged_best(lab: Lab) -> None:
     works(values)
     same_parts(values, "best")
     for look in (*point.harmed, *values.harmed):
-        if look.found("best") not in ("error", "step 10", "step 33"):  # or the damage does no harm to this format
+        # or the damage does no harm to this format
+        if look.found("best") not in ("error", "step 10", "step 33"):
             harm = look.harm[0]
             rows = [
                 ("damaged", f"{harm.file}, of the best: {in_words(harm)}"),
@@ -238,10 +311,15 @@ def best_killed_at_every_event(lab: Lab) -> None:
         {"name": name, "ops": [GOOD, under(fault, BETTER, events, late)]} | reads
         for name, fault, late in cases(faults, events)
     ]
-    torn, full = (Fault(kind, op["step"], byte=size // 2) for kind, op in (("tear", GOOD), ("full", BETTER)))
+    torn, full = (
+        Fault(kind, op["step"], byte=size // 2) for kind, op in (("tear", GOOD), ("full", BETTER))
+    )
     if lab.only is None:
         points.append({"name": "first", "ops": [under(torn, GOOD, events)]} | reads)
-        points.append({"name": "full", "ops": [GOOD, under(full, BETTER, events, goes_on=True), BETTER]} | reads)
+        points.append(
+            {"name": "full", "ops": [GOOD, under(full, BETTER, events, goes_on=True), BETTER]}
+            | reads
+        )
         points.append({"name": "full, read", "ops": [GOOD, under(full, BETTER, events)]} | reads)
     seen = observe(lab, points)
     think = ("think", "is the best saved as carefully as the other checkpoints?")
@@ -260,7 +338,9 @@ def best_killed_at_every_event(lab: Lab) -> None:
 
 
 def _first_best_and_full_disk(seen: dict[str, Seen], think: tuple[str, str]) -> None:
-    """The very first best, killed half-way; and a better one that doesn't fit on the disk, until there is room."""
+    """The very first best, killed half-way; and a better one that doesn't fit on the disk, until
+    there is room.
+    """
     if seen["first"].found("best") not in ("none", "step 10"):
         rows = [
             ("fault", "SIGKILL while keep_best saved the very first best"),
@@ -272,12 +352,19 @@ def _first_best_and_full_disk(seen: dict[str, Seen], think: tuple[str, str]) -> 
     read = seen["full, read"]
     died_right(read)
     if read.found("best") not in (("step 10", "step 20") if read.raised else ("step 20",)):
-        raise fails("best lost", read, [full, ("expected", "an error, and the old best still there"), think], what="best")
+        raise fails(
+            "best lost",
+            read,
+            [full, ("expected", "an error, and the old best still there"), think],
+            what="best",
+        )
     rows = [full, ("then", "there was room again, and the same process called it once more")]
     if raised := seen["full"].operations[-1].raised:
         raise crashed(raised, rows)
     if seen["full"].found("best") != "step 20":
-        raise fails("best lost", seen["full"], [*rows, ("expected", "the new best"), think], what="best")
+        raise fails(
+            "best lost", seen["full"], [*rows, ("expected", "the new best"), think], what="best"
+        )
 
 
 def power_lost(lab: Lab) -> None:

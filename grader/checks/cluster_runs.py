@@ -76,7 +76,9 @@ class Where:
         }[self.chosen]
 
     def cluster(self, directory: Path, first_job: int = 1, **jobs: list[Path]) -> Cluster:
-        """`jobs`: what they may read and write (Cluster's jobs_see and jobs_write); a site has rules of its own."""
+        """`jobs`: what they may read and write (Cluster's jobs_see and jobs_write); a site has
+        rules of its own.
+        """
         if self.chosen == "site":
             return Site(self.partition, self.account)
         kind = Cluster if self.chosen == "slurm" else StandIn

@@ -22,7 +22,9 @@ _launcher = None
 
 def pytest_addoption(parser):
     group = parser.getgroup("grader")
-    group.addoption("--submission", type=Path, help="grade this directory (default: starter/ of the course)")
+    group.addoption(
+        "--submission", type=Path, help="grade this directory (default: starter/ of the course)"
+    )
     group.addoption("--solution", action="store_true", help="grade the reference solutions")
     group.addoption("--jobs", type=int, help="processes at a time (default: the number of cores)")
     group.addoption("--seed", type=int, help="draw model, data and faults from this seed")
@@ -48,7 +50,9 @@ def _grading(config, exercise_id: str) -> engine.Grading:
             _launcher = launchers.choose(config.getoption("--launcher"))
         options = {name: config.getoption(f"--{name}") for name in ("seed", "jobs")}
         _gradings[exercise_id] = engine.Grading(exercise, work, _launcher, **options).start()
-        print(f"\n{exercise_id}: {work.folder}, seed {_gradings[exercise_id].seed}", file=sys.stderr)
+        print(
+            f"\n{exercise_id}: {work.folder}, seed {_gradings[exercise_id].seed}", file=sys.stderr
+        )
     return _gradings[exercise_id]
 
 
@@ -65,7 +69,8 @@ def pytest_pyfunc_call(pyfuncitem):
         title = f"{INCONCLUSIVE}: " if outcome.verdict == INCONCLUSIVE else ""
         text = escaped(course_paths(str(outcome.finding), grading.bench))
         pytest.fail(
-            f"{task}  {title}{outcome.title}{text}\n  replay     {grading.replay(outcome)}", pytrace=False
+            f"{task}  {title}{outcome.title}{text}\n  replay     {grading.replay(outcome)}",
+            pytrace=False,
         )
     return True
 

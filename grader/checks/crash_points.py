@@ -619,7 +619,8 @@ def events_and_size(seen: Seen) -> tuple[list[str], int]:
                 ("expected", "temporary files lie in `directory` itself"),
                 (
                     "means",
-                    "on a cluster /tmp is another file system than the checkpoints': there the rename fails (EXDEV), or becomes a slow copy that a kill cuts short",
+                    "on a cluster /tmp is another file system than the checkpoints': there the "
+                    "rename fails (EXDEV), or becomes a slow copy that a kill cuts short",
                 ),
                 (
                     "think",

@@ -31,10 +31,15 @@ def _points(draw) -> list[dict]:
     first, second, third = steps[:3]
     bad = {how: draw.uniform(0.3, 0.6) for how in ("truncate", "flip")} | {"empty": 0.0}
     everything = [
-        {"op": "harm", "how": "truncate" if how == "empty" else how, "to": to, "of": None} for how, to in bad.items()
+        {"op": "harm", "how": "truncate" if how == "empty" else how, "to": to, "of": None}
+        for how, to in bad.items()
     ]
     return [
-        {"name": "newest", "ops": [write(first), write(second), write(third)], "harms": [{"each": [third], "state": third}]},
+        {
+            "name": "newest",
+            "ops": [write(first), write(second), write(third)],
+            "harms": [{"each": [third], "state": third}],
+        },
         {"name": "lone", "ops": [write(first)], "harms": [{"each": [first], "state": first}]},
         {
             "name": "row",
@@ -48,7 +53,12 @@ def _points(draw) -> list[dict]:
         {"name": "empty", "ops": [{"op": "age"}]},
         {"name": "gone", "at": "here", "made": False, "ops": [{"op": "age"}]},
         {"name": "foreign", "ops": [FOREIGN]},
-        {"name": "everything", "ops": [write(first), write(second)], "harms": everything, "reads": ["latest", "latest"]},
+        {
+            "name": "everything",
+            "ops": [write(first), write(second)],
+            "harms": everything,
+            "reads": ["latest", "latest"],
+        },
     ]
 
 
@@ -65,7 +75,8 @@ def newest_gives_way(lab: Lab) -> None:
     first, second, third = (op["step"] for op in point.point["ops"])
     works(point)
     for seen in point.harmed:
-        if seen.found() in (f"step {second}", f"step {third}"):  # or the damage does no harm to this format
+        # or the damage does no harm to this format
+        if seen.found() in (f"step {second}", f"step {third}"):
             continue
         harm = seen.harm[0]
         rows = [
@@ -74,7 +85,10 @@ def newest_gives_way(lab: Lab) -> None:
         ]
         if seen.found() == "another state":
             rows += [
-                ("means", "training goes on from wrong values, silently: torch.load verifies no checksum"),
+                (
+                    "means",
+                    "training goes on from wrong values, silently: torch.load verifies no checksum",
+                ),
                 ("think", "how would you know that the bytes you read are the bytes you wrote?"),
             ]
             raise fails("damage unnoticed", seen, rows)
@@ -110,12 +124,22 @@ def search_goes_back(lab: Lab) -> None:
         if want == steps[-1]:
             rows += [
                 ("means", "an old file that nobody needs takes the newest checkpoint with it"),
-                ("think", "what do you look at before the newest checkpoint, and may it be damaged?"),
+                (
+                    "think",
+                    "what do you look at before the newest checkpoint, and may it be damaged?",
+                ),
             ]
             raise fails("older one damaged", seen, rows)
         rows += [
-            ("means", "the last checkpoint that could be loaded is overlooked, or was deleted unasked"),
-            ("think", "how far back does your search go, and what does a save leave of the earlier checkpoints?"),
+            (
+                "means",
+                "the last checkpoint that could be loaded is overlooked, or was deleted unasked",
+            ),
+            (
+                "think",
+                "how far back does your search go, and what does a save leave of the earlier "
+                "checkpoints?",
+            ),
         ]
         raise fails("no fallback", seen, rows)
 
@@ -126,7 +150,11 @@ def saved_again(lab: Lab) -> None:
     step = point.point["ops"][-1]["step"]
     if point.found() != f"step {step} again":
         rows = [
-            ("damaged", f"the files of step {step}, cut short; then the job came to step {step} and saved it again"),
+            (
+                "damaged",
+                f"the files of step {step}, cut short; then the job came to step {step} and "
+                "saved it again",
+            ),
             ("expected", f"the checkpoint of step {step}, bit for bit"),
             ("means", "a damaged checkpoint stays damaged, and the job believes that it has saved"),
             ("think", "what does your save do when a checkpoint of that step is there already?"),
@@ -136,7 +164,11 @@ def saved_again(lab: Lab) -> None:
 
 def none_intact(lab: Lab) -> None:
     seen = _seen(lab)
-    fresh = {"empty": "empty", "gone": "it doesn't exist", "foreign": "holds only notes.txt and a folder logs"}
+    fresh = {
+        "empty": "empty",
+        "gone": "it doesn't exist",
+        "foreign": "holds only notes.txt and a folder logs",
+    }
     for name, told in fresh.items():
         works(seen[name])
         if seen[name].found() != "none":
@@ -162,7 +194,10 @@ def none_intact(lab: Lab) -> None:
         if len(look.all("read")) > 1 and look.all("read")[-1]["outcome"] != "error":
             rows = [
                 ("damaged", files),
-                ("found", "read_latest raised when it was called first, and not when it was called again"),
+                (
+                    "found",
+                    "read_latest raised when it was called first, and not when it was called again",
+                ),
                 ("expected", "an error, every time"),
                 ("means", "the job crashes once; relaunched, it starts over without a word"),
                 ("think", "does reading change what lies on the disk?"),
@@ -176,8 +211,13 @@ def _silent(look: Look, damaged: str) -> Finding:
         ("expected", "an error"),
         (
             "means",
-            "after a disk problem the job silently starts over, or trains on garbage, and its checkpoints then replace what could have been rescued",
+            "after a disk problem the job silently starts over, or trains on garbage, and its "
+            "checkpoints then replace what could have been rescued",
         ),
-        ("think", "how do 'there is no checkpoint' and 'there is no good checkpoint' differ for your user?"),
+        (
+            "think",
+            "how do 'there is no checkpoint' and 'there is no good checkpoint' differ for your "
+            "user?",
+        ),
     ]
     return fails("silent restart", look, rows)

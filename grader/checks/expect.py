@@ -1,8 +1,8 @@
 """Expectations on runs. Each returns quietly or raises a Finding with its evidence.
 
-Every resume check asserts three things: the earlier lives really died of their faults and the last one
-finished (`finished`), progress was kept (`progress_kept`), and the course is that of the undisturbed
-run, bit for bit (`same_trajectory`).
+Every resume check asserts three things: the earlier lives really died of their faults and the last
+one finished (`finished`), progress was kept (`progress_kept`), and the course is that of the
+undisturbed run, bit for bit (`same_trajectory`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ def rejoins(lab: Lab, run: Run, undisturbed: Run) -> None:
 
 
 def _explained_by_its_course(lab: Lab, run: Run, undisturbed: Run, ended: Finding) -> None:
-    """A run that went astray may crash far from where it did: tell what was lost, not where it ended."""
+    """A run that went astray may crash far from where it did: tell what was lost, not where it
+    ended.
+    """
     if len(run.lives) < 2 or not run.last.steps or ended.verdict != FAIL:
         return
     try:
@@ -50,7 +52,7 @@ def told_later(lost: Finding, ended: Finding) -> Finding:
     return lost
 
 
-# --- ends -------------------------------------------------------------------------------------------
+# --- ends -----------------------------------------------------------------------------------------
 
 
 def finished(lab: Lab, run: Run) -> None:
@@ -75,7 +77,10 @@ def ended_early(lab: Lab, run: Run, life: Life) -> Finding:
         return over_limit(lab, run, life, when)
     if crash := life.first("crash"):
         return crashed(crash, when, schedule_of(run), life)
-    rows = [*when, ("ended", f"the process left with {left_with(life.status)} before training was done")]
+    rows = [
+        *when,
+        ("ended", f"the process left with {left_with(life.status)} before training was done"),
+    ]
     if leaving := life.first("exit"):
         rows += student_frames(leaving)
     if life.status == 0:
@@ -87,18 +92,24 @@ def crashed(crash: dict, when: list, fault: str | None = None, life: Life | None
     """A crash as the student should see it: their own frames, the exception last."""
     frames = student_frames(crash)
     if not frames and crash["frames"]:
-        last = [f for f in crash["frames"] if "/grader/workload/" in f["file"]][-1:] or crash["frames"][-1:]
+        last = [f for f in crash["frames"] if "/grader/workload/" in f["file"]][-1:] or crash[
+            "frames"
+        ][-1:]
         where = f"{last[0]['file'].rpartition('/')[2]}:{last[0]['line']}"
         frames = [
             (
                 "crashed",
-                f"in the training script, {where}, with what your functions gave it: {last[0]['text']}",
+                f"in the training script, {where}, with what your functions gave it: "
+                f"{last[0]['text']}",
             )
         ]
     rows = [*when, *frames, *_error_rows(crash)]
     at = frames[-1][1].split(" ")[0] if frames else ""
     return Finding(
-        f"crash:{crash['type']}:{at}", rows, fault, log=str(life.folder / "stderr") if life else None
+        f"crash:{crash['type']}:{at}",
+        rows,
+        fault,
+        log=str(life.folder / "stderr") if life else None,
     )
 
 
@@ -110,22 +121,36 @@ def _error_rows(crash: dict) -> list[tuple[str, str]]:
         )
         what = f": {culprit[1]}" if culprit else ""
         return [
-            ("error", f"{crash['type']}: a safe load (weights_only=True) refuses what was saved{what}"[:300]),
+            (
+                "error",
+                f"{crash['type']}: a safe load (weights_only=True) refuses what was saved{what}"[
+                    :300
+                ],
+            ),
             (
                 "means",
-                "the checkpoint holds more than plain data: to load it, Python would have to run code from it",
+                "the checkpoint holds more than plain data: to load it, Python would have to "
+                "run code from it",
             ),
             (
                 "think",
-                "which saved value isn't a tensor, a number, a string, or a list, tuple or dict of them?",
+                "which saved value isn't a tensor, a number, a string, or a list, tuple or dict "
+                "of them?",
             ),
         ]
     lines = [line for line in message.splitlines() if line.strip()]
     if any(line.startswith("Traceback (most recent") for line in lines[1:]):
         # DCP's message holds the tracebacks of all ranks: what they end in, once each
-        lines = list(dict.fromkeys(line for line in lines if not line.startswith((" ", "Traceback (most recent"))))
+        lines = list(
+            dict.fromkeys(
+                line for line in lines if not line.startswith((" ", "Traceback (most recent"))
+            )
+        )
     first, *more = lines or [""]
-    return [("error", f"{crash['type']}: {first}"[:300]), *(("", line.strip()[:200]) for line in more[:5])]
+    return [
+        ("error", f"{crash['type']}: {first}"[:300]),
+        *(("", line.strip()[:200]) for line in more[:5]),
+    ]
 
 
 def student_frames(crash: dict) -> list[tuple[str, str]]:
@@ -133,7 +158,9 @@ def student_frames(crash: dict) -> list[tuple[str, str]]:
     rows = []
     for frame in crash["frames"]:
         if name := scratch.submitted(frame["file"]):
-            where = f"{name}:{frame['line']}" + (f" in {frame['function']}" if frame["function"] else "")
+            where = f"{name}:{frame['line']}" + (
+                f" in {frame['function']}" if frame["function"] else ""
+            )
             rows.append(("crashed" if not rows else "", f"{where}: {frame['text']}"))
     return rows[-5:]
 
@@ -143,7 +170,10 @@ def over_limit(lab: Lab, run: Run, life: Life, when: list) -> Finding:
     if life.ended == "stopped":
         return Inconclusive("stopped", [("stopped", "the life was stopped from outside")])
     if life.ended == "wall" and starved(limits.wall, life.result.get("waited", 0.0)):
-        waited = f"busy: of {limits.wall:g} s, your code waited {life.result['waited']:.0f} s for a processor"
+        waited = (
+            f"busy: of {limits.wall:g} s, your code waited {life.result['waited']:.0f} s "
+            "for a processor"
+        )
         return Inconclusive("starved", [*when, ("machine", waited)])
     if life.ended == "wall" and _machine_is_slow(lab):
         return Inconclusive(
@@ -152,7 +182,8 @@ def over_limit(lab: Lab, run: Run, life: Life, when: list) -> Finding:
                 *when,
                 (
                     "machine",
-                    f"too slow now: {limits.wall:g} s weren't enough, nor for a run without your code",
+                    f"too slow now: {limits.wall:g} s weren't enough, nor for a run without "
+                    "your code",
                 ),
             ],
         )
@@ -170,7 +201,9 @@ def over_limit(lab: Lab, run: Run, life: Life, when: list) -> Finding:
 
 
 def starved(allowed: float, waited: float) -> bool:
-    """Did a process that used up its `allowed` seconds of wall time wait for a processor for much of it?"""
+    """Did a process that used up its `allowed` seconds of wall time wait for a processor for much
+    of it?
+    """
     return waited > 0.3 * allowed
 
 
@@ -182,7 +215,9 @@ def _machine_is_slow(lab: Lab) -> bool:
 
 def _stands_at(life: Life) -> str:
     """Where in the student's code the main thread stood when the time was up."""
-    for file, line, function in re.findall(r'File "(.*)", line (\d+) in (.*)', life.text("stack", 20_000)):
+    for file, line, function in re.findall(
+        r'File "(.*)", line (\d+) in (.*)', life.text("stack", 20_000)
+    ):
         if own := scratch.submitted(file):
             return f"{own}:{line} in {function}"
     return ""
@@ -209,7 +244,8 @@ def imports_cleanly(run: Run, functions: list[str]) -> None:
             unreadable = crash["type"] == "SyntaxError" or "null byte" in crash["message"]
             label = "can't parse" if unreadable else "can't import"
             raise Finding(
-                "import", [(label, where[-1][1]), ("error", f"{crash['type']}: {crash['message']}"[:300])]
+                "import",
+                [(label, where[-1][1]), ("error", f"{crash['type']}: {crash['message']}"[:300])],
             )
         if life.ended:
             raise Finding(
@@ -228,14 +264,18 @@ def imports_cleanly(run: Run, functions: list[str]) -> None:
         )
     missing = [name for name in functions if name not in imported["functions"]]
     if missing:
-        raise Finding("import", [("missing", f"no function {', '.join(missing)}: the tasks call it")])
+        raise Finding(
+            "import", [("missing", f"no function {', '.join(missing)}: the tasks call it")]
+        )
 
 
-# --- progress ---------------------------------------------------------------------------------------
+# --- progress -------------------------------------------------------------------------------------
 
 
 def progress_kept(run: Run) -> None:
-    """Each relaunch began at the last finished save, or at the one in progress when the fault struck."""
+    """Each relaunch began at the last finished save, or at the one in progress when the fault
+    struck.
+    """
     for life, after in zip(run.lives, run.lives[1:]):
         saved = [e["step"] for e in life.all("saved")]
         begun = [e["step"] for e in life.all("saving")]
@@ -244,24 +284,33 @@ def progress_kept(run: Run) -> None:
             continue
         rows = [
             ("fault", run.story),
-            ("resumed", f"at step {after.resumed_at}; the last checkpoint was saved after step {last}"),
+            (
+                "resumed",
+                f"at step {after.resumed_at}; the last checkpoint was saved after step {last}",
+            ),
         ]
         if after.resumed_at < last:
             rows.append(
                 (
                     "means",
-                    f"{life.reached - after.resumed_at} of {life.reached} finished steps are done again"
-                    + (": the run started over" if after.resumed_at == 0 else ""),
+                    f"{life.reached - after.resumed_at} of {life.reached} finished steps are "
+                    "done again" + (": the run started over" if after.resumed_at == 0 else ""),
                 )
             )
-            rows.append(("think", "which numbers say how far the run has come, and who puts them back?"))
+            rows.append(
+                ("think", "which numbers say how far the run has come, and who puts them back?")
+            )
         else:
-            rows.append(("means", "the relaunched job believes that it has done steps which nobody did"))
-            rows.append(("think", "what is the step counter at the moment of the save, and after the load?"))
+            rows.append(
+                ("means", "the relaunched job believes that it has done steps which nobody did")
+            )
+            rows.append(
+                ("think", "what is the step counter at the moment of the save, and after the load?")
+            )
         raise Finding("progress", rows, schedule_of(run))
 
 
-# --- trajectories -----------------------------------------------------------------------------------
+# --- trajectories ---------------------------------------------------------------------------------
 
 
 def same_trajectory(lab: Lab, run: Run, undisturbed: Run, partly: bool = False) -> None:
@@ -291,19 +340,26 @@ def not_reproducible(lab: Lab, noise: Divergence) -> Finding:
     ]
     machine = not all(b.finished for b in bare) or bare[0].trajectory != bare[1].trajectory
     rows = [
-        ("undisturbed", f"two runs that nothing disturbed differ at step {noise.step}: {noise.cause}"),
+        (
+            "undisturbed",
+            f"two runs that nothing disturbed differ at step {noise.step}: {noise.cause}",
+        ),
         ("same", "two runs without your code"),
         (
             "means",
-            "your code draws from something that no seed governs; such a run can't be compared, nor resumed exactly",
+            "your code draws from something that no seed governs; such a run can't be compared, "
+            "nor resumed exactly",
         ),
         (
             "think",
-            "time, os.urandom, hash() of a string, the order of a set, an unseeded generator: which one do you use?",
+            "time, os.urandom, hash() of a string, the order of a set, an unseeded generator: "
+            "which one do you use?",
         ),
     ]
     if machine:
-        return Inconclusive("machine", [("machine", "two undisturbed runs differ even without your code")])
+        return Inconclusive(
+            "machine", [("machine", "two undisturbed runs differ even without your code")]
+        )
     return Finding("not reproducible", rows)
 
 
@@ -332,7 +388,9 @@ COUNTERS = {"global step", "epoch", "position in the epoch"}
 
 
 def _condensed(same: list[str], different: list[str]) -> list[str]:
-    """What is equal, in few words: the counters as one, the optimizer as one if all of it is equal."""
+    """What is equal, in few words: the counters as one, the optimizer as one if all of it is
+    equal.
+    """
     names = [n for n in same if n not in ("loss", "augmented inputs")]
     if set(names) >= COUNTERS:
         names = ["counters", *(n for n in names if n not in COUNTERS)]
@@ -358,7 +416,14 @@ def quiet(lab: Lab, run: Run, bare: Run, compared: str = NEVER) -> None:
         rows = [r for r in rows if r[0] not in ("means", "think")]
         rows += [
             ("compared", f"{compared}; nothing disturbed either"),
-            ("means", "looking at the state changed it: every save sends training down another path"),
-            ("think", "does a function that should only read draw a number, set a seed, or change a mode?"),
+            (
+                "means",
+                "looking at the state changed it: every save sends training down another path",
+            ),
+            (
+                "think",
+                "does a function that should only read draw a number, set a seed, or change a "
+                "mode?",
+            ),
         ]
         raise Finding(f"save changes {found.cause}", rows)

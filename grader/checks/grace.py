@@ -25,7 +25,9 @@ from grader.harness.preemption import send
 from grader.harness.run import Run
 from grader.verdicts import Finding, Inconclusive
 
-EARLY = 3  # times the longest step and save may be left when a job stops by itself: margins are welcome, idling isn't
+# times the longest step and save may be left when a job stops by itself: margins are welcome,
+# idling isn't
+EARLY = 3
 PARTS = 12  # of an evaluation
 
 
@@ -82,7 +84,9 @@ def in_an_evaluation(lab: Lab, ranks: int | None = None) -> None:
 
 
 def with_a_grace_known(lab: Lab) -> None:
-    """The grace is given, too, and long; the end of the time limit comes first, without a signal."""
+    """The grace is given, too, and long; the end of the time limit comes first, without a
+    signal.
+    """
     before_the_time_limit(lab, None, "--grace", 500, "--tell-grace")
 
 

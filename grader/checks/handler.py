@@ -18,9 +18,18 @@ TERM, USR1, USR2, HUP, INT = (
 NOTED = (TERM, USR1)  # unless a block names others
 KINDS = ("default", "ignored", "own")  # handlers that were there before
 ERRORS = (
-    "RuntimeError", "KeyError", "OSError", "InterruptedError", "ValueError", "TimeoutError", "MemoryError",
-    "StopIteration", "KeyboardInterrupt", "SystemExit", "GeneratorExit",
-)  # fmt: skip
+    "RuntimeError",
+    "KeyError",
+    "OSError",
+    "InterruptedError",
+    "ValueError",
+    "TimeoutError",
+    "MemoryError",
+    "StopIteration",
+    "KeyboardInterrupt",
+    "SystemExit",
+    "GeneratorExit",
+)
 MOST_MOMENTS = 120  # of each part of StopSignal that are struck
 WHEN = ("when", "a signal came in a `with StopSignal()` block")
 
@@ -123,7 +132,9 @@ class Draw:
         ]
 
     def back_again(self) -> list[dict]:
-        """After a block, after one that raised, and after one that raised when a signal had come."""
+        """After a block, after one that raised, and after one that raised when a signal had
+        come.
+        """
         asked = []
         for before in self.mixed(*KINDS):
             operations = [["around"], self.block(), ["exit"], ["look"]]
@@ -182,8 +193,15 @@ class Draw:
 
 
 ASKED: tuple[str, ...] = (
-    "each_noted", "first_counts", "nothing_else", "whole_save", "back_again", "nested", "only_its_own", "any_moment",
-)  # fmt: skip
+    "each_noted",
+    "first_counts",
+    "nothing_else",
+    "whole_save",
+    "back_again",
+    "nested",
+    "only_its_own",
+    "any_moment",
+)
 
 
 def answers(lab: Lab, name: str) -> list[Answer]:
@@ -562,7 +580,10 @@ def _moment_problem(found: dict, where: str, allowed: tuple, time: float, third:
     elif found["after"][0] is None and not heard:
         return "it was lost: neither received, nor did the handler from before hear it"
     else:
-        problem = f"received and at are {found['after']}, and the handler from before heard {[_name(n) for n in heard]}"
+        problem = (
+            f"received and at are {found['after']}, and the handler from before heard "
+            f"{[_name(n) for n in heard]}"
+        )
     if problem is None and where != "exit" and found["inside"] != found["after"]:
         problem = (
             f"received and at went from {found['inside']} to {found['after']} as the block ended"

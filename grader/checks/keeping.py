@@ -50,11 +50,15 @@ def _points(steps: list[int], keep: int) -> list[dict]:
     three = [write(first), write(second), write(third)]
     rotten = [write(first), *bad[:2], cut(first), *bad[2:]]
     return [
-        # the newest ones damaged one after another: each time the next older one must still be there
+        # the newest ones damaged one after another: each time the next older one must still be
+        # there
         {"name": "pruned", "ops": one_by_one, "harms": [cut(*steps[-n:]) for n in range(1, keep)]},
         {"name": "unpruned", "ops": [*map(write, steps[-keep:])], "reads": []},
         {"name": "good, bad, bad", "ops": [write(first), *bad, prune(keep)]},
-        {"name": "bad, bad, good", "ops": [write(first), *bad[:2], write(fourth), *bad[2:], prune(keep)]},
+        {
+            "name": "bad, bad, good",
+            "ops": [write(first), *bad[:2], write(fourth), *bad[2:], prune(keep)],
+        },
         {
             "name": "good, good, good, bad, bad",
             "ops": [*three, write(fourth), write(fifth), cut(fourth), cut(fifth), prune(2)],
@@ -62,9 +66,17 @@ def _points(steps: list[int], keep: int) -> list[dict]:
         },
         {"name": "one", "ops": [write(fourth), prune(1)]},
         {"name": "two", "ops": [write(second), write(third)], "reads": []},
-        {"name": "more than there are", "ops": [write(second), write(third), prune(5)], "harms": [cut(third)]},
+        {
+            "name": "more than there are",
+            "ops": [write(second), write(third), prune(5)],
+            "harms": [cut(third)],
+        },
         {"name": "four", "ops": [*three, write(fourth)], "reads": []},
-        {"name": "aged", "ops": [*three, write(fourth), {"op": "age"}, prune(2)], "harms": [cut(fourth)]},
+        {
+            "name": "aged",
+            "ops": [*three, write(fourth), {"op": "age"}, prune(2)],
+            "harms": [cut(fourth)],
+        },
         {"name": "one of many", "ops": [*three, write(fourth), prune(1)]},
         {"name": "none good", "ops": [*rotten, prune(keep)], "reads": []},
         {"name": "none good, unpruned", "ops": rotten, "reads": []},
@@ -72,7 +84,11 @@ def _points(steps: list[int], keep: int) -> list[dict]:
         {"name": "empty", "ops": [prune(keep)]},
         {"name": "gone", "at": "here", "made": False, "ops": [prune(keep)]},
         {"name": "foreign", "at": ODD, "ops": [FOREIGN, *three, write(fourth), prune(2)]},
-        {"name": "strangers", "ops": [*three, STRANGERS, write(fourth), prune(2)], "harms": [cut(fourth)]},
+        {
+            "name": "strangers",
+            "ops": [*three, STRANGERS, write(fourth), prune(2)],
+            "harms": [cut(fourth)],
+        },
     ]
 
 
@@ -94,16 +110,24 @@ def last_ones_stay(lab: Lab) -> None:
         ],
     )
     if pruned.found() != f"step {steps[-1]}":
-        raise fails("newest pruned", pruned, [asked, ("expected", f"the checkpoint of step {steps[-1]}")])
+        raise fails(
+            "newest pruned", pruned, [asked, ("expected", f"the checkpoint of step {steps[-1]}")]
+        )
     for broken, look in enumerate(pruned.harmed, 1):
         if not look.harm:
             raise _rewritten(asked, steps[-broken])
         if look.found() != f"step {steps[-1 - broken]}":
             rows = [
                 asked,
-                ("damaged", f"{', '.join(h.file for h in look.harm)}: the newest {broken}, cut short"),
+                (
+                    "damaged",
+                    f"{', '.join(h.file for h in look.harm)}: the newest {broken}, cut short",
+                ),
                 ("expected", f"the checkpoint of step {steps[-1 - broken]}"),
-                ("means", "when the newest turns out to be damaged, there is nothing to go back to"),
+                (
+                    "means",
+                    "when the newest turns out to be damaged, there is nothing to go back to",
+                ),
                 ("think", "which of them does `keep` count?"),
             ]
             raise fails("too much pruned", look, rows)
@@ -119,7 +143,12 @@ def _few_or_many(seen: dict[str, Seen], steps: list[int]) -> None:
     asked = ("asked for", "prune(keep=1), of four checkpoints")
     if one.found() != f"step {fourth}":
         raise fails("newest pruned", one, [asked, ("expected", f"the checkpoint of step {fourth}")])
-    _no_more_than(one, seen["one"], "nothing pruned", [asked, ("think", "which checkpoints are left after the prune?")])
+    _no_more_than(
+        one,
+        seen["one"],
+        "nothing pruned",
+        [asked, ("think", "which checkpoints are left after the prune?")],
+    )
     rows = [("asked for", "prune(keep=5), of two checkpoints"), ("expected", "both stay")]
     for look, step in zip(more.looks, (third, second)):
         if look.found() != f"step {step}":
@@ -127,7 +156,11 @@ def _few_or_many(seen: dict[str, Seen], steps: list[int]) -> None:
     aged = seen["aged"]
     works(aged)
     rows = [
-        ("directory", "four checkpoints; their dates were changed, as a copy to another disk does: older ones look newer"),
+        (
+            "directory",
+            "four checkpoints; their dates were changed, as a copy to another disk does: older "
+            "ones look newer",
+        ),
         ("asked for", "prune(keep=2)"),
         ("expected", "the two of the highest steps stay"),
     ]
@@ -148,13 +181,18 @@ def _rewritten(asked: tuple[str, str], step: int) -> Finding:
 
 
 def _no_more_than(seen: Seen, like: Seen, cause: str, rows: list[tuple[str, str]]) -> None:
-    """The directory holds no more than one in which nothing happened but the saves that are to stay."""
+    """The directory holds no more than one in which nothing happened but the saves that are to
+    stay.
+    """
     if seen.total <= like.total + ROOM and seen.entries <= like.entries:
         return
     at = next(i for i, (label, _) in enumerate(rows) if label in ("means", "think"))
     told = [
         ("found", f"the directory holds {seen.total} bytes in {seen.entries} files and folders"),
-        ("expected", f"{like.total} bytes in {like.entries}, as when only those to be kept were ever saved"),
+        (
+            "expected",
+            f"{like.total} bytes in {like.entries}, as when only those to be kept were ever saved",
+        ),
     ]
     raise Finding(cause, [*rows[:at], *told, *rows[at:]])
 
@@ -171,7 +209,11 @@ def only_good_one_stays(lab: Lab) -> None:
         point = seen[name]
         works(point)
         rows = [
-            ("directory", f"checkpoints, oldest first: {'good, ' * (name[0] == 'b')}{name.replace('bad', 'damaged')}"),
+            (
+                "directory",
+                "checkpoints, oldest first: "
+                f"{'good, ' * (name[0] == 'b')}{name.replace('bad', 'damaged')}",
+            ),
             ("asked for", f"prune(keep={kept})"),
         ]
         for look, want in zip(point.looks, left):
@@ -182,11 +224,22 @@ def only_good_one_stays(lab: Lab) -> None:
                     rows.append(("damaged", f"then also {', '.join(h.file for h in look.harm)}"))
                 rows += [
                     ("expected", f"the good one of step {want} stays"),
-                    ("means", "cleaning up deleted a checkpoint that could be loaded, and kept what can't be"),
-                    ("think", "what must be true of a checkpoint before it may count as one of those you keep?"),
+                    (
+                        "means",
+                        "cleaning up deleted a checkpoint that could be loaded, and kept what "
+                        "can't be",
+                    ),
+                    (
+                        "think",
+                        "what must be true of a checkpoint before it may count as one of those "
+                        "you keep?",
+                    ),
                 ]
                 raise fails("only good one deleted", look, rows)
-        think = ("think", "what becomes of checkpoints that can't be loaded, when there are good ones?")
+        think = (
+            "think",
+            "what becomes of checkpoints that can't be loaded, when there are good ones?",
+        )
         whole = seen["two" if len(left[:kept]) == 2 else "one"]
         works(whole)
         _no_more_than(point, whole, "damaged ones stay", [*rows, think])
@@ -215,7 +268,10 @@ def leftovers_go(lab: Lab) -> None:
     sizes = _seen(lab)["pruned"].operations[0].sizes
     byte = max(1, int(lab.draw.choice([0.3, 0.6]) * max(sizes, default=2)))
     best = GOOD | {"step": steps[2]}
-    torn = [under(Fault("tear", op["step"], byte=byte), op, goes_on=True) for op in [*map(write, steps[:3]), best]]
+    torn = [
+        under(Fault("tear", op["step"], byte=byte), op, goes_on=True)
+        for op in [*map(write, steps[:3]), best]
+    ]
     whole = [*map(write, steps[3:]), best]
     points = [
         {"name": "torn", "ops": [*torn, *whole, prune(keep)]},
@@ -228,9 +284,16 @@ def leftovers_go(lab: Lab) -> None:
         works(seen[name])
         rows = [
             ("fault", "three saves and a keep_best killed half-way; others that were whole"),
-            ("asked for", f"prune(keep={keep})" + (f" in a directory called '{ODD}'" if "odd" in name else "")),
+            (
+                "asked for",
+                f"prune(keep={keep})"
+                + (f" in a directory called '{ODD}'" if "odd" in name else ""),
+            ),
             ("means", "every interrupted save leaves a file behind, until the quota is full"),
-            ("think", "what does a save that is killed leave in the directory, and who clears it away?"),
+            (
+                "think",
+                "what does a save that is killed leave in the directory, and who clears it away?",
+            ),
         ]
         _no_more_than(seen[name], seen["whole"], "leftovers stay", rows)
 
@@ -241,17 +304,31 @@ def nothing_else_goes(lab: Lab) -> None:
     for name in ("gone", "empty"):
         works(seen[name])
         if seen[name].found() != "none":
-            rows = [("directory", name), ("asked for", f"prune(keep={keep})"), ("expected", "nothing happens")]
+            rows = [
+                ("directory", name),
+                ("asked for", f"prune(keep={keep})"),
+                ("expected", "nothing happens"),
+            ]
             raise fails("fresh start", seen[name], rows)
     point = seen["foreign"]
     works(point)
-    rows = [("directory", f"'{ODD}'; it also holds notes.txt and a folder logs, which somebody else put there")]
+    rows = [
+        (
+            "directory",
+            f"'{ODD}'; it also holds notes.txt and a folder logs, which somebody else put there",
+        )
+    ]
     rows.append(("asked for", "prune(keep=2)"))
     others_untouched(point, rows)
     if point.found() != f"step {steps[3]}":
-        raise fails("newest pruned", point, [*rows, ("expected", f"the checkpoint of step {steps[3]}")])
+        raise fails(
+            "newest pruned", point, [*rows, ("expected", f"the checkpoint of step {steps[3]}")]
+        )
     if point.total > seen["killed"].total + ROOM:
-        think = ("think", "which characters of a directory's name mean something else to glob or to a shell?")
+        think = (
+            "think",
+            "which characters of a directory's name mean something else to glob or to a shell?",
+        )
         raise Finding(
             "nothing pruned",
             [
@@ -267,14 +344,22 @@ def nothing_else_goes(lab: Lab) -> None:
 def _strangers_stay(point: Seen, like: Seen, steps: list[int]) -> None:
     works(point)
     rows = [
-        ("directory", "it also holds copies, links and folders that others made, called almost as your files are"),
+        (
+            "directory",
+            "it also holds copies, links and folders that others made, called almost as your "
+            "files are",
+        ),
         ("asked for", "prune(keep=2), of four checkpoints"),
     ]
     think = ("think", "which files are yours, and how do you tell?")
     others_untouched(point, rows)
     for look, step in zip(point.looks, (steps[3], steps[2])):
         if look.found() != f"step {step}":
-            raise fails("newest pruned", look, [*rows, ("expected", f"the checkpoint of step {step}"), think])
+            raise fails(
+                "newest pruned",
+                look,
+                [*rows, ("expected", f"the checkpoint of step {step}"), think],
+            )
     _no_more_than(point, like, "nothing pruned", [*rows, think])
 
 
@@ -294,7 +379,9 @@ def prune_killed_at_every_event(lab: Lab) -> None:
             ],
         )
     faults = kill_and_tear_points(lab, 0, events, size)
-    seen = observe(lab, [{"name": str(f), "ops": [*map(write, steps), under(f, prune(2))]} for f in faults])
+    seen = observe(
+        lab, [{"name": str(f), "ops": [*map(write, steps), under(f, prune(2))]} for f in faults]
+    )
     for fault in faults:
         point = seen[str(fault)]
         died_right(point)
@@ -303,6 +390,9 @@ def prune_killed_at_every_event(lab: Lab) -> None:
                 ("fault", f"SIGKILL in prune, {moment(fault, events)}"),
                 ("expected", f"the newest checkpoint, of step {steps[-1]}"),
                 ("means", "a job that is killed while it cleans up has nothing left to start from"),
-                ("think", "in which order does prune delete, and what is on disk between two deletions?"),
+                (
+                    "think",
+                    "in which order does prune delete, and what is on disk between two deletions?",
+                ),
             ]
             raise fails("newest pruned", point, rows, str(fault))

@@ -32,36 +32,48 @@ MEANINGS = {
         "what of a model is in its state_dict() and not among its parameters()?",
     ),
     "optimizer": (
-        "the optimizer starts cold: its running averages are gone, and the next steps go astray. The loss shows a small bump, nothing more",
+        "the optimizer starts cold: its running averages are gone, and the next steps go "
+        "astray. The loss shows a small bump, nothing more",
         "AdamW remembers two tensors for every weight. Where are they after your load?",
     ),
     "scheduler": (
-        "the learning-rate schedule isn't where it was: the resumed run takes its steps with other learning rates",
+        "the learning-rate schedule isn't where it was: the resumed run takes its steps with "
+        "other learning rates",
         "how does the scheduler know at which step it is?",
     ),
     "learning rate": (
         "the next step is taken with another learning rate",
-        "who sets the learning rate, and when was that saved: before or after the scheduler's step?",
+        "who sets the learning rate, and when was that saved: before or after the scheduler's "
+        "step?",
     ),
     "batch indices": (
-        "the resumed run trains on samples that it has already seen in this epoch, and never sees others",
+        "the resumed run trains on samples that it has already seen in this epoch, and never "
+        "sees others",
         "what decides which batch comes next, and is it in your checkpoint?",
     ),
     "Python RNG": (
-        "augmentation that draws from Python's random sees other numbers than in the undisturbed run, or the same ones again",
-        "the training script uses several random generators. Which of them are in your checkpoint, and who draws from them after they are back?",
+        "augmentation that draws from Python's random sees other numbers than in the "
+        "undisturbed run, or the same ones again",
+        "the training script uses several random generators. Which of them are in your "
+        "checkpoint, and who draws from them after they are back?",
     ),
     "NumPy RNG": (
-        "augmentation that draws from numpy.random sees other numbers than in the undisturbed run, or the same ones again",
-        "the training script uses several random generators. Which of them are in your checkpoint, and who draws from them after they are back?",
+        "augmentation that draws from numpy.random sees other numbers than in the undisturbed "
+        "run, or the same ones again",
+        "the training script uses several random generators. Which of them are in your "
+        "checkpoint, and who draws from them after they are back?",
     ),
     "torch RNG": (
-        "dropout masks and shuffles repeat old draws: the resumed run sees other noise than the undisturbed one",
-        "where does dropout get its random numbers from, and where was that generator when you saved? Who else draws from it before training goes on?",
+        "dropout masks and shuffles repeat old draws: the resumed run sees other noise than the "
+        "undisturbed one",
+        "where does dropout get its random numbers from, and where was that generator when you "
+        "saved? Who else draws from it before training goes on?",
     ),
     "augmented inputs": (
-        "the same samples come, but augmented with other random numbers than in the undisturbed run",
-        "who draws the numbers for augmentation: this process, or the loader's workers? What is their state after a resume?",
+        "the same samples come, but augmented with other random numbers than in the undisturbed "
+        "run",
+        "who draws the numbers for augmentation: this process, or the loader's workers? What is "
+        "their state after a resume?",
     ),
     "best metric": (
         "the best validation loss is forgotten: after a resume a worse model replaces the best one",
@@ -76,8 +88,10 @@ MEANINGS = {
 
 # the order and the generator that it is drawn from are both off: one cause
 DRAWN_FROM_ELSEWHERE = (
-    "the epoch's order is drawn from torch's generator, and that isn't where it was: the run sees samples again that it has seen, and never sees others",
-    "where did torch's generator stand when the undisturbed run drew this order, and where does yours stand when iter(loader) draws it again?",
+    "the epoch's order is drawn from torch's generator, and that isn't where it was: the run "
+    "sees samples again that it has seen, and never sees others",
+    "where did torch's generator stand when the undisturbed run drew this order, and where does "
+    "yours stand when iter(loader) draws it again?",
 )
 
 

@@ -12,13 +12,23 @@ from grader.harness.lab import Lab
 from grader.harness.run import Run
 from grader.verdicts import Finding, Inconclusive
 
-SHOWN = 6  # operations before the crash, and things that didn't reach the disk, that a message tells
+# operations before the crash, and things that didn't reach the disk, that a message tells
+SHOWN = 6
 TREES = 120  # different directories that are read; of more, so many are drawn
 
 
-def saves_survive(lab: Lab, *flags: str, given: dict, digests: dict[int, str], key: str, steps: list[int], saves: str, load: str) -> None:
-    """One life saves and is recorded; the states are worked out here; another life, which doesn't know what was saved, reads
-    each of them.
+def saves_survive(
+    lab: Lab,
+    *flags: str,
+    given: dict,
+    digests: dict[int, str],
+    key: str,
+    steps: list[int],
+    saves: str,
+    load: str,
+) -> None:
+    """One life saves and is recorded; the states are worked out here; another life, which doesn't
+    know what was saved, reads each of them.
 
     given    what the recorded life saves (workload/crash_states.py)
     digests  save -> digest of its state with this key, from a life without student code
@@ -30,9 +40,13 @@ def saves_survive(lab: Lab, *flags: str, given: dict, digests: dict[int, str], k
     left_out = states.thin(found, TREES)
     keys = list(found.trees)
     trees = plain.from_trees([found.trees[k] for k in keys])
-    read = lab.launch("crash_reads.py", *flags, given={"key": key, "trees": trees}, directory=run.directory)
+    read = lab.launch(
+        "crash_reads.py", *flags, given={"key": key, "trees": trees}, directory=run.directory
+    )
     finished(lab, read)
-    outcomes = {keys[int(n)]: Outcome(**outcome) for n, outcome in read.last.first("outcomes")["of"].items()}
+    outcomes = {
+        keys[int(n)]: Outcome(**outcome) for n, outcome in read.last.first("outcomes")["of"].items()
+    }
     left_out += states.keep(found, set(outcomes))
     failing = verdict.failures(found, outcomes, digests, fresh="none")
     remedies = verdict.remedies(record.disk, record.ops, failing, found.trees) if failing else []
@@ -47,11 +61,17 @@ def _record(run: Run, number: int) -> Record:
         raise _unseen(unrecorded)
     reported = run.last.all("record")
     if len(reported) != 1:
-        raise _unseen({"why": f"{len(reported)} records were reported, and there is one", "seen": True})
+        raise _unseen(
+            {"why": f"{len(reported)} records were reported, and there is one", "seen": True}
+        )
     record = plain.to_record(reported[0]["of"])
     (ended,) = record.ended
     if ended.late or ended.status != 0:
-        what = "didn't end in time" if ended.late else f"failed, with nothing wrong with the disk (exit status {ended.status})"
+        what = (
+            "didn't end in time"
+            if ended.late
+            else f"failed, with nothing wrong with the disk (exit status {ended.status})"
+        )
         raise _unseen({"why": f"the saves {what}", "seen": True})
     marks = [(op.kind, op.save) for op in record.ops if isinstance(op, Mark)]
     if marks != [(kind, n) for n in range(1, number + 1) for kind in ("began", "returned")]:
@@ -60,7 +80,9 @@ def _record(run: Run, number: int) -> Record:
 
 
 def survives(lab: Lab, script: str, *argv: object, steps: list[int], saves: str, load: str) -> None:
-    """`script` saves `steps` and tries every state; what it tells is judged. `saves` and `load`: what the student calls them."""
+    """`script` saves `steps` and tries every state; what it tells is judged. `saves` and `load`:
+    what the student calls them.
+    """
     run = lab.launch(script, "--seed", lab.seed, *argv, "--steps", *steps)
     finished(lab, run)
     if unseen := run.last.first("crash states unseen"):
@@ -72,18 +94,37 @@ def survives(lab: Lab, script: str, *argv: object, steps: list[int], saves: str,
 def _judge(lab: Lab, report: dict, advice: list, steps: list[int], saves: str, load: str) -> None:
     recorded = report["recorded"]
     more = f" (of {recorded['left_out']} more none)" if recorded["left_out"] else ""
-    lab.measured("power loss", f"{recorded['states']} states of the disk after {recorded['operations']} operations were read{more}")
+    lab.measured(
+        "power loss",
+        f"{recorded['states']} states of the disk after {recorded['operations']} operations "
+        f"were read{more}",
+    )
     if not report["passed"]:
-        saved = ("saved", f"steps {', '.join(map(str, steps))}, one after another: saves 1 to {len(steps)}")
+        saved = (
+            "saved",
+            f"steps {', '.join(map(str, steps))}, one after another: saves 1 to {len(steps)}",
+        )
         # of several ranks, which state is the smallest depends on who came first
-        gist = f"there is a state of the disk of which {load} makes something else than was promised"
-        raise Finding(f"power loss:{report['smallest']['kind']}", [saved, *_rows(report, advice, saves, load)], gist=gist)
+        gist = (
+            f"there is a state of the disk of which {load} makes something else than was promised"
+        )
+        raise Finding(
+            f"power loss:{report['smallest']['kind']}",
+            [saved, *_rows(report, advice, saves, load)],
+            gist=gist,
+        )
 
 
 def _unseen(unseen: dict) -> Inconclusive:
     rows = [("unseen", f"what a power loss leaves of your saves: {unseen['why']}")]
     if not unseen["seen"]:
-        rows.append(("means", "nothing was found wrong here, and this can't be decided here; grade it on Linux for the points (a container will do)"))
+        rows.append(
+            (
+                "means",
+                "nothing was found wrong here, and this can't be decided here; grade it on "
+                "Linux for the points (a container will do)",
+            )
+        )
     return Inconclusive("unseen", rows, blocks=unseen["seen"])
 
 
@@ -92,14 +133,31 @@ def _rows(report: dict, advice: list, saves: str, load: str) -> list[tuple[str, 
     events, lost, disk = worst["events"], worst["lost"], worst["disk"] or ["nothing"]
     return [
         ("did", "; ".join([*(["..."] if len(events) > SHOWN else []), *events[-SHOWN:]])),
-        ("crash", f"{worst['crash']} then" + (f" ({_systems(worst['on'])})" if worst["crash"] == "the power goes" else "")),
+        (
+            "crash",
+            f"{worst['crash']} then"
+            + (f" ({_systems(worst['on'])})" if worst["crash"] == "the power goes" else ""),
+        ),
         *([("lost", "; ".join(_few(lost)))] if lost else []),
         ("on disk", "; ".join(_few(disk))),
         ("found", f"{load} {worst['load']}"),
-        ("expected", f"the state of {worst['promised']}" if worst["promised"].startswith("save") else f"no save had returned yet: {load} says so, and doesn't raise"),
-        ("means", f"{worst['means']} ({report['failing_states']} of {report['recorded']['states']} states are like this)"),
+        (
+            "expected",
+            f"the state of {worst['promised']}"
+            if worst["promised"].startswith("save")
+            else f"no save had returned yet: {load} says so, and doesn't raise",
+        ),
+        (
+            "means",
+            f"{worst['means']} ({report['failing_states']} of {report['recorded']['states']} "
+            "states are like this)",
+        ),
         *map(tuple, advice),
-        ("think", f"until when does what {saves} wrote lie in the kernel's memory only, and which call waits for the disk?"),
+        (
+            "think",
+            f"until when does what {saves} wrote lie in the kernel's memory only, and which "
+            "call waits for the disk?",
+        ),
     ]
 
 

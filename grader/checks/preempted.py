@@ -64,13 +64,19 @@ def option(args: tuple, name: str, otherwise: object) -> object:
 
 
 def launch(
-    lab: Lab, *args, faults: tuple, ranks: int | None = None, directory: Path | None = None, since: int = 0,
+    lab: Lab,
+    *args,
+    faults: tuple,
+    ranks: int | None = None,
+    directory: Path | None = None,
+    since: int = 0,
     saved: bool = True,
-) -> Run:  # fmt: skip
+) -> Run:
     """A run. In notes: what status.json said after each of its lives ("words"), and of which step
     the newest checkpoint was then ("newest").
 
-    directory  of an earlier run, which this one goes on with; its newest checkpoint is of step `since`
+    directory  of an earlier run, which this one goes on with; its newest checkpoint is of step
+               `since`
     saved      a life that gets a signal has the time for a last save
     """
     planted = {}
@@ -667,7 +673,8 @@ def nothing_lost(run: Run, always: bool = False) -> None:
     """Each relaunch after a preemption (or `always`) goes on exactly where the job stopped."""
     reached, to_keep = 0, False
     for number, (life, after) in enumerate(zip(run.lives, run.lives[1:])):
-        reached = max(reached, life.reached)  # one that ends before it resumes has reached nothing itself
+        # one that ends before it resumes has reached nothing itself
+        reached = max(reached, life.reached)
         to_keep = to_keep or always or isinstance(life.fault, Preempt)
         if after.first("life") is None:
             continue

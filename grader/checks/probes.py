@@ -80,20 +80,26 @@ def _drawn(lab: Lab) -> dict[str, Probe]:
 
     found = {
         "plain": probe(
-            job(ask="save"), "load", "reference",
+            job(ask="save"),
+            "load",
+            "reference",
             {"": {}, "evaluated": {"scheduler": False}}
             | {change: {"change": change} for change in OTHER_MODELS},
         ),
         "without scheduler": probe(
-            job(ask="save", scheduler=False, bare=True), "load", "reference",
+            job(ask="save", scheduler=False, bare=True),
+            "load",
+            "reference",
             {"": {}, "scheduled": {"scheduler": True}},
         ),
         "gpu": probe(job(ask="save", gpu=True), "load", "reference", {"": {}}),
         "other": probe(
-            job(ask="save", optimizer=draw.choice(["sgd", "amsgrad"]), epoch=0), "load", "reference",
+            job(ask="save", optimizer=draw.choice(["sgd", "amsgrad"]), epoch=0),
+            "load",
+            "reference",
             {"": {}},
         ),
-    }  # fmt: skip
+    }
     for planted in PLANTED:
         how = "plant_raw" if planted in ("torch", "pickle") else "plant"
         found[f"planted {planted}"] = probe(
@@ -209,7 +215,8 @@ def looked_only(
             ("means", means),
             (
                 "think",
-                "does a function that should only read draw a number, or change a mode, a tensor or a setting?",
+                "does a function that should only read draw a number, or change a mode, a "
+                "tensor or a setting?",
             ),
         ]
         raise Finding(f"save changes {changed[0]}", rows)

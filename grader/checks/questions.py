@@ -1,4 +1,6 @@
-"""Questions to a driver of the workload. It reports what happened; the check that asked judges it."""
+"""Questions to a driver of the workload. It reports what happened; the check that asked judges
+it.
+"""
 
 from __future__ import annotations
 
@@ -37,13 +39,26 @@ class Answer:
         if self.values and not self.late and self.status == 0:
             return self.values
         if self.late and starved(SECONDS, self.waited):
-            raise Inconclusive("starved", [*rows, ("machine", f"busy: of {SECONDS} s, the process waited {self.waited:.0f} s for a processor")])
+            raise Inconclusive(
+                "starved",
+                [
+                    *rows,
+                    (
+                        "machine",
+                        f"busy: of {SECONDS} s, the process waited {self.waited:.0f} s for a "
+                        "processor",
+                    ),
+                ],
+            )
         if self.crash:
             finding = crashed(self.crash, rows, life=self.run.last)
             finding.rows.append(("think", think))
             raise finding
         if self.status is None:
-            raise Finding(f"case:{asked}", [*rows, ("ended", "the process left before it was asked"), ("think", think)])
+            raise Finding(
+                f"case:{asked}",
+                [*rows, ("ended", "the process left before it was asked"), ("think", think)],
+            )
         raise Finding(f"case:{asked}", [*rows, ("ended", self._how()), ("think", think)])
 
     def _how(self) -> str:
@@ -67,14 +82,27 @@ def ask(
     trusted    without the submission
     """
     numbered = [question | {"id": f"{lab.draw.getrandbits(64):016x}"} for question in questions]
-    run = lab.launch(script, *argv, directory=directory, given={"questions": numbered}, fresh=fresh, trusted=trusted)
+    run = lab.launch(
+        script,
+        *argv,
+        directory=directory,
+        given={"questions": numbered},
+        fresh=fresh,
+        trusted=trusted,
+    )
     life = run.last
     found = {question["id"]: Answer(question, run=run) for question in numbered}
     for event in life.events:
-        answer = found.get(event.get("id") if event.get("event") == "answer" else event.get("point"))
+        answer = found.get(
+            event.get("id") if event.get("event") == "answer" else event.get("point")
+        )
         if answer is None:
             continue
-        if event["event"] == "answer" and isinstance(event.get("values"), dict) and not answer.values:
+        if (
+            event["event"] == "answer"
+            and isinstance(event.get("values"), dict)
+            and not answer.values
+        ):
             answer.values = event["values"]
         elif event["event"] == "crash" and answer.crash is None:
             answer.crash = event

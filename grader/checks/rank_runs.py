@@ -1,4 +1,6 @@
-"""Expectations on runs of several ranks: those of expect.py for every rank, and what ranks can do to each other."""
+"""Expectations on runs of several ranks: those of expect.py for every rank, and what ranks can do
+to each other.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ EACH_FOR_ITSELF = ("Python RNG", "NumPy RNG", "torch RNG", "batch indices")
 
 
 def resumes(lab: Lab, args: tuple, schedule: tuple, ranks: int, kept=None) -> None:
-    """The run with these faults rejoins the one without; that one first: what hangs there would hang here as well.
+    """The run with these faults rejoins the one without; that one first: what hangs there would
+    hang here as well.
 
     kept   as Lab.launch has it
     """
@@ -25,13 +28,20 @@ def resumes(lab: Lab, args: tuple, schedule: tuple, ranks: int, kept=None) -> No
 
 
 def rejoins(lab: Lab, run: Run, undisturbed: Run) -> None:
-    """Every rank's course is the undisturbed one's, bit for bit; no progress was lost; the fault struck."""
+    """Every rank's course is the undisturbed one's, bit for bit; no progress was lost; the fault
+    struck.
+    """
     finished(lab, undisturbed)
     try:
         finished(lab, run)
     except Finding as ended:
-        # a run that went astray may crash far from where it did: tell what was lost, not where it ended
-        if ended.verdict == FAIL and len(run.lives) > 1 and (found := _first(run, undisturbed, partly=True)):
+        # a run that went astray may crash far from where it did: tell what was lost, not where it
+        # ended
+        if (
+            ended.verdict == FAIL
+            and len(run.lives) > 1
+            and (found := _first(run, undisturbed, partly=True))
+        ):
             raise expect.told_later(_parting(run, *found), ended) from None
         raise
     together(run)
@@ -40,11 +50,13 @@ def rejoins(lab: Lab, run: Run, undisturbed: Run) -> None:
     same_trajectory(lab, run, undisturbed)
 
 
-# --- ends -------------------------------------------------------------------------------------------
+# --- ends -----------------------------------------------------------------------------------------
 
 
 def finished(lab: Lab, run: Run) -> None:
-    """Each life ended as its fault says, and every rank of the last one reached the end of training."""
+    """Each life ended as its fault says, and every rank of the last one reached the end of
+    training.
+    """
     for group in run.lives:
         if group.fault is None:
             if not group.finished:
@@ -57,35 +69,76 @@ def finished(lab: Lab, run: Run) -> None:
 
 
 def ended_early(lab: Lab, run: Run, group: Group) -> Finding:
-    """Why: the first rank that went wrong by itself, or a deadlock, of which each rank has its half."""
+    """Why: the first rank that went wrong by itself, or a deadlock, of which each rank has its
+    half.
+    """
     when = [("fault", run.story)] if run.schedule else []
     if apart := never_met([crash for life in group.ranks for crash in life.all("crash")]):
         return apart
     for rank, life in enumerate(group.ranks):
         if life.ended:
-            finding = expect.over_limit(lab, run, life, [*when, ("rank", f"{rank} (of {len(group.ranks)})")])
+            finding = expect.over_limit(
+                lab, run, life, [*when, ("rank", f"{rank} (of {len(group.ranks)})")]
+            )
             finding.rows += [row for r, row in standing(group) if r != rank]
             return finding
-    own = [(rank, crash) for rank, life in enumerate(group.ranks) if (crash := life.first("crash")) and not by_others(life, crash)]
+    own = [
+        (rank, crash)
+        for rank, life in enumerate(group.ranks)
+        if (crash := life.first("crash")) and not by_others(life, crash)
+    ]
     if own:
         rank, crash = own[0]  # of several, which was first is chance
-        finding = crashed(crash, [*when, ("rank", f"{rank} (of {len(group.ranks)})")], expect.schedule_of(run), group.ranks[rank])
-        finding.rows += [row for r, row in standing(group) if r != rank and not _left_well(group.ranks[r])]
+        finding = crashed(
+            crash,
+            [*when, ("rank", f"{rank} (of {len(group.ranks)})")],
+            expect.schedule_of(run),
+            group.ranks[rank],
+        )
+        finding.rows += [
+            row for r, row in standing(group) if r != rank and not _left_well(group.ranks[r])
+        ]
         return finding
     for rank, life in enumerate(group.ranks):
         if life.first("crash") is None and not life.finished:
-            rows = [*when, ("ended", f"rank {rank} left with {expect.left_with(life.status)} before training was done")]
-            return Finding(f"exit:{life.status}", [*rows, *student_frames(life.first("exit") or {"frames": []})], expect.schedule_of(run))
+            rows = [
+                *when,
+                (
+                    "ended",
+                    f"rank {rank} left with {expect.left_with(life.status)} before training was "
+                    "done",
+                ),
+            ]
+            return Finding(
+                f"exit:{life.status}",
+                [*rows, *student_frames(life.first("exit") or {"frames": []})],
+                expect.schedule_of(run),
+            )
     return deadlock(group.ranks, when, expect.schedule_of(run))
 
 
 def never_met(crashes: list[dict]) -> Inconclusive | None:
-    """The machine doesn't let ranks talk, which they try before any of the student's code is there."""
+    """The machine doesn't let ranks talk, which they try before any of the student's code is
+    there.
+    """
     for crash in crashes:
-        inside = [f for f in crash["frames"] if f["file"].endswith("/harness/ranks.py") and f["function"].startswith("join")]
+        inside = [
+            f
+            for f in crash["frames"]
+            if f["file"].endswith("/harness/ranks.py") and f["function"].startswith("join")
+        ]
         if inside and not student_frames(crash):
             error = next(iter(crash["message"].splitlines()), "")[:200]
-            return Inconclusive("no meeting", [("machine", f"ranks can't reach each other here, by the loopback device: {crash['type']}: {error}")])
+            return Inconclusive(
+                "no meeting",
+                [
+                    (
+                        "machine",
+                        "ranks can't reach each other here, by the loopback device: "
+                        f"{crash['type']}: {error}",
+                    )
+                ],
+            )
     return None
 
 
@@ -96,27 +149,50 @@ def deadlock(lives: list[Life], when: list, fault: str | None = None) -> Finding
     if all(s and s["open"] for s in stand) and len({_identity(s) for s in stand}) == 1:
         return Inconclusive(
             "slow",
-            [*when, ("machine", f"too slow now: ranks that were in the same collective waited {PATIENCE:g} s for each other")],
+            [
+                *when,
+                (
+                    "machine",
+                    f"too slow now: ranks that were in the same collective waited {PATIENCE:g} "
+                    "s for each other",
+                ),
+            ],
             fault,
         )
     rows = [
         *when,
-        ("deadlock", f"no rank goes on: a collective failed after waiting {PATIENCE:g} s for the others"),
+        (
+            "deadlock",
+            f"no rank goes on: a collective failed after waiting {PATIENCE:g} s for the others",
+        ),
         *(row for _, row in standing(group)),
         *_parted(lives),
-        ("means", "a collective needs every rank; with nobody to end it, the job holds all of its GPUs for half an hour, and then dies"),
+        (
+            "means",
+            "a collective needs every rank; with nobody to end it, the job holds all of its "
+            "GPUs for half an hour, and then dies",
+        ),
         ("think", "which ranks come to that line, and what do the others do meanwhile?"),
     ]
-    return Finding("deadlock:" + _line(next((s for s in stand if s and s["open"]), None)), rows, fault)
+    return Finding(
+        "deadlock:" + _line(next((s for s in stand if s and s["open"]), None)), rows, fault
+    )
 
 
 def leaving(finding: Finding, function: str, errors: dict[int, dict]) -> Finding:
-    """Says of the ranks in `errors` that they left the function by an error of their own, instead of where they stand now."""
+    """Says of the ranks in `errors` that they left the function by an error of their own, instead
+    of where they stand now.
+    """
     for rank, error in errors.items():
         frames = student_frames(error)
         line = f", {frames[-1][1].split(' ')[0]}" if frames else ""
-        text = f"left {function} by {error['type']}: {next(iter(error['message'].splitlines()), '')[:150]}{line}"
-        finding.rows = [(label, text if label == f"rank {rank}" else old) for label, old in finding.rows]
+        text = (
+            f"left {function} by {error['type']}: "
+            f"{next(iter(error['message'].splitlines()), '')[:150]}{line}"
+        )
+        finding.rows = [
+            (label, text if label == f"rank {rank}" else old) for label, old in finding.rows
+        ]
     return finding
 
 
@@ -125,23 +201,40 @@ def _identity(entered: dict) -> tuple:
 
 
 def _parted(lives: list[Life]) -> list[tuple[str, str]]:
-    """Where the ranks first came to different collectives, if that isn't where they stand: two barriers fit each other,
-    whoever calls them, and the ranks go on until something doesn't fit."""
+    """Where the ranks first came to different collectives, if that isn't where they stand: two
+    barriers fit each other, whoever calls them, and the ranks go on until something doesn't fit.
+    """
     for entered in zip(*(life.all("collective") for life in lives)):
         if len({_identity(e) for e in entered}) > 1:
             if all(e["n"] == life.all("collective")[-1]["n"] for e, life in zip(entered, lives)):
                 return []
-            return [("parted", "; ".join(f"rank {r} came to {e['name']}, {_line(e)}" for r, e in enumerate(entered)) + ", which fit each other by accident")]
+            return [
+                (
+                    "parted",
+                    "; ".join(
+                        f"rank {r} came to {e['name']}, {_line(e)}" for r, e in enumerate(entered)
+                    )
+                    + ", which fit each other by accident",
+                )
+            ]
     return []
 
 
 def by_others(life: Life, crash: dict) -> bool:
     """A rank whose collective fails since another one is gone, or never comes, is no culprit."""
     failed = life.all("collective failed")
-    if failed and (last := _last_collective(life)) and last["open"] and crash["type"] == failed[-1]["type"]:
+    if (
+        failed
+        and (last := _last_collective(life))
+        and last["open"]
+        and crash["type"] == failed[-1]["type"]
+    ):
         return True
-    # in DDP's passes, which aren't watched: the error comes from torch, not from a line of the submission's own
-    return "gloo" in crash["message"] and not scratch.submitted(crash["frames"][-1]["file"] if crash["frames"] else "")
+    # in DDP's passes, which aren't watched: the error comes from torch, not from a line of the
+    # submission's own
+    return "gloo" in crash["message"] and not scratch.submitted(
+        crash["frames"][-1]["file"] if crash["frames"] else ""
+    )
 
 
 def _left_well(life: Life) -> bool:
@@ -166,11 +259,18 @@ def standing(group: Group) -> list[tuple[int, tuple[str, str]]]:
             text = f"waits in {last['name']}, {_line(last)}"
         elif crash := life.first("crash"):
             frames = student_frames(crash)
-            inner = [f for f in crash["frames"] if "/grader/workload/" in f["file"] or scratch.submitted(f["file"])][-1:]
+            inner = [
+                f
+                for f in crash["frames"]
+                if "/grader/workload/" in f["file"] or scratch.submitted(f["file"])
+            ][-1:]
             if by_others(life, crash) and inner:
                 text = f"waits for the others in {_line(inner[0])}: {inner[0]['text']}"
             else:
-                text = f"raised {crash['type']}: {crash['message'].splitlines()[0][:200] if crash['message'] else ''}"
+                text = (
+                    f"raised {crash['type']}: "
+                    f"{crash['message'].splitlines()[0][:200] if crash['message'] else ''}"
+                )
                 text += f", {frames[-1][1].split(' ')[0]}" if frames else ""
         elif _left_well(life):
             text = "has come to the end of the script"
@@ -190,13 +290,19 @@ def _line(where: dict | None) -> str:
     return f"{where['file'].rpartition('/')[2]}:{where['line']} (the training script)"
 
 
-def left_early(held: str, who: str, function: str, think: str, until: str = "the checkpoint is complete") -> Finding:
+def left_early(
+    held: str, who: str, function: str, think: str, until: str = "the checkpoint is complete"
+) -> Finding:
     """A rank that was held showed that another one doesn't wait for it."""
     rows = [
         ("held", held),
         ("found", f"{who} has come back from {function} meanwhile"),
         ("expected", f"no rank comes back before {until}"),
-        ("means", "a rank that goes on may report a checkpoint, delete the one before it, or end the job, while there is none"),
+        (
+            "means",
+            "a rank that goes on may report a checkpoint, delete the one before it, or end the "
+            "job, while there is none",
+        ),
         ("think", think),
     ]
     return Finding("left early", rows)
@@ -216,7 +322,7 @@ def together(run: Run) -> None:
             raise Finding("ranks disagree", rows, expect.schedule_of(run))
 
 
-# --- trajectories -----------------------------------------------------------------------------------
+# --- trajectories ---------------------------------------------------------------------------------
 
 
 def same_trajectory(lab: Lab, run: Run, undisturbed: Run) -> None:
@@ -235,18 +341,31 @@ def quiet(lab: Lab, run: Run, bare: Run, compared: str) -> None:
     finished(lab, bare)
     if found := _first(run, bare):
         rank, parting = found
-        rows = [r for r in _parting(run, rank, parting).rows if r[0] not in ("means", "think", "equals")]
+        rows = [
+            r for r in _parting(run, rank, parting).rows if r[0] not in ("means", "think", "equals")
+        ]
         rows += [
             ("compared", f"{compared}; nothing disturbed either"),
-            ("means", "looking at the state changed it: every save sends training down another path"),
-            ("think", "does a function that should only read draw a number, set a seed, or change a mode?"),
+            (
+                "means",
+                "looking at the state changed it: every save sends training down another path",
+            ),
+            (
+                "think",
+                "does a function that should only read draw a number, set a seed, or change a "
+                "mode?",
+            ),
         ]
         raise Finding(f"save changes {parting.cause}", rows)
 
 
 def _first(run: Run, other: Run, partly: bool = False) -> tuple[int, Divergence] | None:
-    """(rank, divergence) of the rank that parts first, and of the first cause among them; `partly`: as far as both came."""
-    pairs = [(rank, run.of(rank).trajectory, other.of(rank).trajectory) for rank in range(run.world)]
+    """(rank, divergence) of the rank that parts first, and of the first cause among them; `partly`:
+    as far as both came.
+    """
+    pairs = [
+        (rank, run.of(rank).trajectory, other.of(rank).trajectory) for rank in range(run.world)
+    ]
     found = [(rank, d) for rank, mine, its in pairs if (d := mine.diverges_from(its, partly))]
     return min(found, key=lambda f: (f[1].step, order(f[1].cause), f[0]), default=None)
 
@@ -259,12 +378,21 @@ def _parting(run: Run, rank: int, found: Divergence) -> Finding:
         at = next(n for n, (label, _) in enumerate(rows) if label == "means")
         rows[at:] = [
             ("equals", f"rank {rank}'s {component} equals rank {other}'s"),
-            ("means", "ranks that draw the same noise: the average over ranks is an average over copies"),
+            (
+                "means",
+                "ranks that draw the same noise: the average over ranks is an average over copies",
+            ),
             ("think", "whose state did you save, and who loads it?"),
         ]
     cause = "optimizer" if found.cause.startswith("optimizer") else found.cause
     return Finding(
-        f"component:{cause}", rows, expect.schedule_of(run), rank=rank, step=found.step, different=found.different, same=found.same
+        f"component:{cause}",
+        rows,
+        expect.schedule_of(run),
+        rank=rank,
+        step=found.step,
+        different=found.different,
+        same=found.same,
     )
 
 
@@ -273,6 +401,11 @@ def _equals(run: Run, rank: int, found: Divergence) -> tuple[str, int] | None:
     for component in (c for c in found.different if c in EACH_FOR_ITSELF):
         for other in range(run.world):
             record = run.of(other).trajectory.steps.get(found.step)
-            if other != rank and record and (record["state"] | {"batch indices": record["indices"]}).get(component) == found.got.get(component):
+            if (
+                other != rank
+                and record
+                and (record["state"] | {"batch indices": record["indices"]}).get(component)
+                == found.got.get(component)
+            ):
                 return component, other
     return None

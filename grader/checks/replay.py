@@ -67,7 +67,8 @@ def augmented_afresh(again: Run) -> None:
                 rows = [
                     (
                         "batch",
-                        f"of step {step['step']}: sample {number + 1} isn't what the dataset makes of its index",
+                        f"of step {step['step']}: sample {number + 1} isn't what the dataset "
+                        "makes of its index",
                     ),
                     ("means", "the run trains on other data than its dataset's"),
                     (

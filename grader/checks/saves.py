@@ -47,34 +47,61 @@ def _undisturbed_points(draw) -> list[dict]:
         {"name": "undisturbed", "ops": three},
         {"name": "first save", "ops": [write(first)]},
         {"name": "again", "ops": [write(first), write(second), again(second)]},
-        {"name": "relaunched", "ops": [write(first), write(second, dies=True, goes_on=True), again(second)]},
+        {
+            "name": "relaunched",
+            "ops": [write(first), write(second, dies=True, goes_on=True), again(second)],
+        },
         {"name": "dates", "ops": [*three, {"op": "age"}]},
         {"name": "odd", "at": ODD, "made": False, "ops": three},
         {"name": "foreign", "ops": [FOREIGN, *three]},
         {"name": "strangers", "ops": [write(first), write(second), STRANGERS, write(third)]},
         {"name": "cleared", "ops": [write(first), write(second), STRANGERS, {"op": "cleared"}]},
         {"name": "returned", "ops": [write(first), write(second, dies=True)]},
-        {"name": "file", "at": "here", "made": False, "ops": [put({".": "no directory\n"}), write(first, goes_on=True)], "reads": []},
+        {
+            "name": "file",
+            "at": "here",
+            "made": False,
+            "ops": [put({".": "no directory\n"}), write(first, goes_on=True)],
+            "reads": [],
+        },
     ]
     # across every number of digits: compared as text, 99 is newer than 100, and 999 than 1000
     for digits in range(1, 9):
         start = 10**digits - draw.choice([1, 2])
-        points.append({"name": f"steps {start}", "ops": [write(start), write(start + 1), write(start + 2)]})
+        points.append(
+            {"name": f"steps {start}", "ops": [write(start), write(start + 1), write(start + 2)]}
+        )
     for number, kind in enumerate(("drawn", "drawn", "large")):
         step = draw.randint(1, 10**6)
         harms = [{"far": 2, "of": [first + step]}] if number else []
-        points.append({"name": f"values {number}", "ops": [write(first), write(first + step, kind=kind)], "harms": harms})
+        points.append(
+            {
+                "name": f"values {number}",
+                "ops": [write(first), write(first + step, kind=kind)],
+                "harms": harms,
+            }
+        )
     return points
 
 
 def newest_wins(lab: Lab) -> None:
     special = {
         "again": "the last step was saved twice, with another state",
-        "relaunched": "the job was killed after the last save, relaunched, and saved that step again, with another state",
-        "dates": "the files' dates were changed, as a copy to another disk does: older files look newer",
+        "relaunched": (
+            "the job was killed after the last save, relaunched, and saved that step "
+            "again, with another state"
+        ),
+        "dates": (
+            "the files' dates were changed, as a copy to another disk does: older files look newer"
+        ),
         "odd": f"the directory is called '{ODD}'",
-        "foreign": "the directory also holds notes.txt and a folder logs, which somebody else put there",
-        "strangers": "the directory also holds copies, links and folders that others made, called almost as your files are",
+        "foreign": (
+            "the directory also holds notes.txt and a folder logs, which somebody else put there"
+        ),
+        "strangers": (
+            "the directory also holds copies, links and folders that others made, "
+            "called almost as your files are"
+        ),
         "returned": "the process was killed as soon as write_checkpoint had returned",
     }
     for name, seen in _undisturbed(lab).items():
@@ -91,9 +118,13 @@ def newest_wins(lab: Lab) -> None:
                 ("expected", f"the state of {want}, bit for bit"),
                 (
                     "think",
-                    "what is on disk when write_checkpoint returns, and who still works on the rest?"
+                    "what is on disk when write_checkpoint returns, and who still works on the "
+                    "rest?"
                     if name == "returned"
-                    else "what is compared when the newest is chosen, and does every value survive the file format?",
+                    else (
+                        "what is compared when the newest is chosen, and does every value "
+                        "survive the file format?"
+                    ),
                 ),
             ]
             raise fails(f"newest:{name if name in special else 'steps'}", seen, rows)
@@ -103,7 +134,13 @@ def newest_wins(lab: Lab) -> None:
 
 def _nothing_of_its_own(seen: Seen) -> None:
     works(seen)
-    rows = [("directory", "holds copies, links and folders that others made, called almost as your files are, and none of your files")]
+    rows = [
+        (
+            "directory",
+            "holds copies, links and folders that others made, called almost as your files are, "
+            "and none of your files",
+        )
+    ]
     if seen.found() != "none":
         rows += [
             ("expected", "None: there is no checkpoint"),
@@ -124,9 +161,16 @@ def every_value_survives(lab: Lab) -> None:
                 continue  # or the damage does no harm to this format
             harm = look.harm[0]
             rows = [
-                ("damaged", f"{harm.file}, of the newest checkpoint: one bit flipped in byte {harm.at} of {harm.size}"),
+                (
+                    "damaged",
+                    f"{harm.file}, of the newest checkpoint: one bit flipped in byte {harm.at} "
+                    f"of {harm.size}",
+                ),
                 ("expected", "the checkpoint before it, bit for bit"),
-                ("means", "training goes on from wrong values, silently: torch.load verifies no checksum"),
+                (
+                    "means",
+                    "training goes on from wrong values, silently: torch.load verifies no checksum",
+                ),
                 ("think", "which bytes of a large file does your digest cover?"),
             ]
             raise fails("damage unnoticed", look, rows)
@@ -141,7 +185,9 @@ def no_place_to_save(lab: Lab) -> None:
         ("think", "which errors of making the directory and its files do you pass over?"),
     ]
     if seen.raised is None:
-        raise Finding("error swallowed", [rows[0], ("found", "it returned as if all were well"), *rows[1:]])
+        raise Finding(
+            "error swallowed", [rows[0], ("found", "it returned as if all were well"), *rows[1:]]
+        )
     if seen.lost:
         raise Finding("foreign files", [rows[0], ("found", "the file isn't what it was"), rows[1]])
 
@@ -151,7 +197,9 @@ def killed_at_every_event(lab: Lab) -> None:
     events, _ = events_and_size(_undisturbed(lab)["undisturbed"])
     faults = selected(lab, kill_points(lab, third, events))
     before = [write(first), write(second)]
-    seen = observe(lab, [{"name": str(f), "ops": [*before, under(f, write(third))]} for f in faults])
+    seen = observe(
+        lab, [{"name": str(f), "ops": [*before, under(f, write(third))]} for f in faults]
+    )
     for fault in faults:
         point = seen[str(fault)]
         died_right(point)
@@ -164,7 +212,11 @@ def killed_at_every_event(lab: Lab) -> None:
                     "a job that is killed while it saves has lost its last good checkpoint too"
                     + _consequence(point),
                 ),
-                ("think", "at that moment, which file holds the last good checkpoint, and who has touched it?"),
+                (
+                    "think",
+                    "at that moment, which file holds the last good checkpoint, and who has "
+                    "touched it?",
+                ),
             ]
             raise fails("last good lost", point, rows, str(fault))
 
@@ -177,30 +229,50 @@ def saved_again_under_every_fault(lab: Lab) -> None:
     faults = kill_and_tear_points(lab, second, events, size, ("tear", "full"))
     before = [write(first), write(second)]
     points = [
-        {"name": name, "ops": [*before, under(fault, again(second), events, late)]} for name, fault, late in cases(faults, events)
+        {"name": name, "ops": [*before, under(fault, again(second), events, late)]}
+        for name, fault, late in cases(faults, events)
     ]
     seen = observe(lab, points)
     for name, fault, _ in cases(faults, events):
         point = seen[name]
         died_right(point)
         returned = fault.kind == "full" and point.raised is None
-        allowed = (f"step {second} again",) if returned else (f"step {second}", f"step {second} again")
+        allowed = (
+            (f"step {second} again",) if returned else (f"step {second}", f"step {second} again")
+        )
         if point.found() not in allowed:
             what = "disk full" if fault.kind == "full" else "SIGKILL"
             rows = [
-                ("saved", f"steps {first} and {second}, and then step {second} again, with another state"),
+                (
+                    "saved",
+                    f"steps {first} and {second}, and then step {second} again, with another state",
+                ),
                 ("fault", f"{what} in the second save of step {second}, {moment(fault, events)}"),
-                ("expected", f"one of the two checkpoints of step {second}, bit for bit" if not returned else "an error, or the new checkpoint"),
-                ("means", "a step that is saved again costs the good checkpoint that it had" + _consequence(point)),
-                ("think", "until when must the old files of this step stay, and under which name are the new ones written?"),
+                (
+                    "expected",
+                    f"one of the two checkpoints of step {second}, bit for bit"
+                    if not returned
+                    else "an error, or the new checkpoint",
+                ),
+                (
+                    "means",
+                    "a step that is saved again costs the good checkpoint that it had"
+                    + _consequence(point),
+                ),
+                (
+                    "think",
+                    "until when must the old files of this step stay, and under which name are "
+                    "the new ones written?",
+                ),
             ]
             raise fails("saved again", point, rows, str(fault))
 
 
 def _consequence(seen: Seen) -> str:
-    return {"none": ", and starts over without a word", "error": ", and crashes at every relaunch"}.get(
-        seen.found(), ""
-    )
+    return {
+        "none": ", and starts over without a word",
+        "error": ", and crashes at every relaunch",
+    }.get(seen.found(), "")
 
 
 def torn_at_bytes(lab: Lab) -> None:
@@ -208,7 +280,8 @@ def torn_at_bytes(lab: Lab) -> None:
     events, size = events_and_size(_undisturbed(lab)["undisturbed"])
     places = [max(size // 2, 1), lab.draw.randrange(2, max(3, size // 2)), max(size - 1, 1), 1, 0]
     faults = selected(
-        lab, [Fault(kind, third, byte=at) for kind in ("tear", "full") for at in dict.fromkeys(places)]
+        lab,
+        [Fault(kind, third, byte=at) for kind in ("tear", "full") for at in dict.fromkeys(places)],
     )
     before = [write(first), write(second)]
     points = [{"name": str(f), "ops": [*before, under(f, write(third), events)]} for f in faults]
@@ -232,8 +305,16 @@ def torn_at_bytes(lab: Lab) -> None:
             rows = [
                 ("fault", fault.story),
                 ("expected", f"the checkpoint of step {second}, bit for bit"),
-                ("means", "a save that fails takes the last good checkpoint with it" + _consequence(point)),
-                ("think", f"when the save broke off before {event}, under which name did the half file lie?"),
+                (
+                    "means",
+                    "a save that fails takes the last good checkpoint with it"
+                    + _consequence(point),
+                ),
+                (
+                    "think",
+                    f"when the save broke off before {event}, under which name did the half "
+                    "file lie?",
+                ),
             ]
             raise fails("last good lost", point, rows, str(fault))
     if lab.only is None:
@@ -253,24 +334,35 @@ def _next_saves(before: list[dict], third: int, size: int, events: list[str]) ->
     """What a broken save leaves behind blocks no other, in this process or in the next."""
     points = []
     for name, (kind, later, _) in NEXT.items():
-        broken = under(Fault(kind, third, byte=max(size // 2, 1)), write(third), events, goes_on=True)
+        broken = under(
+            Fault(kind, third, byte=max(size // 2, 1)), write(third), events, goes_on=True
+        )
         points.append({"name": name, "ops": [*before, broken, write(third + later)]})
     return points
 
 
 def _next_saves_work(seen: dict[str, Seen], third: int) -> None:
     for name, (_, later, then) in NEXT.items():
-        point, fault = seen[name], Fault(NEXT[name][0], third, byte=seen[name].point["ops"][2]["fault"]["byte"])
+        point, fault = (
+            seen[name],
+            Fault(NEXT[name][0], third, byte=seen[name].point["ops"][2]["fault"]["byte"]),
+        )
         rows = [("fault", fault.story), ("then", then)]
         died_right(point)
         if raised := point.operations[-1].raised:
-            rows.append(("expected", "this save works: there is nothing wrong with the disk any more"))
+            rows.append(
+                ("expected", "this save works: there is nothing wrong with the disk any more")
+            )
             raise crashed(raised, rows)
         if point.found() != f"step {third + later}":
             rows += [
                 ("expected", f"the checkpoint of step {third + later}"),
                 ("means", "after one save that failed, no other is worth anything"),
-                ("think", "what did the broken save leave, on the disk or in a variable, and who trips over it?"),
+                (
+                    "think",
+                    "what did the broken save leave, on the disk or in a variable, and who "
+                    "trips over it?",
+                ),
             ]
             raise fails("leftovers", point, rows, str(fault))
 
@@ -292,7 +384,10 @@ def first_save_killed(lab: Lab) -> None:
             rows += [
                 ("expected", "None: no save has ever finished here, so the job may start fresh"),
                 ("means", "a job that dies in its first save can never start again"),
-                ("think", "how does a reader tell a finished checkpoint from the beginning of one?"),
+                (
+                    "think",
+                    "how does a reader tell a finished checkpoint from the beginning of one?",
+                ),
             ]
             raise fails("first save", point, rows, str(fault))
         rows.append(("then", "the relaunched job saved"))
@@ -302,7 +397,10 @@ def first_save_killed(lab: Lab) -> None:
         if after.found() != f"step {later}":
             rows += [
                 ("expected", f"the checkpoint of step {later}"),
-                ("think", "what did the killed save leave in the directory, and who trips over it?"),
+                (
+                    "think",
+                    "what did the killed save leave in the directory, and who trips over it?",
+                ),
             ]
             raise fails("leftovers", after, rows, str(fault))
 
@@ -310,6 +408,12 @@ def first_save_killed(lab: Lab) -> None:
 def power_lost(lab: Lab) -> None:
     """Two steps are saved, and the second of them again."""
     selected(lab, [])  # no fault is asked for
-    events_and_size(_undisturbed(lab)["undisturbed"])  # what fails with nothing wrong is told as that
+    # what fails with nothing wrong is told as that
+    events_and_size(_undisturbed(lab)["undisturbed"])
     first, second, _ = steps_of_a_run(lab.shared, 3)
-    crash_tested(lab, [write(first), write(second), again(second)], saves="write_checkpoint", load="read_latest")
+    crash_tested(
+        lab,
+        [write(first), write(second), again(second)],
+        saves="write_checkpoint",
+        load="read_latest",
+    )

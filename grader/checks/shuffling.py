@@ -1,4 +1,6 @@
-"""Is the data really shuffled, whole, and anew in every epoch? A run without chance resumes easily."""
+"""Is the data really shuffled, whole, and anew in every epoch? A run without chance resumes
+easily.
+"""
 
 from __future__ import annotations
 
@@ -39,32 +41,50 @@ def every_epoch_is_a_fresh_shuffle(run: Run, steps_per_epoch: int) -> None:
     for number, order in enumerate(orders):
         if sorted(order) != list(range(want)):
             twice = len(order) - len(set(order))
-            seen = f"{number}, undisturbed: {len(order)} samples drawn, {twice} of them again, of {want}"
+            seen = (
+                f"{number}, undisturbed: {len(order)} samples drawn, {twice} of them again, "
+                f"of {want}"
+            )
             raise _order("not a permutation", seen)
     if any(order == sorted(order) for order in orders):
         raise _order("no shuffle", "the samples come in their order in the file, undisturbed")
     if len({tuple(order) for order in orders}) < len(orders):
-        raise _order("same order", "two epochs of an undisturbed run show the samples in the same order")
+        raise _order(
+            "same order", "two epochs of an undisturbed run show the samples in the same order"
+        )
     _augmentation_is_fresh(epochs)
     _noise_is_fresh(steps, epochs)
 
 
 def _augmentation_is_fresh(epochs: list[list[dict]]) -> None:
-    """The same sample looks different in another epoch (by chance, one in thousands looks the same)."""
-    looks = [{i: look for s in epoch for i, look in zip(s["indices"], s["samples"])} for epoch in epochs]
+    """The same sample looks different in another epoch (by chance, one in thousands looks the
+    same).
+    """
+    looks = [
+        {i: look for s in epoch for i, look in zip(s["indices"], s["samples"])} for epoch in epochs
+    ]
     for one, other in combinations(looks, 2):
         same = sum(one[i] == other[i] for i in one)
         if same > len(one) / 4:
             rows = [
-                ("augmented", f"{same} of {len(one)} samples look the same in two epochs of an undisturbed run"),
-                ("means", "augmentation that repeats itself is none: the model learns the noise by heart"),
+                (
+                    "augmented",
+                    f"{same} of {len(one)} samples look the same in two epochs of an "
+                    "undisturbed run",
+                ),
+                (
+                    "means",
+                    "augmentation that repeats itself is none: the model learns the noise by heart",
+                ),
                 ("think", "does every epoch draw numbers of its own for every sample?"),
             ]
             raise Finding("same augmentation", rows)
 
 
 def _noise_is_fresh(steps: list[dict], epochs: list[list[dict]]) -> None:
-    """torch's generator never stands where it has stood before: dropout draws new masks at every step."""
+    """torch's generator never stands where it has stood before: dropout draws new masks at every
+    step.
+    """
     before = [s["state"]["torch RNG"] for s in steps]
     if len(set(before)) == len(before):
         return
@@ -75,7 +95,8 @@ def _noise_is_fresh(steps: list[dict], epochs: list[list[dict]]) -> None:
         ("means", "dropout uses the same masks again, or none at all"),
         (
             "think",
-            "is a generator put back without a resume, a seed set, or the model no longer in training mode?",
+            "is a generator put back without a resume, a seed set, or the model no longer in "
+            "training mode?",
         ),
     ]
     raise Finding("same noise", rows)

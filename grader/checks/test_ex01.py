@@ -31,7 +31,14 @@ from grader.verdicts import FAIL, Finding, Inconclusive
 def _epochs(lab, *flags: str) -> tuple[int, tuple]:
     """(steps per epoch, the arguments) of a run that saves once an epoch."""
     per_epoch = lab.shared.randint(5, 7)
-    return per_epoch, ("train_epochs.py", "--seed", lab.seed, "--steps-per-epoch", per_epoch, *flags)
+    return per_epoch, (
+        "train_epochs.py",
+        "--seed",
+        lab.seed,
+        "--steps-per-epoch",
+        per_epoch,
+        *flags,
+    )
 
 
 def _saved_before(per_epoch: int):
@@ -40,7 +47,9 @@ def _saved_before(per_epoch: int):
 
 
 def _rejoins_its_course(lab, args: tuple, schedules: list, per_epoch: int, *bare: str) -> None:
-    """Each disturbed run is the undisturbed one, and that one is the run without any of the student's code."""
+    """Each disturbed run is the undisturbed one, and that one is the run without any of the
+    student's code.
+    """
     undisturbed = lab.undisturbed(*args)
     for schedule in schedules:
         run = lab.launch(*args, faults=schedule, kept=_saved_before(per_epoch))
@@ -71,9 +80,17 @@ def test_a_job_without_a_scheduler_is_saved_too(lab):
 @task("ex01.1")
 def test_a_scheduler_on_one_side_only_is_no_accident(lab):
     plain, unscheduled = (probes(lab)[name] for name in ("plain", "without scheduler"))
-    epoch_came_back(plain, "evaluated", think="what does your load do with a part that the caller doesn't want?")
-    parts = {name: digest for name, digest in plain.expected["parts"].items() if name != "scheduler"}
-    same_parts(plain.returned("evaluated")["parts"], parts, "saved with a scheduler, loaded with scheduler=None")
+    epoch_came_back(
+        plain, "evaluated", think="what does your load do with a part that the caller doesn't want?"
+    )
+    parts = {
+        name: digest for name, digest in plain.expected["parts"].items() if name != "scheduler"
+    }
+    same_parts(
+        plain.returned("evaluated")["parts"],
+        parts,
+        "saved with a scheduler, loaded with scheduler=None",
+    )
     if accepted(unscheduled, "scheduled"):
         raise Finding(
             "schedule restarted",
@@ -95,15 +112,23 @@ def test_saving_only_looks(lab):
 def test_another_optimizer_and_epoch_0_come_back_too(lab):
     probe = probes(lab)["other"]
     epoch_came_back(probe)
-    same_parts(probe.returned()["parts"], probe.expected["parts"], f"a job with {probe.save['optimizer'].upper()} and two groups")
+    same_parts(
+        probe.returned()["parts"],
+        probe.expected["parts"],
+        f"a job with {probe.save['optimizer'].upper()} and two groups",
+    )
 
 
 @task("ex01.1")
 def test_a_file_from_a_gpu_node_loads_on_this_machine(lab):
     probe = probes(lab)["gpu"]
     think = "where does torch.load put a tensor that was saved on cuda:0?"
-    epoch_came_back(probe, when=("loaded", "the file of a GPU node, on a machine without GPUs"), think=think)
-    same_parts(probe.returned()["parts"], probe.expected["parts"], "after loading a GPU node's file")
+    epoch_came_back(
+        probe, when=("loaded", "the file of a GPU node, on a machine without GPUs"), think=think
+    )
+    same_parts(
+        probe.returned()["parts"], probe.expected["parts"], "after loading a GPU node's file"
+    )
 
 
 @task("ex01.1")
@@ -117,7 +142,8 @@ def test_loading_runs_no_code_from_the_file(lab):
                 ("means", "whoever can write into your checkpoint directory can run code as you"),
                 (
                     "think",
-                    "which argument of torch.load lets nothing but data through, and what did you set it to?",
+                    "which argument of torch.load lets nothing but data through, and what did "
+                    "you set it to?",
                 ),
             ],
         )
@@ -153,7 +179,9 @@ def test_reading_the_generators_draws_from_none(lab):
 def test_a_run_with_randomness_rejoins_the_undisturbed_one(lab):
     per_epoch, args = _epochs(lab, "--rng")
     step = per_epoch + lab.draw.randint(1, per_epoch - 1)
-    _rejoins_its_course(lab, args, lab.schedules((Kill(after_step=step),)), per_epoch, "--randomness")
+    _rejoins_its_course(
+        lab, args, lab.schedules((Kill(after_step=step),)), per_epoch, "--randomness"
+    )
 
 
 @task("ex01.2")
@@ -163,7 +191,10 @@ def test_every_generator_survives_a_file(lab):
         drew, lost = generators(probe)
         if name := next(iter([*lost, *drew]), None):
             verb = "isn't back where it was saved" if lost else "was moved by get_rng_state"
-            row = ("different", f"{name} {verb}, after torch.save and torch.load(weights_only=True)")
+            row = (
+                "different",
+                f"{name} {verb}, after torch.save and torch.load(weights_only=True)",
+            )
             raise Finding(f"component:{name}", [row])
 
 
@@ -171,7 +202,11 @@ def test_every_generator_survives_a_file(lab):
 def test_the_generator_of_every_gpu_is_saved(lab):
     drew, lost = generators(probes(lab)["generators 2 2 1"])
     if lost or drew:
-        what = f"{', '.join(lost)} isn't back where it was saved" if lost else f"get_rng_state moved {', '.join(drew)}"
+        what = (
+            f"{', '.join(lost)} isn't back where it was saved"
+            if lost
+            else f"get_rng_state moved {', '.join(drew)}"
+        )
         raise Finding(
             "component:CUDA RNG",
             [
@@ -179,7 +214,8 @@ def test_the_generator_of_every_gpu_is_saved(lab):
                 ("different", f"the generator of {what}"),
                 (
                     "means",
-                    "on a GPU, dropout draws there: a resume on the cluster diverges although it is exact on your laptop",
+                    "on a GPU, dropout draws there: a resume on the cluster diverges although "
+                    "it is exact on your laptop",
                 ),
                 ("think", "how many CUDA generators does a machine with two GPUs have?"),
             ],
@@ -190,12 +226,19 @@ def test_the_generator_of_every_gpu_is_saved(lab):
 def test_a_machine_with_fewer_or_more_gpus_restores_what_it_can(lab):
     for there, here in GPUS:
         when = ("pretended", f"saved with {there} CUDA devices, loaded with {here}")
-        _, lost = generators(probes(lab)[f"generators {there} {here} 1"], when, "which of the saved states have a counterpart here?")
+        _, lost = generators(
+            probes(lab)[f"generators {there} {here} 1"],
+            when,
+            "which of the saved states have a counterpart here?",
+        )
         if lost:
-            raise Finding("component:CUDA RNG", [when, ("different", f"what both machines have isn't back: {', '.join(lost)}")])
+            raise Finding(
+                "component:CUDA RNG",
+                [when, ("different", f"what both machines have isn't back: {', '.join(lost)}")],
+            )
 
 
-# ---------------------------------------------------------------- ex01.3  an interrupted save costs nothing
+# -------------------------------------------------------- ex01.3  an interrupted save costs nothing
 
 
 @task("ex01.3")
@@ -261,7 +304,9 @@ def test_a_training_run_killed_in_mid_save_rejoins_the_undisturbed_one(lab):
     saved = {e["step"]: e["events"] for e in undisturbed.last.all("saved")}
     events = saved.get(2 * per_epoch, [])
     if not events:
-        raise Inconclusive("blind", [("watching", "the save raised no file-system event that Python can see")])
+        raise Inconclusive(
+            "blind", [("watching", "the save raised no file-system event that Python can see")]
+        )
     fault = KillInSave(2 * per_epoch, lab.draw.randrange(len(events)))
     _rejoins_its_course(lab, args, lab.schedules((fault,)), per_epoch)
 
@@ -271,7 +316,7 @@ def test_whatever_a_power_loss_leaves_of_a_save_is_read_rightly(lab):
     saves.power_lost(lab)
 
 
-# ---------------------------------------------------------------- ex01.4  resume in the middle of an epoch
+# --------------------------------------------------------- ex01.4  resume in the middle of an epoch
 
 
 # epoch 1 holds the faults; an epoch after it shows whether they leave something behind (forking
@@ -299,7 +344,9 @@ def _mid_epoch(lab, workers: int, save_every: int | None = None) -> tuple[int, i
 
 @contextmanager
 def _where_workers_work(lab, workers: int):
-    """What goes wrong in a run with workers is nobody's mistake where a run without student code can't have any."""
+    """What goes wrong in a run with workers is nobody's mistake where a run without student code
+    can't have any.
+    """
     try:
         yield
     except Finding as found:
@@ -362,7 +409,9 @@ def test_a_run_resumed_from_a_save_after_validation_rejoins(lab):
 @BOTH
 def test_saving_more_often_changes_nothing_in_the_run(lab, workers):
     with _where_workers_work(lab, workers):
-        often, seldom = (lab.undisturbed(*_mid_epoch(lab, workers, save_every=n)[2]) for n in (1, None))
+        often, seldom = (
+            lab.undisturbed(*_mid_epoch(lab, workers, save_every=n)[2]) for n in (1, None)
+        )
         quiet(lab, often, seldom, OFTEN)
 
 
@@ -371,7 +420,9 @@ def test_saving_more_often_changes_nothing_in_the_run(lab, workers):
 def test_a_captured_job_is_restored_in_another_process(lab, scheduler):
     probe = probes(lab)[f"captured {scheduler}"]
     what = "capture and restore of a job" + ("" if scheduler else " whose scheduler is None")
-    same_parts(probe.returned(when=("asked for", what))["parts"], probe.expected["parts"], f"after {what}")
+    same_parts(
+        probe.returned(when=("asked for", what))["parts"], probe.expected["parts"], f"after {what}"
+    )
     looked_only(probe, "capture", "every save sends training down another path")
 
 
@@ -386,7 +437,7 @@ def test_every_epoch_shows_every_sample_in_a_new_order(lab, workers):
         augmented_afresh(replayed(lab, run, lab.seed, EPOCHS[workers], per_epoch))
 
 
-# ---------------------------------------------------------------- ex01.5  when to save, and what to keep
+# ----------------------------------------------------------- ex01.5  when to save, and what to keep
 
 
 @task("ex01.5")

@@ -16,7 +16,9 @@ def test_a_run_whose_rank_was_killed_rejoins_the_undisturbed_one(lab):
     per_epoch = args[-1]
     fault = Kill(per_epoch + lab.draw.randint(1, per_epoch - 1), rank=lab.draw.randrange(2))
     for schedule in lab.schedules((fault,)):
-        rank_runs.resumes(lab, args, schedule, ranks=2, kept=lambda fault: fault.step // per_epoch * per_epoch)
+        rank_runs.resumes(
+            lab, args, schedule, ranks=2, kept=lambda fault: fault.step // per_epoch * per_epoch
+        )
 
 
 @task("ex02.1")
@@ -49,7 +51,7 @@ def test_a_file_saved_on_a_gpu_loads_anywhere(lab):
     ddp.loads_alone(lab, "gpu")
 
 
-# ---------------------------------------------------------------- ex02.2  what each rank has of its own
+# ------------------------------------------------------------ ex02.2  what each rank has of its own
 
 
 @task("ex02.2")
@@ -57,7 +59,9 @@ def test_a_file_saved_on_a_gpu_loads_anywhere(lab):
 def test_a_run_killed_in_mid_epoch_rejoins_on_every_rank(lab, ranks):
     per_epoch, args = ddp.mid_epoch(lab)
     epoch = 1 if ranks == 2 else 0  # a whole epoch follows, or two
-    step = epoch * per_epoch + lab.draw.choice([n for n in range(3, per_epoch) if (epoch * per_epoch + n) % 3])
+    step = epoch * per_epoch + lab.draw.choice(
+        [n for n in range(3, per_epoch) if (epoch * per_epoch + n) % 3]
+    )
     for schedule in lab.schedules((Kill(step, rank=lab.draw.randrange(ranks)),)):
         rank_runs.resumes(lab, args, schedule, ranks)
 
@@ -66,7 +70,9 @@ def test_a_run_killed_in_mid_epoch_rejoins_on_every_rank(lab, ranks):
 def test_a_run_killed_twice_within_one_epoch_rejoins(lab):
     per_epoch, args = ddp.mid_epoch(lab)
     first = -(-(per_epoch + 1) // 3) * 3  # the first save in epoch 1
-    for schedule in lab.schedules((Kill(first, rank=1), Kill(first + 3 + lab.draw.randrange(2), rank=0))):
+    for schedule in lab.schedules(
+        (Kill(first, rank=1), Kill(first + 3 + lab.draw.randrange(2), rank=0))
+    ):
         rank_runs.resumes(lab, args, schedule, ranks=2)
 
 
@@ -80,7 +86,9 @@ def test_a_run_resumed_at_the_last_step_of_an_epoch_rejoins(lab):
 @task("ex02.2")
 def test_saving_more_often_changes_nothing_in_the_run(lab):
     often, seldom = (lab.undisturbed(*ddp.mid_epoch(lab, save_every=n)[1], ranks=2) for n in (1, 3))
-    rank_runs.quiet(lab, often, seldom, "a run that saves after every step, and one that saves less often")
+    rank_runs.quiet(
+        lab, often, seldom, "a run that saves after every step, and one that saves less often"
+    )
 
 
 @task("ex02.2")
@@ -138,7 +146,7 @@ def test_no_rank_ever_holds_the_whole_model(lab):
     sharded.nobody_holds_the_whole_model(lab)
 
 
-# ---------------------------------------------------------------- ex02.4  another number of ranks, and one file
+# ---------------------------------------------------- ex02.4  another number of ranks, and one file
 
 
 @task("ex02.4")

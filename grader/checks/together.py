@@ -95,9 +95,18 @@ def under_torchrun(lab: Lab) -> None:
     script, *flags = args
     events = folder.parent / "rank"
     run = lab.launch(
-        "under_torchrun.py", "--script", script, "--events", events, "--fault", f"term@{step}:agent:rank0", "--", *flags, directory=folder,
+        "under_torchrun.py",
+        "--script",
+        script,
+        "--events",
+        events,
+        "--fault",
+        f"term@{step}:agent:rank0",
+        "--",
+        *flags,
+        directory=folder,
         network=True,
-    )  # fmt: skip
+    )
     lives = [Life.of_events(events.with_name(f"rank{rank}")) for rank in range(2)]
     when = [
         (
@@ -146,5 +155,8 @@ def _left(life: Life) -> str:
     if left := life.first("left"):
         return f"left with exit status {left['status']}"
     if crash := life.first("crash"):
-        return f"crashed after step {life.reached}: {crash['type']}: {crash['message'].splitlines()[0] if crash['message'] else ''}"
+        return (
+            f"crashed after step {life.reached}: {crash['type']}: "
+            f"{crash['message'].splitlines()[0] if crash['message'] else ''}"
+        )
     return f"is gone after step {life.reached}: {signal.SIGTERM.name} may have killed it"

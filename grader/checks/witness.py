@@ -181,7 +181,9 @@ class Witness:
         return life
 
     def _beside(self, life: _Life) -> list[str]:
-        """The jobs of other lives that are under way; on other machines, the cluster's queue tells instead."""
+        """The jobs of other lives that are under way; on other machines, the cluster's queue tells
+        instead.
+        """
         with self._lock:
             others = [o for o in self._lives if o is not life]
         return [o.job for o in others if o.known and processes.alive(o.known)]

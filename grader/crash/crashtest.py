@@ -1,7 +1,7 @@
 """One program's save and load under every crash: record, enumerate, judge, explain.
 
-A program is anything with `save(directory, state)` and `load(directory)`. A save is taken at its word: when it returns,
-its state is durable.
+A program is anything with `save(directory, state)` and `load(directory)`. A save is taken at its
+word: when it returns, its state is durable.
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ from grader.crash.recorder import Incomplete, Record, mark
 from grader.crash.states import PROCESS, TITLES, Promise, Space
 from grader.crash.verdict import Failure, Remedy, broken
 
-MOST_ERRORS = 40  # calls of one run that are refused, one after another; of more, as many are drawn evenly
+# calls of one run that are refused, one after another; of more, as many are drawn evenly
+MOST_ERRORS = 40
 FLIPS = 64  # bits of the newest checkpoint that are flipped, one after another
-MOST_TREES = 1500  # different directories of one record that are judged; of more, as many are drawn evenly
+# different directories of one record that are judged; of more, as many are drawn evenly
+MOST_TREES = 1500
 SECONDS = 60  # for all saves of one run
 
 
@@ -32,10 +34,11 @@ SECONDS = 60  # for all saves of one run
 class Program:
     """What is tested.
 
-    saves    what one process does: labels and functions of a directory; each calls mark("began", n, digest) and
-             mark("returned", n), and lets an error out. Several are ranks.
+    saves    what one process does: labels and functions of a directory; each calls mark("began", n,
+             digest) and mark("returned", n), and lets an error out. Several are ranks.
     load     directory -> the digest of the state that lies there; None if it finds nothing
-    fresh    what load must do where no save has returned: "any", or "none": return None, never raise
+    fresh    what load must do where no save has returned: "any", or "none": return None, never
+             raise
     """
 
     saves: dict[str, Callable[[str], None]]
@@ -76,7 +79,12 @@ class Report:
         return not (self.failing or self.error_failures or self.flip_failures)
 
 
-def saves(save: Callable[[str, object], None], state: Callable[[int], object], digest: Callable[[object], str], number: int) -> Callable[[str], None]:
+def saves(
+    save: Callable[[str, object], None],
+    state: Callable[[int], object],
+    digest: Callable[[object], str],
+    number: int,
+) -> Callable[[str], None]:
     """What a process does that saves states 1 to `number`, one after another."""
 
     def run(directory: str) -> None:
@@ -102,8 +110,8 @@ def test(
     most_trees: int = MOST_TREES,
     patience: float = judge.SECONDS,
 ) -> Report:
-    """Everything above. `prepare` fills the directory before the first save; what it puts there is durable. A load may
-    take `patience` seconds.
+    """Everything above. `prepare` fills the directory before the first save; what it puts there is
+    durable. A load may take `patience` seconds.
 
     Raises   recorder.Unavailable, recorder.Incomplete: there is no verdict.
              RuntimeError: the program's own saves fail, with nothing wrong with the disk.
@@ -126,7 +134,8 @@ def test(
 
         def judged(trees: dict[object, Tree]) -> dict[object, Outcome]:
             began = time.perf_counter()
-            places = [here / f"judge{n}" / "disk" for n in range(workers)]  # of the name that it had
+            # of the name that it had
+            places = [here / f"judge{n}" / "disk" for n in range(workers)]
             if _knows_its_place(here, trees):
                 places = [here / "disk"]  # an absolute path in it is true in this place only
             outcomes = judge.judge(trees, program.load, places, patience)
@@ -137,16 +146,37 @@ def test(
         left_out += states.keep(found, set(outcomes))
         failing = verdict.failures(found, outcomes, digests, program.fresh)
 
-        # what the power does to this program anyway is no fault of an error's; and it may be thousands of states
-        kept = [m for m in models or TITLES if m == PROCESS or not any(m in f.state.models for f in failing)]
-        broken_runs = _errors(program, here, record.calls, kept, seed, seconds, prepare, found.interned) if errors else []
-        if left := {key: tree for run in broken_runs for key, tree in run.space.trees.items() if key not in outcomes}:
+        # what the power does to this program anyway is no fault of an error's; and it may be
+        # thousands of states
+        kept = [
+            m
+            for m in models or TITLES
+            if m == PROCESS or not any(m in f.state.models for f in failing)
+        ]
+        broken_runs = (
+            _errors(program, here, record.calls, kept, seed, seconds, prepare, found.interned)
+            if errors
+            else []
+        )
+        if left := {
+            key: tree
+            for run in broken_runs
+            for key, tree in run.space.trees.items()
+            if key not in outcomes
+        }:
             outcomes |= judged(left)
 
     began = time.perf_counter()
     remedies = verdict.remedies(record.disk, record.ops, failing, found.trees) if failing else []
     timed["explain"] = time.perf_counter() - began
-    report = Report(record, found, digests, {m: sum(m in s.models for s in found.states) for m in models or TITLES}, failing, remedies)
+    report = Report(
+        record,
+        found,
+        digests,
+        {m: sum(m in s.models for s in found.states) for m in models or TITLES},
+        failing,
+        remedies,
+    )
     report.left_out = left_out
     report.errors, report.flips, report.seconds = len(broken_runs), len(flipped), timed
     report.error_failures = [b for run in broken_runs for b in run.broken(outcomes, program.fresh)]
@@ -173,22 +203,34 @@ def _went_well(record: Record) -> None:
         if ended.late:
             raise RuntimeError("the saves didn't end in time")
         if ended.status != 0:
-            raise RuntimeError(f"the saves failed, with nothing wrong with the disk (exit status {ended.status}; their message is above)")
+            raise RuntimeError(
+                "the saves failed, with nothing wrong with the disk (exit status "
+                f"{ended.status}; their message is above)"
+            )
     if not any(isinstance(op, Mark) and op.kind == "returned" for op in record.ops):
         raise RuntimeError("no save returned")
 
 
 def _digests(record: Record) -> dict[int, str]:
-    return {op.save: op.digest for op in record.ops if isinstance(op, Mark) and op.kind == "began" and op.digest}
+    return {
+        op.save: op.digest
+        for op in record.ops
+        if isinstance(op, Mark) and op.kind == "began" and op.digest
+    }
 
 
 def _knows_its_place(here: Path, trees: dict) -> bool:
     path = str(here).encode()
-    contents = {c if isinstance(c, bytes) else c.encode() for tree in trees.values() for c in tree.values() if c is not None}
+    contents = {
+        c if isinstance(c, bytes) else c.encode()
+        for tree in trees.values()
+        for c in tree.values()
+        if c is not None
+    }
     return any(path in content for content in contents)
 
 
-# --- errors of the disk ---------------------------------------------------------------------------------
+# --- errors of the disk ---------------------------------------------------------------------------
 
 
 @dataclass
@@ -207,12 +249,17 @@ class _ErrorRun:
         return []
 
 
-def _errors(program, here: Path, calls: int, models: list[str], seed: int, seconds: float, prepare, interned) -> list[_ErrorRun]:
-    """Each write and each sync refused once. What the program says then counts: if it goes on as if all were well, its
-    state must be there, also when the power goes at the end."""
+def _errors(
+    program, here: Path, calls: int, models: list[str], seed: int, seconds: float, prepare, interned
+) -> list[_ErrorRun]:
+    """Each write and each sync refused once. What the program says then counts: if it goes on as if
+    all were well, its state must be there, also when the power goes at the end.
+    """
     chosen = list(range(1, calls + 1))
     if calls > MOST_ERRORS:
-        chosen = sorted({round(1 + n * (calls - 1) / (MOST_ERRORS - 1)) for n in range(MOST_ERRORS)})
+        chosen = sorted(
+            {round(1 + n * (calls - 1) / (MOST_ERRORS - 1)) for n in range(MOST_ERRORS)}
+        )
     runs = []
     for k in chosen:
         place = here / "disk"
@@ -222,21 +269,37 @@ def _errors(program, here: Path, calls: int, models: list[str], seed: int, secon
         except Incomplete:
             continue  # it went another way than the run that could be recorded
         errors = tuple(os.strerror(n) for n in (errno.ENOSPC, errno.EIO))
-        what = next((op.text for op in record.ops if op.text.endswith(errors)), f"call {k} is refused")
-        runs.append(_ErrorRun(what, record, states.space(record.disk, record.ops, models, since=len(record.ops), interned=interned)))
+        what = next(
+            (op.text for op in record.ops if op.text.endswith(errors)), f"call {k} is refused"
+        )
+        runs.append(
+            _ErrorRun(
+                what,
+                record,
+                states.space(
+                    record.disk, record.ops, models, since=len(record.ops), interned=interned
+                ),
+            )
+        )
     return runs
 
 
-# --- flipped bits ---------------------------------------------------------------------------------------
+# --- flipped bits ---------------------------------------------------------------------------------
 
 
 def _flips(record: Record, seed: int) -> dict:
-    """{key: (what, tree)}: the tree as it lies there at last, with one bit flipped in a file of the newest save."""
+    """{key: (what, tree)}: the tree as it lies there at last, with one bit flipped in a file of the
+    newest save.
+    """
     draw = random.Random(seed)
     last = states.final(record.disk, record.ops)
     began = max(n for n, op in enumerate(record.ops) if isinstance(op, Mark) and op.kind == "began")
     newest = _written_since(record, began)
-    files = [(path, content) for path, content in last.items() if isinstance(content, bytes) and content and path in newest]
+    files = [
+        (path, content)
+        for path, content in last.items()
+        if isinstance(content, bytes) and content and path in newest
+    ]
     out = {}
     for number, (path, content) in enumerate(files):
         share = max(8, FLIPS // max(1, len(files)))
@@ -245,7 +308,10 @@ def _flips(record: Record, seed: int) -> dict:
             bit = draw.randrange(8)
             changed = bytearray(content)
             changed[at] ^= 1 << bit
-            out["flip", number, n] = (f"bit {bit} of byte {at} of {path} ({len(content)} bytes) is flipped", last | {path: bytes(changed)})
+            out["flip", number, n] = (
+                f"bit {bit} of byte {at} of {path} ({len(content)} bytes) is flipped",
+                last | {path: bytes(changed)},
+            )
     return out
 
 

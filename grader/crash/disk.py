@@ -1,7 +1,7 @@
 """What happened to a directory: a list of operations, and a disk that they can be played on.
 
-Names lie in directories and lead to inodes, as in the kernel: a file that is renamed is the same file, and what
-fsync makes durable is an inode, under whichever names.
+Names lie in directories and lead to inodes, as in the kernel: a file that is renamed is the same
+file, and what fsync makes durable is an inode, under whichever names.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ Entries = dict[tuple[int, str], int]  # (directory's inode, name) -> inode
 
 @dataclass
 class Op:
-    """Something that changed the disk, or that its state is measured by. `text` is the call as people write it."""
+    """Something that changed the disk, or that its state is measured by. `text` is the call as
+    people write it.
+    """
 
     text: str = ""
     who: str = ""  # which process, where there are several
@@ -24,12 +26,15 @@ class Op:
 class Names(Op):
     """Directory entries changed, all of them at once."""
 
-    changes: list[tuple[int, str, int | None, int | None]] = field(default_factory=list)  # directory, name, before, after
+    # directory, name, before, after
+    changes: list[tuple[int, str, int | None, int | None]] = field(default_factory=list)
 
 
 @dataclass
 class Write(Op):
-    """Bytes of a file, at an offset. Calls that continue one another are one operation; `parts` says where they ended."""
+    """Bytes of a file, at an offset. Calls that continue one another are one operation; `parts`
+    says where they ended.
+    """
 
     inode: int = -1
     offset: int = 0
@@ -72,13 +77,16 @@ class Note(Op):
 
 @dataclass
 class Disk:
-    """What a directory held before the first operation, and what each inode is. Modes and owners aren't modelled."""
+    """What a directory held before the first operation, and what each inode is. Modes and owners
+    aren't modelled.
+    """
 
     directories: set[int] = field(default_factory=lambda: {ROOT})
     links: dict[int, str] = field(default_factory=dict)  # symbolic links: where to
     before: Entries = field(default_factory=dict)
     contents: dict[int, bytes] = field(default_factory=dict)  # of files, before
-    names: dict[int, str] = field(default_factory=dict)  # what a file is called in a story: its first path
+    # what a file is called in a story: its first path
+    names: dict[int, str] = field(default_factory=dict)
 
 
 def written(content: bytes, op: Write | Truncate, length: int | None = None) -> bytes:
@@ -116,4 +124,5 @@ def paths(entries: Entries, disk: Disk) -> dict[str, int]:
     return found
 
 
-Tree = dict[str, "bytes | str | None"]  # path -> None for a directory, bytes for a file, text for a symbolic link
+# path -> None for a directory, bytes for a file, text for a symbolic link
+Tree = dict[str, "bytes | str | None"]

@@ -1,5 +1,6 @@
-"""Saves and loads that several ranks make together. Of a load, the process that a state is judged in is rank 0, and forks
-the others."""
+"""Saves and loads that several ranks make together. Of a load, the process that a state is judged
+in is rank 0, and forks the others.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +15,9 @@ from grader.harness.digest import digest
 
 @contextmanager
 def marked(save: int, holds: object) -> Iterator[None]:
-    """Around one save of all ranks, on each of them: rank 0 says when it begins, with what they all hold, and when it has
-    returned on all."""
+    """Around one save of all ranks, on each of them: rank 0 says when it begins, with what they all
+    hold, and when it has returned on all.
+    """
     import torch.distributed as dist
 
     of_all = [None] * dist.get_world_size()
@@ -30,16 +32,23 @@ def marked(save: int, holds: object) -> Iterator[None]:
 
 
 def load(ranks: int, resume: Callable[[int], tuple[bool, object]]) -> str | None:
-    """The digest of what all ranks hold after resume(rank) -> (did it find anything, what it holds then); None if none did."""
+    """The digest of what all ranks hold after resume(rank) -> (did it find anything, what it holds
+    then); None if none did.
+    """
     answers = _each(ranks, resume)
     found = [found for found, _ in answers]
     if found == [False] * ranks:
         return None
-    return digest([holds for _, holds in answers]) if found == [True] * ranks else f"ranks disagree: {found}"
+    return (
+        digest([holds for _, holds in answers])
+        if found == [True] * ranks
+        else f"ranks disagree: {found}"
+    )
 
 
 def _each(ranks: int, load: Callable[[int], object]) -> list:
-    """load(rank) on every rank, at the same time, each in its own process; the answers (JSON), by rank.
+    """load(rank) on every rank, at the same time, each in its own process; the answers (JSON), by
+    rank.
 
     Raises RuntimeError that names who raised what, if any of them did.
     """

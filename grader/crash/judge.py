@@ -1,6 +1,8 @@
-"""What a program's own load makes of a directory, asked of many directories, each in a fresh process.
+"""What a program's own load makes of a directory, asked of many directories, each in a fresh
+process.
 
-The processes are forked from one that has everything loaded: a question costs a fork and not a start.
+The processes are forked from one that has everything loaded: a question costs a fork and not a
+start.
 """
 
 from __future__ import annotations
@@ -29,8 +31,9 @@ ENOUGH = 1 << 16  # bytes of one answer
 
 @dataclass(frozen=True)
 class Outcome:
-    """What load did. `kind`: "state" (it gave one, with this digest), "none" (it found nothing), "error" (it raised),
-    "died" (the process ended under it) or "late" (it didn't end in time)."""
+    """What load did. `kind`: "state" (it gave one, with this digest), "none" (it found nothing),
+    "error" (it raised), "died" (the process ended under it) or "late" (it didn't end in time).
+    """
 
     kind: str
     digest: str = ""
@@ -53,12 +56,16 @@ def lay(tree: Tree, place: Path) -> None:
 
 
 def judge(
-    trees: dict[Hashable, Tree], load: Callable[[str], str | None], places: list[Path], seconds: float = SECONDS
+    trees: dict[Hashable, Tree],
+    load: Callable[[str], str | None],
+    places: list[Path],
+    seconds: float = SECONDS,
 ) -> dict[Hashable, Outcome]:
-    """Lay each tree out in one of `places` and ask `load(place)` for the digest of what lies there (None: nothing).
+    """Lay each tree out in one of `places` and ask `load(place)` for the digest of what lies there
+    (None: nothing).
 
-    One process per place works through its share; it and what it starts die with this one. Where loads hang, not all are
-    asked: some of the keys are missing in the answer.
+    One process per place works through its share; it and what it starts die with this one. Where
+    loads hang, not all are asked: some of the keys are missing in the answer.
     """
     keys, readers = list(trees), []
     gc.collect()
@@ -111,7 +118,10 @@ def _collect(keys: list, readers: list[tuple[int, int]]) -> dict[Hashable, Outco
                 i, outcome = json.loads(line)
                 found[keys[i]] = Outcome(**outcome)
     if len(found) < len(keys) and not any(o.kind == "late" for o in found.values()):
-        raise RuntimeError(f"{len(keys) - len(found)} of {len(keys)} states weren't judged: the process that did it ended")
+        raise RuntimeError(
+            f"{len(keys) - len(found)} of {len(keys)} states weren't judged: the process that "
+            "did it ended"
+        )
     return found
 
 
@@ -132,7 +142,9 @@ def _ask(load: Callable[[str], str | None], place: Path, seconds: float) -> Outc
     os.close(writing)
     answer, deadline = b"", time.monotonic() + seconds
     try:
-        while (left := deadline - time.monotonic()) > 0 and select.select([reading], [], [], left)[0]:
+        while (left := deadline - time.monotonic()) > 0 and select.select([reading], [], [], left)[
+            0
+        ]:
             data = os.read(reading, ENOUGH)
             if not data:
                 break
@@ -149,7 +161,12 @@ def _ask(load: Callable[[str], str | None], place: Path, seconds: float) -> Outc
             os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
     code = os.waitstatus_to_exitcode(status)
-    return Outcome("died", text=f"killed by {signal.Signals(-code).name}" if code < 0 else f"the process ended with exit status {code}")
+    return Outcome(
+        "died",
+        text=f"killed by {signal.Signals(-code).name}"
+        if code < 0
+        else f"the process ended with exit status {code}",
+    )
 
 
 def _loaded(load: Callable[[str], str | None], place: Path) -> Outcome:

@@ -1,4 +1,6 @@
-"""Draws a failing state: the operations down to the crash, what of them reached the disk, and what lay there."""
+"""Draws a failing state: the operations down to the crash, what of them reached the disk, and what
+lay there.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,12 @@ def of(report: Report, failure: Failure, pyplot):
     it, moment = story(report, failure), failure.state.moment
     begin = max(0, moment - SHOWN)
     ops = report.record.ops[begin:moment]
-    below = [("crash", f"{it['crash']}: {'the files are as the calls left them' if PROCESS in failure.state.models else ', '.join(it['on'])}"), *(("lost", what) for what in it["lost"])]
+    of_process = PROCESS in failure.state.models
+    where = "the files are as the calls left them" if of_process else ", ".join(it["on"])
+    below = [
+        ("crash", f"{it['crash']}: {where}"),
+        *(("lost", what) for what in it["lost"]),
+    ]
     below += [("on disk", what) for what in (it["disk"] or ["nothing"])]
     below += [("load", it["load"]), ("promised", it["promised"]), *advice(report)]
     rows = len(ops) + len(below) + 1
@@ -42,13 +49,36 @@ def of(report: Report, failure: Failure, pyplot):
         lost = any(op.text and op.text in what for what in it["lost"])
         colour = BAD if lost else GOOD if sync else QUIET if mark else "black"
         if not mark:
-            axes.plot([0.55], [n], marker="s" if sync else "o", color=colour, markersize=6, fillstyle="none" if lost else "full")
-        axes.text(0.9, n, _text(op) + ("   (not on the disk)" if lost else ""), va="center", fontsize=9, color=colour, style="italic" if mark else "normal")
+            axes.plot(
+                [0.55],
+                [n],
+                marker="s" if sync else "o",
+                color=colour,
+                markersize=6,
+                fillstyle="none" if lost else "full",
+            )
+        axes.text(
+            0.9,
+            n,
+            _text(op) + ("   (not on the disk)" if lost else ""),
+            va="center",
+            fontsize=9,
+            color=colour,
+            style="italic" if mark else "normal",
+        )
         axes.text(0.2, n, str(begin + n + 1), va="center", ha="right", fontsize=7, color=QUIET)
     axes.plot([0.55, 0.55], [-0.4, len(ops) - 0.6], color="#d0d3d8", linewidth=2, zorder=0)
     axes.plot([0, 10], [len(ops) - 0.45] * 2, color=BAD, linewidth=1.5, linestyle="--")
     for n, (label, what) in enumerate(below, len(ops)):
         first = n == len(ops) or below[n - len(ops) - 1][0] != label
-        axes.text(0, n + 0.2, label if first else "", va="center", fontsize=9, color=BAD if label in ("crash", "lost", "load") else QUIET, weight="bold")
+        axes.text(
+            0,
+            n + 0.2,
+            label if first else "",
+            va="center",
+            fontsize=9,
+            color=BAD if label in ("crash", "lost", "load") else QUIET,
+            weight="bold",
+        )
         axes.text(1.3, n + 0.2, what, va="center", fontsize=9)
     return figure

@@ -1,20 +1,23 @@
 """What a power failure may leave of the disk, file system by file system.
 
-What no sync has made durable may be there, in part, or not. How much may be missing, and in which order, is the file
-system's affair:
+What no sync has made durable may be there, in part, or not. How much may be missing, and in which
+order, is the file system's affair:
 
-    ext4        metadata in the order of the calls (one journal); bytes that were never synced may be missing, and the
-                file's size with them; a rename over an existing file sends the source's bytes ahead (auto_da_alloc).
-                fsync of anything commits the journal up to its last change.
+    ext4        metadata in the order of the calls (one journal); bytes that were never synced may
+                be missing, and the file's size with them; a rename over an existing file sends the
+                source's bytes ahead (auto_da_alloc). fsync of anything commits the journal up to
+                its last change.
     ext4-wb     data=writeback: as ext4, and a file may have its new size and zeros in it.
     xfs         metadata in order; files may have holes of zeros; nothing is sent ahead of a rename.
-    nfs         names are the server's, durable at once; of bytes that weren't synced, any may be missing.
-    posix       what the standard promises and no more: names that weren't synced (fsync of their directory) come and go
-                in any order.
+    nfs         names are the server's, durable at once; of bytes that weren't synced, any may be
+                missing.
+    posix       what the standard promises and no more: names that weren't synced (fsync of their
+                directory) come and go in any order.
 
-Sources: Documentation/filesystems/ext4 (admin-guide), fs/ext4/namei.c (ext4_rename, auto_da_alloc), fs/xfs (i_size is
-written when the data is), RFC 8881 (stable storage), POSIX.1-2017 fsync and rename; Pillai et al., "All File Systems
-Are Not Created Equal" (OSDI 2014), whose ALICE enumerates like this.
+Sources: Documentation/filesystems/ext4 (admin-guide), fs/ext4/namei.c (ext4_rename, auto_da_alloc),
+fs/xfs (i_size is written when the data is), RFC 8881 (stable storage), POSIX.1-2017 fsync and
+rename; Pillai et al., "All File Systems Are Not Created Equal" (OSDI 2014), whose ALICE enumerates
+like this.
 """
 
 from __future__ import annotations
@@ -37,7 +40,8 @@ from grader.crash.disk import (
     written,
 )
 
-FULL = 64  # combinations of files' contents at one moment and with the same names, up to which all are tried
+# combinations of files' contents at one moment and with the same names, up to which all are tried
+FULL = 64
 SUBSETS = 6  # unsynced changes of names, up to which every subset is tried
 FILE = "\0"  # stands for a file's name, which is another one in every state
 
@@ -48,7 +52,8 @@ class Model:
 
     name: str
     title: str
-    names: str  # of changes that weren't synced, which may be there: a "prefix", any "subset", or "all" are
+    # of changes that weren't synced, which may be there: a "prefix", any "subset", or "all" are
+    names: str
     holes: bool  # a file may have its size before it has its bytes
     flushed_by_rename: bool = False  # a rename over an existing file waits for the source's bytes
 
@@ -67,18 +72,22 @@ MODELS = {
 
 @dataclass
 class Situation:
-    """One choice of the names that are there after a power loss, and of each file what its bytes may be."""
+    """One choice of the names that are there after a power loss, and of each file what its bytes
+    may be.
+    """
 
     moment: int  # how many operations had been done
     entries: Entries
     lost: tuple[str, ...]  # names that aren't there, as text
     whole: bool  # every choice of the names is tried at this moment
     now: dict[int, bytes]  # file's inode -> all of its bytes
-    choices: dict[int, list[tuple[bytes, str]]]  # of a file that wasn't synced: (bytes, what is missing), all of them first
+    # of a file that wasn't synced: (bytes, what is missing), all of them first
+    choices: dict[int, list[tuple[bytes, str]]]
 
     def combinations(self, few: bool = False) -> tuple[list[tuple[tuple[bytes, str], ...]], bool]:
-        """A choice for each of the unsynced files, in all ways (then the second value is True) or, if there are too many,
-        for one file at a time; `few`: all as it should be, and all lost."""
+        """A choice for each of the unsynced files, in all ways (then the second value is True) or,
+        if there are too many, for one file at a time; `few`: all as it should be, and all lost.
+        """
         number = 1
         for each in self.choices.values():
             number *= len(each)
@@ -99,7 +108,9 @@ class Situation:
         for path, content in tree.items():
             if isinstance(content, bytes):
                 inode = inodes[path]
-                if self.now.get(inode, b"") != content and not any(content == bytes_ for bytes_, _ in self.choices.get(inode, ())):
+                if self.now.get(inode, b"") != content and not any(
+                    content == bytes_ for bytes_, _ in self.choices.get(inode, ())
+                ):
                     return False
         return True
 
@@ -112,7 +123,8 @@ class _Content:
     since: list[bytes] = field(default_factory=list)  # after each write that wasn't synced
     overwrote: bool = False  # one of them changed bytes that were durable
     cut: bool = False  # one of them made the file shorter than it durably was
-    failed: int = 0  # how many of `since` a failed fsync has given up: later syncs don't bring them back
+    # how many of `since` a failed fsync has given up: later syncs don't bring them back
+    failed: int = 0
     choices: list[tuple[bytes, str]] | None = None  # what may be there, worked out once
 
     @property
@@ -121,7 +133,14 @@ class _Content:
 
     def sync(self) -> None:
         if len(self.since) > self.failed:
-            self.durable, self.since, self.overwrote, self.cut, self.failed, self.choices = self.now, [], False, False, 0, None
+            self.durable, self.since, self.overwrote, self.cut, self.failed, self.choices = (
+                self.now,
+                [],
+                False,
+                False,
+                0,
+                None,
+            )
 
     def change(self, op: Write | Truncate) -> None:
         begin = op.offset if isinstance(op, Write) else op.size
@@ -136,7 +155,8 @@ def situations(disk: Disk, ops: list[Op], model: Model, since: int = 0) -> Itera
     durable: Entries = dict(disk.before)
     pending: list[Names] = []
     files = {inode: _Content(content) for inode, content in disk.contents.items()}
-    touched: dict[int, int] = {}  # inode -> how many of `pending` there were when it was last changed
+    # inode -> how many of `pending` there were when it was last changed
+    touched: dict[int, int] = {}
 
     def commit(upto: int) -> None:
         for op in pending[:upto]:
@@ -182,7 +202,9 @@ def situations(disk: Disk, ops: list[Op], model: Model, since: int = 0) -> Itera
             for entries, lost, whole in _names(durable, pending, model):
                 there = [i for i in dict.fromkeys(entries.values()) if i in files]
                 choices = {i: _contents(files[i], model) for i in there if files[i].since}
-                yield Situation(moment, entries, lost, whole, {i: files[i].now for i in there}, choices)
+                yield Situation(
+                    moment, entries, lost, whole, {i: files[i].now for i in there}, choices
+                )
 
 
 def _with(entries: Entries, ops: list[Names]) -> Entries:
@@ -195,19 +217,35 @@ def _with(entries: Entries, ops: list[Names]) -> Entries:
 def _replacing(op: Names, current: Entries) -> list[int]:
     """Files that a rename has put in the place of others."""
     gone = {before for _, _, before, after in op.changes if after is None}
-    return [after for d, name, before, after in op.changes if before is not None and after is not None and after in gone and current.get((d, name)) is not None]
+    return [
+        after
+        for d, name, before, after in op.changes
+        if before is not None
+        and after is not None
+        and after in gone
+        and current.get((d, name)) is not None
+    ]
 
 
 def _commit_directory(durable: Entries, pending: list[Names], directory: int) -> None:
     """The entries of one directory; what a rename took away elsewhere goes with it."""
-    for op in [op for op in pending if any(d == directory and (after is not None or before is not None) for d, _, before, after in op.changes)]:
+    for op in [
+        op
+        for op in pending
+        if any(
+            d == directory and (after is not None or before is not None)
+            for d, _, before, after in op.changes
+        )
+    ]:
         added = {d for d, _, _, after in op.changes if after is not None}
         if not added or directory in added:
             apply(durable, op)
             pending.remove(op)
 
 
-def _names(durable: Entries, pending: list[Names], model: Model) -> Iterator[tuple[Entries, tuple[str, ...], bool]]:
+def _names(
+    durable: Entries, pending: list[Names], model: Model
+) -> Iterator[tuple[Entries, tuple[str, ...], bool]]:
     n = len(pending)
     if model.names == "prefix":
         kept = [tuple(range(k)) for k in range(n, -1, -1)]
@@ -226,7 +264,9 @@ def _names(durable: Entries, pending: list[Names], model: Model) -> Iterator[tup
 
 
 def _contents(file: _Content, model: Model) -> list[tuple[bytes, str]]:
-    """What may be on the disk of a file that wasn't synced: all of it, the bytes from before, or a part."""
+    """What may be on the disk of a file that wasn't synced: all of it, the bytes from before, or a
+    part.
+    """
     if file.choices is None:
         different: dict[bytes, str] = {}
         for content, text in _candidates(file, model):
@@ -258,24 +298,49 @@ def _candidates(file: _Content, model: Model) -> Iterator[tuple[bytes, str]]:
     if not file.overwrote or len(new) > len(old):
         yield new[:half], f"the second half of what was written to {FILE}"
     if file.overwrote:
-        yield new[:half] + old[half:], f"the second half of what was written to {FILE}: the old bytes are there"
-        yield old[:half].ljust(min(half, len(new)), b"\0") + new[half:], f"the first half of what was written to {FILE}"
+        yield (
+            new[:half] + old[half:],
+            f"the second half of what was written to {FILE}: the old bytes are there",
+        )
+        yield (
+            old[:half].ljust(min(half, len(new)), b"\0") + new[half:],
+            f"the first half of what was written to {FILE}",
+        )
     if model.holes and len(new) > len(old):
         grown = max(same, min(len(old), len(new)))
-        yield new[:grown].ljust(len(new), b"\0"), f"the bytes of {FILE}: it has its size, and zeros in it"
+        yield (
+            new[:grown].ljust(len(new), b"\0"),
+            f"the bytes of {FILE}: it has its size, and zeros in it",
+        )
         yield new[:half].ljust(len(new), b"\0"), f"the second half of {FILE}: there are zeros"
-        yield new[:grown] + bytes(max(0, half - grown)) + new[max(half, grown) :], f"the first half of what was written to {FILE}: there are zeros"
+        yield (
+            new[:grown] + bytes(max(0, half - grown)) + new[max(half, grown) :],
+            f"the first half of what was written to {FILE}: there are zeros",
+        )
 
 
-def _overwritten_and_grown(old: bytes, new: bytes, same: int, model: Model) -> Iterator[tuple[bytes, str]]:
-    """Nothing made the file shorter: it has at least its old size, and of the old places the old bytes or the new."""
+def _overwritten_and_grown(
+    old: bytes, new: bytes, same: int, model: Model
+) -> Iterator[tuple[bytes, str]]:
+    """Nothing made the file shorter: it has at least its old size, and of the old places the old
+    bytes or the new.
+    """
     size, half, middle = len(old), (same + len(old)) // 2, (len(old) + len(new)) // 2
     yield new[:size], f"what was appended to {FILE}"
     yield new[:middle], f"the second half of what was appended to {FILE}"
     yield old + new[size:], f"what was written over old bytes of {FILE}"
-    yield new[:half] + old[half:] + new[size:], f"the second half of what was written over old bytes of {FILE}"
+    yield (
+        new[:half] + old[half:] + new[size:],
+        f"the second half of what was written over old bytes of {FILE}",
+    )
     yield old[:half] + new[half:], f"the first half of what was written over old bytes of {FILE}"
     if model.holes:
         yield new[:size].ljust(len(new), b"\0"), f"what was appended to {FILE}: there are zeros"
-        yield new[:middle].ljust(len(new), b"\0"), f"the second half of what was appended to {FILE}: there are zeros"
-        yield new[:size] + bytes(middle - size) + new[middle:], f"the first half of what was appended to {FILE}: there are zeros"
+        yield (
+            new[:middle].ljust(len(new), b"\0"),
+            f"the second half of what was appended to {FILE}: there are zeros",
+        )
+        yield (
+            new[:size] + bytes(middle - size) + new[middle:],
+            f"the first half of what was appended to {FILE}: there are zeros",
+        )

@@ -1,8 +1,9 @@
 """Records what processes do to a directory: each of their calls, as an operation of disk.py.
 
-What a call did is taken from the kernel and not from its arguments: names by listing the directory again, bytes by
-reading them back, offsets from /proc. So links, relative paths, appending, several threads and several processes
-need no rules of their own. At the end the record, played from the start, must give what lies on the disk.
+What a call did is taken from the kernel and not from its arguments: names by listing the directory
+again, bytes by reading them back, offsets from /proc. So links, relative paths, appending, several
+threads and several processes need no rules of their own. At the end the record, played from the
+start, must give what lies on the disk.
 """
 
 from __future__ import annotations
@@ -28,10 +29,21 @@ __all__ = ["Incomplete", "Record", "Unavailable", "mark", "record"]
 MARKS = 0x7FF0FACE  # a descriptor that no process has: what is written to it is for the recorder
 LARGEST = 256 << 20  # bytes of writes that a record may hold
 
-_FD_FIRST = {"write", "pwrite64", "writev", "pwritev", "pwritev2", "sendfile", "ftruncate", "fallocate", "ioctl"}
+_FD_FIRST = {
+    "write",
+    "pwrite64",
+    "writev",
+    "pwritev",
+    "pwritev2",
+    "sendfile",
+    "ftruncate",
+    "fallocate",
+    "ioctl",
+}
 _FD_THIRD = {"splice", "copy_file_range"}
 _MADE = {"open", "creat", "openat", "openat2"}
-# where a call's paths are: (directory's descriptor, path), None for a path that starts at the working directory
+# where a call's paths are: (directory's descriptor, path), None for a path that starts at the
+# working directory
 _PATHS = {
     "open": [(None, 0)],
     "creat": [(None, 0)],
@@ -69,7 +81,8 @@ class Record:
 
     disk: Disk
     ops: list[Op]
-    ended: list[Ended] = field(default_factory=list)  # of each process, in the order in which they were given
+    # of each process, in the order in which they were given
+    ended: list[Ended] = field(default_factory=list)
     calls: int = 0  # that could have been refused
 
 
@@ -85,20 +98,23 @@ class Recorder:
     def __init__(self, root: Path, refuse: int | None = None):
         self.root = os.path.realpath(root)
         st = os.lstat(self.root)
-        with tempfile.TemporaryFile(dir=self.root) as probe:  # an overlay may give files another number than directories
+        # an overlay may give files another number than directories
+        with tempfile.TemporaryFile(dir=self.root) as probe:
             self.devices = {st.st_dev, os.fstat(probe.fileno()).st_dev}
         self.refuse = refuse
         self.calls = 0
         self.disk, self.ops = Disk(), []
         self.blind = ""
         self.known: dict[int, _File] = {}  # by inode number
-        self.mapped: dict[int, int] = {}  # inode number -> a descriptor of ours: files that memory writes to
+        # inode number -> a descriptor of ours: files that memory writes to
+        self.mapped: dict[int, int] = {}
         self.size = 0
         self._next = ROOT + 1
         self._ids = {st.st_ino: ROOT}
         self._fresh = False
         self.entries = self._scan()
-        self.shown = {inode: path for path, inode in disk.paths(self.entries, self.disk).items()}  # as files are called now
+        # as files are called now
+        self.shown = {inode: path for path, inode in disk.paths(self.entries, self.disk).items()}
         self.disk.before = dict(self.entries)
 
     # --- what there is
@@ -134,8 +150,12 @@ class Recorder:
                     continue
                 if st.st_dev not in self.devices:
                     raise Incomplete(f"{self._shown(path)} lies on another file system")
-                if not (stat.S_ISREG(st.st_mode) or stat.S_ISDIR(st.st_mode) or stat.S_ISLNK(st.st_mode)):
-                    raise Incomplete(f"{self._shown(path)} is neither a file, a directory nor a link")
+                if not (
+                    stat.S_ISREG(st.st_mode) or stat.S_ISDIR(st.st_mode) or stat.S_ISLNK(st.st_mode)
+                ):
+                    raise Incomplete(
+                        f"{self._shown(path)} is neither a file, a directory nor a link"
+                    )
                 if st.st_ino not in self._ids:
                     self._learn(path, st)
                 found[inode, name] = self._number(st.st_ino)
@@ -149,7 +169,11 @@ class Recorder:
         real = self._real(path)
         if real == self.root:
             return "."
-        return real[len(self.root) + 1 :] if real.startswith(self.root + "/") else f".../{os.path.basename(path)}"
+        return (
+            real[len(self.root) + 1 :]
+            if real.startswith(self.root + "/")
+            else f".../{os.path.basename(path)}"
+        )
 
     def _real(self, path: str) -> str:
         return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
@@ -191,7 +215,10 @@ class Recorder:
         return HOLD
 
     def _refusable(self, tracee: Tracee) -> bool:
-        return tracee.call in _FD_FIRST | _FD_THIRD | {"fsync", "fdatasync"} and tracee.call not in ("ioctl", "ftruncate")
+        return tracee.call in _FD_FIRST | _FD_THIRD | {
+            "fsync",
+            "fdatasync",
+        } and tracee.call not in ("ioctl", "ftruncate")
 
     def exit(self, tracee: Tracee, result: int) -> None:
         call, args = tracee.call, tracee.args
@@ -223,7 +250,8 @@ class Recorder:
                 self._synced(tracee, ino, 0, "msync")
         else:
             if call.startswith(("mkdir", "symlink")):
-                self._forget(os.lstat(self._path(tracee, 0)).st_ino)  # a new one; its number may have been another's
+                # a new one; its number may have been another's
+                self._forget(os.lstat(self._path(tracee, 0)).st_ino)
             self._renamed(tracee)
 
     # --- what they did
@@ -252,7 +280,9 @@ class Recorder:
         elif tracee.call in _FD_FIRST | _FD_THIRD:
             st = tracee.stat(tracee.args[2 if tracee.call in _FD_THIRD else 0])
             if st is not None and st.st_ino in self._ids:
-                self._add(tracee, Note(f"write to {self._name(st.st_ino)} fails: {os.strerror(-result)}"))
+                self._add(
+                    tracee, Note(f"write to {self._name(st.st_ino)} fails: {os.strerror(-result)}")
+                )
 
     def _opened(self, tracee: Tracee, fd: int) -> None:
         st = tracee.stat(fd)
@@ -271,7 +301,10 @@ class Recorder:
             self._learn(path, st)
         file = self.known[st.st_ino]
         if len(file.content) > st.st_size:
-            self._add(tracee, Truncate(f"open {self._name(st.st_ino)} (emptied)", inode=file.id, size=st.st_size))
+            self._add(
+                tracee,
+                Truncate(f"open {self._name(st.st_ino)} (emptied)", inode=file.id, size=st.st_size),
+            )
             del file.content[st.st_size :]
         if self._inside(path):
             self._renamed(tracee, f"create {self._shown(path)}")
@@ -287,7 +320,11 @@ class Recorder:
         st = tracee.stat(fd)
         file = self.known[st.st_ino]
         info = tracee.info(fd)
-        if tracee.call in ("pwrite64", "pwritev", "pwritev2") and not info["flags"] & os.O_APPEND and tracee.args[3] != (1 << 64) - 1:
+        if (
+            tracee.call in ("pwrite64", "pwritev", "pwritev2")
+            and not info["flags"] & os.O_APPEND
+            and tracee.args[3] != (1 << 64) - 1
+        ):
             offset = tracee.args[3]
         elif tracee.call in ("pwrite64", "pwritev"):
             offset = st.st_size - n  # appended, wherever it was told to write
@@ -305,11 +342,22 @@ class Recorder:
     def _put(self, tracee: Tracee, file: _File, offset: int, data: bytes) -> None:
         self.size += len(data)
         if self.size > LARGEST:
-            raise Incomplete(f"more than {LARGEST >> 20} MiB were written; try it with a smaller state")
+            raise Incomplete(
+                f"more than {LARGEST >> 20} MiB were written; try it with a smaller state"
+            )
         if len(file.content) < offset:
             file.content.extend(bytes(offset - len(file.content)))
         file.content[offset : offset + len(data)] = data
-        self._add(tracee, Write(f"write {self.shown.get(file.id) or self.disk.names[file.id]}", inode=file.id, offset=offset, data=data, parts=[len(data)]))
+        self._add(
+            tracee,
+            Write(
+                f"write {self.shown.get(file.id) or self.disk.names[file.id]}",
+                inode=file.id,
+                offset=offset,
+                data=data,
+                parts=[len(data)],
+            ),
+        )
 
     def _changed(self, tracee: Tracee, fd: int) -> None:
         ours = tracee.open(fd)
@@ -334,17 +382,40 @@ class Recorder:
         """Bring a file up to what lies on the disk."""
         size = os.fstat(ours).st_size
         if size > LARGEST:
-            raise Incomplete(f"{self.disk.names.get(file.id, 'a file')} has more than {LARGEST >> 20} MiB; try it with a smaller state")
-        if size < len(file.content) or (size > len(file.content) and tracee.call in ("ftruncate", "truncate")):
-            self._add(tracee, Truncate(f"truncate {self.shown.get(file.id) or self.disk.names[file.id]} to {size}", inode=file.id, size=size))
+            raise Incomplete(
+                f"{self.disk.names.get(file.id, 'a file')} has more than {LARGEST >> 20} MiB; "
+                "try it with a smaller state"
+            )
+        if size < len(file.content) or (
+            size > len(file.content) and tracee.call in ("ftruncate", "truncate")
+        ):
+            self._add(
+                tracee,
+                Truncate(
+                    f"truncate {self.shown.get(file.id) or self.disk.names[file.id]} to {size}",
+                    inode=file.id,
+                    size=size,
+                ),
+            )
             del file.content[size:]
             file.content.extend(bytes(size - len(file.content)))
         now = bytearray()
         while chunk := os.pread(ours, 1 << 20, len(now)):
             now += chunk
-        first = next((n for n in range(0, len(now), 4096) if now[n : n + 4096] != file.content[n : n + 4096]), None)
+        first = next(
+            (
+                n
+                for n in range(0, len(now), 4096)
+                if now[n : n + 4096] != file.content[n : n + 4096]
+            ),
+            None,
+        )
         if first is not None:
-            last = max(n for n in range(first, len(now), 4096) if now[n : n + 4096] != file.content[n : n + 4096])
+            last = max(
+                n
+                for n in range(first, len(now), 4096)
+                if now[n : n + 4096] != file.content[n : n + 4096]
+            )
             self._put(tracee, file, first, bytes(now[first : last + 4096]))
 
     def _refresh(self, tracee: Tracee) -> None:
@@ -356,19 +427,26 @@ class Recorder:
     def _synced(self, tracee: Tracee, ino: int, result: int, call: str = "fsync") -> None:
         if tracee.call == "fdatasync":
             call = "fdatasync"
-        text = f"{call} {self._name(ino)}" + (f" fails: {os.strerror(-result)}" if result < 0 else "")
+        text = f"{call} {self._name(ino)}" + (
+            f" fails: {os.strerror(-result)}" if result < 0 else ""
+        )
         self._add(tracee, Sync(text, inode=self._ids[ino], worked=result >= 0))
 
     def _renamed(self, tracee: Tracee, text: str | None = None) -> None:
         now = self._scan()
         if now == self.entries:
             return
-        keys = [*(k for k in self.entries if now.get(k) != self.entries[k]), *(k for k in now if k not in self.entries)]
+        keys = [
+            *(k for k in self.entries if now.get(k) != self.entries[k]),
+            *(k for k in now if k not in self.entries),
+        ]
         changes = [(*key, self.entries.get(key), now.get(key)) for key in keys]
         self.entries = now
         self.shown |= {inode: path for path, inode in disk.paths(now, self.disk).items()}
         self._add(tracee, Names(text or self._call(tracee), changes=changes))
-        for inode in {before for _, _, before, _ in changes if before is not None} - set(now.values()):
+        for inode in {before for _, _, before, _ in changes if before is not None} - set(
+            now.values()
+        ):
             for ino in [i for i, n in self._ids.items() if n == inode and i not in self.known]:
                 del self._ids[ino]  # a directory or link that is gone; a file may be open still
 
@@ -389,12 +467,17 @@ class Recorder:
         verb = tracee.call.removesuffix("2").removesuffix("at")
         if tracee.call == "unlinkat" and tracee.args[2] & 0x200:
             verb = "rmdir"
-        return f"{verb} {' -> '.join(self._shown(self._path(tracee, n)) for n in range(len(_PATHS[tracee.call])))}"
+        paths = (self._shown(self._path(tracee, n)) for n in range(len(_PATHS[tracee.call])))
+        return f"{verb} {' -> '.join(paths)}"
 
     def _name(self, ino: int) -> str:
         """What it is called now, or was."""
         inode = self._ids[ino]
-        return "the directory" if inode == ROOT else self.shown.get(inode) or self.disk.names.get(inode, "a file without a name")
+        return (
+            "the directory"
+            if inode == ROOT
+            else self.shown.get(inode) or self.disk.names.get(inode, "a file without a name")
+        )
 
     # --- the end
 
@@ -419,11 +502,15 @@ class Recorder:
         self.mapped.clear()
 
 
-def record(root: Path, programs: dict[str, Callable[[], None]], seconds: float, refuse: int | None = None) -> Record:
-    """Run each of `programs` in a process of its own (label: what it does) and record what they do to `root`.
+def record(
+    root: Path, programs: dict[str, Callable[[], None]], seconds: float, refuse: int | None = None
+) -> Record:
+    """Run each of `programs` in a process of its own (label: what it does) and record what they do
+    to `root`.
 
     refuse   k: the k-th write or sync is answered with an error (ENOSPC, EIO), and not made
-    Raises   Unavailable where processes can't be traced; Incomplete if something escaped the record.
+    Raises   Unavailable where processes can't be traced; Incomplete if something escaped the
+             record.
     """
     recorder = Recorder(root, refuse)
     tracer = Tracer(recorder.entry, recorder.exit)

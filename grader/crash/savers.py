@@ -2,9 +2,10 @@
 
     python -m grader.crash.savers [--only NAME] [--write]
 
-Each is used as its documentation says, by a program that saves three times into one directory and, after a crash, loads the
-newest checkpoint as that library finds it. But for DCP, which syncs its files, none of them says that a save is durable
-when it returns: what a power failure takes is no bug of theirs, it is what a user who needs that has to add.
+Each is used as its documentation says, by a program that saves three times into one directory and,
+after a crash, loads the newest checkpoint as that library finds it. But for DCP, which syncs its
+files, none of them says that a save is durable when it returns: what a power failure takes is no
+bug of theirs, it is what a user who needs that has to add.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ TABLE, README = Path(__file__).with_name("SAVERS.md"), ROOT / "README.md"
 
 @dataclass
 class Saver:
-    """`run(directory)` saves SAVES times and marks when; `load(directory)` gives the digest of what a job would resume."""
+    """`run(directory)` saves SAVES times and marks when; `load(directory)` gives the digest of what
+    a job would resume.
+    """
 
     title: str
     packages: tuple[str, ...]
@@ -49,7 +52,10 @@ def _plain(save: Callable[[str, int, dict], None], load: Callable[[str], object]
     from grader.harness.digest import digest
 
     def state(n: int) -> dict:
-        return {"weight": torch.randn(40, 40, generator=torch.Generator().manual_seed(n)), "step": torch.tensor(n)}
+        return {
+            "weight": torch.randn(40, 40, generator=torch.Generator().manual_seed(n)),
+            "step": torch.tensor(n),
+        }
 
     def run(directory: str) -> None:
         for n in range(1, SAVES + 1):
@@ -66,7 +72,9 @@ def _plain(save: Callable[[str, int, dict], None], load: Callable[[str], object]
 
 def _newest(directory: str, pattern: str) -> list[str]:
     """Paths whose names match, the highest number first."""
-    found = [(int(m[1]), name) for name in os.listdir(directory) if (m := re.fullmatch(pattern, name))]
+    found = [
+        (int(m[1]), name) for name in os.listdir(directory) if (m := re.fullmatch(pattern, name))
+    ]
     return [os.path.join(directory, name) for _, name in sorted(found, reverse=True)]
 
 
@@ -116,7 +124,9 @@ def dcp():
         dcp.load(state, checkpoint_id=whole[0], no_dist=True)
         return state
 
-    return _plain(lambda d, n, state: dcp.save(state, checkpoint_id=f"{d}/step-{n}", no_dist=True), load)
+    return _plain(
+        lambda d, n, state: dcp.save(state, checkpoint_id=f"{d}/step-{n}", no_dist=True), load
+    )
 
 
 def lightning():
@@ -141,7 +151,12 @@ def accelerate():
     _import_what_optimizers_need()
 
     def job(directory):
-        accelerator = Accelerator(cpu=True, project_config=ProjectConfiguration(project_dir=directory, automatic_checkpoint_naming=True, total_limit=2))
+        accelerator = Accelerator(
+            cpu=True,
+            project_config=ProjectConfiguration(
+                project_dir=directory, automatic_checkpoint_naming=True, total_limit=2
+            ),
+        )
         set_seed(0)
         model = torch.nn.Linear(40, 40)
         return accelerator, *accelerator.prepare(model, torch.optim.AdamW(model.parameters()))
@@ -161,7 +176,9 @@ def accelerate():
 
     def load(directory):
         accelerator, model, optimizer = job(directory)
-        if not os.path.isdir(f"{directory}/checkpoints") or not os.listdir(f"{directory}/checkpoints"):
+        if not os.path.isdir(f"{directory}/checkpoints") or not os.listdir(
+            f"{directory}/checkpoints"
+        ):
             return None  # a first start; load_state() would raise
         accelerator.load_state()
         return of(model, optimizer)
@@ -171,20 +188,38 @@ def accelerate():
 
 def transformers():
     import torch
-    from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments
+    from transformers import (
+        GPT2Config,
+        GPT2LMHeadModel,
+        Trainer,
+        TrainerCallback,
+        TrainingArguments,
+    )
     from transformers.trainer_utils import get_last_checkpoint
 
     from grader.harness.digest import digest, rng_digests
 
     _import_what_optimizers_need()
-    config = GPT2Config(n_layer=1, n_embd=8, n_head=1, vocab_size=16, n_positions=8, bos_token_id=0, eos_token_id=0)
-    data = [{"input_ids": torch.arange(8), "labels": torch.arange(8)} for _ in range(2 * (SAVES + 1))]
+    config = GPT2Config(
+        n_layer=1, n_embd=8, n_head=1, vocab_size=16, n_positions=8, bos_token_id=0, eos_token_id=0
+    )
+    data = [
+        {"input_ids": torch.arange(8), "labels": torch.arange(8)} for _ in range(2 * (SAVES + 1))
+    ]
 
     class Resumed(Exception):
         """Everything has been loaded; the message is its digest."""
 
     def of(model, optimizer, scheduler, state):
-        return digest([model.state_dict(), optimizer.state_dict(), scheduler.state_dict(), state.global_step, rng_digests()])
+        return digest(
+            [
+                model.state_dict(),
+                optimizer.state_dict(),
+                scheduler.state_dict(),
+                state.global_step,
+                rng_digests(),
+            ]
+        )
 
     class Marks(TrainerCallback):
         def on_step_end(self, args, state, control, model, optimizer, lr_scheduler, **_):
@@ -200,9 +235,17 @@ def transformers():
 
     def trainer(directory, callback):
         args = TrainingArguments(
-            directory, max_steps=SAVES + 1, save_strategy="steps", save_steps=1, save_total_limit=2,
-            per_device_train_batch_size=2, use_cpu=True, report_to=[], disable_tqdm=True, logging_strategy="no",
-        )  # fmt: skip
+            directory,
+            max_steps=SAVES + 1,
+            save_strategy="steps",
+            save_steps=1,
+            save_total_limit=2,
+            per_device_train_batch_size=2,
+            use_cpu=True,
+            report_to=[],
+            disable_tqdm=True,
+            logging_strategy="no",
+        )
         torch.manual_seed(0)
         return Trainer(GPT2LMHeadModel(config), args, train_dataset=data, callbacks=[callback])
 
@@ -223,19 +266,56 @@ def transformers():
 
 
 def _import_what_optimizers_need():
-    """The first optimizer of a process imports torch._dynamo (800 modules, a second): here, once, and not again in each
-    process that judges a state."""
+    """The first optimizer of a process imports torch._dynamo (800 modules, a second): here, once,
+    and not again in each process that judges a state.
+    """
     import torch._dynamo  # noqa: F401
 
 
 SAVERS = {
     "torch-save": Saver("torch.save", ("torch",), "over the same file", torch_save),
-    "torch-save-renamed": Saver("torch.save, then rename", ("torch",), "to another name, then os.replace", torch_save_renamed),
-    "safetensors": Saver("safetensors.torch.save_file", ("safetensors",), "over the same file", safetensors),
-    "dcp": Saver("torch.distributed.checkpoint.save", ("torch",), "a directory for each save; one without .metadata is passed over. It syncs its files (sync_files=True): the data, and .metadata before its bytes have left Python's buffer (filesystem.py, finish)", dcp),
-    "lightning": Saver("Lightning, TorchCheckpointIO", ("lightning",), "a file for each save; the newest is loaded", lightning),
-    "accelerate": Saver("Accelerate, save_state", ("accelerate",), "automatic_checkpoint_naming, total_limit=2; load_state() takes the folder of the highest number, whole or not (accelerator.py), and goes on with fresh random numbers if those that were saved can't be read (checkpointing.py, load_accelerator_state). The random numbers are compared, too", accelerate),
-    "transformers": Saver("Transformers, Trainer", ("transformers", "accelerate"), "save_steps=1, save_total_limit=2; trained on from get_last_checkpoint, which takes the folder of the highest number, whole or not (trainer_utils.py), while _save_checkpoint fills it under that name. Without optimizer.pt, scheduler.pt or rng_state.pth it goes on with fresh ones (trainer.py, _load_optimizer_and_scheduler, _load_rng_state). All these are compared, before the first step", transformers),
+    "torch-save-renamed": Saver(
+        "torch.save, then rename",
+        ("torch",),
+        "to another name, then os.replace",
+        torch_save_renamed,
+    ),
+    "safetensors": Saver(
+        "safetensors.torch.save_file", ("safetensors",), "over the same file", safetensors
+    ),
+    "dcp": Saver(
+        "torch.distributed.checkpoint.save",
+        ("torch",),
+        "a directory for each save; one without .metadata is passed over. It syncs its files "
+        "(sync_files=True): the data, and .metadata before its bytes have left Python's buffer "
+        "(filesystem.py, finish)",
+        dcp,
+    ),
+    "lightning": Saver(
+        "Lightning, TorchCheckpointIO",
+        ("lightning",),
+        "a file for each save; the newest is loaded",
+        lightning,
+    ),
+    "accelerate": Saver(
+        "Accelerate, save_state",
+        ("accelerate",),
+        "automatic_checkpoint_naming, total_limit=2; load_state() takes the folder of the "
+        "highest number, whole or not (accelerator.py), and goes on with fresh random numbers "
+        "if those that were saved can't be read (checkpointing.py, load_accelerator_state). The "
+        "random numbers are compared, too",
+        accelerate,
+    ),
+    "transformers": Saver(
+        "Transformers, Trainer",
+        ("transformers", "accelerate"),
+        "save_steps=1, save_total_limit=2; trained on from get_last_checkpoint, which takes the "
+        "folder of the highest number, whole or not (trainer_utils.py), while _save_checkpoint "
+        "fills it under that name. Without optimizer.pt, scheduler.pt or rng_state.pth it goes "
+        "on with fresh ones (trainer.py, _load_optimizer_and_scheduler, _load_rng_state). All "
+        "these are compared, before the first step",
+        transformers,
+    ),
 }
 
 
@@ -251,7 +331,7 @@ def one(name: str) -> dict:
     return story.as_data(report) | {"text": story.text(report)}
 
 
-# --- the table --------------------------------------------------------------------------------------------
+# --- the table ------------------------------------------------------------------------------------
 
 
 def _versions(saver: Saver) -> str | None:
@@ -263,16 +343,38 @@ def _versions(saver: Saver) -> str | None:
 
 def _in_its_own_process(name: str) -> dict:
     with tempfile.TemporaryDirectory(prefix="g-") as made:
-        env = os.environ | {"TMPDIR": made, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+        env = os.environ | {
+            "TMPDIR": made,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(ROOT),
+            "CUDA_VISIBLE_DEVICES": "",
+        }
         out = Path(made, "result.json")
-        done = subprocess.run([sys.executable, "-m", "grader.crash.savers", "--child", name, "--out", str(out)], env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, timeout=1800, start_new_session=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "grader.crash.savers", "--child", name, "--out", str(out)],
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=1800,
+            start_new_session=True,
+        )
         if not out.exists():
-            raise click.ClickException(f"{name}: {done.stderr.strip().splitlines()[-1:] or done.returncode}")
+            raise click.ClickException(
+                f"{name}: {done.stderr.strip().splitlines()[-1:] or done.returncode}"
+            )
         return json.loads(out.read_text())
 
 
 def _short(title: str) -> str:
-    return title.replace("the process dies", "process dies").replace("ext4, data=ordered", "ext4").replace("ext4, data=writeback", "ext4 writeback").replace("network file system", "network FS").replace("POSIX, no more", "POSIX")
+    return (
+        title.replace("the process dies", "process dies")
+        .replace("ext4, data=ordered", "ext4")
+        .replace("ext4, data=writeback", "ext4 writeback")
+        .replace("network file system", "network FS")
+        .replace("POSIX, no more", "POSIX")
+    )
 
 
 def rows(results: dict[str, dict]) -> list[str]:
@@ -282,7 +384,9 @@ def rows(results: dict[str, dict]) -> list[str]:
     for name, found in results.items():
         cells = [f"{m['kept']}/{m['states']}" for m in found["models"].values()]
         for what in ("errors", "flips"):
-            cells.append(f"{found[what]['tried'] - len(found[what]['failed'])}/{found[what]['tried']}")
+            cells.append(
+                f"{found[what]['tried'] - len(found[what]['failed'])}/{found[what]['tried']}"
+            )
         cells = [c if c.split("/")[0] == c.split("/")[1] else f"**{c}**" for c in cells]
         lines.append(f"| {SAVERS[name].title} | " + " | ".join(cells) + " |")
     return lines
@@ -291,7 +395,10 @@ def rows(results: dict[str, dict]) -> list[str]:
 def written(results: dict[str, dict], today: str) -> str:
     """By what, when, and of which versions the table was made."""
     versions = dict.fromkeys(v for n in results for v in _versions(SAVERS[n]).split(", "))
-    return f"Written by `python -m grader.crash.savers --write` on {today}: {'; '.join(versions)}. States kept / states tried;"
+    return (
+        f"Written by `python -m grader.crash.savers --write` on {today}: "
+        f"{'; '.join(versions)}. States kept / states tried;"
+    )
 
 
 def page(results: dict[str, dict], today: str) -> str:
@@ -309,7 +416,16 @@ def page(results: dict[str, dict], today: str) -> str:
         "The smallest failing state of each:",
     ]
     for name, found in results.items():
-        out += ["", f"## {SAVERS[name].title}", "", f"Used: {SAVERS[name].use}.", "", "```", *[line.rstrip() for line in found["text"]], "```"]
+        out += [
+            "",
+            f"## {SAVERS[name].title}",
+            "",
+            f"Used: {SAVERS[name].use}.",
+            "",
+            "```",
+            *[line.rstrip() for line in found["text"]],
+            "```",
+        ]
     return "\n".join(out) + "\n"
 
 
@@ -320,7 +436,14 @@ def in_readme(readme: str, results: dict[str, dict], today: str) -> str:
     """The course's README with this table in its place."""
     before, rest = readme.split(BEGIN)
     _, after = rest.split(END)
-    lines = [BEGIN, *rows(results), "", written(results, today), "the smallest failing state of each: [SAVERS.md](grader/crash/SAVERS.md).", END]
+    lines = [
+        BEGIN,
+        *rows(results),
+        "",
+        written(results, today),
+        "the smallest failing state of each: [SAVERS.md](grader/crash/SAVERS.md).",
+        END,
+    ]
     return before + "\n".join(lines) + after
 
 
@@ -339,7 +462,10 @@ def main(only, write, child, out):
             click.echo(f"{name}: not installed (pip install -e '.[bench]')", err=True)
             continue
         results[name] = _in_its_own_process(name)
-        click.echo(f"--- {SAVERS[name].title} ({_versions(SAVERS[name])})\n" + "\n".join(results[name]["text"]))
+        click.echo(
+            f"--- {SAVERS[name].title} ({_versions(SAVERS[name])})\n"
+            + "\n".join(results[name]["text"])
+        )
     if write:
         today = date.today().isoformat()
         TABLE.write_text(page(results, today))

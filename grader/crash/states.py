@@ -1,7 +1,8 @@
 """Every state of the disk that a crash may leave, at any moment of a record.
 
-A process's death loses nothing that a call has done: the page cache is the kernel's. So its states are the prefixes
-of the record, with the last write torn. What the power takes, when it goes, says power.py.
+A process's death loses nothing that a call has done: the page cache is the kernel's. So its states
+are the prefixes of the record, with the last write torn. What the power takes, when it goes, says
+power.py.
 """
 
 from __future__ import annotations
@@ -9,12 +10,25 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from grader.crash.disk import Disk, Entries, Mark, Names, Op, Tree, Truncate, Write, apply, paths, written
+from grader.crash.disk import (
+    Disk,
+    Entries,
+    Mark,
+    Names,
+    Op,
+    Tree,
+    Truncate,
+    Write,
+    apply,
+    paths,
+    written,
+)
 from grader.crash.power import FILE, MODELS, situations
 
 PROCESS = "process"
 TEARS = 8  # places at which one write is torn
-MANY = 20_000  # states; of the moments after so many, only what is there if nothing or all of it is lost
+# states; of the moments after so many, only what is there if nothing or all of it is lost
+MANY = 20_000
 
 
 TITLES = {PROCESS: "the process dies"} | {name: m.title for name, m in MODELS.items()}
@@ -65,9 +79,16 @@ def promises(ops: list[Op]) -> list[Promise]:
     return found
 
 
-def space(disk: Disk, ops: list[Op], models: list[str] | None = None, since: int = 0, interned: dict[bytes, int] | None = None) -> Space:
-    """The states that a crash may leave after `since` operations or later; each once for every promise that it may have
-    to keep. Spaces that share `interned` have equal keys for equal trees."""
+def space(
+    disk: Disk,
+    ops: list[Op],
+    models: list[str] | None = None,
+    since: int = 0,
+    interned: dict[bytes, int] | None = None,
+) -> Space:
+    """The states that a crash may leave after `since` operations or later; each once for every
+    promise that it may have to keep. Spaces that share `interned` have equal keys for equal trees.
+    """
     wanted = list(TITLES) if models is None else models
     contract = promises(ops)
     found: dict[tuple, State] = {}
@@ -75,9 +96,20 @@ def space(disk: Disk, ops: list[Op], models: list[str] | None = None, since: int
     interned = {} if interned is None else interned
     bounded: set[int] = set()
 
-    def add(model: str, moment: int, torn: int | None, entries: Entries, contents: dict[int, bytes], lost: tuple[str, ...], promise: Promise) -> None:
+    def add(
+        model: str,
+        moment: int,
+        torn: int | None,
+        entries: Entries,
+        contents: dict[int, bytes],
+        lost: tuple[str, ...],
+        promise: Promise,
+    ) -> None:
         tree = _tree(disk, entries, contents)
-        tree_key = tuple((path, interned.setdefault(c, len(interned)) if isinstance(c, bytes) else c) for path, c in tree.items())
+        tree_key = tuple(
+            (path, interned.setdefault(c, len(interned)) if isinstance(c, bytes) else c)
+            for path, c in tree.items()
+        )
         tree = trees.setdefault(tree_key, tree)
         full = (tree_key, promise)
         state = State(moment, torn, promise, tree, lost, {model})
@@ -91,24 +123,54 @@ def space(disk: Disk, ops: list[Op], models: list[str] | None = None, since: int
     for model in wanted:
         if model == PROCESS:
             for moment, torn, entries, contents in _prefixes(disk, ops, since):
-                add(model, moment, torn, entries, contents, (), contract[moment if torn is None else moment - 1])
+                add(
+                    model,
+                    moment,
+                    torn,
+                    entries,
+                    contents,
+                    (),
+                    contract[moment if torn is None else moment - 1],
+                )
         else:
             for it in situations(disk, ops, MODELS[model], since):
                 combos, whole = it.combinations(few=len(found) > MANY)
-                named = {inode: path for path, inode in paths(it.entries, disk).items()} if it.choices else {}
+                named = (
+                    {inode: path for path, inode in paths(it.entries, disk).items()}
+                    if it.choices
+                    else {}
+                )
                 for combo in combos:
                     contents = it.now | {i: content for i, (content, _) in zip(it.choices, combo)}
-                    lost = it.lost + tuple(text.replace(FILE, named.get(i, "a file")) for i, (_, text) in zip(it.choices, combo) if text)
+                    lost = it.lost + tuple(
+                        text.replace(FILE, named.get(i, "a file"))
+                        for i, (_, text) in zip(it.choices, combo)
+                        if text
+                    )
                     add(model, it.moment, None, it.entries, contents, lost, contract[it.moment])
                 if not (whole and it.whole):
                     bounded.add(it.moment)
     states = sorted(found.items(), key=lambda item: (item[1].moment, len(item[1].lost)))
-    return Space([s for _, s in states], trees, [key for (key, _), _ in states], len(ops) + 1 - since, interned, len(bounded))
+    return Space(
+        [s for _, s in states],
+        trees,
+        [key for (key, _), _ in states],
+        len(ops) + 1 - since,
+        interned,
+        len(bounded),
+    )
 
 
-def reachable(disk: Disk, ops: list[Op], model: str, wanted: set[tuple[tuple, Promise]], trees: dict[tuple, Tree]) -> set[tuple[tuple, Promise]]:
-    """Which of the `wanted` (key in `trees`, promise) a power failure may leave at some moment: as `space` would have it, and
-    more, since it needn't try every combination to say so."""
+def reachable(
+    disk: Disk,
+    ops: list[Op],
+    model: str,
+    wanted: set[tuple[tuple, Promise]],
+    trees: dict[tuple, Tree],
+) -> set[tuple[tuple, Promise]]:
+    """Which of the `wanted` (key in `trees`, promise) a power failure may leave at some moment: as
+    `space` would have it, and more, since it needn't try every combination to say so.
+    """
     contract = promises(ops)
     alike: dict[tuple, set] = {}  # names and promise -> those wanted
     for key, promise in wanted:
@@ -125,12 +187,15 @@ def reachable(disk: Disk, ops: list[Op], model: str, wanted: set[tuple[tuple, Pr
 def thin(found: Space, most: int) -> int:
     """Keep at most so many trees. How many were left out.
 
-    First, half of them at most, evenly drawn ones that a killed process leaves. Then those in which a mistake in the
-    order of syncs shows: for any two files, one is there, whole, and the other one isn't. Then others, evenly drawn.
+    First, half of them at most, evenly drawn ones that a killed process leaves. Then those in which
+    a mistake in the order of syncs shows: for any two files, one is there, whole, and the other one
+    isn't. Then others, evenly drawn.
     """
     if len(found.trees) <= most:
         return 0
-    killed = list(dict.fromkeys(key for s, key in zip(found.states, found.keys) if PROCESS in s.models))
+    killed = list(
+        dict.fromkeys(key for s, key in zip(found.states, found.keys) if PROCESS in s.models)
+    )
     kept: dict[tuple, None] = dict.fromkeys(_evenly(killed, most // 2))
     for key in _telling(found, set(kept)):
         if len(kept) < most:
@@ -145,9 +210,11 @@ def _evenly(keys: list[tuple], most: int) -> list[tuple]:
 
 
 def _telling(found: Space, known: set[tuple]) -> Iterator[tuple]:
-    """Trees which together show each pair (this one is whole, that one is missing or isn't whole) that any tree shows under
-    the same promise; those that show most come first."""
-    last: dict[Promise, dict[str, object]] = {}  # path -> its content, when its last write under this promise was done
+    """Trees which together show each pair (this one is whole, that one is missing or isn't whole)
+    that any tree shows under the same promise; those that show most come first.
+    """
+    # path -> its content, when its last write under this promise was done
+    last: dict[Promise, dict[str, object]] = {}
     for s, key in zip(found.states, found.keys):
         if not s.lost and s.torn is None:
             last.setdefault(s.promise, {}).update(key)
@@ -156,7 +223,11 @@ def _telling(found: Space, known: set[tuple]) -> Iterator[tuple]:
     for s, key in zip(found.states, found.keys):
         there, whole = dict(key), last.get(s.promise, {})
         present = [path for path in whole if path in there and there[path] == whole[path]]
-        lost = [(path, path in there) for path in whole if path not in there or there[path] != whole[path]]
+        lost = [
+            (path, path in there)
+            for path in whole
+            if path not in there or there[path] != whole[path]
+        ]
         for one in present:
             for other in lost:
                 number = pairs.setdefault((s.promise, one, other), len(pairs))
@@ -195,10 +266,12 @@ def _tree(disk: Disk, entries: Entries, contents: dict[int, bytes]) -> Tree:
     }
 
 
-# --- the process dies -----------------------------------------------------------------------------------
+# --- the process dies -----------------------------------------------------------------------------
 
 
-def _prefixes(disk: Disk, ops: list[Op], since: int) -> Iterator[tuple[int, int | None, Entries, dict[int, bytes]]]:
+def _prefixes(
+    disk: Disk, ops: list[Op], since: int
+) -> Iterator[tuple[int, int | None, Entries, dict[int, bytes]]]:
     entries, contents = dict(disk.before), dict(disk.contents)
     if since == 0:
         yield 0, None, dict(entries), dict(contents)
@@ -216,11 +289,11 @@ def _prefixes(disk: Disk, ops: list[Op], since: int) -> Iterator[tuple[int, int 
 
 
 def _tears(op: Write) -> list[int]:
-    """Where a write is cut: one byte in, in the middle, one byte before its end, and where one call ended and the next began."""
+    """Where a write is cut: one byte in, in the middle, one byte before its end, and where one call
+    ended and the next began.
+    """
     n = len(op.data)
     parts = op.parts[:-1]
     if len(parts) > TEARS:
         parts = [parts[round(i * (len(parts) - 1) / (TEARS - 1))] for i in range(TEARS)]
     return sorted({1, n // 2, n - 1, *parts} & set(range(1, n)))
-
-

@@ -29,18 +29,37 @@ def as_data(report: Report) -> dict:
             "left_out": report.left_out,
             "bounded_moments": report.space.bounded,
         },
-        "models": {m: {"title": TITLES[m], "states": n, "kept": n - failed[m]} for m, n in report.tried.items()},
-        "errors": {"tried": report.errors, "failed": [vars(b) | {"outcome": vars(b.outcome)} for b in report.error_failures]},
-        "flips": {"tried": report.flips, "failed": [vars(b) | {"outcome": vars(b.outcome)} for b in report.flip_failures]},
+        "models": {
+            m: {"title": TITLES[m], "states": n, "kept": n - failed[m]}
+            for m, n in report.tried.items()
+        },
+        "errors": {
+            "tried": report.errors,
+            "failed": [vars(b) | {"outcome": vars(b.outcome)} for b in report.error_failures],
+        },
+        "flips": {
+            "tried": report.flips,
+            "failed": [vars(b) | {"outcome": vars(b.outcome)} for b in report.flip_failures],
+        },
         "failing_states": len(report.failing),
         "smallest": story(report, report.failing[0]) if report.failing else None,
-        "missing": [{"call": r.text, "before": _text(_next(report.record.ops, r.at)), "too_late": r.late, "prevents": r.prevents} for r in report.remedies],
+        "missing": [
+            {
+                "call": r.text,
+                "before": _text(_next(report.record.ops, r.at)),
+                "too_late": r.late,
+                "prevents": r.prevents,
+            }
+            for r in report.remedies
+        ],
         "seconds": report.seconds,
     }
 
 
 def story(report: Report, failure: Failure) -> dict:
-    """One failing state: what happened, where the crash fell, what the disk held, what load did, what was promised."""
+    """One failing state: what happened, where the crash fell, what the disk held, what load did,
+    what was promised.
+    """
     state = failure.state
     done = report.record.ops[: state.moment]
     promise = state.promise
@@ -54,7 +73,9 @@ def story(report: Report, failure: Failure) -> dict:
         "load": did(failure),
         "kind": failure.kind,
         "means": KINDS[failure.kind],
-        "promised": f"save {promise.durable}, which had returned" if promise.durable else "nothing yet: no save had returned",
+        "promised": f"save {promise.durable}, which had returned"
+        if promise.durable
+        else "nothing yet: no save had returned",
         "under_way": sorted(promise.under_way),
     }
 
@@ -79,7 +100,9 @@ def did(failure: Failure) -> str:
 
 def _answer(outcome: Outcome, kind: str) -> str:
     if outcome.kind == "state":
-        return "gave an older state" if kind == "old state" else "gave a state that no save was given"
+        return (
+            "gave an older state" if kind == "old state" else "gave a state that no save was given"
+        )
     if outcome.kind == "none":
         return "found nothing (None)"
     if outcome.kind == "error":
@@ -87,31 +110,54 @@ def _answer(outcome: Outcome, kind: str) -> str:
     return outcome.text
 
 
+def _tally(title: str, number: int, bad: int) -> str:
+    """One row: how many states were tried, and how many were read as promised."""
+    return f"{title:28}{number:8}{number - bad:8}{'   BROKEN' if bad else ''}"
+
+
 def text(report: Report) -> list[str]:
     """For a terminal, a line each."""
     recorded, failed = report.record, report.failed
     lines = [
-        f"recorded   {len(report.digests)} saves: {sum(not isinstance(op, Mark) for op in recorded.ops)} operations on files and names",
-        f"tried      {sum(report.tried.values())} states ({len(report.space.trees)} different directories)"
+        (
+            f"recorded   {len(report.digests)} saves: "
+            f"{sum(not isinstance(op, Mark) for op in recorded.ops)} operations on files and names"
+        ),
+        f"tried      {sum(report.tried.values())} states ({len(report.space.trees)} different "
+        "directories)"
         + (f", {report.left_out} more left out" if report.left_out else "")
-        + (f", not every combination at {report.space.bounded} of {report.space.moments} moments" if report.space.bounded else "" if report.left_out else ", every one"),
+        + (
+            f", not every combination at {report.space.bounded} of {report.space.moments} moments"
+            if report.space.bounded
+            else ""
+            if report.left_out
+            else ", every one"
+        ),
         "",
         f"{'':28}{'states':>8}{'kept':>8}",
     ]
     for model, number in report.tried.items():
-        lines.append(f"{TITLES[model]:28}{number:8}{number - failed[model]:8}{'' if not failed[model] else '   BROKEN'}")
+        lines.append(_tally(TITLES[model], number, failed[model]))
     if report.errors:
         bad = len(report.error_failures)
-        lines.append(f"{'disk full, I/O error':28}{report.errors:8}{report.errors - bad:8}{'   BROKEN' if bad else ''}")
+        lines.append(_tally("disk full, I/O error", report.errors, bad))
     if report.flips:
         bad = len(report.flip_failures)
-        lines.append(f"{'a flipped bit':28}{report.flips:8}{report.flips - bad:8}{'   BROKEN' if bad else ''}")
+        lines.append(_tally("a flipped bit", report.flips, bad))
     if report.failing:
         lines += ["", *told(report)]
-    for title, broken in (("an error of the disk", report.error_failures), ("a flipped bit", report.flip_failures)):
+    for title, broken in (
+        ("an error of the disk", report.error_failures),
+        ("a flipped bit", report.flip_failures),
+    ):
         if broken:
             first = broken[0]
-            lines += ["", f"{title}: {first.what}", f"  load       {_answer(first.outcome, first.kind)}", f"  means      {KINDS[first.kind]}"]
+            lines += [
+                "",
+                f"{title}: {first.what}",
+                f"  load       {_answer(first.outcome, first.kind)}",
+                f"  means      {KINDS[first.kind]}",
+            ]
     return lines
 
 
@@ -128,10 +174,24 @@ def told(report: Report) -> list[str]:
     if it["torn"] is not None:
         numbered[-1] += f": {_bytes(it['torn'])} of it"
     lines += numbered
-    lines.append(f"  crash      {it['crash']}" + (f" ({', '.join(it['on'])})" if PROCESS not in failure.state.models else " (the files are as the calls left them)"))
+    lines.append(
+        f"  crash      {it['crash']}"
+        + (
+            f" ({', '.join(it['on'])})"
+            if PROCESS not in failure.state.models
+            else " (the files are as the calls left them)"
+        )
+    )
     lines += [f"  {'lost' if n == 0 else '':10} {what}" for n, what in enumerate(it["lost"])]
-    lines += [f"  {'on disk' if n == 0 else '':10} {what}" for n, what in enumerate(it["disk"] or ["nothing"])]
-    lines += [f"  load       {it['load']}", f"  promised   {it['promised']}", f"  means      {it['means']}"]
+    lines += [
+        f"  {'on disk' if n == 0 else '':10} {what}"
+        for n, what in enumerate(it["disk"] or ["nothing"])
+    ]
+    lines += [
+        f"  load       {it['load']}",
+        f"  promised   {it['promised']}",
+        f"  means      {it['means']}",
+    ]
     lines += [f"  {label:10} {text}" for label, text in advice(report)]
     return lines
 
@@ -142,14 +202,33 @@ def advice(report: Report) -> list[tuple[str, str]]:
     out = []
     calls = Counter((_missing(ops, r), r.late) for r in report.remedies)
     for (what, late), number in list(calls.items())[:MISSING]:
-        out.append(("missing", what + (" (it comes later, which is too late)" if late else "") + (f" ({number} times)" if number > 1 else "")))
+        out.append(
+            (
+                "missing",
+                what
+                + (" (it comes later, which is too late)" if late else "")
+                + (f" ({number} times)" if number > 1 else ""),
+            )
+        )
     if len(calls) > MISSING:
         out.append(("missing", f"and {len(calls) - MISSING} more calls like these"))
     if any(PROCESS in f.state.models for f in report.failing):
-        out.append(("order", "no fsync can help where a killed process is enough: the old checkpoint is touched, or the new one found, before the new one is whole"))
-    copied = [op.text for op in ops if "Invalid cross-device link" in op.text or "cross-device" in op.text.lower()]
+        out.append(
+            (
+                "order",
+                "no fsync can help where a killed process is enough: the old checkpoint is "
+                "touched, or the new one found, before the new one is whole",
+            )
+        )
+    copied = [
+        op.text
+        for op in ops
+        if "Invalid cross-device link" in op.text or "cross-device" in op.text.lower()
+    ]
     if copied:
-        out.append(("note", f"{copied[0]}: what follows is a copy, written in place under the final name"))
+        out.append(
+            ("note", f"{copied[0]}: what follows is a copy, written in place under the final name")
+        )
     return out
 
 

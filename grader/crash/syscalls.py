@@ -1,7 +1,9 @@
-"""Which system calls can change a directory, by number, and the filter that stops a process at exactly those.
+"""Which system calls can change a directory, by number, and the filter that stops a process at
+exactly those.
 
-The filter runs in the kernel (seccomp): reading, computing and everything else runs at full speed. Numbers from
-the kernel's own tables (arch/x86/entry/syscalls/syscall_64.tbl, include/uapi/asm-generic/unistd.h).
+The filter runs in the kernel (seccomp): reading, computing and everything else runs at full speed.
+Numbers from the kernel's own tables (arch/x86/entry/syscalls/syscall_64.tbl,
+include/uapi/asm-generic/unistd.h).
 """
 
 from __future__ import annotations
@@ -68,9 +70,10 @@ def numbers(machine: str) -> dict[int, str]:
     return {which[column]: name for name, which in CALLS.items() if which[column] is not None}
 
 
-# --- the filter ------------------------------------------------------------------------------------------
+# --- the filter -----------------------------------------------------------------------------------
 
-_LOAD, _EQUAL, _SET, _RETURN = 0x20, 0x15, 0x45, 0x06  # BPF: load a word, jump if equal, jump if a bit is set, return
+# BPF: load a word, jump if equal, jump if a bit is set, return
+_LOAD, _EQUAL, _SET, _RETURN = 0x20, 0x15, 0x45, 0x06
 _TRACE, _ALLOW, _REFUSE = 0x7FF00000, 0x7FFF0000, 0x00050000 | 38  # 38: ENOSYS
 
 # calls of which only some matter: (which argument, how it is compared, with what)
@@ -83,8 +86,9 @@ _IOCTLS = (FICLONE, FICLONERANGE)
 
 
 def program(machine: str) -> bytes:
-    """The filter's instructions: stop at what may change a directory; refuse another machine's calls, whose numbers
-    mean something else."""
+    """The filter's instructions: stop at what may change a directory; refuse another machine's
+    calls, whose numbers mean something else.
+    """
     _, arch = ARCHITECTURES[machine]
     found = {name: number for number, name in numbers(machine).items()}
 
@@ -99,9 +103,20 @@ def program(machine: str) -> bytes:
     for name, number in found.items():
         if name in _ONLY:
             n, how, what = _ONLY[name]
-            out += [one(_EQUAL, number, 0, 4), argument(n), one(how, what, 0, 1), one(_RETURN, _TRACE), one(_RETURN, _ALLOW)]
+            out += [
+                one(_EQUAL, number, 0, 4),
+                argument(n),
+                one(how, what, 0, 1),
+                one(_RETURN, _TRACE),
+                one(_RETURN, _ALLOW),
+            ]
         elif name == "ioctl":
-            out += [one(_EQUAL, number, 0, 5), argument(1), one(_EQUAL, _IOCTLS[0], 1, 0), one(_EQUAL, _IOCTLS[1], 0, 1)]
+            out += [
+                one(_EQUAL, number, 0, 5),
+                argument(1),
+                one(_EQUAL, _IOCTLS[0], 1, 0),
+                one(_EQUAL, _IOCTLS[1], 0, 1),
+            ]
             out += [one(_RETURN, _TRACE), one(_RETURN, _ALLOW)]
         else:
             out += [one(_EQUAL, number, 0, 1), one(_RETURN, _TRACE)]
@@ -119,7 +134,12 @@ def install(machine: str) -> None:
     buffer = ctypes.create_string_buffer(code, len(code))
     fprog = _Program(len(code) // 8, ctypes.addressof(buffer))
     PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
-    for call in ((PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), (PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(fprog), 0, 0)):
+    for call in (
+        (PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0),
+        (PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(fprog), 0, 0),
+    ):
         if libc.prctl(*call) != 0:
             number = ctypes.get_errno()
-            raise OSError(number, f"the kernel doesn't let system calls be filtered: {os.strerror(number)}")
+            raise OSError(
+                number, f"the kernel doesn't let system calls be filtered: {os.strerror(number)}"
+            )

@@ -1,8 +1,9 @@
 """Holds processes at each system call that may change a directory, before and after it.
 
-A debugger's means (ptrace), so that nothing of theirs is invisible: C++ and Rust writers, every thread, every process
-that they start. Pure Python, no root, Linux. Calls are taken one at a time: while one is under way, other threads
-that come to one wait before it. So the record has one order, and it is the true one.
+A debugger's means (ptrace), so that nothing of theirs is invisible: C++ and Rust writers, every
+thread, every process that they start. Pure Python, no root, Linux. Calls are taken one at a time:
+while one is under way, other threads that come to one wait before it. So the record has one order,
+and it is the true one.
 """
 
 from __future__ import annotations
@@ -29,7 +30,15 @@ AT_FDCWD = (1 << 64) - 100  # stands for the current directory where a call take
 # linux/ptrace.h
 CONT, POKEUSER, SYSCALL, SEIZE, LISTEN = 7, 6, 24, 0x4206, 0x4208
 GETEVENTMSG, GETREGSET, SETREGSET, GET_SYSCALL_INFO = 0x4201, 0x4204, 0x4205, 0x420E
-TRACESYSGOOD, TRACEFORK, TRACEVFORK, TRACECLONE, TRACEEXEC, TRACESECCOMP, EXITKILL = 1, 2, 4, 8, 16, 128, 1 << 20
+TRACESYSGOOD, TRACEFORK, TRACEVFORK, TRACECLONE, TRACEEXEC, TRACESECCOMP, EXITKILL = (
+    1,
+    2,
+    4,
+    8,
+    16,
+    128,
+    1 << 20,
+)
 EVENT_FORK, EVENT_VFORK, EVENT_CLONE, EVENT_SECCOMP, EVENT_STOP = 1, 2, 3, 7, 128
 WALL = 0x40000000  # waitpid: threads, too
 STOPS = (signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
@@ -47,7 +56,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def _tell(error: BaseException) -> None:
     """As Python tells it, without our own part of the way there."""
     told = traceback.TracebackException.from_exception(error)
-    told.stack = traceback.StackSummary.from_list([f for f in told.stack if not f.filename.startswith(OURS)])
+    told.stack = traceback.StackSummary.from_list(
+        [f for f in told.stack if not f.filename.startswith(OURS)]
+    )
     sys.stderr.write("".join(told.format()))
 
 
@@ -109,7 +120,7 @@ class Tracee:
         return os.open(f"/proc/{self.pid}/fd/{fd & 0xFFFFFFFF}", os.O_RDONLY)
 
     def info(self, fd: int) -> dict[str, int]:
-        """"pos", where it stands in an open file, and the "flags" that it was opened with."""
+        """ "pos", where it stands in an open file, and the "flags" that it was opened with."""
         lines = Path(f"/proc/{self.pid}/fdinfo/{fd}").read_text().splitlines()
         found = dict(line.split(":", 1) for line in lines if ":" in line)
         return {"pos": int(found["pos"]), "flags": int(found["flags"], 8)}
@@ -124,10 +135,14 @@ class Tracee:
         return None
 
     def path(self, address: int, directory: int | None) -> str:
-        """The path at an address of its memory, as seen from the `directory` that it has open (None: where it stands)."""
+        """The path at an address of its memory, as seen from the `directory` that it has open
+        (None: where it stands).
+        """
         at = AT_FDCWD if directory is None else directory
         start = "cwd" if at & 0xFFFFFFFF == AT_FDCWD & 0xFFFFFFFF else f"fd/{at & 0xFFFFFFFF}"
-        return os.path.normpath(os.path.join(os.readlink(f"/proc/{self.pid}/{start}"), os.fsdecode(self.text(address))))
+        return os.path.normpath(
+            os.path.join(os.readlink(f"/proc/{self.pid}/{start}"), os.fsdecode(self.text(address)))
+        )
 
 
 @dataclass
@@ -140,8 +155,10 @@ class Ended:
 
 @dataclass
 class Tracer:
-    """`entry(tracee)` says what to do with a call (PASS, HOLD, or an errno that it fails with instead of being made);
-    `exit(tracee, result)` hears the result of those that were held, minus an errno if it failed."""
+    """`entry(tracee)` says what to do with a call (PASS, HOLD, or an errno that it fails with
+    instead of being made); `exit(tracee, result)` hears the result of those that were held, minus
+    an errno if it failed.
+    """
 
     entry: Callable[[Tracee], object]
     exit: Callable[[Tracee, int], None]
@@ -161,7 +178,9 @@ class Tracer:
     # --- starting
 
     def spawn(self, label: str, do: Callable[[], None]) -> int:
-        """A forked process that does `do()`, held at its calls from the first one on. It begins with `run`."""
+        """A forked process that does `do()`, held at its calls from the first one on. It begins
+        with `run`.
+        """
         ready, go = os.pipe()
         pid = os.fork()
         if pid == 0:
@@ -181,13 +200,18 @@ class Tracer:
                 sys.stderr.flush()
                 os._exit(status)
         os.close(ready)
-        options = TRACESYSGOOD | TRACEFORK | TRACEVFORK | TRACECLONE | TRACEEXEC | TRACESECCOMP | EXITKILL
+        options = (
+            TRACESYSGOOD | TRACEFORK | TRACEVFORK | TRACECLONE | TRACEEXEC | TRACESECCOMP | EXITKILL
+        )
         try:
             _ptrace(SEIZE, pid, None, options)
         except OSError as e:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
-            raise Unavailable(f"this machine doesn't let a process be traced ({e.strerror}); in a container: --cap-add SYS_PTRACE")
+            raise Unavailable(
+                f"this machine doesn't let a process be traced ({e.strerror}); in a container: "
+                "--cap-add SYS_PTRACE"
+            )
         else:
             os.write(go, b".")
         finally:
@@ -197,7 +221,9 @@ class Tracer:
         return pid
 
     def run(self, seconds: float) -> dict[int, Ended]:
-        """Until the spawned processes have ended; whatever they leave behind is killed, and so are they when time is up."""
+        """Until the spawned processes have ended; whatever they leave behind is killed, and so are
+        they when time is up.
+        """
         timer = threading.Timer(seconds, self._expire)
         timer.daemon = True
         timer.start()
@@ -326,7 +352,9 @@ class Tracer:
         if self.machine == "x86_64":
             _ptrace(POKEUSER, pid, 15 * 8, ctypes.c_void_p(-1))  # orig_rax
         else:
-            self._regset(SETREGSET, pid, 0x404, ctypes.create_string_buffer(struct.pack("i", -1), 4))
+            self._regset(
+                SETREGSET, pid, 0x404, ctypes.create_string_buffer(struct.pack("i", -1), 4)
+            )
 
     def _answer(self, pid: int, result: int) -> None:
         if self.machine == "x86_64":

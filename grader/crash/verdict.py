@@ -1,7 +1,8 @@
 """Which outcomes break the promise that a save makes, and which state shows it best.
 
-The promise: once a save has returned, a load gives its state, or a later one, whole, whatever happens. Until then the
-one before counts, or the one under way. A load that finds nothing durable may return None or raise.
+The promise: once a save has returned, a load gives its state, or a later one, whole, whatever
+happens. Until then the one before counts, or the one under way. A load that finds nothing durable
+may return None or raise.
 """
 
 from __future__ import annotations
@@ -26,11 +27,14 @@ KINDS = {
 }
 
 
-def broken(outcome: Outcome, promise: Promise, digests: dict[int, str], fresh: str = "any") -> str | None:
+def broken(
+    outcome: Outcome, promise: Promise, digests: dict[int, str], fresh: str = "any"
+) -> str | None:
     """What of the promise an outcome breaks, a key of KINDS; None if it keeps it.
 
     digests   save -> digest of its state
-    fresh     what a load must do when no save has returned: "any", or "none" (raising isn't allowed)
+    fresh     what a load must do when no save has returned: "any", or "none" (raising isn't
+              allowed)
     """
     if outcome.kind == "state":
         allowed = promise.under_way | ({promise.durable} if promise.durable else set())
@@ -53,9 +57,13 @@ class Failure:
     kind: str
 
 
-def failures(found: Space, outcomes: dict[tuple, Outcome], digests: dict[int, str], fresh: str = "any") -> list[Failure]:
-    """Of all states, those whose outcome breaks the promise; the smallest first: a dead process before a dead machine,
-    what any file system does before what only some do, few losses before many, early before late."""
+def failures(
+    found: Space, outcomes: dict[tuple, Outcome], digests: dict[int, str], fresh: str = "any"
+) -> list[Failure]:
+    """Of all states, those whose outcome breaks the promise; the smallest first: a dead process
+    before a dead machine, what any file system does before what only some do, few losses before
+    many, early before late.
+    """
     out = []
     for state, key in zip(found.states, found.keys):
         kind = broken(outcomes[key], state.promise, digests, fresh)
@@ -64,12 +72,19 @@ def failures(found: Space, outcomes: dict[tuple, Outcome], digests: dict[int, st
     kinds = list(KINDS)
 
     def size(f: Failure):
-        return (PROCESS not in f.state.models, len(f.state.lost), -len(f.state.models), kinds.index(f.kind), f.state.moment, f.state.torn or 0)
+        return (
+            PROCESS not in f.state.models,
+            len(f.state.lost),
+            -len(f.state.models),
+            kinds.index(f.kind),
+            f.state.moment,
+            f.state.torn or 0,
+        )
 
     return sorted(out, key=size)
 
 
-# --- the call that is missing ---------------------------------------------------------------------------
+# --- the call that is missing ---------------------------------------------------------------------
 
 
 @dataclass
@@ -83,11 +98,22 @@ class Remedy:
     late: bool = False  # the call is made, but only later
 
 
-def remedies(disk: Disk, ops: list[Op], failing: list[Failure], trees: dict[tuple, Tree]) -> list[Remedy]:
-    """Syncs that rule out the failures (or as many as syncs can), none of them in vain, in the order of the record. Looked
-    for up to the end of the first save that has any: the others have the same."""
+def remedies(
+    disk: Disk, ops: list[Op], failing: list[Failure], trees: dict[tuple, Tree]
+) -> list[Remedy]:
+    """Syncs that rule out the failures (or as many as syncs can), none of them in vain, in the
+    order of the record. Looked for up to the end of the first save that has any: the others have
+    the same.
+    """
     first = min(f.state.moment for f in failing)
-    end = next((n for n, op in enumerate(ops, 1) if n >= first and isinstance(op, Mark) and op.kind == "returned"), len(ops))
+    end = next(
+        (
+            n
+            for n, op in enumerate(ops, 1)
+            if n >= first and isinstance(op, Mark) and op.kind == "returned"
+        ),
+        len(ops),
+    )
     ops = ops[:end]
     of_model: dict[str, set] = {}
     for f in _some([f for f in failing if f.state.moment <= end]):
@@ -96,7 +122,11 @@ def remedies(disk: Disk, ops: list[Op], failing: list[Failure], trees: dict[tupl
 
     def still(extra: list[Remedy]) -> set:
         longer = _with(ops, extra)
-        return {(model, *one) for model, wanted in of_model.items() for one in reachable(disk, longer, model, wanted, trees)}
+        return {
+            (model, *one)
+            for model, wanted in of_model.items()
+            for one in reachable(disk, longer, model, wanted, trees)
+        }
 
     # all that there might be, and then without one after another, as long as nothing comes back
     chosen = _candidates(disk, ops)
@@ -113,7 +143,11 @@ def remedies(disk: Disk, ops: list[Op], failing: list[Failure], trees: dict[tupl
 
 def _some(failing: list[Failure]) -> list[Failure]:
     """Enough of them to tell which calls are missing."""
-    return failing if len(failing) <= ENOUGH else [failing[n * len(failing) // ENOUGH] for n in range(ENOUGH)]
+    return (
+        failing
+        if len(failing) <= ENOUGH
+        else [failing[n * len(failing) // ENOUGH] for n in range(ENOUGH)]
+    )
 
 
 def _candidates(disk: Disk, ops: list[Op]) -> list[Remedy]:
@@ -125,11 +159,17 @@ def _candidates(disk: Disk, ops: list[Op]) -> list[Remedy]:
             unsynced.add(op.inode)
             if not (isinstance(following, Write) and following.inode == op.inode):
                 name = op.text.removeprefix("write ")
-                late = any(isinstance(o, Sync) and o.worked and o.inode == op.inode for o in ops[at + 1 :])
+                late = any(
+                    isinstance(o, Sync) and o.worked and o.inode == op.inode for o in ops[at + 1 :]
+                )
                 out.append(Remedy(f"fsync of {name}", at + 1, Sync(inode=op.inode), late=late))
         if isinstance(op, Names):
             for directory in dict.fromkeys(d for d, _, _, after in op.changes if after is not None):
-                name = "the directory" if directory == 0 else f"the directory {disk.names.get(directory, '')}"
+                name = (
+                    "the directory"
+                    if directory == 0
+                    else f"the directory {disk.names.get(directory, '')}"
+                )
                 out.append(Remedy(f"fsync of {name}", at + 1, Sync(inode=directory)))
     return out
 
@@ -139,4 +179,3 @@ def _with(ops: list[Op], extra: list[Remedy]) -> list[Op]:
     for remedy in sorted(extra, key=lambda r: -r.at):
         out.insert(remedy.at, replace(remedy.op))
     return out
-

@@ -1,5 +1,5 @@
-"""The process of `grade crashtest`: loads somebody's functions, tests them, writes the result. Never the grader's own
-process: what is loaded here may do anything.
+"""The process of `grade crashtest`: loads somebody's functions, tests them, writes the result.
+Never the grader's own process: what is loaded here may do anything.
 
     python -m grader.crash.work plan.json
 """
@@ -27,12 +27,14 @@ class Refused(Exception):
 
 
 def function(name: str):
-    """"package.module:function", or "file.py:function"."""
+    """ "package.module:function", or "file.py:function"."""
     where, _, what = name.rpartition(":")
     try:
         if where.endswith(".py"):
             module_name = Path(where).stem
-            if module_name in sys.modules and getattr(sys.modules[module_name], "__file__", None) == str(Path(where).resolve()):
+            if module_name in sys.modules and getattr(
+                sys.modules[module_name], "__file__", None
+            ) == str(Path(where).resolve()):
                 module = sys.modules[module_name]
             else:
                 spec = importlib.util.spec_from_file_location(module_name, Path(where).resolve())
@@ -44,10 +46,15 @@ def function(name: str):
     except FileNotFoundError:
         raise Refused(f"there is no file {where}")
     except ModuleNotFoundError as e:
-        raise Refused(f"{name}: no module named {e.name} (it's looked for from the current directory)")
+        raise Refused(
+            f"{name}: no module named {e.name} (it's looked for from the current directory)"
+        )
     except BaseException as e:
         last = traceback.extract_tb(e.__traceback__)[-1]
-        raise Refused(f"{name} can't be imported: {type(e).__name__}: {e} ({os.path.basename(last.filename)}, line {last.lineno})")
+        raise Refused(
+            f"{name} can't be imported: {type(e).__name__}: {e} "
+            f"({os.path.basename(last.filename)}, line {last.lineno})"
+        )
     found = module
     for part in what.split("."):
         found = getattr(found, part, None)
@@ -61,7 +68,15 @@ def example(n: int) -> dict:
     import torch
 
     draw = torch.Generator().manual_seed(n)
-    return {"step": n, "model": {"weight": torch.randn(64, 63, generator=draw), "bias": torch.randn(64, generator=draw)}, "loss": 1 / n, "note": f"save {n}"}
+    return {
+        "step": n,
+        "model": {
+            "weight": torch.randn(64, 63, generator=draw),
+            "bias": torch.randn(64, generator=draw),
+        },
+        "loss": 1 / n,
+        "note": f"save {n}",
+    }
 
 
 def main() -> int:
@@ -84,12 +99,23 @@ def main() -> int:
             value = load(directory)
             return None if value is None else digest(value)
 
-        program = crashtest.Program({"": crashtest.saves(save, state, digest, plan["saves"])}, loaded, plan["fresh"])
+        program = crashtest.Program(
+            {"": crashtest.saves(save, state, digest, plan["saves"])}, loaded, plan["fresh"]
+        )
         report = crashtest.test(
-            program, plan["models"] or None, errors=plan["errors"], flips=plan["flips"], seed=plan["seed"],
-            workers=plan["jobs"], seconds=plan["seconds"],
-        )  # fmt: skip
-        result = {"status": PASSED if report.passed else BROKEN, "report": story.as_data(report), "text": story.text(report)}
+            program,
+            plan["models"] or None,
+            errors=plan["errors"],
+            flips=plan["flips"],
+            seed=plan["seed"],
+            workers=plan["jobs"],
+            seconds=plan["seconds"],
+        )
+        result = {
+            "status": PASSED if report.passed else BROKEN,
+            "report": story.as_data(report),
+            "text": story.text(report),
+        }
         if plan["picture"] and report.failing:
             from grader.crash import picture
 

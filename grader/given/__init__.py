@@ -1,1 +1,3 @@
-"""What exercise 1 asks for, and the jobs of later exercises are given: its lives can't import it."""
+"""What exercise 1 asks for, and the jobs of later exercises are given: its lives can't import
+it.
+"""

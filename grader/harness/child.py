@@ -1,4 +1,5 @@
-"""The life itself: a process that becomes a training script, in the surroundings that its job names.
+"""The life itself: a process that becomes a training script, in the surroundings that its job
+names.
 
 The same code runs after a fork from the warm server and in a plainly started interpreter
 (python -I child.py JOB.json), so a script can't tell them apart.
@@ -34,7 +35,9 @@ def live(job: dict) -> None:
 
 
 def become(job: dict) -> None:
-    """Own session, stdio in files, limits, environment, seeds, sandbox: everything before the script."""
+    """Own session, stdio in files, limits, environment, seeds, sandbox: everything before the
+    script.
+    """
     from grader.harness import sandbox, watch
     from grader.harness.guardian import set_limits
 
@@ -42,7 +45,9 @@ def become(job: dict) -> None:
     signal.set_wakeup_fd(-1)
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))  # a fork has its guardian's, too
     for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        signal.signal(
+            number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+        )
     os.umask(0o022)
     for fd, path, flags in (
         (0, os.devnull, os.O_RDONLY),
@@ -54,7 +59,8 @@ def become(job: dict) -> None:
         os.close(opened)
     os.environ.clear()
     os.environ.update(job["env"])
-    tempfile.tempdir = None  # remembered from before the fork; what a killed life leaves goes with its folder
+    # remembered from before the fork; what a killed life leaves goes with its folder
+    tempfile.tempdir = None
     set_limits(job)
 
     import numpy
@@ -71,7 +77,8 @@ def become(job: dict) -> None:
     stack = open(job["stack"], "w")
     faulthandler.dump_traceback_later(job["limits"]["wall"] * 0.9, file=stack)
     watch.open_events(job)
-    with open(job["script"], "rb") as f:  # a script of the grader's own needn't be seen in the sandbox
+    # a script of the grader's own needn't be seen in the sandbox
+    with open(job["script"], "rb") as f:
         job["code"] = compile(f.read(), job["script"], "exec")
     os.chdir(job["cwd"])
     sandbox.enter(job["sandbox"])
@@ -135,11 +142,19 @@ def _told(tell: Callable[[], str], most: int = 2000, otherwise: str = "?") -> st
 def _frames(error: BaseException) -> list[dict]:
     """The last frames; none if the student's code gets in the way of reading them."""
     try:
-        frames = [(f.filename, f.lineno, f.name, f.line) for f in traceback.extract_tb(error.__traceback__)]
+        frames = [
+            (f.filename, f.lineno, f.name, f.line)
+            for f in traceback.extract_tb(error.__traceback__)
+        ]
         if isinstance(error, SyntaxError) and error.filename:
             frames.append((error.filename, error.lineno, "", (error.text or "").strip()))
         return [
-            {"file": str(file)[:1000], "line": int(line or 0), "function": str(name)[:100], "text": str(text or "")[:300]}
+            {
+                "file": str(file)[:1000],
+                "line": int(line or 0),
+                "function": str(name)[:100],
+                "text": str(text or "")[:300],
+            }
             for file, line, name, text in frames[-40:]
         ]
     except BaseException:
@@ -150,6 +165,7 @@ if __name__ == "__main__":
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
     with open(sys.argv[1]) as f:
         job = json.load(f)
-    from grader.harness import child  # the module, not __main__, which the script is about to become
+    # the module, not __main__, which the script is about to become
+    from grader.harness import child
 
     child.live(job)

@@ -1,8 +1,10 @@
-"""Where a rank stands: every collective that it enters and leaves is reported, with the line that called it.
+"""Where a rank stands: every collective that it enters and leaves is reported, with the line that
+called it.
 
-A deadlock has no error of its own. All ranks wait, and what is wrong is that they wait for different things;
-so what each of them entered last, and from where, is the finding (grader/checks/rank_runs.py).
-Blind spot: collectives that torch's C++ starts by itself (DDP's backward pass).
+A deadlock has no error of its own. All ranks wait, and what is wrong is that they wait for
+different things; so what each of them entered last, and from where, is the finding
+(grader/checks/rank_runs.py). Blind spot: collectives that torch's C++ starts by itself (DDP's
+backward pass).
 """
 
 from __future__ import annotations
@@ -17,8 +19,25 @@ from collections.abc import Callable
 from grader.harness import scratch, watch
 
 NAMES = (
-    *("barrier", "monitored_barrier", "all_reduce", "reduce", "broadcast", "all_gather", "gather", "scatter"),
-    *("all_gather_into_tensor", "reduce_scatter", "reduce_scatter_tensor", "all_to_all", "all_to_all_single", "send", "recv"),
+    *(
+        "barrier",
+        "monitored_barrier",
+        "all_reduce",
+        "reduce",
+        "broadcast",
+        "all_gather",
+        "gather",
+        "scatter",
+    ),
+    *(
+        "all_gather_into_tensor",
+        "reduce_scatter",
+        "reduce_scatter_tensor",
+        "all_to_all",
+        "all_to_all_single",
+        "send",
+        "recv",
+    ),
     *("all_gather_object", "gather_object", "broadcast_object_list", "scatter_object_list"),
 )
 HARNESS = os.path.dirname(os.path.abspath(__file__))
@@ -26,14 +45,17 @@ HARNESS = os.path.dirname(os.path.abspath(__file__))
 entered = 0  # by this process, so far
 failed = 0  # of these
 on_enter: Callable[[], None] | None = None  # called before a rank waits
-die_with_peers = False  # a collective that fails ends this rank at once, as a launcher would that ends its node
+# a collective that fails ends this rank at once, as a launcher would that ends its node
+die_with_peers = False
 
 _inside = threading.local()
 _installed = False
 
 
 def install() -> None:
-    """Before the student's module is loaded: `from torch.distributed import barrier` must find what is watched."""
+    """Before the student's module is loaded: `from torch.distributed import barrier` must find what
+    is watched.
+    """
     global _installed
     if _installed:
         return
@@ -74,14 +96,28 @@ def _watched(name: str, real: Callable) -> Callable:
 
 
 def _caller() -> dict:
-    """The innermost frame of a submission's file; else the one that isn't torch's nor the harness's."""
+    """The innermost frame of a submission's file; else the one that isn't torch's nor the
+    harness's.
+    """
     frame, other = sys._getframe(2), None
     while frame is not None:
         file = frame.f_code.co_filename
         if scratch.submitted(file):
             break
-        if other is None and f"{os.sep}torch{os.sep}" not in file and not file.startswith((HARNESS, "<")):
+        if (
+            other is None
+            and f"{os.sep}torch{os.sep}" not in file
+            and not file.startswith((HARNESS, "<"))
+        ):
             other = frame
         frame = frame.f_back
     frame = frame or other
-    return {} if frame is None else {"file": frame.f_code.co_filename, "line": frame.f_lineno, "function": frame.f_code.co_name}
+    return (
+        {}
+        if frame is None
+        else {
+            "file": frame.f_code.co_filename,
+            "line": frame.f_lineno,
+            "function": frame.f_code.co_name,
+        }
+    )

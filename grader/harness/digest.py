@@ -30,7 +30,8 @@ def digest(value, key: str = "") -> str:
 
 def _feed(h, value) -> None:
     if isinstance(value, torch.Tensor):
-        value = value.to_local() if hasattr(value, "to_local") else value  # of a DTensor, this rank's shard
+        # of a DTensor, this rank's shard
+        value = value.to_local() if hasattr(value, "to_local") else value
         # a view of bytes rather than torch.equal, which misses -0.0 and rejects NaN
         data = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
         h.update(f"tensor {value.dtype} {tuple(value.shape)}:".encode())
@@ -61,19 +62,24 @@ def rng_digests(key: str = "") -> dict[str, str]:
     """The three global generators of this process."""
     name, keys, position, *rest = numpy.random.get_state()
     return {
-        "Python RNG": digest(repr(random.getstate()), key),  # 625 integers: ten times faster as one text
+        # 625 integers: ten times faster as one text
+        "Python RNG": digest(repr(random.getstate()), key),
         "NumPy RNG": digest([name, keys, int(position), *rest], key),
         "torch RNG": digest(torch.get_rng_state(), key),
     }
 
 
 def optimizer_digests(optimizer: torch.optim.Optimizer, key: str = "") -> dict[str, str]:
-    """One digest per kind of optimizer tensor (exp_avg, exp_avg_sq, step) and one for the settings."""
+    """One digest per kind of optimizer tensor (exp_avg, exp_avg_sq, step) and one for the
+    settings.
+    """
     state = optimizer.state_dict()
     kinds: dict[str, list] = {}
     for index, tensors in sorted(state["state"].items()):
         for kind, tensor in tensors.items():
             kinds.setdefault(kind, []).append([index, tensor])
-    settings = [{k: v for k, v in group.items() if k != "params"} for group in state["param_groups"]]
+    settings = [
+        {k: v for k, v in group.items() if k != "params"} for group in state["param_groups"]
+    ]
     out = {f"optimizer {kind}": digest(tensors, key) for kind, tensors in kinds.items()}
     return out | {"optimizer settings": digest(settings, key)}

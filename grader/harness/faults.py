@@ -6,13 +6,16 @@ A fault has a short text form, printed with every verdict and accepted by `grade
     kill@20:event3   SIGKILL just before the 4th file-system event of the save at step 20
     tear@20:4096     SIGKILL when a file of the save at step 20 reaches byte 4096
     full@20:4096     the disk is full when a file of the save at step 20 reaches byte 4096
-    error@20:event3  the 4th file-system event of the save at step 20 fails, as on a full disk (ENOSPC)
-    word@20:0        SIGKILL when the job, after step 20, writes the first byte of something that is no checkpoint
+    error@20:event3  the 4th file-system event of the save at step 20 fails, as on a full disk
+                     (ENOSPC)
+    word@20:0        SIGKILL when the job, after step 20, writes the first byte of something that is
+                     no checkpoint
     kill@12:rank1    of several ranks, it strikes rank 1 (every other fault can be aimed as well)
     term@12          a preemption: grader/harness/preemption.py
 
-Torn and full are limits on the size of a file (RLIMIT_FSIZE), which need no root and strike at an exact byte.
-So a full disk fails with EFBIG here, not with ENOSPC; both are an OSError to whoever writes.
+Torn and full are limits on the size of a file (RLIMIT_FSIZE), which need no root and strike at an
+exact byte. So a full disk fails with EFBIG here, not with ENOSPC; both are an OSError to whoever
+writes.
 """
 
 from __future__ import annotations
@@ -46,18 +49,35 @@ class Fault:
 
     @property
     def story(self) -> str:
-        struck, whose = ("", "") if self.rank is None else (f" of rank {self.rank}", f" for rank {self.rank}")
+        struck, whose = (
+            ("", "") if self.rank is None else (f" of rank {self.rank}", f" for rank {self.rank}")
+        )
         if self.kind == "kill" and not self.in_save:
             return f"SIGKILL{struck} after step {self.step}"
         if self.kind == "kill":
-            return f"SIGKILL{struck} in the save of step {self.step}, before its file-system event {self.event}"
+            return (
+                f"SIGKILL{struck} in the save of step {self.step}, before its file-system "
+                f"event {self.event}"
+            )
         if self.kind == "error":
-            return f"disk full{whose} in the save of step {self.step}, at its file-system event {self.event}"
+            return (
+                f"disk full{whose} in the save of step {self.step}, at its file-system event "
+                f"{self.event}"
+            )
         if self.kind == "word":
-            return f"SIGKILL{struck} while it wrote status.json, or another file that is no checkpoint, after step {self.step}"
+            return (
+                f"SIGKILL{struck} while it wrote status.json, or another file that is no "
+                f"checkpoint, after step {self.step}"
+            )
         if self.kind == "tear":
-            return f"SIGKILL{struck} in the save of step {self.step}, when a file reached byte {self.byte}"
-        return f"disk full{whose} in the save of step {self.step}, when a file reached byte {self.byte}"
+            return (
+                f"SIGKILL{struck} in the save of step {self.step}, when a file reached byte "
+                f"{self.byte}"
+            )
+        return (
+            f"disk full{whose} in the save of step {self.step}, when a file reached byte "
+            f"{self.byte}"
+        )
 
     def of_rank(self, rank: int) -> Fault | None:
         """What of it befalls this rank."""
@@ -80,7 +100,8 @@ def Tear(step: int, byte: int) -> Fault:
 
 
 def TearWord(step: int) -> Fault:
-    # at byte 0: where some bytes fit in, a write is short, and goes on if nobody looks; SIGKILL never does that
+    # at byte 0: where some bytes fit in, a write is short, and goes on if nobody looks; SIGKILL
+    # never does that
     return Fault("word", step, byte=0)
 
 
@@ -88,7 +109,9 @@ def DiskFull(step: int, byte: int) -> Fault:
     return Fault("full", step, byte=byte)
 
 
-_TEXT = re.compile(r"(?:(kill)@(\d+)(?::event(\d+))?|(tear|full|word)@(\d+):(\d+)|(error)@(\d+):event(\d+))(?::rank(\d+))?\Z")
+_TEXT = re.compile(
+    r"(?:(kill)@(\d+)(?::event(\d+))?|(tear|full|word)@(\d+):(\d+)|(error)@(\d+):event(\d+))(?::rank(\d+))?\Z"
+)
 
 
 def parse(text: str) -> Fault | Preempt:
@@ -98,7 +121,8 @@ def parse(text: str) -> Fault | Preempt:
     m = _TEXT.match(text.strip())
     if not m:
         raise ValueError(
-            f"'{text}' is no fault; a fault looks like kill@12, kill@20:event3, tear@20:4096, full@20:4096, kill@12:rank1, term@7 or usr1@8:event2"
+            f"'{text}' is no fault; a fault looks like kill@12, kill@20:event3, tear@20:4096, "
+            "full@20:4096, kill@12:rank1, term@7 or usr1@8:event2"
         )
     rank = None if m[10] is None else int(m[10])
     if m[7]:

@@ -1,9 +1,9 @@
 """A warm process with torch loaded: a forked life reaches its first step about a hundred times
 sooner than `python train.py` (which spends seconds in `import torch`).
 
-python -I forkserver.py FD KIND MARK: one line per request, the paths of a life's jobs (one for each rank); it
-answers {"id": the first path} when the life's guardians have left. KIND: of the sandbox. When the grader's
-end of the socket closes, every life ends.
+python -I forkserver.py FD KIND MARK: one line per request, the paths of a life's jobs (one for each
+rank); it answers {"id": the first path} when the life's guardians have left. KIND: of the sandbox.
+When the grader's end of the socket closes, every life ends.
 
 It must never run a torch operator: a warm thread pool before the fork would hang the child.
 """
@@ -110,7 +110,9 @@ def _guard(job: dict, lifeline: int) -> None:
 
 
 def preload() -> None:
-    """Everything a life would import. Optimizers import dynamo on first use: 1.5 to 2 s of their own."""
+    """Everything a life would import. Optimizers import dynamo on first use: 1.5 to 2 s of their
+    own.
+    """
     import numpy  # noqa: F401
     import psutil  # noqa: F401
     import torch
@@ -130,7 +132,8 @@ def preload() -> None:
     # torch would free each of its operator libraries when a life ends: 40 ms, and nobody sees it
     for finalizer in list(getattr(weakref.finalize, "_registry", ())):
         finalizer.atexit = False
-    for folder in ("crash", "given", "harness", "workload"):  # a life can't keep what it has compiled
+    # a life can't keep what it has compiled
+    for folder in ("crash", "given", "harness", "workload"):
         compileall.compile_dir(os.path.join(sandbox.GRADER, folder), quiet=2)
 
 

@@ -1,10 +1,10 @@
 """File-system events of a save, seen from inside the process that saves.
 
-Python's audit events cover open for writing, rename, remove, mkdir, rmdir, link, symlink, truncate and
-shutil's copies; fsync and fdatasync are wrapped, and so is torch.save, whose C++ writer raises no audit
-event. Each is reported just *before* it happens, so that a fault can fall between any two of them.
-Blind spots: native writers that raise no audit event, and os.open relative to a directory's descriptor
-(what they write is torn by size, not by event).
+Python's audit events cover open for writing, rename, remove, mkdir, rmdir, link, symlink, truncate
+and shutil's copies; fsync and fdatasync are wrapped, and so is torch.save, whose C++ writer raises
+no audit event. Each is reported just *before* it happens, so that a fault can fall between any two
+of them. Blind spots: native writers that raise no audit event, and os.open relative to a
+directory's descriptor (what they write is torn by size, not by event).
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import threading
 from collections.abc import Callable
 from contextlib import contextmanager
 
-# audit event -> which of its arguments are (a path, the descriptor of the directory that it is relative to)
+# audit event -> which of its arguments are (a path, the descriptor of the directory that it is
+# relative to)
 AUDITED = {
     "open": [(0, None)],
     "os.rename": [(0, 2), (1, 3)],
@@ -27,7 +28,8 @@ AUDITED = {
     "shutil.copyfile": [(0, None), (1, None)],
 }
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
-FROM_OUTSIDE = " from another directory"  # ends the report of what comes in from outside of the root
+# ends the report of what comes in from outside of the root
+FROM_OUTSIDE = " from another directory"
 
 _on_event: Callable[[str], None] | None = None
 _root = ""
@@ -37,8 +39,8 @@ _installed = False
 
 @contextmanager
 def watching(root: str, on_event: Callable[[str], None]):
-    """Report every event below `root`, from any thread, as 'rename step-20.pt.tmp' to `on_event`; the innermost
-    of several watches gets them.
+    """Report every event below `root`, from any thread, as 'rename step-20.pt.tmp' to `on_event`;
+    the innermost of several watches gets them.
     """
     global _on_event, _root
     install()

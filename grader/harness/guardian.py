@@ -1,15 +1,17 @@
-"""One guardian per life: it starts the student's process, bounds it, and leaves nothing of it behind.
+"""One guardian per life: it starts the student's process, bounds it, and leaves nothing of it
+behind.
 
 The guardian is trusted code between the grader and the student's process. It sits in the same place
 whether the life came from the fork server or was started plainly, so both give equal verdicts.
 
-- On Linux it is the reaper of every descendant, however often they fork or call setsid: when the main
-  process ends, for whatever reason, all that is left of the life is its children, and they are killed.
+- On Linux it is the reaper of every descendant, however often they fork or call setsid: when the
+  main process ends, for whatever reason, all that is left of the life is its children, and they are
+  killed.
 - It ends the life at the limits of wall time, CPU time, memory, output, and what it writes to disk.
 - It watches a lifeline (a pipe): when the grader dies, so does the life.
 
-The outcome is written to `result` as JSON: {"status": exit status or -signal, "ended": null or which
-limit ended it, "wall": s, "cpu": s, "waited": s that it could have run but got no processor
+The outcome is written to `result` as JSON: {"status": exit status or -signal, "ended": null or
+which limit ended it, "wall": s, "cpu": s, "waited": s that it could have run but got no processor
 (of a life that was ended), "left_behind": processes still alive at the end}.
 """
 
@@ -79,8 +81,11 @@ def guard(job: dict, start: Callable[[], int], lifeline: int) -> dict:
             _kill(main)
             _, code, usage = os.wait4(main, 0)
             status, cpu = os.waitstatus_to_exitcode(code), usage.ru_utime + usage.ru_stime
-    # SIGXCPU says it by itself: the kernel counts in ticks, and what it ends may have used a little less
-    if ended is None and (status == -signal.SIGXCPU or (status == -signal.SIGKILL and cpu >= limits["cpu"])):
+    # SIGXCPU says it by itself: the kernel counts in ticks, and what it ends may have used a little
+    # less
+    if ended is None and (
+        status == -signal.SIGXCPU or (status == -signal.SIGKILL and cpu >= limits["cpu"])
+    ):
         ended = "cpu"
     result = {
         "status": status,
@@ -90,7 +95,8 @@ def guard(job: dict, start: Callable[[], int], lifeline: int) -> dict:
         "waited": round(waited, 4),
         "left_behind": _kill_the_rest(main, became_reaper),
     }
-    fd, new = tempfile.mkstemp(dir=os.path.dirname(job["result"]))  # a name that no life could guess, and put a pipe there
+    # a name that no life could guess, and put a pipe there
+    fd, new = tempfile.mkstemp(dir=os.path.dirname(job["result"]))
     with open(fd, "w") as f:
         json.dump(result, f)
     os.replace(new, job["result"])
@@ -109,7 +115,11 @@ def _over(job: dict, main: int, wall: float) -> str | None:
     limits = job["limits"]
     if wall > limits["wall"]:
         return "wall"
-    watched = (("stdout", "output", "output"), ("stderr", "output", "output"), ("events", "events", "disk"))
+    watched = (
+        ("stdout", "output", "output"),
+        ("stderr", "output", "output"),
+        ("events", "events", "disk"),
+    )
     for key, limit, name in watched:
         try:
             if os.stat(job[key]).st_size > limits[limit]:
@@ -180,7 +190,8 @@ def _processes() -> Iterator[int]:
 
 
 def _memory(main: int, own_file_systems: bool) -> int:
-    """Bytes of the life's processes and of what they keep in /tmp and /dev/shm, where these are the life's own.
+    """Bytes of the life's processes and of what they keep in /tmp and /dev/shm, where these are the
+    life's own.
 
     Pages shared with the fork server cost nothing; shared memory counts once.
     """
@@ -189,19 +200,23 @@ def _memory(main: int, own_file_systems: bool) -> int:
         for name in ("tmp", "dev/shm"):
             try:
                 there = f"/proc/{main}/root/{name}"
-                if os.stat(there).st_dev != os.stat(f"/{name}").st_dev:  # it has entered its sandbox
+                # it has entered its sandbox
+                if os.stat(there).st_dev != os.stat(f"/{name}").st_dev:
                     found = os.statvfs(there)
                     kept += (found.f_blocks - found.f_bfree) * found.f_frsize
             except OSError:
                 pass  # it has ended meanwhile
-    if os.path.exists("/proc/self/statm"):  # psutil looks at every process of the machine to find a few children
+    # psutil looks at every process of the machine to find a few children
+    if os.path.exists("/proc/self/statm"):
         for pid in _processes():
             try:
                 with open(f"/proc/{pid}/statm") as f:
                     _, resident, shared, *_ = map(int, f.read().split())
                 total += (resident - shared) * resource.getpagesize()
                 with open(f"/proc/{pid}/status") as f:
-                    mapped = next((line for line in f if line.startswith("RssShmem:")), "RssShmem: 0")
+                    mapped = next(
+                        (line for line in f if line.startswith("RssShmem:")), "RssShmem: 0"
+                    )
                 shared_memory = max(shared_memory, int(mapped.split()[1]) << 10)
             except OSError:
                 pass  # it has ended meanwhile
@@ -220,7 +235,9 @@ def _memory(main: int, own_file_systems: bool) -> int:
 
 
 def waited_for_a_processor(pid: int) -> float:
-    """Seconds that the process's main thread was ready to run and didn't; 0 where the kernel doesn't say."""
+    """Seconds that the process's main thread was ready to run and didn't; 0 where the kernel
+    doesn't say.
+    """
     try:
         with open(f"/proc/{pid}/schedstat") as f:
             return int(f.read().split()[1]) / 1e9
@@ -279,7 +296,9 @@ def set_limits(job: dict) -> None:
 
 
 def begin(jobs: list[dict], body: Callable[[dict], None]) -> list[int]:
-    """Fork a guardian for each rank of a life, which runs `body(job)` and leaves; their process ids."""
+    """Fork a guardian for each rank of a life, which runs `body(job)` and leaves; their process
+    ids.
+    """
     kind = jobs[0]["sandbox"]["kind"]
 
     def fork(job: dict) -> int:

@@ -33,30 +33,44 @@ WORKLOAD = Path(__file__).resolve().parent.parent / "workload"
 
 
 class Bench:
-    """What the labs of one grading share: the submission, the launcher, process slots, baselines."""
+    """What the labs of one grading share: the submission, the launcher, process slots,
+    baselines.
+    """
 
     def __init__(
-        self, submission, launcher, seed: int, jobs: int, limits: Limits | None = None, sandbox: Sandbox | None = None
+        self,
+        submission,
+        launcher,
+        seed: int,
+        jobs: int,
+        limits: Limits | None = None,
+        sandbox: Sandbox | None = None,
     ):
         self.submission, self.launcher, self.seed, self.jobs = submission, launcher, seed, jobs
         self.limits, self.sandbox = limits or Limits(), sandbox or choose_sandbox()
         self._slots, self._turn = threading.Semaphore(jobs), threading.Lock()
         self.scratch = scratch.make()
-        self._remove = weakref.finalize(self, scratch.remove, self.scratch)  # at the latest when Python ends
+        # at the latest when Python ends
+        self._remove = weakref.finalize(self, scratch.remove, self.scratch)
         self.salts = Salts(seed)
         self.lives_ended = 0
-        self.cluster = None  # which one runs are to have that need one (grader/checks/cluster_runs.py)
+        # which one runs are to have that need one (grader/checks/cluster_runs.py)
+        self.cluster = None
         self.cancelled = threading.Event()
         self._baselines: dict[tuple, Future] = {}
         self._lock = threading.Lock()
 
     def folder(self, suffix: str = "") -> Path:
-        """A new one. Its name tells a life nothing: not what is checked, nor which fault is to come."""
+        """A new one. Its name tells a life nothing: not what is checked, nor which fault is to
+        come.
+        """
         return Path(tempfile.mkdtemp(prefix="", suffix=suffix, dir=self.scratch))
 
     @contextmanager
     def slots(self, number: int):
-        """Room for so many processes; a group of ranks that is larger than the machine gets all there is."""
+        """Room for so many processes; a group of ranks that is larger than the machine gets all
+        there is.
+        """
         number = min(number, self.jobs)
         with self._turn:  # two groups that hold half of what they need would wait for each other
             for _ in range(number):
@@ -79,7 +93,9 @@ class Bench:
         return future.result()
 
     def cancel(self) -> None:
-        """End every life now, and begin none: who waits for one gets Cancelled. The launcher is of no use then."""
+        """End every life now, and begin none: who waits for one gets Cancelled. The launcher is of
+        no use then.
+        """
         self.cancelled.set()
         self.launcher.close()
 
@@ -90,17 +106,26 @@ class Bench:
 class Lab:
     """One check's view of the bench."""
 
-    def __init__(self, bench: Bench, name: str, faults: tuple[Fault, ...] | None = None, hopeless: Callable[[], Exception | None] = lambda: None):
+    def __init__(
+        self,
+        bench: Bench,
+        name: str,
+        faults: tuple[Fault, ...] | None = None,
+        hopeless: Callable[[], Exception | None] = lambda: None,
+    ):
         """`hopeless`: asked before each life; what it returns is raised instead of living it."""
         self.bench, self.name, self.only, self.hopeless = bench, name, faults, hopeless
-        # the lives see this one; the grading's own seed, from which salts and faults are drawn, they never see
+        # the lives see this one; the grading's own seed, from which salts and faults are drawn,
+        # they never see
         self.seed = _number(f"{bench.seed} training") % 10_000
         self.draw = _random(f"{bench.seed} {name}")
         self.figures: dict[str, str] = {}
 
     @property
     def shared(self) -> random.Random:
-        """The same draws in every check of a grading: what runs have in common, so baselines are shared."""
+        """The same draws in every check of a grading: what runs have in common, so baselines are
+        shared.
+        """
         return _random(f"{self.bench.seed}")
 
     def measured(self, what: str, text: str) -> None:
@@ -117,23 +142,27 @@ class Lab:
         kept: Callable[[Fault], int] | None = None, given: dict | None = None,
         trusted: bool = False, fresh: bool = False, network: bool = False,
     ) -> Run:  # fmt: skip
-        """Run `script` of the workload through its lives: one per fault, and one that nothing disturbs.
+        """Run `script` of the workload through its lives: one per fault, and one that nothing
+        disturbs.
 
         ranks      of every life; None: it is one process, and no rank of anything
-        directory  where the checkpoints lie; a new one without it. `since`: the step of its checkpoint
-        kept       the step that a life resumes from at the earliest, after this fault: the next life
-                   doesn't get the salts of the steps up to it. Default: the last save before the
-                   fault, by --save-every
+        directory  where the checkpoints lie; a new one without it. `since`: the step of its
+                   checkpoint
+        kept       the step that a life resumes from at the earliest, after this fault: the next
+                   life doesn't get the salts of the steps up to it. Default: the last save before
+                   the fault, by --save-every
         given      what the script gets beside its arguments (watch.given)
         fresh      every life in a plainly started interpreter
         trusted    run it without the submission: no copy is there, and --checkpoint isn't passed
         network    its processes speak to each other over loopback, as ranks do
 
-        The run ends early when a life doesn't end as its fault says: what follows would prove nothing.
+        The run ends early when a life doesn't end as its fault says: what follows would prove
+        nothing.
         """
         if kept is None:
             kept = _last_save(argv) if before_relaunch is None else (lambda fault: 0)
-        first = FIRST if directory is None else RELAUNCHED  # what lies there was written by an earlier life
+        # what lies there was written by an earlier life
+        first = FIRST if directory is None else RELAUNCHED
         if directory is None:
             directory = self.bench.folder() / "checkpoints"
             directory.mkdir()
@@ -144,24 +173,49 @@ class Lab:
             salts = self.bench.salts.between(kept(faults[n - 1]) if n else since, _last_step(fault))
             now = (given or {}) | {"salts": salts}
             start = FRESH if fresh else RELAUNCHED if n else first
-            lives.append(self._live(script, directory, argv, fault, ranks, now, trusted, start, network or bool(ranks)))
+            lives.append(
+                self._live(
+                    script,
+                    directory,
+                    argv,
+                    fault,
+                    ranks,
+                    now,
+                    trusted,
+                    start,
+                    network or bool(ranks),
+                )
+            )
             if fault and not lives[-1].obeyed_fault:
                 break
         return Run(lives, tuple(faults), directory, command=f"{script} {' '.join(map(str, argv))}")
 
     def _live(
-        self, script: str, directory: Path, argv, fault, ranks: int | None, given: dict, trusted: bool, start: str,
+        self,
+        script: str,
+        directory: Path,
+        argv,
+        fault,
+        ranks: int | None,
+        given: dict,
+        trusted: bool,
+        start: str,
         network: bool,
-    ) -> Life | Group:  # fmt: skip
+    ) -> Life | Group:
         bench, number = self.bench, ranks or 1
         with bench.slots(number):
             if bench.cancelled.is_set():
                 raise Cancelled
             if known := self.hopeless():
                 raise known
-            codes, where = [self.submitted() for _ in range(0 if trusted else number)], bench.folder()
+            codes, where = (
+                [self.submitted() for _ in range(0 if trusted else number)],
+                bench.folder(),
+            )
             arguments = ["--directory", str(directory), *map(str, argv)]
-            argvs = [["--checkpoint", str(code / bench.submission.module), *arguments] for code in codes]
+            argvs = [
+                ["--checkpoint", str(code / bench.submission.module), *arguments] for code in codes
+            ]
             argvs = argvs or [arguments] * number
             may_write = [*codes, directory.parent]
             readable = [word for word in argv if isinstance(word, Path) and word.exists()]
@@ -191,17 +245,26 @@ class Lab:
             life.events  # noqa: B018  (read now: what it reported outlives the bench's scratch)
         return lives[0] if ranks is None else Group(lives, fault)
 
-    def undisturbed(self, script: str, *argv: object, again: int = 0, ranks: int | None = None) -> Run:
-        """The baseline: the same script with the same arguments and no fault. Computed once a grading."""
+    def undisturbed(
+        self, script: str, *argv: object, again: int = 0, ranks: int | None = None
+    ) -> Run:
+        """The baseline: the same script with the same arguments and no fault. Computed once a
+        grading.
+        """
         key = (self.bench.submission.key, script, *map(str, argv), again, ranks)
-        alone = Lab(self.bench, self.name, self.only)  # others want it, too, whatever has become of this one's task
+        # others want it, too, whatever has become of this one's task
+        alone = Lab(self.bench, self.name, self.only)
         return self.bench.once(key, lambda: alone.launch(script, *argv, ranks=ranks))
 
-    def trusted(self, script: str, *argv: object, ranks: int | None = None, given: dict | None = None) -> Run:
+    def trusted(
+        self, script: str, *argv: object, ranks: int | None = None, given: dict | None = None
+    ) -> Run:
         """The same script without any student code: a yardstick. Computed once a grading."""
         key = ("trusted", script, *map(str, argv), ranks, json.dumps(given, sort_keys=True))
         alone = Lab(self.bench, self.name, self.only)
-        return self.bench.once(key, lambda: alone.launch(script, *argv, ranks=ranks, given=given, trusted=True))
+        return self.bench.once(
+            key, lambda: alone.launch(script, *argv, ranks=ranks, given=given, trusted=True)
+        )
 
     def schedules(self, *schedules: tuple[Fault, ...]) -> list[tuple[Fault, ...]]:
         """The fault schedules of a check, or the one that `grade --fault` asks for."""
@@ -231,12 +294,18 @@ MOST_STEPS = 200  # of a run; the longest has about thirty
 
 
 class Salts:
-    """Step -> a secret number, by which the workload shifts its weights before that step (watch.py)."""
+    """Step -> a secret number, by which the workload shifts its weights before that step
+    (watch.py).
+    """
 
     def __init__(self, seed: int | None):
         """None: no step has one, in runs that nobody grades."""
         # slow on purpose: student code that tries all seeds runs out of CPU time
-        key = None if seed is None else hashlib.pbkdf2_hmac("sha256", str(seed).encode(), b"salts", 100_000)
+        key = (
+            None
+            if seed is None
+            else hashlib.pbkdf2_hmac("sha256", str(seed).encode(), b"salts", 100_000)
+        )
         self.secret = key
 
     def between(self, resumed_at: int, last: int | None) -> dict[int, int]:
@@ -253,7 +322,9 @@ def _last_step(fault: Fault | None) -> int | None:
 
 
 def _last_save(argv: tuple) -> Callable[[Fault], int]:
-    """Fault -> the last step before it after which a save was finished, by --save-every; 0 without it."""
+    """Fault -> the last step before it after which a save was finished, by --save-every; 0 without
+    it.
+    """
     words = list(map(str, argv))
     every = int(words[words.index("--save-every") + 1]) if "--save-every" in words else 0
 
@@ -277,7 +348,9 @@ class Cancelled(Exception):
 
 
 def course_paths(text: str, bench: Bench) -> str:
-    """Replaces the paths of a life's copies by the student's own, and of scratch by what it stands for."""
+    """Replaces the paths of a life's copies by the student's own, and of scratch by what it stands
+    for.
+    """
     inside = re.escape(str(bench.scratch)) + r"/[^/\s\"']+"
     text = re.sub(inside + scratch.CODE + r"/code", lambda _: str(bench.submission.folder), text)
     text = re.sub(inside + r"/(?:my )?checkpoints(?:/[0-9a-f]{8}\b)*", "CHECKPOINTS", text)

@@ -26,26 +26,34 @@ import psutil
 from grader.harness import sandbox
 
 HERE = Path(__file__).resolve().parent
-THREADS = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "VECLIB_MAXIMUM")}
+THREADS = {
+    f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "VECLIB_MAXIMUM")
+}
 
 
 _launchers = itertools.count(1)
 
 
 def _mark() -> str:
-    """Stands in the command line of every process of one launcher, and of all that forks from them."""
+    """Stands in the command line of every process of one launcher, and of all that forks from
+    them.
+    """
     return f"grader={os.getpid()}-{next(_launchers)}"
 
 
-# how a life starts: as a run's first one, as a later one, or in an interpreter of its own, whatever the launcher is
+# how a life starts: as a run's first one, as a later one, or in an interpreter of its own, whatever
+# the launcher is
 FIRST, RELAUNCHED, FRESH = "first", "relaunched", "fresh"
 
-# s in which everything ends when the grader wants it to, before and after whoever was stopped is woken
+# s in which everything ends when the grader wants it to, before and after whoever was stopped is
+# woken
 PROMPTLY = (2, 10)
 
 
 def _sweep(mark: str, number: int = signal.SIGKILL) -> None:
-    """Kill whatever still carries the mark: nothing does, unless somebody tampered with a guardian."""
+    """Kill whatever still carries the mark: nothing does, unless somebody tampered with a
+    guardian.
+    """
     try:
         found = list(psutil.process_iter(["pid", "cmdline"]))
     except (psutil.Error, OSError, IndexError):
@@ -58,8 +66,20 @@ def _sweep(mark: str, number: int = signal.SIGKILL) -> None:
                 pass
 
 
-# what lives, and the processes around them, get of the caller's environment: secrets and habits stay outside
-PASSED_ON = ("PATH", "LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "HOME", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
+# what lives, and the processes around them, get of the caller's environment: secrets and habits
+# stay outside
+PASSED_ON = (
+    "PATH",
+    "LANG",
+    "LANGUAGE",
+    "LC_ALL",
+    "LC_CTYPE",
+    "TZ",
+    "TMPDIR",
+    "HOME",
+    "LD_LIBRARY_PATH",
+    "DYLD_LIBRARY_PATH",
+)
 
 
 def environment() -> dict[str, str]:
@@ -80,7 +100,10 @@ class DiskFull(Lost):
     label = "disk"
 
     def __init__(self, where: object):
-        super().__init__(f"the machine's disk is full, at {where}: make room, or set TMPDIR to a disk that has some")
+        super().__init__(
+            f"the machine's disk is full, at {where}: make room, or set TMPDIR to a disk that "
+            "has some"
+        )
 
     @staticmethod
     def says(error: BaseException) -> bool:
@@ -98,7 +121,9 @@ class Limits:
 
 
 class Plain:
-    """Every life an interpreter of its own, as `python train.py` would be: seconds each, no magic."""
+    """Every life an interpreter of its own, as `python train.py` would be: seconds each, no
+    magic.
+    """
 
     name = "plain"
 
@@ -108,7 +133,9 @@ class Plain:
         self._guardians: set[subprocess.Popen] | None = set()  # those at work; None: closed
 
     def run(self, jobs: list[Path], seconds: float, start: str = FIRST) -> None:
-        """One life, a job for each of its processes, to its end. However it is to `start`, they are fresh interpreters."""
+        """One life, a job for each of its processes, to its end. However it is to `start`, they are
+        fresh interpreters.
+        """
         guardian = self._begin(jobs)
         try:
             guardian.wait(seconds)
@@ -152,8 +179,8 @@ class ForkServer:
     """Two warm processes from which lives are forked.
 
     A relaunched job is another process than the one before it: it has another hash secret, other
-    addresses. Two forks of one server share both. So the lives that begin a run come from one server,
-    and those that go on with it from the other.
+    addresses. Two forks of one server share both. So the lives that begin a run come from one
+    server, and those that go on with it from the other.
     """
 
     name = "fork server"
@@ -162,7 +189,10 @@ class ForkServer:
         """`kind`: of the sandbox that its lives are to have."""
         self.mark = _mark()
         self.kind = kind or sandbox.choose().kind
-        self.servers = {FIRST: Server(self.mark, self.kind), RELAUNCHED: Server(self.mark, self.kind)}
+        self.servers = {
+            FIRST: Server(self.mark, self.kind),
+            RELAUNCHED: Server(self.mark, self.kind),
+        }
         self._plain = Plain(self.mark)
 
     def start(self) -> None:
@@ -226,9 +256,17 @@ class Server:
         if self._process is not None and self._process.poll() is None:
             return
         mine, theirs = socket.socketpair()
-        self._socket, self._ready, self._waiting = mine, False, {}  # whoever still waits for a dead one is its listener's affair
+        # whoever still waits for a dead one is its listener's affair
+        self._socket, self._ready, self._waiting = mine, False, {}
         self._process = subprocess.Popen(
-            [sys.executable, "-I", str(HERE / "forkserver.py"), str(theirs.fileno()), self.kind, self.mark],
+            [
+                sys.executable,
+                "-I",
+                str(HERE / "forkserver.py"),
+                str(theirs.fileno()),
+                self.kind,
+                self.mark,
+            ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -238,10 +276,15 @@ class Server:
         )
         theirs.close()
         self._log = _Tail(self._process.stderr)
-        threading.Thread(target=self._listen, args=(mine, self._process, self._waiting), daemon=True).start()
+        threading.Thread(
+            target=self._listen, args=(mine, self._process, self._waiting), daemon=True
+        ).start()
 
-    def _listen(self, sock: socket.socket, process: subprocess.Popen, waiting: dict[str, Future]) -> None:
-        with contextlib.suppress(OSError, ValueError):  # killed, it may reset the connection, or tear a line
+    def _listen(
+        self, sock: socket.socket, process: subprocess.Popen, waiting: dict[str, Future]
+    ) -> None:
+        # killed, it may reset the connection, or tear a line
+        with contextlib.suppress(OSError, ValueError):
             for line in sock.makefile():
                 message = json.loads(line)
                 if "ready" in message:

@@ -1,4 +1,6 @@
-"""One life from its preparation to its result: whatever goes wrong on our side of it is Lost, never a traceback."""
+"""One life from its preparation to its result: whatever goes wrong on our side of it is Lost, never
+a traceback.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ from grader.harness.sandbox import NONE, Sandbox
 # s beyond a life's own limit, after which its guardian must have been killed or stopped
 PATIENCE = 60
 
-MIN_FREE = 16 << 20  # bytes on the disk of a life that failed, below which its failure proves nothing
+# bytes on the disk of a life that failed, below which its failure proves nothing
+MIN_FREE = 16 << 20
 
 
 def life_environment(own: str) -> dict[str, str]:
@@ -54,7 +57,9 @@ def prepare(
     folder: Path, script: Path, argv: list[str], fault, limits: Limits, may_write=(), *,
     env: dict[str, str] | None = None, given: dict | None = None, sandbox: dict | None = None,
 ) -> Path:  # fmt: skip
-    """The job of one process, as a file in `folder`. Only folder/t and `may_write` are the process's to write to."""
+    """The job of one process, as a file in `folder`. Only folder/t and `may_write` are the
+    process's to write to.
+    """
     own = folder / "t"  # short: sockets are made below it
     sandbox = sandbox or Sandbox(NONE).job()
     path = folder / "job.json"
@@ -70,7 +75,8 @@ def prepare(
         "given": given or {},
         "limits": asdict(limits),
         "may_write": [str(folder), *map(str, may_write)],
-        "sandbox": sandbox | {"root": str(folder / "root"), "writable": [str(own), *map(str, may_write)]},
+        "sandbox": sandbox
+        | {"root": str(folder / "root"), "writable": [str(own), *map(str, may_write)]},
         "child": str(HERE / "child.py"),
         **{name: str(folder / name) for name in ("stdout", "stderr", "events", "stack", "result")},
     }
@@ -81,7 +87,9 @@ def prepare(
 
 
 def run_prepared(launcher, jobs: list[Path], limits: Limits, start: str) -> list[dict]:
-    """The processes of one life, to the end of all; their guardians' results. Lost, if there are none to rely on."""
+    """The processes of one life, to the end of all; their guardians' results. Lost, if there are
+    none to rely on.
+    """
     launcher.run(jobs, limits.wall + PATIENCE, start)
     results = [_result(job.parent) for job in jobs]
     for job, result in zip(jobs, results):
@@ -93,7 +101,9 @@ def run_prepared(launcher, jobs: list[Path], limits: Limits, start: str) -> list
 def _result(folder: Path) -> dict:
     try:
         result = json.loads(scratch.read(folder / "result", 1 << 16))
-        if {"status", "ended", "wall", "cpu", "left_behind"} <= result.keys() and isinstance(result["status"], int):
+        if {"status", "ended", "wall", "cpu", "left_behind"} <= result.keys() and isinstance(
+            result["status"], int
+        ):
             return result
         why = "an incomplete result"
     except FileNotFoundError:
@@ -105,7 +115,9 @@ def _result(folder: Path) -> dict:
     if shutil.disk_usage(folder).free < MIN_FREE:
         raise DiskFull(folder.parent)
     try:
-        note = scratch.read(folder / "guardian.log", 500, tail=True).decode(errors="replace").strip()
+        note = (
+            scratch.read(folder / "guardian.log", 500, tail=True).decode(errors="replace").strip()
+        )
     except OSError:
         note = ""
     raise Lost(f"a life ended with {why}{': ' + note if note else ''}")

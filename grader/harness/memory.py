@@ -8,7 +8,9 @@ RESET, STATUS = "/proc/self/clear_refs", "/proc/self/status"
 
 
 class Peak:
-    """Context manager; `extra`: bytes beyond what was held at its begin. None where it can't be measured (not Linux)."""
+    """Context manager; `extra`: bytes beyond what was held at its begin. None where it can't be
+    measured (not Linux).
+    """
 
     extra: int | None = None
 

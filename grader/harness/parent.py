@@ -12,6 +12,8 @@ _prctl = ctypes.CDLL(None, use_errno=True).prctl if sys.platform == "linux" else
 
 
 def die_with_parent() -> None:
-    """From now on, the kernel kills this process when its parent ends. Linux only; elsewhere nothing happens."""
+    """From now on, the kernel kills this process when its parent ends. Linux only; elsewhere
+    nothing happens.
+    """
     if _prctl:
         _prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

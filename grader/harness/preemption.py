@@ -1,20 +1,24 @@
-"""Preemption as a fault: signals that a scheduler sends into one life, each at a chosen point of the job.
+"""Preemption as a fault: signals that a scheduler sends into one life, each at a chosen point of
+the job.
 
 Its text form, printed with every verdict and accepted by `grade --fault`:
 
     term@7                 SIGTERM in the middle of step 7, while the optimizer updates the weights
     usr1@8:event2          SIGUSR1 just before the 3rd file-system event of a save at step 8
     term@10:evaluation3    SIGTERM before part 3 of the evaluation that follows step 10
-    term@0:start           SIGTERM while the job is being built (:resume, while a checkpoint is loaded)
+    term@0:start           SIGTERM while the job is being built (:resume, while a checkpoint is
+                           loaded)
     term@7:failing         SIGTERM in step 7, just before the job raises an error
-    term@7:leaving0        SIGTERM when the job, told to stop and now after step 7, is about to touch something in its
-                           directory that isn't a checkpoint, for the first time (1: the second)
+    term@7:leaving0        SIGTERM when the job, told to stop and now after step 7, is about to
+                           touch something in its directory that isn't a checkpoint, for the first
+                           time (1: the second)
     term@7:group           to the whole process group: DataLoader workers, too
     term@7:agent           to torchrun, which forwards it to its workers
     term@7:rank1           of several ranks, to rank 1
     term@7,usr1@8:event2   both, in one life
 
-SIGKILL follows when the grace is over: by the life's own clock (grader/workload/scheduler.py), not by the wall's.
+SIGKILL follows when the grace is over: by the life's own clock (grader/workload/scheduler.py), not
+by the wall's.
 """
 
 from __future__ import annotations
@@ -35,7 +39,10 @@ _WHERE = {
     "evaluation": "in the evaluation after step {step}, before its part {n}",
     "event": "in a save at step {step}, before its file-system event {n}",
     "failing": "after step {step}, just before the job fails",
-    "leaving": "when the job, stopped after step {step}, was about to leave, before its file-system event {n}",
+    "leaving": (
+        "when the job, stopped after step {step}, was about to leave, before its "
+        "file-system event {n}"
+    ),
 }
 
 
@@ -61,7 +68,10 @@ class Sent:
     def story(self) -> str:
         to = "" if self.rank is None else f" to rank {self.rank}"
         to += {"": "", "group": " to the process group", "agent": " to torchrun"}[self.to]
-        return f"SIG{self.signal.upper()}{to} {_WHERE[self.phase].format(step=self.step, n=self.number)}"
+        return (
+            f"SIG{self.signal.upper()}{to} "
+            f"{_WHERE[self.phase].format(step=self.step, n=self.number)}"
+        )
 
 
 @dataclass(frozen=True)
@@ -96,7 +106,14 @@ class Preempt:
         return {"kind": self.kind, "signals": [asdict(s) for s in self.signals]}
 
 
-def send(signal: str, step: int, phase: str = "", number: int | None = None, to: str = "", rank: int | None = None) -> Preempt:
+def send(
+    signal: str,
+    step: int,
+    phase: str = "",
+    number: int | None = None,
+    to: str = "",
+    rank: int | None = None,
+) -> Preempt:
     """A preemption by one signal."""
     return Preempt((Sent(signal, step, phase, number, to, rank),))
 
@@ -110,7 +127,9 @@ TORN = "(torn)"  # not a word: the file is there, and nobody can read it
 
 
 def last_word(directory: Path) -> str | None:
-    """The outcome in status.json, as an outsider would read it; None if there is none, TORN if it isn't whole."""
+    """The outcome in status.json, as an outsider would read it; None if there is none, TORN if it
+    isn't whole.
+    """
     try:
         found = json.loads(scratch.read(directory / "status.json", 1 << 12))
     except FileNotFoundError:
@@ -137,6 +156,7 @@ def parse(text: str) -> Preempt | None:
         return None
     return Preempt(
         tuple(
-            Sent(m[1], int(m[2]), m[3] or "", n, m[5] or "", None if m[6] is None else int(m[6])) for m, n in zip(found, number)
+            Sent(m[1], int(m[2]), m[3] or "", n, m[5] or "", None if m[6] is None else int(m[6]))
+            for m, n in zip(found, number)
         )
     )

@@ -1,8 +1,9 @@
-"""Several ranks as one life: the same script in N processes, each with the variables that torchrun sets.
+"""Several ranks as one life: the same script in N processes, each with the variables that torchrun
+sets.
 
-They meet through a file in a folder of their own: no port is chosen, so no two groups can collide, and gloo's
-connections stay on loopback. A fault is aimed at one rank. A collective that waits too long for the others
-fails, so that a deadlock becomes a verdict.
+They meet through a file in a folder of their own: no port is chosen, so no two groups can collide,
+and gloo's connections stay on loopback. A fault is aimed at one rank. A collective that waits too
+long for the others fails, so that a deadlock becomes a verdict.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ MEETING = 60.0  # s in which all ranks of a life must have started
 
 
 def rank_environment(rank: int, world: int, store: Path) -> dict[str, str]:
-    """What torchrun gives a worker on one of two nodes, but for MASTER_ADDR and MASTER_PORT: RANKS_STORE is met at.
+    """What torchrun gives a worker on one of two nodes, but for MASTER_ADDR and MASTER_PORT:
+    RANKS_STORE is met at.
 
     On two nodes a rank's number on its node isn't its number among all of them.
     """
@@ -27,16 +29,34 @@ def rank_environment(rank: int, world: int, store: Path) -> dict[str, str]:
     on_each = -(-world // nodes)
     node, place = divmod(rank, on_each)
     here = min(on_each, world - node * on_each)
-    local = {"RANK": rank, "LOCAL_RANK": place, "GROUP_RANK": node, "ROLE_RANK": rank, "ROLE_NAME": "default"}
-    sizes = {"WORLD_SIZE": world, "ROLE_WORLD_SIZE": world, "LOCAL_WORLD_SIZE": here, "GROUP_WORLD_SIZE": nodes}
-    elastic = {"TORCHELASTIC_RESTART_COUNT": 0, "TORCHELASTIC_MAX_RESTARTS": 0, "TORCHELASTIC_RUN_ID": "none"}
+    local = {
+        "RANK": rank,
+        "LOCAL_RANK": place,
+        "GROUP_RANK": node,
+        "ROLE_RANK": rank,
+        "ROLE_NAME": "default",
+    }
+    sizes = {
+        "WORLD_SIZE": world,
+        "ROLE_WORLD_SIZE": world,
+        "LOCAL_WORLD_SIZE": here,
+        "GROUP_WORLD_SIZE": nodes,
+    }
+    elastic = {
+        "TORCHELASTIC_RESTART_COUNT": 0,
+        "TORCHELASTIC_MAX_RESTARTS": 0,
+        "TORCHELASTIC_RUN_ID": "none",
+    }
     loopback = {"GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo"}
-    return {k: str(v) for k, v in (local | sizes | elastic | loopback | {"RANKS_STORE": store}).items()}
+    return {
+        k: str(v) for k, v in (local | sizes | elastic | loopback | {"RANKS_STORE": store}).items()
+    }
 
 
 def join(backend: str, store: str | None = None, **options) -> None:
-    """In a rank: init_process_group, by the meeting point of the harness (or `store`, another one) or by what
-    torchrun has set. Does nothing in a life of one process."""
+    """In a rank: init_process_group, by the meeting point of the harness (or `store`, another one)
+    or by what torchrun has set. Does nothing in a life of one process.
+    """
     import os
 
     import torch.distributed as dist
@@ -53,8 +73,10 @@ def join(backend: str, store: str | None = None, **options) -> None:
 
 
 def _store_of_this_group(path: str, rank: int, world: int):
-    """Rank 0's, at a port that the system chooses and that it writes into the file `path`. Not a file itself: a limit on
-    the size of files (watch.py) would hold for what ranks tell each other there."""
+    """Rank 0's, at a port that the system chooses and that it writes into the file `path`. Not a
+    file itself: a limit on the size of files (watch.py) would hold for what ranks tell each other
+    there.
+    """
     import os
     import time
 
@@ -74,7 +96,8 @@ def _store_of_this_group(path: str, rank: int, world: int):
 
 
 def join_watched(store: str | None = None, patience: float = PATIENCE) -> None:
-    """`join`, for a rank whose collectives are watched, and don't wait longer than `patience` seconds.
+    """`join`, for a rank whose collectives are watched, and don't wait longer than `patience`
+    seconds.
 
     Not even those of a group that the student's code makes with a time limit of its own.
     """
@@ -89,7 +112,8 @@ def join_watched(store: str | None = None, patience: float = PATIENCE) -> None:
     dist.barrier()
     c10d._set_pg_timeout(limit, dist.group.WORLD)
     c10d.default_pg_timeout = limit
-    c10d._get_default_store().set_timeout(limit)  # whoever waits for another rank there, and in no collective
+    # whoever waits for another rank there, and in no collective
+    c10d._get_default_store().set_timeout(limit)
     make = dist.new_group
 
     def new_group(ranks=None, timeout=None, *args, **kwargs):
@@ -101,8 +125,9 @@ def join_watched(store: str | None = None, patience: float = PATIENCE) -> None:
 def leave() -> None:
     """All together: a rank that is gone while another one still needs it fails that one.
 
-    The group isn't destroyed: a DDP model that is freed after its group holds the GIL while it joins threads that
-    may need it, and hangs (one time in ten, on a busy machine). The process ends anyway.
+    The group isn't destroyed: a DDP model that is freed after its group holds the GIL while it
+    joins threads that may need it, and hangs (one time in ten, on a busy machine). The process ends
+    anyway.
     """
     import torch.distributed as dist
 
@@ -111,21 +136,39 @@ def leave() -> None:
 
 
 def run_ranks(
-    launcher, folder: Path, script: Path, argv: list[list[str]], limits: Limits, may_write=(), faults=None, *,
-    given: dict | None = None, sandbox: dict | None = None, start: str = FIRST,
-) -> list[dict]:  # fmt: skip
-    """One life of len(argv) ranks, each with arguments of its own, to the end of all; the guardians' results.
+    launcher,
+    folder: Path,
+    script: Path,
+    argv: list[list[str]],
+    limits: Limits,
+    may_write=(),
+    faults=None,
+    *,
+    given: dict | None = None,
+    sandbox: dict | None = None,
+    start: str = FIRST,
+) -> list[dict]:
+    """One life of len(argv) ranks, each with arguments of its own, to the end of all; the
+    guardians' results.
 
-    `faults`: one for each rank, or None. Rank r lives in folder/r. The rest, and what is raised: run_life.
+    `faults`: one for each rank, or None. Rank r lives in folder/r. The rest, and what is raised:
+    run_life.
     """
     meeting = folder / "meeting"  # where they find each other
     with errors_of_ours(folder):
         meeting.mkdir(parents=True)
         jobs = [
             prepare(
-                folder / str(rank), script, argv[rank], faults[rank] if faults else None, limits, [meeting, *may_write],
-                env=rank_environment(rank, len(argv), meeting / "store"), given=given, sandbox=sandbox,
+                folder / str(rank),
+                script,
+                argv[rank],
+                faults[rank] if faults else None,
+                limits,
+                [meeting, *may_write],
+                env=rank_environment(rank, len(argv), meeting / "store"),
+                given=given,
+                sandbox=sandbox,
             )
             for rank in range(len(argv))
-        ]  # fmt: skip
+        ]
         return run_prepared(launcher, jobs, limits, start)

@@ -13,14 +13,18 @@ from grader.harness.faults import Fault, show_schedule
 from grader.harness.preemption import Preempt
 from grader.harness.trajectory import Trajectory
 
-PREEMPTED = 75  # exit status of a job that was told to stop, has saved, and wants to be run again (EX_TEMPFAIL)
-OBJECTS = 300_000  # JSON's lists and objects that are kept of a life's events: small in a file, large here
-EVENTS = 40 << 20  # bytes that are read of a life's events; its guardian ends it earlier (Limits.events)
+# exit status of a job that was told to stop, has saved, and wants to be run again (EX_TEMPFAIL)
+PREEMPTED = 75
+# JSON's lists and objects that are kept of a life's events: small in a file, large here
+OBJECTS = 300_000
+# bytes that are read of a life's events; its guardian ends it earlier (Limits.events)
+EVENTS = 40 << 20
 
 
 def read_events(path: Path) -> list[dict]:
-    """What processes reported to this file: objects, one a line. Nothing, if it isn't there; what the student's code tore or
-    forged in it isn't one."""
+    """What processes reported to this file: objects, one a line. Nothing, if it isn't there; what
+    the student's code tore or forged in it isn't one.
+    """
     try:
         lines = scratch.read(path, EVENTS).splitlines()
     except OSError:
@@ -47,7 +51,9 @@ class Life:
 
     @classmethod
     def of_events(cls, path: Path) -> Life:
-        """A process that was started by somebody else, of which nothing is known but what it reported to `path`."""
+        """A process that was started by somebody else, of which nothing is known but what it
+        reported to `path`.
+        """
         life = cls(path.parent, None, {"status": 0, "ended": None})
         life.events = read_events(path)
         return life
@@ -93,7 +99,11 @@ class Life:
     @property
     def died_of_fault(self) -> bool:
         """It announced the fault, and then died by the signal that the fault sends."""
-        return self.fault_fired and self.status in (-signal.SIGKILL, -signal.SIGXFSZ) and not self.ended
+        return (
+            self.fault_fired
+            and self.status in (-signal.SIGKILL, -signal.SIGXFSZ)
+            and not self.ended
+        )
 
     @property
     def finished(self) -> bool:
@@ -118,7 +128,9 @@ class Life:
 
     def text(self, stream: str = "stderr", characters: int = 4000) -> str:
         try:
-            return scratch.read(self.folder / stream, characters, tail=True).decode(errors="replace")
+            return scratch.read(self.folder / stream, characters, tail=True).decode(
+                errors="replace"
+            )
         except OSError:
             return ""
 
@@ -175,7 +187,9 @@ class Group:
     def text(self, stream: str = "stderr", characters: int = 4000) -> str:
         """What the ranks printed, each line with its rank before it."""
         texts = [(rank, life.text(stream, characters)) for rank, life in enumerate(self.ranks)]
-        return "".join(f"[rank {rank}] {line}\n" for rank, text in texts for line in text.splitlines())
+        return "".join(
+            f"[rank {rank}] {line}\n" for rank, text in texts for line in text.splitlines()
+        )
 
 
 @dataclass
@@ -211,7 +225,11 @@ class Run:
             return "none"
         parts = []
         for after in self.lives[1:]:
-            where = f"relaunched from the checkpoint of step {after.resumed_at}" if after.resumed_at else "relaunched"
+            where = (
+                f"relaunched from the checkpoint of step {after.resumed_at}"
+                if after.resumed_at
+                else "relaunched"
+            )
             parts.append(f"{self.schedule[len(parts)].story}; {where}")
         if len(self.lives) <= len(self.schedule):
             parts.append(self.schedule[len(self.lives) - 1].story)

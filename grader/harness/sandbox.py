@@ -1,14 +1,15 @@
 """What a life may see and touch: torch, the interpreter and its own folders, and nothing else.
 
-    namespaces  a root of its own, built of bind mounts; private /tmp, /dev/shm, IPC, network and process
-                table; as root, a user id of its own. Needs root or user namespaces (Linux 5.12).
+    namespaces  a root of its own, built of bind mounts; private /tmp, /dev/shm, IPC, network and
+                process table; as root, a user id of its own. Needs root or user namespaces (Linux
+                5.12).
     landlock    the same files by path, and no signals to others (Linux 5.13; signals from 6.12 on).
                 /tmp isn't private there: it can't be written to. /dev/shm is shared.
     none        nothing of that: for submissions that are trusted
 
-Everything is done by the process that it binds, before it runs any student code, and can't be undone by
-it. No root, no helper program, no container runtime. System calls go through ctypes; their numbers and
-flags are those of linux/mount.h, linux/landlock.h, linux/sched.h.
+Everything is done by the process that it binds, before it runs any student code, and can't be
+undone by it. No root, no helper program, no container runtime. System calls go through ctypes;
+their numbers and flags are those of linux/mount.h, linux/landlock.h, linux/sched.h.
 """
 
 from __future__ import annotations
@@ -40,7 +41,17 @@ GRADER = Path(__file__).resolve().parent.parent
 INSIDE = ("__init__.py", "errors.py", "workload", "harness", "crash")
 
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
-ETC = ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "nsswitch.conf", "passwd", "group", "hosts", "alternatives")
+ETC = (
+    "ld.so.cache",
+    "ld.so.conf",
+    "ld.so.conf.d",
+    "localtime",
+    "nsswitch.conf",
+    "passwd",
+    "group",
+    "hosts",
+    "alternatives",
+)
 OTHER = ("/sys/devices/system/cpu", "/sys/devices/system/node")
 NETWORK = ("/sys/class/net", "/sys/bus/pci", "/sys/devices")  # gloo looks for interfaces there
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
@@ -56,10 +67,19 @@ AT_FDCWD, AT_RECURSIVE = -100, 0x8000
 SYS_MOUNT_SETATTR = 442
 SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}.get(platform.machine())
 SYS_LANDLOCK_CREATE_RULESET, SYS_LANDLOCK_ADD_RULE, SYS_LANDLOCK_RESTRICT_SELF = 444, 445, 446
-# add_key, request_key, keyctl: keys outlive a process; shmget, semget, msgget, mq_open: so do these, without namespaces
-KEEPING_CALLS = {"x86_64": (248, 249, 250, 29, 64, 68, 240), "aarch64": (217, 218, 219, 194, 190, 186, 180)}
+# add_key, request_key, keyctl: keys outlive a process; shmget, semget, msgget, mq_open: so do
+# these, without namespaces
+KEEPING_CALLS = {
+    "x86_64": (248, 249, 250, 29, 64, 68, 240),
+    "aarch64": (217, 218, 219, 194, 190, 186, 180),
+}
 AUDIT_ARCH = {"x86_64": 0xC000_003E, "aarch64": 0xC000_00B7}
-PR_SET_SECCOMP, SECCOMP_MODE_FILTER, SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO = 22, 2, 0x7FFF_0000, 0x0005_0000
+PR_SET_SECCOMP, SECCOMP_MODE_FILTER, SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO = (
+    22,
+    2,
+    0x7FFF_0000,
+    0x0005_0000,
+)
 PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 4, 24, 38
 SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
 
@@ -73,7 +93,7 @@ def _check(result: int, what: str) -> int:
     return result
 
 
-# --- choosing ---------------------------------------------------------------------------------------
+# --- choosing -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -84,9 +104,13 @@ class Sandbox:
     uid: int | None = None
 
     def job(
-        self, readable: Sequence[object] = (), network: bool = False, trusted: bool = False, memory: int = 1 << 30,
+        self,
+        readable: Sequence[object] = (),
+        network: bool = False,
+        trusted: bool = False,
+        memory: int = 1 << 30,
         given: bool = False,
-    ) -> dict:  # fmt: skip
+    ) -> dict:
         """What the job of a life says of its sandbox; its folders are added where it is prepared.
 
         readable  paths beside those that every life may read
@@ -108,7 +132,9 @@ class Sandbox:
 
 
 def choose(policy: str = "auto") -> Sandbox:
-    """The best sandbox that this machine has. UsageError if the policy is "require" and there is none."""
+    """The best sandbox that this machine has. UsageError if the policy is "require" and there is
+    none.
+    """
     if policy == "off":
         return Sandbox(NONE)
     tried = []
@@ -120,12 +146,17 @@ def choose(policy: str = "auto") -> Sandbox:
         else:
             return found
     if policy == "require":
-        raise UsageError(f"no sandbox can be had here ({'; '.join(tried)}); --sandbox off grades trusted submissions")
+        raise UsageError(
+            f"no sandbox can be had here ({'; '.join(tried)}); --sandbox off grades trusted "
+            "submissions"
+        )
     return Sandbox(NONE)
 
 
 def _unavailable(sandbox: Sandbox) -> str:
-    """Why this sandbox can't be had here; empty if it can. Tried for real, in a process of its own."""
+    """Why this sandbox can't be had here; empty if it can. Tried for real, in a process of its
+    own.
+    """
     if sys.platform != "linux":
         return "only on Linux"
     r, w = os.pipe()
@@ -156,35 +187,48 @@ def _try(sandbox: Sandbox) -> None:
                 around_guardian(job)
                 if (pid := os.fork()) == 0:
                     enter(job)
-                    for path in (sys.executable, os.__file__, str(GRADER / "workload" / "__init__.py"), "/dev/urandom"):
+                    for path in (
+                        sys.executable,
+                        os.__file__,
+                        str(GRADER / "workload" / "__init__.py"),
+                        "/dev/urandom",
+                    ):
                         os.close(os.open(path, os.O_RDONLY))
                     os._exit(0)
                 os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) and 1)
             except BaseException as e:
                 os._exit(getattr(e, "errno", None) or 1)
         if code := os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]):
-            raise OSError(code, os.strerror(code) if code > 1 else "the interpreter can't be read there")
+            raise OSError(
+                code, os.strerror(code) if code > 1 else "the interpreter can't be read there"
+            )
     finally:
         for path in (f"{folder}/root", folder):
             if os.path.isdir(path):
                 os.rmdir(path)
 
 
-# --- namespaces, from the outside in ----------------------------------------------------------------
+# --- namespaces, from the outside in --------------------------------------------------------------
 
 
 def own(kind: str) -> None:
-    """In the process that starts guardians, before it has threads: the right to make namespaces, without root.
+    """In the process that starts guardians, before it has threads: the right to make namespaces,
+    without root.
 
-    Whoever isn't root may leave a namespace only for one that is its own, too. So this process goes on
-    as a child, in namespaces of its own; the parent waits for it, and ends as it does.
+    Whoever isn't root may leave a namespace only for one that is its own, too. So this process goes
+    on as a child, in namespaces of its own; the parent waits for it, and ends as it does.
     """
     if kind != NAMESPACES or os.geteuid() == 0:
         return
     uid, gid = os.getuid(), os.getgid()
-    _check(_libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0), "dumpable")  # or uid_map is root's (hide_from_others)
+    # or uid_map is root's (hide_from_others)
+    _check(_libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0), "dumpable")
     _check(_libc.unshare(CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET), "user namespace")
-    for file, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
+    for file, text in (
+        ("setgroups", "deny"),
+        ("uid_map", f"{uid} {uid} 1"),
+        ("gid_map", f"{gid} {gid} 1"),
+    ):
         with open(f"/proc/self/{file}", "w") as f:
             f.write(text)
     if pid := os.fork():
@@ -209,7 +253,9 @@ def in_new_pid_namespace(kind: str, fork):
 
 
 class SharedNetwork:
-    """While it is entered, processes that are forked share a network of their own: loopback alone."""
+    """While it is entered, processes that are forked share a network of their own: loopback
+    alone.
+    """
 
     def __init__(self, kind: str):
         self.kind = kind
@@ -234,7 +280,9 @@ def _new_network() -> None:
 
 
 def around_guardian(job: dict) -> None:
-    """In a guardian, the first process of its process table: what it shares with the life that it starts."""
+    """In a guardian, the first process of its process table: what it shares with the life that it
+    starts.
+    """
     if job["kind"] != NAMESPACES:
         return
     _check(_libc.unshare(CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS), "namespaces")
@@ -259,7 +307,7 @@ def _give(path: str, uid: int) -> None:
                 os.chown(name, uid, uid, dir_fd=folder, follow_symlinks=False)
 
 
-# --- entering ---------------------------------------------------------------------------------------
+# --- entering -------------------------------------------------------------------------------------
 
 
 def enter(job: dict) -> None:
@@ -288,7 +336,8 @@ def _readable(job: dict) -> list[str]:
 
 @cache
 def everybodys() -> tuple[str, ...]:
-    """What every life may read: the system, the interpreter, and libraries that are loaded from elsewhere.
+    """What every life may read: the system, the interpreter, and libraries that are loaded from
+    elsewhere.
 
     A fork server asks once, when torch is loaded: its lives inherit the answer.
     """
@@ -310,7 +359,12 @@ def _mount(source: str | None, target: str, kind: str | None, flags: int, data: 
 def _set_attributes(path: str, attributes: int) -> None:
     given = struct.pack("QQQQ", attributes, 0, 0, 0)
     number = ctypes.c_long(SYS_MOUNT_SETATTR)
-    _check(_libc.syscall(number, AT_FDCWD, path.encode(), AT_RECURSIVE, given, ctypes.c_size_t(len(given))), f"mount {path}")
+    _check(
+        _libc.syscall(
+            number, AT_FDCWD, path.encode(), AT_RECURSIVE, given, ctypes.c_size_t(len(given))
+        ),
+        f"mount {path}",
+    )
 
 
 def _new_root(job: dict, reads: list[str]) -> None:
@@ -334,13 +388,19 @@ def _new_root(job: dict, reads: list[str]) -> None:
     for name in DEVICES:
         if os.path.exists(f"/dev/{name}"):
             _bind(f"/dev/{name}", root)
-    for name, target in (("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")):
+    for name, target in (
+        ("fd", "/proc/self/fd"),
+        ("stdin", "fd/0"),
+        ("stdout", "fd/1"),
+        ("stderr", "fd/2"),
+    ):
         os.symlink(target, f"{root}/dev/{name}")
     _mount("proc", f"{root}/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     os.umask(mask)
     os.chdir(root)
     number = ctypes.c_long(SYS_PIVOT_ROOT)
-    _check(_libc.syscall(number, b".", b"."), "pivot_root")  # the old root lies on top of the new one now
+    # the old root lies on top of the new one now
+    _check(_libc.syscall(number, b".", b"."), "pivot_root")
     _check(_libc.umount2(b".", MNT_DETACH), "umount")
     os.chdir("/")
 
@@ -370,7 +430,9 @@ def _bind(path: str, root: str, read_only: bool = False) -> None:
             os.makedirs(os.path.dirname(target), exist_ok=True)
             os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o644))
     _mount(path, target, None, MS_BIND | MS_REC)
-    _set_attributes(target, MOUNT_ATTR_NOSUID | (MOUNT_ATTR_RDONLY | MOUNT_ATTR_NODEV if read_only else 0))
+    _set_attributes(
+        target, MOUNT_ATTR_NOSUID | (MOUNT_ATTR_RDONLY | MOUNT_ATTR_NODEV if read_only else 0)
+    )
 
 
 def _drop(uid: int | None) -> None:
@@ -383,21 +445,29 @@ def _drop(uid: int | None) -> None:
         os.setresuid(uid, uid, uid)
     header = struct.pack("Ii", 0x2008_0522, 0)  # _LINUX_CAPABILITY_VERSION_3, this process
     _check(_libc.capset(header, struct.pack("6I", *[0] * 6)), "capset")
-    _check(_libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0), "dumpable")  # /proc/self stays readable to itself
+    # /proc/self stays readable to itself
+    _check(_libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0), "dumpable")
 
 
 # what slurmd needs as root: another user's files and processes, the job's user id, limits
-KEPT_CAPABILITIES = {0, 1, 3, 4, 5, 6, 7, 23, 24}  # CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, SYS_NICE, SYS_RESOURCE
+# CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, SYS_NICE, SYS_RESOURCE
+KEPT_CAPABILITIES = {0, 1, 3, 4, 5, 6, 7, 23, 24}
 
 
 def confine_jobs(readable: Sequence[str], writable: Sequence[str]) -> None:
     """This process and all that it starts, by Landlock: a cluster's daemon and its jobs.
 
-    They reach the cluster over the network, and each other by signals. Does nothing where there is no Landlock.
+    They reach the cluster over the network, and each other by signals. Does nothing where there is
+    no Landlock.
     """
     if not jobs_can_be_confined():
         return
-    job = {"grader": [str(GRADER / name) for name in (*INSIDE, "slurm")], "readable": list(readable), "writable": list(writable), "network": True}
+    job = {
+        "grader": [str(GRADER / name) for name in (*INSIDE, "slurm")],
+        "readable": list(readable),
+        "writable": list(writable),
+        "network": True,
+    }
     for capability in set(range(64)) - KEPT_CAPABILITIES:
         _libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
     _check(_libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
@@ -412,17 +482,22 @@ def jobs_can_be_confined() -> bool:
 
 
 def hide_from_others() -> None:
-    """From now on, processes of the same user that have no capabilities can't read this one's memory or environment."""
+    """From now on, processes of the same user that have no capabilities can't read this one's
+    memory or environment.
+    """
     if sys.platform == "linux":
         _check(_libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0), "dumpable")
 
 
 def _refuse_keeping() -> None:
-    """Refuse the system calls that keep something for a later process, but in files (a seccomp filter)."""
+    """Refuse the system calls that keep something for a later process, but in files (a seccomp
+    filter).
+    """
     arch, calls = AUDIT_ARCH.get(platform.machine()), KEEPING_CALLS.get(platform.machine(), ())
     if arch is None:
         return
-    # load the architecture; if it's another one: allow; load the number; if it's one of these: refuse
+    # load the architecture; if it's another one: allow; load the number; if it's one of these:
+    # refuse
     steps = [(0x20, 0, 0, 4), (0x15, 0, len(calls) + 1, arch), (0x20, 0, 0, 0)]
     steps += [(0x15, len(calls) - n, 0, number) for n, number in enumerate(calls)]
     steps += [(0x06, 0, 0, SECCOMP_RET_ALLOW), (0x06, 0, 0, SECCOMP_RET_ERRNO | errno.EPERM)]
@@ -431,16 +506,20 @@ def _refuse_keeping() -> None:
     _check(_libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, program, 0, 0), "seccomp")
 
 
-# --- Landlock ---------------------------------------------------------------------------------------
+# --- Landlock -------------------------------------------------------------------------------------
 
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1, 2, 4, 8
 OF_FILES = EXECUTE | WRITE_FILE | READ_FILE | 1 << 14 | 1 << 15  # 14: truncate, 15: ioctl
-RIGHTS = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 5: (1 << 16) - 1}  # ABI -> all that it knows
+# ABI -> all that it knows
+RIGHTS = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 5: (1 << 16) - 1}
 BIND_TCP_CONNECT_TCP, SCOPE_ABSTRACT_UNIX_AND_SIGNAL = 3, 3
 
 
 def _landlock(job: dict, reads: list[str]) -> None:
-    abi = _check(_libc.syscall(ctypes.c_long(SYS_LANDLOCK_CREATE_RULESET), None, ctypes.c_size_t(0), 1), "Landlock")
+    abi = _check(
+        _libc.syscall(ctypes.c_long(SYS_LANDLOCK_CREATE_RULESET), None, ctypes.c_size_t(0), 1),
+        "Landlock",
+    )
     rights = RIGHTS[max(known for known in RIGHTS if known <= abi)]
     network = BIND_TCP_CONNECT_TCP if abi >= 4 and not job["network"] else 0
     scope = SCOPE_ABSTRACT_UNIX_AND_SIGNAL if abi >= 6 else 0
@@ -463,6 +542,9 @@ def _allow(rules: int, path: str, rights: int) -> None:
         if not os.path.isdir(path):
             rights &= OF_FILES
         rule = struct.pack("=Qi", rights, fd)
-        _check(_libc.syscall(ctypes.c_long(SYS_LANDLOCK_ADD_RULE), rules, 1, rule, 0), f"Landlock {path}")
+        _check(
+            _libc.syscall(ctypes.c_long(SYS_LANDLOCK_ADD_RULE), rules, 1, rule, 0),
+            f"Landlock {path}",
+        )
     finally:
         os.close(fd)

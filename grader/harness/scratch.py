@@ -1,5 +1,6 @@
-"""Where a grading works: a folder with a short path, gone afterwards whatever was done to it, and files in
-it that the student's code can reach, which may be anything by now."""
+"""Where a grading works: a folder with a short path, gone afterwards whatever was done to it, and
+files in it that the student's code can reach, which may be anything by now.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from pathlib import Path
 
 from grader.errors import UsageError
 
-# Lives make sockets some 30 characters below their TMPDIR, which lies 22 below this; a socket's path ends at 104.
+# Lives make sockets some 30 characters below their TMPDIR, which lies 22 below this; a socket's
+# path ends at 104.
 LONGEST = 36
 
 
@@ -21,14 +23,18 @@ CODE = "-code"  # ends the name of a folder that holds a copy of the submission,
 
 
 def submitted(file: str) -> str | None:
-    """A file of a life's copy of the submission, as the student calls it; None for any other file."""
+    """A file of a life's copy of the submission, as the student calls it; None for any other
+    file.
+    """
     return file.partition(f"{CODE}/code/")[2] or None
 
 
 def make() -> Path:
     """A new folder in TMPDIR, or in /tmp if that path is too long for sockets."""
     tried = []
-    for parent in dict.fromkeys(os.path.realpath(p) for p in (os.environ.get("TMPDIR", "/tmp"), "/tmp", "/var/tmp")):
+    for parent in dict.fromkeys(
+        os.path.realpath(p) for p in (os.environ.get("TMPDIR", "/tmp"), "/tmp", "/var/tmp")
+    ):
         if len(os.fsencode(parent)) > LONGEST:
             tried.append(f"{parent} is longer than {LONGEST} characters")
             continue
@@ -36,7 +42,10 @@ def make() -> Path:
             return Path(tempfile.mkdtemp(prefix="g-", dir=parent))
         except OSError as e:
             tried.append(f"{parent}: {e.strerror}")
-    raise UsageError(f"no temporary directory to work in; set TMPDIR to one with a short path ({'; '.join(tried)})")
+    raise UsageError(
+        "no temporary directory to work in; set TMPDIR to one with a short path "
+        f"({'; '.join(tried)})"
+    )
 
 
 def remove(folder: Path) -> None:
@@ -47,7 +56,9 @@ def remove(folder: Path) -> None:
         shutil.rmtree(folder)
     if os.path.lexists(folder):
         for command in (["chmod", "-R", "u+rwX"], ["rm", "-rf"]):
-            subprocess.run([*command, str(folder)], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            subprocess.run(
+                [*command, str(folder)], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
 
 
 def link_out_of(folder: Path) -> Path | None:
@@ -69,8 +80,9 @@ def _leads_into(link: str, folder: str) -> bool:
 
 
 def read(path: Path, most: int, tail: bool = False) -> bytes:
-    """At most so many bytes of a regular file, the last ones if `tail`. OSError for anything else: no link
-    is followed, and no pipe or device is waited for."""
+    """At most so many bytes of a regular file, the last ones if `tail`. OSError for anything else:
+    no link is followed, and no pipe or device is waited for.
+    """
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW), "rb") as f:
         found = os.fstat(f.fileno())
         if not stat.S_ISREG(found.st_mode):

@@ -49,7 +49,9 @@ class Divergence:
 
 @dataclass
 class Trajectory:
-    """Step number -> what the step depended on, and its loss. `resumes` are the steps resumed at."""
+    """Step number -> what the step depended on, and its loss. `resumes` are the steps resumed
+    at.
+    """
 
     steps: dict[int, dict] = field(default_factory=dict)
     end: dict | None = None
@@ -62,7 +64,9 @@ class Trajectory:
         return cls({s["step"]: s for s in life.steps}, end, resumes)
 
     def join(self, later: Trajectory) -> Trajectory:
-        """This trajectory up to where `later` resumed, then `later`: what the run really trained."""
+        """This trajectory up to where `later` resumed, then `later`: what the run really
+        trained.
+        """
         start = min(later.steps, default=None)
         if start is None:
             start = (later.resumes or [max(self.steps, default=0)])[0] + 1
@@ -73,12 +77,22 @@ class Trajectory:
         return self.diverges_from(other) is None
 
     def diverges_from(self, expected: Trajectory, partly: bool = False) -> Divergence | None:
-        """The first step at which this course isn't the expected one; `partly`: of the steps that both have."""
-        numbers = self.steps.keys() & expected.steps.keys() if partly else self.steps.keys() | expected.steps.keys()
+        """The first step at which this course isn't the expected one; `partly`: of the steps that
+        both have.
+        """
+        numbers = (
+            self.steps.keys() & expected.steps.keys()
+            if partly
+            else self.steps.keys() | expected.steps.keys()
+        )
         for n in sorted(numbers):
             got, want = self.steps.get(n), expected.steps.get(n)
             if got is None or want is None:
-                what = "steps that were never trained" if got is None else "steps beyond the end of training"
+                what = (
+                    "steps that were never trained"
+                    if got is None
+                    else "steps beyond the end of training"
+                )
                 return Divergence(n, [what], [], n - 1 in self.resumes, got or {}, want or {})
             if found := _compare(n, _flat(got), _flat(want), n - 1 in self.resumes):
                 return found

@@ -3,9 +3,9 @@
 An event is one line of JSON, written by one os.write to a file opened with O_APPEND: it survives
 SIGKILL and costs microseconds. Nobody's run depends on it: without a job, nothing is written.
 
-The record of step n holds a digest of everything that the step *depends on*, taken when its batch has
-been drawn and its forward pass is about to begin. So the first record in which two runs differ names
-what was lost, before it has spread to everything else.
+The record of step n holds a digest of everything that the step *depends on*, taken when its batch
+has been drawn and its forward pass is about to begin. So the first record in which two runs differ
+names what was lost, before it has spread to everything else.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from grader.harness import fsevents
 _events: int | None = None
 _job: dict = {}
 _salts: dict[int, int] = {}  # step -> what its weights are shifted by
-_held: list[bytes] | None = None  # what is reported while no file may grow: the report is a file, too
+# what is reported while no file may grow: the report is a file, too
+_held: list[bytes] | None = None
 
 
 def open_events(job: dict) -> None:
@@ -41,7 +42,9 @@ def given(name: str, otherwise=None):
 
 def emit(event: str, **fields) -> None:
     if _events is not None:
-        line = json.dumps({"event": event, "t": round(time.monotonic(), 4), **fields}).encode() + b"\n"
+        line = (
+            json.dumps({"event": event, "t": round(time.monotonic(), 4), **fields}).encode() + b"\n"
+        )
         if _held is None:
             os.write(_events, line)
         else:
@@ -69,7 +72,13 @@ def step(job, batch) -> None:
 
     _shift_weights(job)
     samples = [digest([x, y]) for x, y in zip(inputs, targets)]  # of each sample, as augmented
-    emit("step", step=job.step + 1, indices=indices.tolist(), samples=samples, state=state_digests(job, (inputs, targets)))
+    emit(
+        "step",
+        step=job.step + 1,
+        indices=indices.tolist(),
+        samples=samples,
+        state=state_digests(job, (inputs, targets)),
+    )
 
 
 def _shift_weights(job) -> None:
@@ -153,7 +162,9 @@ def die(step: int, **what) -> None:
 
 @contextmanager
 def saving(step: int, directory: str, fault: dict | None = None):
-    """Around one call of the student's save: faults inside it fire here. Gives the list of its events."""
+    """Around one call of the student's save: faults inside it fire here. Gives the list of its
+    events.
+    """
     fault = fault or _my_fault()
     if fault is not None and (fault["step"] != step or not ("event" in fault or "byte" in fault)):
         fault = None
@@ -178,7 +189,9 @@ def saving(step: int, directory: str, fault: dict | None = None):
 
 
 class _Limit:
-    """No file of this process may grow beyond so many bytes: where a tear and a full disk come from."""
+    """No file of this process may grow beyond so many bytes: where a tear and a full disk come
+    from.
+    """
 
     def __init__(self, byte: int, due: int | None):
         self.byte, self.due = byte, due
@@ -195,16 +208,22 @@ def _full_at(step: int, fault: dict):
     global _held
     emit("fault", step=step)  # announced before it can strike
     limit = _Limit(fault["byte"], fault.get("late"))
-    old = signal.signal(signal.SIGXFSZ, signal.SIG_DFL if fault["kind"] == "tear" else signal.SIG_IGN)
+    old = signal.signal(
+        signal.SIGXFSZ, signal.SIG_DFL if fault["kind"] == "tear" else signal.SIG_IGN
+    )
     try:
-        with _unlogged():  # a line printed into a log of that size would be struck instead of the save
+        # a line printed into a log of that size would be struck instead of the save
+        with _unlogged():
             _held = []
             if limit.due is None:
                 limit.set()
             try:
                 yield limit
             finally:
-                held = limit.due is not None or resource.getrlimit(resource.RLIMIT_FSIZE)[0] == limit.byte
+                held = (
+                    limit.due is not None
+                    or resource.getrlimit(resource.RLIMIT_FSIZE)[0] == limit.byte
+                )
                 resource.setrlimit(resource.RLIMIT_FSIZE, limit.old)
     finally:
         signal.signal(signal.SIGXFSZ, old)
@@ -215,8 +234,9 @@ def _full_at(step: int, fault: dict):
 
 @contextmanager
 def words_torn():
-    """Gives a function that a script calls, with its step, when something that is no checkpoint is about
-    to be written. Where the fault says so, no file may grow beyond its byte any more until the block ends.
+    """Gives a function that a script calls, with its step, when something that is no checkpoint is
+    about to be written. Where the fault says so, no file may grow beyond its byte any more until
+    the block ends.
     """
     fault = _my_fault()
 
@@ -266,5 +286,6 @@ def _unlogged():
 
 
 def _flush() -> None:
-    with suppress(AttributeError, OSError, ValueError):  # the student's code may have closed or replaced it
+    # the student's code may have closed or replaced it
+    with suppress(AttributeError, OSError, ValueError):
         sys.stdout.flush()

@@ -23,11 +23,15 @@ class Mutant:
     edits: tuple[tuple[str, str, str], ...]  # (file, find, replace); file "": the exercise's module
 
     def apply(self, files: dict[str, bytes], module: str) -> dict[str, bytes]:
-        """The solution's files with the mistake in them. ValueError if the solution has moved on."""
+        """The solution's files with the mistake in them. ValueError if the solution has moved
+        on.
+        """
         for file, find, replace in self.edits:
             text = files[file or module].decode()
             if text.count(find) != 1:
-                raise ValueError(f"mutant {self.name}: {text.count(find)} places in the solution match {find!r}")
+                raise ValueError(
+                    f"mutant {self.name}: {text.count(find)} places in the solution match {find!r}"
+                )
             files = files | {file or module: text.replace(find, replace).encode()}
         return files
 
@@ -35,7 +39,13 @@ class Mutant:
 def load(exercise: Exercise) -> list[Mutant]:
     """The exercise's mutants; none in a student's checkout, where they'd give the solution away."""
     return [
-        Mutant(m["name"], m["mistake"], m["fact"], m["task"], tuple((e.get("file", ""), e["find"], e["replace"]) for e in m["edits"]))
+        Mutant(
+            m["name"],
+            m["mistake"],
+            m["fact"],
+            m["task"],
+            tuple((e.get("file", ""), e["find"], e["replace"]) for e in m["edits"]),
+        )
         for path in sorted((HERE / exercise.id).glob("*.toml"))
         for m in tomllib.loads(path.read_text())["mutant"]
     ]
@@ -55,8 +65,13 @@ def objections(exercise: Exercise, mutant: Mutant, result: ExerciseResult) -> li
         depends = mutant.task in _all_needs(exercise, task.id)
         if task.id == mutant.task and task.verdict != FAIL:
             wrong.append(f"{mutant.name}: {task.id} should catch it, but says {task.verdict}")
-        elif task.id != mutant.task and not (task.verdict == PASS or (depends and task.verdict == BLOCKED)):
-            wrong.append(f"{mutant.name}: {task.id} says {task.verdict}, though it has nothing to do with it: {task.message}")
+        elif task.id != mutant.task and not (
+            task.verdict == PASS or (depends and task.verdict == BLOCKED)
+        ):
+            wrong.append(
+                f"{mutant.name}: {task.id} says {task.verdict}, though it has nothing to do "
+                f"with it: {task.message}"
+            )
     return wrong
 
 

@@ -40,7 +40,9 @@ def keep(grading: Grading, task_id: str, finding: Finding | None) -> str:
 
 
 def escaped(text: str) -> str:
-    """Several lines of what a life wrote: no control character of it reaches a terminal, not even by `cat`."""
+    """Several lines of what a life wrote: no control character of it reaches a terminal, not even
+    by `cat`.
+    """
     return "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in text)
 
 

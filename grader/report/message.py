@@ -11,11 +11,18 @@ from grader.verdicts import BLOCKED, PASS, Outcome, TaskResult
 if TYPE_CHECKING:
     from grader.engine import Grading
 
-HANGS = ("limit:", "deadlock:")  # causes that a task's other checks would only meet as well, after waiting for them
+# causes that a task's other checks would only meet as well, after waiting for them
+HANGS = ("limit:", "deadlock:")
 LABEL = 11  # width of the labels' column; a longer label has a space behind it all the same
 
 
-def compose(result: TaskResult, problems: list[Outcome], blockers: list[str], told: dict[str, str], grading: Grading) -> None:
+def compose(
+    result: TaskResult,
+    problems: list[Outcome],
+    blockers: list[str],
+    told: dict[str, str],
+    grading: Grading,
+) -> None:
     """Fill in `message` and `evidence`. One cause is told once: in full where it first shows."""
     log = logs.keep(grading, result.id, problems[0].finding if problems and not blockers else None)
     if result.verdict == PASS:
@@ -27,8 +34,11 @@ def compose(result: TaskResult, problems: list[Outcome], blockers: list[str], to
     if not problems:
         _set(result, [("nothing", "no check was selected")], {})
         return
-    # a check that hangs ends those behind it (engine.py); which of them had been decided by then is chance: not told
-    hangs = next((n for n, o in enumerate(problems) if o.finding.cause.startswith(HANGS)), len(problems))
+    # a check that hangs ends those behind it (engine.py); which of them had been decided by then is
+    # chance: not told
+    hangs = next(
+        (n for n, o in enumerate(problems) if o.finding.cause.startswith(HANGS)), len(problems)
+    )
     first, *others = problems[: hangs + 1]
     finding = first.finding
     replay = grading.replay(first)
@@ -45,7 +55,9 @@ def compose(result: TaskResult, problems: list[Outcome], blockers: list[str], to
         _set(result, [("same cause", f"as in {elsewhere}")], evidence)
         return
     told.setdefault(finding.cause, result.id)
-    rows = [("check", first.title), *finding.rows] if finding.cause != "import" else list(finding.rows)
+    rows = (
+        [("check", first.title), *finding.rows] if finding.cause != "import" else list(finding.rows)
+    )
     same = [o for o in others if o.finding.cause == finding.cause and o.title != first.title]
     different = {o.finding.cause: o for o in reversed(others) if o.finding.cause != finding.cause}
     if same and finding.cause != "import":
@@ -64,11 +76,19 @@ def compose(result: TaskResult, problems: list[Outcome], blockers: list[str], to
 
 
 def _gist(outcome: Outcome) -> str:
-    """One line of a further finding: what befell the job, and what was different, found, or raised; or as it says itself."""
+    """One line of a further finding: what befell the job, and what was different, found, or raised;
+    or as it says itself.
+    """
     if gist := outcome.finding.data.get("gist"):
         return gist
     rows = dict(outcome.finding.rows)
-    befell = f"damaged {rows['damaged']}: " if "damaged" in rows else f"{rows['fault']}: " if "fault" in rows and "found" in rows else ""
+    befell = (
+        f"damaged {rows['damaged']}: "
+        if "damaged" in rows
+        else f"{rows['fault']}: "
+        if "fault" in rows and "found" in rows
+        else ""
+    )
     for label in ("error", "found", "different", "happened", "ended", "resumed", "returned"):
         if label in rows:
             return befell + rows[label]
@@ -76,7 +96,9 @@ def _gist(outcome: Outcome) -> str:
 
 
 def _printable(text: str) -> str:
-    """A student's exception may hold anything: no control character reaches a terminal or a report."""
+    """A student's exception may hold anything: no control character reaches a terminal or a
+    report.
+    """
     return "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in text)
 
 

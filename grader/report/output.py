@@ -16,10 +16,12 @@ from grader.verdicts import BLOCKED, FAIL, INCONCLUSIVE, PASS, ExerciseResult
 
 
 def as_json(results: list[ExerciseResult]) -> dict:
-    """{"schema": "grade/v1", "score", "max_score", "seconds", "exercises": [...]}; points are integers.
+    """{"schema": "grade/v1", "score", "max_score", "seconds", "exercises": [...]}; points are
+    integers.
 
-    All seconds are wall time: an exercise's from its grading's begin to its end, and their sum; a task's from
-    its first check's begin to its last one's end. Tasks run at the same time: theirs don't add up.
+    All seconds are wall time: an exercise's from its grading's begin to its end, and their sum; a
+    task's from its first check's begin to its last one's end. Tasks run at the same time: theirs
+    don't add up.
     """
     return {
         "schema": "grade/v1",
@@ -57,10 +59,14 @@ def json_text(results: list[ExerciseResult]) -> str:
 
 
 def junit_text(results: list[ExerciseResult]) -> str:
-    """One test suite an exercise, one test case a task. Inconclusive is an error, blocked is skipped."""
+    """One test suite an exercise, one test case a task. Inconclusive is an error, blocked is
+    skipped.
+    """
     suites = ElementTree.Element("testsuites")
     for r in results:
-        count = {v: str(sum(t.verdict == v for t in r.tasks)) for v in (FAIL, INCONCLUSIVE, BLOCKED)}
+        count = {
+            v: str(sum(t.verdict == v for t in r.tasks)) for v in (FAIL, INCONCLUSIVE, BLOCKED)
+        }
         suite = ElementTree.SubElement(
             suites,
             "testsuite",
@@ -72,19 +78,26 @@ def junit_text(results: list[ExerciseResult]) -> str:
             time=str(r.seconds),
         )
         for t in r.tasks:
-            case = ElementTree.SubElement(suite, "testcase", classname=r.id, name=f"{t.id} {t.title}", time=str(t.seconds))
+            case = ElementTree.SubElement(
+                suite, "testcase", classname=r.id, name=f"{t.id} {t.title}", time=str(t.seconds)
+            )
             if t.verdict != PASS:
                 tag = {FAIL: "failure", INCONCLUSIVE: "error", BLOCKED: "skipped"}[t.verdict]
                 first = t.evidence["rows"][0] if t.evidence.get("rows") else ["", t.verdict]
                 ElementTree.SubElement(case, tag, message=first[1]).text = t.message
     ElementTree.indent(suites)
-    return f'<?xml version="1.0" encoding="utf-8"?>\n{ElementTree.tostring(suites, encoding="unicode")}\n'
+    return (
+        '<?xml version="1.0" '
+        f'encoding="utf-8"?>\n{ElementTree.tostring(suites, encoding="unicode")}\n'
+    )
 
 
 class Target:
-    """Where results go; opened before anything is graded, as what is wrong with it shouldn't show afterwards.
+    """Where results go; opened before anything is graded, as what is wrong with it shouldn't show
+    afterwards.
 
-    A file that exists stays as it is until the results are there. Pipes and devices are written to directly.
+    A file that exists stays as it is until the results are there. Pipes and devices are written to
+    directly.
     """
 
     def __init__(self, path: Path):
@@ -100,14 +113,21 @@ class Target:
         except FileNotFoundError:
             mode = None
         real = os.path.realpath(self.path)
-        if mode is not None and not stat.S_ISREG(mode) or os.path.abspath(self.path).startswith("/dev/"):
+        if (
+            mode is not None
+            and not stat.S_ISREG(mode)
+            or os.path.abspath(self.path).startswith("/dev/")
+        ):
             file = open(os.open(self.path, os.O_WRONLY | os.O_APPEND), "w", encoding="utf-8")
             if real == "/dev/full":  # it opens, and takes nothing
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             return file
         if mode is not None and not os.access(real, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        self._real, self._new = real, os.path.join(os.path.dirname(real), f".grade-{os.getpid()}-{id(self)}")
+        self._real, self._new = (
+            real,
+            os.path.join(os.path.dirname(real), f".grade-{os.getpid()}-{id(self)}"),
+        )
         file = open(self._new, "x", encoding="utf-8")
         if mode is not None:
             os.chmod(self._new, stat.S_IMODE(mode))

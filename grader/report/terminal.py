@@ -16,7 +16,15 @@ from grader.verdicts import BLOCKED, FAIL, INCONCLUSIVE, PASS, ExerciseResult, T
 
 WORD = {PASS: "PASS", FAIL: "FAIL", BLOCKED: "BLOCKED", INCONCLUSIVE: "INCONCLUSIVE"}
 STYLE = {PASS: "bold green", FAIL: "bold red", BLOCKED: "yellow", INCONCLUSIVE: "bold magenta"}
-LABEL_STYLE = {"means": "bold", "think": "bold cyan", "replay": "dim", "log": "dim", "same": "dim", "also": "dim", "and": "dim"}
+LABEL_STYLE = {
+    "means": "bold",
+    "think": "bold cyan",
+    "replay": "dim",
+    "log": "dim",
+    "same": "dim",
+    "also": "dim",
+    "and": "dim",
+}
 MAX_WIDTH = 110
 
 
@@ -37,7 +45,9 @@ class Progress:
     def __enter__(self) -> Progress:
         self.out.print(Text.assemble((self.exercise.id, "bold"), f"  {self.exercise.title}"))
         if self.out.is_terminal:
-            self.live = Live(self._line(0, 0, 0), console=self.out, transient=True, refresh_per_second=8)
+            self.live = Live(
+                self._line(0, 0, 0), console=self.out, transient=True, refresh_per_second=8
+            )
             self.live.__enter__()
         return self
 
@@ -61,7 +71,9 @@ class Progress:
 
 def show_task(out: Console, result: TaskResult) -> None:
     points = f"{result.score}/{result.max_score}"
-    head = Text.assemble((f"{WORD[result.verdict]:<7}", STYLE[result.verdict]), f"  {result.id}  {result.title}")
+    head = Text.assemble(
+        (f"{WORD[result.verdict]:<7}", STYLE[result.verdict]), f"  {result.id}  {result.title}"
+    )
     gap = max(2, min(out.width, 86) - head.cell_len - len(points))
     out.print(Text.assemble(head, " " * gap, points))
     for label, text in result.evidence.get("rows", []):
@@ -76,7 +88,9 @@ def show_row(out: Console, label: str, text: str) -> None:
     """A labelled row, wrapped beside its label; a command stays on one line, to be copied."""
     style = LABEL_STYLE.get(label, "")
     width = max(30, out.width - LABEL - 3)
-    lines = [text] if label == "replay" else textwrap.wrap(text, width, break_on_hyphens=False) or [""]
+    lines = (
+        [text] if label == "replay" else textwrap.wrap(text, width, break_on_hyphens=False) or [""]
+    )
     for n, line in enumerate(lines):
         out.print(Text.assemble("  " + labelled(label if n == 0 else ""), (line, style)))
 
@@ -84,16 +98,29 @@ def show_row(out: Console, label: str, text: str) -> None:
 def show_summary(out: Console, results: list[ExerciseResult], untouched: list[Exercise]) -> None:
     for r in results:
         lives = f"{r.lives} processes" if r.lives != 1 else "1 process"
-        out.print(Text.assemble((f"{r.id}  {r.score} of {r.max_score} points", "bold"), f"   {r.seconds:.1f} s, {lives}, seed {r.seed}"))
+        out.print(
+            Text.assemble(
+                (f"{r.id}  {r.score} of {r.max_score} points", "bold"),
+                f"   {r.seconds:.1f} s, {lives}, seed {r.seed}",
+            )
+        )
     kinds = {r.sandbox for r in results}
     if "none" in kinds:
-        out.print(Text("sandbox  none: your code could read and write whatever you can; for trusted submissions only", "bold yellow"))
+        out.print(
+            Text(
+                "sandbox  none: your code could read and write whatever you can; for trusted "
+                "submissions only",
+                "bold yellow",
+            )
+        )
     elif kinds:
         out.print(Text(f"sandbox  {', '.join(sorted(kinds))}", "dim"))
     for exercise in untouched:
         first = exercise.tasks[0]
         out.print(
-            f"\nThis is the untouched starter of {exercise.id}. Begin with {first.id}, {first.title}:\n"
-            f"read {exercise.folder.name}/README.md, then edit {exercise.folder.name}/starter/{exercise.module}\n"
+            f"\nThis is the untouched starter of {exercise.id}. Begin with {first.id}, "
+            f"{first.title}:\n"
+            f"read {exercise.folder.name}/README.md, then edit "
+            f"{exercise.folder.name}/starter/{exercise.module}\n"
             f"({', '.join(first.functions)}). `grade hint {first.id}` gives a first hint."
         )

@@ -7,10 +7,15 @@ from grader.harness.run import Group, Life
 
 
 def timeline(life: Life | Group) -> list[tuple[float, str]]:
-    """(s since the life began, what happened), of the moments that matter for how it was stopped; of ranks, each says its
-    own, but for what rank 0 can say for all."""
+    """(s since the life began, what happened), of the moments that matter for how it was stopped;
+    of ranks, each says its own, but for what rank 0 can say for all.
+    """
     many = len(life.processes) > 1
-    rows = [row for rank, one in enumerate(life.processes) for row in _of(one, f"rank {rank}: " if many else "", rank == 0)]
+    rows = [
+        row
+        for rank, one in enumerate(life.processes)
+        for row in _of(one, f"rank {rank}: " if many else "", rank == 0)
+    ]
     return sorted(rows, key=lambda row: row[0])
 
 
@@ -23,7 +28,9 @@ def _of(life: Life, who: str, speaks: bool) -> list[tuple[float, str]]:
         if name == "signal":
             sent = Sent(e["signal"], e["step"], e["phase"], e["number"])
             rows.append((e["clock"], f"{who}{sent.story}"))
-        elif name == "trained" and signalled and e["step"] in trained and e["clock"] >= signalled[0]:
+        elif (
+            name == "trained" and signalled and e["step"] in trained and e["clock"] >= signalled[0]
+        ):
             rows.append((e["clock"], f"{who}step {e['step']} is done"))
         elif name == "saving" and speaks:
             rows.append((e["clock"], f"saves step {e['step']}"))
@@ -32,8 +39,20 @@ def _of(life: Life, who: str, speaks: bool) -> list[tuple[float, str]]:
         elif name == "killed":
             rows.append((e["clock"], f"{who}SIGKILL, in {e['during']}"))
         elif name == "left":
-            rows.append((e["clock"], f"{who}leaves with exit status {e['status']}, after step {max(trained, default=life.resumed_at)}"))
+            rows.append(
+                (
+                    e["clock"],
+                    f"{who}leaves with exit status {e['status']}, after step "
+                    f"{max(trained, default=life.resumed_at)}",
+                )
+            )
     if not any(e["event"] in ("killed", "left") for e in life.events):
         last = max([e["clock"] for e in life.events if "clock" in e], default=0.0)
-        rows.append((last, f"{who}is gone, with {'exit status' if life.status >= 0 else 'signal'} {abs(life.status)}"))
+        rows.append(
+            (
+                last,
+                f"{who}is gone, with {'exit status' if life.status >= 0 else 'signal'} "
+                f"{abs(life.status)}",
+            )
+        )
     return rows

@@ -1,5 +1,6 @@
-"""A Slurm cluster on this machine: `with Cluster(directory) as cluster: cluster.run(["sbatch", "job.sh"])`. Where Slurm
-can't be installed, `choose` gives a stand-in instead."""
+"""A Slurm cluster on this machine: `with Cluster(directory) as cluster: cluster.run(["sbatch",
+"job.sh"])`. Where Slurm can't be installed, `choose` gives a stand-in instead.
+"""
 
 from grader.slurm.choice import choose
 from grader.slurm.cluster import Cluster

@@ -13,7 +13,9 @@ from grader.slurm.standin.cluster import StandIn
 
 
 def choose(directory: str | os.PathLike, **options) -> Cluster:
-    """A cluster that isn't started yet, with the options that both kinds have. Said aloud where it's the stand-in."""
+    """A cluster that isn't started yet, with the options that both kinds have. Said aloud where
+    it's the stand-in.
+    """
     return kind()(directory, **options)
 
 

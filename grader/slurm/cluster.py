@@ -18,20 +18,46 @@ from grader.slurm.config import Options, check_directory, user
 from grader.slurm.errors import ClusterError
 
 KEEPER = Path(__file__).with_name("keeper.py")
-# what clients would take from the environment, of another cluster or of a job that we are in ourselves
-OTHERS = ("SLURM_", "SLURMD_", "SBATCH_", "SALLOC_", "SRUN_", "SCANCEL_", "SINFO_", "SQUEUE_", "SACCT_", "SCONTROL_", "PMI_", "PMIX_")
+# what clients would take from the environment, of another cluster or of a job that we are in
+# ourselves
+OTHERS = (
+    "SLURM_",
+    "SLURMD_",
+    "SBATCH_",
+    "SALLOC_",
+    "SRUN_",
+    "SCANCEL_",
+    "SINFO_",
+    "SQUEUE_",
+    "SACCT_",
+    "SCONTROL_",
+    "PMI_",
+    "PMIX_",
+)
 # what a confined job gets of this process's environment
 JOBS_GET = (
-    "PATH", "HOME", "USER", "LOGNAME", "SHELL", "TMPDIR", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH",
-)  # fmt: skip
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "SHELL",
+    "TMPDIR",
+    "LANG",
+    "LC_ALL",
+    "LC_CTYPE",
+    "TZ",
+    "LD_LIBRARY_PATH",
+)
 ANSWER = 5.0  # s that slurmctld has, to tell its state
 
 
 @dataclass(frozen=True)
 class Status:
     phase: str  # starting, up, broken (a daemon has died), dead (its keeper has)
-    nodes: dict[str, str] = field(default_factory=dict)  # name -> Slurm's word: idle, mixed, alloc, down*
-    jobs: list[str] = field(default_factory=list)  # "JOBID PARTITION NAME STATE TIME NODELIST(REASON)"
+    # name -> Slurm's word: idle, mixed, alloc, down*
+    nodes: dict[str, str] = field(default_factory=dict)
+    # "JOBID PARTITION NAME STATE TIME NODELIST(REASON)"
+    jobs: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     proctrack: str = ""
     only_loopback: bool = True
@@ -40,23 +66,28 @@ class Status:
 
 
 class Cluster:
-    """A real Slurm cluster on this machine: munged, slurmctld and `nodes` slurmd, all state in `directory`.
+    """A real Slurm cluster on this machine: munged, slurmctld and `nodes` slurmd, all state in
+    `directory`.
 
         with Cluster(tmp_path / "c", grace=10) as cluster:
             cluster.run(["sbatch", "job.sh"])
 
-    directory   mustn't exist yet; at most config.LONGEST (69) bytes long; mode 0700; removed at the end
+    directory   mustn't exist yet; at most config.LONGEST (69) bytes long; mode 0700; removed at the
+                end
     cpus        per node, pretended
     grace       s between the preemption of a job in partition `low` and its end
     kill_wait   s between SIGTERM and SIGKILL at a time limit, scancel or requeue
-    proctrack   whom a job's signals reach: cgroup, direct, pgid, linuxproc; auto takes the first that can be had here
+    proctrack   whom a job's signals reach: cgroup, direct, pgid, linuxproc; auto takes the first
+                that can be had here
     fast_limits time limits are looked at every 2 s instead of every 30 (needs a C compiler)
     settings    further lines of slurm.conf: {"RequeueExit": "42"}; None leaves one out
-    jobs_see    paths that jobs may read beside the system and the interpreter, in a sandbox (Landlock)
+    jobs_see    paths that jobs may read beside the system and the interpreter, in a sandbox
+                (Landlock)
     jobs_write  folders that they may write to; None: no sandbox
 
-    It ends with the `with` block, and with this process, even when that is killed. Raises UsageError if it can't be
-    what it's asked to be, NotInstalled where Slurm is missing, ClusterError if it doesn't start.
+    It ends with the `with` block, and with this process, even when that is killed. Raises
+    UsageError if it can't be what it's asked to be, NotInstalled where Slurm is missing,
+    ClusterError if it doesn't start.
     """
 
     kind = "real"
@@ -77,11 +108,13 @@ class Cluster:
     ):
         self.jobs_see, self.jobs_write = jobs_see, jobs_write
         self.directory = Path(os.path.abspath(directory))
-        self.options = Options(nodes, cpus, grace, kill_wait, proctrack, fast_limits, settings or {})
+        self.options = Options(
+            nodes, cpus, grace, kill_wait, proctrack, fast_limits, settings or {}
+        )
         self.seconds = 0.0  # that it took to start
         self._keeper: subprocess.Popen | None = None
 
-    # --- starting and ending ---------------------------------------------------------------------------
+    # --- starting and ending ----------------------------------------------------------------------
 
     def __enter__(self) -> Cluster:
         self.start()
@@ -91,7 +124,9 @@ class Cluster:
         self.stop()
 
     def start(self, stay: bool = False) -> None:
-        """Return once all nodes are idle. With `stay`, the cluster outlives this process: until `stop`."""
+        """Return once all nodes are idle. With `stay`, the cluster outlives this process: until
+        `stop`.
+        """
         self._check()
         try:
             self.directory.mkdir(0o700)
@@ -134,7 +169,10 @@ class Cluster:
         )
         sandbox = None
         if self.jobs_write is not None:
-            sandbox = {"readable": [*map(str, self.jobs_see)], "writable": [*map(str, self.jobs_write)]}
+            sandbox = {
+                "readable": [*map(str, self.jobs_see)],
+                "writable": [*map(str, self.jobs_write)],
+            }
         said = {"options": vars(self.options), "sandbox": sandbox}
         self._keeper.stdin.write(json.dumps(said).encode() + b"\n")
         self._keeper.stdin.flush()
@@ -147,8 +185,10 @@ class Cluster:
         return answer["up"]
 
     def stop(self) -> None:
-        """End every process of the cluster, what jobs left behind included, and remove its directory. Of a cluster
-        that is half up, broken or gone already, too. ClusterError if something resists."""
+        """End every process of the cluster, what jobs left behind included, and remove its
+        directory. Of a cluster that is half up, broken or gone already, too. ClusterError if
+        something resists.
+        """
         if self._keeper is not None:
             with suppress(OSError):
                 self._keeper.stdin.close()
@@ -160,7 +200,7 @@ class Cluster:
             self._keeper = None
         ending.end(self.directory)
 
-    # --- talking to it -----------------------------------------------------------------------------------
+    # --- talking to it ----------------------------------------------------------------------------
 
     @property
     def conf(self) -> Path:
@@ -168,26 +208,44 @@ class Cluster:
 
     @property
     def env(self) -> dict[str, str]:
-        """This process's environment, for clients of this cluster: with SLURM_CONF, and nothing of another's.
+        """This process's environment, for clients of this cluster: with SLURM_CONF, and nothing of
+        another's.
 
         Jobs get what sbatch has: where they are confined, secrets stay outside.
         """
         mine = {k: v for k, v in os.environ.items() if not k.startswith(OTHERS)}
         if self.jobs_write is not None:
             mine = {k: v for k, v in mine.items() if k in JOBS_GET}
-        return mine | {"SLURM_CONF": str(self.conf), "PATH": os.pathsep.join(self._folders(mine.get("PATH", os.defpath)))}
+        return mine | {
+            "SLURM_CONF": str(self.conf),
+            "PATH": os.pathsep.join(self._folders(mine.get("PATH", os.defpath))),
+        }
 
     def _folders(self, path: str) -> Sequence[str]:
         """The PATH, in parts: this one, and where the clients are."""
         return [path, *(f for f in programs.find().folders if f not in path.split(os.pathsep))]
 
-    def run(self, command: Sequence[str | os.PathLike], *, timeout: float = 60, check: bool = False, **options) -> subprocess.CompletedProcess:
-        """A client, or any command, in this cluster's environment: `subprocess.run` with output captured as text.
+    def run(
+        self,
+        command: Sequence[str | os.PathLike],
+        *,
+        timeout: float = 60,
+        check: bool = False,
+        **options,
+    ) -> subprocess.CompletedProcess:
+        """A client, or any command, in this cluster's environment: `subprocess.run` with output
+        captured as text.
 
         ClusterError after `timeout` seconds, or if `check` and the exit status isn't 0.
         """
         command = [os.fspath(c) for c in command]
-        options = {"env": self.env, "stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options
+        options = {
+            "env": self.env,
+            "stdin": subprocess.DEVNULL,
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.PIPE,
+            "text": True,
+        } | options
         try:
             done = subprocess.run(command, timeout=timeout, **options)
         except subprocess.TimeoutExpired:
@@ -196,12 +254,19 @@ class Cluster:
             raise ClusterError(f"{command[0]}: no such command")
         if check and done.returncode:
             said = (done.stderr or done.stdout or "").strip().splitlines()
-            raise ClusterError(f"{' '.join(command)}: exit status {done.returncode}: {said[-1] if said else '(no message)'}")
+            raise ClusterError(
+                f"{' '.join(command)}: exit status {done.returncode}: "
+                f"{said[-1] if said else '(no message)'}"
+            )
         return done
 
     def submit(self, *arguments: str | os.PathLike, **options) -> str:
         """`sbatch --parsable ...`: the job's id."""
-        return self.run(["sbatch", "--parsable", *arguments], check=True, **options).stdout.strip().partition(";")[0]
+        return (
+            self.run(["sbatch", "--parsable", *arguments], check=True, **options)
+            .stdout.strip()
+            .partition(";")[0]
+        )
 
     def job(self, job: str) -> dict[str, str]:
         """What `scontrol show job` knows of it: JobState, Restarts, ExitCode, NodeList ..."""
@@ -217,23 +282,32 @@ class Cluster:
             return seen["JobState"] in states
 
         if not processes.wait_until(there, seconds):
-            raise ClusterError(f"job {job} is {seen.get('JobState')} ({seen.get('Reason')}), not {' or '.join(states)}, after {seconds:g} s")
+            raise ClusterError(
+                f"job {job} is {seen.get('JobState')} ({seen.get('Reason')}), not "
+                f"{' or '.join(states)}, after {seconds:g} s"
+            )
         return seen
 
     def job_of(self, pid: int) -> str | None:
-        """The id of the job that this process runs in, by its ancestors, which no job can choose; None: in none."""
+        """The id of the job that this process runs in, by its ancestors, which no job can choose;
+        None: in none.
+        """
         chain = ancestors.up_to(self.pids().get("keeper"), pid)
         return self._job_of(chain) if chain else None
 
     def _job_of(self, chain: list[int]) -> str | None:
-        """`chain`: from the process to the child of the keeper below which it runs: that is its step's slurmstepd."""
+        """`chain`: from the process to the child of the keeper below which it runs: that is its
+        step's slurmstepd.
+        """
         found = re.match(r"slurmstepd: \[(\d+)\.", " ".join(ancestors.arguments(chain[-1])))
         return found[1] if found and ancestors.program(chain[-1]).startswith("slurmstepd") else None
 
-    # --- looking at it -----------------------------------------------------------------------------------
+    # --- looking at it ----------------------------------------------------------------------------
 
     def pids(self) -> dict[str, int]:
-        """Of the keeper and each daemon that lives: {"keeper": 71, "munged": 72, "slurmctld": 73, "n1": 74 ...}."""
+        """Of the keeper and each daemon that lives: {"keeper": 71, "munged": 72, "slurmctld": 73,
+        "n1": 74 ...}.
+        """
         known = state.read(self.directory) or {"now": False, "keeper": None, "daemons": {}}
         every = {"keeper": known["keeper"], **known["daemons"]}
         return {name: p["pid"] for name, p in every.items() if state.alive(known, p)}
@@ -244,7 +318,11 @@ class Cluster:
         if known is None and processes.belonging(str(self.directory)):
             return Status("starting", kind=self.kind)
         if known is None:
-            return Status("dead", problems=["its start was cut short, or its directory was emptied"], kind=self.kind)
+            return Status(
+                "dead",
+                problems=["its start was cut short, or its directory was emptied"],
+                kind=self.kind,
+            )
         facts = self._facts(known)
         problems = [] if known["now"] else ["the machine was started anew since"]
         if known["now"] and not state.alive(known, known["keeper"]):
@@ -254,17 +332,25 @@ class Cluster:
         for name, daemon in known["daemons"].items():
             if not state.alive(known, daemon):
                 called = name if name in programs.DAEMONS else f"slurmd of {name}"
-                problems.append(f"{called} has died{': ' + daemon['ended'] if 'ended' in daemon else ''}")
+                problems.append(
+                    f"{called} has died{': ' + daemon['ended'] if 'ended' in daemon else ''}"
+                )
         if known["phase"] == "starting":
             return Status("starting", problems=problems, **facts)
         nodes, jobs = [], []
         if self._answers():
             try:
-                nodes = self.run(["sinfo", "-h", "-N", "-p", "low", "-o", "%N %t"], check=True, timeout=ANSWER).stdout.splitlines()
-                jobs = self.run(["squeue", "-h", "-o", "%i %P %j %T %M %R"], check=True, timeout=ANSWER).stdout.splitlines()
+                nodes = self.run(
+                    ["sinfo", "-h", "-N", "-p", "low", "-o", "%N %t"], check=True, timeout=ANSWER
+                ).stdout.splitlines()
+                jobs = self.run(
+                    ["squeue", "-h", "-o", "%i %P %j %T %M %R"], check=True, timeout=ANSWER
+                ).stdout.splitlines()
             except ClusterError as e:
                 problems.append(f"slurmctld doesn't answer ({e})")
-        return Status("broken" if problems else "up", dict(n.split() for n in nodes), jobs, problems, **facts)
+        return Status(
+            "broken" if problems else "up", dict(n.split() for n in nodes), jobs, problems, **facts
+        )
 
     def _answers(self) -> bool:
         return {"slurmctld", "munged"} <= set(self.pids())

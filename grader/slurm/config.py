@@ -14,7 +14,8 @@ from grader.course import UsageError
 # direct: pgid, whose signals reach those whom cgroup's would (directsignals.c)
 PROCTRACK = ("auto", "cgroup", "direct", "pgid", "linuxproc")
 MOST_NODES = 16
-# A Unix socket's path has 107 bytes; the longest below the directory is slurmstepd's: /n16/n16_JOBID.STEPID+HET
+# A Unix socket's path has 107 bytes; the longest below the directory is slurmstepd's:
+# /n16/n16_JOBID.STEPID+HET
 LONGEST = 107 - len("/n16/n16_67108863.4294967291+4294967294")
 
 
@@ -26,11 +27,17 @@ class Options:
     kill_wait: int = 5  # s between SIGTERM and SIGKILL at every other end; Slurm's default is 30
     proctrack: str = "auto"
     fast_limits: bool = False  # look at time limits every 2 s instead of every 30
-    settings: dict[str, str | None] = field(default_factory=dict)  # further lines of slurm.conf; None removes one
+    # further lines of slurm.conf; None removes one
+    settings: dict[str, str | None] = field(default_factory=dict)
 
     def check(self) -> None:
         """UsageError, in one line, if it can't be."""
-        for name, least, most in (("nodes", 1, MOST_NODES), ("cpus", 1, 1024), ("grace", 0, 3600), ("kill_wait", 0, 3600)):
+        for name, least, most in (
+            ("nodes", 1, MOST_NODES),
+            ("cpus", 1, 1024),
+            ("grace", 0, 3600),
+            ("kill_wait", 0, 3600),
+        ):
             if not isinstance(value := getattr(self, name), int) or not least <= value <= most:
                 raise UsageError(f"{name}={value!r}: a cluster has {least} to {most}")
         if self.proctrack not in PROCTRACK:
@@ -44,7 +51,10 @@ def check_directory(directory: Path) -> None:
     """UsageError if Slurm can't work in a directory of this name."""
     name = os.fsencode(directory)
     if len(name) > LONGEST:
-        raise UsageError(f"{directory} is {len(name)} bytes long; a cluster's directory has at most {LONGEST}, because a Unix socket's path has 107")
+        raise UsageError(
+            f"{directory} is {len(name)} bytes long; a cluster's directory has at most "
+            f"{LONGEST}, because a Unix socket's path has 107"
+        )
     if odd := re.search(r"[^A-Za-z0-9._/+@~-]", str(directory)):
         raise UsageError(f"{directory} has a {odd[0]!r}, which slurm.conf can't hold")
 
@@ -53,17 +63,23 @@ def user() -> str:
     try:
         return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
-        raise UsageError(f"the user id {os.geteuid()} has no name on this machine, and Slurm wants one")
+        raise UsageError(
+            f"the user id {os.geteuid()} has no name on this machine, and Slurm wants one"
+        )
 
 
 HERE = "127.0.0.1"
 
 
 def name_is_here() -> bool:
-    """Whether Slurm by itself can listen on loopback alone. It listens on the address of this machine's name, or on
-    all; and where the name is 127.0.1.1, as Debian has it, slurmd looks for srun on 127.0.0.1 in vain."""
+    """Whether Slurm by itself can listen on loopback alone. It listens on the address of this
+    machine's name, or on all; and where the name is 127.0.1.1, as Debian has it, slurmd looks for
+    srun on 127.0.0.1 in vain.
+    """
     try:
-        return {a[4][0] for a in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)} == {HERE}
+        return {
+            a[4][0] for a in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)
+        } == {HERE}
     except OSError:
         return False
 
@@ -98,7 +114,10 @@ def slurm_conf(directory: Path, options: Options, ports: list[int], proctrack: s
         "SelectType": "select/cons_tres",
         "SelectTypeParameters": "CR_CPU",
         "SchedulerType": "sched/backfill",
-        "SchedulerParameters": "batch_sched_delay=0,sched_interval=1,sched_min_interval=0,bf_interval=1,bf_min_age_reserve=0",
+        "SchedulerParameters": (
+            "batch_sched_delay=0,sched_interval=1,sched_min_interval=0,"
+            "bf_interval=1,bf_min_age_reserve=0"
+        ),
         "PriorityType": "priority/basic",
         "PreemptType": "preempt/partition_prio",
         "PreemptMode": "REQUEUE",
@@ -110,18 +129,26 @@ def slurm_conf(directory: Path, options: Options, ports: list[int], proctrack: s
     }
     lines.update(options.settings)
     nodes = [
-        f"NodeName=n{n} NodeHostname={host} NodeAddr={HERE} Port={port} CPUs={options.cpus} RealMemory=65536 State=UNKNOWN"
+        f"NodeName=n{n} NodeHostname={host} NodeAddr={HERE} Port={port} CPUs={options.cpus} "
+        "RealMemory=65536 State=UNKNOWN"
         for n, port in enumerate(ports[1:], 1)
     ]
     partitions = [
-        f"PartitionName=low Nodes=ALL Default=YES MaxTime=INFINITE PriorityTier=1 PreemptMode=REQUEUE GraceTime={options.grace}",
+        (
+            "PartitionName=low Nodes=ALL Default=YES MaxTime=INFINITE PriorityTier=1 "
+            f"PreemptMode=REQUEUE GraceTime={options.grace}"
+        ),
         "PartitionName=high Nodes=ALL MaxTime=INFINITE PriorityTier=10 PreemptMode=OFF",
     ]
-    return "\n".join([*(f"{k}={v}" for k, v in lines.items() if v is not None), *nodes, *partitions, ""])
+    return "\n".join(
+        [*(f"{k}={v}" for k, v in lines.items() if v is not None), *nodes, *partitions, ""]
+    )
 
 
 def cgroup_conf(directory: Path, version: tuple[int, int], proctrack: str) -> str:
-    """slurmd looks for cgroups at its start even if nothing uses them; v1 named outright needs none to be mounted."""
+    """slurmd looks for cgroups at its start even if nothing uses them; v1 named outright needs none
+    to be mounted.
+    """
     if proctrack == "cgroup":
         return f"CgroupPlugin=cgroup/v1\nCgroupMountpoint={directory}/cgroup\n"
     return "CgroupPlugin=disabled\n" if version >= (24, 5) else "CgroupPlugin=cgroup/v1\n"

@@ -16,8 +16,10 @@ PROMPTLY = 15.0  # s in which a keeper ends all; measured: 0.1
 
 
 def end(directory: Path) -> None:
-    """End the cluster in this directory and remove it; nothing to do if there is none. Daemons that are dead, a
-    keeper that is, a start that was cut short: all the same. ClusterError if something resists."""
+    """End the cluster in this directory and remove it; nothing to do if there is none. Daemons that
+    are dead, a keeper that is, a start that was cut short: all the same. ClusterError if something
+    resists.
+    """
     known = state.read(directory)
     if known and state.alive(known, known["keeper"]):
         processes.send(known["keeper"], signal.SIGTERM)
@@ -26,7 +28,10 @@ def end(directory: Path) -> None:
     left = sweep(directory, known)
     remove(directory)
     if left:
-        raise ClusterError(f"processes of the cluster in {directory} are still there, and can't be killed: {', '.join(map(str, left))}")
+        raise ClusterError(
+            f"processes of the cluster in {directory} are still there, and can't be killed: "
+            f"{', '.join(map(str, left))}"
+        )
 
 
 def sweep(directory: Path, known: dict | None) -> list[int]:
@@ -40,7 +45,9 @@ def sweep(directory: Path, known: dict | None) -> list[int]:
         if top and top.exists():
             roots += freezer.members(top)
         below = [pid for root in roots for pid in processes.descendants(root)]
-        left[:] = sorted({p for p in roots + below if processes.start_time(p) is not None} - {os.getpid()})
+        left[:] = sorted(
+            {p for p in roots + below if processes.start_time(p) is not None} - {os.getpid()}
+        )
         processes.kill(left)
         if top and top.exists():
             freezer.thaw(top)
@@ -63,15 +70,21 @@ def remove(directory: Path) -> None:
 
 def log_tail(directory: Path, name: str, lines: int) -> str:
     """The last lines that a daemon wrote: to its log, or at its start elsewhere."""
-    files = [directory / "munge" / "log"] if name == "munged" else [directory / "log" / f"{name}.log"]
+    files = (
+        [directory / "munge" / "log"] if name == "munged" else [directory / "log" / f"{name}.log"]
+    )
     said = []
     for file in [directory / "log" / f"{name}.out", *files]:
         with suppress(OSError):
-            said += scratch.read(file, 20_000, tail=True).decode(errors="replace").splitlines()[-lines:]
+            said += (
+                scratch.read(file, 20_000, tail=True).decode(errors="replace").splitlines()[-lines:]
+            )
     return "\n".join(said)
 
 
 def last_lines(directory: Path) -> list[str]:
     """For an error: the last two lines of each daemon."""
     names = [p.stem for p in sorted((directory / "log").glob("*.out"))]
-    return [f"  {name}: {line}" for name in names for line in log_tail(directory, name, 2).splitlines()]
+    return [
+        f"  {name}: {line}" for name in names for line in log_tail(directory, name, 2).splitlines()
+    ]

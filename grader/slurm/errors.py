@@ -1,8 +1,12 @@
-"""What can go wrong with a cluster that isn't the user's input (that is course.UsageError): exit status 3."""
+"""What can go wrong with a cluster that isn't the user's input (that is course.UsageError): exit
+status 3.
+"""
 
 
 class ClusterError(Exception):
-    """The cluster didn't start, doesn't answer, or didn't do in time what was waited for. One line, and what the daemons said."""
+    """The cluster didn't start, doesn't answer, or didn't do in time what was waited for. One line,
+    and what the daemons said.
+    """
 
 
 class NotInstalled(ClusterError):

@@ -1,5 +1,7 @@
-"""The v1 freezer cgroup, where proctrack/cgroup keeps track of jobs. Every cluster gets a subtree of its own: two
-clusters, or a site's own Slurm, would both keep job 1 of node n1 in slurm_n1/uid_0/job_1, and end each other's."""
+"""The v1 freezer cgroup, where proctrack/cgroup keeps track of jobs. Every cluster gets a subtree
+of its own: two clusters, or a site's own Slurm, would both keep job 1 of node n1 in
+slurm_n1/uid_0/job_1, and end each other's.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ ROOT = Path("/sys/fs/cgroup/freezer")
 
 
 def possible() -> bool:
-    """Whether this process may make freezer cgroups: root where the v1 hierarchy is mounted and writable."""
+    """Whether this process may make freezer cgroups: root where the v1 hierarchy is mounted and
+    writable.
+    """
     probe = ROOT / f"grade-probe-{os.getpid()}"
     try:
         if os.geteuid() != 0 or not (ROOT / "tasks").exists():

@@ -1,14 +1,15 @@
-"""The keeper of one cluster: it starts the daemons, and when it ends, nothing of the cluster is left.
+"""The keeper of one cluster: it starts the daemons, and when it ends, nothing of the cluster is
+left.
 
     python -I keeper.py DIRECTORY      with {"options": ...} as the first line of standard input
 
-It is the reaper of every descendant, as a life's guardian is: slurmctld, slurmd and munged are its children, and
-what a job leaves behind becomes its child, whatever session it made itself and whatever it did to its
-environment. Should somebody kill the keeper, the kernel kills the daemons (PR_SET_PDEATHSIG), and `ending.end`
-finds the rest by other means.
+It is the reaper of every descendant, as a life's guardian is: slurmctld, slurmd and munged are its
+children, and what a job leaves behind becomes its child, whatever session it made itself and
+whatever it did to its environment. Should somebody kill the keeper, the kernel kills the daemons
+(PR_SET_PDEATHSIG), and `ending.end` finds the rest by other means.
 
-Standard input is its lifeline: when the starter dies, the cluster ends, unless it wrote "stay" once the cluster
-was up. Standard output says, in one line of JSON, {"up": seconds} or {"error": text}.
+Standard input is its lifeline: when the starter dies, the cluster ends, unless it wrote "stay" once
+the cluster was up. Standard output says, in one line of JSON, {"up": seconds} or {"error": text}.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ class Keeper:
             "since": time.time(),
         }
 
-    # --- waiting ---------------------------------------------------------------------------------------
+    # --- waiting ----------------------------------------------------------------------------------
 
     def pause(self, seconds: float) -> None:
         """Until something happens, or so long. Ended when that is what happened."""
@@ -96,7 +97,9 @@ class Keeper:
                 pid, status = found
                 if name := self.running.pop(pid, None):
                     code = os.waitstatus_to_exitcode(status)
-                    self.ended[name] = f"exit status {code}" if code >= 0 else signal.Signals(-code).name
+                    self.ended[name] = (
+                        f"exit status {code}" if code >= 0 else signal.Signals(-code).name
+                    )
                     lost = True
         return lost
 
@@ -120,7 +123,7 @@ class Keeper:
         while state.still_there(self.directory, here):
             self.pause(LOOK)
 
-    # --- starting --------------------------------------------------------------------------------------
+    # --- starting ---------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Return once every node is idle. ClusterError if that doesn't happen."""
@@ -138,31 +141,61 @@ class Keeper:
                 self.end_processes()
                 ports.release(self.held)
                 self.ended.clear()
-                for file in [self.directory / "munge" / "socket", *(self.directory / "log").iterdir()]:
+                for file in [
+                    self.directory / "munge" / "socket",
+                    *(self.directory / "log").iterdir(),
+                ]:
                     file.unlink(missing_ok=True)  # or the next try would take them for its own
         raise ClusterError(f"others took our ports {TRIES} times over")
 
     def prepare(self) -> None:
         for name in ("munge", "state", "log", *self.node_names()):
             (self.directory / name).mkdir()
-        with open(os.open(self.directory / "munge" / "key", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as key:
+        with open(
+            os.open(self.directory / "munge" / "key", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600),
+            "wb",
+        ) as key:
             key.write(os.urandom(128))
         self.state["proctrack"] = tracked_by(self.options.proctrack)
         self.write_state()
         (self.directory / "cgroup").mkdir()
         (self.directory / "cgroup" / "freezer").symlink_to(self.state["freezer"])
-        (self.directory / "cgroup.conf").write_text(cgroup_conf(self.directory, self.programs.version, self.state["proctrack"]))
-        everywhere = [preload.build("loopback", self.directory)] if not name_is_here() and preload.compiler() else []
+        (self.directory / "cgroup.conf").write_text(
+            cgroup_conf(self.directory, self.programs.version, self.state["proctrack"])
+        )
+        everywhere = (
+            [preload.build("loopback", self.directory)]
+            if not name_is_here() and preload.compiler()
+            else []
+        )
         self.state["only_loopback"] = bool(everywhere) or name_is_here()
-        direct = [preload.build("directsignals", self.directory)] if self.state["proctrack"] == "direct" else []
+        direct = (
+            [preload.build("directsignals", self.directory)]
+            if self.state["proctrack"] == "direct"
+            else []
+        )
         ticks = [preload.build("fasttick", self.directory)] if self.options.fast_limits else []
-        self.preloaded = {"slurmctld": everywhere + ticks, "slurmd": everywhere + direct, "munged": []}
+        self.preloaded = {
+            "slurmctld": everywhere + ticks,
+            "slurmd": everywhere + direct,
+            "munged": [],
+        }
 
     def start_daemons(self, numbers: list[int], began: float) -> None:
         munge = self.directory / "munge"
         # --force: it wants a socket that all users reach, where ours is for one user alone
-        self.spawn("munged", "munged", "--foreground", "--force", "--num-threads=2", f"--key-file={munge}/key", f"--socket={munge}/socket",
-                   f"--pid-file={munge}/pid", f"--log-file={munge}/log", f"--seed-file={munge}/seed")  # fmt: skip
+        self.spawn(
+            "munged",
+            "munged",
+            "--foreground",
+            "--force",
+            "--num-threads=2",
+            f"--key-file={munge}/key",
+            f"--socket={munge}/socket",
+            f"--pid-file={munge}/pid",
+            f"--log-file={munge}/log",
+            f"--seed-file={munge}/seed",
+        )
         self.wait_until((munge / "socket").exists, "munged", began)
         if self.state["proctrack"] == "cgroup":
             Path(self.state["freezer"]).mkdir()
@@ -173,7 +206,11 @@ class Keeper:
         self.wait_until(lambda: self.idle() == self.options.nodes, "idle nodes", began)
 
     def spawn(self, name: str, program: str, *arguments: str) -> None:
-        preloaded = {"LD_PRELOAD": ":".join(map(str, self.preloaded[program]))} if self.preloaded[program] else {}
+        preloaded = (
+            {"LD_PRELOAD": ":".join(map(str, self.preloaded[program]))}
+            if self.preloaded[program]
+            else {}
+        )
         with open(self.directory / "log" / f"{name}.out", "wb") as log:
             process = subprocess.Popen(
                 [self.programs.paths[program], *arguments],
@@ -186,7 +223,9 @@ class Keeper:
         self.write_state()
 
     def begin_daemon(self, name: str) -> None:
-        """Between fork and exec. A node's daemon, and so its jobs, see the cluster's settings and their own folders."""
+        """Between fork and exec. A node's daemon, and so its jobs, see the cluster's settings and
+        their own folders.
+        """
         die_with_parent()
         if self.sandbox and name in self.node_names():
             libraries = [path for paths in self.preloaded.values() for path in paths]
@@ -194,14 +233,35 @@ class Keeper:
             own = [self.directory / name, self.directory / "log"]
             freezers = [self.state["freezer"]] if self.state["proctrack"] == "cgroup" else []
             confine_jobs(
-                [*self.sandbox["readable"], *map(str, [*known, *libraries, self.directory / "munge" / "socket"])],
+                [
+                    *self.sandbox["readable"],
+                    *map(str, [*known, *libraries, self.directory / "munge" / "socket"]),
+                ],
                 [*self.sandbox["writable"], *map(str, own), *freezers],
             )
 
     def idle(self) -> int:
-        command = [self.programs.paths["sinfo"], "-h", "-N", "-p", "low", "-r", "-t", "idle", "-o", "%N"]
+        command = [
+            self.programs.paths["sinfo"],
+            "-h",
+            "-N",
+            "-p",
+            "low",
+            "-r",
+            "-t",
+            "idle",
+            "-o",
+            "%N",
+        ]
         try:
-            done = subprocess.run(command, env=self.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=10)
+            done = subprocess.run(
+                command,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=10,
+            )
         except subprocess.TimeoutExpired:
             return 0
         return len(set(done.stdout.split()))
@@ -215,7 +275,7 @@ class Keeper:
         with contextlib.suppress(OSError):  # removed: `keep` notices
             state.write(self.directory, self.state)
 
-    # --- ending ----------------------------------------------------------------------------------------
+    # --- ending -----------------------------------------------------------------------------------
 
     def end_processes(self) -> bool:
         """Kill every descendant until there is none; whether that came to be."""
@@ -238,7 +298,10 @@ def tracked_by(wanted: str) -> str:
     if wanted in ("auto", "cgroup") and freezer.possible():
         return "cgroup"
     if wanted == "cgroup":
-        raise ClusterError("proctrack/cgroup needs root and a v1 freezer hierarchy in /sys/fs/cgroup/freezer; without: --proctrack direct")
+        raise ClusterError(
+            "proctrack/cgroup needs root and a v1 freezer hierarchy in /sys/fs/cgroup/freezer; "
+            "without: --proctrack direct"
+        )
     if wanted == "auto":
         return "direct" if preload.compiler() else "pgid"
     return wanted
@@ -264,7 +327,8 @@ def main() -> None:
         error = "\n".join([str(e), *ending.last_lines(directory)])
     except OSError as e:
         error = f"{e.strerror or e}{f': {e.filename}' if e.filename else ''}"
-    except Exception as e:  # a mistake of ours is told to the starter, too: whatever is written here is removed
+    except Exception as e:
+        # a mistake of ours is told to the starter, too: whatever is written here is removed
         error = f"{type(e).__name__} in the keeper: {e}"
     finally:
         clean = keeper is None or keeper.end_processes()

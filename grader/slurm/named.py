@@ -1,4 +1,6 @@
-"""The clusters that `grade cluster up` makes: each in a directory of its name, all below one that is this user's alone."""
+"""The clusters that `grade cluster up` makes: each in a directory of its name, all below one that
+is this user's alone.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ PLACE = "GRADE_CLUSTERS"  # in the environment: another directory for them, with
 
 
 def place() -> Path:
-    """Where they are, whether it exists or not. Not below TMPDIR: `down` must find in one shell what `up` made in another."""
+    """Where they are, whether it exists or not. Not below TMPDIR: `down` must find in one shell
+    what `up` made in another.
+    """
     return Path(os.path.abspath(os.environ.get(PLACE) or f"/tmp/grade-slurm-{os.geteuid()}"))
 
 
@@ -28,14 +32,21 @@ def _make_place() -> Path:
     except OSError as e:
         raise UsageError(f"{folder}: {e.strerror}")
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
-        raise UsageError(f"{folder} isn't a directory that is yours alone; set {PLACE} to another one, with a short path")
+        raise UsageError(
+            f"{folder} isn't a directory that is yours alone; set {PLACE} to another one, with "
+            "a short path"
+        )
     return folder
 
 
 def every() -> list[str]:
     """Names of the clusters that exist, in whatever state."""
     try:
-        return sorted(p.name for p in place().iterdir() if _fits(p.name) and p.is_dir() and p.lstat().st_uid == os.geteuid())
+        return sorted(
+            p.name
+            for p in place().iterdir()
+            if _fits(p.name) and p.is_dir() and p.lstat().st_uid == os.geteuid()
+        )
     except FileNotFoundError:
         return []
     except OSError as e:
@@ -49,7 +60,9 @@ def _fits(name: str) -> bool:
 def exists(name: str) -> bool:
     """UsageError for what no cluster could be called."""
     if not _fits(name):
-        raise UsageError(f"'{name}' can't be a cluster's name: up to 20 lower-case letters, digits, - and _")
+        raise UsageError(
+            f"'{name}' can't be a cluster's name: up to 20 lower-case letters, digits, - and _"
+        )
     return name in every()
 
 
@@ -57,17 +70,25 @@ def free(name: str) -> None:
     """UsageError if there is a cluster of this name."""
     if exists(name):
         also = "" if name != DEFAULT else ", or another one: grade cluster up --name NAME"
-        raise UsageError(f"there is a cluster '{name}' already: grade cluster status; end it: grade cluster down --name {name}{also}")
+        raise UsageError(
+            f"there is a cluster '{name}' already: grade cluster status; end it: grade cluster "
+            f"down --name {name}{also}"
+        )
 
 
 def cluster(name: str, new: type[Cluster] | None = None, **options) -> Cluster:
-    """The cluster of this name. UsageError if there is none, or, for one of a `new` kind, if there is one already."""
+    """The cluster of this name. UsageError if there is none, or, for one of a `new` kind, if there
+    is one already.
+    """
     there = exists(name)
     if new:
         free(name)
     if not new and not there:
         known = every()
-        raise UsageError(f"no cluster '{name}'; {'there are ' + ', '.join(known) if known else 'start one: grade cluster up'}")
+        raise UsageError(
+            f"no cluster '{name}'; "
+            f"{'there are ' + ', '.join(known) if known else 'start one: grade cluster up'}"
+        )
     if new:
         return new(_make_place() / name, **options)
     return choice.there(place() / name)

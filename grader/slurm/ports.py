@@ -7,16 +7,18 @@ import socket
 
 from grader.slurm.errors import ClusterError
 
-FIRST, LAST = 20000, 32000  # below the ports that Linux gives to outgoing connections (from 32768), above Slurm's own (6817-6819)
+# below the ports that Linux gives to outgoing connections (from 32768), above Slurm's own
+# (6817-6819)
+FIRST, LAST = 20000, 32000
 
 
 def hold(count: int) -> list[socket.socket]:
     """So many sockets, each bound to a free port, none listening.
 
-    Bound without SO_REUSEADDR, a port is refused to every other holder and to us if it's taken in any way. With
-    the option set afterwards, a server that sets it too, as Slurm's daemons do, may still listen there: so the
-    port stays ours from this moment until the socket is closed, without a gap in which another cluster gets it.
-    ClusterError if there are none.
+    Bound without SO_REUSEADDR, a port is refused to every other holder and to us if it's taken in
+    any way. With the option set afterwards, a server that sets it too, as Slurm's daemons do, may
+    still listen there: so the port stays ours from this moment until the socket is closed, without
+    a gap in which another cluster gets it. ClusterError if there are none.
     """
     held: list[socket.socket] = []
     for port in random.SystemRandom().sample(range(FIRST, LAST), LAST - FIRST):

@@ -1,4 +1,6 @@
-"""The small C libraries that some daemons are started with; built when they are needed, if there is a compiler."""
+"""The small C libraries that some daemons are started with; built when they are needed, if there is
+a compiler.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +19,26 @@ def compiler() -> str | None:
 
 
 def build(name: str, folder: Path) -> Path:
-    """`folder`/name.so, from the name.c beside this file. ClusterError if there is no compiler or it fails."""
+    """`folder`/name.so, from the name.c beside this file. ClusterError if there is no compiler or
+    it fails.
+    """
     cc = compiler()
     if cc is None:
-        raise ClusterError(f"no C compiler here ({', '.join(COMPILERS)}), which {name}.c needs; on Debian and Ubuntu: apt-get install gcc libc6-dev")
+        raise ClusterError(
+            f"no C compiler here ({', '.join(COMPILERS)}), which {name}.c needs; on Debian and "
+            "Ubuntu: apt-get install gcc libc6-dev"
+        )
     library = folder / f"{name}.so"
     command = [cc, "-shared", "-fPIC", "-O2", "-o", str(library), str(HERE / f"{name}.c"), "-ldl"]
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
+        )
     except (OSError, subprocess.TimeoutExpired) as e:
         raise ClusterError(f"{cc} didn't build {name}.c: {e}")
     if done.returncode:
-        raise ClusterError(f"{cc} didn't build {name}.c: {(done.stderr.strip().splitlines() or ['(no message)'])[-1]}")
+        raise ClusterError(
+            f"{cc} didn't build {name}.c: "
+            f"{(done.stderr.strip().splitlines() or ['(no message)'])[-1]}"
+        )
     return library

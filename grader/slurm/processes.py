@@ -1,5 +1,7 @@
-"""Processes by pid and start time, so that a number that was given out again is never taken for the process
-that had it before. The real cluster needs Linux; the stand-in also lives where there is no /proc, and asks psutil there."""
+"""Processes by pid and start time, so that a number that was given out again is never taken for the
+process that had it before. The real cluster needs Linux; the stand-in also lives where there is no
+/proc, and asks psutil there.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ PROC = os.path.exists("/proc/self/stat")
 if not PROC:
     import psutil
 
-MARK = "GRADE_SLURM"  # in the environment of a cluster's keeper and daemons, and of no job and no user's shell: its directory
+# in the environment of a cluster's keeper and daemons, and of no job and no user's shell: its
+# directory
+MARK = "GRADE_SLURM"
 
 
 def boot() -> str:
@@ -27,12 +31,17 @@ def boot() -> str:
 
 
 def start_time(pid: int) -> int | None:
-    """Clock ticks from boot to the start of this process (without /proc, microseconds since the epoch); None if there
-    is none, or only a zombie."""
+    """Clock ticks from boot to the start of this process (without /proc, microseconds since the
+    epoch); None if there is none, or only a zombie.
+    """
     if not PROC:
         try:
             process = psutil.Process(pid)
-            return None if process.status() == psutil.STATUS_ZOMBIE else int(process.create_time() * 1e6)
+            return (
+                None
+                if process.status() == psutil.STATUS_ZOMBIE
+                else int(process.create_time() * 1e6)
+            )
         except psutil.Error:
             return None
     try:
@@ -53,7 +62,9 @@ def alive(known: dict) -> bool:
 
 
 def send(known: dict, number: int) -> bool:
-    """Signal that process and no other; whether it was there. The handle pins it: no other can get the pid in between."""
+    """Signal that process and no other; whether it was there. The handle pins it: no other can get
+    the pid in between.
+    """
     try:
         handle = os.pidfd_open(known["pid"])
     except ProcessLookupError:
@@ -95,8 +106,10 @@ def descendants(pid: int) -> list[int]:
 
 
 def belonging(directory: str) -> list[int]:
-    """Living processes of the cluster in this directory, by their environment: its keeper, its daemons, and what
-    its slurmd started. A shell or an salloc of the user's, which only talks to the cluster, isn't one."""
+    """Living processes of the cluster in this directory, by their environment: its keeper, its
+    daemons, and what its slurmd started. A shell or an salloc of the user's, which only talks to
+    the cluster, isn't one.
+    """
     conf, found = f"{directory}/slurm.conf", []
     for pid, env in _environments():
         in_job = env.get("SLURM_CONF") == conf and "SLURMD_NODENAME" in env
@@ -107,7 +120,11 @@ def belonging(directory: str) -> list[int]:
 
 def with_environment(wanted: dict[str, str], without: str | None = None) -> list[int]:
     """Living processes whose environment has all of this, and not the variable `without`."""
-    return [pid for pid, env in _environments() if wanted.items() <= env.items() and without not in env and start_time(pid) is not None]
+    return [
+        pid
+        for pid, env in _environments()
+        if wanted.items() <= env.items() and without not in env and start_time(pid) is not None
+    ]
 
 
 def _environments() -> Iterable[tuple[int, dict[str, str]]]:
@@ -133,8 +150,12 @@ def kill(pids: Iterable[int]) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def wait_until(condition: Callable[[], bool], seconds: float, pause: Callable[[float], None] = time.sleep) -> bool:
-    """Look until it holds, at growing distances of at most 0.1 s; False if it never did within the time."""
+def wait_until(
+    condition: Callable[[], bool], seconds: float, pause: Callable[[float], None] = time.sleep
+) -> bool:
+    """Look until it holds, at growing distances of at most 0.1 s; False if it never did within the
+    time.
+    """
     deadline, distance = time.monotonic() + seconds, 0.005
     while not condition():
         if time.monotonic() > deadline:

@@ -13,7 +13,8 @@ from grader.slurm.errors import ClusterError, NotInstalled
 
 DAEMONS = ("munged", "slurmctld", "slurmd")
 CLIENTS = ("sbatch", "srun", "salloc", "squeue", "scancel", "scontrol", "sinfo", "sacct")
-ALSO_IN = ("/usr/sbin", "/sbin", "/usr/local/sbin", "/usr/local/bin")  # not in the PATH of an ordinary user
+# not in the PATH of an ordinary user
+ALSO_IN = ("/usr/sbin", "/sbin", "/usr/local/sbin", "/usr/local/bin")
 
 
 @dataclass(frozen=True)
@@ -33,14 +34,25 @@ def find() -> Programs:
     search = os.pathsep.join([os.environ.get("PATH", os.defpath), *ALSO_IN])
     paths = {name: shutil.which(name, path=search) for name in DAEMONS + CLIENTS}
     if missing := [name for name, path in paths.items() if path is None]:
-        names = "Slurm isn't installed here" if len(missing) == len(paths) else f"Slurm isn't complete here: no {', '.join(missing)}"
-        raise NotInstalled(f"{names}; on Debian and Ubuntu, `make slurm` installs it (elsewhere: grader/slurm/README.md)")
+        names = (
+            "Slurm isn't installed here"
+            if len(missing) == len(paths)
+            else f"Slurm isn't complete here: no {', '.join(missing)}"
+        )
+        raise NotInstalled(
+            f"{names}; on Debian and Ubuntu, `make slurm` installs it (elsewhere: "
+            "grader/slurm/README.md)"
+        )
     try:
         # without a SLURM_CONF of its own it answers all the same: -V reads no configuration
-        said = subprocess.run([paths["slurmctld"], "-V"], capture_output=True, text=True, timeout=10).stdout
+        said = subprocess.run(
+            [paths["slurmctld"], "-V"], capture_output=True, text=True, timeout=10
+        ).stdout
     except (OSError, subprocess.TimeoutExpired) as e:
         raise ClusterError(f"{paths['slurmctld']} -V: {e}")
     number = re.search(r"(\d+)\.(\d+)", said)
     if not number:
-        raise ClusterError(f"{paths['slurmctld']} -V doesn't say which version it is: {said.strip()[:80]!r}")
+        raise ClusterError(
+            f"{paths['slurmctld']} -V doesn't say which version it is: {said.strip()[:80]!r}"
+        )
     return Programs(paths, (int(number[1]), int(number[2])))

@@ -1,4 +1,6 @@
-"""The site's own cluster, seen from a login node: nothing is started or ended but the jobs that are submitted here."""
+"""The site's own cluster, seen from a login node: nothing is started or ended but the jobs that are
+submitted here.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +26,16 @@ class Site(Cluster):
 
     def start(self, stay: bool = False) -> None:
         if shutil.which("sbatch") is None:
-            raise NotInstalled("there is no sbatch here: --cluster site works on a login node of a Slurm cluster")
+            raise NotInstalled(
+                "there is no sbatch here: --cluster site works on a login node of a Slurm cluster"
+            )
 
     def stop(self) -> None:
         """Leaves it as it is; whoever has submitted jobs cancels them."""
 
     @property
     def env(self) -> dict[str, str]:
-        inside = ("SLURM_JOB", "SLURM_STEP", "SLURM_ARRAY", "SLURM_RESTART")  # of a job that this may run in
+        # of a job that this may run in
+        inside = ("SLURM_JOB", "SLURM_STEP", "SLURM_ARRAY", "SLURM_RESTART")
         mine = {k: v for k, v in os.environ.items() if not k.startswith(inside)}
         return mine | {k: v for k, v in self.wanted.items() if v}

@@ -1,5 +1,6 @@
-"""cluster.json in a cluster's directory: which processes are its own. Written by its keeper before it starts
-anything, read by whoever wants to talk to the cluster or to end it."""
+"""cluster.json in a cluster's directory: which processes are its own. Written by its keeper before
+it starts anything, read by whoever wants to talk to the cluster or to end it.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +21,9 @@ def write(directory: Path, state: dict) -> None:
 
 
 def read(directory: Path) -> dict | None:
-    """None if there is none, or none that can be read; "now" says whether it's of this boot of the machine."""
+    """None if there is none, or none that can be read; "now" says whether it's of this boot of the
+    machine.
+    """
     try:
         state = json.loads((directory / FILE).read_text())
         return state | {"now": state["boot"] == processes.boot()}
@@ -29,7 +32,9 @@ def read(directory: Path) -> dict | None:
 
 
 def still_there(directory: Path, seen: os.stat_result) -> bool:
-    """Whether this is the very directory that was seen: not removed, nor another one in its place."""
+    """Whether this is the very directory that was seen: not removed, nor another one in its
+    place.
+    """
     try:
         return os.path.samestat(os.stat(directory), seen)
     except OSError:

@@ -1,7 +1,8 @@
 """Gradings that tests will ask for, begun with the session, in processes of their own beside it.
 
-A grading waits a good part of its time: for a process to be killed, for a deadlock to be told, for a cluster. A test's
-module names what it will ask for: `ahead(test's name, its parameters)` -> the arguments of grades, or lists of them.
+A grading waits a good part of its time: for a process to be killed, for a deadlock to be told, for
+a cluster. A test's module names what it will ask for: `ahead(test's name, its parameters)` -> the
+arguments of grades, or lists of them.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from grader.harness import launcher as launchers
 from grader.harness.parent import die_with_parent
 
 AT_ONCE = 2  # gradings beside the tests
-# tests that wait most of their time come first, while the others' gradings need the cores; who asks for those, later;
-# and Slurm itself is looked at when nothing else runs
+# tests that wait most of their time come first, while the others' gradings need the cores; who asks
+# for those, later; and Slurm itself is looked at when nothing else runs
 ORDER = (
     ("test_cluster_runs", "test_notebooks", "test_ranks", "test_templates_sbatch", "test_hostile"),
     (),  # all others
@@ -37,8 +38,14 @@ def in_order(items: list) -> None:
 
 def wanted(items: list) -> list[tuple]:
     """What the tests will ask for, in their order."""
-    found = [item.module.ahead(item.originalname, item.callspec.params) for item in items if hasattr(item.module, "ahead") and hasattr(item, "callspec")]
-    return [call for calls in found if calls for call in (calls if isinstance(calls, list) else [calls])]
+    found = [
+        item.module.ahead(item.originalname, item.callspec.params)
+        for item in items
+        if hasattr(item.module, "ahead") and hasattr(item, "callspec")
+    ]
+    return [
+        call for calls in found if calls for call in (calls if isinstance(calls, list) else [calls])
+    ]
 
 
 class Grades:
@@ -47,7 +54,11 @@ class Grades:
     def __init__(self, launcher, ahead: list[tuple]):
         self.launcher, self.begun = launcher, {}
         # not in threads: a test that replaces a function would replace it for them, too
-        self.pool = ProcessPoolExecutor(AT_ONCE, multiprocessing.get_context("spawn"), _begin) if len(ahead) > 1 else None
+        self.pool = (
+            ProcessPoolExecutor(AT_ONCE, multiprocessing.get_context("spawn"), _begin)
+            if len(ahead) > 1
+            else None
+        )
         for exercise, work, options in ahead if self.pool else ():
             key = self._key(exercise, work, options)
             if key not in self.begun:

@@ -1,4 +1,6 @@
-"""The grader's own tests: one warm fork server for all, and what a checkout may lack is said aloud."""
+"""The grader's own tests: one warm fork server for all, and what a checkout may lack is said
+aloud.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,10 @@ def launcher():
 
 @pytest.fixture(scope="session", autouse=True)
 def grade(request, launcher):
-    grades = beside.Grades(launcher, beside.wanted([i for i in request.session.items if not i.get_closest_marker("skip")]))
+    grades = beside.Grades(
+        launcher,
+        beside.wanted([i for i in request.session.items if not i.get_closest_marker("skip")]),
+    )
     yield grades
     grades.close()
 
@@ -47,7 +52,9 @@ def ex01():
 
 @pytest.fixture
 def short_path():
-    """A folder with a short path, whatever TMPDIR and the test's name are: sockets of DataLoader workers lie below it."""
+    """A folder with a short path, whatever TMPDIR and the test's name are: sockets of DataLoader
+    workers lie below it.
+    """
     path = scratch.make()
     yield path
     scratch.remove(path)

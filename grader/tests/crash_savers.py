@@ -1,6 +1,8 @@
-"""Savers of a checkpoint of three files, for test_crash.py: one that is right, and mistakes of which each is one.
+"""Savers of a checkpoint of three files, for test_crash.py: one that is right, and mistakes of
+which each is one.
 
-A checkpoint is a folder step-N: two files and a manifest with their digests, written under another name, synced, renamed.
+A checkpoint is a folder step-N: two files and a manifest with their digests, written under another
+name, synced, renamed.
 """
 
 from __future__ import annotations
@@ -19,7 +21,11 @@ KEEP = 2
 
 def state(n: int) -> dict:
     draw = torch.Generator().manual_seed(n)
-    return {"model": torch.randn(500, generator=draw), "optimizer": torch.randn(900, generator=draw), "step": n}
+    return {
+        "model": torch.randn(500, generator=draw),
+        "optimizer": torch.randn(900, generator=draw),
+        "step": n,
+    }
 
 
 def _bytes(value) -> bytes:
@@ -60,8 +66,13 @@ def save(directory: str, state: dict, mistake: str = "") -> None:
             shutil.rmtree(os.path.join(directory, _steps(directory)[0]))
     shutil.rmtree(work, ignore_errors=True)
     os.mkdir(work)
-    parts = {"model.pt": _bytes(state["model"]), "rest.pt": _bytes([state["optimizer"], state["step"]])}
-    manifest = json.dumps({name: hashlib.sha256(data).hexdigest() for name, data in parts.items()}).encode()
+    parts = {
+        "model.pt": _bytes(state["model"]),
+        "rest.pt": _bytes([state["optimizer"], state["step"]]),
+    }
+    manifest = json.dumps(
+        {name: hashlib.sha256(data).hexdigest() for name, data in parts.items()}
+    ).encode()
     sync = mistake not in ("no file fsync", "fsync after rename", "fsync of another descriptor")
     for name, data in parts.items():
         _put(os.path.join(work, name), data, sync)
@@ -92,7 +103,9 @@ def _retain(directory: str, keep: int = KEEP) -> None:
 
 
 def load(directory: str, verify: bool = True) -> dict | None:
-    """The newest whole checkpoint; None if none was ever begun; raises if there are some and none is whole."""
+    """The newest whole checkpoint; None if none was ever begun; raises if there are some and none
+    is whole.
+    """
     steps = _steps(directory)
     for step in steps:
         try:

@@ -1,7 +1,8 @@
-"""A driver reports what happened; only a check, in the grader's own process, knows what should have happened.
+"""A driver reports what happened; only a check, in the grader's own process, knows what should have
+happened.
 
-Everything that runs in or beside the student's process is untrusted. Held here by imports, and by the absence
-of message text: a driver that has nothing to say can't judge.
+Everything that runs in or beside the student's process is untrusted. Held here by imports, and by
+the absence of message text: a driver that has nothing to say can't judge.
 """
 
 from __future__ import annotations
@@ -16,13 +17,17 @@ from grader.harness.trajectory import COMPONENTS
 
 # what of the harness runs in a life
 HARNESS = ("child", "collectives", "digest", "fsevents", "memory", "ranks", "watch")
-UNTRUSTED = sorted(GRADER.glob("workload/**/*.py")) + [GRADER / "harness" / f"{name}.py" for name in HARNESS]
+UNTRUSTED = sorted(GRADER.glob("workload/**/*.py")) + [
+    GRADER / "harness" / f"{name}.py" for name in HARNESS
+]
 JUDGING = ("checks", "course", "engine", "mutants", "report", "tests", "verdicts", "yardstick")
 WORDS = 4  # a string of so many words is a message
 
 
 def imported(tree: ast.AST) -> set[str]:
-    """The modules below `grader` that this code imports, at its top or in a function: "checks.expect"."""
+    """The modules below `grader` that this code imports, at its top or in a function:
+    "checks.expect".
+    """
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -33,7 +38,9 @@ def imported(tree: ast.AST) -> set[str]:
 
 
 def messages(tree: ast.AST) -> list[tuple[int, str]]:
-    """(line, text) of strings that say something: not docstrings, help of options, output of a job, or our own errors."""
+    """(line, text) of strings that say something: not docstrings, help of options, output of a job,
+    or our own errors.
+    """
     silent: set[int] = set()
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
@@ -41,7 +48,14 @@ def messages(tree: ast.AST) -> list[tuple[int, str]]:
             silent.add(id(body[0].value))
         if isinstance(node, ast.Call):
             said = node.args if isinstance(node.func, ast.Name) and node.func.id == "print" else []
-            said = [*said, *(keyword.value for keyword in node.keywords if keyword.arg in ("help", "description"))]
+            said = [
+                *said,
+                *(
+                    keyword.value
+                    for keyword in node.keywords
+                    if keyword.arg in ("help", "description")
+                ),
+            ]
             silent |= {id(part) for value in said for part in ast.walk(value)}
         if isinstance(node, ast.Raise):
             silent |= {id(part) for part in ast.walk(node)}
@@ -54,7 +68,9 @@ def messages(tree: ast.AST) -> list[tuple[int, str]]:
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             text = node.value
         elif isinstance(node, ast.JoinedStr):
-            text = "".join(str(part.value) if isinstance(part, ast.Constant) else "0" for part in node.values)
+            text = "".join(
+                str(part.value) if isinstance(part, ast.Constant) else "0" for part in node.values
+            )
         else:
             continue
         if len([word for word in text.split() if any(c.isalpha() for c in word)]) >= WORDS:
@@ -75,9 +91,17 @@ def test_untrusted_code_neither_judges_nor_says_anything(path: Path):
     [
         ('rows = [("found", "it chose the wrong one")]', 1),
         ('what = f"the newest of {n} checkpoints is gone"', 1),
-        ('"""What this module is for, in words."""\ndef f():\n    "And this function, in words."', 0),
+        (
+            '"""What this module is for, in words."""\ndef f():\n    "And this function, in '
+            'words."',
+            0,
+        ),
         ('p.add_argument("--x", help="where the checkpoints go to")', 0),
-        ('print(f"starting at step {step}, epoch {epoch} of all")\nraise ValueError("this driver was called wrongly")', 0),
+        (
+            'print(f"starting at step {step}, epoch {epoch} of all")\nraise ValueError("this '
+            'driver was called wrongly")',
+            0,
+        ),
         ('emit("answer", kind="late-save", value=3)', 0),
     ],
 )

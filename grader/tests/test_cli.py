@@ -28,21 +28,43 @@ TASK = {"id", "title", "verdict", "score", "max_score", "seconds", "message", "e
 def grade(*args, root: Path = ROOT, **options):
     """`python -m grader ...` of the checkout at `root`."""
     env = {**os.environ, "PYTHONPATH": str(root), "COLUMNS": "100"}
-    return subprocess.run([sys.executable, "-m", "grader", *map(str, args)], capture_output=True, text=True, env=env, timeout=300, **({"cwd": root} | options))
+    return subprocess.run(
+        [sys.executable, "-m", "grader", *map(str, args)],
+        capture_output=True,
+        text=True,
+        env=env,
+        timeout=300,
+        **({"cwd": root} | options),
+    )
 
 
 @pytest.fixture
 def checkout(tmp_path):
     """A copy of this checkout, for commands that write into it."""
     target = tmp_path / "course"
-    ignore = shutil.ignore_patterns(".venv", ".git", "__pycache__", ".grade", "starter.kept-*", "*.ipynb", ".pytest_cache")
+    ignore = shutil.ignore_patterns(
+        ".venv", ".git", "__pycache__", ".grade", "starter.kept-*", "*.ipynb", ".pytest_cache"
+    )
     shutil.copytree(ROOT, target, ignore=ignore)
     return target
 
 
 @pytest.mark.needs_solution
 def test_full_marks_exit_0_and_both_reports(tmp_path):
-    done = grade("ex01", "--solution", "--task", 2, "--task", "ex01.1", "--seed", 7, "--json", tmp_path / "r.json", "--junit", tmp_path / "r.xml")
+    done = grade(
+        "ex01",
+        "--solution",
+        "--task",
+        2,
+        "--task",
+        "ex01.1",
+        "--seed",
+        7,
+        "--json",
+        tmp_path / "r.json",
+        "--junit",
+        tmp_path / "r.xml",
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "\x1b" not in done.stdout  # no colours: not a terminal
     assert done.stderr == ""
@@ -61,7 +83,9 @@ def test_a_failure_exits_1_and_its_replay_command_reproduces_it(tmp_path):
     work = tmp_path / "work"
     work.mkdir()
     solution = (course.find("ex01").solution / "checkpoint.py").read_text()
-    (work / "checkpoint.py").write_text(solution.replace('    random.setstate(state["python"])\n', ""))
+    (work / "checkpoint.py").write_text(
+        solution.replace('    random.setstate(state["python"])\n', "")
+    )
     first = grade("ex01", "--submission", work, "--task", 2, "--json", "-")
     assert first.returncode == 1
     (task,) = json.loads(first.stdout)["exercises"][0]["tasks"]
@@ -156,7 +180,7 @@ def test_a_submission_isnt_followed_down_for_ever(tmp_path):
         course.Submission(tmp_path, "checkpoint.py")
 
 
-# --- results -----------------------------------------------------------------------------------------
+# --- results --------------------------------------------------------------------------------------
 
 
 def test_results_replace_a_file_only_when_they_are_there(tmp_path):
@@ -170,7 +194,10 @@ def test_results_replace_a_file_only_when_they_are_there(tmp_path):
     target.close()
     assert link.is_symlink() and file.read_text() == "new" and file.stat().st_mode & 0o777 == 0o640
     output.Target(link).close()  # a grading that was interrupted
-    assert file.read_text() == "new" and sorted(p.name for p in tmp_path.iterdir()) == ["link.json", "r.json"]
+    assert file.read_text() == "new" and sorted(p.name for p in tmp_path.iterdir()) == [
+        "link.json",
+        "r.json",
+    ]
 
 
 def test_results_go_into_a_pipe(tmp_path):
@@ -192,20 +219,33 @@ def test_results_that_cant_be_written_are_one_line_and_exit_3(file, tmp_path):
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             [sys.executable, "-m", "grader", "ex01", "--submission", work, file, "-"],
-            stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
-        )  # fmt: skip
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
     assert done.returncode == 3 and len(done.stderr.strip().splitlines()) == 1
 
 
-# --- logs --------------------------------------------------------------------------------------------
+# --- logs -----------------------------------------------------------------------------------------
 
 
 def test_the_log_of_a_crash_is_kept_until_the_next_grading(checkout):
     mine = checkout / "ex01-basic-checkpoint" / "starter" / "checkpoint.py"
-    mine.write_text(mine.read_text() + "\n\ndef read_latest(directory):\n    print('on the way')\n    raise KeyError(directory)\n")
+    mine.write_text(
+        mine.read_text()
+        + (
+            "\n\ndef read_latest(directory):\n    print('on the way')\n    raise "
+            "KeyError(directory)\n"
+        )
+    )
     shown = grade("ex01", "--task", 4, "--json", "r.json", root=checkout)
     (task,) = json.loads((checkout / "r.json").read_text())["exercises"][0]["tasks"]
-    assert task["evidence"]["log"] == ".grade/logs/starter/ex01.4.log" and ".grade/logs/starter/ex01.4.log" in shown.stdout
+    assert (
+        task["evidence"]["log"] == ".grade/logs/starter/ex01.4.log"
+        and ".grade/logs/starter/ex01.4.log" in shown.stdout
+    )
     assert task["evidence"]["rows"][-1][0] == "log"
     log = (checkout / ".grade" / "logs" / "starter" / "ex01.4.log").read_text()
     assert "on the way" in log and "KeyError" in log and str(mine) in log
@@ -218,13 +258,19 @@ def test_the_log_of_a_crash_is_kept_until_the_next_grading(checkout):
 def test_a_course_that_cant_be_written_to_is_graded_without_logs(checkout):
     (checkout / ".grade").write_text("in the way")
     mine = checkout / "ex01-basic-checkpoint" / "starter" / "checkpoint.py"
-    mine.write_text(mine.read_text() + "\n\ndef batches(job):\n    raise KeyError\n\n\ndef read_latest(directory):\n    return None\n")
+    mine.write_text(
+        mine.read_text()
+        + (
+            "\n\ndef batches(job):\n    raise KeyError\n\n\ndef read_latest(directory):\n    "
+            "return None\n"
+        )
+    )
     done = grade("ex01", "--task", 4, "--json", "-", root=checkout)
     (task,) = json.loads(done.stdout)["exercises"][0]["tasks"]
     assert task["verdict"] == "fail" and "log" not in task["evidence"]
 
 
-# --- hints and reset ---------------------------------------------------------------------------------
+# --- hints and reset ------------------------------------------------------------------------------
 
 
 def test_hints_come_one_rung_at_a_time(checkout):
@@ -233,12 +279,31 @@ def test_hints_come_one_rung_at_a_time(checkout):
     flat = [" ".join(s.split()) for s in shown]
     for n, text in enumerate(task.hints):
         assert text[:40] in flat[n]
-        assert all(text[:40] not in other for i, other in enumerate(flat) if i != n and n < len(task.hints) - 1)
+        assert all(
+            text[:40] not in other
+            for i, other in enumerate(flat)
+            if i != n and n < len(task.hints) - 1
+        )
     assert task.hints[-1][:40] in flat[-1]  # the last one stays
-    assert task.hints[0][:40] in " ".join(grade("hint", "ex01.3", "--again", root=checkout).stdout.split())
+    assert task.hints[0][:40] in " ".join(
+        grade("hint", "ex01.3", "--again", root=checkout).stdout.split()
+    )
 
 
-@pytest.mark.parametrize("text", ["", "[]", '"x"', '{"ex01.3": "x"}', '{"ex01.3": -7}', '{"ex01.3": true}', '{"ex01.3": [1]}', "[" * 100_000, "\xff"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        '"x"',
+        '{"ex01.3": "x"}',
+        '{"ex01.3": -7}',
+        '{"ex01.3": true}',
+        '{"ex01.3": [1]}',
+        "[" * 100_000,
+        "\xff",
+    ],
+)
 def test_hints_survive_what_became_of_their_file(checkout, text):
     (checkout / ".grade").mkdir()
     (checkout / ".grade" / "hints.json").write_text(text, encoding="latin-1")
@@ -306,9 +371,14 @@ def test_reset_without_solutions_goes_back_to_what_git_first_knew(checkout):
     exercise = checkout / "ex01-basic-checkpoint"
     shutil.rmtree(exercise / "solution", ignore_errors=True)
     done = grade("reset", "ex01", root=checkout)
-    assert done.returncode == 2 and (exercise / "starter" / "checkpoint.py").exists()  # nothing to go back to, nothing lost
+    # nothing to go back to, nothing lost
+    assert done.returncode == 2 and (exercise / "starter" / "checkpoint.py").exists()
     handed_out = (exercise / "starter" / "checkpoint.py").read_text()
-    for step in (["init", "-q"], ["add", "-A"], ["-c", "user.name=x", "-c", "user.email=x@x", "commit", "-qm", "handed out"]):
+    for step in (
+        ["init", "-q"],
+        ["add", "-A"],
+        ["-c", "user.name=x", "-c", "user.email=x@x", "commit", "-qm", "handed out"],
+    ):
         subprocess.run(["git", *step], cwd=checkout, check=True)
     (exercise / "starter" / "checkpoint.py").write_text("# mine\n")
     assert grade("reset", "ex01", root=checkout).returncode == 0
@@ -328,7 +398,7 @@ def test_run_shows_the_lives_and_compares():
     assert done.stdout.count("--- life") == 3
 
 
-# --- ends --------------------------------------------------------------------------------------------
+# --- ends -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -349,7 +419,9 @@ def scratch():
         (signal.SIGKILL, -9, "plain"),
     ],
 )
-def test_an_interrupted_grade_ends_at_once_and_leaves_nothing(tmp_path, scratch, number, status, how):
+def test_an_interrupted_grade_ends_at_once_and_leaves_nothing(
+    tmp_path, scratch, number, status, how
+):
     if how == "fork" and not sys.platform.startswith("linux"):
         pytest.skip("the fork server is Linux's")
     if number != signal.SIGKILL and signal.getsignal(number) == signal.SIG_IGN:
@@ -360,10 +432,23 @@ def test_an_interrupted_grade_ends_at_once_and_leaves_nothing(tmp_path, scratch,
     (results / "r.json").write_text("old")
     (work / "checkpoint.py").write_text("open('begun', 'w').close()\nwhile True: pass\n")
     running = subprocess.Popen(
-        [sys.executable, "-m", "grader", "ex01", "--submission", work, "--json", results / "r.json", "--launcher", how],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [
+            sys.executable,
+            "-m",
+            "grader",
+            "ex01",
+            "--submission",
+            work,
+            "--json",
+            results / "r.json",
+            "--launcher",
+            how,
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(scratch)},
-    )  # fmt: skip
+    )
     while not list(scratch.glob("g-*/*/t/begun")) and running.poll() is None:
         time.sleep(0.02)
     began = time.monotonic()
@@ -386,9 +471,19 @@ def test_make_grade_fails_where_grading_did(tmp_path, status, solution):
     (tmp_path / "grade").chmod(0o755)
     (tmp_path / ".ready").touch()
     done = subprocess.run(
-        ["make", "--no-print-directory", "grade", f"BIN={tmp_path}", f"READY={tmp_path}/.ready", f"SOLUTION={solution}"],
-        cwd=ROOT, capture_output=True, text=True, env={k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))},
-    )  # fmt: skip
+        [
+            "make",
+            "--no-print-directory",
+            "grade",
+            f"BIN={tmp_path}",
+            f"READY={tmp_path}/.ready",
+            f"SOLUTION={solution}",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))},
+    )
     works = status == 0 or status == 1 and not solution
     assert (done.returncode == 0) == works
     assert not works or done.stdout + done.stderr == ""

@@ -1,4 +1,6 @@
-"""Job scripts that are none, or that misbehave: one clear message, whatever they do. On the stand-in."""
+"""Job scripts that are none, or that misbehave: one clear message, whatever they do. On the
+stand-in.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +20,18 @@ def graded(launcher, task: int, **files: str | None):
     """The task's result for the solution with these files instead of its own (None: without it)."""
     exercise = course.find("ex04")
     own = course.submission(exercise, None, solution=True).files
-    changed = {name.replace("_sbatch", ".sbatch"): text and text.encode() for name, text in files.items()}
-    work = course.Submission(exercise.solution, exercise.module, {n: d for n, d in (own | changed).items() if d is not None})
+    changed = {
+        name.replace("_sbatch", ".sbatch"): text and text.encode() for name, text in files.items()
+    }
+    work = course.Submission(
+        exercise.solution,
+        exercise.module,
+        {n: d for n, d in (own | changed).items() if d is not None},
+    )
     work.key = f"job scripts {files}"
-    return engine.grade(exercise, work, launcher, seed=3, tasks=[task], cluster=Where("stand-in")).tasks[0]
+    return engine.grade(
+        exercise, work, launcher, seed=3, tasks=[task], cluster=Where("stand-in")
+    ).tasks[0]
 
 
 def test_a_script_that_is_missing_fails_its_task(launcher):
@@ -29,7 +39,11 @@ def test_a_script_that_is_missing_fails_its_task(launcher):
     assert result.verdict == FAIL and result.evidence["cause"] == "script"
 
 
-@pytest.mark.parametrize("text", ["echo no shebang\n", "#!/bin/bash\n#SBATCH --time=soon\nsrun $TRAIN\n"], ids=["no shebang", "an option that is none"])
+@pytest.mark.parametrize(
+    "text",
+    ["echo no shebang\n", "#!/bin/bash\n#SBATCH --time=soon\nsrun $TRAIN\n"],
+    ids=["no shebang", "an option that is none"],
+)
 def test_a_script_that_sbatch_refuses_fails_its_task(launcher, text):
     result = graded(launcher, 2, auto_resume_sbatch=text)
     assert result.verdict == FAIL and result.evidence["cause"] == "sbatch"
@@ -41,13 +55,19 @@ def test_a_script_that_does_nothing_fails_its_task(launcher):
 
 
 def test_a_script_that_only_requeues_itself_is_ended(launcher):
-    text = "#!/bin/bash\n#SBATCH --requeue\n#SBATCH --output=train.log\nsrun $TRAIN --no-such-flag\nscontrol requeue $SLURM_JOB_ID\n"
+    text = (
+        "#!/bin/bash\n#SBATCH --requeue\n#SBATCH --output=train.log\nsrun $TRAIN "
+        "--no-such-flag\nscontrol requeue $SLURM_JOB_ID\n"
+    )
     result = graded(launcher, 2, auto_resume_sbatch=text)
     assert result.verdict == FAIL and "without end" in result.message
 
 
 def test_a_script_that_never_comes_to_the_training_is_ended(launcher):
-    text = "#!/bin/bash\n#SBATCH --requeue\n#SBATCH --output=train.log\nno-such-command\nscontrol requeue $SLURM_JOB_ID\n"
+    text = (
+        "#!/bin/bash\n#SBATCH --requeue\n#SBATCH --output=train.log\nno-such-command\n"
+        "scontrol requeue $SLURM_JOB_ID\n"
+    )
     result = graded(launcher, 2, auto_resume_sbatch=text)
     assert result.verdict == FAIL and "without end" in result.message
 

@@ -1,4 +1,6 @@
-"""Crash consistency: which states follow from a record, what load makes of them, and what is said of it."""
+"""Crash consistency: which states follow from a record, what load makes of them, and what is said
+of it.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ from grader.harness.digest import digest
 from grader.tests import crash_savers
 from grader.tests.traced import traced
 
-# --- states ---------------------------------------------------------------------------------------------
+# --- states ---------------------------------------------------------------------------------------
 
 OLD, NEW = b"old" * 10, b"new" * 10
 
@@ -26,9 +28,12 @@ OLD, NEW = b"old" * 10, b"new" * 10
 def _renamed(*between) -> tuple[Disk, list]:
     """A file "f" that is there, and a new one renamed over it."""
     ops = [
-        Mark(kind="began", save=2), Names("create t", changes=[(0, "t", None, 2)]), Write("write t", inode=2, data=NEW, parts=[len(NEW)]),
-        *between, Names("rename t -> f", changes=[(0, "t", 2, None), (0, "f", 1, 2)]),
-    ]  # fmt: skip
+        Mark(kind="began", save=2),
+        Names("create t", changes=[(0, "t", None, 2)]),
+        Write("write t", inode=2, data=NEW, parts=[len(NEW)]),
+        *between,
+        Names("rename t -> f", changes=[(0, "t", 2, None), (0, "f", 1, 2)]),
+    ]
     return Disk(before={(0, "f"): 1}, contents={1: OLD, 2: b""}, names={1: "f", 2: "t"}), ops
 
 
@@ -66,9 +71,18 @@ def test_a_failed_fsync_promises_nothing_nor_does_the_next(model):
 def test_a_file_that_nothing_made_shorter_keeps_its_durable_bytes_or_has_new_ones_there(model):
     """A header is written over, and records are appended, as databases do it."""
     old, header, record = b"1" + b"a" * 99, b"2", b"b" * 50
-    made = Disk(before={(0, "f"): 1}, contents={1: old}), [Write(inode=1, offset=0, data=header, parts=[1]), Write(inode=1, offset=100, data=record, parts=[50])]
+    made = (
+        Disk(before={(0, "f"): 1}, contents={1: old}),
+        [
+            Write(inode=1, offset=0, data=header, parts=[1]),
+            Write(inode=1, offset=100, data=record, parts=[50]),
+        ],
+    )
     found = _at_the_end(made, model)
-    assert {len(content) >= 100 and content[:1] in (b"1", b"2") and content[1:100] == old[1:] for content in found} == {True}
+    assert {
+        len(content) >= 100 and content[:1] in (b"1", b"2") and content[1:100] == old[1:]
+        for content in found
+    } == {True}
     assert {old, header + old[1:] + record, old + record, header + old[1:]} <= found
 
 
@@ -84,7 +98,14 @@ def test_many_states_of_a_killed_process_leave_room_for_those_of_a_power_failure
 
 @pytest.mark.parametrize("model, kept", [("ext4", True), ("xfs", True), ("posix", False)])
 def test_syncing_a_new_file_makes_its_name_durable_where_there_is_a_journal(model, kept):
-    made = Disk(contents={1: b""}), [Names("create a", changes=[(0, "a", None, 1)]), Write("write a", inode=1, data=NEW), Sync("fsync a", inode=1)]
+    made = (
+        Disk(contents={1: b""}),
+        [
+            Names("create a", changes=[(0, "a", None, 1)]),
+            Write("write a", inode=1, data=NEW),
+            Sync("fsync a", inode=1),
+        ],
+    )
     found = states.space(*made, [model], since=3)
     assert all("a" in s.tree for s in found.states) == kept
 
@@ -102,12 +123,33 @@ def test_names_come_in_order_with_a_journal_and_in_any_without():
 
 
 def test_a_dead_process_tears_a_write_and_loses_none():
-    made = Disk(contents={1: b""}), [Names("create a", changes=[(0, "a", None, 1)]), Write("write a", inode=1, data=b"0123456789", parts=[3, 10])]
-    assert [s.tree.get("a") for s in states.space(*made, [PROCESS]).states] == [None, b"", b"0", b"012", b"01234", b"012345678", b"0123456789"]
+    made = (
+        Disk(contents={1: b""}),
+        [
+            Names("create a", changes=[(0, "a", None, 1)]),
+            Write("write a", inode=1, data=b"0123456789", parts=[3, 10]),
+        ],
+    )
+    assert [s.tree.get("a") for s in states.space(*made, [PROCESS]).states] == [
+        None,
+        b"",
+        b"0",
+        b"012",
+        b"01234",
+        b"012345678",
+        b"0123456789",
+    ]
 
 
 def test_the_bound_is_told():
-    ops = [op for i in range(1, 9) for op in (Names(f"create {i}", changes=[(0, str(i), None, i)]), Write(f"write {i}", inode=i, data=bytes([i]) * 50))]
+    ops = [
+        op
+        for i in range(1, 9)
+        for op in (
+            Names(f"create {i}", changes=[(0, str(i), None, i)]),
+            Write(f"write {i}", inode=i, data=bytes([i]) * 50),
+        )
+    ]
     found = states.space(Disk(contents={i: b"" for i in range(1, 9)}), ops)
     assert 0 < found.bounded < found.moments
     before = len(found.trees)
@@ -115,7 +157,7 @@ def test_the_bound_is_told():
     assert len(found.trees) == 100 and set(found.keys) == set(found.trees)
 
 
-# --- judging --------------------------------------------------------------------------------------------
+# --- judging --------------------------------------------------------------------------------------
 
 
 def _load(directory):
@@ -141,8 +183,14 @@ def test_what_load_does_is_told_apart(tmp_path, workers):
     trees = {t: {"f": t.encode()} for t in ("none", "hang", "die", "exit", "error", "fork", "abc")}
     found = judge.judge(trees, _load, [tmp_path / str(n) for n in range(workers)], seconds=1)
     assert {t: o.kind for t, o in found.items()} == {
-        "none": "none", "hang": "late", "die": "died", "exit": "died", "error": "error", "fork": "state", "abc": "state",
-    }  # fmt: skip
+        "none": "none",
+        "hang": "late",
+        "die": "died",
+        "exit": "died",
+        "error": "error",
+        "fork": "state",
+        "abc": "state",
+    }
     assert found["abc"].digest == "abc"
     assert "damaged" in found["error"].text
 
@@ -173,7 +221,7 @@ def test_the_promise(outcome, promise, kind):
         assert verdict.broken(outcome, promise, {1: "A", 2: "B"}, "none") == "first save"
 
 
-# --- mistakes -------------------------------------------------------------------------------------------
+# --- mistakes -------------------------------------------------------------------------------------
 
 
 def report(save, load, number=2, state=crash_savers.state, **more):
@@ -182,7 +230,9 @@ def report(save, load, number=2, state=crash_savers.state, **more):
         return None if found is None else digest(found)
 
     torch.set_num_threads(1)
-    return crashtest.test(crashtest.Program({"": crashtest.saves(save, state, digest, number)}, loaded), **more)
+    return crashtest.test(
+        crashtest.Program({"": crashtest.saves(save, state, digest, number)}, loaded), **more
+    )
 
 
 @traced
@@ -192,15 +242,51 @@ def test_a_right_saver_survives_everything():
     assert found.errors >= 20 and found.flips >= 60
 
 
-# mistake: (load, models on which it fails at least, on which it doesn't, inode names of the calls that are missing)
+# mistake: (load, models on which it fails at least, on which it doesn't, inode names of the calls
+# that are missing)
 MISTAKES = {
-    "no file fsync": ("load_newest", {"ext4", "xfs", "nfs", "posix"}, {PROCESS}, "fsync of tmp-000001/"),
-    "fsync after rename": ("load_newest", {"ext4", "xfs", "nfs", "posix"}, {PROCESS}, "fsync of tmp-00000"),
-    "fsync of another descriptor": ("load_newest", {"ext4", "xfs", "nfs", "posix"}, {PROCESS}, "fsync of tmp-000001/"),
-    "no folder fsync": ("load_newest", {"posix"}, {PROCESS, "ext4", "xfs", "nfs"}, "fsync of the directory tmp-000001"),
-    "no directory fsync": ("load", {"ext4", "xfs", "posix"}, {PROCESS, "nfs"}, "fsync of the directory"),
-    "retention before durable": ("load", {"posix"}, {PROCESS, "ext4", "xfs", "nfs"}, "fsync of the directory"),
-    "across file systems": ("load_newest", {PROCESS, "ext4", "xfs", "nfs", "posix"}, set(), "fsync of step-000001/"),
+    "no file fsync": (
+        "load_newest",
+        {"ext4", "xfs", "nfs", "posix"},
+        {PROCESS},
+        "fsync of tmp-000001/",
+    ),
+    "fsync after rename": (
+        "load_newest",
+        {"ext4", "xfs", "nfs", "posix"},
+        {PROCESS},
+        "fsync of tmp-00000",
+    ),
+    "fsync of another descriptor": (
+        "load_newest",
+        {"ext4", "xfs", "nfs", "posix"},
+        {PROCESS},
+        "fsync of tmp-000001/",
+    ),
+    "no folder fsync": (
+        "load_newest",
+        {"posix"},
+        {PROCESS, "ext4", "xfs", "nfs"},
+        "fsync of the directory tmp-000001",
+    ),
+    "no directory fsync": (
+        "load",
+        {"ext4", "xfs", "posix"},
+        {PROCESS, "nfs"},
+        "fsync of the directory",
+    ),
+    "retention before durable": (
+        "load",
+        {"posix"},
+        {PROCESS, "ext4", "xfs", "nfs"},
+        "fsync of the directory",
+    ),
+    "across file systems": (
+        "load_newest",
+        {PROCESS, "ext4", "xfs", "nfs", "posix"},
+        set(),
+        "fsync of step-000001/",
+    ),
     "in place": ("load_newest", {PROCESS, "ext4", "xfs", "nfs", "posix"}, set(), None),
     "retention first": ("load", {PROCESS, "ext4", "xfs", "nfs", "posix"}, set(), None),
 }
@@ -210,7 +296,14 @@ MISTAKES = {
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_each_mistake_is_caught_where_it_matters_with_its_story(mistake):
     load, fails, holds, missing = MISTAKES[mistake]
-    found = report(lambda d, s: crash_savers.save(d, s, mistake), getattr(crash_savers, load), number=3 if "retention" in mistake else 2, errors=False, flips=False, most_trees=150)
+    found = report(
+        lambda d, s: crash_savers.save(d, s, mistake),
+        getattr(crash_savers, load),
+        number=3 if "retention" in mistake else 2,
+        errors=False,
+        flips=False,
+        most_trees=150,
+    )
     broken = {model for model, n in found.failed.items() if n}
     assert fails <= broken and not (holds & broken), found.failed
     told = story.as_data(found)
@@ -224,17 +317,33 @@ def test_each_mistake_is_caught_where_it_matters_with_its_story(mistake):
 
 @traced
 def test_a_digest_that_is_durable_before_its_data_is_caught():
-    found = report(crash_savers.digest_first, crash_savers.load_by_digest, errors=False, flips=False, most_trees=150)
+    found = report(
+        crash_savers.digest_first,
+        crash_savers.load_by_digest,
+        errors=False,
+        flips=False,
+        most_trees=150,
+    )
     assert all(found.failed.values())
 
 
 @traced
 def test_the_calls_that_are_said_to_be_missing_help():
     """Made, they rule out the failures that they are said to."""
-    found = report(lambda d, s: crash_savers.save(d, s, "no directory fsync"), crash_savers.load, errors=False, flips=False)
+    found = report(
+        lambda d, s: crash_savers.save(d, s, "no directory fsync"),
+        crash_savers.load,
+        errors=False,
+        flips=False,
+    )
     ops = verdict._with(found.record.ops, found.remedies)
     end = max(r.at for r in found.remedies)
-    still = {key for key in states.space(found.record.disk, ops[: end + 1], interned=found.space.interned).keys}
+    still = {
+        key
+        for key in states.space(
+            found.record.disk, ops[: end + 1], interned=found.space.interned
+        ).keys
+    }
     assert found.failing[0].key not in still
 
 
@@ -261,7 +370,11 @@ def test_an_error_that_is_passed_over_is_caught():
 def test_after_an_error_no_state_is_read_that_breaks_the_promise_anyway(monkeypatch):
     """Of a saver that syncs nothing there may be thousands, and each costs a load."""
     asked = []
-    monkeypatch.setattr(crashtest.judge, "judge", lambda trees, *args, do=judge.judge: asked.append(len(trees)) or do(trees, *args))
+    monkeypatch.setattr(
+        crashtest.judge,
+        "judge",
+        lambda trees, *args, do=judge.judge: asked.append(len(trees)) or do(trees, *args),
+    )
 
     def save(directory, state):
         for part in "ab":
@@ -269,7 +382,10 @@ def test_after_an_error_no_state_is_read_that_breaks_the_promise_anyway(monkeypa
 
     def load(directory):
         newest = max((name[1:] for name in os.listdir(directory)), default=None)
-        return newest and [torch.load(f"{directory}/{part}{newest}", weights_only=True) for part in "ab"][0]
+        return (
+            newest
+            and [torch.load(f"{directory}/{part}{newest}", weights_only=True) for part in "ab"][0]
+        )
 
     found = report(save, load, models=[PROCESS, "ext4"], flips=False)
     assert all(found.failed.values())

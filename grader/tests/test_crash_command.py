@@ -17,12 +17,19 @@ from grader.tests import crash_savers
 from grader.tests.conftest import IN_CI
 from grader.tests.traced import traced
 
-# --- the command ----------------------------------------------------------------------------------------
+# --- the command ----------------------------------------------------------------------------------
 
 
 def crashtest_command(*args, cwd) -> subprocess.CompletedProcess:
     env = os.environ | {"PYTHONPATH": os.getcwd()}
-    return subprocess.run([sys.executable, "-m", "grader", "crashtest", *args], cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        [sys.executable, "-m", "grader", "crashtest", *args],
+        cwd=cwd,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
 
 
 @traced
@@ -32,7 +39,9 @@ def test_the_command_on_somebodys_file(tmp_path):
     done = crashtest_command("--save", "mine:save", *args, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["passed"]
-    done = crashtest_command("--save", "mine.py:digest_first", *args, "--picture", "worst.png", cwd=tmp_path)
+    done = crashtest_command(
+        "--save", "mine.py:digest_first", *args, "--picture", "worst.png", cwd=tmp_path
+    )
     assert done.returncode == 1
     assert json.loads(done.stdout)["smallest"]["load"].startswith("raised")
     assert (tmp_path / "worst.png").stat().st_size > 10_000
@@ -55,7 +64,9 @@ def test_the_command_on_somebodys_file(tmp_path):
 def test_bad_input_gets_one_line_and_exit_status_2(tmp_path, code, save, says):
     (tmp_path / "mine.py").write_text(f"{code}\n")
     (tmp_path / "reader.py").write_text("def load(d): return None\n")
-    done = crashtest_command("--save", save, "--load", "reader:load", "--time-limit", "3", cwd=tmp_path)
+    done = crashtest_command(
+        "--save", save, "--load", "reader:load", "--time-limit", "3", cwd=tmp_path
+    )
     last = done.stderr.strip().splitlines()[-1]
     assert done.returncode == 2 and says in last and last.startswith("grade: "), done.stderr
     assert "grader/" not in done.stderr
@@ -65,12 +76,16 @@ README = pathlib.Path(__file__).resolve().parents[1] / "crash" / "README.md"
 
 
 @traced
-@pytest.mark.parametrize("without, status", [(None, 0), ("os.fsync(f.fileno())", 1), ("os.fsync(fd)", 1)])
+@pytest.mark.parametrize(
+    "without, status", [(None, 0), ("os.fsync(f.fileno())", 1), ("os.fsync(fd)", 1)]
+)
 def test_the_example_in_the_readme_does_what_it_says(tmp_path, without, status):
     code = README.read_text().split("<!-- example: mine.py -->\n```python\n")[1].split("```")[0]
     assert without is None or code.count(without) == 1
     (tmp_path / "mine.py").write_text(code.replace(without, "pass") if without else code)
-    done = crashtest_command("--save", "mine.py:save", "--load", "mine.py:load", "--no-flips", cwd=tmp_path)
+    done = crashtest_command(
+        "--save", "mine.py:save", "--load", "mine.py:load", "--no-flips", cwd=tmp_path
+    )
     assert done.returncode == status, done.stdout + done.stderr
     if without:
         assert "missing    fsync of " in done.stdout
@@ -81,10 +96,19 @@ def test_the_example_in_the_readme_does_what_it_says(tmp_path, without, status):
 @pytest.mark.parametrize("version, status", [("solution", 0), ("starter", 1)])
 def test_exercise_1_by_its_readme(tmp_path, version, status):
     exercise = course.find("ex01")
-    code = (exercise.folder / "README.md").read_text().split("```python\nfrom checkpoint import")[1].split("```")[0]
+    code = (
+        (exercise.folder / "README.md")
+        .read_text()
+        .split("```python\nfrom checkpoint import")[1]
+        .split("```")[0]
+    )
     (tmp_path / "crash.py").write_text(f"from checkpoint import{code}")
-    (tmp_path / "checkpoint.py").write_bytes((exercise.folder / version / "checkpoint.py").read_bytes())
-    done = crashtest_command("--save", "crash.py:save", "--load", "crash.py:load", "--strict-first", cwd=tmp_path)
+    (tmp_path / "checkpoint.py").write_bytes(
+        (exercise.folder / version / "checkpoint.py").read_bytes()
+    )
+    done = crashtest_command(
+        "--save", "crash.py:save", "--load", "crash.py:load", "--strict-first", cwd=tmp_path
+    )
     assert done.returncode == status, done.stdout + done.stderr
 
 
@@ -97,11 +121,21 @@ def test_a_saver_of_the_table_is_run_as_the_table_says():
     text = savers.page({"safetensors": found}, "2026-01-01")
     assert f"**{posix['kept']}/{posix['states']}**" in text and "safetensors " in text
     readme = savers.in_readme(savers.README.read_text(), {"safetensors": found}, "2026-01-01")
-    assert savers.rows({"safetensors": found})[-1] in readme and "Lightning" not in readme.split(savers.BEGIN)[1].split(savers.END)[0]
+    assert (
+        savers.rows({"safetensors": found})[-1] in readme
+        and "Lightning" not in readme.split(savers.BEGIN)[1].split(savers.END)[0]
+    )
 
 
 def test_the_readme_shows_the_table_and_names_its_day_and_versions():
-    shown = [line for line in savers.README.read_text().split(savers.BEGIN)[1].split(savers.END)[0].splitlines() if line.strip()]
+    shown = [
+        line
+        for line in savers.README.read_text()
+        .split(savers.BEGIN)[1]
+        .split(savers.END)[0]
+        .splitlines()
+        if line.strip()
+    ]
     page = savers.TABLE.read_text().splitlines()
     assert len(shown) == 2 + len(savers.SAVERS) + 2
     assert all(line in page for line in shown[:-1])
@@ -120,7 +154,8 @@ there.mkdir()
 record = recorder.record(there, {"": lambda: run(str(there))}, 60)
 whole = states.final(record.disk, record.ops)
 newest = max(path for path, content in whole.items() if content is None)
-trees = {"whole": whole, "empty": {}, "begun": {p: c for p, c in whole.items() if not p.startswith(newest + "/")}}
+begun = {p: c for p, c in whole.items() if not p.startswith(newest + "/")}
+trees = {"whole": whole, "empty": {}, "begun": begun}
 found = judge.judge(trees, load, [there])
 saved = [op.digest for op in record.ops if isinstance(op, Mark) and op.kind == "began"]
 print(json.dumps({"saved": saved} | {name: [o.kind, o.digest] for name, o in found.items()}))
@@ -132,8 +167,18 @@ print(json.dumps({"saved": saved} | {name: [o.kind, o.digest] for name, o in fou
 def test_a_saver_of_the_table_gives_what_it_saved_last(tmp_path, name):
     if savers._versions(savers.SAVERS[name]) is None and not IN_CI:
         pytest.skip(f"{name} isn't installed (make test SAVERS=1)")
-    env = os.environ | {"PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([sys.executable, "-c", TRY_OUT, name, str(tmp_path)], env=env, capture_output=True, text=True, timeout=120)
+    env = os.environ | {
+        "PYTHONPATH": os.getcwd(),
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", TRY_OUT, name, str(tmp_path)],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert len(set(found["saved"])) == savers.SAVES

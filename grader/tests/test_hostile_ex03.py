@@ -16,8 +16,8 @@ from grader.harness import watch
 for question in watch.given("questions", []):
     here = [{}, {}]
     watch.emit("answer", id=question["id"], values={
-        "log": [], "files": [], "outcomes": [], "moments": 0, "read": [], "sent": 9, "imported": here,
-        "received": 15, "at": 0.0, "before": 0.0, "after": 0.0,
+        "log": [], "files": [], "outcomes": [], "moments": 0, "read": [], "sent": 9,
+        "imported": here, "received": 15, "at": 0.0, "before": 0.0, "after": 0.0,
     })
     watch.emit("ended", point=question["id"], part="question", status=0, late=False)
 """

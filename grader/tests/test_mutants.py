@@ -1,4 +1,5 @@
-"""The grader is graded: mutants are caught by their task and by no other, and messages stay as designed.
+"""The grader is graded: mutants are caught by their task and by no other, and messages stay as
+designed.
 
 The messages of some mutants are kept in snapshots/. After a change that is meant:
 UPDATE_SNAPSHOTS=1 make test ARGS="-k snapshot", then read the diff.
@@ -18,9 +19,9 @@ from grader.verdicts import FAIL
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 SEED = 2026
-# one for every kind of evidence: progress, optimizer, RNG, batches, crash, storage faults, damage, retention;
-# ranks that wait, differ, disagree, hold too much; signals, graces, time limits;
-# jobs that aren't run again, or in vain
+# one for every kind of evidence: progress, optimizer, RNG, batches, crash, storage faults, damage,
+# retention; ranks that wait, differ, disagree, hold too much; signals, graces, time limits; jobs
+# that aren't run again, or in vain
 SHOWN = {
     "ex01": [
         "optimizer-forgotten",
@@ -95,9 +96,15 @@ def name(value):
 
 
 def options(exercise, mutant, whole: bool) -> dict:
-    """All tasks if `whole`, else the one that must catch it. On the stand-in, which is quick; solutions are graded on the
-    real cluster, and what one says the other does (test_slurm_conformance.py)."""
-    return {"seed": SEED, "tasks": None if whole else [exercise.task(mutant.task).number], **kill_matrix.on_cluster(exercise)}
+    """All tasks if `whole`, else the one that must catch it. On the stand-in, which is quick;
+    solutions are graded on the real cluster, and what one says the other does
+    (test_slurm_conformance.py).
+    """
+    return {
+        "seed": SEED,
+        "tasks": None if whole else [exercise.task(mutant.task).number],
+        **kill_matrix.on_cluster(exercise),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +114,9 @@ def graded(grade):
 
     def of(exercise, mutant, whole=False):
         if (exercise.id, mutant.name, whole) not in results:
-            result = grade(exercise, mutants.submission(exercise, mutant), **options(exercise, mutant, whole))
+            result = grade(
+                exercise, mutants.submission(exercise, mutant), **options(exercise, mutant, whole)
+            )
             results[exercise.id, mutant.name, whole] = result
         return results[exercise.id, mutant.name, whole]
 
@@ -116,21 +125,33 @@ def graded(grade):
 
 def ahead(test: str, params: dict):
     """What a test of this file will ask `grade` for."""
-    if test not in ("test_a_mutant_is_caught_by_its_task", "test_a_mutant_is_caught_by_its_task_and_by_no_other"):
+    if test not in (
+        "test_a_mutant_is_caught_by_its_task",
+        "test_a_mutant_is_caught_by_its_task_and_by_no_other",
+    ):
         return None
     exercise, mutant = params["exercise"], params["mutant"]
-    return exercise, mutants.submission(exercise, mutant), options(exercise, mutant, whole=test.endswith("no_other"))
+    return (
+        exercise,
+        mutants.submission(exercise, mutant),
+        options(exercise, mutant, whole=test.endswith("no_other")),
+    )
 
 
-# `make matrix` grades every mutant by every task, and writes the tables. Here, to be done in minutes, a share of them
-# is graded by every task, and of the others those that are shown and one of twenty by their own. Ranks cost more.
+# `make matrix` grades every mutant by every task, and writes the tables. Here, to be done in
+# minutes, a share of them is graded by every task, and of the others those that are shown and one
+# of twenty by their own. Ranks cost more.
 WHOLE_OF = {"ex01": 36, "ex02": 60, "ex03": 70, "ex04": 60}
 
 
 def _share(exercise: course.Exercise) -> tuple[list, list]:
     found = [(e, m) for e, m in all_mutants() if e == exercise]
     whole = found[:: WHOLE_OF[exercise.id]]
-    own = [p for n, p in enumerate(found) if p not in whole and (n % 20 == 1 or p[1].name in SHOWN[exercise.id])]
+    own = [
+        p
+        for n, p in enumerate(found)
+        if p not in whole and (n % 20 == 1 or p[1].name in SHOWN[exercise.id])
+    ]
     return whole, own
 
 
@@ -155,7 +176,9 @@ def test_a_mutant_is_caught_by_its_task_and_by_no_other(graded, exercise, mutant
 
 
 @pytest.mark.needs_solution
-@pytest.mark.parametrize("exercise,name", [(e, name) for e, names in SHOWN.items() for name in names])
+@pytest.mark.parametrize(
+    "exercise,name", [(e, name) for e, names in SHOWN.items() for name in names]
+)
 def test_the_message_is_the_snapshot(graded, exercise, name):
     exercise = course.find(exercise)
     mutant = next(m for m in mutants.load(exercise) if m.name == name)
@@ -182,8 +205,16 @@ def test_there_are_enough_mutants_of_every_task(exercise):
 @pytest.mark.parametrize("exercise,mutant", all_mutants(), ids=name)
 def test_the_committed_table_lists_every_mutant_and_who_caught_it(exercise, mutant):
     table = kill_matrix.table_path(exercise).read_text()
-    lines = [line for line in table.splitlines() if line.startswith(f"| {mutant.name} | {mutant.mistake} |")]
+    lines = [
+        line
+        for line in table.splitlines()
+        if line.startswith(f"| {mutant.name} | {mutant.mistake} |")
+    ]
     assert len(lines) == 1, f"write it anew: grade dev matrix {exercise.id} --write"
-    caught = dict(zip([t.id for t in exercise.tasks], [cell.strip() for cell in lines[0].split("|")[4:-1]]))
+    caught = dict(
+        zip([t.id for t in exercise.tasks], [cell.strip() for cell in lines[0].split("|")[4:-1]])
+    )
     assert caught[mutant.task] == kill_matrix.SIGN[FAIL]
-    assert all(sign != kill_matrix.SIGN[FAIL] for task, sign in caught.items() if task != mutant.task)
+    assert all(
+        sign != kill_matrix.SIGN[FAIL] for task, sign in caught.items() if task != mutant.task
+    )

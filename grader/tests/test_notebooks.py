@@ -1,4 +1,6 @@
-"""The notebooks: built from their sources, true to what they show, and of use before anything is solved."""
+"""The notebooks: built from their sources, true to what they show, and of use before anything is
+solved.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +16,14 @@ import pytest
 from grader import course, derive, notebooks
 from grader.course import UsageError
 
-MISSING = [name for name in ("nbformat", "nbclient", "nbval", "ipykernel", "matplotlib") if not importlib.util.find_spec(name)]
+MISSING = [
+    name
+    for name in ("nbformat", "nbclient", "nbval", "ipykernel", "matplotlib")
+    if not importlib.util.find_spec(name)
+]
 needs_tools = pytest.mark.skipif(
-    bool(MISSING) and not os.environ.get("GRADE_CI"), reason=f"not installed here: {', '.join(MISSING)}"
+    bool(MISSING) and not os.environ.get("GRADE_CI"),
+    reason=f"not installed here: {', '.join(MISSING)}",
 )
 
 
@@ -25,7 +32,9 @@ def having_notebooks() -> list[str]:
 
 
 def committed(exercise) -> dict:
-    """The notebook as it was built. A student's own copy is no subject of these tests, but CI has none."""
+    """The notebook as it was built. A student's own copy is no subject of these tests, but CI has
+    none.
+    """
     if not notebooks.is_pristine(exercise) and not os.environ.get("GRADE_CI"):
         pytest.skip(f"{exercise.id}'s notebook has been run or edited: somebody's own work")
     return json.loads(notebooks.notebook_path(exercise).read_text())
@@ -33,18 +42,25 @@ def committed(exercise) -> dict:
 
 def printed(cells) -> str:
     """What the cells wrote to standard output."""
-    outputs = [o for cell in cells for o in cell.get("outputs", []) if o["output_type"] == "stream" and o["name"] == "stdout"]
+    outputs = [
+        o
+        for cell in cells
+        for o in cell.get("outputs", [])
+        if o["output_type"] == "stream" and o["name"] == "stdout"
+    ]
     return "".join("".join(o["text"]) for o in outputs)
 
 
 def step_of_parting(text: str, name: str) -> int | None:
-    """The step at which a notebook says that the run `name` parts from the undisturbed one; None if never."""
+    """The step at which a notebook says that the run `name` parts from the undisturbed one; None if
+    never.
+    """
     m = re.search(rf"^{name}: (?:parts .* at step (\d+)|never parts)", text, re.M)
     assert m, f"the notebook doesn't say whether {name} parts:\n{text}"
     return int(m[1]) if m[1] else None
 
 
-# --- what is committed -----------------------------------------------------------------------------
+# --- what is committed ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", having_notebooks())
@@ -59,7 +75,12 @@ def test_the_committed_notebook_is_its_sources(name):
 def test_every_cell_was_executed_in_order_and_none_failed(name):
     code = [cell for cell in committed(course.find(name))["cells"] if cell["cell_type"] == "code"]
     assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
-    assert not [o for cell in code for o in cell["outputs"] if o["output_type"] == "error" or o.get("name") == "stderr"]
+    assert not [
+        o
+        for cell in code
+        for o in cell["outputs"]
+        if o["output_type"] == "error" or o.get("name") == "stderr"
+    ]
 
 
 @pytest.mark.parametrize("name", having_notebooks())
@@ -74,7 +95,11 @@ def test_the_committed_notebook_says_nothing_about_the_machine(name):
         for output in cell.get("outputs", []):
             output.get("data", {}).pop("image/png", None)  # base64 has slashes, too
     text = json.dumps(notebook)
-    found = [p for p in ("/work/", "/root/", "/tmp/", "/home/", "/Users/", str(course.ROOT), sys.prefix) if p in text]
+    found = [
+        p
+        for p in ("/work/", "/root/", "/tmp/", "/home/", "/Users/", str(course.ROOT), sys.prefix)
+        if p in text
+    ]
     assert found == []
 
 
@@ -90,7 +115,7 @@ def test_the_committed_outputs_are_those_of_saves_that_survive_a_power_loss(ex01
     assert re.search(r"your write_checkpoint does: +True", text)
 
 
-# --- executed --------------------------------------------------------------------------------------
+# --- executed -------------------------------------------------------------------------------------
 
 
 @needs_tools
@@ -100,14 +125,24 @@ def test_executed_again_with_the_solution_it_shows_the_same(name):
     exercise = course.find(name)
     executed = [cell for cell in committed(exercise)["cells"] if cell["cell_type"] == "code"]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "--nbval-cell-timeout=120",
-         "-p", "no:cacheprovider", "-q", notebooks.notebook_path(exercise).name],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "--nbval",
+            "--nbval-current-env",
+            "--nbval-cell-timeout=120",
+            "-p",
+            "no:cacheprovider",
+            "-q",
+            notebooks.notebook_path(exercise).name,
+        ],
         cwd=exercise.folder,
         env={**os.environ, "GRADE_SUBMISSION": "solution"},
         capture_output=True,
         text=True,
         timeout=300,
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert f"{len(executed)} passed" in done.stdout
 
@@ -124,7 +159,7 @@ def test_with_an_untouched_starter_it_runs_and_shows_what_is_wrong(ex01, tmp_pat
         assert re.search(rf"^{fact}: +False$", text, re.M), fact
 
 
-# --- building --------------------------------------------------------------------------------------
+# --- building -------------------------------------------------------------------------------------
 
 SOURCE = '''"""Before the first cell."""
 import nothing
@@ -195,7 +230,9 @@ def small(tmp_path, monkeypatch):
 
 
 def test_a_missing_source_is_one_clear_line(small):
-    with pytest.raises(UsageError, match="^ex09 has no notebook: ex09-small/notebook.py is missing$"):
+    with pytest.raises(
+        UsageError, match="^ex09 has no notebook: ex09-small/notebook.py is missing$"
+    ):
         notebooks.build(small(None))
 
 
@@ -210,14 +247,19 @@ def test_without_solutions_nothing_is_built(small):
 
 @needs_tools
 def test_the_same_source_gives_the_same_file(small):
-    source = "# %%\nimport os\nprint(os.environ['GRADE_SUBMISSION'], os.path.basename(os.getcwd()))\nprint(2)\n"
+    source = (
+        "# %%\nimport os\nprint(os.environ['GRADE_SUBMISSION'], "
+        "os.path.basename(os.getcwd()))\nprint(2)\n"
+    )
     exercise = small(source)
     first = notebooks.build(exercise).read_bytes()
     assert notebooks.build(exercise).read_bytes() == first
     assert printed(committed(exercise)["cells"]) == "solution ex09-small\n2\n"
     notebooks.check_source(exercise)
     small(source + "# %%\n3\n")
-    with pytest.raises(UsageError, match="has 1 cells, its source 2; build it again: grade dev notebook ex09"):
+    with pytest.raises(
+        UsageError, match="has 1 cells, its source 2; build it again: grade dev notebook ex09"
+    ):
         notebooks.check_source(exercise)
     small(source.replace("2", "3"))
     with pytest.raises(UsageError, match="cell 1 isn't what notebook.py says"):
@@ -229,7 +271,10 @@ def test_a_cell_that_fails_leaves_the_old_notebook(small):
     exercise = small("# %%\n1\n")
     before = notebooks.build(exercise).read_bytes()
     small("# %% [markdown]\n# Prose.\n# %%\n1 / 0\n")
-    with pytest.raises(UsageError, match="^ex09-small/notebook.py: cell 2 failed: ZeroDivisionError: division by zero$"):
+    with pytest.raises(
+        UsageError,
+        match="^ex09-small/notebook.py: cell 2 failed: ZeroDivisionError: division by zero$",
+    ):
         notebooks.build(exercise)
     assert notebooks.notebook_path(exercise).read_bytes() == before
     assert [p.name for p in exercise.folder.glob("*.tmp")] == []
@@ -242,7 +287,7 @@ def test_a_cell_that_hangs_is_ended(small, monkeypatch):
         notebooks.build(small("# %%\nimport time\ntime.sleep(600)\n"))
 
 
-# --- in a notebook ---------------------------------------------------------------------------------
+# --- in a notebook --------------------------------------------------------------------------------
 
 
 def test_a_notebook_looks_at_the_students_work(monkeypatch, tmp_path):

@@ -1,4 +1,6 @@
-"""Power loss as a check: where processes can't be traced nothing is said, and nothing else waits for it."""
+"""Power loss as a check: where processes can't be traced nothing is said, and nothing else waits
+for it.
+"""
 
 from __future__ import annotations
 
@@ -29,24 +31,51 @@ os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 
 
 @pytest.mark.needs_solution
-@pytest.mark.skipif(not sys.platform.startswith("linux") or PTRACE is None, reason="the filter is Linux's, for x86_64 and aarch64")
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux") or PTRACE is None,
+    reason="the filter is Linux's, for x86_64 and aarch64",
+)
 def test_where_nothing_can_be_seen_the_task_is_inconclusive_and_the_others_dont_wait_for_it():
-    command = [sys.executable, "-c", REFUSED, "-m", "grader", "ex01", "--solution", "--seed", "3", "--json", "-"]
+    command = [
+        sys.executable,
+        "-c",
+        REFUSED,
+        "-m",
+        "grader",
+        "ex01",
+        "--solution",
+        "--seed",
+        "3",
+        "--json",
+        "-",
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     (exercise,) = json.loads(done.stdout)["exercises"]
-    assert [t["verdict"] for t in exercise["tasks"]] == [PASS, PASS, INCONCLUSIVE, PASS, INCONCLUSIVE], done.stdout + done.stderr
+    assert [t["verdict"] for t in exercise["tasks"]] == [
+        PASS,
+        PASS,
+        INCONCLUSIVE,
+        PASS,
+        INCONCLUSIVE,
+    ], done.stdout + done.stderr
     assert [t["score"] for t in exercise["tasks"]] == [4, 4, 0, 5, 0] and done.returncode == 3
 
 
 @pytest.mark.needs_solution
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="calls are recorded on Linux only")
 @pytest.mark.parametrize("mistake", [False, True], ids=["right", "marker_before_names"])
-def test_a_marker_that_is_durable_before_the_names_it_stands_for_is_found_whatever_the_seed(launcher, mistake):
+def test_a_marker_that_is_durable_before_the_names_it_stands_for_is_found_whatever_the_seed(
+    launcher, mistake
+):
     exercise = course.find("ex02")
     text = (ROOT / "grader/tests/alternatives/ex02/manifest_last.py").read_text()
     synced = "            names_durable(where)  # the parts' own, of all ranks\n"
     assert synced in text
-    work = course.Submission(exercise.solution, exercise.module, {exercise.module: text.replace(synced, "" if mistake else synced).encode()})
+    work = course.Submission(
+        exercise.solution,
+        exercise.module,
+        {exercise.module: text.replace(synced, "" if mistake else synced).encode()},
+    )
     work.key = f"marker {mistake}"
     grading = engine.Grading(exercise, work, launcher, tasks=[5])
     grading.checks = [check for check in grading.checks if "power_loss" in check.name]

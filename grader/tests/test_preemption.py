@@ -37,7 +37,19 @@ def test_a_preemption_is_what_its_text_says(text):
     assert faults.parse_schedule(f"{text}+kill@9") == (parsed, faults.Kill(9))
 
 
-@pytest.mark.parametrize("text", ["term", "term@", "int@7", "term@7:event", "term@7:start3", "term@7:evaluation", "term@7,", "term@7,kill@9"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "term",
+        "term@",
+        "int@7",
+        "term@7:event",
+        "term@7:start3",
+        "term@7:evaluation",
+        "term@7,",
+        "term@7,kill@9",
+    ],
+)
 def test_what_is_no_preemption_is_no_fault(text):
     with pytest.raises(ValueError):
         faults.parse(text)
@@ -45,11 +57,15 @@ def test_what_is_no_preemption_is_no_fault(text):
 
 def test_each_rank_gets_its_own_signals():
     fault = both(send("term", 7, rank=0), send("usr1", 8, rank=1), send("usr1", 9))
-    assert [str(fault.of_rank(r)) for r in (0, 1, 2)] == ["term@7:rank0,usr1@9", "usr1@8:rank1,usr1@9", "usr1@9"]
+    assert [str(fault.of_rank(r)) for r in (0, 1, 2)] == [
+        "term@7:rank0,usr1@9",
+        "usr1@8:rank1,usr1@9",
+        "usr1@9",
+    ]
     assert send("term", 7, rank=1).of_rank(0) is None
 
 
-# --- in a job ----------------------------------------------------------------------------------------------
+# --- in a job -------------------------------------------------------------------------------------
 
 HEARS = """
 import os, signal
@@ -80,7 +96,16 @@ def lab_of(launcher):
 
     def make(code: str) -> Lab:
         exercise = course.find("ex03")
-        benches.append(Bench(course.Submission(exercise.folder, exercise.module, {exercise.module: code.encode()}), launcher, 0, jobs=2))
+        benches.append(
+            Bench(
+                course.Submission(
+                    exercise.folder, exercise.module, {exercise.module: code.encode()}
+                ),
+                launcher,
+                0,
+                jobs=2,
+            )
+        )
         return Lab(benches[-1], "preemption")
 
     yield make
@@ -96,7 +121,8 @@ def test_a_signal_comes_in_the_middle_of_its_step(lab_of):
     lab = lab_of(leaves())
     life = lab.launch("train_preempt.py", faults=(send("usr1", 5),)).lives[0]
     assert life.preempted and life.obeyed_fault
-    assert [(e["signal"], e["step"], e["clock"]) for e in life.all("signal")] == [("usr1", 5, 7.5)]  # 2 to begin, 4 steps, a save, half a step
+    # 2 to begin, 4 steps, a save, half a step
+    assert [(e["signal"], e["step"], e["clock"]) for e in life.all("signal")] == [("usr1", 5, 7.5)]
     assert [s["step"] for s in life.steps] == [1, 2, 3, 4, 5]
 
 
@@ -105,27 +131,47 @@ def test_sigkill_follows_when_the_grace_is_over_and_not_earlier(lab_of):
     life = lab.launch("train_preempt.py", "--grace", 2.75, faults=(send("term", 2),)).lives[0]
     assert life.status == -signal.SIGKILL and not life.obeyed_fault
     sent, killed = life.first("signal"), life.first("killed")
-    assert killed["clock"] - sent["clock"] == 2.75 and killed["during"] == "a save"  # in the save after step 4
+    # in the save after step 4
+    assert killed["clock"] - sent["clock"] == 2.75 and killed["during"] == "a save"
 
 
 def test_the_second_signal_prolongs_nothing(lab_of):
     lab = lab_of(HEARS.format(after="pass"))
-    life = lab.launch("train_preempt.py", "--grace", 2.5, faults=(both(send("term", 2), send("usr1", 3)),)).lives[0]
+    life = lab.launch(
+        "train_preempt.py", "--grace", 2.5, faults=(both(send("term", 2), send("usr1", 3)),)
+    ).lives[0]
     assert life.first("killed")["clock"] - life.first("signal")["clock"] == 2.5
     assert len(life.all("signal")) == 2
 
 
 def test_a_signal_in_a_save_comes_before_its_event(lab_of):
-    life = lab_of(leaves("heard and before == 0")).launch("train_preempt.py", faults=(send("term", 4, "event", 2),)).lives[0]
+    life = (
+        lab_of(leaves("heard and before == 0"))
+        .launch("train_preempt.py", faults=(send("term", 4, "event", 2),))
+        .lives[0]
+    )
     at = [e["event"] for e in life.events if e["event"] in ("saving", "signal", "saved")]
     assert at[:3] == ["saving", "signal", "saved"]
 
 
 def test_a_group_signal_reaches_workers_and_kills_those_that_let_it(lab_of):
-    deadly = lab_of(leaves()).launch("train_preempt.py", "--workers", 2, faults=(send("term", 3, to="group"),)).lives[0]
+    deadly = (
+        lab_of(leaves())
+        .launch("train_preempt.py", "--workers", 2, faults=(send("term", 3, to="group"),))
+        .lives[0]
+    )
     assert "is killed by signal" in deadly.first("crash")["message"]
-    ignoring = leaves().replace("    pass\n", "    [signal.signal(n, signal.SIG_IGN) for n in (signal.SIGTERM, signal.SIGUSR1)]\n", 1)
-    assert lab_of(ignoring).launch("train_preempt.py", "--workers", 2, faults=(send("term", 3, to="group"),)).lives[0].preempted
+    ignoring = leaves().replace(
+        "    pass\n",
+        "    [signal.signal(n, signal.SIG_IGN) for n in (signal.SIGTERM, signal.SIGUSR1)]\n",
+        1,
+    )
+    assert (
+        lab_of(ignoring)
+        .launch("train_preempt.py", "--workers", 2, faults=(send("term", 3, to="group"),))
+        .lives[0]
+        .preempted
+    )
 
 
 def test_a_job_that_no_signal_reaches_trains_as_the_yardstick_does(lab_of):
@@ -143,14 +189,28 @@ def test_the_timeline_tells_the_moments_in_order(lab_of):
     life = lab_of(leaves()).launch("train_preempt.py", faults=(send("term", 5),)).lives[0]
     rows = timeline(life)
     assert [at for at, _ in rows] == sorted(at for at, _ in rows)
-    assert rows[-1] == (9.0, f"leaves with exit status {PREEMPTED}, after step 5") and (8.0, "step 5 is done") in rows
+    assert (
+        rows[-1] == (9.0, f"leaves with exit status {PREEMPTED}, after step 5")
+        and (8.0, "step 5 is done") in rows
+    )
 
 
 @pytest.mark.needs_solution
 def test_the_script_runs_by_hand(tmp_path):
     ex03 = course.find("ex03")
-    command = [sys.executable, str(WORKLOAD / "train_preempt.py"), "--checkpoint", str(ex03.solution / ex03.module), "--directory", str(tmp_path / "ck")]
-    stopped = subprocess.run([*command, "--events", str(tmp_path / "rank"), "--fault", "term@8"], cwd=tmp_path, timeout=100)
+    command = [
+        sys.executable,
+        str(WORKLOAD / "train_preempt.py"),
+        "--checkpoint",
+        str(ex03.solution / ex03.module),
+        "--directory",
+        str(tmp_path / "ck"),
+    ]
+    stopped = subprocess.run(
+        [*command, "--events", str(tmp_path / "rank"), "--fault", "term@8"],
+        cwd=tmp_path,
+        timeout=100,
+    )
     assert stopped.returncode == PREEMPTED
     assert json.loads((tmp_path / "ck" / "status.json").read_text())["outcome"] == "preempted"
     assert subprocess.run(command, cwd=tmp_path, timeout=100).returncode == 0

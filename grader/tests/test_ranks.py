@@ -1,4 +1,6 @@
-"""Groups of ranks: a fault strikes one of them, a deadlock has a name, and none of them outlives the others."""
+"""Groups of ranks: a fault strikes one of them, a deadlock has a name, and none of them outlives
+the others.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ from grader.harness.ranks import PATIENCE
 from grader.harness.run import Group, Life
 from grader.verdicts import Finding, Inconclusive
 
-linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the fork server is Linux's")
+linux = pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="the fork server is Linux's"
+)
 SAVE_JOB = ("train_ddp.py", "--functions", "save_job", "--epochs", 1)
 
 
@@ -38,7 +42,11 @@ def labs(launcher, ex02):
     benches = []
 
     def make(code: str | None = None, limits: Limits | None = None, by=launcher) -> Lab:
-        work = course.submission(ex02, None, solution=True) if code is None else course.Submission(Path("own"), "own.py", {"own.py": code.encode()})
+        work = (
+            course.submission(ex02, None, solution=True)
+            if code is None
+            else course.Submission(Path("own"), "own.py", {"own.py": code.encode()})
+        )
         benches.append(Bench(work, by, seed=0, jobs=4, limits=limits))
         return Lab(benches[-1], "ranks")
 
@@ -60,7 +68,11 @@ def test_two_undisturbed_groups_are_equal_bit_for_bit_on_every_rank(labs, ranks)
     # they train one model, each with samples and noise of its own
     step = [first.of(rank).trajectory.steps[2] for rank in range(ranks)]
     assert len({s["state"]["weights"] for s in step}) == 1
-    assert len({s["state"]["torch RNG"] for s in step}) == len({tuple(s["indices"]) for s in step}) == ranks
+    assert (
+        len({s["state"]["torch RNG"] for s in step})
+        == len({tuple(s["indices"]) for s in step})
+        == ranks
+    )
 
 
 def test_a_fault_strikes_the_rank_that_it_is_aimed_at(labs):
@@ -92,16 +104,27 @@ def batches(job):
     "imports, waits, name",
     [
         ("", "dist.all_reduce(job.model.module.head.bias.data)", "all_reduce"),
-        ("from torch.distributed import all_gather_object as everybody", "everybody([None] * 2, None)", "all_gather_object"),
-        ("from datetime import timedelta", "dist.barrier(group=dist.new_group([0], timeout=timedelta(hours=1))); dist.broadcast_object_list([0], 1)", "broadcast_object_list"),
+        (
+            "from torch.distributed import all_gather_object as everybody",
+            "everybody([None] * 2, None)",
+            "all_gather_object",
+        ),
+        (
+            "from datetime import timedelta",
+            "dist.barrier(group=dist.new_group([0], "
+            "timeout=timedelta(hours=1))); "
+            "dist.broadcast_object_list([0], 1)",
+            "broadcast_object_list",
+        ),
     ],
     ids=["plain", "imported_by_name", "a_group_of_its_own"],
-)  # fmt: skip
+)
 def test_a_deadlock_names_the_rank_the_collective_and_the_line(labs, imports, waits, name):
     code = NAIVE.format(imports=imports, waits=waits)
     lab = labs(code)
     run = lab.launch(*SAVE_JOB, ranks=2)
-    assert all(life.ended is None for life in run.last.ranks)  # by its own time limit, not by the guardian's
+    # by its own time limit, not by the guardian's
+    assert all(life.ended is None for life in run.last.ranks)
     with pytest.raises(Finding) as found:
         rank_runs.finished(lab, run)
     line = code.splitlines().index("        " + waits) + 1
@@ -116,11 +139,17 @@ def test_barriers_that_fit_by_accident_are_told(labs):
     with pytest.raises(Finding) as found:
         rank_runs.finished(lab, lab.launch(*SAVE_JOB, ranks=2))
     parted = dict(found.value.rows)["parted"]
-    assert "rank 0 came to barrier, own.py:6 in save_job" in parted and "rank 1 came to barrier, train_ddp.py" in parted
+    assert (
+        "rank 0 came to barrier, own.py:6 in save_job" in parted
+        and "rank 1 came to barrier, train_ddp.py" in parted
+    )
 
 
 def test_the_first_rank_that_fails_is_named_and_not_those_that_lost_it(labs):
-    lab = labs("def save_job(job, folder):\n    if job.rank == 1:\n        raise ValueError('mine')\ndef batches(job):\n    return iter(job.loader)\n")
+    lab = labs(
+        "def save_job(job, folder):\n    if job.rank == 1:\n        raise ValueError('mine')\n"
+        "def batches(job):\n    return iter(job.loader)\n"
+    )
     with pytest.raises(Finding) as found:
         rank_runs.finished(lab, lab.launch(*SAVE_JOB, ranks=2))
     assert found.value.cause == "crash:ValueError:own.py:3"
@@ -129,34 +158,54 @@ def test_the_first_rank_that_fails_is_named_and_not_those_that_lost_it(labs):
 
 @pytest.mark.parametrize(
     "does, cause",
-    [("__import__('os')._exit(0)", "exit:0"), ("__import__('sys').exit(3)", "exit:3"), ("exec('while True: pass')", "limit:cpu")],
+    [
+        ("__import__('os')._exit(0)", "exit:0"),
+        ("__import__('sys').exit(3)", "exit:3"),
+        ("exec('while True: pass')", "limit:cpu"),
+    ],
 )
 def test_what_one_rank_does_to_all_is_laid_at_its_door(labs, does, cause):
-    code = f"def save_job(job, folder):\n    if job.rank == 1:\n        {does}\ndef batches(job):\n    return iter(job.loader)\n"
+    code = (
+        f"def save_job(job, folder):\n    if job.rank == 1:\n        {does}\ndef "
+        "batches(job):\n    return iter(job.loader)\n"
+    )
     lab = labs(code, Limits(cpu=3))
     run = lab.launch(*SAVE_JOB, ranks=2)
     with pytest.raises(Finding) as found:
         rank_runs.finished(lab, run)
     assert found.value.cause == cause
-    assert "1" in dict(found.value.rows).get("rank", "") or "rank 1" in dict(found.value.rows)["ended"]
+    assert (
+        "1" in dict(found.value.rows).get("rank", "") or "rank 1" in dict(found.value.rows)["ended"]
+    )
     assert all(life.result["left_behind"] == 0 for life in run.last.ranks)
 
 
 def _life(*events: dict) -> Life:
-    life = Life(Path("nowhere"), None, {"status": 1, "ended": None, "wall": 9, "cpu": 1, "left_behind": 0})
+    life = Life(
+        Path("nowhere"), None, {"status": 1, "ended": None, "wall": 9, "cpu": 1, "left_behind": 0}
+    )
     life.__dict__["events"] = list(events)
     return life
 
 
 def _waits(name: str, line: int, n: int = 3) -> dict:
-    return {"event": "collective", "n": n, "name": name, "file": "/s/x-code/code/own.py", "line": line, "function": "save"}
+    return {
+        "event": "collective",
+        "n": n,
+        "name": name,
+        "file": "/s/x-code/code/own.py",
+        "line": line,
+        "function": "save",
+    }
 
 
 def test_ranks_in_one_collective_that_wait_too_long_are_the_machines_fault():
     slow = rank_runs.deadlock([_life(_waits("barrier", 7)), _life(_waits("barrier", 7))], [])
     assert isinstance(slow, Inconclusive)
     for other in (_waits("all_reduce", 7), _waits("barrier", 8), _waits("barrier", 7, n=2)):
-        assert not isinstance(rank_runs.deadlock([_life(_waits("barrier", 7)), _life(other)], []), Inconclusive)
+        assert not isinstance(
+            rank_runs.deadlock([_life(_waits("barrier", 7)), _life(other)], []), Inconclusive
+        )
 
 
 def test_ranks_that_resume_at_different_steps_are_told(labs):
@@ -169,7 +218,12 @@ def test_ranks_that_resume_at_different_steps_are_told(labs):
 
 def test_cancelling_ends_every_rank(ex02):
     launcher = ForkServer() if sys.platform.startswith("linux") else Plain()
-    bench = Bench(course.Submission(Path("own"), "own.py", {"own.py": b"import time\ntime.sleep(600)\n"}), launcher, seed=0, jobs=2)
+    bench = Bench(
+        course.Submission(Path("own"), "own.py", {"own.py": b"import time\ntime.sleep(600)\n"}),
+        launcher,
+        seed=0,
+        jobs=2,
+    )
     ended = []
 
     def run():
@@ -187,7 +241,9 @@ def test_cancelling_ends_every_rank(ex02):
     thread.join()
     bench.close()
     assert ended == ["cancelled"]
-    assert not [p for p in psutil.process_iter(["cmdline"]) if launcher.mark in (p.info["cmdline"] or [])]
+    assert not [
+        p for p in psutil.process_iter(["cmdline"]) if launcher.mark in (p.info["cmdline"] or [])
+    ]
 
 
 @linux
@@ -219,17 +275,36 @@ def test_four_ranks_share_one_core(labs):
 
 
 def test_torchrun_trains_the_same_job(labs, ex02, tmp_path, monkeypatch):
-    """One true end-to-end launch: what the harness sets is what torchrun sets, but for the salts."""
+    """One true end-to-end launch: what the harness sets is what torchrun sets, but for the
+    salts.
+    """
     monkeypatch.setattr(Salts, "between", lambda *_: {})
     here = tmp_path / "harness" / "checkpoints"
     here.mkdir(parents=True)
     assert labs().launch(*SAVE_JOB, ranks=2, directory=here).finished
     there = tmp_path / "torchrun"
     script = course.ROOT / "grader" / "workload" / "train_ddp.py"
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script, *SAVE_JOB[1:]]
+    command = [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        script,
+        *SAVE_JOB[1:],
+    ]
     arguments = ["--checkpoint", ex02.solution / ex02.module, "--directory", there]
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("GRADE_")} | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([sys.executable, *map(str, command + arguments)], env=environment, capture_output=True, text=True, timeout=PATIENCE * 20)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("GRADE_")} | {
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    done = subprocess.run(
+        [sys.executable, *map(str, command + arguments)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE * 20,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     files = sorted(p.relative_to(here) for p in here.glob("after-*/*"))
     assert len(files) == 3  # after step 4: what is shared, and each rank's own

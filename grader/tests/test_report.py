@@ -16,7 +16,10 @@ def gist(*rows: tuple[str, str]) -> str:
 def test_a_further_finding_says_what_befell_the_job():
     assert gist(("damaged", "a.pt"), ("found", "None")) == "damaged a.pt: None"
     assert gist(("fault", "SIGKILL in the save"), ("found", "None")) == "SIGKILL in the save: None"
-    assert gist(("fault", "SIGKILL after step 3"), ("diverged", "at step 4"), ("different", "weights")) == "weights"
+    assert (
+        gist(("fault", "SIGKILL after step 3"), ("diverged", "at step 4"), ("different", "weights"))
+        == "weights"
+    )
     assert gist(("asked", "this"), ("found", "None")) == "None"
 
 
@@ -32,7 +35,17 @@ def test_no_label_touches_its_text(capsys):
 
 
 def test_of_an_error_that_holds_the_tracebacks_of_all_ranks_their_ends_are_told():
-    frames = ["Traceback (most recent call last): (RANK {})", '  File "torch/utils.py", line 193, in reduce_scatter', "    local_data = map_fun()", "RuntimeError: Missing key"]
-    message = "\n".join(["ranks:dict_keys([0, 1])", *(line.format(rank) for rank in (0, 1) for line in frames)])
+    frames = [
+        "Traceback (most recent call last): (RANK {})",
+        '  File "torch/utils.py", line 193, in reduce_scatter',
+        "    local_data = map_fun()",
+        "RuntimeError: Missing key",
+    ]
+    message = "\n".join(
+        ["ranks:dict_keys([0, 1])", *(line.format(rank) for rank in (0, 1) for line in frames)]
+    )
     rows = crashed({"type": "CheckpointException", "message": message, "frames": []}, []).rows
-    assert rows == [("error", "CheckpointException: ranks:dict_keys([0, 1])"), ("", "RuntimeError: Missing key")]
+    assert rows == [
+        ("error", "CheckpointException: ranks:dict_keys([0, 1])"),
+        ("", "RuntimeError: Missing key"),
+    ]

@@ -1,6 +1,8 @@
-"""What student code tries from inside of a life: it reads, writes and reaches nothing that isn't its own.
+"""What student code tries from inside of a life: it reads, writes and reaches nothing that isn't
+its own.
 
-Each attack is code of a submission. It prints "got ..." for everything that it got, and what it was refused otherwise.
+Each attack is code of a submission. It prints "got ..." for everything that it got, and what it was
+refused otherwise.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ from grader.slurm import Cluster, StandIn
 from grader.slurm.choice import missing as select_missing
 from grader.verdicts import Finding
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has namespaces and Landlock")
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="only Linux has namespaces and Landlock"
+)
 
 ATTEMPT = textwrap.dedent(
     """
@@ -74,11 +78,19 @@ def attack(launcher, ex01, confined):
     def run(code: str, ranks: int | None = None, **limits) -> str:
         text = ATTEMPT + textwrap.dedent(code)
         work = course.Submission(ex01.starter, ex01.module, {ex01.module: text.encode()})
-        benches.append(Bench(work, launcher, 0, jobs=2, limits=Limits(**{"wall": 20} | limits), sandbox=confined))
+        benches.append(
+            Bench(
+                work, launcher, 0, jobs=2, limits=Limits(**{"wall": 20} | limits), sandbox=confined
+            )
+        )
         if not directory:
             directory.append(benches[0].folder() / "checkpoints")
             directory[0].mkdir()
-        life = Lab(benches[-1], "attack").launch("importing.py", ranks=ranks, directory=directory[0]).last
+        life = (
+            Lab(benches[-1], "attack")
+            .launch("importing.py", ranks=ranks, directory=directory[0])
+            .last
+        )
         if ranks is None and life.status != 0:
             return f"ended {life.ended} {life.status} {life.text()[-2000:]}"
         return life.text("stdout") + life.text("stderr")
@@ -97,10 +109,21 @@ def test_files_that_arent_its_own_are_neither_read_nor_listed(attack, tmp_path):
     (ROOT / ".grade").mkdir(exist_ok=True)
     paths = [
         *(str(exercise.solution / exercise.module) for exercise in course.exercises().values()),
-        str(ROOT / "grader" / "mutants" / "matrix.py"), str(ROOT / "grader" / "checks" / "test_ex01.py"),
-        str(ROOT / "grader" / "tests" / "conftest.py"), str(tmp_path / "secret"), "/etc/shadow", "/etc/sudoers",
-    ]  # fmt: skip
-    folders = [str(ROOT / ".git"), str(ROOT / ".grade"), str(tmp_path), os.path.expanduser("~/.ssh"), "/var/log", "/home"]
+        str(ROOT / "grader" / "mutants" / "matrix.py"),
+        str(ROOT / "grader" / "checks" / "test_ex01.py"),
+        str(ROOT / "grader" / "tests" / "conftest.py"),
+        str(tmp_path / "secret"),
+        "/etc/shadow",
+        "/etc/sudoers",
+    ]
+    folders = [
+        str(ROOT / ".git"),
+        str(ROOT / ".grade"),
+        str(tmp_path),
+        os.path.expanduser("~/.ssh"),
+        "/var/log",
+        "/home",
+    ]
     code = f"""
         for path in {paths!r}:
             attempt(path, lambda: open(path).read())
@@ -111,7 +134,15 @@ def test_files_that_arent_its_own_are_neither_read_nor_listed(attack, tmp_path):
 
 
 def test_the_answers_cant_be_imported(attack):
-    names = ["grader.mutants", "grader.checks", "grader.tests", "grader.course", "grader.engine", "grader.yardstick", "grader.given"]
+    names = [
+        "grader.mutants",
+        "grader.checks",
+        "grader.tests",
+        "grader.course",
+        "grader.engine",
+        "grader.yardstick",
+        "grader.given",
+    ]
     code = f"""
         import importlib
         for name in {names!r}:
@@ -127,14 +158,21 @@ def test_the_answers_cant_be_imported(attack):
 
 def test_nothing_is_planted_for_other_processes(attack):
     site = next(path for path in sys.path if path.endswith("site-packages"))
-    places = [f"{site}/x.pth", f"{site}/sitecustomize.py", str(ROOT / "grader" / "workload" / "x.py"), str(ROOT / "x"), "/usr/x", "/etc/x"]
+    places = [
+        f"{site}/x.pth",
+        f"{site}/sitecustomize.py",
+        str(ROOT / "grader" / "workload" / "x.py"),
+        str(ROOT / "x"),
+        "/usr/x",
+        "/etc/x",
+    ]
     code = f"""
         for path in {places!r}:
             attempt(path, lambda: open(path, "w").write("x"))
         attempt("torch", lambda: open(__import__("torch").__file__, "a").write("x"))
         attempt("the scratch folder", lambda: open(os.path.join(os.getcwd(), "..", "result"), "w").write("x"))
         attempt("another life's place", lambda: os.mkdir(os.path.join(os.getcwd(), "..", "..", "x")))
-    """
+    """  # noqa: E501
     refused(attack(code), times=len(places) + 3)
     assert not any(os.path.exists(path) for path in places)
 
@@ -146,15 +184,21 @@ def test_a_link_in_the_checkpoint_directory_leads_nowhere(attack, tmp_path):
             os.symlink(target, os.path.join(directory, str(n)))
             attempt(target, lambda: open(os.path.join(directory, str(n))).read())
             os.unlink(os.path.join(directory, str(n)))  # a life that leaves it has lost, see below
-    """
+    """  # noqa: E501
     refused(attack(code), times=3)
 
 
 KEEPERS = {
     "a file in /tmp": ("open('/tmp/kept', 'w').write('x')", "open('/tmp/kept').read()"),
     "a file in /var/tmp": ("open('/var/tmp/kept', 'w').write('x')", "open('/var/tmp/kept').read()"),
-    "a file at home": ("open(os.path.expanduser('~/kept'), 'w').write('x')", "open(os.path.expanduser('~/kept')).read()"),
-    "a System V segment": ("must(libc.shmget(4711, 100, 0o1600))", "must(libc.shmget(4711, 100, 0o600))"),
+    "a file at home": (
+        "open(os.path.expanduser('~/kept'), 'w').write('x')",
+        "open(os.path.expanduser('~/kept')).read()",
+    ),
+    "a System V segment": (
+        "must(libc.shmget(4711, 100, 0o1600))",
+        "must(libc.shmget(4711, 100, 0o600))",
+    ),
     "a System V queue": ("must(libc.msgget(4711, 0o1600))", "must(libc.msgget(4711, 0o600))"),
     "a key": (
         "must(libc.syscall(248, b'user', b'kept', b'x', ctypes.c_size_t(1), -4))",
@@ -166,8 +210,13 @@ KEEPERS = {
 @pytest.mark.parametrize("how", KEEPERS)
 def test_a_life_leaves_nothing_for_the_next_but_checkpoints(attack, how):
     leave, find = KEEPERS[how]
-    attack(f"attempt('to leave it', lambda: {leave})\nopen(os.path.join(directory, 'kept'), 'w').write('x')")
-    shown = attack(f"attempt('it', lambda: {find})\nprint(open(os.path.join(directory, 'kept')).read())")
+    attack(
+        f"attempt('to leave it', lambda: {leave})\nopen(os.path.join(directory, 'kept'), "
+        "'w').write('x')"
+    )
+    shown = attack(
+        f"attempt('it', lambda: {find})\nprint(open(os.path.join(directory, 'kept')).read())"
+    )
     assert "refused it" in shown and shown.splitlines()[-1] == "x", shown
 
 
@@ -188,7 +237,10 @@ def test_no_signal_reaches_another_process(attack):
                 attempt(f"{{number}} to {{pid}}", lambda: os.kill(pid, number))
     """
     shown = attack(code)
-    assert f"to {os.getpid()} ProcessLookupError" in shown or f"to {os.getpid()} PermissionError" in shown
+    assert (
+        f"to {os.getpid()} ProcessLookupError" in shown
+        or f"to {os.getpid()} PermissionError" in shown
+    )
     assert "ended" not in shown, shown
 
 
@@ -199,7 +251,7 @@ def test_processes_of_others_tell_nothing(attack, confined):
             path = "/proc/{os.getpid()}/" + name
             attempt(name, lambda: os.listdir(path) if name in ("cwd", "root/etc") else open(path, "rb").read(1))
         attempt("to trace it", lambda: must(libc.ptrace(16, {os.getpid()}, None, None)))
-    """
+    """  # noqa: E501
     refused(attack(code), times=7)
     if confined.kind == NAMESPACES:
         seen = attack("print([name for name in os.listdir('/proc') if name.isdigit()])")
@@ -215,7 +267,7 @@ def test_the_network_is_out_of_reach(attack, confined):
             code = f"""
                 attempt("TCP", lambda: socket.create_connection(("127.0.0.1", {server.getsockname()[1]}), 2))
                 attempt("a name", lambda: socket.socket(socket.AF_UNIX).connect({name!r}))
-            """
+            """  # noqa: E501
             refused(attack(code), times=2)
 
 
@@ -230,7 +282,7 @@ def test_ranks_meet_over_loopback_of_their_own(attack, confined):
             dist.barrier()
             print("met", dist.get_world_size())
             attempt("TCP", lambda: socket.create_connection(("127.0.0.1", {server.getsockname()[1]}), 2))
-        """
+        """  # noqa: E501
         shown = attack(code, ranks=2)
     assert shown.count("met 2") == 2 and shown.count("refused TCP") == 2, shown
 
@@ -250,10 +302,13 @@ def test_there_is_no_way_back(attack, confined):
         attempt("umount", lambda: must(libc.umount2(b"/proc", 2)))
         attempt("another user", lambda: os.setuid(os.getuid() + 1))
         attempt("a device", lambda: os.mknod(os.path.join(directory, "dev"), 0o60600, os.makedev(8, 0)))
-    """
+    """  # noqa: E501
     if confined.kind == NAMESPACES:
         refused(attack(code), times=5)
-        status = attack("print([line for line in open('/proc/self/status') if line.startswith(('CapEff', 'NoNewPrivs', 'Uid'))])")
+        status = attack(
+            "print([line for line in open('/proc/self/status') if line.startswith(('CapEff', "
+            "'NoNewPrivs', 'Uid'))])"
+        )
         assert "CapEff:\\t0000000000000000" in status and "NoNewPrivs:\\t1" in status, status
         assert os.geteuid() != 0 or "Uid:\\t0" not in status
 
@@ -280,7 +335,9 @@ def test_a_kind_that_cant_be_had_is_an_error_where_its_required(monkeypatch):
 
 def test_a_fresh_interpreter_and_both_servers_have_other_hash_secrets(ex01):
     """Two real processes never agree on hash("..."); two lives of one run don't, either."""
-    work = course.Submission(ex01.starter, ex01.module, {ex01.module: b"print(hash('x'), id(object))\n"})
+    work = course.Submission(
+        ex01.starter, ex01.module, {ex01.module: b"print(hash('x'), id(object))\n"}
+    )
     launcher = ForkServer()
     bench = Bench(work, launcher, 0, jobs=2)
     try:
@@ -295,7 +352,7 @@ def test_a_fresh_interpreter_and_both_servers_have_other_hash_secrets(ex01):
         launcher.close()
 
 
-# --- job scripts ------------------------------------------------------------------------------------
+# --- job scripts ----------------------------------------------------------------------------------
 
 SCRIPT = """#!/bin/bash
 #SBATCH -o job.log
@@ -322,7 +379,9 @@ echo done
 def test_a_job_script_reaches_its_own_folder_alone(short_path, ex01, kind, monkeypatch):
     monkeypatch.setenv("GRADE_SECRET", "of-the-caller")
     if kind == "slurm" and (missing := select_missing()):
-        pytest.fail(f"Slurm is missing: {missing}") if os.environ.get("GRADE_CI") else pytest.skip(f"no Slurm: {missing}")
+        pytest.fail(f"Slurm is missing: {missing}") if os.environ.get("GRADE_CI") else pytest.skip(
+            f"no Slurm: {missing}"
+        )
     if not sandbox.jobs_can_be_confined():
         pytest.skip("no Landlock")
     work, outside = short_path / "work", short_path / "outside"
@@ -330,16 +389,22 @@ def test_a_job_script_reaches_its_own_folder_alone(short_path, ex01, kind, monke
     outside.mkdir()
     (outside / "secret").write_text("x")
     words = {
-        "SECRET": outside / "secret", "SOLUTION": ex01.solution / ex01.module, "ROOT": ROOT, "OUTSIDE": outside,
-        "GRADER": os.getpid(), "CLUSTER": short_path / "c",
-    }  # fmt: skip
+        "SECRET": outside / "secret",
+        "SOLUTION": ex01.solution / ex01.module,
+        "ROOT": ROOT,
+        "OUTSIDE": outside,
+        "GRADER": os.getpid(),
+        "CLUSTER": short_path / "c",
+    }
     text = SCRIPT
     for word, value in words.items():
         text = text.replace(word, str(value))
     (work / "job.sh").write_text(text)
     made = Cluster if kind == "slurm" else StandIn
     with made(short_path / "c", nodes=1, jobs_write=[work]) as cluster:
-        done = cluster.run(["sbatch", "-W", "job.sh"], cwd=work, env={**cluster.env, "TMPDIR": str(work)})
+        done = cluster.run(
+            ["sbatch", "-W", "job.sh"], cwd=work, env={**cluster.env, "TMPDIR": str(work)}
+        )
         shown = (work / "job.log").read_text()
     assert done.returncode == 0, done.stderr + shown
     assert "got" not in shown and shown.count("refused") == 9 and shown.endswith("done\n"), shown
@@ -347,7 +412,9 @@ def test_a_job_script_reaches_its_own_folder_alone(short_path, ex01, kind, monke
 
 
 def test_the_standin_writes_no_log_outside_of_the_jobs_folder(short_path):
-    """sbatch -o names any file; where a real cluster's slurmd is confined, the stand-in looks itself."""
+    """sbatch -o names any file; where a real cluster's slurmd is confined, the stand-in looks
+    itself.
+    """
     work, outside = short_path / "work", short_path / "outside"
     work.mkdir()
     outside.mkdir()
@@ -368,7 +435,7 @@ def test_a_job_gets_no_longer_grace_by_a_longer_time_limit(short_path):
         assert time.monotonic() - began < 9
 
 
-# --- what slips past a limit, or leads the grader astray --------------------------------------------
+# --- what slips past a limit, or leads the grader astray ------------------------------------------
 
 UNCOUNTED = {
     "a file that was removed while open": ("disk", """

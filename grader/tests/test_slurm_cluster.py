@@ -1,4 +1,6 @@
-"""The cluster on loopback: it's really Slurm, it touches nothing else, and nothing of it is left."""
+"""The cluster on loopback: it's really Slurm, it touches nothing else, and nothing of it is
+left.
+"""
 
 from __future__ import annotations
 
@@ -67,10 +69,20 @@ def cluster(shared):
     assert processes.wait_until(lambda: not shared.status().jobs, 20)
 
 
-def grade_cluster(place: Path | str, *args, env: dict | None = None, **options) -> subprocess.CompletedProcess:
+def grade_cluster(
+    place: Path | str, *args, env: dict | None = None, **options
+) -> subprocess.CompletedProcess:
     """`grade cluster ...` where clusters are kept in `place`."""
     env = {**os.environ, "GRADE_CLUSTERS": str(place), "PYTHONPATH": str(ROOT), **(env or {})}
-    return subprocess.run([sys.executable, "-m", "grader", "cluster", *map(str, args)], cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, **options)
+    return subprocess.run(
+        [sys.executable, "-m", "grader", "cluster", *map(str, args)],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        **options,
+    )
 
 
 def everything(cluster: Cluster) -> list[dict]:
@@ -93,19 +105,26 @@ def gone(known: list[dict], cluster: Cluster, seconds: float = 10) -> bool:
     )
 
 
-# --- it's really Slurm -------------------------------------------------------------------------------
+# --- it's really Slurm ----------------------------------------------------------------------------
 
 
 @needs_slurm
 def test_two_nodes_are_idle_soon_after_the_start(shared):
     status = shared.status()
-    assert (status.phase, status.nodes, status.jobs, status.problems) == ("up", {"n1": "idle", "n2": "idle"}, [], [])
+    assert (status.phase, status.nodes, status.jobs, status.problems) == (
+        "up",
+        {"n1": "idle", "n2": "idle"},
+        [],
+        [],
+    )
     assert shared.seconds < 10  # a second at most on a machine that does nothing else
 
 
 @needs_slurm
 def test_a_batch_job_runs_and_is_on_record(cluster, tmp_path):
-    job = cluster.submit("-N2", "-o", tmp_path / "out", "--wrap", "srun -l printenv SLURMD_NODENAME")
+    job = cluster.submit(
+        "-N2", "-o", tmp_path / "out", "--wrap", "srun -l printenv SLURMD_NODENAME"
+    )
     assert cluster.wait_for(job, "COMPLETED", "FAILED")["JobState"] == "COMPLETED"
     assert sorted((tmp_path / "out").read_text().split()) == ["0:", "1:", "n1", "n2"]
     listed = ["sacct", "-c", "-n", "-P", "-j", job, "-o", "State"]
@@ -121,12 +140,18 @@ def test_srun_runs_on_both_nodes_and_passes_the_exit_status_on(cluster):
 
 @pytest.fixture(scope="module")
 def preempted(place):
-    """A cluster in which a job of `high` has taken the nodes of one of `low`: (cluster, low, high, since)."""
+    """A cluster in which a job of `high` has taken the nodes of one of `low`: (cluster, low, high,
+    since).
+    """
     with Cluster(place / "preempted", grace=0) as cluster:
         script = "echo life ${SLURM_RESTART_COUNT-unset}; exec sleep 600"
-        low = cluster.submit("--exclusive", "-N2", "--open-mode=append", "-o", place / "low", "--wrap", script)
+        low = cluster.submit(
+            "--exclusive", "-N2", "--open-mode=append", "-o", place / "low", "--wrap", script
+        )
         cluster.wait_for(low, "RUNNING")
-        high = cluster.submit("-p", "high", "--exclusive", "-N2", "--wrap", "sleep 1", "-o", "/dev/null")
+        high = cluster.submit(
+            "-p", "high", "--exclusive", "-N2", "--wrap", "sleep 1", "-o", "/dev/null"
+        )
         cluster.wait_for(high, "RUNNING")
         yield cluster, low, high, time.monotonic()
 
@@ -166,19 +191,26 @@ while True: time.sleep(1)
 
 @needs_slurm
 @needs_cc
-@pytest.mark.parametrize("proctrack,child_too", [("cgroup", False), ("direct", False), ("pgid", True)])
+@pytest.mark.parametrize(
+    "proctrack,child_too", [("cgroup", False), ("direct", False), ("pgid", True)]
+)
 def test_whom_a_signal_reaches(place, tmp_path, proctrack, child_too):
     if proctrack == "cgroup" and not freezer.possible():
         pytest.skip("proctrack/cgroup needs root and a v1 freezer")
     out = tmp_path / "out"
     (tmp_path / "listen.py").write_text(LISTEN)
-    (tmp_path / "job.sh").write_text(JOB.format(python=sys.executable, listen=tmp_path / "listen.py"))
+    (tmp_path / "job.sh").write_text(
+        JOB.format(python=sys.executable, listen=tmp_path / "listen.py")
+    )
 
     def said(*words: str) -> str:
-        assert processes.wait_until(lambda: all(word in out.read_text() for word in words), 10), out.read_text()
+        assert processes.wait_until(lambda: all(word in out.read_text() for word in words), 10), (
+            out.read_text()
+        )
         return out.read_text()
 
-    # kill_wait: the child is asked after scancel, and SIGKILL must not be faster, however busy the machine is
+    # kill_wait: the child is asked after scancel, and SIGKILL must not be faster, however busy the
+    # machine is
     with Cluster(place / proctrack, nodes=1, proctrack=proctrack, kill_wait=60) as cluster:
         assert cluster.status().proctrack == proctrack
         out.touch()
@@ -186,14 +218,15 @@ def test_whom_a_signal_reaches(place, tmp_path, proctrack, child_too):
         child = int(said("child ready", "task ready").partition("child ready")[2].split()[0])
         cluster.run(["scancel", job], check=True)
         said("shell TERM", "task SIGTERM")
-        os.kill(child, signal.SIGUSR1)  # whatever reached it before, it tells before this or just after
+        # whatever reached it before, it tells before this or just after
+        os.kill(child, signal.SIGUSR1)
         said("child SIGUSR1")
         os.kill(child, signal.SIGUSR1)
         assert processes.wait_until(lambda: out.read_text().count("child SIGUSR1") == 2, 10)
         assert ("child SIGTERM" in out.read_text()) == child_too
 
 
-# --- it touches nothing else -----------------------------------------------------------------------------
+# --- it touches nothing else ----------------------------------------------------------------------
 
 
 @needs_slurm
@@ -215,13 +248,19 @@ def test_the_directory_is_the_users_alone_and_holds_all_state(shared):
     assert shared.directory.stat().st_mode & 0o777 == 0o700
     assert (shared.directory / "munge" / "key").stat().st_mode & 0o777 == 0o600
     for name, pid in shared.pids().items():
-        files = [Path(f.path) for f in psutil.Process(pid).open_files() if f.mode != "r"]  # newer ones hold their own program open
+        # newer ones hold their own program open
+        files = [Path(f.path) for f in psutil.Process(pid).open_files() if f.mode != "r"]
         assert all(shared.directory in f.parents for f in files), (name, files)
 
 
 @needs_slurm
 def test_another_clusters_environment_is_left_alone_and_not_passed_on(shared, monkeypatch):
-    theirs = {"SLURM_CONF": "/etc/slurm/slurm.conf", "SLURM_JOB_ID": "77", "SBATCH_PARTITION": "gpu", "SQUEUE_FORMAT": "%all"}
+    theirs = {
+        "SLURM_CONF": "/etc/slurm/slurm.conf",
+        "SLURM_JOB_ID": "77",
+        "SBATCH_PARTITION": "gpu",
+        "SQUEUE_FORMAT": "%all",
+    }
     for name, value in theirs.items():
         monkeypatch.setenv(name, value)
     assert not set(theirs) - {"SLURM_CONF"} & set(shared.env)
@@ -235,22 +274,29 @@ def test_clusters_started_at_once_stay_apart(place):
     names = ["a", "b", "c"]
     started = [
         subprocess.Popen(
-            [sys.executable, "-m", "grader", "cluster", "up", "--name", name, "--nodes", "1"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            [sys.executable, "-m", "grader", "cluster", "up", "--name", name, "--nodes", "1"],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             env={**os.environ, "GRADE_CLUSTERS": str(place / "many"), "PYTHONPATH": str(ROOT)},
         )
         for name in names
-    ]  # fmt: skip
+    ]
     try:
         assert [(p.communicate(timeout=60)[1], p.returncode) for p in started] == [(b"", 0)] * 3
         clusters = [Cluster(place / "many" / name) for name in names]
-        jobs = [c.submit("-J", c.directory.name, "--wrap", "exec sleep 600", "-o", "/dev/null") for c in clusters]
+        jobs = [
+            c.submit("-J", c.directory.name, "--wrap", "exec sleep 600", "-o", "/dev/null")
+            for c in clusters
+        ]
         assert jobs == ["1", "1", "1"]
         for one in clusters:
             one.wait_for("1", "RUNNING")
         clusters[0].run(["scancel", "1"], check=True)
         clusters[0].wait_for("1", "CANCELLED")
         clusters[1].stop()
-        assert clusters[2].wait_for("1", "RUNNING")["JobName"] == "c"  # the namesake on n1 elsewhere wasn't meant
+        # the namesake on n1 elsewhere wasn't meant
+        assert clusters[2].wait_for("1", "RUNNING")["JobName"] == "c"
     finally:
         done = grade_cluster(place / "many", "down", "--all")
     assert done.returncode == 0 and not (place / "many").exists()
@@ -274,15 +320,19 @@ def test_a_held_port_is_refused_to_others_but_not_to_slurm(monkeypatch):
 
 @needs_slurm
 @pytest.mark.parametrize("times", [1, 99])
-def test_a_port_that_somebody_takes_meanwhile_is_given_up_for_another(place, tmp_path, monkeypatch, times):
+def test_a_port_that_somebody_takes_meanwhile_is_given_up_for_another(
+    place, tmp_path, monkeypatch, times
+):
     keeper = tmp_path / "keeper.py"
     keeper.write_text(
-        f"import sys, socket; sys.path.insert(0, {str(ROOT)!r}); from grader.slurm import keeper, ports\n"
+        f"import sys, socket; sys.path.insert(0, {str(ROOT)!r}); from grader.slurm import "
+        "keeper, ports\n"
         f"hold, thieves = ports.hold, []\n"
         f"def stolen(count):\n"
         f"    held = hold(count)\n"
         f"    if len(thieves) < {times}:\n"
-        f"        thief = socket.socket(); thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)\n"
+        "        thief = socket.socket(); thief.setsockopt(socket.SOL_SOCKET, "
+        "socket.SO_REUSEADDR, 1)\n"
         f"        thief.bind(held[-1].getsockname()); thief.listen(); thieves.append(thief)\n"
         f"    return held\n"
         f"ports.hold = stolen; keeper.main()\n"
@@ -298,21 +348,31 @@ def test_a_port_that_somebody_takes_meanwhile_is_given_up_for_another(place, tmp
     assert not cluster.directory.exists() and not processes.belonging(str(cluster.directory))
 
 
-# --- nothing of it is left -------------------------------------------------------------------------------
+# --- nothing of it is left ------------------------------------------------------------------------
 
-LEAVES = "#!/bin/bash\n(setsid env -i sleep 600 &)\nsetsid sleep 600 &\nsrun bash -c 'setsid sleep 600 & wait' &\nexec sleep 600\n"
+LEAVES = (
+    "#!/bin/bash\n(setsid env -i sleep 600 &)\nsetsid sleep 600 &\nsrun bash -c 'setsid "
+    "sleep 600 & wait' &\nexec sleep 600\n"
+)
 
 
 def at_work(cluster: Cluster, folder: Path, seconds: float = 10) -> list[dict]:
-    """Every process of the cluster, with a job that has sent some into sessions of their own, one without environment."""
+    """Every process of the cluster, with a job that has sent some into sessions of their own, one
+    without environment.
+    """
     (folder / "job.sh").write_text(LEAVES)
     job = cluster.submit("-N2", "-o", "/dev/null", folder / "job.sh")
     cluster.wait_for(job, "RUNNING")
 
     def sleeping() -> int:
-        return sum(b"sleep\x00600" in Path(f"/proc/{p['pid']}/cmdline").read_bytes() for p in everything(cluster) if processes.alive(p))
+        return sum(
+            b"sleep\x00600" in Path(f"/proc/{p['pid']}/cmdline").read_bytes()
+            for p in everything(cluster)
+            if processes.alive(p)
+        )
 
-    assert processes.wait_until(lambda: sleeping() == 5, seconds), sleeping()  # srun's is on two nodes
+    # srun's is on two nodes
+    assert processes.wait_until(lambda: sleeping() == 5, seconds), sleeping()
     return everything(cluster)
 
 
@@ -321,7 +381,8 @@ def at_work(cluster: Cluster, folder: Path, seconds: float = 10) -> list[dict]:
 def test_down_leaves_nothing_whoever_has_died_before(place, tmp_path, victim):
     cluster = Cluster(place / "down")
     cluster.start(stay=True)
-    known = everything(cluster) if victim in ("slurmctld", "munged") else at_work(cluster, tmp_path)  # a second
+    # a second
+    known = everything(cluster) if victim in ("slurmctld", "munged") else at_work(cluster, tmp_path)
     if victim:
         dead = processes.identity(cluster.pids()[victim])
         os.kill(dead["pid"], signal.SIGKILL)
@@ -331,7 +392,8 @@ def test_down_leaves_nothing_whoever_has_died_before(place, tmp_path, victim):
         assert len(status.problems) == 1 and victim in status.problems[0]
     began = time.monotonic()
     cluster.stop()
-    if victim == "keeper" and not freezer.possible():  # nobody knows any more whose the one without environment was
+    # nobody knows any more whose the one without environment was
+    if victim == "keeper" and not freezer.possible():
         known = [p for p in known if not processes.alive(p) or processes.kill([p["pid"]])]
     assert gone(known, cluster, 0) and time.monotonic() - began < 10
     cluster.stop()  # nothing to do
@@ -344,7 +406,12 @@ def ends_with_its_grader(cluster: Cluster, folder: Path, seconds: float = 10) ->
         f"import sys, time; from grader.slurm import {kind}\n"
         f"with {kind}(sys.argv[1]) as c: print(c.seconds, flush=True); time.sleep(600)\n"
     )
-    grader = subprocess.Popen([sys.executable, "-c", code, cluster.directory], cwd=ROOT, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    grader = subprocess.Popen(
+        [sys.executable, "-c", code, cluster.directory],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
     assert grader.stdout.readline()
     known = at_work(cluster, folder, seconds)
     grader.kill()
@@ -359,21 +426,31 @@ def test_when_the_grader_is_killed_its_cluster_ends(place, tmp_path):
 
 @needs_slurm
 def test_a_start_that_is_cut_short_leaves_nothing(place):
-    """Whenever its starter is killed: at the times of a start, from its first process to its last."""
+    """Whenever its starter is killed: at the times of a start, from its first process to its
+    last.
+    """
     env = {**os.environ, "GRADE_CLUSTERS": str(place / "cut"), "PYTHONPATH": str(ROOT)}
     cluster = Cluster(place / "cut" / "lab")
     for daemon in (None, "munged", "slurmctld", "n2"):
-        starter = subprocess.Popen([sys.executable, "-m", "grader", "cluster", "up"], cwd=ROOT, stdout=subprocess.DEVNULL, env=env)
+        starter = subprocess.Popen(
+            [sys.executable, "-m", "grader", "cluster", "up"],
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            env=env,
+        )
 
         def there(starter=starter, daemon=daemon) -> bool:
-            return starter.poll() is not None or (daemon in cluster.pids() if daemon else cluster.directory.exists())
+            return starter.poll() is not None or (
+                daemon in cluster.pids() if daemon else cluster.directory.exists()
+            )
 
         assert processes.wait_until(there, 20, lambda _: time.sleep(0.001))
         starter.kill()
         starter.wait()
         done = grade_cluster(place / "cut", "down")
         assert (done.returncode, done.stderr) == (0, "")
-        # a keeper that was between fork and exec then, seen by nobody, finds its lifeline cut and ends by itself
+        # a keeper that was between fork and exec then, seen by nobody, finds its lifeline cut and
+        # ends by itself
         assert processes.wait_until(lambda: not processes.belonging(str(cluster.directory)), 10)
         assert not cluster.directory.exists()
 
@@ -389,7 +466,9 @@ def test_a_cluster_whose_directory_is_removed_ends(place):
 
 @needs_slurm
 def test_a_daemon_that_doesnt_start_is_told_in_its_own_words(place):
-    with pytest.raises(ClusterError, match="didn't start: slurmctld ended at its start(.|\n)*NoSuchType"):
+    with pytest.raises(
+        ClusterError, match="didn't start: slurmctld ended at its start(.|\n)*NoSuchType"
+    ):
         Cluster(place / "bad", settings={"SelectType": "select/NoSuchType"}).start()
     assert not (place / "bad").exists() and not processes.belonging(str(place / "bad"))
 
@@ -406,7 +485,7 @@ def test_a_pid_that_was_given_out_again_is_never_signalled():
     assert not processes.alive(known) and not processes.send(known, signal.SIGKILL)
 
 
-# --- the command -------------------------------------------------------------------------------------------
+# --- the command ----------------------------------------------------------------------------------
 
 
 @needs_slurm
@@ -416,17 +495,30 @@ def test_up_status_shell_down(place):
 
     try:
         up = run("up", "--nodes", 1)
-        assert up.returncode == 0 and f"export SLURM_CONF={place}/cli/lab/slurm.conf" in up.stdout and "grade cluster shell" in up.stdout
-        assert run("shell", "--", "srun", "sh", "-c", "echo $SLURMD_NODENAME; exit 5").stdout == "n1\n"
+        assert (
+            up.returncode == 0
+            and f"export SLURM_CONF={place}/cli/lab/slurm.conf" in up.stdout
+            and "grade cluster shell" in up.stdout
+        )
+        assert (
+            run("shell", "--", "srun", "sh", "-c", "echo $SLURMD_NODENAME; exit 5").stdout == "n1\n"
+        )
         assert run("shell", "srun", "sh", "-c", "exit 5").returncode == 5
         assert run("shell", input="squeue -h; exit 9\n").returncode == 9  # $SHELL
         again = run("up")
         assert again.returncode == 2 and "grade cluster down" in again.stderr
         run("shell", "sbatch", "-J", "mine", "-o", "/dev/null", "--wrap", "sleep 600")
         status = run("status")
-        assert status.returncode == 0 and "n1 " in status.stdout and " mine " in status.stdout and str(place / "cli" / "lab") in status.stdout
+        assert (
+            status.returncode == 0
+            and "n1 " in status.stdout
+            and " mine " in status.stdout
+            and str(place / "cli" / "lab") in status.stdout
+        )
         os.kill(Cluster(place / "cli" / "lab").pids()["slurmctld"], signal.SIGKILL)
-        assert processes.wait_until(lambda: "slurmctld" not in Cluster(place / "cli" / "lab").pids(), 5)
+        assert processes.wait_until(
+            lambda: "slurmctld" not in Cluster(place / "cli" / "lab").pids(), 5
+        )
         status = run("status")
         assert status.returncode == 3 and "slurmctld has died" in status.stdout
         refused = run("shell", "true")
@@ -473,11 +565,17 @@ def test_wrong_usage_is_one_line_and_exit_2(place, args, monkeypatch, capsys):
 @pytest.mark.parametrize("where", [LONG, "/tmp/not a name", "/proc/x", "/dev/null"])
 def test_a_place_that_cant_be_one_is_one_line_and_exit_2(where):
     done = grade_cluster(where, "up")
-    assert done.returncode == (2 if not missing() else done.returncode) and len(done.stderr.strip().splitlines()) == 1
+    assert (
+        done.returncode == (2 if not missing() else done.returncode)
+        and len(done.stderr.strip().splitlines()) == 1
+    )
     assert not os.path.lexists(Path(where) / "lab")
 
 
-@pytest.mark.parametrize("options", [{"nodes": 0}, {"nodes": "2"}, {"grace": -1}, {"proctrack": "x"}, {"settings": {"A": "b\nc"}}])
+@pytest.mark.parametrize(
+    "options",
+    [{"nodes": 0}, {"nodes": "2"}, {"grace": -1}, {"proctrack": "x"}, {"settings": {"A": "b\nc"}}],
+)
 def test_wrong_options_are_told(place, options):
     with pytest.raises(UsageError):
         Cluster(place / "never", **options).start()
@@ -493,14 +591,22 @@ def test_the_longest_directory_works_and_a_longer_one_is_refused(place):
         Cluster(place / (name + "y")).start()
 
 
-def test_where_slurm_is_missing_a_stand_in_comes_up_and_one_line_says_how_to_get_slurm(place, tmp_path, monkeypatch):
+def test_where_slurm_is_missing_a_stand_in_comes_up_and_one_line_says_how_to_get_slurm(
+    place, tmp_path, monkeypatch
+):
     done = grade_cluster(place / "no", "up", env={"PATH": str(tmp_path)})
     assert grade_cluster(place / "no", "down").returncode == 0
     assert done.returncode == 0 and done.stdout.startswith("stand-in lab is up")
-    assert len(done.stderr.strip().splitlines()) == 1 and "stand-in" in done.stderr and "make slurm" in done.stderr
+    assert (
+        len(done.stderr.strip().splitlines()) == 1
+        and "stand-in" in done.stderr
+        and "make slurm" in done.stderr
+    )
     assert not (place / "no").exists()
     monkeypatch.setattr(programs.shutil, "which", lambda *_, **__: None)
-    with pytest.raises(NotInstalled, match="Slurm isn't installed here; on Debian and Ubuntu, `make slurm`"):
+    with pytest.raises(
+        NotInstalled, match="Slurm isn't installed here; on Debian and Ubuntu, `make slurm`"
+    ):
         Cluster(place / "never").start()
     monkeypatch.setattr(programs.sys, "platform", "darwin")
     with pytest.raises(NotInstalled, match="Linux"):
@@ -523,7 +629,9 @@ def test_make_slurm_says_what_it_would_need():
     if shutil.which("make") is None:
         pytest.skip("no make here")
     done = subprocess.run(["make", "-n", "slurm"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0 and all(name in done.stdout for name in ("slurmctld", "slurmd", "slurm-client", "munge"))
+    assert done.returncode == 0 and all(
+        name in done.stdout for name in ("slurmctld", "slurmd", "slurm-client", "munge")
+    )
 
 
 @needs_slurm
@@ -531,7 +639,8 @@ def test_the_job_that_was_preempted_has_started_again_within_seconds(preempted, 
     cluster, low, _, since = preempted  # it had all the tests between for it
     assert cluster.wait_for(low, "RUNNING")["Restarts"] == "1"
     started = time.mktime(time.strptime(cluster.job(low)["StartTime"], "%Y-%m-%dT%H:%M:%S"))
-    assert started - (time.time() - (time.monotonic() - since)) < 20  # 6 s; Slurm's default is two minutes
+    # 6 s; Slurm's default is two minutes
+    assert started - (time.time() - (time.monotonic() - since)) < 20
     assert processes.wait_until(lambda: (place / "low").read_text().split("\n")[-2] == "life 1", 5)
     assert (place / "low").read_text().startswith("life unset\n")
 

@@ -1,5 +1,6 @@
-"""The stand-in as a thing of its own: what it refuses, and that nothing of it is left. Its likeness to Slurm is
-test_slurm_conformance.py's."""
+"""The stand-in as a thing of its own: what it refuses, and that nothing of it is left. Its likeness
+to Slurm is test_slurm_conformance.py's.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +15,13 @@ import pytest
 
 from grader.course import ROOT, UsageError
 from grader.slurm import Cluster, StandIn, choose, processes, programs
-from grader.tests.test_slurm_cluster import at_work, ends_with_its_grader, everything, gone, grade_cluster
+from grader.tests.test_slurm_cluster import (
+    at_work,
+    ends_with_its_grader,
+    everything,
+    gone,
+    grade_cluster,
+)
 
 
 @pytest.fixture(scope="module")
@@ -29,24 +36,46 @@ def shared(place):
         yield cluster
 
 
-# --- what it refuses ---------------------------------------------------------------------------------------
+# --- what it refuses ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "command",
     [
-        "sbatch --gres=gpu:1 x.sh", "sbatch --export=NONE x.sh", "sbatch -Z x.sh", "sbatch -d aftercorr:1 x.sh", "sbatch -d afterok:1?afterok:2 x.sh",
-        "sbatch --exclusive=user x.sh", "sbatch --signal=R:USR1 x.sh", "srun --pty bash", "srun --mpi=pmix true", "srun --out=x true", "squeue -O JobID", "squeue -o %z", "squeue --start",
-        "scontrol reconfigure", "scontrol update nodename=n1 state=drain", "scontrol update jobid=1 Nice=5", "scancel --ctld 1", "sacct -c -o MaxRSS", "sinfo -R", "sinfo -o %G",
-        "salloc -N1", "sacctmgr show user", "sstat -j 1",
+        "sbatch --gres=gpu:1 x.sh",
+        "sbatch --export=NONE x.sh",
+        "sbatch -Z x.sh",
+        "sbatch -d aftercorr:1 x.sh",
+        "sbatch -d afterok:1?afterok:2 x.sh",
+        "sbatch --exclusive=user x.sh",
+        "sbatch --signal=R:USR1 x.sh",
+        "srun --pty bash",
+        "srun --mpi=pmix true",
+        "srun --out=x true",
+        "squeue -O JobID",
+        "squeue -o %z",
+        "squeue --start",
+        "scontrol reconfigure",
+        "scontrol update nodename=n1 state=drain",
+        "scontrol update jobid=1 Nice=5",
+        "scancel --ctld 1",
+        "sacct -c -o MaxRSS",
+        "sinfo -R",
+        "sinfo -o %G",
+        "salloc -N1",
+        "sacctmgr show user",
+        "sstat -j 1",
     ],
-)  # fmt: skip
+)
 def test_what_it_doesnt_know_is_refused_in_one_line(shared, command, tmp_path):
     (tmp_path / "x.sh").write_text("#!/bin/sh\n")
-    shared.run(["sbatch", "-H", "-o", "/dev/null", "--wrap", "true"], check=True)  # something to ask about
+    # something to ask about
+    shared.run(["sbatch", "-H", "-o", "/dev/null", "--wrap", "true"], check=True)
     done = shared.run(command.split(), cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
-    assert len(done.stderr.splitlines()) == 1 and done.stderr.endswith("the real cluster does: make slurm\n"), done.stderr
+    assert len(done.stderr.splitlines()) == 1 and done.stderr.endswith(
+        "the real cluster does: make slurm\n"
+    ), done.stderr
 
 
 def test_an_unknown_sbatch_line_or_variable_is_refused_too(shared, tmp_path):
@@ -57,14 +86,25 @@ def test_an_unknown_sbatch_line_or_variable_is_refused_too(shared, tmp_path):
     assert done.returncode == 2 and "SBATCH_GRES" in done.stderr
 
 
-@pytest.mark.parametrize("options", [{"nodes": 0}, {"nodes": 1.5}, {"grace": -1}, {"grace": "1"}, {"proctrack": "pgid"}, {"settings": {"SelectType": "x"}}, {"requeue_delay": -1}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"nodes": 0},
+        {"nodes": 1.5},
+        {"grace": -1},
+        {"grace": "1"},
+        {"proctrack": "pgid"},
+        {"settings": {"SelectType": "x"}},
+        {"requeue_delay": -1},
+    ],
+)
 def test_wrong_options_are_told(place, options):
     with pytest.raises(UsageError):
         StandIn(place / "never", **options).start()
     assert not (place / "never").exists()
 
 
-# --- nothing of it is left -----------------------------------------------------------------------------------
+# --- nothing of it is left ------------------------------------------------------------------------
 
 needs_proc = pytest.mark.skipif(not processes.PROC, reason="looks into /proc")
 
@@ -100,7 +140,9 @@ def test_a_stand_in_whose_directory_is_removed_ends(place, tmp_path):
 
 @needs_proc
 def test_a_job_takes_what_it_started_along(shared, tmp_path):
-    """By SIGKILL, as a cgroup does: sessions of their own and cleared environments don't save them."""
+    """By SIGKILL, as a cgroup does: sessions of their own and cleared environments don't save
+    them.
+    """
     before = {p["pid"] for p in everything(shared)}
     known = [p for p in at_work(shared, tmp_path, 20) if p["pid"] not in before]
     assert len(known) >= 5
@@ -124,7 +166,10 @@ def test_where_there_is_no_proc_and_orphans_go_elsewhere(place, tmp_path, monkey
     monkeypatch.setattr(StandIn, "program", tmp_path / "controller.py")
     log = tmp_path / "log"
     with StandIn(place / "elsewhere", kill_wait=0.5) as cluster:
-        body = f"(setsid sleep 601 & echo $! >> {log}; sleep 0.1)\nsrun sh -c '(setsid sleep 602 & echo $! >> {log}; sleep 0.1); sleep 603' & sleep 0.5\nwait\n"
+        body = (
+            f"(setsid sleep 601 & echo $! >> {log}; sleep 0.1)\nsrun sh -c '(setsid sleep "
+            f"602 & echo $! >> {log}; sleep 0.1); sleep 603' & sleep 0.5\nwait\n"
+        )
         job = cluster.submit("-o", "/dev/null", "--wrap", body)
         assert processes.wait_until(lambda: log.exists() and len(log.read_text().split()) == 2, 20)
         orphans = [processes.identity(int(pid)) for pid in log.read_text().split()]
@@ -132,14 +177,22 @@ def test_where_there_is_no_proc_and_orphans_go_elsewhere(place, tmp_path, monkey
         cluster.run(["scancel", job], check=True)
         cluster.wait_for(job, "CANCELLED")
         assert processes.wait_until(lambda: not any(map(processes.alive, orphans)), 10)
-        other = cluster.submit("-o", "/dev/null", "--wrap", f"(setsid sleep 604 & echo $! > {log}; sleep 0.1); sleep 600")
+        other = cluster.submit(
+            "-o",
+            "/dev/null",
+            "--wrap",
+            f"(setsid sleep 604 & echo $! > {log}; sleep 0.1); sleep 600",
+        )
         cluster.wait_for(other, "RUNNING")
         assert processes.wait_until(lambda: len(log.read_text().split()) == 1, 20)
         left = processes.identity(int(log.read_text()))
-    assert processes.wait_until(lambda: not processes.alive(left), 5) and not cluster.directory.exists()
+    assert (
+        processes.wait_until(lambda: not processes.alive(left), 5)
+        and not cluster.directory.exists()
+    )
 
 
-# --- beyond conformance ---------------------------------------------------------------------------------------
+# --- beyond conformance ---------------------------------------------------------------------------
 
 
 def test_it_is_prompt(shared, tmp_path):
@@ -149,10 +202,13 @@ def test_it_is_prompt(shared, tmp_path):
     job = shared.submit("--open-mode=append", "-o", out, "--wrap", body)
     assert processes.wait_until(lambda: shared.job(job)["JobState"] == "COMPLETED", 20)
     started, again = [float(line) for line in out.read_text().splitlines() if line[0].isdigit()]
-    assert started - began < 2 and again - started < 3  # 0.05 and 0.25 s on a machine that does nothing else
+    # 0.05 and 0.25 s on a machine that does nothing else
+    assert started - began < 2 and again - started < 3
 
 
-def test_choose_takes_the_real_one_where_there_is_one_and_says_so_where_there_isnt(place, monkeypatch, capsys):
+def test_choose_takes_the_real_one_where_there_is_one_and_says_so_where_there_isnt(
+    place, monkeypatch, capsys
+):
     monkeypatch.setattr(programs, "find", lambda: None)
     assert type(choose(place / "x", nodes=3)) is Cluster and capsys.readouterr().err == ""
     monkeypatch.undo()
@@ -168,8 +224,15 @@ def test_up_status_shell_down(place):
         up = grade_cluster(place / "cli", "up", "--stand-in", "--nodes", 1)
         assert up.returncode == 0 and "stand-in lab is up" in up.stdout and up.stderr == ""
         status = grade_cluster(place / "cli", "status")
-        assert status.returncode == 0 and "stand-in lab is up" in status.stdout and "n1 idle" in status.stdout
-        assert grade_cluster(place / "cli", "shell", "--", "srun", "sh", "-c", "exit 5").returncode == 5
+        assert (
+            status.returncode == 0
+            and "stand-in lab is up" in status.stdout
+            and "n1 idle" in status.stdout
+        )
+        assert (
+            grade_cluster(place / "cli", "shell", "--", "srun", "sh", "-c", "exit 5").returncode
+            == 5
+        )
         assert grade_cluster(place / "cli", "up", "--stand-in").returncode == 2
     finally:
         down = grade_cluster(place / "cli", "down")

@@ -1,4 +1,6 @@
-"""Every solution scores full marks, every starter nothing (yet it runs), right solutions of any style all."""
+"""Every solution scores full marks, every starter nothing (yet it runs), right solutions of any
+style all.
+"""
 
 from __future__ import annotations
 
@@ -11,19 +13,33 @@ from grader.harness.lab import Bench, Lab
 from grader.verdicts import BLOCKED, FAIL
 
 # a file that is the exercise's module, or a folder with all of its files
-ALTERNATIVES = [p for p in sorted((Path(__file__).parent / "alternatives").glob("ex*/*")) if p.suffix == ".py" or (p.is_dir() and p.name != "__pycache__")]
+ALTERNATIVES = [
+    p
+    for p in sorted((Path(__file__).parent / "alternatives").glob("ex*/*"))
+    if p.suffix == ".py" or (p.is_dir() and p.name != "__pycache__")
+]
 
 
 def points(result) -> str:
     """Score, and every message: what a failing test should show."""
-    return f"{result.score} of {result.max_score}, seed {result.seed}\n" + "\n\n".join(t.message for t in result.tasks)
+    return f"{result.score} of {result.max_score}, seed {result.seed}\n" + "\n\n".join(
+        t.message for t in result.tasks
+    )
 
 
 EXERCISES = pytest.mark.parametrize("exercise", course.exercises().values(), ids=lambda e: e.id)
 
 
 @pytest.mark.needs_solution
-@pytest.mark.parametrize("exercise,seed", [(e, seed) for e in course.exercises().values() for seed in ((1, 2) if e.id == "ex01" else (1,))], ids=lambda v: getattr(v, "id", v))
+@pytest.mark.parametrize(
+    "exercise,seed",
+    [
+        (e, seed)
+        for e in course.exercises().values()
+        for seed in ((1, 2) if e.id == "ex01" else (1,))
+    ],
+    ids=lambda v: getattr(v, "id", v),
+)
 def test_the_solution_scores_full_marks(grade, exercise, seed):
     result = grade(exercise, course.submission(exercise, None, solution=True), seed=seed)
     assert result.score == exercise.points, points(result)
@@ -40,8 +56,14 @@ def test_a_right_solution_in_another_style_scores_full_marks(grade, path):
 def alternative(path: Path) -> tuple[course.Exercise, course.Submission]:
     exercise = course.find(path.parent.name)
     template = course.ROOT / "templates" / "checkpoint_utils.py"  # one of them is built on it
-    files = {exercise.module: path.read_bytes()} if path.is_file() else {f.name: f.read_bytes() for f in path.iterdir() if f.is_file()}
-    work = course.Submission(path.parent, exercise.module, files | {template.name: template.read_bytes()})
+    files = (
+        {exercise.module: path.read_bytes()}
+        if path.is_file()
+        else {f.name: f.read_bytes() for f in path.iterdir() if f.is_file()}
+    )
+    work = course.Submission(
+        path.parent, exercise.module, files | {template.name: template.read_bytes()}
+    )
     work.key = f"alternative {path.stem}"
     return exercise, work
 
@@ -72,13 +94,20 @@ def test_an_untouched_starter_scores_nothing(grade, exercise):
 def ahead(test: str, params: dict):
     """What a test of this file will ask `grade` for."""
     if test == "test_the_solution_scores_full_marks":
-        return params["exercise"], course.submission(params["exercise"], None, solution=True), {"seed": params["seed"]}
+        return (
+            params["exercise"],
+            course.submission(params["exercise"], None, solution=True),
+            {"seed": params["seed"]},
+        )
     if test == "test_a_right_solution_in_another_style_scores_full_marks":
         return *alternative(params["path"]), {"seed": 4}
     if test == "test_an_untouched_starter_scores_nothing":
         exercise = params["exercise"]
         building = [task for task in exercise.tasks if task.needs]
-        return [(exercise, pristine(exercise), options) for options in ({"seed": 5}, *map(alone_of, building))]
+        return [
+            (exercise, pristine(exercise), options)
+            for options in ({"seed": 5}, *map(alone_of, building))
+        ]
     return None
 
 
@@ -103,7 +132,12 @@ def test_an_untouched_starter_runs(launcher, exercise):
         bench.close()
 
 
-POINTS = {"ex01": [4, 4, 4, 5, 3], "ex02": [6, 6, 8, 4, 6], "ex03": [4, 6, 4, 6, 5], "ex04": [5, 7, 5, 3, 5]}
+POINTS = {
+    "ex01": [4, 4, 4, 5, 3],
+    "ex02": [6, 6, 8, 4, 6],
+    "ex03": [4, 6, 4, 6, 5],
+    "ex04": [5, 7, 5, 3, 5],
+}
 
 
 @EXERCISES

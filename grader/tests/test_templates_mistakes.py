@@ -1,4 +1,6 @@
-"""templates/checkpoint_utils.py used wrongly: what is wrong is said at once, and no work is lost by it."""
+"""templates/checkpoint_utils.py used wrongly: what is wrong is said at once, and no work is lost by
+it.
+"""
 
 from __future__ import annotations
 
@@ -70,18 +72,33 @@ def test_a_second_job_in_the_directory_is_refused_and_harms_nothing(tmp_path):
             f"with cu.CheckpointManager({str(tmp_path)!r}, {{'model': m}}, every_steps=1) as c:\n"
             "    c.start_over()\n    c.step()\n"
         )
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=120
+        )
         assert done.returncode == 1 and "another job" in done.stderr
-        assert first.status()["outcome"] == "running"  # nor does it touch what the other says of itself
+        # nor does it touch what the other says of itself
+        assert first.status()["outcome"] == "running"
         train(first, 1)
-        assert [n for n in names(tmp_path) if n.startswith("step-")] == ["step-000000000001-1", "step-000000000002-1"]
+        assert [n for n in names(tmp_path) if n.startswith("step-")] == [
+            "step-000000000001-1",
+            "step-000000000002-1",
+        ]
     with manager(tmp_path) as again:  # the lock went with its holder
         again.start_over()
         train(again, 1)
 
 
 @pytest.mark.parametrize(
-    "options", [{"keep": 0}, {"keep": None}, {"every_steps": -5}, {"every_steps": 0.5}, {"every_minutes": 0}, {"every_epochs": 0}], ids=str
+    "options",
+    [
+        {"keep": 0},
+        {"keep": None},
+        {"every_steps": -5},
+        {"every_steps": 0.5},
+        {"every_minutes": 0},
+        {"every_epochs": 0},
+    ],
+    ids=str,
 )
 def test_settings_that_make_no_sense_are_refused(tmp_path, options):
     with pytest.raises(ValueError, match=next(iter(options))):
@@ -117,21 +134,33 @@ def scheduler_of(state, kind=torch.optim.lr_scheduler.CosineAnnealingLR, *args):
     return kind(state["optimizer"], *args)
 
 
-@pytest.mark.parametrize("wrong", ["left out", "another name", "another optimizer", "another schedule", "one more"])
+@pytest.mark.parametrize(
+    "wrong", ["left out", "another name", "another optimizer", "another schedule", "one more"]
+)
 def test_a_job_made_of_other_parts_is_a_mismatch_that_names_them(tmp_path, wrong):
     saved = parts()
     saved["scheduler"] = scheduler_of(saved, torch.optim.lr_scheduler.CosineAnnealingLR, 9)
     with cu.CheckpointManager(tmp_path, saved) as ckpt:
         ckpt.step()
     new = parts(torch.optim.SGD) if wrong == "another optimizer" else parts()
-    kind = torch.optim.lr_scheduler.StepLR if wrong == "another schedule" else torch.optim.lr_scheduler.CosineAnnealingLR
+    kind = (
+        torch.optim.lr_scheduler.StepLR
+        if wrong == "another schedule"
+        else torch.optim.lr_scheduler.CosineAnnealingLR
+    )
     if wrong != "left out":
         new["scheduler"] = scheduler_of(new, kind, 9)
     if wrong == "another name":
         new["net"] = new.pop("model")
     if wrong == "one more":
         new["second"] = torch.nn.Linear(1, 1)
-    told = {"left out": "'scheduler'", "another name": "'net'", "another optimizer": "SGD", "another schedule": "StepLR", "one more": "'second'"}
+    told = {
+        "left out": "'scheduler'",
+        "another name": "'net'",
+        "another optimizer": "SGD",
+        "another schedule": "StepLR",
+        "one more": "'second'",
+    }
     with pytest.raises(cu.Mismatch, match=told[wrong]), cu.CheckpointManager(tmp_path, new) as ckpt:
         ckpt.resume()
 
@@ -140,7 +169,10 @@ def test_a_sampler_that_isnt_registered_ends_no_run_as_done(tmp_path):
     data = list(range(12))
     sampler = cu.ResumableSampler(12, 4)
     loader = DataLoader(data, batch_sampler=sampler)
-    with pytest.raises(RuntimeError, match="manager"), cu.CheckpointManager(tmp_path, parts()) as ckpt:
+    with (
+        pytest.raises(RuntimeError, match="manager"),
+        cu.CheckpointManager(tmp_path, parts()) as ckpt,
+    ):
         for _ in range(2):
             for _ in sampler.follow(loader):
                 ckpt.step()

@@ -11,7 +11,9 @@ from grader.harness.launcher import Limits
 from grader.harness.ranks import run_ranks
 from grader.harness.run import Life
 
-fsdp2 = pytest.mark.skipif(version("torch").startswith("2.6"), reason="FSDP2 of torch 2.6 needs CUDA")
+fsdp2 = pytest.mark.skipif(
+    version("torch").startswith("2.6"), reason="FSDP2 of torch 2.6 needs CUDA"
+)
 JOB = Path(__file__).parent / "jobs" / "rank_cases.py"
 
 
@@ -38,7 +40,9 @@ def test_no_moment_is_lost(results, case):
         assert r["moments"][0] == r["moments"][1]
 
 
-@pytest.mark.parametrize("case", ["running_means_ddp", pytest.param("running_means_fsdp2", marks=fsdp2)])
+@pytest.mark.parametrize(
+    "case", ["running_means_ddp", pytest.param("running_means_fsdp2", marks=fsdp2)]
+)
 def test_each_rank_gets_its_own_running_means_back(results, case):
     ranks = results(case)
     for r in ranks:

@@ -1,4 +1,6 @@
-"""templates/auto_resume.sbatch on a real cluster: whatever happens, the run ends where an undisturbed run ends."""
+"""templates/auto_resume.sbatch on a real cluster: whatever happens, the run ends where an
+undisturbed run ends.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,20 @@ from grader.tests.conftest import IN_CI
 
 SCRIPT = ROOT / "templates" / "auto_resume.sbatch"
 JOBS = Path(__file__).parent / "jobs"
-TINY = ("--epochs", "1", "--batch-size", "4", "--width", "16", "--layers", "1", "--workers", "0", "--save-every-steps", "4")
+TINY = (
+    "--epochs",
+    "1",
+    "--batch-size",
+    "4",
+    "--width",
+    "16",
+    "--layers",
+    "1",
+    "--workers",
+    "0",
+    "--save-every-steps",
+    "4",
+)
 SMALL, SMALL_ON_TWO = (*TINY, "--samples", "48"), (*TINY, "--samples", "96")  # twelve steps each
 PATIENCE = 240  # s that nothing takes, also on a machine that does much else
 SCENARIOS: dict = {}
@@ -39,28 +54,55 @@ needs_slurm = pytest.mark.skipif(bool(missing()) and not IN_CI, reason=missing()
 
 
 class Run:
-    """One run of the script: its job, its log, its checkpoints. `stub`: what happens in each of its lives."""
+    """One run of the script: its job, its log, its checkpoints. `stub`: what happens in each of its
+    lives.
+    """
 
     def __init__(self, cluster: Cluster, top: Path, port: int):
-        self.cluster, self.top, self.port, self.checkpoints = cluster, top, port, top / "checkpoints" / "train"
+        self.cluster, self.top, self.port, self.checkpoints = (
+            cluster,
+            top,
+            port,
+            top / "checkpoints" / "train",
+        )
         self.happened = top / "happened"
         self.happened.mkdir(parents=True)
         self.job = ""
 
     def submit(self, *args, options=(), script=SCRIPT, name="train", **env) -> str:
-        env = self.cluster.env | {"OMP_NUM_THREADS": "1", "PYTHON": sys.executable, "HAPPENED": str(self.happened)} | env
+        env = (
+            self.cluster.env
+            | {"OMP_NUM_THREADS": "1", "PYTHON": sys.executable, "HAPPENED": str(self.happened)}
+            | env
+        )
         env["PORT"] = str(self.port)  # job ids are another cluster's, too
         env.setdefault("TRAIN", str(JOBS / "sbatch_train.py"))
         # an instructor's three lines: partition and time; this cluster has no accounts
-        line = ["-p", "low", "-t", "30", "-c1", "-J", name, "--exclusive", "-o", self.top / "log", *options]
+        line = [
+            "-p",
+            "low",
+            "-t",
+            "30",
+            "-c1",
+            "-J",
+            name,
+            "--exclusive",
+            "-o",
+            self.top / "log",
+            *options,
+        ]
         self.job = self.cluster.submit(*line, script, *args, env=env, cwd=self.top)
         return self.job
 
     def stub(self, *events, **more) -> str:
-        return self.submit(*events, **{"PYTHON": "bash", "TRAIN": str(JOBS / "sbatch_stub.sh")} | more)
+        return self.submit(
+            *events, **{"PYTHON": "bash", "TRAIN": str(JOBS / "sbatch_stub.sh")} | more
+        )
 
     def ended(self, *states: str) -> dict:
-        return self.cluster.wait_for(self.job, *(states or ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT")), seconds=PATIENCE)
+        return self.cluster.wait_for(
+            self.job, *(states or ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT")), seconds=PATIENCE
+        )
 
     def await_file(self, path: Path) -> None:
         assert processes.wait_until(path.exists, PATIENCE), f"{path} never came\n{self.log}"
@@ -75,7 +117,17 @@ class Run:
 
     def preempt(self) -> None:
         nodes = self.cluster.job(self.job)
-        take = ["-p", "high", "--exclusive", "-o", "/dev/null", "-w", nodes["NodeList"], "-N", nodes["NumNodes"]]
+        take = [
+            "-p",
+            "high",
+            "--exclusive",
+            "-o",
+            "/dev/null",
+            "-w",
+            nodes["NodeList"],
+            "-N",
+            nodes["NumNodes"],
+        ]
         high = self.cluster.submit(*take, "--wrap", "sleep 1")
         self.cluster.wait_for(high, "COMPLETED", seconds=PATIENCE)
 
@@ -84,14 +136,18 @@ class Run:
         self.cluster.run(["scontrol", "update", f"jobid={self.job}", f"EndTime={end}"], check=True)
 
     def time_limit(self) -> None:
-        """Comes near: the warning of 120 s before it is sent at once. The next life has the old limit."""
+        """Comes near: the warning of 120 s before it is sent at once. The next life has the old
+        limit.
+        """
         self.end_in(100)
         self.cluster.wait_for(self.job, "PENDING", seconds=PATIENCE)
         self.cluster.run(["scontrol", "update", f"jobid={self.job}", "TimeLimit=30"], check=True)
 
     def queue(self) -> list[str]:
         """Its jobs that wait or run."""
-        said = self.cluster.run(["squeue", "-h", "-r", "-o", "%i %Z"], check=True).stdout.splitlines()
+        said = self.cluster.run(
+            ["squeue", "-h", "-r", "-o", "%i %Z"], check=True
+        ).stdout.splitlines()
         return [line.split()[0] for line in said if line.split()[1] == str(self.top)]
 
     # --- what came of it
@@ -137,12 +193,17 @@ def scenarios():
     ):
         held = ports.hold(len(SCENARIOS))
         places = zip(SCENARIOS.items(), held)
-        yield {name: pool.submit(drive, Run(cluster, Path(top) / name, port.getsockname()[1])) for (name, drive), port in places}
+        yield {
+            name: pool.submit(drive, Run(cluster, Path(top) / name, port.getsockname()[1]))
+            for (name, drive), port in places
+        }
         ports.release(held)
 
 
 def scenario(drive):
-    """Begins when all others do; a test looks at the Run that it returns: result(scenarios, NAME)."""
+    """Begins when all others do; a test looks at the Run that it returns: result(scenarios,
+    NAME).
+    """
     SCENARIOS[drive.__name__] = drive
     return drive
 
@@ -151,7 +212,7 @@ def result(scenarios: dict[str, Future], name: str) -> Run:
     return scenarios[name].result(timeout=2 * PATIENCE)
 
 
-# --- the training itself: bit for bit ------------------------------------------------------------------
+# --- the training itself: bit for bit -------------------------------------------------------------
 
 
 @scenario
@@ -195,12 +256,16 @@ def preempted_on_two(run):
 def test_an_undisturbed_run_ends_with_0_and_is_not_submitted_again(scenarios):
     run = result(scenarios, "undisturbed")
     ended = run.cluster.job(run.job)
-    assert (ended["JobState"], ended["ExitCode"], ended["Restarts"]) == ("COMPLETED", "0:0", "0"), run.log
+    assert (ended["JobState"], ended["ExitCode"], ended["Restarts"]) == ("COMPLETED", "0:0", "0"), (
+        run.log
+    )
     assert len(run.weights) == 1 and run.outcome == "done" and run.queue() == []
 
 
 @needs_slurm
-def test_a_run_preempted_killed_signalled_and_at_its_time_limit_ends_where_an_undisturbed_one_ends(scenarios):
+def test_a_run_preempted_killed_signalled_and_at_its_time_limit_ends_where_an_undisturbed_one_ends(
+    scenarios,
+):
     run = result(scenarios, "disturbed")
     assert run.cluster.job(run.job)["JobState"] == "COMPLETED", run.log
     assert (run.restarts, run.lives) == ("4", 5), run.log
@@ -220,7 +285,7 @@ def test_two_nodes_under_torchrun_preempted_end_where_undisturbed_ones_end(scena
     assert run.weights == whole.weights
 
 
-# --- how a life ends, and what comes then: a stub in place of the training -------------------------------
+# --- how a life ends, and what comes then: a stub in place of the training ------------------------
 
 
 @scenario
@@ -285,7 +350,9 @@ def chained(run):
     run.submit(*SMALL, RESUBMIT="chain", HAPPEN="hold:6 kill:9")
     run.held(6)
     run.cluster.run(["scancel", "--signal=TERM", run.job], check=True)
-    assert processes.wait_until(lambda: run.outcome == "done" and run.queue() == [], PATIENCE), run.log
+    assert processes.wait_until(lambda: run.outcome == "done" and run.queue() == [], PATIENCE), (
+        run.log
+    )
     return run
 
 
@@ -305,7 +372,9 @@ def chained_and_requeued_by_slurm(run):
 @scenario
 def chained_crashes(run):
     run.stub(*["crash"] * 9, RESUBMIT="chain")
-    assert processes.wait_until(lambda: "giving up" in run.log and run.queue() == [], PATIENCE), run.log
+    assert processes.wait_until(lambda: "giving up" in run.log and run.queue() == [], PATIENCE), (
+        run.log
+    )
     return run
 
 
@@ -322,7 +391,9 @@ def array(run):
 def test_a_preempted_life_is_followed_by_another_and_the_log_goes_on(scenarios):
     run = result(scenarios, "preempted")
     assert run.cluster.job(run.job)["JobState"] == "COMPLETED"
-    assert re.findall("stub: life . (\\w+)|stub: life (\\d: \\w+)", run.log) and run.lives == 2, run.log
+    assert re.findall("stub: life . (\\w+)|stub: life (\\d: \\w+)", run.log) and run.lives == 2, (
+        run.log
+    )
     assert "stub: life 1: hold" in run.log and "stub: life 2: done" in run.log
 
 
@@ -335,7 +406,9 @@ def test_the_training_is_told_when_its_time_is_up(scenarios):
 @needs_slurm
 def test_a_life_that_ends_at_the_time_limit_itself_is_followed_by_another(scenarios):
     run = result(scenarios, "timed_out")
-    assert "COMPLETING (TimeLimit)" in run.log and run.cluster.job(run.job)["JobState"] == "COMPLETED", run.log
+    assert (
+        "COMPLETING (TimeLimit)" in run.log and run.cluster.job(run.job)["JobState"] == "COMPLETED"
+    ), run.log
     assert "stub: life 2: done" in run.log
 
 
@@ -344,7 +417,8 @@ def test_a_crash_loop_ends_with_1_after_three_lives_without_a_new_checkpoint(sce
     run = result(scenarios, "crashing")
     ended = run.cluster.job(run.job)
     assert (ended["JobState"], ended["ExitCode"]) == ("FAILED", "1:0"), run.log
-    assert run.lives == 5 and "giving up: 3 lives in a row failed" in run.log, run.log  # crash, hold, and three
+    # crash, hold, and three
+    assert run.lives == 5 and "giving up: 3 lives in a row failed" in run.log, run.log
 
 
 @needs_slurm
@@ -378,7 +452,8 @@ def test_a_chain_ends_where_an_undisturbed_run_ends_and_leaves_nothing_in_the_qu
 @needs_slurm
 def test_a_chained_job_that_slurm_requeues_has_one_successor(scenarios):
     run = result(scenarios, "chained_and_requeued_by_slurm")
-    assert run.waiting == [2, 2], run.log  # one at work and one that waits, in both lives; none after scancel
+    # one at work and one that waits, in both lives; none after scancel
+    assert run.waiting == [2, 2], run.log
     assert run.lives == 2
 
 
@@ -396,7 +471,7 @@ def test_an_arrays_tasks_are_lives_of_one_run_and_the_rest_is_cancelled(scenario
     assert "nothing to do" not in run.log  # cancelled, not started in vain
 
 
-# --- before anything runs --------------------------------------------------------------------------------
+# --- before anything runs -------------------------------------------------------------------------
 
 
 @scenario
@@ -418,7 +493,10 @@ def refused(run):
         how = {"options": [], "args": []} | how
         options = ["-o", log, *how.pop("options")]
         job = run.stub(*how.pop("args"), options=options, **how)
-        run.refused[says] = (log, run.cluster.wait_for(job, "COMPLETED", "FAILED", seconds=PATIENCE))
+        run.refused[says] = (
+            log,
+            run.cluster.wait_for(job, "COMPLETED", "FAILED", seconds=PATIENCE),
+        )
     return run
 
 
@@ -432,13 +510,21 @@ def test_what_cant_work_is_said_in_one_line_before_anything_runs(scenarios):
 
 def test_outside_of_slurm_it_says_how_it_is_submitted(tmp_path):
     env = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_")}
-    done = subprocess.run(["bash", SCRIPT], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=30)
-    assert done.returncode == 2 and "sbatch" in done.stderr and done.stderr.count("\n") == 1, done.stderr
+    done = subprocess.run(
+        ["bash", SCRIPT], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=30
+    )
+    assert done.returncode == 2 and "sbatch" in done.stderr and done.stderr.count("\n") == 1, (
+        done.stderr
+    )
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.skipif(shutil.which("shellcheck") is None and not IN_CI, reason="no shellcheck here (make slurm)")
+@pytest.mark.skipif(
+    shutil.which("shellcheck") is None and not IN_CI, reason="no shellcheck here (make slurm)"
+)
 @pytest.mark.parametrize("script", [SCRIPT, JOBS / "sbatch_stub.sh"], ids=lambda p: p.name)
 def test_shellcheck_has_nothing_to_say(script):
-    done = subprocess.run(["shellcheck", "--shell=bash", script], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        ["shellcheck", "--shell=bash", script], capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 0, done.stdout

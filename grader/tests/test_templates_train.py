@@ -1,4 +1,6 @@
-"""templates/train_with_checkpoint.py under faults: whatever happens, it ends where an undisturbed run ends."""
+"""templates/train_with_checkpoint.py under faults: whatever happens, it ends where an undisturbed
+run ends.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,20 @@ from grader.harness.ranks import run_ranks
 from grader.harness.run import Life
 
 JOB = Path(__file__).parent / "jobs" / "template.py"
-SMALL = ("--epochs", 2, "--samples", 48, "--batch-size", 4, "--width", 16, "--layers", 1, "--save-every-steps", 4)
+SMALL = (
+    "--epochs",
+    2,
+    "--samples",
+    48,
+    "--batch-size",
+    4,
+    "--width",
+    16,
+    "--layers",
+    1,
+    "--save-every-steps",
+    4,
+)
 
 
 @dataclass
@@ -68,13 +83,30 @@ class Job:
 
         def argv(r: int) -> list[str]:
             happens = ["--at", at, "--do", do] if at and r == rank else []
-            return [str(a) for a in ("--checkpoints", self.directory, *happens, "--", *SMALL, *self.flags)]
+            return [
+                str(a)
+                for a in ("--checkpoints", self.directory, *happens, "--", *SMALL, *self.flags)
+            ]
 
         if world == 1:
-            results = [run_life(self.launcher, folder / "0", JOB, argv(0), None, Limits(), [self.directory])]
+            results = [
+                run_life(
+                    self.launcher, folder / "0", JOB, argv(0), None, Limits(), [self.directory]
+                )
+            ]
         else:
-            results = run_ranks(self.launcher, folder, JOB, [argv(r) for r in range(world)], Limits(), [self.directory])
-        return Ended([Life(folder / str(r), None, result) for r, result in enumerate(results)], self.directory)
+            results = run_ranks(
+                self.launcher,
+                folder,
+                JOB,
+                [argv(r) for r in range(world)],
+                Limits(),
+                [self.directory],
+            )
+        return Ended(
+            [Life(folder / str(r), None, result) for r, result in enumerate(results)],
+            self.directory,
+        )
 
 
 @pytest.fixture
@@ -103,7 +135,9 @@ def undisturbed(launcher):
     scratch.remove(top)
 
 
-fsdp2 = pytest.mark.skipif(version("torch").startswith("2.6"), reason="FSDP2 of torch 2.6 needs CUDA")
+fsdp2 = pytest.mark.skipif(
+    version("torch").startswith("2.6"), reason="FSDP2 of torch 2.6 needs CUDA"
+)
 MODES = [pytest.param((), id="DDP"), pytest.param(("--fsdp",), id="FSDP2", marks=fsdp2)]
 BOTH = pytest.mark.parametrize("workers", [0, 2])
 
@@ -121,12 +155,15 @@ def test_a_run_killed_at_a_step_ends_where_an_undisturbed_one_ends(job, undistur
 
 
 @pytest.mark.parametrize("how", ["--sync-saves", "--keep"], ids=["synchronous", "asynchronous"])
-def test_a_run_killed_at_any_event_of_its_saves_ends_where_an_undisturbed_one_ends(job, undisturbed, how):
+def test_a_run_killed_at_any_event_of_its_saves_ends_where_an_undisturbed_one_ends(
+    job, undisturbed, how
+):
     flags = ("--workers", 0, *(("--sync-saves",) if how == "--sync-saves" else ("--keep", 2)))
     events = undisturbed(*flags).events
     saves = [n for n, name in enumerate(events) if name.startswith("mkdir tmp-step")]
     first, last = saves[1], saves[2]  # one whole save, with its retention, up to the next
-    # written in a thread, events don't fall at the same place in every run: a third of them shows as much
+    # written in a thread, events don't fall at the same place in every run: a third of them shows
+    # as much
     for event in range(first, last, 1 if how == "--sync-saves" else 3):
         mine = job(*flags, name=f"event-{event}")
         killed = mine.run(f"event:{event}")
@@ -175,11 +212,14 @@ def test_ranks_of_which_one_is_killed_end_where_undisturbed_ones_end(job, undist
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_rank_killed_in_a_save_leaves_a_checkpoint_that_all_agree_on(job, undisturbed, mode, rank):
+def test_a_rank_killed_in_a_save_leaves_a_checkpoint_that_all_agree_on(
+    job, undisturbed, mode, rank
+):
     flags = ("--workers", 0, "--sync-saves", *mode)
     whole = undisturbed(*flags, world=2)
     events = whole.lives[rank].first("events")["names"]
-    mine = [n for n, name in enumerate(events) if "000000000008" in name]  # what this rank does in the second save
+    # what this rank does in the second save
+    mine = [n for n, name in enumerate(events) if "000000000008" in name]
     assert len(mine) >= 2
     for event in dict.fromkeys((mine[0], mine[len(mine) // 2], mine[-1])):
         ranks = job(*flags, world=2, name=f"event-{event}")
@@ -214,7 +254,8 @@ def test_a_rank_whose_disk_is_full_ends_all_and_the_last_checkpoint_stays(job, u
     flags = ("--workers", 0, "--sync-saves", *mode)
     mine = job(*flags, world=2)
     ended = mine.run("step:6", "full", rank=1)
-    assert ended.statuses[0] == 1 and 0 not in ended.statuses, ended.text  # rank 1 cannot even report its own end
+    # rank 1 cannot even report its own end
+    assert ended.statuses[0] == 1 and 0 not in ended.statuses, ended.text
     assert ended.status["outcome"] == "failed"
     after = mine.run()
     assert after.resumed == "step-000000000004-1"

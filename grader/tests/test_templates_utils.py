@@ -85,7 +85,14 @@ def test_large_tensors_are_read_as_they_were_written_in_pieces(tmp_path):
 
 @pytest.mark.parametrize(
     "value",
-    [numpy.zeros(3), Path("x"), {1, 2}, object(), torch.zeros(2).to_sparse(), collections.defaultdict(int)],
+    [
+        numpy.zeros(3),
+        Path("x"),
+        {1, 2},
+        object(),
+        torch.zeros(2).to_sparse(),
+        collections.defaultdict(int),
+    ],
     ids=lambda v: type(v).__name__,
 )
 def test_what_isnt_data_is_refused_by_its_place(tmp_path, value):
@@ -130,7 +137,11 @@ def manager(path, **options):
     model = torch.nn.Linear(4, 4)
     optimizer = torch.optim.AdamW(model.parameters())
     options.setdefault("every_steps", 1)
-    return cu.CheckpointManager(path, {"model": model, "optimizer": optimizer, "scheduler": None, "count": Count()}, **options)
+    return cu.CheckpointManager(
+        path,
+        {"model": model, "optimizer": optimizer, "scheduler": None, "count": Count()},
+        **options,
+    )
 
 
 def train(ckpt, steps):
@@ -144,7 +155,14 @@ def train(ckpt, steps):
 
 
 def state_of(ckpt):
-    return digest([ckpt.state["model"].state_dict(), ckpt.state["optimizer"].state_dict(), ckpt.state["count"].value, ckpt.steps])
+    return digest(
+        [
+            ckpt.state["model"].state_dict(),
+            ckpt.state["optimizer"].state_dict(),
+            ckpt.state["count"].value,
+            ckpt.steps,
+        ]
+    )
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
@@ -170,7 +188,10 @@ def test_an_asynchronous_save_holds_the_state_of_its_moment(tmp_path, monkeypatc
         return write(*args)
 
     monkeypatch.setattr(cu, "write_file", late)
-    with pytest.raises(ZeroDivisionError), manager(tmp_path, asynchronous=True, every_steps=2) as ckpt:
+    with (
+        pytest.raises(ZeroDivisionError),
+        manager(tmp_path, asynchronous=True, every_steps=2) as ckpt,
+    ):
         train(ckpt, 2)
         at_the_save = state_of(ckpt)
         train(ckpt, 1)
@@ -182,7 +203,9 @@ def test_an_asynchronous_save_holds_the_state_of_its_moment(tmp_path, monkeypatc
     assert state_of(again) == at_the_save
 
 
-def test_an_asynchronous_failure_is_raised_by_the_next_call_and_the_old_checkpoint_stays(tmp_path, monkeypatch):
+def test_an_asynchronous_failure_is_raised_by_the_next_call_and_the_old_checkpoint_stays(
+    tmp_path, monkeypatch
+):
     with pytest.raises(OSError, match="no space"), manager(tmp_path, asynchronous=True) as ckpt:
         train(ckpt, 1)
         ckpt.flush()
@@ -330,7 +353,9 @@ def test_schedulers_that_count_their_milestones_go_on_past_them(tmp_path):
         ckpt = manager(tmp_path)
         parts = [torch.optim.lr_scheduler.LinearLR(ckpt.state["optimizer"], 0.1, total_iters=2)]
         parts.append(torch.optim.lr_scheduler.MultiStepLR(ckpt.state["optimizer"], [2, 4]))
-        ckpt.state["scheduler"] = torch.optim.lr_scheduler.SequentialLR(ckpt.state["optimizer"], parts, [2])
+        ckpt.state["scheduler"] = torch.optim.lr_scheduler.SequentialLR(
+            ckpt.state["optimizer"], parts, [2]
+        )
         return ckpt
 
     def steps(ckpt, number):
@@ -393,8 +418,17 @@ def test_a_forked_process_can_save_too(tmp_path):
 
 
 def test_a_job_ends_though_its_workers_are_still_there(launcher, tmp_path):
-    result = run_life(launcher, tmp_path / "life", Path(__file__).parent / "jobs" / "workers_stay.py", [str(tmp_path / "ck")], None, Limits(wall=30))
-    assert (result["status"], result["ended"]) == (0, None), (tmp_path / "life" / "stderr").read_text()
+    result = run_life(
+        launcher,
+        tmp_path / "life",
+        Path(__file__).parent / "jobs" / "workers_stay.py",
+        [str(tmp_path / "ck")],
+        None,
+        Limits(wall=30),
+    )
+    assert (result["status"], result["ended"]) == (0, None), (
+        tmp_path / "life" / "stderr"
+    ).read_text()
 
 
 def test_another_model_is_a_mismatch_that_names_the_key(tmp_path):
@@ -412,14 +446,18 @@ def test_another_model_is_a_mismatch_that_names_the_key(tmp_path):
 
 def test_no_wrapper_leaves_its_prefix(tmp_path):
     with manager(tmp_path) as ckpt:
-        ckpt.state["model"] = torch.nn.DataParallel(torch.compile(ckpt.state["model"], backend="eager"))
+        ckpt.state["model"] = torch.nn.DataParallel(
+            torch.compile(ckpt.state["model"], backend="eager")
+        )
         ckpt.steps = 1
         ckpt.save()
     saved = ckpt.directory.read(ckpt.directory.names()[0], "shared.ckpt")
     assert sorted(saved["model"]) == ["bias", "weight"]
     plain = manager(tmp_path)
     assert plain.resume()
-    assert digest(plain.state["model"].state_dict()) == digest(cu.bare(ckpt.state["model"]).state_dict())
+    assert digest(plain.state["model"].state_dict()) == digest(
+        cu.bare(ckpt.state["model"]).state_dict()
+    )
 
 
 def test_accumulated_gradients_come_back_if_asked(tmp_path):
@@ -428,7 +466,9 @@ def test_accumulated_gradients_come_back_if_asked(tmp_path):
         ckpt.save()
     again = manager(tmp_path, gradients=True)
     again.resume()
-    assert digest([p.grad for p in again.state["model"].parameters()]) == digest([p.grad for p in ckpt.state["model"].parameters()])
+    assert digest([p.grad for p in again.state["model"].parameters()]) == digest(
+        [p.grad for p in ckpt.state["model"].parameters()]
+    )
 
 
 def test_saves_come_when_minutes_are_over_and_before_the_time_is_up(tmp_path, monkeypatch):
@@ -541,7 +581,9 @@ def test_a_sampler_refuses_other_data_and_too_few_of_them():
 
 def test_batches_that_workers_have_fetched_ahead_arent_done():
     sampler = cu.ResumableSampler(40, 4)
-    loader = torch.utils.data.DataLoader(torch.arange(40), batch_sampler=sampler, num_workers=2, generator=torch.Generator())
+    loader = torch.utils.data.DataLoader(
+        torch.arange(40), batch_sampler=sampler, num_workers=2, generator=torch.Generator()
+    )
     for n, _ in enumerate(sampler.follow(loader), 1):
         assert sampler.samples == 4 * n
         if n == 3:
@@ -562,7 +604,13 @@ def test_torchdatas_stateful_loader_goes_on_where_it_was(tmp_path, workers):
 
     def run(path, most=99):
         torch.manual_seed(0)
-        loader = loaders.StatefulDataLoader(list(range(24)), batch_size=4, shuffle=True, num_workers=workers, generator=torch.Generator())
+        loader = loaders.StatefulDataLoader(
+            list(range(24)),
+            batch_size=4,
+            shuffle=True,
+            num_workers=workers,
+            generator=torch.Generator(),
+        )
         ckpt = manager(path)
         ckpt.per_rank["loader"] = loader
         seen = []

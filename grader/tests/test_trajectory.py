@@ -25,7 +25,12 @@ def test_equal_histories_are_equal():
 
 
 def test_the_first_step_that_differs_is_named_with_its_cause_first():
-    lost = history(record(1), record(2, loss="x", **{"torch RNG": "other", "optimizer exp_avg": "0"}), record(3, weights="x"), resumes=[1])
+    lost = history(
+        record(1),
+        record(2, loss="x", **{"torch RNG": "other", "optimizer exp_avg": "0"}),
+        record(3, weights="x"),
+        resumes=[1],
+    )
     found = lost.diverges_from(history(record(1), record(2), record(3)))
     assert (found.step, found.cause, found.first_after_resume) == (2, "optimizer exp_avg", True)
     assert found.different == ["optimizer exp_avg", "torch RNG", "loss"]
@@ -67,12 +72,25 @@ def test_every_component_has_a_meaning():
     assert meaning(["optimizer exp_avg_sq", "loss"]) == MEANINGS["optimizer"]
 
 
-@pytest.mark.parametrize("fault", [Kill(12), KillInSave(20, 3), Tear(20, 4096), DiskFull(20, 0), Kill(12, rank=1), KillInSave(20, 3, rank=0), faults.Fault("error", 20, event=3, rank=1)])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Kill(12),
+        KillInSave(20, 3),
+        Tear(20, 4096),
+        DiskFull(20, 0),
+        Kill(12, rank=1),
+        KillInSave(20, 3, rank=0),
+        faults.Fault("error", 20, event=3, rank=1),
+    ],
+)
 def test_a_fault_reads_back_from_its_text(fault):
     assert faults.parse(str(fault)) == fault
 
 
-@pytest.mark.parametrize("text", ["", "kill", "kill@", "kill@x", "tear@3", "full@3", "kill@1:2", "kill@1 2", "boom@1"])
+@pytest.mark.parametrize(
+    "text", ["", "kill", "kill@", "kill@x", "tear@3", "full@3", "kill@1:2", "kill@1 2", "boom@1"]
+)
 def test_what_is_no_fault_is_refused(text):
     with pytest.raises(ValueError, match="kill@12"):
         faults.parse(text)

@@ -13,13 +13,21 @@ STEPS = 12
 
 
 def train(folder: Path, witness: Witness) -> int:
-    command = [sys.executable, "-I", str(WORKLOAD / "auto_job.py"), "--directory", str(folder / "checkpoints")]
+    command = [
+        sys.executable,
+        "-I",
+        str(WORKLOAD / "auto_job.py"),
+        "--directory",
+        str(folder / "checkpoints"),
+    ]
     witness.command = [*command, "--witness", witness.address, "--steps", str(STEPS)]
     return subprocess.run(witness.command, timeout=60).returncode
 
 
 def test_a_killed_job_goes_on_through_files(tmp_path):
-    with Witness(tmp_path, tmp_path / "checkpoints", [{"step": 7, "do": "kill"}], STEPS, None, None) as witness:
+    with Witness(
+        tmp_path, tmp_path / "checkpoints", [{"step": 7, "do": "kill"}], STEPS, None, None
+    ) as witness:
         assert witness.address.startswith("files:")
         assert [train(tmp_path, witness) for _ in range(2)] == [-9, 0]
         events = list(witness.events)

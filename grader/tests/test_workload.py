@@ -1,4 +1,6 @@
-"""The training job that students' functions are run with: it must not forgive, nor depend on how it is started."""
+"""The training job that students' functions are run with: it must not forgive, nor depend on how it
+is started.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,24 @@ from grader.workload.pretend_gpus import PretendGpus
 def test_spawned_workers_train_as_forked_ones_do(launcher, ex01):
     """macOS can't fork: there, every DataLoader worker imports the training script."""
     text = b"def read_latest(directory): pass\ndef batches(job): yield from job.loader\n"
-    bench = Bench(course.Submission(ex01.starter, ex01.module, {ex01.module: text}), launcher, seed=0, jobs=2)
+    bench = Bench(
+        course.Submission(ex01.starter, ex01.module, {ex01.module: text}), launcher, seed=0, jobs=2
+    )
     try:
-        flags = ("train.py", "--workers", 2, "--epochs", 1, "--steps-per-epoch", 3, "--save-every", 1000)
-        forked, spawned = (Lab(bench, "workers").launch(*flags, *more) for more in ((), ("--spawn",)))
+        flags = (
+            "train.py",
+            "--workers",
+            2,
+            "--epochs",
+            1,
+            "--steps-per-epoch",
+            3,
+            "--save-every",
+            1000,
+        )
+        forked, spawned = (
+            Lab(bench, "workers").launch(*flags, *more) for more in ((), ("--spawn",))
+        )
         assert spawned.finished, spawned.last.text()
         assert spawned.trajectory == forked.trajectory
     finally:
@@ -50,7 +66,10 @@ def test_pretended_gpus_answer_however_they_are_asked():
         with torch.cuda.device(1):
             assert torch.equal(torch.cuda.get_rng_state(), second)
         assert torch.equal(torch.cuda.default_generators[1].get_state(), second)
-        assert [s.tolist() for s in torch.cuda.random.get_rng_state_all()] == [first.tolist(), second.tolist()]
+        assert [s.tolist() for s in torch.cuda.random.get_rng_state_all()] == [
+            first.tolist(),
+            second.tolist(),
+        ]
         torch.cuda.set_rng_state(new_state=first, device="cuda:1")
         assert torch.equal(gpus.states[1], first)
         torch.cuda.default_generators[0].set_state(second)

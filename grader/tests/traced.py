@@ -1,4 +1,6 @@
-"""A mark for tests that record what a process does: where processes can't be traced they are skipped, but not in CI."""
+"""A mark for tests that record what a process does: where processes can't be traced they are
+skipped, but not in CI.
+"""
 
 from __future__ import annotations
 
@@ -19,4 +21,6 @@ def _traceable() -> str:
     return ""
 
 
-traced = pytest.mark.skipif(not IN_CI and bool(_traceable()), reason="processes can't be traced here")
+traced = pytest.mark.skipif(
+    not IN_CI and bool(_traceable()), reason="processes can't be traced here"
+)

@@ -143,7 +143,9 @@ class Witness:
         else:
             self._socket, theirs = socket.socketpair()
             name = os.path.join(where, f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}")
-            threading.Thread(target=pump, args=(theirs, f"{name}.out", f"{name}.in"), daemon=True).start()
+            threading.Thread(
+                target=pump, args=(theirs, f"{name}.out", f"{name}.in"), daemon=True
+            ).start()
         self._answers = self._socket.makefile()
         self.note("hello", job=os.environ.get("SLURM_JOB_ID"), pid=os.getpid())
 
@@ -161,14 +163,16 @@ class Witness:
 
 
 BEAT = 1.0  # s between two signs of life in the files
-SILENT = 60.0  # s without one, after which the other side is gone; a network file system may be late
+# s without one, after which the other side is gone; a network file system may be late
+SILENT = 60.0
 
 
 def pump(sock: socket.socket, incoming: str, outgoing: str) -> None:
-    """A connection of two machines that see one folder and open no port to each other: two files that grow.
+    """A connection of two machines that see one folder and open no port to each other: two files
+    that grow.
 
-    What comes from `sock` is appended to `outgoing`, and what appears in `incoming` goes to `sock`, until
-    either side is gone. A blank line is a sign of life.
+    What comes from `sock` is appended to `outgoing`, and what appears in `incoming` goes to `sock`,
+    until either side is gone. A blank line is a sign of life.
     """
     sock.setblocking(False)
     read, rest, heard, beaten = 0, b"", time.monotonic(), 0.0
@@ -182,7 +186,8 @@ def pump(sock: socket.socket, incoming: str, outgoing: str) -> None:
         if data:
             with open(outgoing, "ab") as f:
                 f.write(data)
-        with suppress(FileNotFoundError), open(incoming, "rb") as f:  # opened anew: it may be cached otherwise
+        # opened anew: it may be cached otherwise
+        with suppress(FileNotFoundError), open(incoming, "rb") as f:
             f.seek(read)
             if new := f.read(1 << 16):
                 read, heard = read + len(new), time.monotonic()

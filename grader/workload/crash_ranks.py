@@ -1,4 +1,6 @@
-"""What a power loss leaves of the saves of exercise 2: save_step is recorded on all ranks, all ranks resume from every state."""
+"""What a power loss leaves of the saves of exercise 2: save_step is recorded on all ranks, all
+ranks resume from every state.
+"""
 
 import argparse
 import gc
@@ -17,11 +19,15 @@ p.add_argument("--checkpoint", required=True, help="the student's distributed.py
 p.add_argument("--directory", required=True, help="below it the states are laid out")
 p.add_argument("--seed", type=int, default=0)
 p.add_argument("--ranks", type=int, default=2)
-p.add_argument("--steps", type=int, nargs="+", required=True, help="of the saves, one after another")
+p.add_argument(
+    "--steps", type=int, nargs="+", required=True, help="of the saves, one after another"
+)
 
 PAYLOAD = 1  # what the saved values are drawn from
 TREES = 32  # different directories that are read: each costs the start of all ranks
-WAIT = 60.0  # s that a rank waits for another; a load that hangs is told by the one who judges it, and long before
+# s that a rank waits for another; a load that hangs is told by the one who judges it, and long
+# before
+WAIT = 60.0
 
 
 def main() -> None:
@@ -56,7 +62,9 @@ def main() -> None:
         return group.load(args.ranks, resume)
 
     gc.freeze()
-    program = Program({f"rank {rank}": saves(rank) for rank in range(args.ranks)}, load, fresh="none")
+    program = Program(
+        {f"rank {rank}": saves(rank) for rank in range(args.ranks)}, load, fresh="none"
+    )
     crash_told.test(program, args.directory, TREES)
     watch.emit("end", step=0, state={})
 

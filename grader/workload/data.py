@@ -1,7 +1,9 @@
-"""Generated text for the exercises: small, real enough to learn from, and the same for the same seed.
+"""Generated text for the exercises: small, real enough to learn from, and the same for the same
+seed.
 
-A toy grammar writes sentences; the model reads characters. Training samples are augmented at random,
-from all three generators that training code uses, so forgetting any of them changes the run.
+A toy grammar writes sentences; the model reads characters. Training samples are augmented at
+random, from all three generators that training code uses, so forgetting any of them changes the
+run.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ SUBJECTS = ["the node", "a job", "my run", "the model", "one rank", "our queue"]
 VERBS = ["saves", "loses", "resumes", "trains", "repeats", "keeps"]
 OBJECTS = ["its state", "a step", "the batch", "every epoch", "the weights", "no time"]
 ENDS = [" at night.", " again.", " and waits.", ", then stops.", "."]
-ALPHABET = "_" + "".join(sorted(set("".join(SUBJECTS + VERBS + OBJECTS + ENDS) + " ")))  # "_": unknown
+# "_": unknown
+ALPHABET = "_" + "".join(sorted(set("".join(SUBJECTS + VERBS + OBJECTS + ENDS) + " ")))
 VOCABULARY = len(ALPHABET)
 CONTEXT = 16  # characters a sample shows to the model
 
@@ -34,8 +37,9 @@ def text(characters: int, seed: int) -> torch.Tensor:
 class Windows(Dataset):
     """Samples (index, inputs, targets): CONTEXT characters and the ones that follow each.
 
-    With `augment`, Python's generator shifts the window, NumPy's hides characters and torch's mistypes
-    one. The draws come from the *global* generators, as in most augmentation code in the wild.
+    With `augment`, Python's generator shifts the window, NumPy's hides characters and torch's
+    mistypes one. The draws come from the *global* generators, as in most augmentation code in the
+    wild.
     """
 
     def __init__(self, samples: int, seed: int, augment: bool):

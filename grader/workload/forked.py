@@ -16,16 +16,19 @@ SECONDS = 20  # for one question; milliseconds are normal
 
 
 class Helper:
-    """A forked process that answers questions one after another, and is forked anew when it has died.
+    """A forked process that answers questions one after another, and is forked anew when it has
+    died.
 
     `handle(question)` runs there; a crash in it goes out as an event, and so does how each question
-    ended: {"event": "ended", "point", "part", "status", "late", "waited": s without a processor, of a late one}.
+    ended: {"event": "ended", "point", "part", "status", "late", "waited": s without a processor, of
+    a late one}.
     """
 
     def __init__(self, part: str, handle: Callable[[dict], None]):
         self.part, self.handle = part, handle
         self.pid: int | None = None
-        self.pidfd: int | None = None  # readable when it is dead; macOS has none, there the pipe must do
+        # readable when it is dead; macOS has none, there the pipe must do
+        self.pidfd: int | None = None
 
     def ask(self, name: str, question: dict) -> int:
         """How the question ended: 0 when all went well."""

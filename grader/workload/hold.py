@@ -32,8 +32,8 @@ def holding(pipe: str, directory: str, held: int, event: int):
     """Around one save, on every rank. Gives a Hold, which the `held` rank fills in.
 
     The held rank's `event`-th file-system event below `directory` begins only when the others have
-    shown what they do; -1: its call of the function. They say it through `pipe`, a path that doesn't
-    exist yet, in two bytes.
+    shown what they do; -1: its call of the function. They say it through `pipe`, a path that
+    doesn't exist yet, in two bytes.
     """
     rank, found = dist.get_rank(), Hold()
     if rank == held:

@@ -34,7 +34,8 @@ class Job:
     memo: dict = field(default_factory=dict)  # yours: the training script never touches it
     val_set: Windows | None = None
 
-    owns_buffers = True  # its buffers are its own: nobody else's replace them before the next forward pass
+    # its buffers are its own: nobody else's replace them before the next forward pass
+    owns_buffers = True
 
     def train_step(self, batch) -> float:
         """Forward, backward, optimizer, scheduler, counters; the loss of the batch."""
@@ -57,7 +58,9 @@ class Job:
         _, inputs, targets = zip(*(self.val_set[i] for i in range(len(self.val_set))))
         logits = self.model(torch.stack(inputs))
         self.model.train()
-        return F.cross_entropy(logits.reshape(-1, VOCABULARY), torch.stack(targets).reshape(-1)).item()
+        return F.cross_entropy(
+            logits.reshape(-1, VOCABULARY), torch.stack(targets).reshape(-1)
+        ).item()
 
 
 def seed_everything(seed: int) -> None:
@@ -67,9 +70,16 @@ def seed_everything(seed: int) -> None:
 
 
 def build(
-    seed: int, epochs: int, steps_per_epoch: int, workers: int = 0, randomness: bool = True, spawn: bool = False
+    seed: int,
+    epochs: int,
+    steps_per_epoch: int,
+    workers: int = 0,
+    randomness: bool = True,
+    spawn: bool = False,
 ) -> Job:
-    """A fresh job. Without `randomness`: no dropout, no augmentation, and the data in its own order."""
+    """A fresh job. Without `randomness`: no dropout, no augmentation, and the data in its own
+    order.
+    """
     seed_everything(seed)
     model = Transformer(dropout=0.1 if randomness else 0.0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.05)
@@ -86,7 +96,9 @@ def build(
         # even without shuffling, iter(loader) draws from the global generator unless it has its own
         generator=None if randomness else torch.Generator(),
         # forked workers start in milliseconds; macOS has no safe fork, there they are spawned
-        multiprocessing_context=("spawn" if spawn or sys.platform == "darwin" else "fork") if workers else None,
+        multiprocessing_context=("spawn" if spawn or sys.platform == "darwin" else "fork")
+        if workers
+        else None,
     )
     val_set = Windows(32, seed + 1, augment=False)
     return Job(model, optimizer, scheduler, loader, epochs, val_set=val_set)
@@ -95,7 +107,8 @@ def build(
 def estrange(job: Job, generators: bool = True) -> None:
     """Make a fresh job unlike any other: other weights, and (if `generators`) other random numbers.
 
-    A relaunched process that builds its job from the old seed looks half restored although nothing was.
+    A relaunched process that builds its job from the old seed looks half restored although nothing
+    was.
     """
     if generators:
         seed_everything(torch.initial_seed() + 1)

@@ -19,12 +19,19 @@ class Block(nn.Module):
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
         self.qkv, self.out = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
-        self.mlp = nn.Sequential(nn.Linear(WIDTH, 4 * WIDTH), nn.GELU(), nn.Linear(4 * WIDTH, WIDTH))
+        self.mlp = nn.Sequential(
+            nn.Linear(WIDTH, 4 * WIDTH), nn.GELU(), nn.Linear(4 * WIDTH, WIDTH)
+        )
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         batch, length, _ = x.shape
-        q, k, v = self.qkv(self.norm1(x)).view(batch, length, 3 * HEADS, -1).transpose(1, 2).chunk(3, dim=1)
+        q, k, v = (
+            self.qkv(self.norm1(x))
+            .view(batch, length, 3 * HEADS, -1)
+            .transpose(1, 2)
+            .chunk(3, dim=1)
+        )
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.dropout(self.out(mixed.transpose(1, 2).reshape(batch, length, WIDTH)))
         return x + self.dropout(self.mlp(self.norm2(x)))
@@ -50,7 +57,11 @@ class Transformer(nn.Module):
         super().__init__()
         self.letters, self.places = nn.Embedding(VOCABULARY, WIDTH), nn.Embedding(CONTEXT, WIDTH)
         self.dropout = nn.Dropout(dropout)
-        self.block, self.centre, self.norm = Block(dropout), Centre() if running_mean else nn.Identity(), nn.LayerNorm(WIDTH)
+        self.block, self.centre, self.norm = (
+            Block(dropout),
+            Centre() if running_mean else nn.Identity(),
+            nn.LayerNorm(WIDTH),
+        )
         self.head = nn.Linear(WIDTH, VOCABULARY)
 
     def forward(self, codes: torch.Tensor) -> torch.Tensor:

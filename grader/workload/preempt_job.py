@@ -1,4 +1,5 @@
-"""The training job of exercise 3: one process, or one of several ranks under DDP. It knows how to save and resume.
+"""The training job of exercise 3: one process, or one of several ranks under DDP. It knows how to
+save and resume.
 
 How a checkpoint is written, and what it holds, was exercises 1 and 2. Here it's about *when*.
 """
@@ -28,7 +29,8 @@ from grader.workload.scheduler import Scheduler
 
 BATCH = 8  # samples for each rank
 PARTS = 12  # of an evaluation
-SHARES = 4  # in which the time of a save passes: before its second, third and fourth event, and after the last
+# in which the time of a save passes: before its second, third and fourth event, and after the last
+SHARES = 4
 FAIL_IN_SAVE = 1  # the event of a save before which it fails: something of it has been written
 
 
@@ -46,8 +48,8 @@ class Failure:
 class PreemptJob(workload.Job):
     """A training job in memory (what Job says), which saves itself and resumes.
 
-    What your `train` uses: epoch, epochs, step, save_every; batches(), train_step(batch); validation_parts(),
-    validate(part), end_epoch(losses); save(), resume().
+    What your `train` uses: epoch, epochs, step, save_every; batches(), train_step(batch);
+    validation_parts(), validate(part), end_epoch(losses); save(), resume().
     """
 
     sampler: DistributedSampler | None = None
@@ -58,7 +60,8 @@ class PreemptJob(workload.Job):
     cluster: Scheduler | None = None  # its scheduler, which knows the time and sends signals
     failure: Failure | None = None
     costs: Costs = field(default_factory=Costs)
-    done: dict = field(default_factory=dict)  # "step", "part", "save" -> how many of them this life has begun
+    # "step", "part", "save" -> how many of them this life has begun
+    done: dict = field(default_factory=dict)
     in_hand: bool = False  # a batch has been fetched and not trained
     epoch_rng: tuple = ()  # the generators as this epoch began: its order of augmentation
 
@@ -73,7 +76,9 @@ class PreemptJob(workload.Job):
     # --- training
 
     def batches(self):
-        """The batches of this epoch that are still to be trained; a resumed epoch may have none left."""
+        """The batches of this epoch that are still to be trained; a resumed epoch may have none
+        left.
+        """
         self.model.train()
         self.sampler.set_epoch(self.epoch)
         self.in_hand, now = False, generators.rng()
@@ -103,7 +108,13 @@ class PreemptJob(workload.Job):
         loss = super().train_step(batch)
         self.cluster.passes(takes / 2, "a step")
         watch.loss(self, loss)
-        watch.emit("trained", step=self.step, clock=self.cluster.clock, tensors=self.tensors(), says=self._says())
+        watch.emit(
+            "trained",
+            step=self.step,
+            clock=self.cluster.clock,
+            tensors=self.tensors(),
+            says=self._says(),
+        )
         watch.after_step(self)
         return loss
 
@@ -126,7 +137,9 @@ class PreemptJob(workload.Job):
         _, inputs, targets = zip(*(self.val_set[i] for i in range(part, len(self.val_set), PARTS)))
         logits = self.network(torch.stack(inputs))
         self.network.train()
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), torch.stack(targets).flatten()).item()
+        loss = torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1), torch.stack(targets).flatten()
+        ).item()
         watch.emit("part", step=self.step, part=part, clock=self.cluster.clock, says=self._says())
         return loss
 
@@ -143,12 +156,18 @@ class PreemptJob(workload.Job):
     # --- checkpoints
 
     def save(self) -> None:
-        """Write a checkpoint of the job as it is now, beside the earlier ones; under DDP every rank calls it.
+        """Write a checkpoint of the job as it is now, beside the earlier ones; under DDP every rank
+        calls it.
 
         It appears by a rename, when all of it is written. The newest two stay.
         """
         watch.emit(
-            "saving", step=self.step, clock=self.cluster.clock, tensors=self.tensors(), in_hand=self.in_hand, says=self._says()
+            "saving",
+            step=self.step,
+            clock=self.cluster.clock,
+            tensors=self.tensors(),
+            in_hand=self.in_hand,
+            says=self._says(),
         )
         takes = self._takes("save")
         number = 0
@@ -183,17 +202,23 @@ class PreemptJob(workload.Job):
         self.cluster.passes(self.costs.build, "loading")
         self._may_fail("resume", 0)
         if steps:
-            workload.estrange(self)  # whatever a resumed run has in common with the old one comes from the disk
+            # whatever a resumed run has in common with the old one comes from the disk
+            workload.estrange(self)
             self._load(steps[0])
         watch.life(self)
         return bool(steps)
 
     def _steps(self) -> list[int]:
         """Of the complete checkpoints, the newest first."""
-        return sorted((int(p.stem.split("-")[1]) for p in Path(self.directory).glob("step-??????.pt")), reverse=True)
+        return sorted(
+            (int(p.stem.split("-")[1]) for p in Path(self.directory).glob("step-??????.pt")),
+            reverse=True,
+        )
 
     def _path(self, step: int, rank: int | None = None) -> Path:
-        return Path(self.directory, f"step-{step:06d}.pt" if rank is None else f"step-{step:06d}.rank{rank}")
+        return Path(
+            self.directory, f"step-{step:06d}.pt" if rank is None else f"step-{step:06d}.rank{rank}"
+        )
 
     def _shared(self) -> dict:
         return {
@@ -247,7 +272,9 @@ def _write(state: dict, path: Path) -> None:
 
 
 class InTurn(torch.optim.AdamW):
-    """AdamW that updates one group of parameters after the other, as all do; here, a signal can come in between."""
+    """AdamW that updates one group of parameters after the other, as all do; here, a signal can
+    come in between.
+    """
 
     between = None  # called when the first group is updated and the others aren't
 
@@ -264,7 +291,9 @@ class InTurn(torch.optim.AdamW):
             self.param_groups = groups
 
 
-def build(args, scheduler: Scheduler, costs: Costs, failure: Failure | None, worker_init=None) -> PreemptJob:
+def build(
+    args, scheduler: Scheduler, costs: Costs, failure: Failure | None, worker_init=None
+) -> PreemptJob:
     """A fresh job, which takes a while; `args` are train_preempt.py's."""
     scheduler.point(0, "start")
     scheduler.passes(costs.build, "building")
@@ -276,8 +305,16 @@ def build(args, scheduler: Scheduler, costs: Costs, failure: Failure | None, wor
     model = torch.nn.parallel.DistributedDataParallel(network) if ranks else network
     if ranks:
         rank_job.prime_buckets(model)
-    low = [p for name, p in network.named_parameters() if name.startswith(("letters", "places", "block"))]
-    high = [p for name, p in network.named_parameters() if not name.startswith(("letters", "places", "block"))]
+    low = [
+        p
+        for name, p in network.named_parameters()
+        if name.startswith(("letters", "places", "block"))
+    ]
+    high = [
+        p
+        for name, p in network.named_parameters()
+        if not name.startswith(("letters", "places", "block"))
+    ]
     optimizer = InTurn([{"params": low}, {"params": high}], lr=3e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=1e-2, total_steps=args.epochs * args.steps_per_epoch + 1, pct_start=0.3
@@ -285,14 +322,29 @@ def build(args, scheduler: Scheduler, costs: Costs, failure: Failure | None, wor
     data = Windows(args.steps_per_epoch * BATCH * world, args.seed, augment=True)
     sampler = DistributedSampler(data, num_replicas=world, rank=rank, seed=args.seed)
     loader = DataLoader(
-        data, batch_size=BATCH, sampler=sampler, num_workers=args.workers, worker_init_fn=worker_init,
+        data,
+        batch_size=BATCH,
+        sampler=sampler,
+        num_workers=args.workers,
+        worker_init_fn=worker_init,
         multiprocessing_context="fork" if args.workers else None,
-    )  # fmt: skip
+    )
     workload.seed_everything(args.seed * 1000 + rank + 1)
     job = PreemptJob(
-        model, optimizer, schedule, loader, args.epochs, val_set=Windows(4 * PARTS, args.seed + 1, augment=False),
-        sampler=sampler, rank=rank, world=world, save_every=args.save_every, directory=args.directory,
-        cluster=scheduler, costs=costs, failure=failure,
-    )  # fmt: skip
+        model,
+        optimizer,
+        schedule,
+        loader,
+        args.epochs,
+        val_set=Windows(4 * PARTS, args.seed + 1, augment=False),
+        sampler=sampler,
+        rank=rank,
+        world=world,
+        save_every=args.save_every,
+        directory=args.directory,
+        cluster=scheduler,
+        costs=costs,
+        failure=failure,
+    )
     optimizer.between = lambda: scheduler.point(job.step + 1)
     return job

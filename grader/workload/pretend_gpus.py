@@ -25,11 +25,15 @@ class Generator:
 
 
 class PretendGpus:
-    """`count` CUDA devices: within the context, torch.cuda answers for them, with torch's own signatures."""
+    """`count` CUDA devices: within the context, torch.cuda answers for them, with torch's own
+    signatures.
+    """
 
     def __init__(self, count: int, seed: int):
         generator = torch.Generator().manual_seed(seed)
-        self.states = [torch.randint(256, (16,), dtype=torch.uint8, generator=generator) for _ in range(count)]
+        self.states = [
+            torch.randint(256, (16,), dtype=torch.uint8, generator=generator) for _ in range(count)
+        ]
         self.current = 0
 
     def __enter__(self):

@@ -13,7 +13,8 @@ from grader.workload.forked import Helper
 
 
 def answer_each(handle: Callable[[dict], dict]) -> None:
-    """Answer the life's questions in order, each in a forked process of its own, which may die of it.
+    """Answer the life's questions in order, each in a forked process of its own, which may die of
+    it.
 
     `handle(question)` returns JSON values. They go out as an "answer" event; a crash and the end of
     each process are reported by Helper, with the question's id as "point".
@@ -30,7 +31,8 @@ def answer_each(handle: Callable[[dict], dict]) -> None:
 
 
 def outcome(call: Callable[[], object]) -> dict:
-    """What a call came to: {"returned": its value} or {"raised": the exception's type, bases, message, frames}.
+    """What a call came to: {"returned": its value} or {"raised": the exception's type, bases,
+    message, frames}.
 
     The value must be fit for JSON. BaseException counts, too: torch's CheckpointException is one.
     """

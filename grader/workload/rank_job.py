@@ -22,8 +22,9 @@ BATCH = 4  # samples for each rank
 class RankJob(Job):
     """A rank's part of a training job in memory (what Job says, and its place among the ranks).
 
-    job.model is wrapped: by DistributedDataParallel, so that the network itself is job.model.module, or by
-    fully_shard. job.loader takes its order from job.sampler, and that from the epoch it is told.
+    job.model is wrapped: by DistributedDataParallel, so that the network itself is
+    job.model.module, or by fully_shard. job.loader takes its order from job.sampler, and that from
+    the epoch it is told.
     """
 
     sampler: DistributedSampler | None = None
@@ -35,7 +36,9 @@ class RankJob(Job):
         return self.rank == 0  # DDP gives everybody rank 0's before each forward pass
 
     def validate(self) -> float:
-        """Mean loss over the validation set, as rank 0 finds it, on every rank; draws from no generator."""
+        """Mean loss over the validation set, as rank 0 finds it, on every rank; draws from no
+        generator.
+        """
         loss = torch.zeros((), dtype=torch.float64)
         if self.rank == 0:
             loss.fill_(Job(self.model.module, None, None, None, 0, val_set=self.val_set).validate())
@@ -43,9 +46,13 @@ class RankJob(Job):
         return loss.item()
 
 
-def build_ddp(seed: int, epochs: int, steps_per_epoch: int, randomness: bool = True, prime: bool = True) -> RankJob:
-    """A fresh job under DistributedDataParallel, on every rank. Without `randomness`: no dropout, no augmentation,
-    the data in its own order, and no scheduler. One that isn't trained needn't be primed, nor checked."""
+def build_ddp(
+    seed: int, epochs: int, steps_per_epoch: int, randomness: bool = True, prime: bool = True
+) -> RankJob:
+    """A fresh job under DistributedDataParallel, on every rank. Without `randomness`: no dropout,
+    no augmentation, the data in its own order, and no scheduler. One that isn't trained needn't be
+    primed, nor checked.
+    """
     seed_everything(seed)
     network = Transformer(dropout=0.1 if randomness else 0.0)
     model = torch.nn.parallel.DistributedDataParallel(network, init_sync=prime)
@@ -58,7 +65,9 @@ def build_ddp(seed: int, epochs: int, steps_per_epoch: int, randomness: bool = T
 
 
 def build_sharded(seed: int, epochs: int, steps_per_epoch: int) -> RankJob:
-    """A fresh job sharded with FSDP2 over all ranks, with randomness. Its network has no buffers."""
+    """A fresh job sharded with FSDP2 over all ranks, with randomness. Its network has no
+    buffers.
+    """
     seed_everything(seed)
     model = Transformer(dropout=0.1, running_mean=False)
     shard(model.block, model)
@@ -88,25 +97,40 @@ def announce(newest: Path, folder: str) -> None:
 
 def _job(model, seed: int, epochs: int, steps_per_epoch: int, randomness: bool) -> RankJob:
     rank, world = dist.get_rank(), dist.get_world_size()
-    # foreach: DTensor works out for each operator how shards take part in it, and that takes longer than the step
+    # foreach: DTensor works out for each operator how shards take part in it, and that takes longer
+    # than the step
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.05, foreach=True)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=1e-2, total_steps=epochs * steps_per_epoch + 1, pct_start=0.3
     )
     data = Windows(steps_per_epoch * BATCH * world, seed, augment=randomness)
     sampler = DistributedSampler(data, num_replicas=world, rank=rank, shuffle=randomness, seed=seed)
-    loader = DataLoader(data, batch_size=BATCH, sampler=sampler, generator=None if randomness else torch.Generator())
-    # each rank drops other units and augments otherwise: what is averaged must not be N times the same
+    loader = DataLoader(
+        data, batch_size=BATCH, sampler=sampler, generator=None if randomness else torch.Generator()
+    )
+    # each rank drops other units and augments otherwise: what is averaged must not be N times the
+    # same
     seed_everything(seed * 1000 + rank + 1)
     val_set = Windows(32, seed + 1, augment=False)
-    return RankJob(model, optimizer, scheduler, loader, epochs, val_set=val_set, sampler=sampler, rank=rank, world=world)
+    return RankJob(
+        model,
+        optimizer,
+        scheduler,
+        loader,
+        epochs,
+        val_set=val_set,
+        sampler=sampler,
+        rank=rank,
+        world=world,
+    )
 
 
 def prime_buckets(model) -> None:
     """Two backward passes before anything is trained or restored.
 
-    DDP puts its gradient buckets in another order after the first of a process's steps; with three ranks or more, that
-    changes the order of summation, and a resumed run would differ from an undisturbed one in the last bits.
+    DDP puts its gradient buckets in another order after the first of a process's steps; with three
+    ranks or more, that changes the order of summation, and a resumed run would differ from an
+    undisturbed one in the last bits.
     """
     buffers = {name: b.clone() for name, b in model.module.named_buffers()}
     for _ in range(2):

@@ -1,8 +1,9 @@
 """The cluster's scheduler, as a job meets it: signals at chosen points, then SIGKILL when the grace
 is over.
 
-Time is the grader's own here. It passes only where the job says what it does and how long that takes, so a second is
-the same on every machine, and SIGKILL strikes at an exact point: never earlier because a laptop was busy.
+Time is the grader's own here. It passes only where the job says what it does and how long that
+takes, so a second is the same on every machine, and SIGKILL strikes at an exact point: never
+earlier because a laptop was busy.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from grader.harness.preemption import NUMBERS
 BOOT = 1_700_000_000.0  # epoch seconds at which every life begins
 FORWARDED = 20.0  # s in which torchrun has forwarded a signal: milliseconds are normal
 WORKERS = 2.0  # s in which a worker that a signal kills is dead, on a busy machine, too
-# to the daemon: a process, or a group (0 or 1), the signal, and the order's number; back: that number
+# to the daemon: a process, or a group (0 or 1), the signal, and the order's number; back: that
+# number
 ORDER, SENT = struct.Struct("iiiq"), struct.Struct("q")
 
 

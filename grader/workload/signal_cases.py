@@ -272,7 +272,9 @@ class Interrupted:
             sys.settrace(None)
 
     def _trace(self, frame, event, argument):
-        """Counts moments: each instruction of the student's own file, each line of what it calls."""
+        """Counts moments: each instruction of the student's own file, each line of what it
+        calls.
+        """
         file = frame.f_code.co_filename
         if file == __file__:
             return None

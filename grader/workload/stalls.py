@@ -1,4 +1,5 @@
-"""How long training stands still while a sharded model is saved, synchronously and asynchronously (the notebook's bonus).
+"""How long training stands still while a sharded model is saved, synchronously and asynchronously
+(the notebook's bonus).
 
 None of the student's code runs here. Reports the duration of every step, and what was saved in it.
 """
@@ -29,7 +30,9 @@ def main() -> None:
     args = p.parse_args()
     ranks.join_watched(patience=60)
     torch.manual_seed(0)
-    model = torch.nn.Sequential(*(torch.nn.Linear(args.width, args.width, bias=False) for _ in range(args.layers)))
+    model = torch.nn.Sequential(
+        *(torch.nn.Linear(args.width, args.width, bias=False) for _ in range(args.layers))
+    )
     rank_job.shard(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, foreach=True)
     # the writing thread's own: on the default group, its collectives would mix with training's

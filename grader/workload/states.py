@@ -7,7 +7,16 @@ import random
 import torch
 
 DTYPES = (
-    *("float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "complex64", "bool"),
+    *(
+        "float64",
+        "float32",
+        "float16",
+        "bfloat16",
+        "float8_e4m3fn",
+        "float8_e5m2",
+        "complex64",
+        "bool",
+    ),
     *("uint8", "int8", "int16", "int32", "int64", "uint16", "uint32", "uint64"),
 )
 EDGES = (4 << 10, 8 << 10, 64 << 10, 1 << 20)  # bytes at which code takes another way

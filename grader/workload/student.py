@@ -20,7 +20,9 @@ def load(path: str, quiet: bool = False):
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
-    public = sorted(n for n in vars(module) if callable(getattr(module, n)) and not n.startswith("_"))
+    public = sorted(
+        n for n in vars(module) if callable(getattr(module, n)) and not n.startswith("_")
+    )
     if not quiet:
         watch.emit("imported", functions=public)
     return module

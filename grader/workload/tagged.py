@@ -1,4 +1,6 @@
-"""A GPU node's file, without a GPU: while a file is written, tensors are tagged as living on cuda:0."""
+"""A GPU node's file, without a GPU: while a file is written, tensors are tagged as living on
+cuda:0.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +11,17 @@ import torch
 
 @contextmanager
 def living_on_gpu(tensors: list[torch.Tensor]):
-    """torch.save writes these tensors as a GPU's. A copy that somebody makes on the CPU isn't tagged, as it
-    wouldn't be on a real GPU node."""
+    """torch.save writes these tensors as a GPU's. A copy that somebody makes on the CPU isn't
+    tagged, as it wouldn't be on a real GPU node.
+    """
     on_gpu = {t.untyped_storage().data_ptr() for t in tensors if t.numel()}
     real_cpu, real_to = torch.Tensor.cpu, torch.Tensor.to
 
     def to(tensor, *a, **k):
         moved = real_to(tensor, *a, **k)
-        aims_at_cpu = any(isinstance(x, (str, torch.device)) and str(x) == "cpu" for x in (*a, *k.values()))
+        aims_at_cpu = any(
+            isinstance(x, (str, torch.device)) and str(x) == "cpu" for x in (*a, *k.values())
+        )
         return moved.clone() if aims_at_cpu and moved.data_ptr() == tensor.data_ptr() else moved
 
     torch.Tensor.cpu, torch.Tensor.to = (lambda t, *a, **k: real_cpu(t, *a, **k).clone()), to
@@ -26,4 +31,6 @@ def living_on_gpu(tensors: list[torch.Tensor]):
         yield
     finally:
         torch.Tensor.cpu, torch.Tensor.to = real_cpu, real_to
-        torch.serialization._package_registry[:] = [e for e in torch.serialization._package_registry if e[0] != 0]
+        torch.serialization._package_registry[:] = [
+            e for e in torch.serialization._package_registry if e[0] != 0
+        ]

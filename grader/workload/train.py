@@ -1,7 +1,7 @@
 """The training job of exercise 1: your checkpoint functions, under faults.
 
-This script belongs to the grader, which always runs its own copy of it. Read it: it shows when each of
-your functions is called. `watch` is the grader's eye; it changes nothing in the run.
+This script belongs to the grader, which always runs its own copy of it. Read it: it shows when each
+of your functions is called. `watch` is the grader's eye; it changes nothing in the run.
 """
 
 import argparse
@@ -18,18 +18,29 @@ p.add_argument("--epochs", type=int, default=3)
 p.add_argument("--steps-per-epoch", type=int, default=10)
 p.add_argument("--workers", type=int, default=0)
 p.add_argument("--spawn", action="store_true", help="start the workers as macOS does")
-p.add_argument("--save-every", type=int, default=0, help="task 1.4: save every so many steps; 0: the functions of task 1.5 decide")
-p.add_argument("--save-after-epochs", action="store_true", help="... and after every epoch's validation")
+p.add_argument(
+    "--save-every",
+    type=int,
+    default=0,
+    help="task 1.4: save every so many steps; 0: the functions of task 1.5 decide",
+)
+p.add_argument(
+    "--save-after-epochs", action="store_true", help="... and after every epoch's validation"
+)
 p.add_argument("--every-steps", type=int, help="should_save's every_steps")
 p.add_argument("--every-epochs", type=int, help="should_save's every_epochs")
-p.add_argument("--witness", action="store_true", help="report all batches, so that the run can be replayed")
+p.add_argument(
+    "--witness", action="store_true", help="report all batches, so that the run can be replayed"
+)
 p.add_argument("--keep", type=int, default=0, help="prune to so many checkpoints; 0: never")
 
 
 def main() -> None:
     args = p.parse_args()
     ck = student.load(args.checkpoint)
-    job = workload.build(args.seed, args.epochs, args.steps_per_epoch, args.workers, spawn=args.spawn)
+    job = workload.build(
+        args.seed, args.epochs, args.steps_per_epoch, args.workers, spawn=args.spawn
+    )
 
     def save() -> None:
         with watch.saving(job.step, args.directory):
@@ -40,12 +51,15 @@ def main() -> None:
     def due(end_of_epoch: bool) -> bool:
         if args.save_every:
             return args.save_after_epochs if end_of_epoch else job.step % args.save_every == 0
-        return ck.should_save(job.step, job.epoch, end_of_epoch, args.every_steps, args.every_epochs)
+        return ck.should_save(
+            job.step, job.epoch, end_of_epoch, args.every_steps, args.every_epochs
+        )
 
     # --- resume, or start fresh
     state = ck.read_latest(args.directory)
     if state is not None:
-        workload.estrange(job)  # whatever a resumed run has in common with the old one comes out of `state`
+        # whatever a resumed run has in common with the old one comes out of `state`
+        workload.estrange(job)
         ck.restore(job, state)
     print(f"starting at step {job.step}, epoch {job.epoch}, batch {job.batch}", flush=True)
     watch.life(job)
@@ -72,7 +86,10 @@ def main() -> None:
             job.best = ck.keep_best(best_state, val_loss, job.best, args.directory)
         job.epoch += 1
         job.batch = 0
-        print(f"epoch {job.epoch}/{job.epochs}  step {job.step}  validation loss {val_loss:.4f}", flush=True)
+        print(
+            f"epoch {job.epoch}/{job.epochs}  step {job.step}  validation loss {val_loss:.4f}",
+            flush=True,
+        )
         if due(end_of_epoch=True):
             save()
     if args.witness:

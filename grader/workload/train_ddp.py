@@ -1,9 +1,11 @@
-"""The training job of exercise 2 under DistributedDataParallel: your checkpoint functions, on every rank.
+"""The training job of exercise 2 under DistributedDataParallel: your checkpoint functions, on every
+rank.
 
-This script belongs to the grader, which starts it once for each rank, with the environment that torchrun sets.
-It also runs by hand:
+This script belongs to the grader, which starts it once for each rank, with the environment that
+torchrun sets. It also runs by hand:
 
-    torchrun --nproc-per-node 2 grader/workload/train_ddp.py --checkpoint ex02-distributed-checkpoint/starter/distributed.py \\
+    torchrun --nproc-per-node 2 grader/workload/train_ddp.py --checkpoint
+    ex02-distributed-checkpoint/starter/distributed.py \\
         --directory checkpoints --functions save_job
 
     --functions save_checkpoint_ddp    task 2.1: once an epoch; the run has no randomness at all
@@ -36,7 +38,12 @@ p.add_argument("--functions", choices=FUNCTIONS, required=True)
 p.add_argument("--seed", type=int, default=0)
 p.add_argument("--epochs", type=int, default=2)
 p.add_argument("--steps-per-epoch", type=int, default=6)
-p.add_argument("--save-every", type=int, default=4, help="steps between two saves (task 2.1: it's epochs, always)")
+p.add_argument(
+    "--save-every",
+    type=int,
+    default=4,
+    help="steps between two saves (task 2.1: it's epochs, always)",
+)
 p.add_argument("--record", action="store_true", help="report the batches and the generators")
 
 
@@ -64,12 +71,15 @@ def main() -> None:
     by_epoch = args.functions in ("save_checkpoint_ddp", "none")
 
     def fresh() -> rank_job.RankJob:
-        return rank_job.build_ddp(args.seed, args.epochs, args.steps_per_epoch, randomness=not by_epoch)
+        return rank_job.build_ddp(
+            args.seed, args.epochs, args.steps_per_epoch, randomness=not by_epoch
+        )
 
     job = fresh()
     os.makedirs(args.directory, exist_ok=True)
     path = os.path.join(args.directory, "checkpoint.pt")
-    newest = Path(args.directory, "newest.txt")  # task 2.2: the script knows which folder is the newest
+    # task 2.2: the script knows which folder is the newest
+    newest = Path(args.directory, "newest.txt")
 
     def save() -> None:
         if args.functions == "save_job":
@@ -93,7 +103,8 @@ def main() -> None:
         nonlocal job
         if args.functions == "save_step":
             if os.listdir(args.directory):  # by somebody: an earlier life of this run
-                workload.estrange(job)  # whatever a resumed run has in common with the old one comes from the disk
+                # whatever a resumed run has in common with the old one comes from the disk
+                workload.estrange(job)
             dist.barrier()
             if not ck.resume(job, args.directory):
                 job = fresh()
@@ -136,7 +147,11 @@ def main() -> None:
         job.epoch += 1
         job.batch = 0
         if job.rank == 0:
-            print(f"epoch {job.epoch}/{job.epochs}  step {job.step}  best validation loss {job.best:.4f}", flush=True)
+            print(
+                f"epoch {job.epoch}/{job.epochs}  step {job.step}  best validation loss "
+                f"{job.best:.4f}",
+                flush=True,
+            )
         if by_epoch:
             save()
             watch.after_step(job)

@@ -2,7 +2,8 @@
 
 Tasks 1.1 to 1.3 run it in three ways:
     (nothing)    task 1.1: model, optimizer, scheduler and epoch; the run has no randomness at all
-    --rng        task 1.2: with randomness; the grader saves the model, your functions the generators
+    --rng        task 1.2: with randomness; the grader saves the model, your functions the
+                 generators
     --store      task 1.3: your write_checkpoint and read_latest hold a state that the grader made
     --bare       nothing of yours at all: the yardstick
 """
@@ -31,7 +32,13 @@ p.add_argument("--workers", type=int, default=0)
 args = p.parse_args()
 
 ck = None if args.bare else student.load(args.checkpoint)
-job = workload.build(args.seed, args.epochs, args.steps_per_epoch, args.workers, randomness=args.randomness or args.rng)
+job = workload.build(
+    args.seed,
+    args.epochs,
+    args.steps_per_epoch,
+    args.workers,
+    randomness=args.randomness or args.rng,
+)
 path = os.path.join(args.directory, "checkpoint.pt")
 os.makedirs(args.directory, exist_ok=True)
 
@@ -56,7 +63,8 @@ def resume() -> int:
     if args.bare or not (args.store or os.path.exists(path)):
         return 0
     if not (args.rng or args.store):
-        workload.estrange(job, generators=False)  # whatever a resumed run has in common with the old one comes from the file
+        # whatever a resumed run has in common with the old one comes from the file
+        workload.estrange(job, generators=False)
         return ck.load_checkpoint(*parts().values(), path)
     state = ck.read_latest(args.directory) if args.store else torch.load(path, weights_only=True)
     if state is None:

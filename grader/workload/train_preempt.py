@@ -1,9 +1,11 @@
 """The training job of exercise 3: your `main`, under a scheduler that stops it.
 
-This script belongs to the grader, which always runs its own copy of it, once for each rank. It also runs by hand:
+This script belongs to the grader, which always runs its own copy of it, once for each rank. It also
+runs by hand:
 
-    python grader/workload/train_preempt.py --checkpoint ex03-preemption-handling/starter/preemption.py --directory checkpoints
-    torchrun --nproc-per-node 2 grader/workload/train_preempt.py ...
+    python grader/workload/train_preempt.py --checkpoint
+    ex03-preemption-handling/starter/preemption.py --directory checkpoints torchrun --nproc-per-node
+    2 grader/workload/train_preempt.py ...
 
 What the scheduler does stands in scheduler.py, what the job is in preempt_job.py.
 """
@@ -21,8 +23,9 @@ COURSE = Path(__file__).resolve().parents[2]
 
 
 class Finder:
-    """Finds the grader's modules: torchrun knows nothing of the course, and in a sandbox their files can
-    be read, but not all of their folders listed."""
+    """Finds the grader's modules: torchrun knows nothing of the course, and in a sandbox their
+    files can be read, but not all of their folders listed.
+    """
 
     @staticmethod
     def find_spec(name: str, path=None, target=None):
@@ -81,7 +84,8 @@ p.add_argument(
 p.add_argument("--fails-on-rank", type=int, help="... on this rank alone")
 p.add_argument(
     "--events",
-    help="report to this file, with the rank behind its name: for a job that the grader didn't start itself",
+    help="report to this file, with the rank behind its name: for a job that the grader didn't "
+    "start itself",
 )
 p.add_argument("--fault", help="... and the signals that it gets: term@7")
 

@@ -1,7 +1,8 @@
-"""The training job of exercise 2, sharded with FSDP2: your save_sharded and load_sharded, on every rank (task 2.3).
+"""The training job of exercise 2, sharded with FSDP2: your save_sharded and load_sharded, on every
+rank (task 2.3).
 
-This script belongs to the grader. The model and its optimizer are yours to save; the rest of the job is saved by
-the script. It also runs by hand, as train_ddp.py does.
+This script belongs to the grader. The model and its optimizer are yours to save; the rest of the
+job is saved by the script. It also runs by hand, as train_ddp.py does.
 """
 
 import argparse
@@ -40,7 +41,11 @@ def main() -> None:
 
     def save() -> None:
         folder = os.path.join(args.directory, f"after-{job.step}")
-        rest = {"scheduler": job.scheduler.state_dict(), "epoch": job.epoch, "rng": generators.rng()}
+        rest = {
+            "scheduler": job.scheduler.state_dict(),
+            "epoch": job.epoch,
+            "rng": generators.rng(),
+        }
         with watch.saving(job.step, args.directory):
             ck.save_sharded(job.model, job.optimizer, folder)
         torch.save(rest, f"{folder}-rest-{job.rank}.pt")
@@ -50,7 +55,8 @@ def main() -> None:
 
     if not args.bare and newest.exists():
         folder = newest.read_text()
-        workload.estrange(job)  # whatever a resumed run has in common with the old one comes from the folder
+        # whatever a resumed run has in common with the old one comes from the folder
+        workload.estrange(job)
         ck.load_sharded(job.model, job.optimizer, folder)
         rest = torch.load(f"{folder}-rest-{job.rank}.pt")
         job.scheduler.load_state_dict(rest["scheduler"])

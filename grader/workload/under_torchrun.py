@@ -22,15 +22,36 @@ def main() -> None:
     from torch.distributed.run import main as torchrun
 
     here = Path(__file__).resolve().parent
-    # the ranks meet through a file, as in every other run of the grader, and so does torchrun itself: no port is opened
+    # the ranks meet through a file, as in every other run of the grader, and so does torchrun
+    # itself: no port is opened
     os.environ["RANKS_STORE"] = os.path.join(os.getcwd(), "store")
     os.environ["GIVEN"] = json.dumps({"salts": watch.given("salts", {})})  # to the workers
-    torchrun([
-        "--nnodes", "1", "--nproc-per-node", "2",
-        "--rdzv-backend", "c10d", "--rdzv-conf", "store_type=file", "--rdzv-endpoint", os.path.join(os.getcwd(), "rdzv"), "--rdzv-id", "grader",
-        str(here / args.script), "--checkpoint", args.checkpoint, "--directory", args.directory,
-        "--events", args.events, "--fault", args.fault, *args.flags,
-    ])  # fmt: skip
+    torchrun(
+        [
+            "--nnodes",
+            "1",
+            "--nproc-per-node",
+            "2",
+            "--rdzv-backend",
+            "c10d",
+            "--rdzv-conf",
+            "store_type=file",
+            "--rdzv-endpoint",
+            os.path.join(os.getcwd(), "rdzv"),
+            "--rdzv-id",
+            "grader",
+            str(here / args.script),
+            "--checkpoint",
+            args.checkpoint,
+            "--directory",
+            args.directory,
+            "--events",
+            args.events,
+            "--fault",
+            args.fault,
+            *args.flags,
+        ]
+    )
 
 
 if __name__ == "__main__":

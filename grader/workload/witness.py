@@ -29,4 +29,8 @@ def end() -> None:
 
 def generators() -> list:
     name, keys, *rest = numpy.random.get_state()
-    return [random.getstate(), [name, keys.tolist(), *rest], torch.get_rng_state().numpy().tobytes().hex()]
+    return [
+        random.getstate(),
+        [name, keys.tolist(), *rest],
+        torch.get_rng_state().numpy().tobytes().hex(),
+    ]

@@ -35,7 +35,9 @@ def main() -> int:
     except Refused as e:
         sys.stdout.flush()
         for line in str(e).splitlines():
-            bare = command == "scontrol" or line.startswith(("slurm_load_jobs", "Unknown job signal", "Slurm accounting"))
+            bare = command == "scontrol" or line.startswith(
+                ("slurm_load_jobs", "Unknown job signal", "Slurm accounting")
+            )
             print(line if bare and e.status != 2 else f"{command}: {line}", file=sys.stderr)
         return e.status
     except BrokenPipeError:

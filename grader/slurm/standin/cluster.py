@@ -13,16 +13,19 @@ from grader.slurm.standin.settings import Options, check_socket
 
 
 class StandIn(Cluster):
-    """A stand-in for a Cluster, with its methods: start, stop, env, run, submit, job, wait_for, pids, status.
+    """A stand-in for a Cluster, with its methods: start, stop, env, run, submit, job, wait_for,
+    pids, status.
 
         with StandIn(tmp_path / "c", grace=2, kill_wait=1) as cluster:
             job = cluster.submit("job.sh")
 
-    As Cluster, but grace and kill_wait may be fractions of a second and aren't lengthened, time limits are exact
-    (fast_limits is accepted), proctrack is `auto`, whose rule is cgroup's, and `settings` has RequeueExit,
-    JobFileAppend, FirstJobId and SlurmctldParameters. requeue_delay: s that a requeued job isn't started in.
+    As Cluster, but grace and kill_wait may be fractions of a second and aren't lengthened, time
+    limits are exact (fast_limits is accepted), proctrack is `auto`, whose rule is cgroup's, and
+    `settings` has RequeueExit, JobFileAppend, FirstJobId and SlurmctldParameters. requeue_delay: s
+    that a requeued job isn't started in.
 
-    UsageError if it can't be what it's asked to be, ClusterError if it doesn't start. Nothing needs to be installed.
+    UsageError if it can't be what it's asked to be, ClusterError if it doesn't start. Nothing needs
+    to be installed.
     """
 
     kind = "stand-in"
@@ -44,7 +47,9 @@ class StandIn(Cluster):
         jobs_write: Sequence[os.PathLike] | None = None,
     ):
         super().__init__(directory, jobs_see=jobs_see, jobs_write=jobs_write)
-        self.options = Options(nodes, cpus, grace, kill_wait, proctrack, fast_limits, settings or {}, requeue_delay)
+        self.options = Options(
+            nodes, cpus, grace, kill_wait, proctrack, fast_limits, settings or {}, requeue_delay
+        )
 
     def _check(self) -> None:
         self.options.check()
@@ -55,9 +60,15 @@ class StandIn(Cluster):
         return [str(self.directory / "bin"), path]
 
     def _job_of(self, chain: list[int]) -> str | None:
-        """A step's container is forked from the controller; what it starts was given its job's number."""
+        """A step's container is forked from the controller; what it starts was given its job's
+        number.
+        """
         container = ancestors.arguments(chain[-1]) == ancestors.arguments(self.pids()["keeper"])
-        return ancestors.environment(chain[-2]).get("SLURM_JOB_ID") if container and len(chain) > 1 else None
+        return (
+            ancestors.environment(chain[-2]).get("SLURM_JOB_ID")
+            if container and len(chain) > 1
+            else None
+        )
 
     def _answers(self) -> bool:
         return "keeper" in self.pids()

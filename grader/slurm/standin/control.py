@@ -12,12 +12,18 @@ from .words import Refused, hostnames, minutes, moment, signal_number, unknown
 
 
 def scontrol(directory: str, args: list[str]) -> int:
-    options, words = parse(args, {"o oneliner": FLAG, "d details": FLAG, "h help": FLAG}, stop_at_first=False)
+    options, words = parse(
+        args, {"o oneliner": FLAG, "d details": FLAG, "h help": FLAG}, stop_at_first=False
+    )
     if options.get("details") or options.get("help") or not words:
         raise unknown("scontrol in this form")
     verb, *rest = words
     if verb == "show" and rest[:1] and "hostnames".startswith(rest[0]) and len(rest[0]) > 4:
-        print("\n".join(hostnames(rest[1] if len(rest) > 1 else os.environ.get("SLURM_JOB_NODELIST", ""))))
+        print(
+            "\n".join(
+                hostnames(rest[1] if len(rest) > 1 else os.environ.get("SLURM_JOB_NODELIST", ""))
+            )
+        )
     elif verb == "show" and rest[:1] in (["job"], ["jobs"]):
         jobs = ask(directory, {"do": "jobs", "jobs": rest[1:] or None})["jobs"]
         if not jobs:
@@ -64,7 +70,18 @@ def _changes(words: list[str]) -> dict:
 
 
 def scancel(directory: str, args: list[str]) -> int:
-    table = {"s signal": VALUE, "b batch": FLAG, "f full": FLAG, "n name": VALUE, "jobname": VALUE, "u user": VALUE, "me": FLAG, "t state": VALUE, "p partition": VALUE, "Q quiet": FLAG}
+    table = {
+        "s signal": VALUE,
+        "b batch": FLAG,
+        "f full": FLAG,
+        "n name": VALUE,
+        "jobname": VALUE,
+        "u user": VALUE,
+        "me": FLAG,
+        "t state": VALUE,
+        "p partition": VALUE,
+        "Q quiet": FLAG,
+    }
     options, jobs = parse(args, table, stop_at_first=False)
     try:
         number = signal_number(options["signal"]) if "signal" in options else None
@@ -75,16 +92,28 @@ def scancel(directory: str, args: list[str]) -> int:
     states = {"PD": "PENDING", "R": "RUNNING"}
     state = options.get("state")
     wanted = {
-        "name": options.get("name") or options.get("jobname"), "partition": options.get("partition"),
-        "user": getpass.getuser() if options.get("me") else options.get("user"), "state": states.get(state, state and state.upper()),
-    }  # fmt: skip
+        "name": options.get("name") or options.get("jobname"),
+        "partition": options.get("partition"),
+        "user": getpass.getuser() if options.get("me") else options.get("user"),
+        "state": states.get(state, state and state.upper()),
+    }
     if not jobs and not any(wanted.values()):
         raise Refused("error: No job identification provided")
-    request = {"do": "cancel", "signal": number, "batch": options.get("batch"), "full": options.get("full"), "filter": wanted}
+    request = {
+        "do": "cancel",
+        "signal": number,
+        "batch": options.get("batch"),
+        "full": options.get("full"),
+        "filter": wanted,
+    }
     if number is None and (options.get("batch") or options.get("full")):
         raise unknown("scancel --batch and --full without --signal")
     status = 0
-    for job in [j for text in jobs for j in text.split(",")] if jobs and not any("[" in j for j in jobs) else jobs:
+    for job in (
+        [j for text in jobs for j in text.split(",")]
+        if jobs and not any("[" in j for j in jobs)
+        else jobs
+    ):
         try:
             ask(directory, request | ({"step": job, "jobs": []} if "." in job else {"jobs": [job]}))
         except Refused as e:

@@ -1,4 +1,5 @@
-"""The stand-in's controller: one process that plays slurmctld and slurmd, and keeps what they start.
+"""The stand-in's controller: one process that plays slurmctld and slurmd, and keeps what they
+start.
 
     python -I controller.py DIRECTORY     with {"options": ...} as the first line of standard input
 
@@ -27,7 +28,24 @@ from grader.slurm.standin.settings import Options  # noqa: E402
 from grader.slurm.standin.wire import SOCKET, Line  # noqa: E402
 
 LOOK = 1.0  # s between two looks whether the directory is still there
-COMMANDS = ("sbatch", "srun", "squeue", "scancel", "scontrol", "sacct", "sinfo", "salloc", "sattach", "sbcast", "sstat", "sprio", "sacctmgr", "sreport", "strigger", "sshare")
+COMMANDS = (
+    "sbatch",
+    "srun",
+    "squeue",
+    "scancel",
+    "scontrol",
+    "sacct",
+    "sinfo",
+    "salloc",
+    "sattach",
+    "sbcast",
+    "sstat",
+    "sprio",
+    "sacctmgr",
+    "sreport",
+    "strigger",
+    "sshare",
+)
 
 
 class Controller:
@@ -104,9 +122,14 @@ def bury() -> None:
 
 def furnish(directory: Path) -> None:
     """The commands, and a slurm.conf by which SLURM_CONF names this cluster."""
-    (directory / "slurm.conf").write_text("# The stand-in's: no slurm.conf. The real cluster has one (make slurm).\nClusterName=loopback\n")
+    (directory / "slurm.conf").write_text(
+        "# The stand-in's: no slurm.conf. The real cluster has one (make slurm).\n"
+        "ClusterName=loopback\n"
+    )
     (directory / "bin").mkdir()
-    before = shlex.join([sys.executable, "-I", "-S", str(Path(__file__).with_name("client.py")), str(directory)])
+    before = shlex.join(
+        [sys.executable, "-I", "-S", str(Path(__file__).with_name("client.py")), str(directory)]
+    )
     for name in COMMANDS:
         file = directory / "bin" / name
         file.write_text(f'#!/bin/sh\nexec {before} {name} "$@"\n')
@@ -121,7 +144,14 @@ def main() -> None:
     try:
         said = json.loads(sys.stdin.buffer.raw.readline())
         mine = processes.identity(os.getpid())
-        known = {"boot": processes.boot(), "keeper": mine, "phase": "starting", "daemons": {}, "kind": "stand-in", "since": time.time()}
+        known = {
+            "boot": processes.boot(),
+            "keeper": mine,
+            "phase": "starting",
+            "daemons": {},
+            "kind": "stand-in",
+            "since": time.time(),
+        }
         state.write(directory, known)
         furnish(directory)
         controller = Controller(directory, Options(**said["options"]), said.get("sandbox"))
@@ -130,7 +160,8 @@ def main() -> None:
         controller.run()
     except OSError as e:
         error = f"{e.strerror or e}{f': {e.filename}' if e.filename else ''}"
-    except Exception as e:  # a mistake of ours is told to the starter, too: whatever is written here is removed
+    except Exception as e:
+        # a mistake of ours is told to the starter, too: whatever is written here is removed
         error = f"{type(e).__name__} in the controller: {e}"
     finally:
         clean = controller is None or controller.end()

@@ -17,7 +17,8 @@ class Job:
     id: int
     spec: dict  # as sbatch or srun sent it: script, args, env, cwd, umask and options
     submitted: float = field(default_factory=time.time)
-    array: dict | None = None  # {"job", "task", "tasks": all of them, "limit": how many at once or None}
+    # {"job", "task", "tasks": all of them, "limit": how many at once or None}
+    array: dict | None = None
     state: str = "PENDING"
     completing: bool = False  # it has ended, and not all of its processes have
     requeue: bool = False  # once they have, it goes back to the queue
@@ -72,36 +73,111 @@ class Job:
 
     def describe(self) -> dict:
         """What clients show of it."""
-        keys = ("partition", "name", "user", "cwd", "command", "comment", "dependency", "cpus_per_task", "may_requeue", "signal", "exclusive")
-        wanted = {"ntasks": self.wanted_tasks, "wanted_nodes": self.spec.get("nodes") or 1, "out": self.spec["out"], "err": self.spec.get("err") or self.spec["out"]}
-        now = {k: getattr(self, k) for k in ("id", "array", "state", "reason", "restarts", "start", "end", "limit", "exit", "submitted", "eligible", "completing")}
-        dependency = ",".join(f"{kind}:{job}({'failed' if self.never else 'unfulfilled'})" if job else f"{kind}(unfulfilled)" for kind, job in self.unmet)
-        return {k: self.spec.get(k) for k in keys} | wanted | now | {
-            "shown": self.shown, "ref": self.ref, "nodes": list(self.nodes), "cpus": sum(self.cpus.values()), "batch": "script" in self.spec,
-            "dependency": dependency or None,
-        }  # fmt: skip
+        keys = (
+            "partition",
+            "name",
+            "user",
+            "cwd",
+            "command",
+            "comment",
+            "dependency",
+            "cpus_per_task",
+            "may_requeue",
+            "signal",
+            "exclusive",
+        )
+        wanted = {
+            "ntasks": self.wanted_tasks,
+            "wanted_nodes": self.spec.get("nodes") or 1,
+            "out": self.spec["out"],
+            "err": self.spec.get("err") or self.spec["out"],
+        }
+        now = {
+            k: getattr(self, k)
+            for k in (
+                "id",
+                "array",
+                "state",
+                "reason",
+                "restarts",
+                "start",
+                "end",
+                "limit",
+                "exit",
+                "submitted",
+                "eligible",
+                "completing",
+            )
+        }
+        dependency = ",".join(
+            f"{kind}:{job}({'failed' if self.never else 'unfulfilled'})"
+            if job
+            else f"{kind}(unfulfilled)"
+            for kind, job in self.unmet
+        )
+        return (
+            {k: self.spec.get(k) for k in keys}
+            | wanted
+            | now
+            | {
+                "shown": self.shown,
+                "ref": self.ref,
+                "nodes": list(self.nodes),
+                "cpus": sum(self.cpus.values()),
+                "batch": "script" in self.spec,
+                "dependency": dependency or None,
+            }
+        )
 
-    # --- environments --------------------------------------------------------------------------------
+    # --- environments -----------------------------------------------------------------------------
 
     def environment(self, conf: str) -> dict[str, str]:
-        """What the batch shell has, and its steps begin with. What an outer job left, and this one doesn't set, stays,
-        as on the real cluster: SLURM_RESTART_COUNT of a requeued job that submits another one, for instance."""
+        """What the batch shell has, and its steps begin with. What an outer job left, and this one
+        doesn't set, stays, as on the real cluster: SLURM_RESTART_COUNT of a requeued job that
+        submits another one, for instance.
+        """
         spec, names = self.spec, list(self.nodes)
-        env = {k: v for k, v in spec["env"].items() if not k.startswith(("SLURM_STEP", "SLURM_SRUN_"))}
-        for name in ("SLURM_NTASKS", "SLURM_NPROCS", "SLURM_CPUS_PER_TASK", "SLURM_NTASKS_PER_NODE"):
+        env = {
+            k: v for k, v in spec["env"].items() if not k.startswith(("SLURM_STEP", "SLURM_SRUN_"))
+        }
+        for name in (
+            "SLURM_NTASKS",
+            "SLURM_NPROCS",
+            "SLURM_CPUS_PER_TASK",
+            "SLURM_NTASKS_PER_NODE",
+        ):
             env.pop(name, None)
         tasks = counts(list(self.nodes.values()))
-        for both, value in (("ID", self.id), ("NODELIST", node_list(names)), ("NUM_NODES", len(names)), ("NAME", spec["name"])):
+        for both, value in (
+            ("ID", self.id),
+            ("NODELIST", node_list(names)),
+            ("NUM_NODES", len(names)),
+            ("NAME", spec["name"]),
+        ):
             env[f"SLURM_JOB_{both}"] = str(value)
         env |= {
-            "SLURM_JOBID": str(self.id), "SLURM_NODELIST": node_list(names), "SLURM_NNODES": str(len(names)),
-            "SLURM_CONF": conf, "SLURM_CLUSTER_NAME": "loopback", "SLURM_JOB_PARTITION": spec["partition"],
-            "SLURM_JOB_UID": str(os.getuid()), "SLURM_JOB_GID": str(os.getgid()), "SLURM_JOB_USER": spec["user"],
-            "SLURM_JOB_CPUS_PER_NODE": counts(list(self.cpus.values())), "SLURM_CPUS_ON_NODE": str(self.cpus[names[0]]),
-            "SLURM_TASKS_PER_NODE": tasks, "SLURM_NODE_ALIASES": "(null)", "SLURM_PRIO_PROCESS": "0",
-            "SLURM_SUBMIT_DIR": spec["submit_dir"], "SLURM_SUBMIT_HOST": socket.gethostname(), "SLURMD_NODENAME": names[0],
-            "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_GTIDS": "0",
-        }  # fmt: skip
+            "SLURM_JOBID": str(self.id),
+            "SLURM_NODELIST": node_list(names),
+            "SLURM_NNODES": str(len(names)),
+            "SLURM_CONF": conf,
+            "SLURM_CLUSTER_NAME": "loopback",
+            "SLURM_JOB_PARTITION": spec["partition"],
+            "SLURM_JOB_UID": str(os.getuid()),
+            "SLURM_JOB_GID": str(os.getgid()),
+            "SLURM_JOB_USER": spec["user"],
+            "SLURM_JOB_CPUS_PER_NODE": counts(list(self.cpus.values())),
+            "SLURM_CPUS_ON_NODE": str(self.cpus[names[0]]),
+            "SLURM_TASKS_PER_NODE": tasks,
+            "SLURM_NODE_ALIASES": "(null)",
+            "SLURM_PRIO_PROCESS": "0",
+            "SLURM_SUBMIT_DIR": spec["submit_dir"],
+            "SLURM_SUBMIT_HOST": socket.gethostname(),
+            "SLURMD_NODENAME": names[0],
+            "SLURM_PROCID": "0",
+            "SLURM_LOCALID": "0",
+            "SLURM_NODEID": "0",
+            "SLURM_GTIDS": "0",
+        }
         if spec.get("ntasks") or spec.get("ntasks_per_node"):
             env |= {"SLURM_NTASKS": str(self.wanted_tasks), "SLURM_NPROCS": str(self.wanted_tasks)}
         if spec.get("cpus_per_task"):
@@ -113,27 +189,49 @@ class Job:
         if self.array:
             numbers = self.array["tasks"]
             step = numbers[1] - numbers[0] if len(numbers) > 1 else 1
-            for name, value in (("JOB_ID", self.array["job"]), ("TASK_ID", self.array["task"]), ("TASK_COUNT", len(numbers)),
-                                ("TASK_MIN", numbers[0]), ("TASK_MAX", numbers[-1]), ("TASK_STEP", step)):  # fmt: skip
+            for name, value in (
+                ("JOB_ID", self.array["job"]),
+                ("TASK_ID", self.array["task"]),
+                ("TASK_COUNT", len(numbers)),
+                ("TASK_MIN", numbers[0]),
+                ("TASK_MAX", numbers[-1]),
+                ("TASK_STEP", step),
+            ):
                 env[f"SLURM_ARRAY_{name}"] = str(value)
         return env
 
-    def task_environments(self, base: dict[str, str], step: int, layout: dict[str, int]) -> list[dict[str, str]]:
+    def task_environments(
+        self, base: dict[str, str], step: int, layout: dict[str, int]
+    ) -> list[dict[str, str]]:
         """One per task of a step that runs so many tasks on each node."""
         total, found = sum(layout.values()), []
         common = base | {
-            "SLURM_STEP_ID": str(step), "SLURM_STEPID": str(step), "SLURM_STEP_NODELIST": node_list(layout),
-            "SLURM_STEP_NUM_NODES": str(len(layout)), "SLURM_STEP_NUM_TASKS": str(total),
-            "SLURM_STEP_TASKS_PER_NODE": counts(list(layout.values())), "SLURM_NTASKS": str(total), "SLURM_NPROCS": str(total),
-            "SLURM_DISTRIBUTION": "block", "SLURM_LAUNCH_NODE_IPADDR": "127.0.0.1", "SLURM_SRUN_COMM_HOST": "127.0.0.1",
-        }  # fmt: skip
+            "SLURM_STEP_ID": str(step),
+            "SLURM_STEPID": str(step),
+            "SLURM_STEP_NODELIST": node_list(layout),
+            "SLURM_STEP_NUM_NODES": str(len(layout)),
+            "SLURM_STEP_NUM_TASKS": str(total),
+            "SLURM_STEP_TASKS_PER_NODE": counts(list(layout.values())),
+            "SLURM_NTASKS": str(total),
+            "SLURM_NPROCS": str(total),
+            "SLURM_DISTRIBUTION": "block",
+            "SLURM_LAUNCH_NODE_IPADDR": "127.0.0.1",
+            "SLURM_SRUN_COMM_HOST": "127.0.0.1",
+        }
         for node_id, (name, here) in enumerate(layout.items()):
             first = len(found)
             for local in range(here):
-                found.append(common | {
-                    "SLURMD_NODENAME": name, "SLURM_NODEID": str(node_id), "SLURM_LOCALID": str(local), "SLURM_PROCID": str(first + local),
-                    "SLURM_GTIDS": ",".join(str(n) for n in range(first, first + here)), "SLURM_CPUS_ON_NODE": str(self.cpus[name]),
-                })  # fmt: skip
+                found.append(
+                    common
+                    | {
+                        "SLURMD_NODENAME": name,
+                        "SLURM_NODEID": str(node_id),
+                        "SLURM_LOCALID": str(local),
+                        "SLURM_PROCID": str(first + local),
+                        "SLURM_GTIDS": ",".join(str(n) for n in range(first, first + here)),
+                        "SLURM_CPUS_ON_NODE": str(self.cpus[name]),
+                    }
+                )
         return found
 
 
@@ -161,5 +259,3 @@ def array_of(text: str) -> tuple[list[int], int | None]:
     if max(numbers) > 1000 or min(numbers) < 0 or (percent and int(limit) < 1):
         raise ValueError(text)
     return sorted(numbers), int(limit) if percent else None
-
-

@@ -1,5 +1,6 @@
-"""The life of jobs: start, the ways to end, requeue. The sequences are those measured on the real cluster;
-only the housekeeping between them is faster."""
+"""The life of jobs: start, the ways to end, requeue. The sequences are those measured on the real
+cluster; only the housekeeping between them is faster.
+"""
 
 from __future__ import annotations
 
@@ -30,14 +31,21 @@ class Jobs(Queue):
         self.records: list[dict] = []  # what `sacct -c` knows: a line for each end
         self.steps = Steps(self)
 
-    # --- the start -----------------------------------------------------------------------------------
+    # --- the start --------------------------------------------------------------------------------
 
     def start(self, job: Job, nodes: dict[str, int]) -> None:
-        if job.array and job.id == job.array["job"] and any(j is not job and j.id == job.id for j in self.all):
+        if (
+            job.array
+            and job.id == job.array["job"]
+            and any(j is not job and j.id == job.id for j in self.all)
+        ):
             job.id = self.new_id()  # the array's own number is the last one's to start
         each = job.spec.get("cpus_per_task") or 1
         job.nodes = nodes
-        job.cpus = {n: self.options.cpus if job.spec.get("exclusive") else max(1, tasks) * each for n, tasks in nodes.items()}
+        job.cpus = {
+            n: self.options.cpus if job.spec.get("exclusive") else max(1, tasks) * each
+            for n, tasks in nodes.items()
+        }
         job.state, job.reason, job.start, job.exit = "RUNNING", "None", time.time(), 0
         job.warned = job.preempted = job.requeue = job.killed = False
         job.last_step = -1
@@ -60,15 +68,29 @@ class Jobs(Queue):
             job.exit = NO_OUTPUT
             job.reason = "JobLaunchFailure"
             return self._ended(job, "FAILED")
-        task = {"argv": [str(script), *job.spec["args"]], "env": job.environment(self.conf), "cwd": job.spec["cwd"], "fds": [0, 1, 2]}
-        job.batch = Container(self.loop, [task], fds, job.spec["umask"], lambda _, status: self._shell_ended(job, status), lambda: self._batch_gone(job), self.confine)
+        task = {
+            "argv": [str(script), *job.spec["args"]],
+            "env": job.environment(self.conf),
+            "cwd": job.spec["cwd"],
+            "fds": [0, 1, 2],
+        }
+        job.batch = Container(
+            self.loop,
+            [task],
+            fds,
+            job.spec["umask"],
+            lambda _, status: self._shell_ended(job, status),
+            lambda: self._batch_gone(job),
+            self.confine,
+        )
         for fd in fds:
             os.close(fd)
 
     def confine(self) -> None:
         """In a container: its tasks see the commands, the settings, and what the sandbox names."""
         if self.sandbox:
-            nodes = [f"n{n}" for n in range(1, self.options.nodes + 1)]  # where the scripts' copies lie
+            # where the scripts' copies lie
+            nodes = [f"n{n}" for n in range(1, self.options.nodes + 1)]
             known = [str(self.directory / name) for name in ("bin", "slurm.conf", "socket", *nodes)]
             confine_jobs([*self.sandbox["readable"], *known], self.sandbox["writable"])
 
@@ -76,21 +98,38 @@ class Jobs(Queue):
         """Where a job may have its output written; PermissionError for any other place."""
         real = os.path.realpath(path)
         if self.sandbox and real != os.devnull:
-            if not any(real.startswith(os.path.realpath(folder) + os.sep) for folder in self.sandbox["writable"]):
+            if not any(
+                real.startswith(os.path.realpath(folder) + os.sep)
+                for folder in self.sandbox["writable"]
+            ):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
         return real
 
     def _open_files(self, job: Job) -> list[int]:
         """Standard input, output, error of the batch shell."""
-        append = job.spec.get("open_mode") == "append" or (job.spec.get("open_mode") is None and self.options.settings.get("JobFileAppend") == "1")
+        append = job.spec.get("open_mode") == "append" or (
+            job.spec.get("open_mode") is None and self.options.settings.get("JobFileAppend") == "1"
+        )
         how = os.O_WRONLY | os.O_CREAT | (os.O_APPEND if append else os.O_TRUNC)
         seen, fds = job.describe(), []
         try:
-            fds.append(os.open(os.path.join(job.spec["cwd"], job.spec.get("in") or os.devnull), os.O_RDONLY))
+            fds.append(
+                os.open(
+                    os.path.join(job.spec["cwd"], job.spec.get("in") or os.devnull), os.O_RDONLY
+                )
+            )
             out = self._own(os.path.join(job.spec["cwd"], log_name(job.spec["out"], seen)))
             fds.append(os.open(out, how, 0o666 & ~job.spec["umask"]))
             err = job.spec.get("err")
-            fds.append(os.open(self._own(os.path.join(job.spec["cwd"], log_name(err, seen))), how, 0o666 & ~job.spec["umask"]) if err else os.dup(fds[1]))
+            fds.append(
+                os.open(
+                    self._own(os.path.join(job.spec["cwd"], log_name(err, seen))),
+                    how,
+                    0o666 & ~job.spec["umask"],
+                )
+                if err
+                else os.dup(fds[1])
+            )
         except BaseException:
             for fd in fds:
                 os.close(fd)
@@ -101,7 +140,7 @@ class Jobs(Queue):
     def conf(self) -> str:
         return f"{self.directory}/slurm.conf"
 
-    # --- the clock -----------------------------------------------------------------------------------
+    # --- the clock --------------------------------------------------------------------------------
 
     def set_limit(self, job: Job, limit: int | None, end: float | None = None) -> None:
         """`limit` in minutes, or the moment of the end itself."""
@@ -118,7 +157,9 @@ class Jobs(Queue):
         job.timers["limit"] = self.loop.after(seconds, lambda: self.time_out(job))
         if job.spec.get("signal") and not job.warned:
             before = job.spec["signal"]["before"]
-            job.timers["warn"] = self.loop.after(min(job.end - before - time.time(), YEAR * 60), lambda: self._warn(job))
+            job.timers["warn"] = self.loop.after(
+                min(job.end - before - time.time(), YEAR * 60), lambda: self._warn(job)
+            )
 
     def _warn(self, job: Job) -> None:
         if job.state == "RUNNING" and not job.preempted:
@@ -129,7 +170,7 @@ class Jobs(Queue):
             else:
                 self.steps.signal(job, number, CONT)
 
-    # --- the ends ------------------------------------------------------------------------------------
+    # --- the ends ---------------------------------------------------------------------------------
 
     def time_out(self, job: Job) -> None:
         if job.state == "RUNNING":
@@ -137,11 +178,15 @@ class Jobs(Queue):
             self._ask_then_kill(job, "TIMEOUT", " DUE TO TIME LIMIT", twice=True)
 
     def preempt(self, job: Job) -> None:
-        """First its steps alone are asked to end; at the end of the grace all are, the shell too."""
+        """First its steps alone are asked to end; at the end of the grace all are, the shell
+        too.
+        """
         job.preempted = True
         if not self.options.grace:
             return self._grace_over(job)
-        asked = self.options.settings.get("SlurmctldParameters") == "preempt_send_user_signal" and job.spec.get("signal")
+        asked = self.options.settings.get(
+            "SlurmctldParameters"
+        ) == "preempt_send_user_signal" and job.spec.get("signal")
         if asked and asked["shell"]:
             self._signal_shell(job, CONT, asked["number"])
         elif asked:
@@ -193,7 +238,10 @@ class Jobs(Queue):
             self.steps.signal(job, CONT, TERM, because=because)
         if job.batch:
             name = next(iter(job.nodes))
-            job.batch.say(f"slurmstepd-{name}: error: *** JOB {job.id} ON {name} CANCELLED AT {stamp(time.time())}{because} ***")
+            job.batch.say(
+                f"slurmstepd-{name}: error: *** JOB {job.id} ON {name} CANCELLED AT "
+                f"{stamp(time.time())}{because} ***"
+            )
             self._signal_shell(job, CONT, TERM)
         job.timers["kill"] = self.loop.after(self.options.kill_wait, lambda: self._kill(job))
         self._record(job, state)
@@ -204,7 +252,9 @@ class Jobs(Queue):
             job.batch.signal(*numbers)
 
     def _kill(self, job: Job) -> None:
-        """The shell's container first, for srun is in it, and mustn't live to tell of its tasks' end."""
+        """The shell's container first, for srun is in it, and mustn't live to tell of its tasks'
+        end.
+        """
         job.killed = True
         if job.batch:
             job.batch.kill()
@@ -263,7 +313,13 @@ class Jobs(Queue):
         job.requeue = False
         job.restarts += 1
         job.state, job.reason = "PENDING", "BeginTime"
-        job.nodes, job.cpus, job.start, job.end, job.limit = {}, {}, None, None, job.spec.get("limit")
+        job.nodes, job.cpus, job.start, job.end, job.limit = (
+            {},
+            {},
+            None,
+            None,
+            job.spec.get("limit"),
+        )
         job.submitted = time.time()
         job.eligible = job.submitted + self.options.requeue_delay
         self.loop.after(self.options.requeue_delay + 0.001, self.schedule_soon)

@@ -41,7 +41,9 @@ class Loop:
 
     def after(self, seconds: float, call: Callable[[], None]) -> Timer:
         timer = Timer(call)
-        heapq.heappush(self._timers, (time.monotonic() + max(0.0, seconds), next(self._numbers), timer))
+        heapq.heappush(
+            self._timers, (time.monotonic() + max(0.0, seconds), next(self._numbers), timer)
+        )
         return timer
 
     def turn(self, most: float | None = None) -> None:

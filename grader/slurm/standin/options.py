@@ -1,4 +1,6 @@
-"""The options of a command: what the stand-in knows, and a refusal for all else. Never silently ignored."""
+"""The options of a command: what the stand-in knows, and a refusal for all else. Never silently
+ignored.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +12,13 @@ from .words import Refused, unknown
 FLAG, VALUE, MAYBE = range(3)  # takes no value, takes one, takes one after = only
 
 
-def parse(args: Sequence[str], table: dict[str, int], stop_at_first: bool) -> tuple[dict[str, str | bool], list[str]]:
+def parse(
+    args: Sequence[str], table: dict[str, int], stop_at_first: bool
+) -> tuple[dict[str, str | bool], list[str]]:
     """({"job-name": "x", "wait": True}, other arguments).
 
-    table          "J job-name" -> VALUE: a short name or none, then the long one, by which it's reported
+    table          "J job-name" -> VALUE: a short name or none, then the long one, by which it's
+                   reported
     stop_at_first  at the first argument that's no option: the rest belongs to the script or program
     """
     longs = {key.split()[-1]: (key.split()[-1], kind) for key, kind in table.items()}

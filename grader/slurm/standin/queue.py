@@ -62,11 +62,20 @@ class Queue:
         return sum(j.active for j in self.all if j.array and j.array["job"] == job.array["job"])
 
     def _dependency(self, job: Job) -> bool:
-        """Whether it has to wait for others still; a condition that can't be met any more is said, and ends nothing."""
+        """Whether it has to wait for others still; a condition that can't be met any more is said,
+        and ends nothing.
+        """
         unmet = []
         for kind, number in job.unmet:
             if kind == "singleton":
-                others = [j for j in self.all if j is not job and j.spec["name"] == job.spec["name"] and not j.over and j.submitted < job.submitted]
+                others = [
+                    j
+                    for j in self.all
+                    if j is not job
+                    and j.spec["name"] == job.spec["name"]
+                    and not j.over
+                    and j.submitted < job.submitted
+                ]
                 if others:
                     unmet.append((kind, number))
                 continue
@@ -91,9 +100,17 @@ class Queue:
         if not number.isdigit():
             raise Refused(f"error: Invalid job id: {ref}")
         if not underscore:
-            return [j for j in self.all if j.id == int(number) or (j.array and j.array["job"] == int(number))]
+            return [
+                j
+                for j in self.all
+                if j.id == int(number) or (j.array and j.array["job"] == int(number))
+            ]
         try:
             tasks = array_of(task.strip("[]"))[0]
         except ValueError:
             raise Refused(f"error: Invalid job id: {ref}")
-        return [j for j in self.all if j.array and j.array["job"] == int(number) and j.array["task"] in tasks]
+        return [
+            j
+            for j in self.all
+            if j.array and j.array["job"] == int(number) and j.array["task"] in tasks
+        ]

@@ -15,7 +15,9 @@ SETTLE = 0.05  # s
 
 
 class Client:
-    """A conversation with one client. For srun and sbatch --wait it goes on; when the client dies, it's noticed here."""
+    """A conversation with one client. For srun and sbatch --wait it goes on; when the client dies,
+    it's noticed here.
+    """
 
     def __init__(self, jobs: Jobs, line: Line):
         self.jobs, self.line = jobs, line
@@ -38,7 +40,9 @@ class Client:
             self.send({"refused": str(e), "status": e.status})
 
     def lost(self) -> None:
-        """The client has gone, and with srun its step: by SIGKILL, unless srun died with its whole job."""
+        """The client has gone, and with srun its step: by SIGKILL, unless srun died with its whole
+        job.
+        """
         if self.step is not None and self.step.container is None:
             self.jobs.steps.drop(self.step)
         for fd in self.line.fds:
@@ -62,13 +66,16 @@ class Client:
         if job.state == "RUNNING" and shell_lives and self.step.number in job.steps:
             self.jobs.steps.end(self.step, aloud=False)
 
-    # --- sbatch --------------------------------------------------------------------------------------
+    # --- sbatch -----------------------------------------------------------------------------------
 
     def do_submit(self, message: dict) -> None:
         spec = message["spec"]
         options = self.jobs.options
         if spec["partition"] not in schedule.TIERS:
-            raise Refused(f"error: invalid partition specified: {spec['partition']}\nerror: Batch job submission failed: Invalid partition name specified")
+            raise Refused(
+                f"error: invalid partition specified: {spec['partition']}\nerror: Batch job "
+                "submission failed: Invalid partition name specified"
+            )
         for name in spec.get("nodelist") or []:
             if name not in [f"n{n}" for n in range(1, options.nodes + 1)]:
                 raise Refused("error: Batch job submission failed: Invalid node name specified")
@@ -89,7 +96,9 @@ class Client:
             job.reason = "Dependency" if job.unmet else "None"
             job.eligible = spec.get("begin") or 0.0
             if job.eligible:
-                self.jobs.loop.after(max(0.0, job.eligible - job.submitted) + 0.001, self.jobs.schedule_soon)
+                self.jobs.loop.after(
+                    max(0.0, job.eligible - job.submitted) + 0.001, self.jobs.schedule_soon
+                )
             made.append(job)
         for job in made:
             if message.get("wait"):
@@ -106,19 +115,26 @@ class Client:
         if not self.expected:
             self.send({"over": self.worst})
 
-    # --- srun ----------------------------------------------------------------------------------------
+    # --- srun -------------------------------------------------------------------------------------
 
     def do_srun(self, message: dict) -> None:
         self.request = message
         if message.get("job") is None:
-            self.job = Job(self.jobs.new_id(), message["spec"] | {"may_requeue": False}, limit=message["spec"].get("limit"))
+            self.job = Job(
+                self.jobs.new_id(),
+                message["spec"] | {"may_requeue": False},
+                limit=message["spec"].get("limit"),
+            )
             self.job.launcher = self
             self.jobs.add(self.job)
             self.jobs.loop.after(SETTLE, self._queued)
             return
         found = [j for j in self.jobs.find(str(message["job"])) if j.id == int(message["job"])]
         if not found or found[0].state != "RUNNING":
-            raise Refused(f"error: Unable to confirm allocation for job {message['job']}: Job/step already completing or completed")
+            raise Refused(
+                f"error: Unable to confirm allocation for job {message['job']}: Job/step "
+                "already completing or completed"
+            )
         self._step(found[0])
 
     def _step(self, job: Job) -> None:
@@ -163,7 +179,7 @@ class Client:
             elif message.get("end"):
                 self.jobs.loop.after(SETTLE, lambda: self.jobs.steps.end(self.step))
 
-    # --- scancel, scontrol -----------------------------------------------------------------------------
+    # --- scancel, scontrol ------------------------------------------------------------------------
 
     def do_cancel(self, message: dict) -> None:
         """Jobs by id, or by what they have in common; with a signal, that is sent instead."""
@@ -178,11 +194,27 @@ class Client:
                     else:
                         one.container.signal(number)
             return self.send({"done": True})
-        chosen = [j for ref in message["jobs"] for j in self.jobs.find(ref)] if message["jobs"] else list(self.jobs.all)
+        chosen = (
+            [j for ref in message["jobs"] for j in self.jobs.find(ref)]
+            if message["jobs"]
+            else list(self.jobs.all)
+        )
         for job in chosen:
-            if job.over or any(v and {"name": job.spec["name"], "user": job.spec["user"], "partition": job.partition, "state": job.state}[k] != v for k, v in wanted.items()):
+            if job.over or any(
+                v
+                and {
+                    "name": job.spec["name"],
+                    "user": job.spec["user"],
+                    "partition": job.partition,
+                    "state": job.state,
+                }[k]
+                != v
+                for k, v in wanted.items()
+            ):
                 continue
-            if number is None or (number == KILL and not message.get("batch") and not message.get("full")):
+            if number is None or (
+                number == KILL and not message.get("batch") and not message.get("full")
+            ):
                 self.jobs.cancel(job)
             elif job.state == "RUNNING":
                 if message.get("full") or message.get("batch"):
@@ -228,10 +260,14 @@ class Client:
                 job.spec = job.spec | {"may_requeue": message["requeue"]}
         self.send({"done": True})
 
-    # --- squeue, sacct, sinfo, scontrol show ---------------------------------------------------------------
+    # --- squeue, sacct, sinfo, scontrol show ------------------------------------------------------
 
     def do_jobs(self, message: dict) -> None:
-        jobs = self.jobs.all if message.get("jobs") is None else [j for ref in message["jobs"] for j in self.jobs.find(ref)]
+        jobs = (
+            self.jobs.all
+            if message.get("jobs") is None
+            else [j for ref in message["jobs"] for j in self.jobs.find(ref)]
+        )
         if message.get("jobs") and not jobs:
             raise Refused("slurm_load_jobs error: Invalid job id specified")
         self.send({"jobs": [j.describe() for j in jobs]})
@@ -243,6 +279,14 @@ class Client:
         options, seen = self.jobs.options, []
         for name, left in schedule.free(self.jobs.all, options.cpus, options.nodes).items():
             going = any(j.completing and name in j.nodes for j in self.jobs.all)
-            state = "completing" if going else "idle" if left == options.cpus else "mixed" if left else "allocated"
+            state = (
+                "completing"
+                if going
+                else "idle"
+                if left == options.cpus
+                else "mixed"
+                if left
+                else "allocated"
+            )
             seen.append({"name": name, "state": state, "cpus": options.cpus, "free": left})
         self.send({"nodes": seen})

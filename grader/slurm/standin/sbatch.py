@@ -1,4 +1,6 @@
-"""sbatch: the options of the command line, of the environment and of #SBATCH lines, in this order of precedence."""
+"""sbatch: the options of the command line, of the environment and of #SBATCH lines, in this order
+of precedence.
+"""
 
 from __future__ import annotations
 
@@ -11,20 +13,68 @@ from .options import FLAG, MAYBE, VALUE, parse
 from .wire import ask, call
 from .words import Refused, hostnames, minutes, moment, signal_number, unknown
 
-SIZE = {"N nodes": VALUE, "n ntasks": VALUE, "c cpus-per-task": VALUE, "ntasks-per-node": VALUE, "w nodelist": VALUE,
-        "t time": VALUE, "p partition": VALUE, "J job-name": VALUE, "exclusive": MAYBE}  # fmt: skip
-# accepted and without effect: as on the real loopback cluster, which has no accounts, and holds no job to its memory
-WITHOUT_EFFECT = {"mem": VALUE, "mem-per-cpu": VALUE, "mail-type": VALUE, "mail-user": VALUE, "A account": VALUE, "q qos": VALUE}
-TABLE = SIZE | WITHOUT_EFFECT | {
-    "o output": VALUE, "e error": VALUE, "i input": VALUE, "open-mode": VALUE, "signal": VALUE, "requeue": FLAG, "no-requeue": FLAG,
-    "d dependency": VALUE, "kill-on-invalid-dep": VALUE, "a array": VALUE, "export": VALUE, "W wait": FLAG, "parsable": FLAG, "wrap": VALUE,
-    "D chdir": VALUE, "H hold": FLAG, "Q quiet": FLAG, "comment": VALUE, "b begin": VALUE,
-}  # fmt: skip
+SIZE = {
+    "N nodes": VALUE,
+    "n ntasks": VALUE,
+    "c cpus-per-task": VALUE,
+    "ntasks-per-node": VALUE,
+    "w nodelist": VALUE,
+    "t time": VALUE,
+    "p partition": VALUE,
+    "J job-name": VALUE,
+    "exclusive": MAYBE,
+}
+# accepted and without effect: as on the real loopback cluster, which has no accounts, and holds no
+# job to its memory
+WITHOUT_EFFECT = {
+    "mem": VALUE,
+    "mem-per-cpu": VALUE,
+    "mail-type": VALUE,
+    "mail-user": VALUE,
+    "A account": VALUE,
+    "q qos": VALUE,
+}
+TABLE = (
+    SIZE
+    | WITHOUT_EFFECT
+    | {
+        "o output": VALUE,
+        "e error": VALUE,
+        "i input": VALUE,
+        "open-mode": VALUE,
+        "signal": VALUE,
+        "requeue": FLAG,
+        "no-requeue": FLAG,
+        "d dependency": VALUE,
+        "kill-on-invalid-dep": VALUE,
+        "a array": VALUE,
+        "export": VALUE,
+        "W wait": FLAG,
+        "parsable": FLAG,
+        "wrap": VALUE,
+        "D chdir": VALUE,
+        "H hold": FLAG,
+        "Q quiet": FLAG,
+        "comment": VALUE,
+        "b begin": VALUE,
+    }
+)
 FROM_ENVIRONMENT = {
-    "SBATCH_JOB_NAME": "job-name", "SBATCH_PARTITION": "partition", "SBATCH_TIMELIMIT": "time", "SBATCH_OPEN_MODE": "open-mode",
-    "SBATCH_REQUEUE": "requeue", "SBATCH_NO_REQUEUE": "no-requeue", "SBATCH_SIGNAL": "signal", "SBATCH_OUTPUT": "output",
-    "SBATCH_ERROR": "error", "SBATCH_INPUT": "input", "SBATCH_ARRAY_INX": "array", "SBATCH_EXCLUSIVE": "exclusive", "SBATCH_EXPORT": "export", "SBATCH_WAIT": "wait",
-}  # fmt: skip
+    "SBATCH_JOB_NAME": "job-name",
+    "SBATCH_PARTITION": "partition",
+    "SBATCH_TIMELIMIT": "time",
+    "SBATCH_OPEN_MODE": "open-mode",
+    "SBATCH_REQUEUE": "requeue",
+    "SBATCH_NO_REQUEUE": "no-requeue",
+    "SBATCH_SIGNAL": "signal",
+    "SBATCH_OUTPUT": "output",
+    "SBATCH_ERROR": "error",
+    "SBATCH_INPUT": "input",
+    "SBATCH_ARRAY_INX": "array",
+    "SBATCH_EXCLUSIVE": "exclusive",
+    "SBATCH_EXPORT": "export",
+    "SBATCH_WAIT": "wait",
+}
 KINDS = ("after", "afterany", "afterok", "afternotok", "singleton")
 
 
@@ -33,16 +83,22 @@ def main(directory: str, args: list[str]) -> int:
     if "wrap" in given:
         if rest:
             raise Refused("error: Script arguments not permitted with --wrap option")
-        script, command = f"#!/bin/sh\n# This script was created by sbatch --wrap.\n\n{given['wrap']}\n", None
+        script, command = (
+            f"#!/bin/sh\n# This script was created by sbatch --wrap.\n\n{given['wrap']}\n",
+            None,
+        )
     else:
         script, command = _read(rest[0] if rest else None)
     options = from_script(script) | from_environment() | given
     if "requeue" in given:
         options.pop("no-requeue", None)
     spec = describe(options) | {
-        "script": script, "args": rest[1:], "command": " ".join([command, *rest[1:]]) if command else None,
-        "name": options.get("job-name") or (os.path.basename(rest[0]) if rest else "wrap" if "wrap" in given else "sbatch"),
-    }  # fmt: skip
+        "script": script,
+        "args": rest[1:],
+        "command": " ".join([command, *rest[1:]]) if command else None,
+        "name": options.get("job-name")
+        or (os.path.basename(rest[0]) if rest else "wrap" if "wrap" in given else "sbatch"),
+    }
     wait = bool(options.get("wait"))
     line = call(directory, {"do": "submit", "spec": spec, "wait": wait}) if wait else None
     if line is None:
@@ -77,9 +133,15 @@ def _read(name: str | None) -> tuple[str, str | None]:
     if not text:
         raise Refused("error: Batch script is empty!")
     if not text.startswith(b"#!"):
-        raise Refused("error: This does not look like a batch script.  The first\nerror: line must start with #! followed by the path to an interpreter.\nerror: For instance: #!/bin/sh")
+        raise Refused(
+            "error: This does not look like a batch script.  The first\nerror: line must start "
+            "with #! followed by the path to an interpreter.\nerror: For instance: #!/bin/sh"
+        )
     if b"\r\n" in text:
-        raise Refused("error: Batch script contains DOS line breaks (\\r\\n)\nerror: instead of expected UNIX line breaks (\\n).")
+        raise Refused(
+            "error: Batch script contains DOS line breaks (\\r\\n)\nerror: instead of expected "
+            "UNIX line breaks (\\n)."
+        )
     return os.fsdecode(text), where
 
 
@@ -88,7 +150,7 @@ def from_script(text: str) -> dict:
     found: dict = {}
     for line in text.splitlines():
         if line.startswith("#SBATCH"):
-            words = _words(line[len("#SBATCH"):])
+            words = _words(line[len("#SBATCH") :])
             options, rest = parse(words, TABLE, stop_at_first=False)
             if rest:
                 raise Refused(f"error: #SBATCH line with {rest[0]!r}, which is no option", 2)
@@ -125,13 +187,21 @@ def number(options: dict, key: str) -> int | None:
     if key not in options:
         return None
     if not str(options[key]).isdigit() or int(options[key]) < 1:
-        raise Refused(f'error: Invalid numeric value "{options[key]}" for --{key}.', 2 if "-" in str(options[key]) else 255)
+        raise Refused(
+            f'error: Invalid numeric value "{options[key]}" for --{key}.',
+            2 if "-" in str(options[key]) else 255,
+        )
     return int(options[key])
 
 
 def describe(options: dict) -> dict:
     """What the controller needs to know. Refused if it can't be."""
-    spec: dict = {"env": environment(options.get("export")), "user": getpass.getuser(), "submit_dir": os.getcwd(), "umask": _umask()}
+    spec: dict = {
+        "env": environment(options.get("export")),
+        "user": getpass.getuser(),
+        "submit_dir": os.getcwd(),
+        "umask": _umask(),
+    }
     spec["cwd"] = os.path.abspath(options.get("chdir") or os.getcwd())
     for key in ("nodes", "ntasks", "cpus-per-task", "ntasks-per-node"):
         spec[key.replace("-", "_")] = number(options, key)
@@ -140,10 +210,25 @@ def describe(options: dict) -> dict:
     if options.get("exclusive") not in (None, True):
         raise unknown(f"--exclusive={options['exclusive']}")
     spec["nodelist"] = hostnames(options["nodelist"]) if "nodelist" in options else None
-    spec["out"] = options.get("output") or ("slurm-%A_%a.out" if "array" in options else "slurm-%j.out")
-    spec |= {"err": options.get("error"), "in": options.get("input"), "comment": options.get("comment"), "hold": bool(options.get("hold"))}
-    spec["may_requeue"] = False if options.get("no-requeue") else True if options.get("requeue") else None
-    spec["open_mode"] = {"a": "append", "append": "append", "t": "truncate", "truncate": "truncate", None: None}.get(options.get("open-mode"), "?")
+    spec["out"] = options.get("output") or (
+        "slurm-%A_%a.out" if "array" in options else "slurm-%j.out"
+    )
+    spec |= {
+        "err": options.get("error"),
+        "in": options.get("input"),
+        "comment": options.get("comment"),
+        "hold": bool(options.get("hold")),
+    }
+    spec["may_requeue"] = (
+        False if options.get("no-requeue") else True if options.get("requeue") else None
+    )
+    spec["open_mode"] = {
+        "a": "append",
+        "append": "append",
+        "t": "truncate",
+        "truncate": "truncate",
+        None: None,
+    }.get(options.get("open-mode"), "?")
     if spec["open_mode"] == "?":
         raise Refused("error: Invalid --open-mode specification", 255)
     spec["array"] = options.get("array")
@@ -182,7 +267,11 @@ def warning(text: str) -> dict:
             raise ValueError(text)
         if found[1] not in (None, "B"):
             raise unknown(f"--signal={found[1]}:")
-        return {"shell": found[1] == "B", "number": signal_number(found[2]), "before": int(found[3] or 60)}
+        return {
+            "shell": found[1] == "B",
+            "number": signal_number(found[2]),
+            "before": int(found[3] or 60),
+        }
     except ValueError:
         raise Refused("error: Invalid --signal specification", 255)
 
@@ -193,9 +282,15 @@ def dependencies(text: str) -> list[tuple[str, int]]:
         raise unknown("--dependency with ?")
     for part in text.split(",") if text else []:
         kind, *jobs = part.split(":")
-        if kind in ("aftercorr", "expand", "afterburstbuffer") or any("+" in j or "_" in j for j in jobs):
+        if kind in ("aftercorr", "expand", "afterburstbuffer") or any(
+            "+" in j or "_" in j for j in jobs
+        ):
             raise unknown(f"--dependency={part}")
-        if kind not in KINDS or (kind != "singleton" and not jobs) or not all(j.isdigit() for j in jobs):
+        if (
+            kind not in KINDS
+            or (kind != "singleton" and not jobs)
+            or not all(j.isdigit() for j in jobs)
+        ):
             raise Refused("error: Batch job submission failed: Job dependency problem")
         found += [(kind, int(j)) for j in jobs] or [(kind, 0)]
     return found

@@ -14,7 +14,9 @@ def place(job: Job, free: dict[str, int], cpus: int) -> dict[str, int] | None:
     names = spec.get("nodelist") or []
     count = max(spec.get("nodes") or 0, len(names))
     order = names + [n for n in free if n not in names]
-    room = {n: (cpus if free[n] == cpus else 0) if spec.get("exclusive") else free[n] for n in order}
+    room = {
+        n: (cpus if free[n] == cpus else 0) if spec.get("exclusive") else free[n] for n in order
+    }
     if any(room[n] < each for n in names):
         return None
     if not count:  # as few as it takes
@@ -56,8 +58,14 @@ def free(jobs: list[Job], cpus: int, nodes: int, but: tuple[Job, ...] = ()) -> d
 
 
 def victims(job: Job, jobs: list[Job], cpus: int, nodes: int) -> list[Job]:
-    """The jobs of a lower tier that have to go for it, the youngest first; none if it wouldn't help."""
-    lower = [j for j in jobs if j.state == "RUNNING" and "script" in j.spec and TIERS[j.partition] < TIERS[job.partition]]
+    """The jobs of a lower tier that have to go for it, the youngest first; none if it wouldn't
+    help.
+    """
+    lower = [
+        j
+        for j in jobs
+        if j.state == "RUNNING" and "script" in j.spec and TIERS[j.partition] < TIERS[job.partition]
+    ]
     if any(j.preempted for j in lower) or any(j.completing for j in jobs):
         going = tuple(j for j in jobs if j.preempted or j.completing)
         if place(job, free(jobs, cpus, nodes, going), cpus):
@@ -79,4 +87,11 @@ def victims(job: Job, jobs: list[Job], cpus: int, nodes: int) -> list[Job]:
 def order(jobs: list[Job]) -> list[Job]:
     """Pending jobs, by tier and age."""
     pending = [j for j in jobs if j.state == "PENDING" and not j.completing]
-    return sorted(pending, key=lambda j: (-TIERS[j.partition], j.array["job"] if j.array else j.id, j.array["task"] if j.array else 0))
+    return sorted(
+        pending,
+        key=lambda j: (
+            -TIERS[j.partition],
+            j.array["job"] if j.array else j.id,
+            j.array["task"] if j.array else 0,
+        ),
+    )

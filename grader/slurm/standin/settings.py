@@ -8,7 +8,8 @@ from pathlib import Path
 from grader.course import UsageError
 from grader.slurm.config import MOST_NODES
 
-SETTINGS = ("RequeueExit", "JobFileAppend", "SlurmctldParameters", "FirstJobId")  # lines of slurm.conf that it heeds
+# lines of slurm.conf that it heeds
+SETTINGS = ("RequeueExit", "JobFileAppend", "SlurmctldParameters", "FirstJobId")
 
 
 @dataclass(frozen=True)
@@ -24,17 +25,31 @@ class Options:
 
     def check(self) -> None:
         """UsageError, in one line, if it can't be."""
-        for name, least, most in (("nodes", 1, MOST_NODES), ("cpus", 1, 1024), ("grace", 0, 3600), ("kill_wait", 0, 3600), ("requeue_delay", 0, 3600)):
+        for name, least, most in (
+            ("nodes", 1, MOST_NODES),
+            ("cpus", 1, 1024),
+            ("grace", 0, 3600),
+            ("kill_wait", 0, 3600),
+            ("requeue_delay", 0, 3600),
+        ):
             value, kinds = getattr(self, name), int if name in ("nodes", "cpus") else (int, float)
             if not isinstance(value, kinds) or not least <= value <= most:
                 raise UsageError(f"{name}={value!r}: a cluster has {least} to {most}")
         if self.proctrack != "auto":
-            raise UsageError(f"proctrack={self.proctrack!r}: the stand-in has one rule, that of cgroup; the real cluster has others: make slurm")
+            raise UsageError(
+                f"proctrack={self.proctrack!r}: the stand-in has one rule, that of cgroup; the "
+                "real cluster has others: make slurm"
+            )
         for key, value in self.settings.items():
             if key not in SETTINGS:
-                raise UsageError(f"the stand-in doesn't know {key}={value} of slurm.conf; the real cluster does: make slurm")
+                raise UsageError(
+                    f"the stand-in doesn't know {key}={value} of slurm.conf; the real cluster "
+                    "does: make slurm"
+                )
             if key == "SlurmctldParameters" and value not in (None, "", "preempt_send_user_signal"):
-                raise UsageError(f"the stand-in doesn't know {key}={value}; the real cluster does: make slurm")
+                raise UsageError(
+                    f"the stand-in doesn't know {key}={value}; the real cluster does: make slurm"
+                )
             if key == "FirstJobId" and not str(value).isdigit():
                 raise UsageError(f"{key}={value!r} is no number")
 

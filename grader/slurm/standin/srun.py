@@ -14,9 +14,23 @@ from .wire import MOST_FDS, call
 from .words import Refused, hostnames, unknown
 
 TABLE = sbatch.SIZE | {
-    "l label": FLAG, "o output": VALUE, "e error": VALUE, "i input": VALUE, "open-mode": VALUE, "K kill-on-bad-exit": MAYBE, "u unbuffered": FLAG,
-    "exact": FLAG, "overlap": FLAG, "export": VALUE, "D chdir": VALUE, "jobid": VALUE, "mem": VALUE, "Q quiet": FLAG, "cpu-bind": VALUE, "mpi": VALUE,
-}  # fmt: skip
+    "l label": FLAG,
+    "o output": VALUE,
+    "e error": VALUE,
+    "i input": VALUE,
+    "open-mode": VALUE,
+    "K kill-on-bad-exit": MAYBE,
+    "u unbuffered": FLAG,
+    "exact": FLAG,
+    "overlap": FLAG,
+    "export": VALUE,
+    "D chdir": VALUE,
+    "jobid": VALUE,
+    "mem": VALUE,
+    "Q quiet": FLAG,
+    "cpu-bind": VALUE,
+    "mpi": VALUE,
+}
 AGAIN = 1.0  # s within which a second SIGINT means it
 
 
@@ -24,22 +38,47 @@ def main(directory: str, args: list[str]) -> int:
     options, argv = parse(args, TABLE, stop_at_first=True)
     if not argv:
         raise Refused("fatal: No command given to execute.")
-    if options.get("mpi", "none") != "none" or options.get("cpu-bind", "none").split(",")[-1] not in ("none", "no"):
+    if options.get("mpi", "none") != "none" or options.get("cpu-bind", "none").split(",")[
+        -1
+    ] not in ("none", "no"):
         raise unknown("--mpi and --cpu-bind, but for none")
     for name, value in os.environ.items():
         if name.startswith("SRUN_") and name not in ("SRUN_DEBUG", "SRUN_CPUS_PER_TASK"):
             raise unknown(f"the variable {name}={value}")
     job = options.get("jobid") or os.environ.get("SLURM_JOB_ID")
     request = {
-        "do": "srun", "argv": argv, "env": sbatch.environment(options.get("export")), "umask": sbatch._umask(),
-        "cwd": os.path.abspath(options.get("chdir") or os.getcwd()), "job": job, "overlap": bool(options.get("overlap")), "exact": bool(options.get("exact")),
-        "kill_on_bad_exit": options.get("kill-on-bad-exit") not in (None, "0"), "nodelist": hostnames(options["nodelist"]) if "nodelist" in options else None,
-    }  # fmt: skip
+        "do": "srun",
+        "argv": argv,
+        "env": sbatch.environment(options.get("export")),
+        "umask": sbatch._umask(),
+        "cwd": os.path.abspath(options.get("chdir") or os.getcwd()),
+        "job": job,
+        "overlap": bool(options.get("overlap")),
+        "exact": bool(options.get("exact")),
+        "kill_on_bad_exit": options.get("kill-on-bad-exit") not in (None, "0"),
+        "nodelist": hostnames(options["nodelist"]) if "nodelist" in options else None,
+    }
     for key in ("nodes", "ntasks", "cpus-per-task", "ntasks-per-node"):
         request[key.replace("-", "_")] = sbatch.number(options, key)
     if job is None:
         name = options.get("job-name") or os.path.basename(argv[0])
-        request["spec"] = sbatch.describe({k: v for k, v in options.items() if f"{k}" in ("nodes", "ntasks", "cpus-per-task", "ntasks-per-node", "nodelist", "time", "partition", "exclusive")})
+        request["spec"] = sbatch.describe(
+            {
+                k: v
+                for k, v in options.items()
+                if f"{k}"
+                in (
+                    "nodes",
+                    "ntasks",
+                    "cpus-per-task",
+                    "ntasks-per-node",
+                    "nodelist",
+                    "time",
+                    "partition",
+                    "exclusive",
+                )
+            }
+        )
         request["spec"] |= {"name": name, "command": argv[0], "args": []}
     return Watch(directory, request, options).run()
 
@@ -47,25 +86,45 @@ def main(directory: str, args: list[str]) -> int:
 class Watch:
     def __init__(self, directory: str, request: dict, options: dict):
         self.label, self.quiet = bool(options.get("label")), bool(options.get("quiet"))
-        self.pipes: dict[int, tuple[int, int, bytes]] = {}  # our end -> (task, where it goes, what isn't a whole line yet)
+        # our end -> (task, where it goes, what isn't a whole line yet)
+        self.pipes: dict[int, tuple[int, int, bytes]] = {}
         self.step, self.nodes, self.codes, self.signalled, self.interrupted = "", [], {}, False, 0.0
         self.told = self.given_up = False
         fds = [0, 1, 2]
         self.opened = []
-        for target, key, how in ((0, "input", os.O_RDONLY), (1, "output", os.O_WRONLY | os.O_CREAT), (2, "error", os.O_WRONLY | os.O_CREAT)):
+        for target, key, how in (
+            (0, "input", os.O_RDONLY),
+            (1, "output", os.O_WRONLY | os.O_CREAT),
+            (2, "error", os.O_WRONLY | os.O_CREAT),
+        ):
             name = options.get(key) or (options.get("output") if key == "error" else None)
             if name:
                 if "%" in name:
                     raise unknown(f"srun --{key} with a %")
-                how |= 0 if target == 0 else os.O_APPEND if options.get("open-mode") in ("a", "append") else os.O_TRUNC
+                how |= (
+                    0
+                    if target == 0
+                    else os.O_APPEND
+                    if options.get("open-mode") in ("a", "append")
+                    else os.O_TRUNC
+                )
                 try:
-                    fds[target] = fds[1] if key == "error" and "error" not in options else os.open(name, how, 0o666)
+                    fds[target] = (
+                        fds[1]
+                        if key == "error" and "error" not in options
+                        else os.open(name, how, 0o666)
+                    )
                 except OSError as e:
                     raise Refused(f"error: Could not open {name}: {e.strerror}")
         stdio = [[0, 1, 2]]
         ours: list[int] = []
         if self.label:  # a pipe for each task, as many as could be asked for
-            tasks = request["ntasks"] or int(os.environ.get("SLURM_NTASKS", 0)) or (request["nodes"] or int(os.environ.get("SLURM_NNODES", 1))) * (request["ntasks_per_node"] or 1)
+            tasks = (
+                request["ntasks"]
+                or int(os.environ.get("SLURM_NTASKS", 0))
+                or (request["nodes"] or int(os.environ.get("SLURM_NNODES", 1)))
+                * (request["ntasks_per_node"] or 1)
+            )
             if 2 * tasks + 1 > MOST_FDS:
                 raise unknown(f"srun --label with {tasks} tasks")
             sent, stdio = [fds[0]], []
@@ -91,7 +150,15 @@ class Watch:
         wake, woken = os.pipe()
         for fd in (wake, woken):
             os.set_blocking(fd, False)
-        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT):
+        for number in (
+            signal.SIGTERM,
+            signal.SIGHUP,
+            signal.SIGQUIT,
+            signal.SIGINT,
+            signal.SIGUSR1,
+            signal.SIGUSR2,
+            signal.SIGCONT,
+        ):
             signal.signal(number, lambda *_: None)
         signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
         selector = selectors.DefaultSelector()
@@ -146,7 +213,10 @@ class Watch:
         if code < 0:
             self.signalled = not self.told
             if not self.given_up:
-                self.say(f"error: {self.nodes[task]}: task {task}: {signal.strsignal(-code).split(':')[0]}")
+                self.say(
+                    f"error: {self.nodes[task]}: task {task}: "
+                    f"{signal.strsignal(-code).split(':')[0]}"
+                )
         elif code:
             self.say(f"error: {self.nodes[task]}: task {task}: Exited with exit code {code}")
 

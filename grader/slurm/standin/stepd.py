@@ -1,8 +1,10 @@
-"""A container of processes: the batch shell of a job, or the tasks of a step, and all that they start.
+"""A container of processes: the batch shell of a job, or the tasks of a step, and all that they
+start.
 
-Forked from the controller, as slurmstepd is from slurmd. It's the parent of the tasks, so that a signal can't reach
-a pid that was given out again, and, on Linux, the reaper of all their descendants. The rule of proctrack/cgroup:
-the tasks get signals, what they start gets SIGKILL alone. When the controller goes, so does all of it.
+Forked from the controller, as slurmstepd is from slurmd. It's the parent of the tasks, so that a
+signal can't reach a pid that was given out again, and, on Linux, the reaper of all their
+descendants. The rule of proctrack/cgroup: the tasks get signals, what they start gets SIGKILL
+alone. When the controller goes, so does all of it.
 """
 
 from __future__ import annotations
@@ -25,12 +27,25 @@ STUBBORN = 10.0  # s after which what doesn't die of SIGKILL is left to the cont
 
 
 class Container:
-    """The controller's end. `ended(task, status)` once per task, status as wait's; then `gone()`."""
+    """The controller's end. `ended(task, status)` once per task, status as wait's; then
+    `gone()`.
+    """
 
-    def __init__(self, loop: Loop, tasks: list[dict], fds: list[int], umask: int, ended: Callable[[int, int], None], gone: Callable[[], None], confine: Callable[[], None]):
+    def __init__(
+        self,
+        loop: Loop,
+        tasks: list[dict],
+        fds: list[int],
+        umask: int,
+        ended: Callable[[int, int], None],
+        gone: Callable[[], None],
+        confine: Callable[[], None],
+    ):
         """confine: called in the container's process, before any task starts.
 
-        tasks: {"argv", "env", "cwd", "fds": indices of stdin, stdout and stderr in `fds`}; `name` is the node's."""
+        tasks: {"argv", "env", "cwd", "fds": indices of stdin, stdout and stderr in `fds`}; `name`
+        is the node's.
+        """
         self.loop, self.ended, self.gone = loop, ended, gone
         self.left = set(range(len(tasks)))
         mine, theirs = socket.socketpair()
@@ -76,7 +91,7 @@ class Container:
         self._tell({"kill": True})
 
 
-# --- the container itself --------------------------------------------------------------------------------
+# --- the container itself -------------------------------------------------------------------------
 
 
 def _be(control: socket.socket, tasks: list[dict], fds: list[int], umask: int) -> None:
@@ -128,7 +143,9 @@ def _be(control: socket.socket, tasks: list[dict], fds: list[int], umask: int) -
                 with suppress(OSError):
                     os.write(errors, message["say"].encode() + b"\n")
             for number in message.get("signal", []):
-                for pid in _below(orphans_come_here, tasks) if message["children"] else list(running):
+                for pid in (
+                    _below(orphans_come_here, tasks) if message["children"] else list(running)
+                ):
                     with suppress(OSError):
                         os.kill(pid, number)
     os.close(errors)
@@ -154,16 +171,28 @@ def _start(task: dict, stdio: list[int]) -> int | None:
         try:
             os.chdir(task["cwd"])
         except OSError as e:
-            os.write(stdio[2], f"slurmstepd-{env['SLURMD_NODENAME']}: error: couldn't chdir to `{task['cwd']}': {e.strerror}: going to /tmp instead\n".encode())
+            os.write(
+                stdio[2],
+                (
+                    f"slurmstepd-{env['SLURMD_NODENAME']}: error: couldn't chdir to "
+                    f"`{task['cwd']}': {e.strerror}: going to /tmp instead\n"
+                ).encode(),
+            )
             os.chdir("/tmp")
-        program = argv[0] if "/" in argv[0] else shutil.which(argv[0], path=env.get("PATH", os.defpath))
+        program = (
+            argv[0] if "/" in argv[0] else shutil.which(argv[0], path=env.get("PATH", os.defpath))
+        )
         if program is None:
             raise FileNotFoundError(2, os.strerror(2))
         moves = [(os.POSIX_SPAWN_DUP2, fd, target) for target, fd in enumerate(stdio)]
-        return os.posix_spawn(program, argv, env, file_actions=moves, setpgroup=0, setsigmask=[], setsigdef=DEFAULTS)
+        return os.posix_spawn(
+            program, argv, env, file_actions=moves, setpgroup=0, setsigmask=[], setsigdef=DEFAULTS
+        )
     except OSError as e:
         with suppress(OSError):
-            os.write(stdio[2], f"slurmstepd-{env['SLURMD_NODENAME']}: error: execve(): {argv[0]}: {e.strerror}\n".encode())
+            node = env["SLURMD_NODENAME"]
+            said = f"slurmstepd-{node}: error: execve(): {argv[0]}: {e.strerror}\n"
+            os.write(stdio[2], said.encode())
         return None
 
 
@@ -175,12 +204,16 @@ def _bury(running: dict[int, int], ended: Callable[[int, int], None]) -> None:
 
 
 def _below(orphans_come_here: bool, tasks: list[dict]) -> list[int]:
-    """Every process in the container. Where orphans go elsewhere (macOS), those whose environment says so, too."""
+    """Every process in the container. Where orphans go elsewhere (macOS), those whose environment
+    says so, too.
+    """
     below = processes.descendants(os.getpid())
     if not orphans_come_here:
         env = tasks[0]["env"]
         mine = {k: env[k] for k in ("SLURM_CONF", "SLURM_JOB_ID", "SLURM_STEP_ID") if k in env}
         # a step of the job is in a container of its own
-        outside = processes.with_environment(mine, without=None if "SLURM_STEP_ID" in mine else "SLURM_STEP_ID")
+        outside = processes.with_environment(
+            mine, without=None if "SLURM_STEP_ID" in mine else "SLURM_STEP_ID"
+        )
         below += [pid for pid in outside if pid not in below]
     return below

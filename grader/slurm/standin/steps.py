@@ -1,4 +1,6 @@
-"""Steps: what `srun` starts. Its tasks are the container's, as they are slurmstepd's, and srun only looks on."""
+"""Steps: what `srun` starts. Its tasks are the container's, as they are slurmstepd's, and srun only
+looks on.
+"""
 
 from __future__ import annotations
 
@@ -27,25 +29,37 @@ class Steps:
         self.jobs = jobs
         self.queues: dict[int, list[Step]] = {}  # by job: those that wait
 
-    # --- starting ------------------------------------------------------------------------------------
+    # --- starting ---------------------------------------------------------------------------------
 
     def ask(self, job, request: dict, fds: list[int], client) -> Step:
-        """A step that starts now, or when the job's other steps leave room. Refused if it never can."""
+        """A step that starts now, or when the job's other steps leave room. Refused if it never
+        can.
+        """
         step = Step(job, request, fds, client)
         each = request.get("cpus_per_task") or 1
         names = list(job.nodes)
         count = request.get("nodes") or 0
         if count > len(names):
-            raise Refused(f"error: Unable to create step for job {job.id}: Requested node configuration is not available")
+            raise Refused(
+                f"error: Unable to create step for job {job.id}: Requested node configuration "
+                "is not available"
+            )
         per_node = request.get("ntasks_per_node") or 0
         tasks = request.get("ntasks") or (per_node * (count or len(names)) if per_node else 0)
         if not tasks:
-            tasks = count or job.spec.get("ntasks") or (job.wanted_tasks if job.spec.get("ntasks_per_node") else len(names))
+            tasks = (
+                count
+                or job.spec.get("ntasks")
+                or (job.wanted_tasks if job.spec.get("ntasks_per_node") else len(names))
+            )
         used = names[: count or min(tasks, len(names))]
         if request.get("nodelist"):
             used = [n for n in names if n in request["nodelist"]] or used
         if tasks < len(names) and not count and not request.get("nodelist"):
-            client.say(f"srun: Warning: can't run {tasks} processes on {len(names)} nodes, setting nnodes to {tasks}")
+            client.say(
+                f"srun: Warning: can't run {tasks} processes on {len(names)} nodes, setting "
+                f"nnodes to {tasks}"
+            )
         room = {n: job.cpus[n] // each for n in used}
         even = [tasks // len(used) + (i < tasks % len(used)) for i in range(len(used))]
         if all(even[i] <= room[n] for i, n in enumerate(used)):
@@ -56,11 +70,17 @@ class Steps:
                 step.layout[n] = min(left, room[n])
                 left -= step.layout[n]
         else:
-            raise Refused(f"error: Unable to create step for job {job.id}: More processors requested than permitted")
+            raise Refused(
+                f"error: Unable to create step for job {job.id}: More processors requested than "
+                "permitted"
+            )
         whole = sum(job.cpus.values())
         step.cpus = 0 if request.get("overlap") else tasks * each if request.get("exact") else whole
         if self._taken(job) + step.cpus > whole:
-            client.say(f"srun: Job {job.id} step creation temporarily disabled, retrying (Requested nodes are busy)")
+            client.say(
+                f"srun: Job {job.id} step creation temporarily disabled, retrying (Requested "
+                "nodes are busy)"
+            )
             self.queues.setdefault(job.id, []).append(step)
         else:
             self._start(step)
@@ -77,19 +97,34 @@ class Steps:
         base = request["env"]
         if "script" not in job.spec:  # srun's own allocation
             base = job.environment(self.jobs.conf) | {"SLURM_UMASK": f"{request['umask']:04o}"}
-        base = base | {"SLURM_JOB_ID": str(job.id), "SLURM_CONF": self.jobs.conf, "SLURM_UMASK": f"{request['umask']:04o}"}
+        base = base | {
+            "SLURM_JOB_ID": str(job.id),
+            "SLURM_CONF": self.jobs.conf,
+            "SLURM_UMASK": f"{request['umask']:04o}",
+        }
         tasks = [
-            {"argv": request["argv"], "env": env, "cwd": request["cwd"], "fds": request["stdio"][i if len(request["stdio"]) > 1 else 0]}
+            {
+                "argv": request["argv"],
+                "env": env,
+                "cwd": request["cwd"],
+                "fds": request["stdio"][i if len(request["stdio"]) > 1 else 0],
+            }
             for i, env in enumerate(job.task_environments(base, step.number, step.layout))
         ]
         for index, task in enumerate(tasks[1:], 1):
-            if len(request["stdio"]) > 1 and index >= len(request["stdio"]):  # srun made fewer pipes than there are tasks
+            # srun made fewer pipes than there are tasks
+            if len(request["stdio"]) > 1 and index >= len(request["stdio"]):
                 task["fds"] = request["stdio"][-1]
         step.client.started(step, [e for e in step.layout for _ in range(step.layout[e])])
         step.container = Container(
-            self.jobs.loop, tasks, step.fds, request["umask"],
-            lambda task, status: self._task_ended(step, task, status), lambda: self._gone(step), self.jobs.confine,
-        )  # fmt: skip
+            self.jobs.loop,
+            tasks,
+            step.fds,
+            request["umask"],
+            lambda task, status: self._task_ended(step, task, status),
+            lambda: self._gone(step),
+            self.jobs.confine,
+        )
         self._close(step)
 
     def _close(self, step: Step) -> None:
@@ -98,7 +133,7 @@ class Steps:
                 os.close(fd)
         step.fds = []
 
-    # --- ending --------------------------------------------------------------------------------------
+    # --- ending -----------------------------------------------------------------------------------
 
     def _task_ended(self, step: Step, task: int, status: int) -> None:
         step.client.task_ended(task, status)
@@ -106,7 +141,9 @@ class Steps:
             step.job.exit = max(step.job.exit, status)
         if status and step.request.get("kill_on_bad_exit") and not step.failed:
             step.failed = True
-            step.client.say(f"srun: launch/slurm: _step_signal: Terminating StepId={step.job.id}.{step.number}")
+            step.client.say(
+                f"srun: launch/slurm: _step_signal: Terminating StepId={step.job.id}.{step.number}"
+            )
             self._end_slowly(step)
 
     def end(self, step: Step, aloud: bool = True) -> None:
@@ -125,7 +162,11 @@ class Steps:
         job.steps.pop(step.number, None)
         step.client.gone()
         queue = self.queues.get(job.id, [])
-        while queue and job.state == "RUNNING" and self._taken(job) + queue[0].cpus <= sum(job.cpus.values()):
+        while (
+            queue
+            and job.state == "RUNNING"
+            and self._taken(job) + queue[0].cpus <= sum(job.cpus.values())
+        ):
             waiting = queue.pop(0)
             waiting.client.say(f"srun: Step created for job {job.id}")
             self._start(waiting)
@@ -140,9 +181,11 @@ class Steps:
         if step in queue:
             queue.remove(step)
 
-    # --- signals -------------------------------------------------------------------------------------
+    # --- signals ----------------------------------------------------------------------------------
 
-    def signal(self, job, *numbers: int, because: str | None = None, children: bool = False) -> None:
+    def signal(
+        self, job, *numbers: int, because: str | None = None, children: bool = False
+    ) -> None:
         """All steps of a job. `because`: it's the end of them, and for this reason."""
         for step in list(job.steps.values()):
             if because is not None:
@@ -154,7 +197,10 @@ class Steps:
             return
         step.told = True
         name = next(iter(step.layout))
-        step.container.say(f"slurmstepd-{name}: error: *** STEP {step.job.id}.{step.number} ON {name} CANCELLED AT {stamp(time.time())}{because} ***")
+        step.container.say(
+            f"slurmstepd-{name}: error: *** STEP {step.job.id}.{step.number} ON {name} "
+            f"CANCELLED AT {stamp(time.time())}{because} ***"
+        )
         step.client.aborted()
 
     def kill(self, job) -> None:

@@ -1,5 +1,6 @@
-"""What a client and the controller say to each other: lines of JSON over a Unix socket; the client's own standard
-files go along, so that a task writes where srun would have written."""
+"""What a client and the controller say to each other: lines of JSON over a Unix socket; the
+client's own standard files go along, so that a task writes where srun would have written.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +48,9 @@ def call(directory: str, request: dict, fds: list[int] | None = None) -> Line:
         line = Line(sock)
         line.send(request)
     except OSError:
-        raise Refused("error: Unable to contact slurm controller (connect failure): the stand-in isn't up")
+        raise Refused(
+            "error: Unable to contact slurm controller (connect failure): the stand-in isn't up"
+        )
     return line
 
 

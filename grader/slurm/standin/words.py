@@ -1,4 +1,6 @@
-"""How Slurm writes things: node lists, times, signals, file names. Used by the controller and by its clients."""
+"""How Slurm writes things: node lists, times, signals, file names. Used by the controller and by
+its clients.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,16 @@ from collections.abc import Iterable
 
 SIGNALS = {s.name[3:]: int(s) for s in signal.Signals}
 FINAL = ("COMPLETED", "FAILED", "TIMEOUT", "PREEMPTED", "CANCELLED")
-SHORT = {"PENDING": "PD", "RUNNING": "R", "COMPLETING": "CG", "COMPLETED": "CD", "FAILED": "F", "TIMEOUT": "TO", "PREEMPTED": "PR", "CANCELLED": "CA"}
+SHORT = {
+    "PENDING": "PD",
+    "RUNNING": "R",
+    "COMPLETING": "CG",
+    "COMPLETED": "CD",
+    "FAILED": "F",
+    "TIMEOUT": "TO",
+    "PREEMPTED": "PR",
+    "CANCELLED": "CA",
+}
 
 
 class Refused(Exception):
@@ -51,12 +62,16 @@ def hostnames(text: str) -> list[str]:
             found.append(head + tail)
         for part in inside.split(",") if inside else []:
             first, _, last = part.partition("-")
-            found += [f"{head}{n:0{len(first)}d}{tail}" for n in range(int(first), int(last or first) + 1)]
+            found += [
+                f"{head}{n:0{len(first)}d}{tail}" for n in range(int(first), int(last or first) + 1)
+            ]
     return found
 
 
 def minutes(text: str) -> int | None:
-    """A time limit: M, M:S, H:M:S, D-H, D-H:M, D-H:M:S, rounded up to whole minutes; None for no limit. ValueError."""
+    """A time limit: M, M:S, H:M:S, D-H, D-H:M, D-H:M:S, rounded up to whole minutes; None for no
+    limit. ValueError.
+    """
     if text.upper() in ("UNLIMITED", "INFINITE"):
         return None
     days, dash, rest = text.rpartition("-")
@@ -72,7 +87,9 @@ def minutes(text: str) -> int | None:
 
 
 def moment(text: str) -> float:
-    """An end: now, now+12, now+5minutes, 2026-01-31T12:00:00; seconds since the epoch. ValueError."""
+    """An end: now, now+12, now+5minutes, 2026-01-31T12:00:00; seconds since the epoch.
+    ValueError.
+    """
     if found := re.fullmatch(r"now(?:\+(\d+)(seconds?|minutes?|hours?)?)?", text):
         unit = {"m": 60, "h": 3600}.get((found[2] or "s")[0], 1)
         return time.time() + int(found[1] or 0) * unit
@@ -88,7 +105,11 @@ def duration(seconds: float, padded: bool = False) -> str:
     s = max(0, int(seconds))
     d, h, m, s = s // 86400, s // 3600 % 24, s // 60 % 60, s % 60
     if d or h or padded:
-        return f"{f'{d}-' if d else ''}{h:02d}:{m:02d}:{s:02d}" if d or padded else f"{h}:{m:02d}:{s:02d}"
+        return (
+            f"{f'{d}-' if d else ''}{h:02d}:{m:02d}:{s:02d}"
+            if d or padded
+            else f"{h}:{m:02d}:{s:02d}"
+        )
     return f"{m}:{s:02d}"
 
 
@@ -105,9 +126,17 @@ def log_name(pattern: str, job: dict) -> str:
     """%j %A %a %x %u %N %%, each with a width or without. Refused for others."""
     array = job.get("array") or {}
     known = {
-        "j": job["id"], "J": job["id"], "A": array.get("job", job["id"]), "a": array.get("task", 4294967294),
-        "x": job["name"], "u": job["user"], "N": (job.get("nodes") or ["n1"])[0], "n": 0, "t": 0, "s": "batch",
-    }  # fmt: skip
+        "j": job["id"],
+        "J": job["id"],
+        "A": array.get("job", job["id"]),
+        "a": array.get("task", 4294967294),
+        "x": job["name"],
+        "u": job["user"],
+        "N": (job.get("nodes") or ["n1"])[0],
+        "n": 0,
+        "t": 0,
+        "s": "batch",
+    }
 
     def put(found: re.Match) -> str:
         if found[2] == "%":

@@ -27,32 +27,75 @@ from grader.tests.conformance.lab import Lab, expects
 )
 def how_jobs_end(lab: Lab):
     bodies = {
-        "exit-0": "exit 0", "exit-3": "exit 3", "killed": "kill -9 $$", "terminated": "kill -TERM $$", "srun-7": "srun sh -c 'exit 7'",
-        "exec-srun": "exec srun sh -c 'exit 9'", "srun-killed-9": "srun sh -c 'kill -9 $$'", "srun-terminated": "srun sh -c 'kill -TERM $$'; exit $?",
-        "no-program": "srun no-such-program", "failed-first": "false; true",
-    }  # fmt: skip
+        "exit-0": "exit 0",
+        "exit-3": "exit 3",
+        "killed": "kill -9 $$",
+        "terminated": "kill -TERM $$",
+        "srun-7": "srun sh -c 'exit 7'",
+        "exec-srun": "exec srun sh -c 'exit 9'",
+        "srun-killed-9": "srun sh -c 'kill -9 $$'",
+        "srun-terminated": "srun sh -c 'kill -TERM $$'; exit $?",
+        "no-program": "srun no-such-program",
+        "failed-first": "false; true",
+    }
     jobs = {name: lab.job(f"end-{name}", body + "\n") for name, body in bodies.items()}
     nowhere = lab.job("end-no-log", "exit 0\n", "-o", "/nonexistent/log")
-    return [f"{name}: {job.end()}" for name, job in jobs.items()] + [f"no log: {nowhere.end()}", *jobs["srun-killed-9"].output(), *jobs["no-program"].output()]
+    return [f"{name}: {job.end()}" for name, job in jobs.items()] + [
+        f"no log: {nowhere.end()}",
+        *jobs["srun-killed-9"].output(),
+        *jobs["no-program"].output(),
+    ]
 
 
 @expects("exit 0: 0", "exit 4: 4", "kill -9 $$: 1")
 def sbatch_waits_for_the_exit_status(lab: Lab):
     def status(body: str) -> str:
-        return f"{body}: {lab.cluster.run(['sbatch', '-W', '-w', 'n1', '-o', '/dev/null', '--wrap', body], cwd=lab.folder).returncode}"
+        command = ["sbatch", "-W", "-w", "n1", "-o", "/dev/null", "--wrap", body]
+        return f"{body}: {lab.cluster.run(command, cwd=lab.folder).returncode}"
 
     with ThreadPoolExecutor(3) as threads:
         return list(threads.map(status, ("exit 0", "exit 4", "kill -9 $$")))
 
 
-NAMES = ("SLURM_JOB_NAME", "SLURM_JOB_NUM_NODES", "SLURM_NNODES", "SLURM_NTASKS", "SLURM_NPROCS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_JOB_NODELIST",
-         "SLURM_NODELIST", "SLURMD_NODENAME", "SLURM_SUBMIT_DIR", "SLURM_RESTART_COUNT", "SLURM_TASKS_PER_NODE", "SLURM_JOB_CPUS_PER_NODE", "SLURM_CPUS_ON_NODE", "SLURM_CPUS_PER_TASK",
-         "SLURM_NTASKS_PER_NODE", "SLURM_JOB_PARTITION", "SLURM_CLUSTER_NAME", "SLURM_GTIDS", "SLURM_STEP_ID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_NODELIST", "SLURM_ARRAY_TASK_ID", "MINE")  # fmt: skip
+NAMES = (
+    "SLURM_JOB_NAME",
+    "SLURM_JOB_NUM_NODES",
+    "SLURM_NNODES",
+    "SLURM_NTASKS",
+    "SLURM_NPROCS",
+    "SLURM_PROCID",
+    "SLURM_LOCALID",
+    "SLURM_NODEID",
+    "SLURM_JOB_NODELIST",
+    "SLURM_NODELIST",
+    "SLURMD_NODENAME",
+    "SLURM_SUBMIT_DIR",
+    "SLURM_RESTART_COUNT",
+    "SLURM_TASKS_PER_NODE",
+    "SLURM_JOB_CPUS_PER_NODE",
+    "SLURM_CPUS_ON_NODE",
+    "SLURM_CPUS_PER_TASK",
+    "SLURM_NTASKS_PER_NODE",
+    "SLURM_JOB_PARTITION",
+    "SLURM_CLUSTER_NAME",
+    "SLURM_GTIDS",
+    "SLURM_STEP_ID",
+    "SLURM_STEP_NUM_TASKS",
+    "SLURM_STEP_NODELIST",
+    "SLURM_ARRAY_TASK_ID",
+    "MINE",
+)
 
 
 def environment(lab: Lab, name: str, last: int, *options: str) -> list[str]:
     ask = f"env | grep -E '^({'|'.join(NAMES)})='"
-    job = lab.job(name, f'{ask} | sort\nsrun sh -c "{ask} | sort | sed s/^/\\$SLURM_PROCID:/" | grep ^{last}:\n[ $SLURM_JOB_ID = $SLURM_JOBID ] && echo same\n', *options, MINE="own")
+    job = lab.job(
+        name,
+        f'{ask} | sort\nsrun sh -c "{ask} | sort | sed s/^/\\$SLURM_PROCID:/" | grep ^{last}:\n'
+        "[ $SLURM_JOB_ID = $SLURM_JOBID ] && echo same\n",
+        *options,
+        MINE="own",
+    )
     ended = job.end()
     return [ended, *[line.replace(str(lab.folder), "FOLDER") for line in job.output()]]
 
@@ -159,14 +202,28 @@ def the_environment_of_two_nodes(lab: Lab):
 
 @expects("COMPLETED 0:0", "0: n1", "1", "1: n1", "2: n12", "3 2,1", "n1")
 def three_tasks_on_two_nodes(lab: Lab):
-    job = lab.job("three", 'echo $SLURM_NTASKS $SLURM_TASKS_PER_NODE; srun -l printenv SLURMD_NODENAME\nsrun -n1 -N1 printenv SLURMD_NODENAME SLURM_NTASKS\n', "-N2", "-n3", "-w", "n[1,12]")
+    job = lab.job(
+        "three",
+        "echo $SLURM_NTASKS $SLURM_TASKS_PER_NODE; srun -l printenv SLURMD_NODENAME\nsrun -n1 "
+        "-N1 printenv SLURMD_NODENAME SLURM_NTASKS\n",
+        "-N2",
+        "-n3",
+        "-w",
+        "n[1,12]",
+    )
     # the second srun may come before the nodes have told that the first one's step is over
     return [job.end(), *job.output("step creation temporarily disabled", "Step created for job")]
 
 
 @expects("COMPLETED 0:0", "0: n1", "1: n12", "unset")
 def two_nodes_without_a_number_of_tasks(lab: Lab):
-    job = lab.job("two", "echo ${SLURM_NTASKS-unset}; srun -l printenv SLURMD_NODENAME\n", "-N2", "-w", "n[1,12]")
+    job = lab.job(
+        "two",
+        "echo ${SLURM_NTASKS-unset}; srun -l printenv SLURMD_NODENAME\n",
+        "-N2",
+        "-w",
+        "n[1,12]",
+    )
     return [job.end(), *job.output()]
 
 
@@ -179,13 +236,23 @@ def two_nodes_without_a_number_of_tasks(lab: Lab):
     "srun: Step created for job JOB",
 )
 def steps_take_turns(lab: Lab):
-    both = "while [ `grep -c begin $PROBE` -lt 2 ]; do sleep 0.05; done"  # ends only where they run at once
+    # ends only where they run at once
+    both = "while [ `grep -c begin $PROBE` -lt 2 ]; do sleep 0.05; done"
     jobs = []
-    for option, tasks, then in (("", "1", "sleep 0.3"), ("-n1", "2", "sleep 0.3"), ("--overlap", "1", both), ("-n1 --exact", "2", both)):
+    for option, tasks, then in (
+        ("", "1", "sleep 0.3"),
+        ("-n1", "2", "sleep 0.3"),
+        ("--overlap", "1", both),
+        ("-n1 --exact", "2", both),
+    ):
         step = f"srun {option} sh -c 'echo begin >> $PROBE; {then}; echo end >> $PROBE' & "
-        jobs.append(lab.job(f"turns{option}-{tasks}".replace(" ", ""), f"{step}{step} wait\n", "-n", tasks))
+        jobs.append(
+            lab.job(f"turns{option}-{tasks}".replace(" ", ""), f"{step}{step} wait\n", "-n", tasks)
+        )
     ends = [job.end() for job in jobs]
-    return [f"{end}: {' '.join(job.text.split())}" for end, job in zip(ends, jobs)] + jobs[0].output()
+    return [f"{end}: {' '.join(job.text.split())}" for end, job in zip(ends, jobs)] + jobs[
+        0
+    ].output()
 
 
 @expects(
@@ -197,8 +264,16 @@ def steps_take_turns(lab: Lab):
     "shell line low",
 )
 def options_of_script_environment_and_line(lab: Lab):
-    head = "#!/bin/bash\n#SBATCH -J script\n#SBATCH -p high   # a comment\n\n# more\n#SBATCH --open-mode=append\necho \"shell $SLURM_JOB_NAME $SLURM_JOB_PARTITION\" >> $PROBE\n#SBATCH -J late\n"
-    jobs = [lab.job("options-1", "", head=head), lab.job("options-2", "", head=head, SBATCH_JOB_NAME="variable"), lab.job("options-3", "", "-J", "line", "-p", "low", head=head, SBATCH_JOB_NAME="variable")]
+    head = (
+        "#!/bin/bash\n#SBATCH -J script\n#SBATCH -p high   # a comment\n\n# more\n#SBATCH "
+        '--open-mode=append\necho "shell $SLURM_JOB_NAME $SLURM_JOB_PARTITION" >> $PROBE\n'
+        "#SBATCH -J late\n"
+    )
+    jobs = [
+        lab.job("options-1", "", head=head),
+        lab.job("options-2", "", head=head, SBATCH_JOB_NAME="variable"),
+        lab.job("options-3", "", "-J", "line", "-p", "low", head=head, SBATCH_JOB_NAME="variable"),
+    ]
     return [line for job in jobs for line in (job.end(), *job.seen())]
 
 
@@ -214,15 +289,26 @@ def options_of_script_environment_and_line(lab: Lab):
     "then: '' 'CANCELLED\\n'",
 )
 def squeue_in_the_words_of_scripts(lab: Lab):
-    job = lab.job("asked", "say ready\nsleep 60\n", "-t", "1:30:00", "--comment=why").until("shell ready")
-    found = [lab.run("squeue", "-h", "-j", job.number, "-o", text).rstrip("\n") for text in ("%T", "%t", "%i|%j|%P|%D|%N|%R|%l|%k|%Z|%o", "%.12j|%12j|%3T|%.3T", "%r")]
+    job = lab.job("asked", "say ready\nsleep 60\n", "-t", "1:30:00", "--comment=why").until(
+        "shell ready"
+    )
+    found = [
+        lab.run("squeue", "-h", "-j", job.number, "-o", text).rstrip("\n")
+        for text in ("%T", "%t", "%i|%j|%P|%D|%N|%R|%l|%k|%Z|%o", "%.12j|%12j|%3T|%.3T", "%r")
+    ]
     found.append(lab.run("squeue", "-h", "-n", "asked.sh", "-o", "%i %T").strip())
     found.append(lab.run("squeue", "--me", "-h", "-t", "R", "-n", "asked.sh", "-o", "%T").strip())
     found.append(lab.run("squeue", "-j", job.number, "-o", "%i %T").split()[0])
     lab.run("scancel", job.number)
     job.end()
-    found.append(f"then: {lab.run('squeue', '-h', '-j', job.number, '-o', '%T')!r} {lab.run('squeue', '-h', '-t', 'all', '-j', job.number, '-o', '%T')!r}")
-    return [re.sub(rf"\b{job.number}\b", "JOB", line).replace(str(lab.folder), "FOLDER") for line in found]
+    found.append(
+        f"then: {lab.run('squeue', '-h', '-j', job.number, '-o', '%T')!r} "
+        f"{lab.run('squeue', '-h', '-t', 'all', '-j', job.number, '-o', '%T')!r}"
+    )
+    return [
+        re.sub(rf"\b{job.number}\b", "JOB", line).replace(str(lab.folder), "FOLDER")
+        for line in found
+    ]
 
 
 @expects(
@@ -235,7 +321,22 @@ def the_record_of_an_ended_job(lab: Lab):
     job.end()
     lab.until(lambda: lab.run("sacct", "-c", "-n", "-P", "-j", job.number).strip(), "no record")
     head = lab.run("sacct", "-c", "-P", "-j", job.number).split("\n")[0]
-    return [head, lab.run("sacct", "-c", "-n", "-P", "-j", job.number, "-o", "JobID,JobName,Partition,NNodes,NodeList,State,Timelimit,ExitCode").strip().replace(job.number, "JOB"), lab.run("sacct").strip()]
+    return [
+        head,
+        lab.run(
+            "sacct",
+            "-c",
+            "-n",
+            "-P",
+            "-j",
+            job.number,
+            "-o",
+            "JobID,JobName,Partition,NNodes,NodeList,State,Timelimit,ExitCode",
+        )
+        .strip()
+        .replace(job.number, "JOB"),
+        lab.run("sacct").strip(),
+    ]
 
 
 @expects(
@@ -245,8 +346,10 @@ def the_record_of_an_ended_job(lab: Lab):
     "sbatch -t soon fine.sh: 255 ['sbatch: error: Invalid --time specification']",
     "sbatch --signal=B:NO@1 fine.sh: 255 ['sbatch: error: Invalid --signal specification']",
     "sbatch --open-mode=x fine.sh: 255 ['sbatch: error: Invalid --open-mode specification']",
-    "sbatch -d sometime:1 fine.sh: 1 ['sbatch: error: Batch job submission failed: Job dependency problem']",
-    "sbatch -a x fine.sh: 1 ['sbatch: error: Batch job submission failed: Invalid job array specification']",
+    "sbatch -d sometime:1 fine.sh: 1 ['sbatch: error: Batch job submission failed: Job "
+    "dependency problem']",
+    "sbatch -a x fine.sh: 1 ['sbatch: error: Batch job submission failed: Invalid job array "
+    "specification']",
     "scontrol requeue 99999: 1 ['Invalid job id specified for job 99999']",
     "scontrol show job 99999: 1 ['slurm_load_jobs error: Invalid job id specified']",
     "scontrol update jobid=99999 TimeLimit=5: 1 ['Invalid job id specified for job 99999']",
@@ -263,12 +366,29 @@ def refusals(lab: Lab):
     (lab.folder / "odd.sh").write_text("exit 0\n")
     found = []
     for command in (
-        "sbatch missing.sh", "sbatch odd.sh", "sbatch -p nowhere fine.sh", "sbatch -t soon fine.sh", "sbatch --signal=B:NO@1 fine.sh", "sbatch --open-mode=x fine.sh",
-        "sbatch -d sometime:1 fine.sh", "sbatch -a x fine.sh", "scontrol requeue 99999", "scontrol show job 99999", "scontrol update jobid=99999 TimeLimit=5",
-        "scancel 99999", "scancel -s NO 1", "scancel", "squeue -h -j 99999", "srun", "scontrol show hostnames n[1-3,7]", "scontrol show hostnames a,b[01-02]",
-    ):  # fmt: skip
+        "sbatch missing.sh",
+        "sbatch odd.sh",
+        "sbatch -p nowhere fine.sh",
+        "sbatch -t soon fine.sh",
+        "sbatch --signal=B:NO@1 fine.sh",
+        "sbatch --open-mode=x fine.sh",
+        "sbatch -d sometime:1 fine.sh",
+        "sbatch -a x fine.sh",
+        "scontrol requeue 99999",
+        "scontrol show job 99999",
+        "scontrol update jobid=99999 TimeLimit=5",
+        "scancel 99999",
+        "scancel -s NO 1",
+        "scancel",
+        "squeue -h -j 99999",
+        "srun",
+        "scontrol show hostnames n[1-3,7]",
+        "scontrol show hostnames a,b[01-02]",
+    ):
         done = lab.cluster.run(command.split(), cwd=lab.folder)
-        found.append(f"{command}: {done.returncode} {(done.stdout + done.stderr).strip().splitlines()[:1]}")
+        found.append(
+            f"{command}: {done.returncode} {(done.stdout + done.stderr).strip().splitlines()[:1]}"
+        )
     return found
 
 
@@ -291,15 +411,33 @@ def refusals(lab: Lab):
 )
 def srun_outside_of_a_job(lab: Lab):
     found = []
-    for command in (["-n3", "-l", "sh", "-c", "echo out; echo err >&2; exit $SLURM_PROCID"], ["-N2", "-w", "n[1,12]", "-l", "printenv", "SLURMD_NODENAME"], ["sh", "-c", "kill -9 $$"]):
-        done = lab.cluster.run(["srun", *([] if "-w" in command else ["-w", "n1"]), *command], cwd=lab.folder)
+    for command in (
+        ["-n3", "-l", "sh", "-c", "echo out; echo err >&2; exit $SLURM_PROCID"],
+        ["-N2", "-w", "n[1,12]", "-l", "printenv", "SLURMD_NODENAME"],
+        ["sh", "-c", "kill -9 $$"],
+    ):
+        done = lab.cluster.run(
+            ["srun", *([] if "-w" in command else ["-w", "n1"]), *command], cwd=lab.folder
+        )
         text = re.sub(r"StepId=\d+", "StepId=JOB", done.stdout + done.stderr)
-        # left out: that it had to wait for resources; that a task which died at once was told dead before its output's connection was taken
-        found += [str(done.returncode), *sorted(line for line in text.splitlines() if "resources" not in line and "IO: Hey" not in line)]
+        # left out: that it had to wait for resources; that a task which died at once was told dead
+        # before its output's connection was taken
+        found += [
+            str(done.returncode),
+            *sorted(
+                line
+                for line in text.splitlines()
+                if "resources" not in line and "IO: Hey" not in line
+            ),
+        ]
     return found
 
 
 @expects("COMPLETED 0:0", "0", "0027", "given", "no tty", "out")
 def standard_input_of_a_job_and_its_steps(lab: Lab):
-    job = lab.job("stdin", "[ -t 0 ] || echo no tty; cat | wc -c | tr -d ' '; echo given | srun cat; srun sh -c 'echo out; echo err >&2' 2>/dev/null\numask 027; srun sh -c umask\n")
+    job = lab.job(
+        "stdin",
+        "[ -t 0 ] || echo no tty; cat | wc -c | tr -d ' '; echo given | srun cat; srun sh -c "
+        "'echo out; echo err >&2' 2>/dev/null\numask 027; srun sh -c umask\n",
+    )
     return [job.end(), *job.output()]

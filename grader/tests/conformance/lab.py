@@ -1,6 +1,8 @@
-"""Scenarios: what happens to a job is written down by itself, and compared with what is expected, on any cluster.
+"""Scenarios: what happens to a job is written down by itself, and compared with what is expected,
+on any cluster.
 
-A scenario is a function of a Lab that returns lines; its expectation are the lines that the real cluster gave.
+A scenario is a function of a Lab that returns lines; its expectation are the lines that the real
+cluster gave.
 """
 
 from __future__ import annotations
@@ -17,7 +19,10 @@ from pathlib import Path
 from grader.slurm import Cluster, processes
 
 ENDED = ("COMPLETED", "FAILED", "TIMEOUT", "PREEMPTED", "CANCELLED")
-RECORD = f"{shlex.quote(sys.executable)} -I -S {shlex.quote(str(Path(__file__).with_name('recorder.py')))}"
+RECORD = (
+    f"{shlex.quote(sys.executable)} -I -S "
+    f"{shlex.quote(str(Path(__file__).with_name('recorder.py')))}"
+)
 PATIENCE = 90.0  # s, on a machine that does much else
 ASK = 0.25  # s between two questions to the cluster: each is a process
 # no fork in a trap, and none lost: bash 5 forgets a trap that interrupts another one's child
@@ -55,13 +60,24 @@ class Lab:
         """A node that no other scenario uses, to be preempted on; the others' jobs are on n1."""
         return next(self._nodes)
 
-    def job(self, name: str, body: str = PROBE, *options: str, node: str | None = None, head: str = HEAD, args: tuple = (), **env) -> Probe:
+    def job(
+        self,
+        name: str,
+        body: str = PROBE,
+        *options: str,
+        node: str | None = None,
+        head: str = HEAD,
+        args: tuple = (),
+        **env,
+    ) -> Probe:
         script, log = self.folder / f"{name}.sh", self.folder / f"{name}.probe"
         script.write_text(head + body)
         where = ["-w", node, "--exclusive"] if node else ["-w", "n1"]
         out = [] if "-o" in options else ["-o", str(self.folder / f"{name}.log")]
         environment = self.cluster.env | {"PROBE": str(log), **env}
-        number = self.cluster.submit(*where, *out, *options, script, *args, env=environment, cwd=self.folder)
+        number = self.cluster.submit(
+            *where, *out, *options, script, *args, env=environment, cwd=self.folder
+        )
         return Probe(self, name, number, log, node)
 
     def run(self, *command: str) -> str:
@@ -69,13 +85,18 @@ class Lab:
         return done.stdout + done.stderr
 
     def known(self, job: str) -> dict[str, str]:
-        """`scontrol show job`, asked for all jobs at once, for all scenarios that ask meanwhile: no older than the call."""
+        """`scontrol show job`, asked for all jobs at once, for all scenarios that ask meanwhile: no
+        older than the call.
+        """
         called = time.monotonic()
         with self._lock:
             if self._asked < called:
                 self._asked = time.monotonic()
                 text = self.cluster.run(["scontrol", "-o", "show", "job"], check=True).stdout
-                rows = [dict(w.split("=", 1) for w in line.split() if "=" in w) for line in text.splitlines()]
+                rows = [
+                    dict(w.split("=", 1) for w in line.split() if "=" in w)
+                    for line in text.splitlines()
+                ]
                 self._table = {row["JobId"]: row for row in rows if "JobId" in row}
             return self._table.get(job, {"JobState": "?"})
 
@@ -102,8 +123,12 @@ class Probe:
         return self.log.read_text() if self.log.exists() else ""
 
     def until(self, *lines: str) -> Probe:
-        if not processes.wait_until(lambda: all(line in self.text.splitlines() for line in lines), PATIENCE):
-            raise AssertionError(f"{self.name}: {lines} never came: {self.text!r} {self.lab.known(self.number)}")
+        if not processes.wait_until(
+            lambda: all(line in self.text.splitlines() for line in lines), PATIENCE
+        ):
+            raise AssertionError(
+                f"{self.name}: {lines} never came: {self.text!r} {self.lab.known(self.number)}"
+            )
         return self
 
     def ready(self) -> Probe:
@@ -116,7 +141,9 @@ class Probe:
             f.write(f"-- {text}\n")
 
     def seen(self) -> list[str]:
-        """What was written: a line for each stretch between two marks or lives, in which order doesn't count."""
+        """What was written: a line for each stretch between two marks or lives, in which order
+        doesn't count.
+        """
         blocks: list[set[str]] = [set()]
         for line in self.text.splitlines():
             if line.startswith(("--", "life")):
@@ -134,7 +161,20 @@ class Probe:
     def output(self, *without: str) -> list[str]:
         """The log, without what is this run's alone, and without lines that aren't always there."""
         text = (self.lab.folder / f"{self.name}.log").read_text()
-        for pattern, word in ((re.escape(RECORD), "RECORDER"), (r"\d{4}-\d\d-\d\dT[\d:]+", "WHEN"), (rf"(?<=JOB ){self.number}\b|(?<=STEP ){self.number}\b|(?<=StepId=){self.number}\b|(?<=[Jj]ob ){self.number}\b", "JOB"), (rf"\b{self.node}\b", "NODE"), (r"\S*/slurm_script", "SCRIPT"), (r"line \d+: +\d+", "line")):
+        for pattern, word in (
+            (re.escape(RECORD), "RECORDER"),
+            (r"\d{4}-\d\d-\d\dT[\d:]+", "WHEN"),
+            (
+                "|".join(
+                    rf"(?<={before}){self.number}\b"
+                    for before in ("JOB ", "STEP ", "StepId=", "[Jj]ob ")
+                ),
+                "JOB",
+            ),
+            (rf"\b{self.node}\b", "NODE"),
+            (r"\S*/slurm_script", "SCRIPT"),
+            (r"line \d+: +\d+", "line"),
+        ):
             text = re.sub(pattern, word, text)
         return sorted(line for line in text.splitlines() if not any(w in line for w in without))
 

@@ -1,4 +1,6 @@
-"""Writes down every signal that reaches it, into $PROBE: recorder.py NAME [TERM=0 ...], where TERM=0 means: then exit 0."""
+"""Writes down every signal that reaches it, into $PROBE: recorder.py NAME [TERM=0 ...], where
+TERM=0 means: then exit 0.
+"""
 
 import os
 import signal
@@ -20,7 +22,14 @@ def tell(number, frame):
         os._exit(int(ends[word]))
 
 
-for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2):
+for number in (
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+):
     signal.signal(number, tell)
 say("ready")
 while True:

@@ -8,7 +8,9 @@ KILLED = "Killed"  # srun may live just long enough to tell
 
 
 def preempt(lab: Lab, node: str) -> None:
-    lab.cluster.submit("-p", "high", "-w", node, "--exclusive", "-o", "/dev/null", "--wrap", "sleep 0.2")
+    lab.cluster.submit(
+        "-p", "high", "-w", node, "--exclusive", "-o", "/dev/null", "--wrap", "sleep 0.2"
+    )
 
 
 @expects(
@@ -26,7 +28,9 @@ def preempt(lab: Lab, node: str) -> None:
 )
 def a_preempted_job_has_its_grace_and_starts_again(lab: Lab):
     node = lab.own_node()
-    job = lab.job("preempted", "echo life ${SLURM_RESTART_COUNT-0}\n" + PROBE, "--open-mode=append", node=node).ready()
+    job = lab.job(
+        "preempted", "echo life ${SLURM_RESTART_COUNT-0}\n" + PROBE, "--open-mode=append", node=node
+    ).ready()
     preempt(lab, node)
     job.until("task TERM").mark("in the grace")
     held = lab.known(job.number)["JobState"]
@@ -36,7 +40,9 @@ def a_preempted_job_has_its_grace_and_starts_again(lab: Lab):
 @expects("PREEMPTED 0:9", "shell TERM, task TERM")
 def a_preempted_job_that_may_not_be_requeued_ends(lab: Lab):
     node = lab.own_node()
-    job = lab.job("preempted-for-good", PROBE, "--no-requeue", "--signal=B:USR1@60", node=node).ready()
+    job = lab.job(
+        "preempted-for-good", PROBE, "--no-requeue", "--signal=B:USR1@60", node=node
+    ).ready()
     preempt(lab, node)
     return [job.end(), *job.seen()]
 
@@ -44,7 +50,9 @@ def a_preempted_job_that_may_not_be_requeued_ends(lab: Lab):
 @expects("COMPLETED 0:0", "task TERM")
 def exit_0_in_the_grace_is_the_end(lab: Lab):
     node = lab.own_node()
-    job = lab.job("exit-0-in-grace", BARE, node=node, TASK="TERM=0").until("task ready", "shell ready")
+    job = lab.job("exit-0-in-grace", BARE, node=node, TASK="TERM=0").until(
+        "task ready", "shell ready"
+    )
     preempt(lab, node)
     return [job.end(), *job.seen()]
 
@@ -52,7 +60,9 @@ def exit_0_in_the_grace_is_the_end(lab: Lab):
 @expects("FAILED 1:0", "task TERM")
 def exit_1_in_the_grace_is_the_end_too(lab: Lab):
     node = lab.own_node()
-    job = lab.job("exit-1-in-grace", BARE + "exit 1\n", node=node, TASK="TERM=0").until("task ready", "shell ready")
+    job = lab.job("exit-1-in-grace", BARE + "exit 1\n", node=node, TASK="TERM=0").until(
+        "task ready", "shell ready"
+    )
     preempt(lab, node)
     return [job.end(), *job.seen()]
 
@@ -60,14 +70,21 @@ def exit_1_in_the_grace_is_the_end_too(lab: Lab):
 @expects("COMPLETED 0:0, requeued 1", "task TERM", "life 1")
 def requeue_within_the_grace_starts_again(lab: Lab):
     node = lab.own_node()
-    job = lab.job("requeue-in-grace", BARE + "scontrol requeue $SLURM_JOB_ID\nexit 0\n", node=node, TASK="TERM=0").until("task ready", "shell ready")
+    job = lab.job(
+        "requeue-in-grace",
+        BARE + "scontrol requeue $SLURM_JOB_ID\nexit 0\n",
+        node=node,
+        TASK="TERM=0",
+    ).until("task ready", "shell ready")
     preempt(lab, node)
     return [job.end(), *job.seen()]
 
 
 def preempted(lab: Lab, *options: str, comes: str) -> list[str]:
     node = lab.own_node()
-    job = lab.job("".join(["preempted", *options]).replace("@", ""), PROBE, *options, node=node).ready()
+    job = lab.job(
+        "".join(["preempted", *options]).replace("@", ""), PROBE, *options, node=node
+    ).ready()
     preempt(lab, node)
     job.until(comes).mark("in the grace")
     return [job.end(), *job.seen()]
@@ -118,7 +135,9 @@ def a_site_without_grace(lab: Lab):
 
 
 def soon(lab: Lab, job: Probe, seconds: float) -> None:
-    lab.cluster.run(["scontrol", "update", f"jobid={job.number}", f"EndTime=now+{seconds}"], check=True)
+    lab.cluster.run(
+        ["scontrol", "update", f"jobid={job.number}", f"EndTime=now+{seconds}"], check=True
+    )
 
 
 @expects(
@@ -143,7 +162,12 @@ def the_time_limit_of_a_shell_without_traps(lab: Lab):
 
 @expects("COMPLETED 0:0, requeued 1", "life 1")
 def requeue_after_the_time_limit(lab: Lab):
-    job = lab.job("limit-requeue", "life\ntrap 'scontrol requeue $SLURM_JOB_ID; exit 0' TERM\nsay ready\nsleep 60 &\nwait\n", "-t", "10").until("shell ready")
+    job = lab.job(
+        "limit-requeue",
+        "life\ntrap 'scontrol requeue $SLURM_JOB_ID; exit 0' TERM\nsay ready\nsleep 60 &\nwait\n",
+        "-t",
+        "10",
+    ).until("shell ready")
     soon(lab, job, 1)
     return [job.end(), *job.seen()]
 
@@ -169,7 +193,9 @@ def a_warning_for_the_steps(lab: Lab):
 @expects("TIMEOUT 0:9", "shell TERM")
 def a_warning_for_the_steps_where_there_are_none(lab: Lab):
     body = f"trap 'say TERM' TERM; trap 'say USR1' USR1\n{RECORD} child &\nsay ready\nhold\n"
-    job = lab.job("warned-nobody", body, "--signal=USR1@120", "-t", "10").until("shell ready", "child ready")
+    job = lab.job("warned-nobody", body, "--signal=USR1@120", "-t", "10").until(
+        "shell ready", "child ready"
+    )
     soon(lab, job, 4 if lab.real else 1)
     return [job.end(), *job.seen()]
 
@@ -196,7 +222,10 @@ def scancel_of_a_shell_without_traps(lab: Lab):
 
 @expects("CANCELLED 4:0", "shell TERM")
 def scancel_from_inside_whose_trap_exits(lab: Lab):
-    job = lab.job("cancels-itself", 'trap "say TERM; exit 4" TERM; scancel $SLURM_JOB_ID; while :; do sleep 0.1; done\n')
+    job = lab.job(
+        "cancels-itself",
+        'trap "say TERM; exit 4" TERM; scancel $SLURM_JOB_ID; while :; do sleep 0.1; done\n',
+    )
     return [job.end(), *job.seen()]
 
 
@@ -214,7 +243,11 @@ def scancel_from_inside_whose_trap_exits(lab: Lab):
 )
 def scancel_sends_signals(lab: Lab):
     job = lab.job("signalled").ready()
-    for options, comes in ((["-s", "USR1"], "task USR1"), (["--batch", "-s", "TERM"], "shell TERM"), (["--signal=SIGUSR2"], "task USR2")):
+    for options, comes in (
+        (["-s", "USR1"], "task USR1"),
+        (["--batch", "-s", "TERM"], "shell TERM"),
+        (["--signal=SIGUSR2"], "task USR2"),
+    ):
         lab.run("scancel", *options, job.number)
         job.until(comes).mark(" ".join(options))
     lab.run("scancel", "--full", "-s", "USR1", job.number)
@@ -225,7 +258,9 @@ def scancel_sends_signals(lab: Lab):
 
 @expects("COMPLETED 0:0", "shell srun 137")
 def scancel_of_a_step(lab: Lab):
-    job = lab.job("step-cancelled", f"srun {RECORD} task & wait $!; say srun $?\n").until("task ready")
+    job = lab.job("step-cancelled", f"srun {RECORD} task & wait $!; say srun $?\n").until(
+        "task ready"
+    )
     lab.run("scancel", f"{job.number}.0")
     return [job.end(), *job.seen()]
 
@@ -238,7 +273,11 @@ def a_signal_that_the_shell_doesnt_trap_kills_it(lab: Lab):
 
 def to_srun(lab: Lab, number: str, *then: str) -> list[str]:
     more = "".join(f"sleep 0.3; kill -{n} $p\n" for n in then)
-    job = lab.job(f"srun-{number}", f"srun {RECORD} task USR2=7 & p=$!; ready 1\nkill -{number} $p\n{more}wait $p; say srun $?\n")
+    job = lab.job(
+        f"srun-{number}",
+        f"srun {RECORD} task USR2=7 & p=$!; ready 1\nkill -{number} $p\n{more}wait $p; say srun "
+        "$?\n",
+    )
     # slurmstepd's line, that the step was cancelled, isn't always there before srun has gone
     return [job.end(), *job.seen(), *job.output("CANCELLED AT")]
 
@@ -276,7 +315,10 @@ def hup_to_srun_kills_its_tasks(lab: Lab):
 )
 def two_int_to_srun(lab: Lab):
     # The second within a second aborts the step. A busy machine may need more than two for that.
-    body = f"srun {RECORD} task & p=$!; ready 1\nwhile kill -INT $p; do sleep 0.3; done 2> /dev/null\nwait $p; say srun $?\n"
+    body = (
+        f"srun {RECORD} task & p=$!; ready 1\nwhile kill -INT $p; do sleep 0.3; done 2> "
+        "/dev/null\nwait $p; say srun $?\n"
+    )
     job = lab.job("srun-ints", body)
     # whether the task handles its SIGINT before its SIGKILL comes is a race of Slurm's
     seen = [line.removesuffix(", task INT") for line in (job.end(), *job.seen())]
@@ -295,7 +337,8 @@ def usr1_and_usr2_to_srun_are_passed_on(lab: Lab):
 @expects("COMPLETED 0:0", "task TERM")
 def a_shell_that_doesnt_wait_for_srun(lab: Lab):
     job = lab.job("no-wait", f"srun {RECORD} task & {RECORD} child & ready 2\nexit 0\n")
-    return [job.end(), *job.until("task TERM").seen()]  # the job is over when its script is, and not only when its steps are
+    # the job is over when its script is, and not only when its steps are
+    return [job.end(), *job.until("task TERM").seen()]
 
 
 @expects(
@@ -304,5 +347,9 @@ def a_shell_that_doesnt_wait_for_srun(lab: Lab):
     "SCRIPT: line Killed                  srun RECORDER task",
 )
 def srun_killed(lab: Lab):
-    job = lab.job("srun-killed", f"srun {RECORD} task & p=$!; ready 1\nkill -KILL $p; wait $p; say srun $?; sleep 1.5; scancel -s USR1 $SLURM_JOB_ID; sleep 0.5\n")
+    job = lab.job(
+        "srun-killed",
+        f"srun {RECORD} task & p=$!; ready 1\nkill -KILL $p; wait $p; say srun $?; sleep 1.5; "
+        "scancel -s USR1 $SLURM_JOB_ID; sleep 0.5\n",
+    )
     return [job.end(), *job.seen(), *job.output()]

@@ -1,4 +1,6 @@
-"""Two ranks do one thing with the manager, and report what came out: rank_cases.py CASE DIRECTORY."""
+"""Two ranks do one thing with the manager, and report what came out: rank_cases.py CASE
+DIRECTORY.
+"""
 
 import os
 import sys
@@ -34,7 +36,9 @@ def step(model, optimizer) -> None:
 
 
 def manager(model, optimizer, **options):
-    return cu.CheckpointManager(DIRECTORY, {"model": model, "optimizer": optimizer}, timeout=20, **options)
+    return cu.CheckpointManager(
+        DIRECTORY, {"model": model, "optimizer": optimizer}, timeout=20, **options
+    )
 
 
 def saved(ckpt, at: int) -> None:
@@ -110,7 +114,9 @@ def before_the_first_step() -> dict:
 def another_sharded_part() -> dict:
     model, optimizer = built(True)
     try:
-        cu.CheckpointManager(DIRECTORY, {"model": model, "optimizer": optimizer, "average": built(True)[0]})
+        cu.CheckpointManager(
+            DIRECTORY, {"model": model, "optimizer": optimizer, "average": built(True)[0]}
+        )
     except TypeError:
         return {"raised": "TypeError"}
     return {"raised": None}

@@ -61,7 +61,11 @@ def main() -> None:
             happen(args, name)
         seen.append(name)
 
-    step, stop, resume = cu.CheckpointManager.step, cu.CheckpointManager.should_stop, cu.CheckpointManager.resume
+    step, stop, resume = (
+        cu.CheckpointManager.step,
+        cu.CheckpointManager.should_stop,
+        cu.CheckpointManager.resume,
+    )
 
     def watched_step(self):
         if kind == "step" and self.steps + 1 == int(number):

@@ -10,7 +10,11 @@ import checkpoint_utils as cu  # noqa: E402
 
 model = torch.nn.Linear(1, 1)
 loader = torch.utils.data.DataLoader(
-    torch.arange(64.0), num_workers=2, worker_init_fn=cu.ignore_signals, persistent_workers=True, multiprocessing_context="fork"
+    torch.arange(64.0),
+    num_workers=2,
+    worker_init_fn=cu.ignore_signals,
+    persistent_workers=True,
+    multiprocessing_context="fork",
 )
 with cu.CheckpointManager(sys.argv[1], {"model": model}) as ckpt:
     kept = iter(loader)

@@ -1,5 +1,6 @@
-"""A right solution in another style: a directory per checkpoint with a manifest, and randomness without
-state in the loader (each sample's numbers depend on its epoch and index alone)."""
+"""A right solution in another style: a directory per checkpoint with a manifest, and randomness
+without state in the loader (each sample's numbers depend on its epoch and index alone).
+"""
 
 import hashlib
 import json
@@ -29,7 +30,9 @@ def _sync(folder: Path):
 
 
 def save_checkpoint(model, optimizer, scheduler, epoch, path):
-    parts = {"model": model, "optimizer": optimizer} | ({"scheduler": scheduler} if scheduler else {})
+    parts = {"model": model, "optimizer": optimizer} | (
+        {"scheduler": scheduler} if scheduler else {}
+    )
     state = {name: part.state_dict() for name, part in parts.items()} | {"epoch": epoch}
     with open(path + ".new", "wb") as f:
         torch.save(state, f)
@@ -107,11 +110,14 @@ def _found(directory):
     folder = Path(directory)
     if not folder.is_dir():
         return []
-    return sorted((p for p in folder.iterdir() if _number(p) and p.is_dir()), key=_number, reverse=True)
+    return sorted(
+        (p for p in folder.iterdir() if _number(p) and p.is_dir()), key=_number, reverse=True
+    )
 
 
 def _remove(path: Path):
-    doomed = path.with_name(f".building-{path.name}")  # no longer a checkpoint, before it loses files
+    # no longer a checkpoint, before it loses files
+    doomed = path.with_name(f".building-{path.name}")
     os.replace(path, doomed)
     shutil.rmtree(doomed)
 
@@ -145,7 +151,11 @@ def read_latest(directory):
 def capture(job):
     names = ("step", "epoch", "batch", "best")
     parts = {"model": job.model, "optimizer": job.optimizer, "scheduler": job.scheduler}
-    return {k: v.state_dict() for k, v in parts.items() if v} | {n: getattr(job, n) for n in names} | {"rng": get_rng_state()}
+    return (
+        {k: v.state_dict() for k, v in parts.items() if v}
+        | {n: getattr(job, n) for n in names}
+        | {"rng": get_rng_state()}
+    )
 
 
 def restore(job, state):
@@ -172,12 +182,18 @@ class Reseeded(Dataset):
         try:
             return self.samples[index]
         finally:
-            random.setstate(before[0]), np.random.set_state(before[1]), torch.set_rng_state(before[2])
+            (
+                random.setstate(before[0]),
+                np.random.set_state(before[1]),
+                torch.set_rng_state(before[2]),
+            )
 
 
 def batches(job):
     plain = job.loader
-    order = torch.randperm(len(plain.dataset), generator=torch.Generator().manual_seed(7 + job.epoch)).tolist()
+    order = torch.randperm(
+        len(plain.dataset), generator=torch.Generator().manual_seed(7 + job.epoch)
+    ).tolist()
     chunks = [order[i : i + plain.batch_size] for i in range(0, len(order), plain.batch_size)]
     yield from DataLoader(
         Reseeded(plain.dataset, job.epoch),

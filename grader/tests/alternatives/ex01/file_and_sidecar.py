@@ -1,5 +1,7 @@
-"""A right solution in another style: torch.save straight to a path (its C++ writer), a digest in a sidecar
-that commits the checkpoint, pathlib, and a resumable batch sampler with a generator for each epoch."""
+"""A right solution in another style: torch.save straight to a path (its C++ writer), a digest in a
+sidecar that commits the checkpoint, pathlib, and a resumable batch sampler with a generator for
+each epoch.
+"""
 
 import hashlib
 import random
@@ -26,7 +28,9 @@ def _durable(path):
 
 
 def _commit(state, folder, step):
-    """The sidecar comes last, and says by its digest which file it vouches for: one step may have two."""
+    """The sidecar comes last, and says by its digest which file it vouches for: one step may have
+    two.
+    """
     fresh = folder / f"{step}.unfinished"
     torch.save(state, str(fresh))
     _durable(fresh)
@@ -98,7 +102,12 @@ def set_rng_state(state):
     np = state["numpy"]
     key = np["key"].numpy().astype("uint32")
     numpy.random.set_state(
-        {"bit_generator": "MT19937", "state": {"key": key, "pos": np["pos"]}, "has_gauss": np["has_gauss"], "gauss": np["gauss"]}
+        {
+            "bit_generator": "MT19937",
+            "state": {"key": key, "pos": np["pos"]},
+            "has_gauss": np["has_gauss"],
+            "gauss": np["gauss"],
+        }
     )
     torch.set_rng_state(state["torch"])
     if state["cuda"] and torch.cuda.is_available():
@@ -197,7 +206,11 @@ def batches(job):
     data = Seeded(job.loader.dataset, job.epoch, in_workers=workers > 0)
     context = job.loader.multiprocessing_context
     yield from DataLoader(
-        data, batch_sampler=Rest(job), num_workers=workers, generator=torch.Generator(), multiprocessing_context=context
+        data,
+        batch_sampler=Rest(job),
+        num_workers=workers,
+        generator=torch.Generator(),
+        multiprocessing_context=context,
     )
 
 

@@ -1,5 +1,6 @@
-"""A right solution in another style: the safetensors format, the digest in the file's name, and an order
-of samples that the job draws itself and keeps in the checkpoint."""
+"""A right solution in another style: the safetensors format, the digest in the file's name, and an
+order of samples that the job draws itself and keeps in the checkpoint.
+"""
 
 import hashlib
 import json
@@ -14,7 +15,9 @@ from safetensors.torch import load, save
 
 
 def _pack(value):
-    """Nested values as one safetensors file: tensors by number, the structure as JSON in the header."""
+    """Nested values as one safetensors file: tensors by number, the structure as JSON in the
+    header.
+    """
     tensors = {}
 
     def flat(v):
@@ -66,7 +69,17 @@ def _put(data, path):
 
 
 def save_checkpoint(model, optimizer, scheduler, epoch, path):
-    _put(_pack([epoch, model.state_dict(), optimizer.state_dict(), scheduler and scheduler.state_dict()]), path)
+    _put(
+        _pack(
+            [
+                epoch,
+                model.state_dict(),
+                optimizer.state_dict(),
+                scheduler and scheduler.state_dict(),
+            ]
+        ),
+        path,
+    )
 
 
 def load_checkpoint(model, optimizer, scheduler, path):
@@ -86,7 +99,10 @@ def get_rng_state():
         "gauss": random.getstate()[2],
         "numpy": [kind, [int(k) for k in keys], int(pos), int(has), float(cached)],
         "torch": torch.get_rng_state(),
-        "cuda": [torch.cuda.get_rng_state(i) for i in range(torch.cuda.device_count() if torch.cuda.is_available() else 0)],
+        "cuda": [
+            torch.cuda.get_rng_state(i)
+            for i in range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
+        ],
     }
 
 
@@ -101,19 +117,26 @@ def set_rng_state(state):
 
 
 def _name(directory, label, data):
-    return os.path.join(directory, f"{label}.{hashlib.blake2b(data, digest_size=12).hexdigest()}.safetensors")
+    return os.path.join(
+        directory, f"{label}.{hashlib.blake2b(data, digest_size=12).hexdigest()}.safetensors"
+    )
 
 
 def _candidates(directory):
     names = os.listdir(directory) if os.path.isdir(directory) else []
     matches = [m for n in names if (m := re.fullmatch(r"(\d+)\.[0-9a-f]{24}\.safetensors", n))]
-    return [os.path.join(directory, m[0]) for m in sorted(matches, key=lambda m: int(m[1]), reverse=True)]
+    return [
+        os.path.join(directory, m[0])
+        for m in sorted(matches, key=lambda m: int(m[1]), reverse=True)
+    ]
 
 
 def _checked(path):
     with open(path, "rb") as f:
         data = f.read()
-    return data if hashlib.blake2b(data, digest_size=12).hexdigest() == path.split(".")[-2] else None
+    return (
+        data if hashlib.blake2b(data, digest_size=12).hexdigest() == path.split(".")[-2] else None
+    )
 
 
 def _sync(directory):

@@ -32,7 +32,9 @@ def save_checkpoint(model, optimizer, scheduler, epoch, path):
 
 def load_checkpoint(model, optimizer, scheduler, path):
     state = read_file(path)
-    for name, part, saved in zip(("model", "optimizer", "scheduler"), (model, optimizer, scheduler), state["parts"]):
+    for name, part, saved in zip(
+        ("model", "optimizer", "scheduler"), (model, optimizer, scheduler), state["parts"]
+    ):
         if name != "scheduler" or part is not None:
             _load_into(part, saved, name)
     return state["epoch"]
@@ -68,7 +70,12 @@ def read_latest(directory):
 def capture(job):
     parts = {name: _state_of(getattr(job, name)) for name in ("model", "optimizer", "scheduler")}
     numbers = {name: getattr(job, name) for name in ("step", "epoch", "batch", "best")}
-    return {"parts": parts, "numbers": numbers, "rng": rng_state(), "epoch_rng": job.memo["epoch_rng"]}
+    return {
+        "parts": parts,
+        "numbers": numbers,
+        "rng": rng_state(),
+        "epoch_rng": job.memo["epoch_rng"],
+    }
 
 
 def restore(job, state):

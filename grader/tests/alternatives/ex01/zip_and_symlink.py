@@ -1,5 +1,7 @@
-"""A right solution in another style: torch's own archive, verified by the CRC that a zip file keeps of each of its
-parts (a bit flipped between them does no harm), and a symbolic link to the newest, which is for people."""
+"""A right solution in another style: torch's own archive, verified by the CRC that a zip file keeps
+of each of its parts (a bit flipped between them does no harm), and a symbolic link to the newest,
+which is for people.
+"""
 
 import io
 import os
@@ -88,7 +90,9 @@ def read_latest(directory):
 
 
 def _packed(state):
-    """Bytes of a checkpoint: what torch.save writes, and its digest (torch.load verifies nothing)."""
+    """Bytes of a checkpoint: what torch.save writes, and its digest (torch.load verifies
+    nothing).
+    """
     buffer = io.BytesIO()
     torch.save(state, buffer)
     return buffer.getvalue()
@@ -106,7 +110,9 @@ def _unpacked(path):
 
 
 def _commit(data, path):
-    """Write `data` to `path` so that at every moment the file is the old one or the new one, whole."""
+    """Write `data` to `path` so that at every moment the file is the old one or the new one,
+    whole.
+    """
     temporary = path + ".tmp"
     try:
         with open(temporary, "wb") as f:
@@ -163,11 +169,13 @@ def batches(job):
     now = get_rng_state()
     if job.batch == 0:
         job.memo["epoch_rng"] = now
-    # an iterator draws the order and its workers' seeds when it begins: let it begin from the same state
+    # an iterator draws the order and its workers' seeds when it begins: let it begin from the same
+    # state
     set_rng_state(job.memo["epoch_rng"])
     iterator = iter(job.loader)
     for _ in range(job.batch):
-        next(iterator)  # fetched again, not trained again: this also brings the workers' generators along
+        # fetched again, not trained again: this also brings the workers' generators along
+        next(iterator)
     if job.batch:
         set_rng_state(now)
     yield from iterator
@@ -188,7 +196,9 @@ def keep_best(state, val_loss, best, directory):
 
 
 def read_best(directory):
-    """The state that keep_best saved last. Returns dict, or None if there is none; raises if it is damaged."""
+    """The state that keep_best saved last. Returns dict, or None if there is none; raises if it is
+    damaged.
+    """
     path = os.path.join(directory, "best.ckpt")
     if not os.path.exists(path):
         return None

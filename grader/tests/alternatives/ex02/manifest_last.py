@@ -1,5 +1,7 @@
-"""A right solution in another style: files go where they stay, each rank beside the others, and a checkpoint exists
-when rank 0 has written a manifest with everybody's digests, last. Ranks agree by all_reduce."""
+"""A right solution in another style: files go where they stay, each rank beside the others, and a
+checkpoint exists when rank 0 has written a manifest with everybody's digests, last. Ranks agree by
+all_reduce.
+"""
 
 import hashlib
 import json
@@ -70,7 +72,9 @@ def save_checkpoint_ddp(model, optimizer, epoch, rank, path):
 def load_checkpoint_ddp(model, optimizer, path):
     state = fetch(path)
     wrapped = isinstance(model, torch.nn.parallel.DistributedDataParallel)
-    model.load_state_dict({("module." if wrapped else "") + k: v for k, v in state["weights"].items()})
+    model.load_state_dict(
+        {("module." if wrapped else "") + k: v for k, v in state["weights"].items()}
+    )
     optimizer.load_state_dict(state["optimizer"])
     return state["epoch"]
 

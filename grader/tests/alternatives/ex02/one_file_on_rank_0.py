@@ -1,5 +1,7 @@
-"""A right solution in another style: rank 0 gathers what the others have and writes one file; DCP with its own
-writer and a group of its own; a checkpoint is a file whose last line is its digest; ranks learn by broadcast."""
+"""A right solution in another style: rank 0 gathers what the others have and writes one file; DCP
+with its own writer and a group of its own; a checkpoint is a file whose last line is its digest;
+ranks learn by broadcast.
+"""
 
 import contextlib
 import glob
@@ -76,7 +78,9 @@ def taken(path):
 
 
 def save_checkpoint_ddp(model, optimizer, epoch, rank, path):
-    told_by_rank_0(lambda: put(packed([epoch, model.module.state_dict(), optimizer.state_dict()]), path))
+    told_by_rank_0(
+        lambda: put(packed([epoch, model.module.state_dict(), optimizer.state_dict()]), path)
+    )
 
 
 def load_checkpoint_ddp(model, optimizer, path):
@@ -91,7 +95,11 @@ def load_checkpoint_ddp(model, optimizer, path):
 
 def generators():
     kind, keys, position, gauss, cached = numpy.random.get_state()
-    return [random.getstate(), [kind, keys.tolist(), position, gauss, cached], torch.get_rng_state()]
+    return [
+        random.getstate(),
+        [kind, keys.tolist(), position, gauss, cached],
+        torch.get_rng_state(),
+    ]
 
 
 def set_generators(state):
@@ -135,7 +143,9 @@ def batches(job):
     # by hand, from the order that the sampler gives: nothing is fetched twice
     indices, size = list(job.sampler), job.loader.batch_size
     for at in range(done * size, len(indices), size):
-        yield torch.utils.data.default_collate([job.loader.dataset[i] for i in indices[at : at + size]])
+        yield torch.utils.data.default_collate(
+            [job.loader.dataset[i] for i in indices[at : at + size]]
+        )
 
 
 # 2.3, 2.4

@@ -1,6 +1,6 @@
 """A right solution in another style: the object itself is the handler; the status
-is removed at the start, and written by whichever rank has the number 0; ranks broadcast what rank 0 has gathered; an
-evaluation is asked at every other part.
+is removed at the start, and written by whichever rank has the number 0; ranks broadcast what rank 0
+has gathered; an evaluation is asked at every other part.
 """
 
 import json

@@ -1,5 +1,6 @@
-"""A right solution in another style: the loop is a generator, which yields where the job may stop; it saves
-at the end of every epoch's training, too; status.json is removed at the start; ranks gather objects.
+"""A right solution in another style: the loop is a generator, which yields where the job may stop;
+it saves at the end of every epoch's training, too; status.json is removed at the start; ranks
+gather objects.
 """
 
 import json
@@ -64,7 +65,9 @@ def stop_together(mine):
 
 
 def places(job, save):
-    """Trains, and yields wherever nothing is half done, and nothing fetched ahead: what comes next there."""
+    """Trains, and yields wherever nothing is half done, and nothing fetched ahead: what comes next
+    there.
+    """
     while job.epoch < job.epochs:
         yield "step"
         for batch in job.batches():

@@ -1,5 +1,5 @@
-"""A right solution in another style: the loop asks `go_on`, which raises; ranks agree at every other step, through
-all_gather; the time for one more step is measured from question to question.
+"""A right solution in another style: the loop asks `go_on`, which raises; ranks agree at every
+other step, through all_gather; the time for one more step is measured from question to question.
 """
 
 import json
@@ -26,7 +26,11 @@ class StopSignal(ExitStack):
 
     def __enter__(self):
         for number in self.signals:
-            self.callback(signal.signal, number, signal.signal(number, lambda n, _: self.log.append((n, self.clock()))))
+            self.callback(
+                signal.signal,
+                number,
+                signal.signal(number, lambda n, _: self.log.append((n, self.clock()))),
+            )
         return super().__enter__()
 
 
@@ -56,7 +60,9 @@ def stop_together(mine):
 class Life:
     def __init__(self, job, stop, clock, grace):
         self.job, self.stop, self.clock, self.grace = job, stop, clock, grace
-        self.end = float(os.environ["SLURM_JOB_END_TIME"]) if "SLURM_JOB_END_TIME" in os.environ else None
+        self.end = (
+            float(os.environ["SLURM_JOB_END_TIME"]) if "SLURM_JOB_END_TIME" in os.environ else None
+        )
         self.asked, self.looked, self.gap, self.cost = 0, None, 0.0, 0.0
         self.held = None
 
@@ -80,8 +86,12 @@ class Life:
         self.looked, self.asked = now, self.asked + 1
         if dist.is_initialized() and self.asked % every:
             return
-        if stop_together(self.stop.received is not None or self.left() <= 2 * self.cost + 2.5 * self.gap):
-            if self.held != (self.job.step, self.job.epoch) and not stop_together(self.left() < 1.5 * self.cost):
+        if stop_together(
+            self.stop.received is not None or self.left() <= 2 * self.cost + 2.5 * self.gap
+        ):
+            if self.held != (self.job.step, self.job.epoch) and not stop_together(
+                self.left() < 1.5 * self.cost
+            ):
                 self.save()
             raise Stop
 

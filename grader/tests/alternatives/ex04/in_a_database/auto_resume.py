@@ -1,4 +1,6 @@
-"""A right solution in another style: the lives are rows of a database; the lock is a class of its own."""
+"""A right solution in another style: the lives are rows of a database; the lock is a class of its
+own.
+"""
 
 import fcntl
 import hashlib
@@ -32,7 +34,10 @@ def _intact(folder):
     try:
         manifest = json.loads((folder / "manifest.json").read_bytes())
         files = manifest["files"]
-        whole = all((folder / n).stat().st_size == f["bytes"] and _sha256(folder / n) == f["sha256"] for n, f in files.items())
+        whole = all(
+            (folder / n).stat().st_size == f["bytes"] and _sha256(folder / n) == f["sha256"]
+            for n, f in files.items()
+        )
         return whole and len(files) > 0 and folder.name == f"step-{manifest['step']:d}"
     except Exception:
         return False
@@ -55,7 +60,9 @@ def newest_intact(directory):
 
 def _database(directory):
     db = sqlite3.connect(Path(directory, "lives.db"), isolation_level=None)
-    db.execute("create table if not exists lives (number integer primary key, step integer, ended text)")
+    db.execute(
+        "create table if not exists lives (number integer primary key, step integer, ended text)"
+    )
     return closing(db)
 
 
@@ -63,7 +70,9 @@ def begin_life(directory, step, tries=3):
     with _database(directory) as db:
         if db.execute("select 1 from lives where ended = 'done'").fetchone():
             return False
-        last = db.execute("select step, ended from lives order by number desc limit ?", (tries,)).fetchall()
+        last = db.execute(
+            "select step, ended from lives order by number desc limit ?", (tries,)
+        ).fetchall()
         if len(last) == tries and all(s == step and e in (None, "failed") for s, e in last):
             raise CrashLoop(f"the last {tries} lives began at step {step}, and crashed")
         db.execute("insert into lives (step) values (?)", (step,))
@@ -72,7 +81,9 @@ def begin_life(directory, step, tries=3):
 
 def end_life(directory, outcome):
     with _database(directory) as db:
-        db.execute("update lives set ended = ? where number = (select max(number) from lives)", (outcome,))
+        db.execute(
+            "update lives set ended = ? where number = (select max(number) from lives)", (outcome,)
+        )
 
 
 class only_one:

@@ -37,8 +37,10 @@ class Checkpoint:
 
     def matches(self, name, said):
         with open(os.path.join(self.folder, name), "rb") as f:
-            return hashlib.file_digest(f, "sha256").hexdigest() == said["sha256"] if hasattr(hashlib, "file_digest") else (
-                hashlib.sha256(f.read()).hexdigest() == said["sha256"]
+            return (
+                hashlib.file_digest(f, "sha256").hexdigest() == said["sha256"]
+                if hasattr(hashlib, "file_digest")
+                else (hashlib.sha256(f.read()).hexdigest() == said["sha256"])
             )
 
 
@@ -46,7 +48,9 @@ def newest_intact(directory):
     if not os.path.isdir(directory):
         return None
     names = [n for n in os.listdir(directory) if n.count("-") == 1 and n.startswith("step-")]
-    found = [c for c in (Checkpoint(os.path.join(directory, n)) for n in names) if c.step is not None]
+    found = [
+        c for c in (Checkpoint(os.path.join(directory, n)) for n in names) if c.step is not None
+    ]
     found.sort(key=lambda c: -c.step)
     chosen = next((c for c in found if c.intact), None)
     if chosen is None and found:
@@ -57,7 +61,11 @@ def newest_intact(directory):
 def _lives(directory):
     """(number, notes), the newest first."""
     folder = os.path.join(directory, "lives")
-    numbers = sorted((int(n) for n in os.listdir(folder) if n.isdigit()), reverse=True) if os.path.isdir(folder) else []
+    numbers = (
+        sorted((int(n) for n in os.listdir(folder) if n.isdigit()), reverse=True)
+        if os.path.isdir(folder)
+        else []
+    )
     for number in numbers:
         with open(os.path.join(folder, str(number))) as f:
             yield number, json.load(f)

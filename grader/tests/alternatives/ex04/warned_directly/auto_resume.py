@@ -22,13 +22,21 @@ class Busy(Exception):
 
 def verify(folder):
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert isinstance(manifest, dict) and manifest["files"] and f"step-{manifest['step']}" == folder.name
+    assert (
+        isinstance(manifest, dict)
+        and manifest["files"]
+        and f"step-{manifest['step']}" == folder.name
+    )
     for name, said in manifest["files"].items():
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == said["sha256"], name
 
 
 def newest_intact(directory):
-    numbered = {int(f.name[5:]): f for f in Path(directory).glob("step-*") if f.name[5:].isdecimal() and f.is_dir()}
+    numbered = {
+        int(f.name[5:]): f
+        for f in Path(directory).glob("step-*")
+        if f.name[5:].isdecimal() and f.is_dir()
+    }
     for step in sorted(numbered, reverse=True):
         try:
             verify(numbered[step])
@@ -45,7 +53,8 @@ def _lives(directory):
         lines = Path(directory, "lives.log").read_text().split("\n")
     except FileNotFoundError:
         return []
-    return [line.split() for line in lines[:-1]]  # the last one isn't ended by a newline: torn, or empty
+    # the last one isn't ended by a newline: torn, or empty
+    return [line.split() for line in lines[:-1]]
 
 
 def _append(directory, line):
