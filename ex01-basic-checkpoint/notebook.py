@@ -628,7 +628,7 @@ if told:
     fig, axes = plt.subplots(
         1, len(told), figsize=(9.5, 2.9), sharey=True, layout="constrained", squeeze=False
     )
-    for ax, (name, report) in zip(axes[0], told.items()):
+    for ax, (name, report) in zip(axes[0], told.items(), strict=False):
         models = list(report["models"].values())
         kept, lost = [m["kept"] for m in models], [m["states"] - m["kept"] for m in models]
         ax.barh(range(len(models)), kept, color=BLUE, label="the state that was promised")

@@ -68,7 +68,7 @@ print(notebooks.finding(run))
 
 
 # %%
-def save_checkpoint_ddp(model, optimizer, epoch, rank, path):  # noqa: F811
+def save_checkpoint_ddp(model, optimizer, epoch, rank, path):
     if rank == 0:
         raise OSError("No space left on device")
     dist.barrier()
@@ -227,7 +227,7 @@ def draw(axis, parts, title):
 
 saved = {ranks: save_on(ranks) for ranks in (4, 2)}
 fig, axes = plt.subplots(1, 2, figsize=(10, 5.6), sharey=True, layout="constrained")
-for axis, (ranks, (folder, _)) in zip(axes, saved.items()):
+for axis, (ranks, (folder, _)) in zip(axes, saved.items(), strict=False):
     draw(axis, owners(folder), f"saved by {ranks} ranks")
 axes[0].invert_yaxis()
 handles = [plt.Rectangle((0, 0), 1, 1, color=c) for c in COLORS]
@@ -276,7 +276,9 @@ for ranks in (2, 1, 4):
 # %% tags=["nbval-ignore-output"]
 fig, axes = plt.subplots(1, 2, figsize=(10, 3.4), sharey=True, layout="constrained")
 stalls = {}
-for axis, (how, title) in zip(axes, (("sync", "dcp.save"), ("async", "dcp.async_save"))):
+for axis, (how, title) in zip(
+    axes, (("sync", "dcp.save"), ("async", "dcp.async_save")), strict=False
+):
     timed = (
         notebooks.train(naive, "--how", how, script="stalls.py", ranks=2).last.ranks[0].all("timed")
     )
@@ -286,7 +288,7 @@ for axis, (how, title) in zip(axes, (("sync", "dcp.save"), ("async", "dcp.async_
     axis.bar(steps, in_save, bottom=trained, color=COLORS[0], label="standing still for the save")
     axis.set_title(title)
     axis.set_xlabel("step")
-    stalls[how] = [s for s, step in zip(in_save, steps) if step % 6 == 0]
+    stalls[how] = [s for s, step in zip(in_save, steps, strict=False) if step % 6 == 0]
 axes[0].set_ylabel("ms")
 axes[1].legend(loc="upper right")
 plt.show()

@@ -176,7 +176,7 @@ def draw(axis, life, grace, title, row=0):
 def legend(fig, *axes):
     entries = {}
     for axis in axes:
-        for handle, name in zip(*axis.get_legend_handles_labels()):
+        for handle, name in zip(*axis.get_legend_handles_labels(), strict=False):
             entries.setdefault(name, handle)
     order = [
         n
@@ -198,7 +198,7 @@ mine = {
     for title, fault in where.items()
 }
 fig, axes = plt.subplots(len(where), 1, figsize=(8, 5), layout="constrained")
-for axis, (title, run) in zip(axes, mine.items()):
+for axis, (title, run) in zip(axes, mine.items(), strict=False):
     draw(axis, run.lives[0], 4, f"A signal {title}")
 axes[-1].set_xlabel("seconds since the job began")
 legend(fig, *axes)
@@ -222,7 +222,7 @@ for title, run in mine.items():
 
 
 # %% tags=["nbval-ignore-output"]
-def main(make_job, directory, clock, grace):  # noqa: F811
+def main(make_job, directory, clock, grace):
     came = []
     signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
     job = make_job()

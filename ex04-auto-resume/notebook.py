@@ -1,5 +1,5 @@
 """The source of notebook.ipynb, in percent format. Edit here, then: grade dev notebook ex04"""
-# ruff: noqa: E402  (cells import what they need, where they need it)
+
 
 # %% [markdown]
 # # Lab 4: the life of a job
@@ -115,7 +115,7 @@ def draw(axis, run):
             label="progress" if n == 0 else None,
         )
     saves = [(e["t"] - zero, e["step"]) for e in run.all("saved")]
-    axis.plot(*zip(*saves), ls="none", marker="o", ms=4, color=ORANGE, label="save")
+    axis.plot(*zip(*saves, strict=False), ls="none", marker="o", ms=4, color=ORANGE, label="save")
     told = [
         (e["t"] - zero, max(s["step"] for s in life if s["event"] in ("step", "resumed")))
         for life in run.lives
@@ -123,7 +123,14 @@ def draw(axis, run):
         if e["event"] == "signal"
     ]
     if told:
-        axis.plot(*zip(*told), ls="none", marker="v", ms=8, color="black", label="signal heard")
+        axis.plot(
+            *zip(*told, strict=False),
+            ls="none",
+            marker="v",
+            ms=8,
+            color="black",
+            label="signal heard",
+        )
     for e in run.all("fault"):
         text = {
             "preempt": "preempted",

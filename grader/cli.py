@@ -188,7 +188,7 @@ def checks(
             for write, file in ((output.json_text, json_file), (output.junit_text, junit_file))
             if file
         ]
-        for exercise, work in zip(chosen, submissions):
+        for exercise, work in zip(chosen, submissions, strict=False):
             if starters.untouched(exercise, work):
                 untouched.append(exercise)
             # no process that student code has run beside serves another submission
@@ -260,7 +260,7 @@ def _parse(parse, text):
     try:
         return parse(text)
     except ValueError as e:
-        raise UsageError(str(e))
+        raise UsageError(str(e)) from e
 
 
 # --- beside grading -------------------------------------------------------------------------------

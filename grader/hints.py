@@ -40,7 +40,7 @@ class Seen:
         except OSError as e:
             raise UsageError(
                 f"the next call begins at this hint again: can't write {self.file} ({e.strerror})"
-            )
+            ) from e
         finally:
             try:
                 new.unlink()

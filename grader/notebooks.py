@@ -110,7 +110,7 @@ def on_cluster(
     try:
         return cluster_runs.ran(Lab(bench, "notebook"), script, *flags, plan=tuple(plan), uses=uses)
     except Finding as found:
-        raise UsageError(str(found).strip())
+        raise UsageError(str(found).strip()) from found
     finally:
         bench.close()
 
@@ -227,7 +227,7 @@ def cells(exercise: Exercise) -> list[Cell]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise UsageError(f"{exercise.id} has no notebook: {_short(path)} is missing")
+        raise UsageError(f"{exercise.id} has no notebook: {_short(path)} is missing") from None
     return parse(text, _short(path))
 
 
@@ -247,7 +247,7 @@ def parse(text: str, name: str = "the source") -> list[Cell]:
             try:
                 found.append((m[1] or "code", _metadata(m[2] or ""), []))
             except (TypeError, ValueError):
-                raise UsageError(f"{name}, line {number}: not a cell marker: {line}")
+                raise UsageError(f"{name}, line {number}: not a cell marker: {line}") from None
         elif found and found[-1][0] == "markdown" and line.strip():
             if line != "#" and not line.startswith("# "):
                 raise UsageError(f"{name}, line {number}: prose without '# ' before it")
@@ -278,7 +278,7 @@ def check_source(exercise: Exercise) -> None:
     try:
         built = json.loads(path.read_text(encoding="utf-8"))["cells"]
     except FileNotFoundError:
-        raise UsageError(f"{_short(path)} is missing; {again}")
+        raise UsageError(f"{_short(path)} is missing; {again}") from None
     have = [Cell(c["cell_type"], "".join(c["source"]), c["metadata"]) for c in built]
     want = cells(exercise)
     for number, (a, b) in enumerate(zip(have, want, strict=False), 1):
@@ -331,11 +331,13 @@ def execute(exercise: Exercise, submission: str | Path):
         raise UsageError(
             f"{_short(source_path(exercise))}: cell {_failed(notebook)} failed: {e.ename}: "
             f"{e.evalue}"
-        )
+        ) from e
     except nbclient.exceptions.CellTimeoutError:
-        raise UsageError(f"{_short(source_path(exercise))}: a cell took more than {CELL_TIMEOUT} s")
+        raise UsageError(
+            f"{_short(source_path(exercise))}: a cell took more than {CELL_TIMEOUT} s"
+        ) from None
     except nbclient.exceptions.DeadKernelError:
-        raise UsageError(f"{_short(source_path(exercise))}: the kernel died")
+        raise UsageError(f"{_short(source_path(exercise))}: the kernel died") from None
     _neutral(notebook)
     return notebook
 
@@ -390,5 +392,7 @@ def _tools():
         import nbclient
         import nbformat
     except ImportError:
-        raise UsageError("what runs notebooks isn't installed here: pip install -e '.[notebook]'")
+        raise UsageError(
+            "what runs notebooks isn't installed here: pip install -e '.[notebook]'"
+        ) from None
     return nbformat, nbclient

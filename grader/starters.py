@@ -40,7 +40,7 @@ def reset(exercise: Exercise) -> Path | None:
         new.rename(exercise.starter)
     except OSError as e:
         shutil.rmtree(new, ignore_errors=True)
-        raise UsageError(f"can't reset {exercise.id}: {e.strerror}: {e.filename}")
+        raise UsageError(f"can't reset {exercise.id}: {e.strerror}: {e.filename}") from e
     return aside
 
 
@@ -76,4 +76,4 @@ def _handed_out(exercise: Exercise) -> dict[str, bytes]:
         raise UsageError(
             f"nothing to reset {exercise.id} to: no solution to derive a starter from, and git "
             f"doesn't know {where}"
-        )
+        ) from None

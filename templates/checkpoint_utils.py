@@ -707,7 +707,7 @@ def _load_into(part, state, name: str, versions: dict | None = None) -> None:
                 [p for g in groups for p in g["params"]]
                 for groups in (state["param_groups"], part.param_groups)
             )
-            for n, p in zip(numbers, params):
+            for n, p in zip(numbers, params, strict=False):
                 for k, v in state["state"].get(n, {}).items():
                     if isinstance(v, torch.Tensor) and v.shape == p.shape and k != "step":
                         part.state[p][k] = torch.empty_like(
@@ -1097,6 +1097,7 @@ class CheckpointManager:
                 zip(
                     ("model", "optimizer"),
                     get_state_dict(self.state["model"], self.state["optimizer"]),
+                    strict=False,
                 )
             )
             if progress["untouched"]:
@@ -1360,7 +1361,7 @@ def _read_shards(path: Path, model, optimizer, ranks: _Ranks) -> None:
     for p in model.parameters():
         # or get_state_dict would make no place for the moments, and load would leave them out
         p.grad = None
-    tree = dict(zip(("model", "optimizer"), get_state_dict(model, optimizer)))
+    tree = dict(zip(("model", "optimizer"), get_state_dict(model, optimizer), strict=False))
     if lost := set(FileSystemReader(path).read_metadata().state_dict_metadata) - set(
         flatten_state_dict(tree)[0]
     ):

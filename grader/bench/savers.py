@@ -81,7 +81,7 @@ def _sync(path) -> None:
     """What a saver without fsync of its own still needs before its checkpoint survives a power
     loss.
     """
-    paths = [p for p in [path, *path.rglob("*")]] if path.is_dir() else [path]
+    paths = [path, *path.rglob("*")] if path.is_dir() else [path]
     for p in [*paths, path.parent]:
         fd = os.open(p, os.O_RDONLY)
         os.fsync(fd)
@@ -125,7 +125,7 @@ def copy_in_memory(model, optimizer) -> Saver:
     buffers = [torch.empty_like(t) for t in tensors]
 
     def save(path):
-        for buffer, t in zip(buffers, tensors):
+        for buffer, t in zip(buffers, tensors, strict=False):
             buffer.copy_(t.detach())
 
     return Saver(COPY, save)
@@ -167,7 +167,7 @@ def dcp(model, optimizer, asynchronous: bool) -> Saver:
     from torch.distributed.checkpoint.state_dict import get_state_dict
 
     def state():
-        return dict(zip(("model", "optimizer"), get_state_dict(model, optimizer)))
+        return dict(zip(("model", "optimizer"), get_state_dict(model, optimizer), strict=False))
 
     def save(path):
         if not asynchronous:

@@ -40,7 +40,9 @@ def preempted_and_out_of_time(lab: Lab) -> ClusterRun:
     return _ran(
         lab,
         REQUEUE,
-        plan=tuple({"step": n, "do": do, "save": "long"} for n, do in zip(steps, kinds)),
+        plan=tuple(
+            {"step": n, "do": do, "save": "long"} for n, do in zip(steps, kinds, strict=False)
+        ),
     )
 
 
@@ -71,7 +73,10 @@ def chained(lab: Lab) -> ClusterRun:
     draw.shuffle(faults)
     steps = draw.choice([6, 7, 8]), draw.choice([17, 18, 19]), draw.choice([27, 28, 29])
     return _ran(
-        lab, CHAIN, plan=tuple(fault | {"step": n} for n, fault in zip(steps, faults)), uses="lock"
+        lab,
+        CHAIN,
+        plan=tuple(fault | {"step": n} for n, fault in zip(steps, faults, strict=False)),
+        uses="lock",
     )
 
 
@@ -96,7 +101,7 @@ def chaos_plan(draw: Random) -> tuple[dict, ...]:
     return tuple(
         {"step": step, "do": do}
         | ({"how": how} if do == "torn" else {} if do == "kill" else {"save": "short"})
-        for step, do in zip(steps, faults)
+        for step, do in zip(steps, faults, strict=False)
     )
 
 
@@ -118,7 +123,7 @@ def _ran(lab: Lab, script: str, *flags, **options) -> ClusterRun:
         rows = [("sbatch", f"refuses {script}"), ("error", str(e)[:300])]
         raise Finding(
             "sbatch", [*rows, ("think", "what does the line that it names mean to sbatch?")]
-        )
+        ) from e
     _witnessed(run)
     return run
 

@@ -162,7 +162,7 @@ class ClusterRun:
     def lost(self) -> list[tuple[dict, int]]:
         """(fault, finished steps that the next life did again) for each fault that it survived."""
         out = []
-        for life, after in zip(self.lives, self.lives[1:]):
+        for life, after in zip(self.lives, self.lives[1:], strict=False):
             fault = next((e for e in life if e["event"] == "fault"), None)
             resumed = next((e["step"] for e in after if e["event"] == "resumed"), None)
             if fault and resumed is not None:
@@ -222,7 +222,7 @@ def _ran(lab: Lab, where: Where, quick: bool, *rest) -> ClusterRun:
         return run
     except ClusterError as e:
         if where.kind != "auto" or where.chosen == "stand-in":
-            raise Inconclusive("cluster", [("cluster", str(e))])
+            raise Inconclusive("cluster", [("cluster", str(e))]) from e
     run = _run(lab, standin, *rest)
     run.instead = "a stand-in: Slurm is installed here, and didn't start"
     return run
@@ -278,9 +278,9 @@ def _run(
             run.events = list(run.events)
         return run
     except course.UsageError as e:
-        raise Inconclusive("cluster", [("cluster", str(e)), ("try", "TMPDIR=/tmp")])
+        raise Inconclusive("cluster", [("cluster", str(e)), ("try", "TMPDIR=/tmp")]) from e
     except NotInstalled as e:
-        raise Inconclusive("no cluster", [("cluster", str(e))])
+        raise Inconclusive("no cluster", [("cluster", str(e))]) from e
     finally:
         if where.chosen == "site":
             shutil.rmtree(folder, ignore_errors=True)
@@ -342,7 +342,7 @@ def _follow(
         with suppress(ClusterError):
             run.others[i] = cluster.job(i)["JobState"]
     run.seconds, run.record = time.monotonic() - began, _record(cluster, set(run.jobs))
-    run.log  # noqa: B018  (read now: it outlives its folder)
+    run.log
 
 
 def _queue(cluster: Cluster, run: ClusterRun, *options: str) -> tuple[bool, list[list[str]]]:

@@ -45,7 +45,7 @@ def _grading(config, exercise_id: str) -> engine.Grading:
                 exercise, config.getoption("--submission"), config.getoption("--solution")
             )
         except course.UsageError as e:
-            raise pytest.UsageError(str(e))
+            raise pytest.UsageError(str(e)) from e
         if _launcher is None:
             _launcher = launchers.choose(config.getoption("--launcher"))
         options = {name: config.getoption(f"--{name}") for name in ("seed", "jobs")}

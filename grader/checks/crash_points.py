@@ -111,8 +111,8 @@ class Seen:
     def operations(self) -> list[Operation]:
         """What was seen at each of the point's calls."""
         at = [n for n, e in enumerate(self.events) if e["event"] == "op"]
-        parts = [self.events[a:b] for a, b in zip(at, [*at[1:], None])]
-        return [Operation(op, events) for op, events in zip(self.calls, parts)]
+        parts = [self.events[a:b] for a, b in zip(at, [*at[1:], None], strict=False)]
+        return [Operation(op, events) for op, events in zip(self.calls, parts, strict=False)]
 
     @property
     def calls(self) -> list[dict]:
@@ -170,7 +170,7 @@ def observe(lab: Lab, points: list[dict]) -> dict[str, Seen]:
     for it in seen.values():
         it.looks = list(_looks(lab, it, root, states))
     _read(lab, root, [look for it in seen.values() for look in it.looks if look.reads])
-    return {name: it for name, it in seen.items()}
+    return dict(seen.items())
 
 
 def observed(lab: Lab, name: str, points: Callable[[], list[dict]]) -> dict[str, Seen]:
@@ -416,7 +416,7 @@ def _read(lab: Lab, root: Path, looks: list[Look]) -> None:
         ]
         run = lab.launch("reading.py", given={"key": key_of(lab), "looks": asked}, directory=root)
         finished(lab, run)
-        for look, was in zip(batch, before):
+        for look, was in zip(batch, before, strict=False):
             look.events = [e for e in run.last.events if e.get("point") == look.id]
             now = harm.listing(look.path, links=True)
             look.touched = [path for path in {**was, **now} if now.get(path) != was.get(path)]

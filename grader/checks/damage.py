@@ -72,7 +72,7 @@ def in_words(harm: Harm) -> str:
 
 def newest_gives_way(lab: Lab) -> None:
     point = _seen(lab)["newest"]
-    first, second, third = (op["step"] for op in point.point["ops"])
+    _first, second, third = (op["step"] for op in point.point["ops"])
     works(point)
     for seen in point.harmed:
         # or the damage does no harm to this format
@@ -108,7 +108,7 @@ def search_goes_back(lab: Lab) -> None:
     point = _seen(lab)["row"]
     steps = [op["step"] for op in point.point["ops"]]
     works(point)
-    for done, seen in zip(point.point["harms"], point.harmed):
+    for done, seen in zip(point.point["harms"], point.harmed, strict=False):
         bad = done["of"]
         want = max(set(steps) - set(bad))
         if seen.found() == f"step {want}":
@@ -185,7 +185,9 @@ def none_intact(lab: Lab) -> None:
             harm = look.harm[0]
             raise _silent(look, f"{harm.file}, of the only checkpoint: {in_words(harm)}")
     works(seen["everything"])
-    for look, told in zip(seen["everything"].harmed, ("cut short", "one bit flipped", "emptied")):
+    for look, told in zip(
+        seen["everything"].harmed, ("cut short", "one bit flipped", "emptied"), strict=False
+    ):
         files = f"every file in the directory, {told}: {', '.join(harm.file for harm in look.harm)}"
         if told == "one bit flipped" and look.found().startswith("step "):
             continue  # it lies where this format doesn't need it: what was found is as it was saved

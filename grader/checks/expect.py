@@ -276,7 +276,7 @@ def progress_kept(run: Run) -> None:
     """Each relaunch began at the last finished save, or at the one in progress when the fault
     struck.
     """
-    for life, after in zip(run.lives, run.lives[1:]):
+    for life, after in zip(run.lives, run.lives[1:], strict=False):
         saved = [e["step"] for e in life.all("saved")]
         begun = [e["step"] for e in life.all("saving")]
         last = max(saved, default=life.resumed_at)

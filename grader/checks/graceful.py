@@ -73,7 +73,8 @@ def _saved_in_time(life: Life, every: int) -> None:
     """No more steps than that lie between two saves."""
     saved = [0, *(e["step"] for e in life.all("saved"))]
     gap, at = max(
-        (after - before, before) for before, after in zip(saved, [*saved[1:], life.reached])
+        (after - before, before)
+        for before, after in zip(saved, [*saved[1:], life.reached], strict=False)
     )
     if gap > every:
         after = f"after step {at}" if at else "before the first one"

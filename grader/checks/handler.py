@@ -259,6 +259,7 @@ class Model:
                 return block.note(number, self.time)
         if self.handlers[number] == "own":
             self.heard.append(number)
+        return None
 
     def table(self) -> dict[int, str]:
         """Of the signals that no block has now."""

@@ -150,7 +150,7 @@ def _few_or_many(seen: dict[str, Seen], steps: list[int]) -> None:
         [asked, ("think", "which checkpoints are left after the prune?")],
     )
     rows = [("asked for", "prune(keep=5), of two checkpoints"), ("expected", "both stay")]
-    for look, step in zip(more.looks, (third, second)):
+    for look, step in zip(more.looks, (third, second), strict=False):
         if look.found() != f"step {step}":
             raise fails("too much pruned", look, rows)
     aged = seen["aged"]
@@ -164,7 +164,7 @@ def _few_or_many(seen: dict[str, Seen], steps: list[int]) -> None:
         ("asked for", "prune(keep=2)"),
         ("expected", "the two of the highest steps stay"),
     ]
-    for look, step in zip(aged.looks, (fourth, third)):
+    for look, step in zip(aged.looks, (fourth, third), strict=False):
         if look.found() != f"step {step}":
             raise fails("too much pruned", look, rows)
 
@@ -216,7 +216,7 @@ def only_good_one_stays(lab: Lab) -> None:
             ),
             ("asked for", f"prune(keep={kept})"),
         ]
-        for look, want in zip(point.looks, left):
+        for look, want in zip(point.looks, left, strict=False):
             if look.found() != f"step {want}":
                 if look is not point.looks[0]:
                     if not look.harm:
@@ -353,7 +353,7 @@ def _strangers_stay(point: Seen, like: Seen, steps: list[int]) -> None:
     ]
     think = ("think", "which files are yours, and how do you tell?")
     others_untouched(point, rows)
-    for look, step in zip(point.looks, (steps[3], steps[2])):
+    for look, step in zip(point.looks, (steps[3], steps[2]), strict=False):
         if look.found() != f"step {step}":
             raise fails(
                 "newest pruned",

@@ -69,7 +69,7 @@ def a_crash_loop_ends(draw: Random) -> Courses:
         courses.append(
             [(step, draw.choice(["failed", None]), tries) for _ in range((tries or TRIES) + 2)]
         )
-    return courses + [[(9, "failed", 3)] * 5, [(9, None, 3)] * 5]
+    return [*courses, [(9, "failed", 3)] * 5, [(9, None, 3)] * 5]
 
 
 def progress_starts_the_count_anew(draw: Random) -> Courses:
@@ -130,7 +130,9 @@ def right(lab: Lab, case: str, think: str) -> None:
     courses = CASES[case](lab.draw)
     lab.draw.shuffle(courses)
     for course, said in zip(
-        courses, _said(lab, [[(0, *life) for life in course] for course in courses], think)
+        courses,
+        _said(lab, [[(0, *life) for life in course] for course in courses], think),
+        strict=False,
     ):
         _judge(said, course, think)
 
@@ -143,7 +145,7 @@ def _said(lab: Lab, courses: list[list[tuple]], think: str, **more: bool) -> lis
 
 def _judge(said: list[dict], course: list[Life], think: str, more: str = "") -> None:
     want = expected(course)
-    for n, (life, wanted) in enumerate(zip(course, want)):
+    for n, (life, wanted) in enumerate(zip(course, want, strict=False)):
         if (got := _came_to(said[n]) if n < len(said) else None) != wanted:
             before = f"lives before it: {_story(course[:n])}" if n else "the first life"
             rows = [
@@ -192,7 +194,7 @@ def notes_stay_with_their_job(lab: Lab, think: str) -> None:
     (said,) = _said(lab, [lives], think, moved=True)
     more = " (another job runs in another directory, and both are moved in between)"
     for job, course in enumerate(courses):
-        _judge([s for s, j in zip(said, mixed) if j == job], course, think, more)
+        _judge([s for s, j in zip(said, mixed, strict=False) if j == job], course, think, more)
 
 
 def look_alikes_are_passed_over(lab: Lab, think: str) -> None:
@@ -206,7 +208,7 @@ def look_alikes_are_passed_over(lab: Lab, think: str) -> None:
     said = _said(
         lab, [[(0, *life) for life in course] for course in courses], think, look_alikes=True
     )
-    for course, mine in zip(courses, said):
+    for course, mine in zip(courses, said, strict=False):
         _judge(mine, course, think, more)
 
 
@@ -240,7 +242,7 @@ def a_kill_leaves_them_whole(lab: Lab, think: str) -> None:
         {"ask": "killed", "before": before, "life": life, "after": after}
         for before, life, after in cases
     ]
-    for (before, life, after), answer in zip(cases, ask(lab, "auto_cases.py", asked)):
+    for (before, life, after), answer in zip(cases, ask(lab, "auto_cases.py", asked), strict=False):
         step, ends, tries = life
         call = "begin_life" if ends is None else f"end_life({ends!r})"
         what = (

@@ -672,7 +672,7 @@ def _some(names: list[str]) -> str:
 def nothing_lost(run: Run, always: bool = False) -> None:
     """Each relaunch after a preemption (or `always`) goes on exactly where the job stopped."""
     reached, to_keep = 0, False
-    for number, (life, after) in enumerate(zip(run.lives, run.lives[1:])):
+    for number, (life, after) in enumerate(zip(run.lives, run.lives[1:], strict=False)):
         # one that ends before it resumes has reached nothing itself
         reached = max(reached, life.reached)
         to_keep = to_keep or always or isinstance(life.fault, Preempt)

@@ -106,7 +106,7 @@ def _drawn(lab: Lab) -> dict[str, Probe]:
             job(ask=how, planted=planted, flag=secrets.token_hex(6)), "load", "", {"": {}}
         )
     for there, here in ((0, 0), (0, 0), (2, 2), *GPUS):
-        gauss = [n for n in (1, 2) if f"generators {there} {here} {n}" not in found][0]
+        gauss = next(n for n in (1, 2) if f"generators {there} {here} {n}" not in found)
         saved = {
             "ask": "save_generators",
             "gpus": there,
@@ -131,7 +131,9 @@ def _run(lab: Lab) -> dict[str, Probe]:
     probes, key, load_key = _drawn(lab), secrets.token_hex(8), secrets.token_hex(8)
     own = [p for p in probes.values() if p.save["ask"] != "plant_raw"]
     raw = [p for p in probes.values() if p.save["ask"] == "plant_raw"]
-    for p, answer in zip(own, ask(lab, "basics.py", [p.save | {"key": key} for p in own])):
+    for p, answer in zip(
+        own, ask(lab, "basics.py", [p.save | {"key": key} for p in own]), strict=False
+    ):
         p.saved = answer
     directory = own[0].saved.run.directory
     asked = [p for p in own if p.reference]
@@ -139,7 +141,7 @@ def _run(lab: Lab) -> dict[str, Probe]:
     trusted = ask(
         lab, "basics.py", [*questions, *(p.save for p in raw)], directory=directory, trusted=True
     )
-    for p, answer in zip([*asked, *raw], trusted):
+    for p, answer in zip([*asked, *raw], trusted, strict=False):
         if answer.status != 0:
             raise Inconclusive(
                 "machine",
@@ -161,7 +163,9 @@ def _run(lab: Lab) -> dict[str, Probe]:
     loads = [(p, name) for p in probes.values() for name in p.loads]
     lab.draw.shuffle(loads)
     questions = [p.loads[name] | {"key": load_key} for p, name in loads]
-    for (p, name), answer in zip(loads, ask(lab, "basics.py", questions, directory=directory)):
+    for (p, name), answer in zip(
+        loads, ask(lab, "basics.py", questions, directory=directory), strict=False
+    ):
         p.loaded[name] = answer
     return probes
 

@@ -79,7 +79,7 @@ class Seen:
     def until(self, event: str, n: int) -> list[Life]:
         """The ranks' lives as far as the n-th such event of this point, or to the point's end."""
         lives = []
-        for life, events in zip(self.lives, self.events):
+        for life, events in zip(self.lives, self.events, strict=False):
             at = [i for i, e in enumerate(events) if e["event"] == event]
             part = Life(life.folder, life.fault, life.result)
             part.__dict__["events"] = events[: at[n]] if n < len(at) else events
@@ -502,7 +502,9 @@ def all_hear_of_failures(seen: Seen, function: str) -> None:
         saves = [_as_far_as(events, "saved point") for events in of_ranks]
         hung = [any(e["event"] == "collective failed" for e in events) for events in saves]
         if any(hung) or not all(did):
-            lives = [_as_life(life, events) for life, events in zip(seen.lives, saves)]
+            lives = [
+                _as_life(life, events) for life, events in zip(seen.lives, saves, strict=False)
+            ]
             own = {r: d["raised"] for r, d in enumerate(did) if d and d["raised"] and not hung[r]}
             if not any(hung):
                 in_time(seen)
@@ -552,7 +554,7 @@ def all_hear_of_failures(seen: Seen, function: str) -> None:
             loaded = [[e for e in events if e["event"] == "loaded point"] for events in of_ranks]
             lost = [
                 r
-                for r, (d, es) in enumerate(zip(did, loaded))
+                for r, (d, es) in enumerate(zip(did, loaded, strict=False))
                 if not es
                 or es[0]["raised"]
                 or compared(d["holds"], es[0]["holds"], seen.point["call"])

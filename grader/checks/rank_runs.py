@@ -204,9 +204,12 @@ def _parted(lives: list[Life]) -> list[tuple[str, str]]:
     """Where the ranks first came to different collectives, if that isn't where they stand: two
     barriers fit each other, whoever calls them, and the ranks go on until something doesn't fit.
     """
-    for entered in zip(*(life.all("collective") for life in lives)):
+    for entered in zip(*(life.all("collective") for life in lives), strict=False):
         if len({_identity(e) for e in entered}) > 1:
-            if all(e["n"] == life.all("collective")[-1]["n"] for e, life in zip(entered, lives)):
+            if all(
+                e["n"] == life.all("collective")[-1]["n"]
+                for e, life in zip(entered, lives, strict=False)
+            ):
                 return []
             return [
                 (

@@ -61,7 +61,8 @@ def _augmentation_is_fresh(epochs: list[list[dict]]) -> None:
     same).
     """
     looks = [
-        {i: look for s in epoch for i, look in zip(s["indices"], s["samples"])} for epoch in epochs
+        {i: look for s in epoch for i, look in zip(s["indices"], s["samples"], strict=False)}
+        for epoch in epochs
     ]
     for one, other in combinations(looks, 2):
         same = sum(one[i] == other[i] for i in one)

@@ -430,7 +430,13 @@ def right(lab: Lab, case: str, think: str) -> None:
     """The answers to the scenes of one case. All cases are asked in one life, once a grading."""
     cases, answers = lab.bench.once(("ex04.1", lab.bench.submission.key), lambda: _ask(lab))
     order, answer = answers[case]
-    said = dict(zip(order, answer.given(think, ("directory", cases[case][0].scene.what))["said"]))
+    said = dict(
+        zip(
+            order,
+            answer.given(think, ("directory", cases[case][0].scene.what))["said"],
+            strict=False,
+        )
+    )
     for n, asked in enumerate(cases[case]):
         _judge(asked, said[n], think)
 
@@ -446,13 +452,13 @@ def _ask(lab: Lab) -> tuple[dict[str, list[Asked]], dict[str, tuple[list[int], A
     orders = [draw.sample(range(len(cases[name])), len(cases[name])) for name in names]
     questions = [
         {"ask": "newest", "directories": [_given(cases[name][n]) for n in order]}
-        for name, order in zip(names, orders)
+        for name, order in zip(names, orders, strict=False)
     ]
     answers = ask(lab, "auto_cases.py", questions, directory=top)
     for case in cases.values():
         for asked in case:
             asked.after = _listing(asked.directory)
-    return cases, dict(zip(names, zip(orders, answers)))
+    return cases, dict(zip(names, zip(orders, answers, strict=False), strict=False))
 
 
 def _make(scene: Scene, top: Path, draw: Random) -> Asked:

@@ -141,10 +141,12 @@ def space(
                     else {}
                 )
                 for combo in combos:
-                    contents = it.now | {i: content for i, (content, _) in zip(it.choices, combo)}
+                    contents = it.now | {
+                        i: content for i, (content, _) in zip(it.choices, combo, strict=False)
+                    }
                     lost = it.lost + tuple(
                         text.replace(FILE, named.get(i, "a file"))
-                        for i, (_, text) in zip(it.choices, combo)
+                        for i, (_, text) in zip(it.choices, combo, strict=False)
                         if text
                     )
                     add(model, it.moment, None, it.entries, contents, lost, contract[it.moment])
@@ -194,7 +196,9 @@ def thin(found: Space, most: int) -> int:
     if len(found.trees) <= most:
         return 0
     killed = list(
-        dict.fromkeys(key for s, key in zip(found.states, found.keys) if PROCESS in s.models)
+        dict.fromkeys(
+            key for s, key in zip(found.states, found.keys, strict=False) if PROCESS in s.models
+        )
     )
     kept: dict[tuple, None] = dict.fromkeys(_evenly(killed, most // 2))
     for key in _telling(found, set(kept)):
@@ -215,12 +219,12 @@ def _telling(found: Space, known: set[tuple]) -> Iterator[tuple]:
     """
     # path -> its content, when its last write under this promise was done
     last: dict[Promise, dict[str, object]] = {}
-    for s, key in zip(found.states, found.keys):
+    for s, key in zip(found.states, found.keys, strict=False):
         if not s.lost and s.torn is None:
             last.setdefault(s.promise, {}).update(key)
     pairs: dict[tuple, int] = {}  # what was numbered so
     shows: dict[tuple, int] = {}  # tree -> bits of the pairs that it shows
-    for s, key in zip(found.states, found.keys):
+    for s, key in zip(found.states, found.keys, strict=False):
         there, whole = dict(key), last.get(s.promise, {})
         present = [path for path in whole if path in there and there[path] == whole[path]]
         lost = [
@@ -247,7 +251,7 @@ def _telling(found: Space, known: set[tuple]) -> Iterator[tuple]:
 def keep(found: Space, kept: set[tuple]) -> int:
     """Keep the trees with these keys; how many others there were."""
     left = len(found.trees.keys() - kept)
-    pairs = [(s, key) for s, key in zip(found.states, found.keys) if key in kept]
+    pairs = [(s, key) for s, key in zip(found.states, found.keys, strict=False) if key in kept]
     found.states, found.keys = [s for s, _ in pairs], [key for _, key in pairs]
     found.trees = {key: tree for key, tree in found.trees.items() if key in kept}
     return left

@@ -211,7 +211,7 @@ class Tracer:
             raise Unavailable(
                 f"this machine doesn't let a process be traced ({e.strerror}); in a container: "
                 "--cap-add SYS_PTRACE"
-            )
+            ) from e
         else:
             os.write(go, b".")
         finally:

@@ -44,17 +44,17 @@ def function(name: str):
         else:
             module = importlib.import_module(where)
     except FileNotFoundError:
-        raise Refused(f"there is no file {where}")
+        raise Refused(f"there is no file {where}") from None
     except ModuleNotFoundError as e:
         raise Refused(
             f"{name}: no module named {e.name} (it's looked for from the current directory)"
-        )
+        ) from e
     except BaseException as e:
         last = traceback.extract_tb(e.__traceback__)[-1]
         raise Refused(
             f"{name} can't be imported: {type(e).__name__}: {e} "
             f"({os.path.basename(last.filename)}, line {last.lineno})"
-        )
+        ) from e
     found = module
     for part in what.split("."):
         found = getattr(found, part, None)

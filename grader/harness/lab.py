@@ -242,7 +242,7 @@ class Lab:
         else:
             lives = [Life(where / str(r), faults[r], result) for r, result in enumerate(results)]
         for life in lives:
-            life.events  # noqa: B018  (read now: what it reported outlives the bench's scratch)
+            life.events
         return lives[0] if ranks is None else Group(lives, fault)
 
     def undisturbed(

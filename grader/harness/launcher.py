@@ -142,7 +142,7 @@ class Plain:
         except subprocess.TimeoutExpired:
             _sweep(self.mark)
             guardian.wait()
-            raise Lost("a life's guardian was stopped")
+            raise Lost("a life's guardian was stopped") from None
         finally:
             guardian.stdin.close()
             with self._lock:
@@ -245,12 +245,12 @@ class Server:
             try:
                 self._socket.sendall(paths.encode() + b"\n")
             except OSError:
-                raise Lost("the fork server died")
+                raise Lost("the fork server died") from None
         try:
             done.result(seconds)
         except FutureTimeout:
             _sweep(self.mark)
-            raise Lost("the fork server or a guardian was stopped")
+            raise Lost("the fork server or a guardian was stopped") from None
 
     def _ensure(self) -> None:
         if self._process is not None and self._process.poll() is None:

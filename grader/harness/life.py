@@ -50,7 +50,9 @@ def errors_of_ours(folder: Path):
     try:
         yield
     except OSError as e:
-        raise DiskFull(folder.parent) if DiskFull.says(e) else Lost(f"{type(e).__name__}: {e}")
+        raise (
+            DiskFull(folder.parent) if DiskFull.says(e) else Lost(f"{type(e).__name__}: {e}")
+        ) from e
 
 
 def prepare(
@@ -92,7 +94,7 @@ def run_prepared(launcher, jobs: list[Path], limits: Limits, start: str) -> list
     """
     launcher.run(jobs, limits.wall + PATIENCE, start)
     results = [_result(job.parent) for job in jobs]
-    for job, result in zip(jobs, results):
+    for job, result in zip(jobs, results, strict=False):
         if result["status"] != 0 and shutil.disk_usage(job.parent).free < MIN_FREE:
             raise DiskFull(job.parent.parent)
     return results

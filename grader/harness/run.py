@@ -239,7 +239,7 @@ class Run:
     def steps_lost(self) -> list[int]:
         """For each relaunch, how many finished steps it had to do again."""
         lost = []
-        for life, after in zip(self.lives, self.lives[1:]):
+        for life, after in zip(self.lives, self.lives[1:], strict=False):
             lost.append(life.reached - after.resumed_at)
         return lost
 

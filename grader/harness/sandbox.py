@@ -379,7 +379,7 @@ def _new_root(job: dict, reads: list[str]) -> None:
         if name in ("tmp", "dev/shm"):
             _mount("tmpfs", f"{root}/{name}", "tmpfs", MS_NOSUID | MS_NODEV, options)
     for path in reads:
-        if path == str(GRADER) or str(GRADER) not in job["grader"] and path in job["grader"]:
+        if path == str(GRADER) or (str(GRADER) not in job["grader"] and path in job["grader"]):
             continue  # below
         _bind(path, root, read_only=True)
     _cover_grader(job, root)

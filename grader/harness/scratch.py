@@ -59,6 +59,7 @@ def remove(folder: Path) -> None:
             subprocess.run(
                 [*command, str(folder)], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL
             )
+    return None
 
 
 def link_out_of(folder: Path) -> Path | None:

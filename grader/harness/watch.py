@@ -71,7 +71,9 @@ def step(job, batch) -> None:
     from grader.harness.digest import digest
 
     _shift_weights(job)
-    samples = [digest([x, y]) for x, y in zip(inputs, targets)]  # of each sample, as augmented
+    samples = [
+        digest([x, y]) for x, y in zip(inputs, targets, strict=False)
+    ]  # of each sample, as augmented
     emit(
         "step",
         step=job.step + 1,

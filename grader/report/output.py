@@ -105,7 +105,7 @@ class Target:
         try:
             self._file = sys.stdout if self.path == "-" else self._open()
         except OSError as e:
-            raise UsageError(f"can't write {path}: {e.strerror}")
+            raise UsageError(f"can't write {path}: {e.strerror}") from e
 
     def _open(self):
         try:
@@ -113,10 +113,8 @@ class Target:
         except FileNotFoundError:
             mode = None
         real = os.path.realpath(self.path)
-        if (
-            mode is not None
-            and not stat.S_ISREG(mode)
-            or os.path.abspath(self.path).startswith("/dev/")
+        if (mode is not None and not stat.S_ISREG(mode)) or os.path.abspath(self.path).startswith(
+            "/dev/"
         ):
             file = open(os.open(self.path, os.O_WRONLY | os.O_APPEND), "w", encoding="utf-8")
             if real == "/dev/full":  # it opens, and takes nothing
@@ -140,7 +138,7 @@ class Target:
             if self._new:
                 os.replace(self._new, self._real)
         except OSError as e:
-            raise OSError(e.errno, f"can't write the results: {e.strerror}", self.path)
+            raise OSError(e.errno, f"can't write the results: {e.strerror}", self.path) from e
 
     def close(self) -> None:
         with contextlib.suppress(OSError):

@@ -131,9 +131,9 @@ class Cluster:
         try:
             self.directory.mkdir(0o700)
         except FileExistsError:
-            raise UsageError(f"{self.directory} exists already")
+            raise UsageError(f"{self.directory} exists already") from None
         except OSError as e:
-            raise UsageError(f"{self.directory}: {e.strerror}")
+            raise UsageError(f"{self.directory}: {e.strerror}") from e
         try:
             self._begin()
             self.seconds = self._await_start()
@@ -249,9 +249,9 @@ class Cluster:
         try:
             done = subprocess.run(command, timeout=timeout, **options)
         except subprocess.TimeoutExpired:
-            raise ClusterError(f"{' '.join(command)}: no end after {timeout:g} s")
+            raise ClusterError(f"{' '.join(command)}: no end after {timeout:g} s") from None
         except FileNotFoundError:
-            raise ClusterError(f"{command[0]}: no such command")
+            raise ClusterError(f"{command[0]}: no such command") from None
         if check and done.returncode:
             said = (done.stderr or done.stdout or "").strip().splitlines()
             raise ClusterError(

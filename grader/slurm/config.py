@@ -65,7 +65,7 @@ def user() -> str:
     except KeyError:
         raise UsageError(
             f"the user id {os.geteuid()} has no name on this machine, and Slurm wants one"
-        )
+        ) from None
 
 
 HERE = "127.0.0.1"

@@ -27,11 +27,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from grader.harness.parent import die_with_parent  # noqa: E402
-from grader.harness.sandbox import confine_jobs  # noqa: E402
-from grader.slurm import ending, freezer, ports, preload, processes, programs, state  # noqa: E402
-from grader.slurm.config import Options, cgroup_conf, name_is_here, slurm_conf  # noqa: E402
-from grader.slurm.errors import ClusterError  # noqa: E402
+from grader.harness.parent import die_with_parent
+from grader.harness.sandbox import confine_jobs
+from grader.slurm import ending, freezer, ports, preload, processes, programs, state
+from grader.slurm.config import Options, cgroup_conf, name_is_here, slurm_conf
+from grader.slurm.errors import ClusterError
 
 PATIENCE = 30.0  # s from start to idle nodes, on a machine that does much else
 TRIES = 5  # sets of ports, should somebody take one between our look and Slurm's

@@ -30,7 +30,7 @@ def _make_place() -> Path:
         folder.mkdir(0o700, exist_ok=True)
         found = os.lstat(folder)
     except OSError as e:
-        raise UsageError(f"{folder}: {e.strerror}")
+        raise UsageError(f"{folder}: {e.strerror}") from e
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
         raise UsageError(
             f"{folder} isn't a directory that is yours alone; set {PLACE} to another one, with "
@@ -50,7 +50,7 @@ def every() -> list[str]:
     except FileNotFoundError:
         return []
     except OSError as e:
-        raise UsageError(f"{place()}: {e.strerror}")
+        raise UsageError(f"{place()}: {e.strerror}") from e
 
 
 def _fits(name: str) -> bool:

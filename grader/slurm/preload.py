@@ -35,7 +35,7 @@ def build(name: str, folder: Path) -> Path:
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
         )
     except (OSError, subprocess.TimeoutExpired) as e:
-        raise ClusterError(f"{cc} didn't build {name}.c: {e}")
+        raise ClusterError(f"{cc} didn't build {name}.c: {e}") from e
     if done.returncode:
         raise ClusterError(
             f"{cc} didn't build {name}.c: "

@@ -49,7 +49,7 @@ def find() -> Programs:
             [paths["slurmctld"], "-V"], capture_output=True, text=True, timeout=10
         ).stdout
     except (OSError, subprocess.TimeoutExpired) as e:
-        raise ClusterError(f"{paths['slurmctld']} -V: {e}")
+        raise ClusterError(f"{paths['slurmctld']} -V: {e}") from e
     number = re.search(r"(\d+)\.(\d+)", said)
     if not number:
         raise ClusterError(

@@ -63,7 +63,7 @@ def messages(tree: ast.AST) -> list[tuple[int, str]]:
             silent |= {id(part) for part in node.values}
     found = []
     for node in ast.walk(tree):
-        if id(node) in silent or isinstance(node, ast.Constant) and node.value in COMPONENTS:
+        if id(node) in silent or (isinstance(node, ast.Constant) and node.value in COMPONENTS):
             continue
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             text = node.value

@@ -484,6 +484,6 @@ def test_make_grade_fails_where_grading_did(tmp_path, status, solution):
         text=True,
         env={k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))},
     )
-    works = status == 0 or status == 1 and not solution
+    works = status == 0 or (status == 1 and not solution)
     assert (done.returncode == 0) == works
     assert not works or done.stdout + done.stderr == ""

@@ -150,7 +150,7 @@ def test_the_bound_is_told():
             Write(f"write {i}", inode=i, data=bytes([i]) * 50),
         )
     ]
-    found = states.space(Disk(contents={i: b"" for i in range(1, 9)}), ops)
+    found = states.space(Disk(contents=dict.fromkeys(range(1, 9), b"")), ops)
     assert 0 < found.bounded < found.moments
     before = len(found.trees)
     assert states.thin(found, 100) == before - 100
@@ -338,12 +338,7 @@ def test_the_calls_that_are_said_to_be_missing_help():
     )
     ops = verdict._with(found.record.ops, found.remedies)
     end = max(r.at for r in found.remedies)
-    still = {
-        key
-        for key in states.space(
-            found.record.disk, ops[: end + 1], interned=found.space.interned
-        ).keys
-    }
+    still = set(states.space(found.record.disk, ops[: end + 1], interned=found.space.interned).keys)
     assert found.failing[0].key not in still
 
 
@@ -382,9 +377,8 @@ def test_after_an_error_no_state_is_read_that_breaks_the_promise_anyway(monkeypa
 
     def load(directory):
         newest = max((name[1:] for name in os.listdir(directory)), default=None)
-        return (
-            newest
-            and [torch.load(f"{directory}/{part}{newest}", weights_only=True) for part in "ab"][0]
+        return newest and next(
+            torch.load(f"{directory}/{part}{newest}", weights_only=True) for part in "ab"
         )
 
     found = report(save, load, models=[PROCESS, "ext4"], flips=False)

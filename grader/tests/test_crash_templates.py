@@ -20,7 +20,7 @@ from grader.harness.digest import digest
 from grader.tests.traced import traced
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "templates"))
-import checkpoint_utils as cu  # noqa: E402
+import checkpoint_utils as cu
 
 pytestmark = traced
 

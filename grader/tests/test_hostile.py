@@ -134,17 +134,10 @@ def test_planted_files_are_never_loaded(own_launcher, ex01, tmp_path):
     flag = tmp_path / "loaded"
     plant = f"open({str(flag)!r}, 'a').write(__file__)\n"
     starter = derive.starter_files(ex01)[ex01.module].decode()
-    planted = {
-        n: plant
-        for n in (
-            "conftest.py",
-            "sitecustomize.py",
-            "usercustomize.py",
-            "torch.py",
-            "random.py",
-            "json.py",
-        )
-    }
+    planted = dict.fromkeys(
+        ("conftest.py", "sitecustomize.py", "usercustomize.py", "torch.py", "random.py", "json.py"),
+        plant,
+    )
     planted |= {
         "grader/__init__.py": plant,
         "grader/workload/train.py": plant,

@@ -212,7 +212,11 @@ def test_the_committed_table_lists_every_mutant_and_who_caught_it(exercise, muta
     ]
     assert len(lines) == 1, f"write it anew: grade dev matrix {exercise.id} --write"
     caught = dict(
-        zip([t.id for t in exercise.tasks], [cell.strip() for cell in lines[0].split("|")[4:-1]])
+        zip(
+            [t.id for t in exercise.tasks],
+            [cell.strip() for cell in lines[0].split("|")[4:-1]],
+            strict=False,
+        )
     )
     assert caught[mutant.task] == kill_matrix.SIGN[FAIL]
     assert all(

@@ -192,7 +192,7 @@ def scenarios():
         Cluster(Path(top) / "c", nodes=12, fast_limits=True) as cluster,
     ):
         held = ports.hold(len(SCENARIOS))
-        places = zip(SCENARIOS.items(), held)
+        places = zip(SCENARIOS.items(), held, strict=False)
         yield {
             name: pool.submit(drive, Run(cluster, Path(top) / name, port.getsockname()[1]))
             for (name, drive), port in places

@@ -134,7 +134,9 @@ class PreemptJob(workload.Job):
         self.cluster.passes(self._takes("part"), "evaluation")
         self._may_fail("evaluation", self.step)
         self.network.eval()
-        _, inputs, targets = zip(*(self.val_set[i] for i in range(part, len(self.val_set), PARTS)))
+        _, inputs, targets = zip(
+            *(self.val_set[i] for i in range(part, len(self.val_set), PARTS)), strict=False
+        )
         logits = self.network(torch.stack(inputs))
         self.network.train()
         loss = torch.nn.functional.cross_entropy(

@@ -235,7 +235,7 @@ class Interrupted:
         self.first, self.second, self.third = map(signal.Signals, question["numbers"])
         self.file = ck.__file__
         self.handlers, self.clock = Handlers(), Clock(question["time"])
-        self.handlers.install({n: OWN for n in question["numbers"]})
+        self.handlers.install(dict.fromkeys(question["numbers"], OWN))
         self.moments, self.due, self.struck = 0, -1, False
 
     def at(self, moment: int) -> dict:

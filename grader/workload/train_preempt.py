@@ -43,12 +43,12 @@ class Finder:
 if "grader" not in sys.modules:
     sys.meta_path.insert(0, Finder)
 
-from grader.harness import fsevents, ranks, watch  # noqa: E402
-from grader.harness.costs import Costs  # noqa: E402
-from grader.harness.digest import rng_digests  # noqa: E402
-from grader.harness.faults import parse  # noqa: E402
-from grader.workload import preempt_job, student  # noqa: E402
-from grader.workload.scheduler import BOOT, Daemon, Scheduler  # noqa: E402
+from grader.harness import fsevents, ranks, watch
+from grader.harness.costs import Costs
+from grader.harness.digest import rng_digests
+from grader.harness.faults import parse
+from grader.workload import preempt_job, student
+from grader.workload.scheduler import BOOT, Daemon, Scheduler
 
 p = argparse.ArgumentParser()
 p.add_argument(

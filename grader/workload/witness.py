@@ -19,7 +19,7 @@ from grader.harness import watch
 def batch(job, tensors) -> None:
     """Before a step: the batch, and the generators that its forward pass begins with."""
     names = ("indices", "inputs", "targets")
-    values = {name: tensor.tolist() for name, tensor in zip(names, tensors)}
+    values = {name: tensor.tolist() for name, tensor in zip(names, tensors, strict=False)}
     watch.emit("batch", step=job.step + 1, rng=generators(), **values)
 
 

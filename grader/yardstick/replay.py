@@ -58,7 +58,7 @@ def main() -> None:
         watch.emit(
             "draws",
             step=job.step + 1,
-            samples=[draws(codes, int(i), x, y) for i, x, y in zip(*batch)],
+            samples=[draws(codes, int(i), x, y) for i, x, y in zip(*batch, strict=False)],
         )
         watch.loss(job, job.train_step(batch))
         if job.batch == args.steps_per_epoch:

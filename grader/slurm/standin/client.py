@@ -8,7 +8,7 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from standin.words import Refused  # noqa: E402
+from standin.words import Refused
 
 
 def main() -> int:

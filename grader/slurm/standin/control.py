@@ -63,7 +63,7 @@ def _changes(words: list[str]) -> dict:
             else:
                 raise unknown(f"scontrol update {word}")
         except ValueError:
-            raise Refused(f"Invalid {key} value: {value}")
+            raise Refused(f"Invalid {key} value: {value}") from None
     if "job" not in found:
         raise unknown("scontrol update of anything but a job")
     return found
@@ -86,7 +86,7 @@ def scancel(directory: str, args: list[str]) -> int:
     try:
         number = signal_number(options["signal"]) if "signal" in options else None
     except ValueError:
-        raise Refused(f"Unknown job signal: {options['signal']}")
+        raise Refused(f"Unknown job signal: {options['signal']}") from None
     import getpass
 
     states = {"PD": "PENDING", "R": "RUNNING"}

@@ -20,12 +20,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from grader.slurm import ending, processes, state  # noqa: E402
-from grader.slurm.standin.life import Jobs  # noqa: E402
-from grader.slurm.standin.loop import Loop  # noqa: E402
-from grader.slurm.standin.requests import Client  # noqa: E402
-from grader.slurm.standin.settings import Options  # noqa: E402
-from grader.slurm.standin.wire import SOCKET, Line  # noqa: E402
+from grader.slurm import ending, processes, state
+from grader.slurm.standin.life import Jobs
+from grader.slurm.standin.loop import Loop
+from grader.slurm.standin.requests import Client
+from grader.slurm.standin.settings import Options
+from grader.slurm.standin.wire import SOCKET, Line
 
 LOOK = 1.0  # s between two looks whether the directory is still there
 COMMANDS = (

@@ -85,6 +85,7 @@ class Jobs(Queue):
         )
         for fd in fds:
             os.close(fd)
+        return None
 
     def confine(self) -> None:
         """In a container: its tasks see the commands, the settings, and what the sandbox names."""
@@ -194,6 +195,7 @@ class Jobs(Queue):
         else:
             self.steps.signal(job, CONT, TERM, because="")
         job.timers["grace"] = self.loop.after(self.options.grace, lambda: self._grace_over(job))
+        return None
 
     def _grace_over(self, job: Job) -> None:
         if job.state == "RUNNING":
@@ -272,6 +274,7 @@ class Jobs(Queue):
         if job.completing:
             return self.settle(job)
         self.end_by_itself(job)
+        return None
 
     def end_by_itself(self, job: Job) -> None:
         code = os.waitstatus_to_exitcode(job.exit)
@@ -293,12 +296,13 @@ class Jobs(Queue):
     def settle(self, job: Job) -> None:
         """Once none of its processes is left, a job that ends is over, or back in the queue."""
         if not job.completing or job.batch is not None or job.steps:
-            return
+            return None
         job.completing = False
         self._cancel_timers(job)
         if job.requeue:
             return self._to_queue(job)
         self._over(job)
+        return None
 
     def _over(self, job: Job) -> None:
         self._clear_spool(job)

@@ -108,7 +108,7 @@ class Queue:
         try:
             tasks = array_of(task.strip("[]"))[0]
         except ValueError:
-            raise Refused(f"error: Invalid job id: {ref}")
+            raise Refused(f"error: Invalid job id: {ref}") from None
         return [
             j
             for j in self.all

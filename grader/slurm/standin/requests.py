@@ -85,7 +85,9 @@ class Client:
         try:
             tasks, at_once = array_of(spec["array"]) if spec.get("array") else ([None], None)
         except ValueError:
-            raise Refused("error: Batch job submission failed: Invalid job array specification")
+            raise Refused(
+                "error: Batch job submission failed: Invalid job array specification"
+            ) from None
         made = []
         for task in tasks:
             job = Job(number, spec, limit=spec.get("limit"))
@@ -223,6 +225,7 @@ class Client:
                 if not message.get("batch"):
                     self.jobs.steps.signal(job, number, children=bool(message.get("full")))
         self.send({"done": True})
+        return None
 
     def _known(self, ref: str) -> list[Job]:
         found = self.jobs.find(ref)

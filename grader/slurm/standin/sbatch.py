@@ -129,7 +129,7 @@ def _read(name: str | None) -> tuple[str, str | None]:
             with open(name, "rb") as f:
                 text = f.read()
     except OSError:
-        raise Refused(f"error: Unable to open file {name}")
+        raise Refused(f"error: Unable to open file {name}") from None
     if not text:
         raise Refused("error: Batch script is empty!")
     if not text.startswith(b"#!"):
@@ -169,7 +169,7 @@ def _words(text: str) -> list[str]:
         lexer.whitespace_split = True
         return list(lexer)
     except ValueError as e:
-        raise Refused(f"error: #SBATCH{text}: {e}", 2)
+        raise Refused(f"error: #SBATCH{text}: {e}", 2) from e
 
 
 def from_environment() -> dict:
@@ -235,11 +235,11 @@ def describe(options: dict) -> dict:
     try:
         spec["limit"] = minutes(options["time"]) if "time" in options else None
     except ValueError:
-        raise Refused("error: Invalid --time specification", 255)
+        raise Refused("error: Invalid --time specification", 255) from None
     try:
         spec["begin"] = moment(options["begin"]) if "begin" in options else None
     except ValueError:
-        raise unknown(f"--begin={options['begin']}")
+        raise unknown(f"--begin={options['begin']}") from None
     spec["signal"] = warning(options["signal"]) if "signal" in options else None
     spec["depends"] = dependencies(options.get("dependency", ""))
     spec["kill_invalid"] = options.get("kill-on-invalid-dep") == "yes"
@@ -273,7 +273,7 @@ def warning(text: str) -> dict:
             "before": int(found[3] or 60),
         }
     except ValueError:
-        raise Refused("error: Invalid --signal specification", 255)
+        raise Refused("error: Invalid --signal specification", 255) from None
 
 
 def dependencies(text: str) -> list[tuple[str, int]]:

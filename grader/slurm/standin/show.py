@@ -400,11 +400,13 @@ def sacct(directory: str, args: list[str]) -> int:
 
     def line(row: list) -> str:
         cells = [
-            (str(v)[: w - 1] + "+" if len(str(v)) > w else str(v)) for v, (_, w) in zip(row, chosen)
+            (str(v)[: w - 1] + "+" if len(str(v)) > w else str(v))
+            for v, (_, w) in zip(row, chosen, strict=False)
         ]
         return (
             " ".join(
-                c.ljust(w) if key in LEFT else c.rjust(w) for c, (key, w) in zip(cells, chosen)
+                c.ljust(w) if key in LEFT else c.rjust(w)
+                for c, (key, w) in zip(cells, chosen, strict=False)
             )
             + " "
         )

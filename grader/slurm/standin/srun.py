@@ -115,7 +115,7 @@ class Watch:
                         else os.open(name, how, 0o666)
                     )
                 except OSError as e:
-                    raise Refused(f"error: Could not open {name}: {e.strerror}")
+                    raise Refused(f"error: Could not open {name}: {e.strerror}") from e
         stdio = [[0, 1, 2]]
         ours: list[int] = []
         if self.label:  # a pipe for each task, as many as could be asked for
@@ -231,7 +231,7 @@ class Watch:
             for task in range(len(self.nodes)):
                 if task not in self.codes:
                     self.say(f"StepId={self.step} task {task}: running")
-            return
+            return None
         if number == signal.SIGINT:
             self.say(f"sending Ctrl-C to StepId={self.step}")
             self.say("forcing job termination")
@@ -241,6 +241,7 @@ class Watch:
             self.say("Quit")
         self.say("forcing job termination")
         self.pass_on(signal.SIGKILL)
+        return None
 
     def pass_on(self, number: int, end: bool = False) -> None:
         if self.step and not self.over:

@@ -50,7 +50,7 @@ def call(directory: str, request: dict, fds: list[int] | None = None) -> Line:
     except OSError:
         raise Refused(
             "error: Unable to contact slurm controller (connect failure): the stand-in isn't up"
-        )
+        ) from None
     return line
 
 

@@ -79,7 +79,7 @@ def minutes(text: str) -> int | None:
     if len(numbers) > 3 or min(numbers) < 0:
         raise ValueError(text)
     if dash:
-        h, m, s = (numbers + [0, 0])[:3]
+        h, m, s = ([*numbers, 0, 0])[:3]
     else:
         h, m, s = ([0, numbers[0], 0], [0, *numbers], numbers)[len(numbers) - 1]
     seconds = ((int(days or 0) * 24 + h) * 60 + m) * 60 + s

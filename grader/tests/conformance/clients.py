@@ -250,9 +250,9 @@ def steps_take_turns(lab: Lab):
             lab.job(f"turns{option}-{tasks}".replace(" ", ""), f"{step}{step} wait\n", "-n", tasks)
         )
     ends = [job.end() for job in jobs]
-    return [f"{end}: {' '.join(job.text.split())}" for end, job in zip(ends, jobs)] + jobs[
-        0
-    ].output()
+    return [
+        f"{end}: {' '.join(job.text.split())}" for end, job in zip(ends, jobs, strict=False)
+    ] + jobs[0].output()
 
 
 @expects(

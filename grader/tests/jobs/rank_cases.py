@@ -13,7 +13,7 @@ from grader.harness import ranks, watch
 from grader.harness.digest import digest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "templates"))
-import checkpoint_utils as cu  # noqa: E402
+import checkpoint_utils as cu
 
 CASE, DIRECTORY = sys.argv[1:]
 

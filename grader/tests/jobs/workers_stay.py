@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "templates"))
-import checkpoint_utils as cu  # noqa: E402
+import checkpoint_utils as cu
 
 model = torch.nn.Linear(1, 1)
 loader = torch.utils.data.DataLoader(

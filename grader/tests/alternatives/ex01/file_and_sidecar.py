@@ -111,7 +111,7 @@ def set_rng_state(state):
     )
     torch.set_rng_state(state["torch"])
     if state["cuda"] and torch.cuda.is_available():
-        for device, s in zip(range(torch.cuda.device_count()), state["cuda"]):
+        for device, s in zip(range(torch.cuda.device_count()), state["cuda"], strict=False):
             torch.cuda.set_rng_state(s, device)
 
 

@@ -165,6 +165,7 @@ def read_latest(directory):
             return _unpack(data)
     if candidates:
         raise OSError(f"no intact checkpoint among {len(candidates)} in {directory}")
+    return None
 
 
 def capture(job):
@@ -177,7 +178,7 @@ def capture(job):
 
 
 def restore(job, state):
-    for o, s in zip((job.model, job.optimizer, job.scheduler), state["objects"]):
+    for o, s in zip((job.model, job.optimizer, job.scheduler), state["objects"], strict=False):
         if o:
             o.load_state_dict(s)
     job.step, job.epoch, job.batch, job.best = state["counters"]

@@ -33,7 +33,10 @@ def save_checkpoint(model, optimizer, scheduler, epoch, path):
 def load_checkpoint(model, optimizer, scheduler, path):
     state = read_file(path)
     for name, part, saved in zip(
-        ("model", "optimizer", "scheduler"), (model, optimizer, scheduler), state["parts"]
+        ("model", "optimizer", "scheduler"),
+        (model, optimizer, scheduler),
+        state["parts"],
+        strict=False,
     ):
         if name != "scheduler" or part is not None:
             _load_into(part, saved, name)

@@ -56,6 +56,7 @@ def newest_intact(directory):
             return str(directory / f"step-{step}")
     if steps:
         raise NothingIntact(f"{len(steps)} checkpoints, all damaged")
+    return None
 
 
 def _database(directory):
