@@ -4,14 +4,16 @@
 # %% [markdown]
 # # Lab 1: what a checkpoint forgets
 #
-# In this lab you break a training run in every way that exercise 1 is about, and look at what is left. Nothing
-# here is simulated: each run is a real process, killed with a real SIGKILL and started again, and its losses are
-# compared with those of an undisturbed run bit for bit, as the grader does it.
+# In this lab you break a training run in every way that exercise 1 is about, and look at what is
+# left. Nothing here is simulated: each run is a real process, killed with a real SIGKILL and
+# started again, and its losses are compared with those of an undisturbed run bit for bit, as the
+# grader does it.
 #
-# Three runs meet in the pictures: one that nothing disturbs, one that resumes from a *naive* checkpoint (you'll
-# see its code in a minute), and **yours**, with the functions in `starter/checkpoint.py`. The outputs stored in
-# this notebook come from the reference solution: that's where you are heading. Run all cells, and you'll see where
-# you are now. Nothing in here is graded, so change whatever makes you curious.
+# Three runs meet in the pictures: one that nothing disturbs, one that resumes from a *naive*
+# checkpoint (you'll see its code in a minute), and **yours**, with the functions in
+# `starter/checkpoint.py`. The outputs stored in this notebook come from the reference solution:
+# that's where you are heading. Run all cells, and you'll see where you are now. Nothing in here is
+# graded, so change whatever makes you curious.
 
 # %% tags=["nbval-ignore-output"]
 import matplotlib.pyplot as plt
@@ -20,19 +22,27 @@ from grader import notebooks
 from grader.harness.faults import Kill, Tear
 
 GREY, RED, BLUE = "#8c8c8c", "#d55e00", "#0072b2"  # told apart by the colour-blind, too
-plt.rcParams.update({
-    "figure.dpi": 120, "font.size": 10.5, "axes.titlesize": 11.5, "axes.titlelocation": "left", "axes.titlepad": 10,
-    "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False,
-})  # fmt: skip
+plt.rcParams.update(
+    {
+        "figure.dpi": 120,
+        "font.size": 10.5,
+        "axes.titlesize": 11.5,
+        "axes.titlelocation": "left",
+        "axes.titlepad": 10,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "legend.frameon": False,
+    }
+)
 
 # %% [markdown]
 # ## 1. Code that looks right
 #
-# The five functions below are what the training script (`grader/workload/train.py`) calls to save and to resume.
-# They save the entries that most checkpointing tutorials name (weights, optimizer, scheduler, epoch) and, as this
-# run saves in the middle of epochs, also the step and how many batches of the epoch are done. After a resume, the
-# loader gives as many batches as the epoch still owes. Read it as if a colleague had asked you for a review. Would
-# you approve it?
+# The five functions below are what the training script (`grader/workload/ex01/train.py`) calls to
+# save and to resume. They save the entries that most checkpointing tutorials name (weights,
+# optimizer, scheduler, epoch) and, as this run saves in the middle of epochs, also the step and how
+# many batches of the epoch are done. After a resume, the loader gives as many batches as the epoch
+# still owes. Read it as if a colleague had asked you for a review. Would you approve it?
 
 # %%
 import itertools
@@ -73,9 +83,9 @@ def read_latest(directory):
 
 
 # %% [markdown]
-# The next cell makes a module of these functions, and trains with it for three epochs of ten steps, with a
-# checkpoint after every fourth step and no fault. This is our yardstick. (It may well be trained with naive
-# functions: as long as nothing happens, nobody loads what they saved.)
+# The next cell makes a module of these functions, and trains with it for three epochs of ten steps,
+# with a checkpoint after every fourth step and no fault. This is our yardstick. (It may well be
+# trained with naive functions: as long as nothing happens, nobody loads what they saved.)
 
 # %%
 naive = notebooks.module("naive", capture, restore, batches, write_checkpoint, read_latest)
@@ -87,9 +97,10 @@ print("finished:", undisturbed.finished, "  steps:", len(undisturbed.trajectory.
 # %% [markdown]
 # ## 2. Kill it
 #
-# Now SIGKILL strikes after step 18, in the middle of the second epoch. The newest checkpoint is then that of step
-# 16. The job is launched again, finds the checkpoint, and goes on. First with the naive functions, then with
-# yours; `notebooks.yours` reads your file anew, so after an edit just run this cell and the ones below it again.
+# Now SIGKILL strikes after step 18, in the middle of the second epoch. The newest checkpoint is
+# then that of step 16. The job is launched again, finds the checkpoint, and goes on. First with the
+# naive functions, then with yours; `notebooks.yours` reads your file anew, so after an edit just
+# run this cell and the ones below it again.
 
 
 # %%
@@ -103,7 +114,10 @@ def second_life(run):
     went_on = (
         f"went on after step {after.resumed_at}" if after.resumed_at else "started again at step 0"
     )
-    return f"{killed.fault.story}; relaunched, it {went_on} and {'finished' if run.finished else 'crashed later'}"
+    return (
+        f"{killed.fault.story}; relaunched, it {went_on} and "
+        f"{'finished' if run.finished else 'crashed later'}"
+    )
 
 
 KILL_AFTER = 18
@@ -116,8 +130,9 @@ for name, run in killed.items():
     print(f"{name}: {second_life(run)}")
 
 # %% [markdown]
-# Not an exception, not a warning from the naive run. Its log says `starting at step 16, epoch 1, batch 6`, and every
-# number in that line is right. Here is the loss of every step; the resumed runs are drawn from their checkpoint on.
+# Not an exception, not a warning from the naive run. Its log says `starting at step 16, epoch 1,
+# batch 6`, and every number in that line is right. Here is the loss of every step; the resumed runs
+# are drawn from their checkpoint on.
 
 
 # %% tags=["nbval-ignore-output"] jupyter={"source_hidden": true}
@@ -217,9 +232,10 @@ bottom.set_xticks([1, *range(5, max(baseline) + 1, 5)])
 plt.show()
 
 # %% [markdown]
-# Cover the lower panel with your hand. Would you have noticed from the upper one alone that something is wrong with
-# the naive run? Its curve is as noisy and as low as the true one, and on a cluster you wouldn't have the grey line
-# to compare with. That is why this course compares bits: "close" needs a threshold to argue about, "equal" doesn't.
+# Cover the lower panel with your hand. Would you have noticed from the upper one alone that
+# something is wrong with the naive run? Its curve is as noisy and as low as the true one, and on a
+# cluster you wouldn't have the grey line to compare with. That is why this course compares bits:
+# "close" needs a threshold to argue about, "equal" doesn't.
 #
 # Should one of your lives have crashed, the next cell shows its last words.
 
@@ -230,8 +246,9 @@ if words := notebooks.last_words(killed["yours"]):
 # %% [markdown]
 # ## 3. Look inside
 #
-# Behind each loss lies the state that the step started from. The harness takes a digest of every component before
-# every step, so it can name the first step at which two runs part, and what was different in that moment.
+# Behind each loss lies the state that the step started from. The harness takes a digest of every
+# component before every step, so it can name the first step at which two runs part, and what was
+# different in that moment.
 
 # %%
 for name, run in killed.items():
@@ -244,15 +261,18 @@ for name, run in killed.items():
     print(f"    different  {', '.join(parting.different)}")
 
 # %% [markdown]
-# The naive checkpoint kept all that learning has produced, down to the optimizer's running averages. It lost
-# everything that chance decides, the batch itself included (and the best validation loss, by the way). What that means for the data is best seen sample by
-# sample. An epoch promises to show each of its 80 samples once; the next picture shows which samples each run
-# really learned from during the second epoch (counting only the steps that live on in the final weights).
+# The naive checkpoint kept all that learning has produced, down to the optimizer's running
+# averages. It lost everything that chance decides, the batch itself included (and the best
+# validation loss, by the way). What that means for the data is best seen sample by sample. An epoch
+# promises to show each of its 80 samples once; the next picture shows which samples each run really
+# learned from during the second epoch (counting only the steps that live on in the final weights).
 
 
 # %% tags=["nbval-ignore-output"]
 def trained_on(run, epoch):
-    """The batches of `epoch` that went into the final weights: (number of the life, sample indices)."""
+    """The batches of `epoch` that went into the final weights: (number of the life, sample
+    indices).
+    """
     found = []
     for number, life in enumerate(run.lives):
         now = (life.first("life") or {"epoch": 0})["epoch"]
@@ -276,7 +296,8 @@ for name, run in shown.items():
     seen = [index for _, batch in trained_on(run, EPOCH) for index in batch]
     times[name] = [seen.count(index) for index in samples]
     print(
-        f"{name:12} once: {times[name].count(1):2}   more often: {sum(n > 1 for n in times[name]):2}   never: {times[name].count(0):2}"
+        f"{name:12} once: {times[name].count(1):2}   more often: "
+        f"{sum(n > 1 for n in times[name]):2}   never: {times[name].count(0):2}"
     )
 
 # %% tags=["nbval-ignore-output"] jupyter={"source_hidden": true}
@@ -314,9 +335,9 @@ fig.legend(handles=handles, loc="outside lower center", ncols=3)
 plt.show()
 
 # %% [markdown]
-# The naive run did take four more batches, as the epoch owed. But they were the *first* four of another order: some
-# of its samples came a second time, and for each of these another one never came. With every preemption the data
-# get a little more lopsided, and no log tells.
+# The naive run did take four more batches, as the epoch owed. But they were the *first* four of
+# another order: some of its samples came a second time, and for each of these another one never
+# came. With every preemption the data get a little more lopsided, and no log tells.
 
 # %%
 for name, counts in times.items():
@@ -325,9 +346,9 @@ for name, counts in times.items():
 # %% [markdown]
 # ## 4. Who draws?
 #
-# Where does the order of an epoch come from? Let's break something smaller first. The function below seeds torch,
-# looks at one batch of a validation loader (which doesn't even shuffle), or doesn't look, and then draws three
-# numbers, as dropout would.
+# Where does the order of an epoch come from? Let's break something smaller first. The function
+# below seeds torch, looks at one batch of a validation loader (which doesn't even shuffle), or
+# doesn't look, and then draws three numbers, as dropout would.
 
 # %%
 from torch.utils.data import DataLoader
@@ -352,9 +373,9 @@ print(
 )
 
 # %% [markdown]
-# Looking at data that nobody shuffles changed all random numbers that came after. A `DataLoader` without a
-# generator of its own draws from torch's *global* one, which your model's dropout and your augmentation also draw
-# from. When exactly?
+# Looking at data that nobody shuffles changed all random numbers that came after. A `DataLoader`
+# without a generator of its own draws from torch's *global* one, which your model's dropout and
+# your augmentation also draw from. When exactly?
 
 
 # %%
@@ -379,15 +400,17 @@ for shuffle in (False, True):
     print(f"shuffle={shuffle!s:5}    {made:15}   {begun:12}   {first:9}   {second}")
 
 # %% [markdown]
-# So the order of a whole epoch hangs on where one generator stood when the epoch began, and by the time of your
-# save, that generator has long moved on. Keep this table beside you when you get to task 1.4. (It is the one for
-# `num_workers=0`. With workers, `iter` already asks them for the first batches. Try it.)
+# So the order of a whole epoch hangs on where one generator stood when the epoch began, and by the
+# time of your save, that generator has long moved on. Keep this table beside you when you get to
+# task 1.4. (It is the one for `num_workers=0`. With workers, `iter` already asks them for the first
+# batches. Try it.)
 
 # %% [markdown]
 # ## 5. Damage the file
 #
-# So far the file was whole. Task 1.3 is about files that aren't, and the first way to get one is to die while
-# writing it. Here the process is killed in the save of step 16, as the file reaches its 4096th byte.
+# So far the file was whole. Task 1.3 is about files that aren't, and the first way to get one is to
+# die while writing it. Here the process is killed in the save of step 16, as the file reaches its
+# 4096th byte.
 
 # %%
 torn = {
@@ -400,15 +423,16 @@ for name, run in torn.items():
     print(f"{name}: {second_life(run)}")
 
 # %% [markdown]
-# The naive job is beyond help, though there had been a good checkpoint of step 12: it was overwritten by the bad
-# one. No relaunch will ever get further than this:
+# The naive job is beyond help, though there had been a good checkpoint of step 12: it was
+# overwritten by the bad one. No relaunch will ever get further than this:
 
 # %% tags=["nbval-ignore-output"]
 print(notebooks.last_words(torn["naive"]).splitlines()[-1])
 
 # %% [markdown]
-# That was at least loud. The second way is quiet: a disk, a cable or a memory module turns one bit around. Below,
-# 2000 weights, all of them 0.5, go into a file; one bit of one weight is flipped; `torch.load` reads it.
+# That was at least loud. The second way is quiet: a disk, a cable or a memory module turns one bit
+# around. Below, 2000 weights, all of them 0.5, go into a file; one bit of one weight is flipped;
+# `torch.load` reads it.
 
 # %%
 import io
@@ -433,11 +457,12 @@ print("step:", loaded["step"])
 print("the first weights:", loaded["weights"][:4].tolist())
 
 # %% [markdown]
-# The file isn't torn, its keys and shapes fit, `load_state_dict` will be content, and one weight is 10³⁸ times too
-# large. The zip format that `torch.save` writes has a checksum for every record. Is it just this one that nobody
-# looks at? The next cell flips one bit at 60 places all over the file, one at a time, and also cuts the file off at
-# 60 lengths. It asks `torch.load`, and then your `write_checkpoint` and `read_latest`, with a checkpoint of step 12
-# (weights of 0.25) before the damaged one of step 16.
+# The file isn't torn, its keys and shapes fit, `load_state_dict` will be content, and one weight is
+# 10³⁸ times too large. The zip format that `torch.save` writes has a checksum for every record. Is
+# it just this one that nobody looks at? The next cell flips one bit at 60 places all over the file,
+# one at a time, and also cuts the file off at 60 lengths. It asks `torch.load`, and then your
+# `write_checkpoint` and `read_latest`, with a checkpoint of step 12 (weights of 0.25) before the
+# damaged one of step 16.
 
 # %% tags=["nbval-ignore-output"]
 import contextlib
@@ -445,7 +470,7 @@ import tempfile
 import warnings
 from pathlib import Path
 
-from grader.workload import student
+from grader.workload import load_submission
 
 previous = {"step": 12, "weights": torch.full((2000,), 0.25)}
 PLACES = 60
@@ -473,7 +498,9 @@ def outcome(read):
 
 
 def experiment(data, read):
-    """What `read` makes of the file `data`, damaged in one place after the other: {damage: [outcome]}."""
+    """What `read` makes of the file `data`, damaged in one place after the other: {damage:
+    [outcome]}.
+    """
     places = [len(data) * (2 * n + 1) // (2 * PLACES) for n in range(PLACES)]
     return {
         "one bit flipped": [outcome(lambda p=p: read(flipped(data, p))) for p in places],
@@ -483,7 +510,7 @@ def experiment(data, read):
 
 def your_experiment():
     work = notebooks.yours("ex01")
-    checkpoint = student.load(str(work.folder / work.module), quiet=True)
+    checkpoint = load_submission.load(str(work.folder / work.module), quiet=True)
     with tempfile.TemporaryDirectory() as directory:
 
         def files():
@@ -515,7 +542,8 @@ results = {
 for name, damages in results.items():
     for damage, outcomes in damages.items():
         print(
-            f"{name:17} {damage:16} {', '.join(f'{outcomes.count(what)} {what}' for what in dict.fromkeys(outcomes))}"
+            f"{name:17} {damage:16} "
+            f"{', '.join(f'{outcomes.count(what)} {what}' for what in dict.fromkeys(outcomes))}"
         )
 
 # %% tags=["nbval-ignore-output"] jupyter={"source_hidden": true}
@@ -568,17 +596,19 @@ print("your read_latest never gives wrong values:       ", "wrong" not in mine)
 print("your read_latest always gives step 16 or step 12:", set(mine) <= {"newest", "previous"})
 
 # %% [markdown]
-# A cut is always noticed, because a zip file's table of contents stands at its end. Flipped bits pass nearly always,
-# since nearly all of a checkpoint is numbers, and any bits make a number: nobody checks those checksums. Whoever
-# wants to know whether the bytes that are read are the bytes that were written has to see to it.
+# A cut is always noticed, because a zip file's table of contents stands at its end. Flipped bits
+# pass nearly always, since nearly all of a checkpoint is numbers, and any bits make a number:
+# nobody checks those checksums. Whoever wants to know whether the bytes that are read are the bytes
+# that were written has to see to it.
 
 # %% [markdown]
 # ## 6. The power goes
 #
-# So far only processes died. What they had written stayed: it lies in the kernel's memory, which outlives them, and
-# reaches the disk seconds later. When the *machine* dies, those seconds are gone, and nobody says in which order they
-# would have been written: a file's new name may be on the disk before its bytes are. Here is a saver that does what
-# careful people do. It never touches the old checkpoint, and gives the new one its name in one step. Would you approve?
+# So far only processes died. What they had written stayed: it lies in the kernel's memory, which
+# outlives them, and reaches the disk seconds later. When the *machine* dies, those seconds are
+# gone, and nobody says in which order they would have been written: a file's new name may be on the
+# disk before its bytes are. Here is a saver that does what careful people do. It never touches the
+# old checkpoint, and gives the new one its name in one step. Would you approve?
 
 # %%
 RENAMED = """
@@ -605,10 +635,10 @@ def save(directory, state):
 """
 
 # %% [markdown]
-# No kill shows what is wrong with it, and nobody wants to pull the plug a thousand times. So the next cell records
-# what each saver asks of the kernel in three saves, works out every state of the disk that a crash may leave at any
-# moment of them, on several file systems, and lets the saver's own `load` read each one (`grade crashtest` does the
-# same with anybody's code; it needs Linux).
+# No kill shows what is wrong with it, and nobody wants to pull the plug a thousand times. So the
+# next cell records what each saver asks of the kernel in three saves, works out every state of the
+# disk that a crash may leave at any moment of them, on several file systems, and lets the saver's
+# own `load` read each one (`grade crashtest` does the same with anybody's code; it needs Linux).
 
 # %% tags=["nbval-ignore-output"]
 reports = {
@@ -647,9 +677,9 @@ if told:
     plt.show()
 
 # %% [markdown]
-# The first bar is what you could have found out by killing. And this is the smallest of the states that break the
-# promise: what the first saver did, where the power went, what lay on the disk then, and which calls would have
-# prevented it.
+# The first bar is what you could have found out by killing. And this is the smallest of the states
+# that break the promise: what the first saver did, where the power went, what lay on the disk then,
+# and which calls would have prevented it.
 
 # %% tags=["nbval-ignore-output"]
 from IPython.display import Image
@@ -663,16 +693,18 @@ print("a rename alone survives every power loss:", None if renamed["why"] else r
 print("your write_checkpoint does:              ", None if mine["why"] else mine["passed"])
 
 # %% [markdown]
-# Look at what had happened before that crash: the save *had returned*. The job may have deleted the checkpoint before
-# it by then, or reported that it's safe. So a save that means what it says waits for the disk twice: for the bytes,
-# before they get their name, and for the name, before it returns.
+# Look at what had happened before that crash: the save *had returned*. The job may have deleted the
+# checkpoint before it by then, or reported that it's safe. So a save that means what it says waits
+# for the disk twice: for the bytes, before they get their name, and for the name, before it
+# returns.
 #
 # ## Your turn
 #
-# Change something above and predict the picture before you look. Kill after step 20 instead: the checkpoint then
-# falls exactly on the end of an epoch. Will the naive run still part from the undisturbed one, and in what? Or add
-# one component to the naive `capture` and `restore` and watch it move from *different* to *same* in section 3. How
-# many do you need until the parting step moves?
+# Change something above and predict the picture before you look. Kill after step 20 instead: the
+# checkpoint then falls exactly on the end of an epoch. Will the naive run still part from the
+# undisturbed one, and in what? Or add one component to the naive `capture` and `restore` and watch
+# it move from *different* to *same* in section 3. How many do you need until the parting step
+# moves?
 #
 # Then write your own in `starter/checkpoint.py` and have it graded, in a terminal:
 #

@@ -4,12 +4,13 @@
 # %% [markdown]
 # # Lab 2: who holds what, and who knows what
 #
-# In this lab you start several ranks from a cell: real processes that talk through gloo, on this machine. You let
-# the six lines of a tutorial deadlock and look at where each rank stands, you open the files of a DDP and of a sharded
-# checkpoint, draw which rank holds which part of the model, and load what four ranks saved on two of them.
+# In this lab you start several ranks from a cell: real processes that talk through gloo, on this
+# machine. You let the six lines of a tutorial deadlock and look at where each rank stands, you open
+# the files of a DDP and of a sharded checkpoint, draw which rank holds which part of the model, and
+# load what four ranks saved on two of them.
 #
-# Where it says **yours**, the functions in `starter/distributed.py` run. The outputs stored here come from the reference
-# solution. Nothing in here is graded: change whatever makes you curious.
+# Where it says **yours**, the functions in `starter/distributed.py` run. The outputs stored here
+# come from the reference solution. Nothing in here is graded: change whatever makes you curious.
 
 # %% tags=["nbval-ignore-output"]
 import tempfile
@@ -27,17 +28,25 @@ COLORS = [
     "#cc79a7",
 ]  # of ranks 0 to 3; told apart by the colour-blind, too
 GREY = "#8c8c8c"
-plt.rcParams.update({
-    "figure.dpi": 120, "font.size": 10, "axes.titlesize": 11, "axes.titlelocation": "left", "axes.titlepad": 10,
-    "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False,
-})  # fmt: skip
+plt.rcParams.update(
+    {
+        "figure.dpi": 120,
+        "font.size": 10,
+        "axes.titlesize": 11,
+        "axes.titlelocation": "left",
+        "axes.titlepad": 10,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "legend.frameon": False,
+    }
+)
 scratch = tempfile.TemporaryDirectory()  # goes when the kernel ends
 
 # %% [markdown]
 # ## 1. Six lines from a tutorial
 #
-# Rank 0 saves, then it waits for the others. Read it as if a colleague had asked you for a review, and say where each
-# rank stands after the first call.
+# Rank 0 saves, then it waits for the others. Read it as if a colleague had asked you for a review,
+# and say where each rank stands after the first call.
 
 # %%
 import torch
@@ -56,15 +65,19 @@ def save_checkpoint_ddp(model, optimizer, epoch, rank, path):
 
 
 naive = notebooks.module("naive", save_checkpoint_ddp)
-run = notebooks.train(naive, "--functions", "save_checkpoint_ddp", script="train_ddp.py", ranks=2)
+run = notebooks.train(
+    naive, "--functions", "save_checkpoint_ddp", script="ex02/train_ddp.py", ranks=2
+)
 print(notebooks.finding(run))
 
 # %% [markdown]
-# Only rank 0 comes to that barrier. Rank 1 has gone on to train, and waits in DDP's forward pass for rank 0. Here a
-# collective gives up after eight seconds, so that we see it; with NCCL it takes half an hour by default, and then every
-# rank dies with a stack trace that doesn't name the culprit.
+# Only rank 0 comes to that barrier. Rank 1 has gone on to train, and waits in DDP's forward pass
+# for rank 0. Here a collective gives up after eight seconds, so that we see it; with NCCL it takes
+# half an hour by default, and then every rank dies with a stack trace that doesn't name the
+# culprit.
 #
-# So the barrier has to come out of the `if`. Is it right, then? Let the save fail on rank 0, and ask what rank 1 knows:
+# So the barrier has to come out of the `if`. Is it right, then? Let the save fail on rank 0, and
+# ask what rank 1 knows:
 
 
 # %%
@@ -78,19 +91,21 @@ full = notebooks.train(
     notebooks.module("full", save_checkpoint_ddp),
     "--functions",
     "save_checkpoint_ddp",
-    script="train_ddp.py",
+    script="ex02/train_ddp.py",
     ranks=2,
 )
 print(notebooks.finding(full))
 
 # %% [markdown]
-# Rank 0 left by the exception; rank 1 stood at the barrier, and found out only because its connection broke. In a job of
-# 64 ranks, 63 of them hold their GPUs until something does. An error has to travel *through* a collective, as a value.
+# Rank 0 left by the exception; rank 1 stood at the barrier, and found out only because its
+# connection broke. In a job of 64 ranks, 63 of them hold their GPUs until something does. An error
+# has to travel *through* a collective, as a value.
 #
 # ## 2. What is in a DDP checkpoint
 #
-# Now yours: two ranks train, save every four steps with your `save_job`, and rank 1 is killed after step 9. Here is what
-# lies in the newest checkpoint's folder. Which of these files is the same whatever rank wrote it, and which isn't?
+# Now yours: two ranks train, save every four steps with your `save_job`, and rank 1 is killed after
+# step 9. Here is what lies in the newest checkpoint's folder. Which of these files is the same
+# whatever rank wrote it, and which isn't?
 
 
 # %% tags=["nbval-ignore-output"]
@@ -114,7 +129,7 @@ ddp = notebooks.train(
     notebooks.yours("ex02"),
     "--functions",
     "save_job",
-    script="train_ddp.py",
+    script="ex02/train_ddp.py",
     ranks=2,
     faults=[Kill(9, rank=1)],
     directory=folder,
@@ -132,7 +147,7 @@ for path in sorted(p for p in folder.glob("after-8/**/*") if p.is_file()):
 killed, after = ddp.lives[0], ddp.lives[-1]
 print("the second life began at step", after.resumed_at)
 undisturbed = notebooks.train(
-    notebooks.yours("ex02"), "--functions", "save_job", script="train_ddp.py", ranks=2
+    notebooks.yours("ex02"), "--functions", "save_job", script="ex02/train_ddp.py", ranks=2
 )
 for rank in range(2):
     same = ddp.of(rank).trajectory == undisturbed.of(rank).trajectory
@@ -141,10 +156,10 @@ for rank in range(2):
 # %% [markdown]
 # ## 3. Which rank holds what
 #
-# `fully_shard` cuts every parameter along its first dimension and gives each rank a piece. What `save_sharded` leaves
-# is one file from each rank, and `.metadata`, which says which part of which tensor lies where. DCP writes `.metadata`
-# last: a folder without it is unfinished. The picture is drawn from it: a bar is a tensor, a colour is the rank that
-# wrote that part.
+# `fully_shard` cuts every parameter along its first dimension and gives each rank a piece. What
+# `save_sharded` leaves is one file from each rank, and `.metadata`, which says which part of which
+# tensor lies where. DCP writes `.metadata` last: a folder without it is unfinished. The picture is
+# drawn from it: a bar is a tensor, a colour is the rank that wrote that part.
 
 # %% tags=["nbval-ignore-output"]
 from torch.distributed.checkpoint import FileSystemReader
@@ -158,14 +173,16 @@ def save_on(ranks):
         notebooks.yours("ex02"),
         "--do",
         "save",
-        script="sharded_cases.py",
+        script="ex02/sharded.py",
         ranks=ranks,
         directory=folder,
     )
 
 
 def owners(folder):
-    """{tensor: [(first row, rows, rank)]} of the weights, from DCP's metadata; None if the folder holds none."""
+    """{tensor: [(first row, rows, rank)]} of the weights, from DCP's metadata; None if the
+    folder holds none.
+    """
     try:
         metadata = FileSystemReader(folder / "sharded").read_metadata()
     except Exception:
@@ -235,13 +252,14 @@ fig.legend(handles, [f"rank {r}" for r in range(4)], loc="outside upper right", 
 plt.show()
 
 # %% [markdown]
-# Look at `embed.weight`, whose 29 rows don't divide by four: the last piece is smaller. And at `narrow.weight`, which has
-# one row: three ranks hold nothing of it.
+# Look at `embed.weight`, whose 29 rows don't divide by four: the last piece is smaller. And at
+# `narrow.weight`, which has one row: three ranks hold nothing of it.
 #
 # ## 4. Reshard, live
 #
-# What four ranks saved is loaded on two, on one, and on four again. Each tensor, moments included, is gathered from all
-# ranks and compared bit for bit with what was saved. (Gathering is for the comparison; `load_sharded` must not.)
+# What four ranks saved is loaded on two, on one, and on four again. Each tensor, moments included,
+# is gathered from all ranks and compared bit for bit with what was saved. (Gathering is for the
+# comparison; `load_sharded` must not.)
 
 # %%
 folder, by_four = saved[4]
@@ -251,7 +269,7 @@ for ranks in (2, 1, 4):
         notebooks.yours("ex02"),
         "--do",
         "load",
-        script="sharded_cases.py",
+        script="ex02/sharded.py",
         ranks=ranks,
         directory=folder,
     )
@@ -265,13 +283,14 @@ for ranks in (2, 1, 4):
 # %% [markdown]
 # ## 5. Bonus: how long does training stand still?
 #
-# A synchronous save keeps all ranks from training until the last byte is durable. `dcp.async_save` copies the state into
-# memory, returns, and writes from another thread. That thread needs collectives, too (all ranks must know that all
-# parts are there), and they must not mix with those of training: it gets a process group of its own. Without one, it hung
-# or aborted every time that we tried.
+# A synchronous save keeps all ranks from training until the last byte is durable. `dcp.async_save`
+# copies the state into memory, returns, and writes from another thread. That thread needs
+# collectives, too (all ranks must know that all parts are there), and they must not mix with those
+# of training: it gets a process group of its own. Without one, it hung or aborted every time that
+# we tried.
 #
-# Two ranks train a model of 32 MiB (with momentum: 64 MiB to save) and save after every sixth step. The grey part of a bar
-# is training, the coloured part the save.
+# Two ranks train a model of 32 MiB (with momentum: 64 MiB to save) and save after every sixth step.
+# The grey part of a bar is training, the coloured part the save.
 
 # %% tags=["nbval-ignore-output"]
 fig, axes = plt.subplots(1, 2, figsize=(10, 3.4), sharey=True, layout="constrained")
@@ -280,7 +299,9 @@ for axis, (how, title) in zip(
     axes, (("sync", "dcp.save"), ("async", "dcp.async_save")), strict=False
 ):
     timed = (
-        notebooks.train(naive, "--how", how, script="stalls.py", ranks=2).last.ranks[0].all("timed")
+        notebooks.train(naive, "--how", how, script="ex02/save_stall.py", ranks=2)
+        .last.ranks[0]
+        .all("timed")
     )
     steps = [t["step"] for t in timed]
     trained, in_save = ([1000 * t[part] for t in timed] for part in ("trained", "saved"))
@@ -296,12 +317,15 @@ for how, of in stalls.items():
     print(f"{how}: " + ", ".join(f"{s:.0f}" for s in of) + " ms in the save")
 
 # %% [markdown]
-# What is left of the stall is the copy (and, in a first save, memory for it). What isn't in the picture is the price: while the state is being written, training shares the disk, the memory
-# bandwidth and, on a machine with two cores, the cores with the writer. And until that has finished, there is no
-# checkpoint: a job that announces one when `async_save` returns has announced nothing.
+# What is left of the stall is the copy (and, in a first save, memory for it). What isn't in the
+# picture is the price: while the state is being written, training shares the disk, the memory
+# bandwidth and, on a machine with two cores, the cores with the writer. And until that has
+# finished, there is no checkpoint: a job that announces one when `async_save` returns has announced
+# nothing.
 #
 # ## Questions to take along
 #
 # - In section 2, which file would you lose if rank 1's disk were full, and who would have to know?
-# - In section 3, all four files are there and `.metadata` isn't. Is that a checkpoint? And the other way round?
+# - In section 3, all four files are there and `.metadata` isn't. Is that a checkpoint? And the
+#   other way round?
 # - A rank is killed between two collectives of a save. At which of them do the others notice?

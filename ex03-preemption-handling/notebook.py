@@ -4,13 +4,13 @@
 # %% [markdown]
 # # Lab 3: told to stop
 #
-# In this lab you send signals to a training job at moments of your choice. You take apart a checkpoint that a handler
-# wrote in the middle of a step, draw what happens between a signal and the end of the grace, and look at what one signal
-# does to two ranks.
+# In this lab you send signals to a training job at moments of your choice. You take apart a
+# checkpoint that a handler wrote in the middle of a step, draw what happens between a signal and
+# the end of the grace, and look at what one signal does to two ranks.
 #
-# Where it says **yours**, `starter/preemption.py` runs. The outputs stored here come from the reference solution. Time
-# is the grader's clock: it passes only in the job, and is the same on every machine. Nothing in here is graded: change
-# whatever makes you curious.
+# Where it says **yours**, `starter/preemption.py` runs. The outputs stored here come from the
+# reference solution. Time is the grader's clock: it passes only in the job, and is the same on
+# every machine. Nothing in here is graded: change whatever makes you curious.
 
 # %% tags=["nbval-ignore-output"]
 import matplotlib.pyplot as plt
@@ -25,11 +25,19 @@ BLUE, ORANGE, GREEN, RED, GREY = (
     "#d55e00",
     "#8c8c8c",
 )  # told apart by the colour-blind, too
-plt.rcParams.update({
-    "figure.dpi": 120, "font.size": 10, "axes.titlesize": 11, "axes.titlelocation": "left", "axes.titlepad": 10,
-    "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False,
-})  # fmt: skip
-SCRIPT = {"script": "train_preempt.py"}
+plt.rcParams.update(
+    {
+        "figure.dpi": 120,
+        "font.size": 10,
+        "axes.titlesize": 11,
+        "axes.titlelocation": "left",
+        "axes.titlepad": 10,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "legend.frameon": False,
+    }
+)
+SCRIPT = {"script": "ex03/train_preempt.py"}
 
 # %% [markdown]
 # ## 1. The handler of many tutorials
@@ -68,9 +76,9 @@ life = stopped.lives[0]
 print(f"saved {len(life.all('saved'))} time, exit status {life.status}")
 
 # %% [markdown]
-# Exit status 0: for the scheduler, this job is done. That alone costs the rest of the training. Now the checkpoint. A run that
-# nobody stopped tells what every tensor was after every step; so for each tensor of the checkpoint, we can say after which
-# step it was like that.
+# Exit status 0: for the scheduler, this job is done. That alone costs the rest of the training. Now
+# the checkpoint. A run that nobody stopped tells what every tensor was after every step; so for
+# each tensor of the checkpoint, we can say after which step it was like that.
 
 # %%
 whole = notebooks.train(tutorial, **SCRIPT).last
@@ -105,22 +113,25 @@ axis.tick_params(length=0)
 plt.show()
 
 # %% [markdown]
-# The optimizer updates one group of parameters after the other, and the handler ran in between. Nothing about this file is
-# damaged: it loads, it has every tensor, its checksum would be right. It just holds a model that no step of training
-# ever produced. (And it says that it is of step 3, so step 4 will be trained on top of half of itself.)
+# The optimizer updates one group of parameters after the other, and the handler ran in between.
+# Nothing about this file is damaged: it loads, it has every tensor, its checksum would be right. It
+# just holds a model that no step of training ever produced. (And it says that it is of step 3, so
+# step 4 will be trained on top of half of itself.)
 #
-# The cure isn't a better save. It's to do nothing in the handler but to note that the signal came, and to save where nothing
-# is half done.
+# The cure isn't a better save. It's to do nothing in the handler but to note that the signal came,
+# and to save where nothing is half done.
 #
 # ## 2. Yours: from the signal to the exit
 #
-# The same signal, your `main`. Every bar is something that the job does; the grace is the four seconds from the
-# signal to SIGKILL.
+# The same signal, your `main`. Every bar is something that the job does; the grace is the four
+# seconds from the signal to SIGKILL.
 
 
 # %% tags=["nbval-ignore-output"]
 def spans(life, rank=None):
-    """(what, begin, end) of steps, parts of evaluations and saves, in seconds of the job's clock."""
+    """(what, begin, end) of steps, parts of evaluations and saves, in seconds of the job's
+    clock.
+    """
     found, at = [], None
     for e in life.events:
         if e["event"] == "saving":
@@ -209,12 +220,13 @@ undisturbed = notebooks.train(notebooks.yours("ex03"), **SCRIPT)
 for title, run in mine.items():
     first, same = run.lives[0], run.trajectory == undisturbed.trajectory
     print(
-        f"{title}: exit status {first.status}, then {'the undisturbed run, bit for bit' if same else 'another run'}"
+        f"{title}: exit status {first.status}, then "
+        f"{'the undisturbed run, bit for bit' if same else 'another run'}"
     )
 
 # %% [markdown]
-# In the evaluation, look at how much of it is done again by the next life: all of it. A part of an evaluation is cheap to lose. What
-# would you have to save to keep it?
+# In the evaluation, look at how much of it is done again by the next life: all of it. A part of an
+# evaluation is cheap to lose. What would you have to save to keep it?
 #
 # ## 3. Deaf in the evaluation
 #
@@ -246,14 +258,15 @@ axis.set_xlabel("seconds since the job began")
 legend(fig, axis)
 plt.show()
 print(
-    f"steps trained: {max(e['step'] for e in deaf.lives[0].all('trained'))}, saved: {len(deaf.lives[0].all('saved'))} times"
+    f"steps trained: {max(e['step'] for e in deaf.lives[0].all('trained'))}, saved: "
+    f"{len(deaf.lives[0].all('saved'))} times"
 )
 
 # %% [markdown]
 # ## 4. Two ranks, one signal
 #
-# The signal reaches rank 1 only. First the loop of section 3, in which each rank does what it knows; then yours, which ask
-# each other after every step.
+# The signal reaches rank 1 only. First the loop of section 3, in which each rank does what it
+# knows; then yours, which ask each other after every step.
 
 # %%
 alone = notebooks.train(after_steps, faults=[send("term", 4, rank=1)], ranks=2, **SCRIPT)
@@ -266,13 +279,15 @@ together = notebooks.train(
 for rank, life in enumerate(together.lives[0].ranks):
     last = max(e["step"] for e in life.all("trained"))
     print(
-        f"rank {rank}: {len(life.all('signal'))} signals, stopped after step {last}, exit status {life.status}"
+        f"rank {rank}: {len(life.all('signal'))} signals, stopped after step {last}, exit "
+        f"status {life.status}"
     )
 
 # %% [markdown]
 # ## 5. When the grace is short
 #
-# A save that takes ten seconds, and a grace of six. Yours is told how long the grace is, and has measured a save.
+# A save that takes ten seconds, and a grace of six. Yours is told how long the grace is, and has
+# measured a save.
 
 # %% tags=["nbval-ignore-output"]
 flags = ("--costs", "save=10", "--tell-grace", "--grace")
@@ -286,13 +301,15 @@ legend(fig, *axes)
 plt.show()
 for seconds, run in ((6, short), (20, enough)):
     print(
-        f"{seconds} s: resumed at step {run.last.resumed_at}, after step {max(e['step'] for e in run.lives[0].all('trained'))}"
+        f"{seconds} s: resumed at step {run.last.resumed_at}, after step "
+        f"{max(e['step'] for e in run.lives[0].all('trained'))}"
     )
 
 # %% [markdown]
 # ## Questions to take along
 #
-# - In section 1, the signal came in the middle of `optimizer.step()`. Name three other places in a training loop where a save
-#   would be wrong, though every tensor is whole.
+# - In section 1, the signal came in the middle of `optimizer.step()`. Name three other places in a
+#   training loop where a save would be wrong, though every tensor is whole.
 # - In section 4, what would each rank do if they asked each other only every ten steps?
-# - A cluster gives 30 seconds of grace, and your checkpoint takes 40 to write. What are your options?
+# - A cluster gives 30 seconds of grace, and your checkpoint takes 40 to write. What are your
+#   options?

@@ -4,13 +4,13 @@
 # %% [markdown]
 # # Lab 4: the life of a job
 #
-# In this lab you submit job scripts to a Slurm cluster: the real daemons, started for each run and gone afterwards. You
-# let a tutorial's script lose a day, then your own go through four disasters, and you draw what happened from the
-# cluster's own records and from what the training reported.
+# In this lab you submit job scripts to a Slurm cluster: the real daemons, started for each run and
+# gone afterwards. You let a tutorial's script lose a day, then your own go through four disasters,
+# and you draw what happened from the cluster's own records and from what the training reported.
 #
-# Where it says **yours**, the files in `starter/` run. The outputs stored here come from the reference solution. Times are
-# real: Slurm waits some six seconds before it starts a requeued job again (on a site, two minutes). Nothing in here is
-# graded: change whatever makes you curious.
+# Where it says **yours**, the files in `starter/` run. The outputs stored here come from the
+# reference solution. Times are real: Slurm waits some six seconds before it starts a requeued job
+# again (on a site, two minutes). Nothing in here is graded: change whatever makes you curious.
 
 # %% tags=["nbval-ignore-output"]
 import matplotlib.pyplot as plt
@@ -24,17 +24,25 @@ BLUE, ORANGE, GREEN, RED, GREY = (
     "#d55e00",
     "#8c8c8c",
 )  # told apart by the colour-blind, too
-plt.rcParams.update({
-    "figure.dpi": 120, "font.size": 10, "axes.titlesize": 11, "axes.titlelocation": "left", "axes.titlepad": 10,
-    "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False,
-})  # fmt: skip
+plt.rcParams.update(
+    {
+        "figure.dpi": 120,
+        "font.size": 10,
+        "axes.titlesize": 11,
+        "axes.titlelocation": "left",
+        "axes.titlepad": 10,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "legend.frameon": False,
+    }
+)
 
 # %% [markdown]
 # ## 1. A script that looks careful
 #
-# It asks to be requeued, it traps the signal, it passes it on, it requeues the job. Read it as if a colleague had asked you
-# for a review. Its time limit
-# comes near at step 17; the training saves every five steps, and when it's told to stop, which takes seven seconds.
+# It asks to be requeued, it traps the signal, it passes it on, it requeues the job. Read it as if a
+# colleague had asked you for a review. Its time limit comes near at step 17; the training saves
+# every five steps, and when it's told to stop, which takes seven seconds.
 
 # %% tags=["nbval-ignore-output"]
 careful = """#!/bin/bash
@@ -70,15 +78,16 @@ print(
 )
 
 # %% [markdown]
-# The time limit came near at step 17, the shell was warned, the trap ran. But the warning never reached the training (a SIGTERM
-# that it may have heard was the requeue's, just before SIGKILL), and the next life did steps again that had been done. SIGTERM *to srun* means: end these tasks, and srun does it with SIGKILL. One word in
-# the trap (`USR1`, which srun hands on as it is) makes the difference between a save and a loss. And of the first life's
-# log, nothing is left.
+# The time limit came near at step 17, the shell was warned, the trap ran. But the warning never
+# reached the training (a SIGTERM that it may have heard was the requeue's, just before SIGKILL),
+# and the next life did steps again that had been done. SIGTERM *to srun* means: end these tasks,
+# and srun does it with SIGKILL. One word in the trap (`USR1`, which srun hands on as it is) makes
+# the difference between a save and a loss. And of the first life's log, nothing is left.
 #
 # ## 2. Yours, through four disasters
 #
-# Now your `auto_resume.sbatch` with your `auto_resume.py`. The job is preempted, its time runs out, its training is killed, and
-# killed again with its newest checkpoint cut in half.
+# Now your `auto_resume.sbatch` with your `auto_resume.py`. The job is preempted, its time runs out,
+# its training is killed, and killed again with its newest checkpoint cut in half.
 
 # %% tags=["nbval-ignore-output"]
 plan = [
@@ -93,8 +102,9 @@ mine = notebooks.on_cluster(
 
 
 def draw(axis, run):
-    """Progress against time: the cluster's record of when the job ran, the training's of its steps, saves and signals.
-    The cluster notes whole seconds."""
+    """Progress against time: the cluster's record of when the job ran, the training's of its steps,
+    saves and signals. The cluster notes whole seconds.
+    """
     zero = min(e["t"] for e in run.events)
     for n, ran in enumerate(run.record):
         axis.axvspan(
@@ -167,14 +177,14 @@ for fault, steps in mine.lost:
     print(f"  {fault['do']:<8} at step {fault['step']}: {steps} steps done again")
 
 # %% [markdown]
-# Where the blue line falls, work was done again: after a SIGKILL from the last save on; after a torn checkpoint from the
-# one before it. A preemption and a time limit cost nothing but the waiting. (Slurm's own clock looks at time limits every
-# 30 seconds on a site; here every two.)
+# Where the blue line falls, work was done again: after a SIGKILL from the last save on; after a
+# torn checkpoint from the one before it. A preemption and a time limit cost nothing but the
+# waiting. (Slurm's own clock looks at time limits every 30 seconds on a site; here every two.)
 #
 # ## 3. The cluster's record
 #
-# What the cluster itself has noted: each run of the job, and the state in which it ended. PENDING means that it went
-# back into the queue.
+# What the cluster itself has noted: each run of the job, and the state in which it ended. PENDING
+# means that it went back into the queue.
 
 # %%
 for number, ran in enumerate(mine.record, 1):
@@ -183,7 +193,9 @@ for number, ran in enumerate(mine.record, 1):
 # %% [markdown]
 # ## Questions to take along
 #
-# - In section 1, the shell was warned two minutes before the limit. What would the training have needed to do in these two
-#   minutes, and what if its save takes three?
-# - In section 2, which of the four would have ended the job if `begin_life` counted every life as a crash?
-# - Your site allows ten requeues a job. Where would you count them, and what would you do at the tenth?
+# - In section 1, the shell was warned two minutes before the limit. What would the training have
+#   needed to do in these two minutes, and what if its save takes three?
+# - In section 2, which of the four would have ended the job if `begin_life` counted every life as a
+#   crash?
+# - Your site allows ten requeues a job. Where would you count them, and what would you do at the
+#   tenth?

@@ -11,14 +11,15 @@ from pathlib import Path
 
 import click
 
-from grader import course, derive, starters
-from grader.course import ROOT, Exercise, UsageError
-from grader.crash.command import crashtest
+from grader.course import catalog, derive, starters, submissions
+from grader.course.catalog import ROOT, Exercise
+from grader.crash.cli import crashtest
+from grader.errors import UsageError
 from grader.harness import sandbox
-from grader.harness.guardian import reap_descendants
 from grader.interrupt import Interrupted, end_in_order
+from grader.processes import reap_descendants
 from grader.report.logs import escaped
-from grader.slurm.command import cluster
+from grader.slurm.cli import cluster
 
 STATE = ROOT / ".grade"
 
@@ -161,7 +162,7 @@ def checks(
 ):
     """Grade exercises (what `grade` does without a command)."""
     from grader import engine
-    from grader.checks.cluster_runs import Where
+    from grader.checks.ex04.cluster_runs import Where
     from grader.harness.faults import parse_schedule
     from grader.harness.launcher import Limits, choose
     from grader.report import output, terminal
@@ -221,23 +222,25 @@ def checks(
     sys.exit(output.exit_code(results))
 
 
-def _submission(exercise: Exercise, submission: Path | None, solution: bool) -> course.Submission:
+def _submission(
+    exercise: Exercise, submission: Path | None, solution: bool
+) -> submissions.Submission:
     if submission and solution:
         raise UsageError("--submission and --solution exclude each other")
-    return course.submission(exercise, submission, solution)
+    return submissions.submission(exercise, submission, solution)
 
 
 def _exercises(names, submission: Path | None) -> list[Exercise]:
     """Those named; else those that the submission holds; else all."""
     for name in names:
         if "." in name:
-            exercise, task = course.find_task(name)
+            exercise, task = catalog.find_task(name)
             raise UsageError(
                 f"{name} is a task, not an exercise: grade {exercise.id} --task {task.number}"
             )
     if names:
-        return [course.find(name) for name in names]
-    known = list(course.exercises().values())
+        return [catalog.find(name) for name in names]
+    known = list(catalog.exercises().values())
     if submission is None:
         return known
     if not submission.is_dir():
@@ -273,7 +276,7 @@ def show(name):
     from grader.report import terminal
 
     out = terminal.console()
-    for exercise in [course.find(name)] if name else course.exercises().values():
+    for exercise in [catalog.find(name)] if name else catalog.exercises().values():
         out.print(f"[bold]{exercise.id}[/bold]  {exercise.title}  ({exercise.points} points)")
         for task in exercise.tasks:
             needs = f"   builds on {', '.join(task.needs)}" if task.needs else ""
@@ -292,10 +295,10 @@ def show(name):
 @click.option("--again", is_flag=True, help="Begin at the first rung again.")
 def hint(task_name, again):
     """The next hint for a task: one rung of the ladder at a time."""
-    from grader.hints import Seen
+    from grader.course.hints import Seen
     from grader.report import terminal
 
-    _, task = course.find_task(task_name)
+    _, task = catalog.find_task(task_name)
     seen = Seen(STATE / "hints.json")
     rung = 0 if again else seen.next_rung(task)
     out = terminal.console()
@@ -312,7 +315,7 @@ def hint(task_name, again):
 @click.argument("name", metavar="EXERCISE")
 def reset(name):
     """Put an exercise's starter back as it was handed out; your version is kept aside."""
-    exercise = course.find(name)
+    exercise = catalog.find(name)
     where = exercise.starter.relative_to(ROOT)
     kept = starters.reset(exercise)
     if kept is None:
@@ -356,9 +359,9 @@ def reset(name):
 @click.option("--solution", is_flag=True)
 def run_command(name, kill_after, stop_in, workers, ranks, save_every, seed, submission, solution):
     """Run the training job with your functions, and kill it where you like."""
-    from grader.play import STEPS, play
+    from grader.run_command import STEPS, play
 
-    exercise = course.find(name)
+    exercise = catalog.find(name)
     work = _submission(exercise, submission, solution)
     for option, steps in (("--kill-after", kill_after), ("--stop-in", stop_in)):
         if out := [step for step in steps if not 1 <= step <= STEPS]:
@@ -392,7 +395,7 @@ def dev():
 @click.argument("names", nargs=-1)
 def derive_command(names):
     """Derive every starter from its solution."""
-    for exercise in [course.find(n) for n in names] or course.exercises().values():
+    for exercise in [catalog.find(n) for n in names] or catalog.exercises().values():
         for file in derive.write_starter(exercise):
             click.echo(f"{exercise.id}: wrote starter/{file}")
 
@@ -410,9 +413,9 @@ def derive_command(names):
 )
 def matrix(names, write, seed, only):
     """Grade every mutant and print the table of mutants and the tasks that catch them."""
-    from grader.mutants import matrix as kill_matrix
+    from grader.authoring import kill_matrix
 
-    chosen = [course.find(name) for name in names] or course.exercises().values()
+    chosen = [catalog.find(name) for name in names] or catalog.exercises().values()
     if only and len(chosen) != 1:
         raise UsageError("--mutant goes with one exercise: grade dev matrix ex01 --mutant in-place")
     sys.exit(max([kill_matrix.main(exercise, write, seed, only) for exercise in chosen]))
@@ -422,9 +425,9 @@ def matrix(names, write, seed, only):
 @click.argument("names", nargs=-1)
 def notebook(names):
     """Build and execute the notebooks from their sources."""
-    from grader.notebooks import build
+    from grader.authoring.build_notebooks import build
 
-    for exercise in [course.find(n) for n in names] or course.exercises().values():
+    for exercise in [catalog.find(n) for n in names] or catalog.exercises().values():
         click.echo(f"wrote {build(exercise).relative_to(ROOT)}")
 
 

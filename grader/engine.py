@@ -19,7 +19,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from grader.course import Exercise, Submission, Task
+from grader.course.catalog import Exercise, Task
+from grader.course.submissions import Submission
 from grader.harness import launcher as launchers
 from grader.harness.faults import Fault
 from grader.harness.lab import Bench, Cancelled, Lab
@@ -63,7 +64,7 @@ class Check:
 
 def collect(exercise: Exercise) -> list[Check]:
     """The exercise's checks in the order of its file, parametrized as pytest would."""
-    module = importlib.import_module(f"grader.checks.test_{exercise.id}")
+    module = importlib.import_module(f"grader.checks.{exercise.id}.test_{exercise.id}")
     found = []
     for function in vars(module).values():
         if (
@@ -80,7 +81,8 @@ def at_once(exercise: Exercise) -> int:
     """How many of its checks may run at a time, whatever the cores: those that wait for a cluster
     need none. 0: no matter.
     """
-    return getattr(importlib.import_module(f"grader.checks.test_{exercise.id}"), "AT_ONCE", 0)
+    module = importlib.import_module(f"grader.checks.{exercise.id}.test_{exercise.id}")
+    return getattr(module, "AT_ONCE", 0)
 
 
 def _cases(function: Callable) -> Iterable[tuple[str, dict]]:
@@ -115,7 +117,7 @@ class Grading:
         logs: Path | None = None,  # where logs of crashes are kept, in a folder for each submission
         sandbox=None,  # grader.harness.sandbox.Sandbox; None: the best one
         seconds: float | None = None,  # that the whole grading may take
-        cluster=None,  # grader.checks.cluster_runs.Where; None: what can be had here
+        cluster=None,  # grader.checks.ex04.cluster_runs.Where; None: what can be had here
         on_change: Callable[[Grading], None] | None = None,
     ):
         self.exercise, self.faults, self.tasks = exercise, faults, tasks
@@ -160,13 +162,13 @@ class Grading:
         """Import the submission once: what goes wrong there is one finding, not one for every
         check.
         """
-        from grader.checks.expect import imports_cleanly
+        from grader.checks.run_assertions import imports_cleanly
 
         try:
             if self.bench.submission.problem:
                 return Finding("import", [("submission", self.bench.submission.problem)])
             names = [name for task in self.exercise.tasks for name in task.functions]
-            imports_cleanly(Lab(self.bench, "preflight").launch("importing.py"), names)
+            imports_cleanly(Lab(self.bench, "preflight").launch("import_check.py"), names)
         except Finding as finding:
             return finding
         except Exception as e:

@@ -1,8 +1,8 @@
 """Exercise 1: checkpoints that lose nothing.
 
-The training script is ../../grader/workload/train.py (tasks 1.1 to 1.3: train_epochs.py); it calls
-the functions below. README.md tells the story and when each is called; `grade show ex01` lists the
-tasks.
+The training script is ../../grader/workload/ex01/train.py (tasks 1.1 to 1.3: train_epochs.py); it
+calls the functions below. README.md tells the story and when each is called; `grade show ex01`
+lists the tasks.
 """
 
 import hashlib

@@ -1,8 +1,8 @@
 """Exercise 2: checkpoints of a job that runs on several ranks.
 
-The training scripts are ../../grader/workload/train_ddp.py and train_sharded.py; every rank runs
-them, and so calls the functions below. README.md tells the story and when each is called; `grade
-show ex02` lists the tasks.
+The training scripts are ../../grader/workload/ex02/train_ddp.py and train_sharded.py; every rank
+runs them, and so calls the functions below. README.md tells the story and when each is called;
+`grade show ex02` lists the tasks.
 """
 
 import os

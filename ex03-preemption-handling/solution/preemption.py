@@ -2,8 +2,8 @@
 
 The functions below are yours. As they stand, they do what a first attempt does; run `grade ex03` to
 see what that costs. The contract of each stands in its docstring, the story in ../README.md. `job`
-is the grader's (grader/workload/preempt_job.py): it trains, saves and resumes. *When* it does so is
-your part.
+is the grader's (grader/workload/ex03/preempt_job.py): it trains, saves and resumes. *When* it does
+so is your part.
 
 Names of your own, helpers and constants are welcome. Nothing outside of this file is graded.
 """

@@ -4,8 +4,9 @@ The functions below are yours; so are auto_resume.sbatch and chain.sbatch beside
 stand, they do what a first attempt does; run `grade ex04` to see what that costs. The contract of
 each stands in its docstring, the story in ../README.md.
 
-The job (grader/workload/auto_job.py) calls these functions in every life, in this order: only_one,
-newest_intact, begin_life, then it trains, then end_life. A life that is killed calls nothing.
+The job (grader/workload/ex04/train.py) calls these functions in every life, in this order:
+only_one, newest_intact, begin_life, then it trains, then end_life. A life that is killed calls
+nothing.
 """
 
 import os

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import click
 
-from grader import course
+from grader.course import catalog
 
 
 @click.command(help=__doc__)
@@ -64,7 +64,7 @@ def main(only, exercise, busy, rounds, plain, flake_rounds, load, record, sizes,
         from grader.bench import grading
 
         grading.launch_times(rounds)
-        grading.grade_times(course.find(exercise or "ex01"), plain)
+        grading.grade_times(catalog.find(exercise or "ex01"), plain)
     if only in (None, "isolation"):
         from grader.bench import isolation
 
@@ -85,7 +85,7 @@ def main(only, exercise, busy, rounds, plain, flake_rounds, load, record, sizes,
     if only == "flakes":
         from grader.bench import flakes
 
-        sys.exit(flakes.run(course.find(exercise or "ex01"), flake_rounds, load, record))
+        sys.exit(flakes.run(catalog.find(exercise or "ex01"), flake_rounds, load, record))
 
 
 if __name__ == "__main__":

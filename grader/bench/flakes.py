@@ -12,8 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from grader import course, engine, mutants
+from grader import engine, mutants
 from grader.bench.show import out
+from grader.course import catalog, submissions
 from grader.harness import launcher as launchers
 
 
@@ -43,7 +44,7 @@ def _remembered(record: Path | None) -> dict:
 
 
 def run(
-    exercise: course.Exercise, rounds: int, load: str = "half", record: Path | None = None
+    exercise: catalog.Exercise, rounds: int, load: str = "half", record: Path | None = None
 ) -> int:
     """Grade the solution and every mutant (its own task) `rounds` times; under `load` all, half or
     none of them.
@@ -52,7 +53,7 @@ def run(
     so they can be run a few at a time and a run that was stopped goes on.
     """
     quiet = {"none": rounds, "all": 0, "half": rounds // 2}[load]
-    subjects = [("solution", None, lambda: course.submission(exercise, None, solution=True))]
+    subjects = [("solution", None, lambda: submissions.submission(exercise, None, solution=True))]
     subjects += [
         (m.name, [exercise.task(m.task).number], lambda m=m: mutants.submission(exercise, m))
         for m in mutants.load(exercise)

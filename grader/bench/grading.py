@@ -12,11 +12,12 @@ from pathlib import Path
 
 import click
 
-from grader import course, engine
+from grader import engine
 from grader.bench.show import out, table
+from grader.course import catalog, submissions
 from grader.harness.lab import WORKLOAD
+from grader.harness.launch import life_environment, run_life
 from grader.harness.launcher import HERE, ForkServer, Limits, Plain
-from grader.harness.life import life_environment, run_life
 from grader.harness.sandbox import NONE, Sandbox
 
 # --- launch to first step -------------------------------------------------------------------------
@@ -34,7 +35,7 @@ def _first_step(folder: Path) -> float:
 
 def launch_times(rounds: int) -> None:
     script, argv = (
-        WORKLOAD / "train_epochs.py",
+        WORKLOAD / "ex01/train_epochs.py",
         ["--bare", "--checkpoint", "-", "--directory", "DIR"],
     )
     server, times = ForkServer(), {"fork server": [], "python train.py": []}
@@ -81,7 +82,7 @@ def _plain_python(folder: Path, script: Path, argv: list[str]) -> None:
     (folder / "job.json").write_text(json.dumps(job))
     # it makes a session of its own
     subprocess.run(
-        [sys.executable, "-I", str(HERE / "child.py"), str(folder / "job.json")],
+        [sys.executable, "-I", str(HERE / "inside" / "child.py"), str(folder / "job.json")],
         check=True,
         env=job["env"],
     )
@@ -90,7 +91,7 @@ def _plain_python(folder: Path, script: Path, argv: list[str]) -> None:
 # --- a whole grading ------------------------------------------------------------------------------
 
 
-def grade_times(exercise: course.Exercise, plain: bool) -> None:
+def grade_times(exercise: catalog.Exercise, plain: bool) -> None:
     shown = table(
         f"Grading {exercise.id}'s solution, from nothing to the verdict",
         "",
@@ -98,7 +99,7 @@ def grade_times(exercise: course.Exercise, plain: bool) -> None:
         "times as long",
         "points",
     )
-    cores, work = engine.default_jobs(), course.submission(exercise, None, solution=True)
+    cores, work = engine.default_jobs(), submissions.submission(exercise, None, solution=True)
     rows = [("fork server", ForkServer, jobs) for jobs in sorted({1, 2, cores, 2 * cores})]
     rows += [("plain processes", Plain, cores)] if plain else []
     base = None

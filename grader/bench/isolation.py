@@ -9,14 +9,15 @@ import tempfile
 import time
 from pathlib import Path
 
-from grader import course, engine
+from grader import engine
 from grader.bench.flakes import loaded
 from grader.bench.show import out, table
+from grader.course import catalog, submissions
 from grader.harness import launcher as launchers
 from grader.harness import sandbox
 from grader.harness.lab import WORKLOAD
+from grader.harness.launch import run_life
 from grader.harness.launcher import Limits
-from grader.harness.life import run_life
 from grader.harness.sandbox import LANDLOCK, NONE, Sandbox
 
 
@@ -30,7 +31,7 @@ def life_cost(rounds: int) -> None:
     """The same bare life in each sandbox, in turn: the differences are the sandbox's."""
     kinds, times = _available(), {}
     launcher = launchers.choose(kind=kinds[-1].kind)
-    script = WORKLOAD / "importing.py"
+    script = WORKLOAD / "import_check.py"
     with tempfile.TemporaryDirectory(dir="/tmp") as top:
         module = Path(top) / "empty.py"
         module.write_text("")
@@ -72,9 +73,9 @@ def grading_cost(rounds: int) -> None:
         *(f"{one.kind}, s" for one in kinds),
         "ratio",
     )
-    for exercise in course.exercises().values():
+    for exercise in catalog.exercises().values():
         work, times = (
-            course.submission(exercise, None, solution=True),
+            submissions.submission(exercise, None, solution=True),
             {one.kind: [] for one in kinds},
         )
         for _ in range(rounds):
@@ -101,8 +102,8 @@ def under_load(rounds: int, busy: int, names: list[str]) -> int:
     marks.
     """
     wrong = 0
-    for exercise in [course.find(name) for name in names] or course.exercises().values():
-        work, times = course.submission(exercise, None, solution=True), []
+    for exercise in [catalog.find(name) for name in names] or catalog.exercises().values():
+        work, times = submissions.submission(exercise, None, solution=True), []
         for _ in range(rounds):
             with loaded(busy):
                 result = engine.grade(exercise, work)

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import torch
 
-from grader.harness.memory import Peak
+from grader.harness.inside.memory import Peak
 
 TEMPLATES = Path(__file__).resolve().parent.parent.parent / "templates"
 MIB = 1 << 20

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from grader import course, engine
+from grader import engine
+from grader.course import catalog, submissions
 from grader.harness import launcher as launchers
 from grader.harness.lab import course_paths
 from grader.report.logs import escaped
@@ -39,12 +40,12 @@ def lab():
 def _grading(config, exercise_id: str) -> engine.Grading:
     global _launcher
     if exercise_id not in _gradings:
-        exercise = course.find(exercise_id)
+        exercise = catalog.find(exercise_id)
         try:
-            work = course.submission(
+            work = submissions.submission(
                 exercise, config.getoption("--submission"), config.getoption("--solution")
             )
-        except course.UsageError as e:
+        except catalog.UsageError as e:
             raise pytest.UsageError(str(e)) from e
         if _launcher is None:
             _launcher = launchers.choose(config.getoption("--launcher"))

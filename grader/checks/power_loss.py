@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from grader.checks.expect import finished
-from grader.crash import plain, states, story, verdict
+from grader.checks.run_assertions import finished
+from grader.crash import description, enumeration, plain, promise
 from grader.crash.crashtest import Report
-from grader.crash.disk import Mark
 from grader.crash.judge import Outcome
+from grader.crash.operations import Mark
 from grader.crash.recorder import Record
 from grader.harness.lab import Lab
 from grader.harness.run import Run
@@ -30,29 +30,34 @@ def saves_survive(
     """One life saves and is recorded; the states are worked out here; another life, which doesn't
     know what was saved, reads each of them.
 
-    given    what the recorded life saves (workload/crash_states.py)
+    given    what the recorded life saves (workload/ex01/power_loss.py)
     digests  save -> digest of its state with this key, from a life without student code
     """
-    run = lab.launch("crash_states.py", *flags, given=given)
+    run = lab.launch("ex01/power_loss.py", *flags, given=given)
     finished(lab, run)
     record = _record(run, len(steps))
-    found = states.space(record.disk, record.ops)
-    left_out = states.thin(found, TREES)
+    found = enumeration.space(record.disk, record.ops)
+    left_out = enumeration.thin(found, TREES)
     keys = list(found.trees)
     trees = plain.from_trees([found.trees[k] for k in keys])
     read = lab.launch(
-        "crash_reads.py", *flags, given={"key": key, "trees": trees}, directory=run.directory
+        "ex01/read_disk_states.py",
+        *flags,
+        given={"key": key, "trees": trees},
+        directory=run.directory,
     )
     finished(lab, read)
     outcomes = {
         keys[int(n)]: Outcome(**outcome) for n, outcome in read.last.first("outcomes")["of"].items()
     }
-    left_out += states.keep(found, set(outcomes))
-    failing = verdict.failures(found, outcomes, digests, fresh="none")
-    remedies = verdict.remedies(record.disk, record.ops, failing, found.trees) if failing else []
-    tried = {model: sum(model in state.models for state in found.states) for model in states.TITLES}
+    left_out += enumeration.keep(found, set(outcomes))
+    failing = promise.failures(found, outcomes, digests, fresh="none")
+    remedies = promise.remedies(record.disk, record.ops, failing, found.trees) if failing else []
+    tried = {
+        model: sum(model in state.models for state in found.states) for model in enumeration.TITLES
+    }
     report = Report(record, found, digests, tried, failing, remedies, left_out=left_out)
-    _judge(lab, story.as_data(report), story.advice(report), steps, saves, load)
+    _judge(lab, description.as_data(report), description.advice(report), steps, saves, load)
 
 
 def _record(run: Run, number: int) -> Record:

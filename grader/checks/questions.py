@@ -8,12 +8,12 @@ import signal
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from grader.checks.expect import crashed, finished, starved
+from grader.checks.run_assertions import crashed, finished, starved
 from grader.harness.lab import Lab
 from grader.harness.run import Run
 from grader.verdicts import Finding, Inconclusive
 
-SECONDS = 20  # for one question (workload/forked.py)
+SECONDS = 20  # for one question (workload/isolate.py)
 
 
 @dataclass

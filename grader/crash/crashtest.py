@@ -15,12 +15,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from grader.crash import disk, judge, recorder, states, verdict
-from grader.crash.disk import ROOT, Mark, Tree
+from grader.crash import enumeration, judge, operations, promise, recorder
+from grader.crash.enumeration import PROCESS, TITLES, Promise, Space
 from grader.crash.judge import Outcome
+from grader.crash.operations import ROOT, Mark, Tree
+from grader.crash.promise import Failure, Remedy, broken
 from grader.crash.recorder import Incomplete, Record, mark
-from grader.crash.states import PROCESS, TITLES, Promise, Space
-from grader.crash.verdict import Failure, Remedy, broken
 
 # calls of one run that are refused, one after another; of more, as many are drawn evenly
 MOST_ERRORS = 40
@@ -124,11 +124,11 @@ def test(
         timed = {"record": time.perf_counter() - began}
 
         began = time.perf_counter()
-        found = states.space(record.disk, record.ops, models)
+        found = enumeration.space(record.disk, record.ops, models)
         timed["enumerate"] = time.perf_counter() - began
         digests = _digests(record)
 
-        left_out = states.thin(found, most_trees)
+        left_out = enumeration.thin(found, most_trees)
         flipped = _flips(record, seed) if flips else {}
         timed["judge"] = 0.0
 
@@ -143,8 +143,8 @@ def test(
             return outcomes
 
         outcomes = judged(found.trees | {key: tree for key, (_, tree) in flipped.items()})
-        left_out += states.keep(found, set(outcomes))
-        failing = verdict.failures(found, outcomes, digests, program.fresh)
+        left_out += enumeration.keep(found, set(outcomes))
+        failing = promise.failures(found, outcomes, digests, program.fresh)
 
         # what the power does to this program anyway is no fault of an error's; and it may be
         # thousands of states
@@ -167,7 +167,7 @@ def test(
             outcomes |= judged(left)
 
     began = time.perf_counter()
-    remedies = verdict.remedies(record.disk, record.ops, failing, found.trees) if failing else []
+    remedies = promise.remedies(record.disk, record.ops, failing, found.trees) if failing else []
     timed["explain"] = time.perf_counter() - began
     report = Report(
         record,
@@ -276,7 +276,7 @@ def _errors(
             _ErrorRun(
                 what,
                 record,
-                states.space(
+                enumeration.space(
                     record.disk, record.ops, models, since=len(record.ops), interned=interned
                 ),
             )
@@ -292,7 +292,7 @@ def _flips(record: Record, seed: int) -> dict:
     newest save.
     """
     draw = random.Random(seed)
-    last = states.final(record.disk, record.ops)
+    last = enumeration.final(record.disk, record.ops)
     began = max(n for n, op in enumerate(record.ops) if isinstance(op, Mark) and op.kind == "began")
     newest = _written_since(record, began)
     files = [
@@ -320,11 +320,13 @@ def _written_since(record: Record, began: int) -> set[str]:
     entries = dict(record.disk.before)
     touched: set[int] = set()
     for n, op in enumerate(record.ops):
-        if isinstance(op, disk.Names):
-            disk.apply(entries, op)
+        if isinstance(op, operations.Names):
+            operations.apply(entries, op)
             if n >= began:
                 touched |= {after for _, _, _, after in op.changes if after is not None}
-        elif n >= began and isinstance(op, (disk.Write, disk.Truncate)):
+        elif n >= began and isinstance(op, (operations.Write, operations.Truncate)):
             touched.add(op.inode)
     touched.discard(ROOT)
-    return {path for path, inode in disk.paths(entries, record.disk).items() if inode in touched}
+    return {
+        path for path, inode in operations.paths(entries, record.disk).items() if inode in touched
+    }

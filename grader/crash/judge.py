@@ -21,8 +21,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from grader.crash.disk import Tree
-from grader.harness.parent import die_with_parent
+from grader.crash.operations import Tree
+from grader.processes import die_with_parent
 
 SECONDS = 20  # for one load; milliseconds are normal
 ENOUGH_LATE = 2  # loads of one process that don't end, after which it asks no more

@@ -7,10 +7,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from grader.crash.crashtest import Report
-from grader.crash.disk import Mark, Sync, SyncAll
-from grader.crash.states import PROCESS
-from grader.crash.story import SHOWN, _text, advice, story
-from grader.crash.verdict import Failure
+from grader.crash.description import SHOWN, _text, advice, story
+from grader.crash.enumeration import PROCESS
+from grader.crash.operations import Mark, Sync, SyncAll
+from grader.crash.promise import Failure
 
 GOOD, BAD, QUIET = "#2b7a4b", "#b3261e", "#6b6f76"
 

@@ -6,21 +6,21 @@ from __future__ import annotations
 import base64
 from dataclasses import fields
 
-from grader.crash import disk
-from grader.crash.disk import Disk, Op
+from grader.crash import operations
+from grader.crash.operations import Disk, Op
 from grader.crash.recorder import Record
 from grader.crash.tracer import Ended
 
 KINDS = {
     kind.__name__: kind
     for kind in (
-        disk.Names,
-        disk.Write,
-        disk.Truncate,
-        disk.Sync,
-        disk.SyncAll,
-        disk.Mark,
-        disk.Note,
+        operations.Names,
+        operations.Write,
+        operations.Truncate,
+        operations.Sync,
+        operations.SyncAll,
+        operations.Mark,
+        operations.Note,
     )
 }
 
@@ -35,7 +35,7 @@ def from_record(record: Record) -> dict:
     ops = []
     for op in record.ops:
         values = {f.name: getattr(op, f.name) for f in fields(op)}
-        if isinstance(op, disk.Write):
+        if isinstance(op, operations.Write):
             values["data"] = _text(bytes(op.data))
         ops.append([type(op).__name__, values])
     return {
@@ -54,9 +54,9 @@ def to_record(data: dict) -> Record:
     ops: list[Op] = []
     for kind, values in data["ops"]:
         op = KINDS[kind](**values)
-        if isinstance(op, disk.Write):
+        if isinstance(op, operations.Write):
             op.data = base64.b64decode(op.data)
-        if isinstance(op, disk.Names):
+        if isinstance(op, operations.Names):
             op.changes = [tuple(change) for change in op.changes]
         ops.append(op)
     found = Disk(
@@ -69,7 +69,7 @@ def to_record(data: dict) -> Record:
     return Record(found, ops, [Ended(status, late) for status, late in data["ended"]])
 
 
-def from_trees(trees: list[disk.Tree]) -> dict:
+def from_trees(trees: list[operations.Tree]) -> dict:
     """JSON of what lies in directories; contents that they share stand there once."""
     numbers: dict[bytes, int] = {}
     of = [
@@ -82,7 +82,7 @@ def from_trees(trees: list[disk.Tree]) -> dict:
     return {"contents": [_text(content) for content in numbers], "trees": of}
 
 
-def to_trees(data: dict) -> list[disk.Tree]:
+def to_trees(data: dict) -> list[operations.Tree]:
     contents = [base64.b64decode(text) for text in data["contents"]]
     return [
         {path: contents[it] if isinstance(it, int) else it for path, it in tree}

@@ -19,8 +19,19 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from grader.crash import disk, states
-from grader.crash.disk import ROOT, Disk, Mark, Names, Note, Op, Sync, SyncAll, Truncate, Write
+from grader.crash import enumeration, operations
+from grader.crash.operations import (
+    ROOT,
+    Disk,
+    Mark,
+    Names,
+    Note,
+    Op,
+    Sync,
+    SyncAll,
+    Truncate,
+    Write,
+)
 from grader.crash.syscalls import FICLONE, FICLONERANGE
 from grader.crash.tracer import HOLD, PASS, Ended, Tracee, Tracer, Unavailable
 
@@ -114,7 +125,9 @@ class Recorder:
         self._fresh = False
         self.entries = self._scan()
         # as files are called now
-        self.shown = {inode: path for path, inode in disk.paths(self.entries, self.disk).items()}
+        self.shown = {
+            inode: path for path, inode in operations.paths(self.entries, self.disk).items()
+        }
         self.disk.before = dict(self.entries)
 
     # --- what there is
@@ -138,8 +151,8 @@ class Recorder:
             self.known[st.st_ino] = _File(inode, bytearray(content))
         self.disk.names.setdefault(inode, self._shown(path))
 
-    def _scan(self) -> disk.Entries:
-        found: disk.Entries = {}
+    def _scan(self) -> operations.Entries:
+        found: operations.Entries = {}
 
         def walk(folder: str, inode: int) -> None:
             for name in sorted(os.listdir(folder)):
@@ -442,7 +455,7 @@ class Recorder:
         ]
         changes = [(*key, self.entries.get(key), now.get(key)) for key in keys]
         self.entries = now
-        self.shown |= {inode: path for path, inode in disk.paths(now, self.disk).items()}
+        self.shown |= {inode: path for path, inode in operations.paths(now, self.disk).items()}
         self._add(tracee, Names(text or self._call(tracee), changes=changes))
         for inode in {before for _, _, before, _ in changes if before is not None} - set(
             now.values()
@@ -486,7 +499,7 @@ class Recorder:
         self._refresh(Tracee(0, ""))
         if self.blind:
             raise Incomplete(self.blind)
-        for path, content in states.final(self.disk, self.ops).items():
+        for path, content in enumeration.final(self.disk, self.ops).items():
             if not isinstance(content, bytes):
                 continue
             try:

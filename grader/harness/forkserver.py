@@ -1,9 +1,9 @@
 """A warm process with torch loaded: a forked life reaches its first step about a hundred times
 sooner than `python train.py` (which spends seconds in `import torch`).
 
-python -I forkserver.py FD KIND MARK: one line per request, the paths of a life's jobs (one for each
-rank); it answers {"id": the first path} when the life's guardians have left. KIND: of the sandbox.
-When the grader's end of the socket closes, every life ends.
+python -I forkserver.py FD KIND MARK MODULE...: one line per request, the paths of a life's jobs
+(one for each rank); it answers {"id": the first path} when the life's guardians have left. KIND: of
+the sandbox. When the grader's end of the socket closes, every life ends.
 
 It must never run a torch operator: a warm thread pool before the fork would hang the child.
 """
@@ -25,7 +25,8 @@ from contextlib import suppress
 
 
 def serve(sock: socket.socket) -> None:
-    from grader.harness.guardian import _children, begin, reap_descendants
+    from grader.harness.guardian import begin
+    from grader.processes import children, reap_descendants
 
     reap_descendants()  # a life whose guardian was killed becomes ours, and is killed
     gc.collect()
@@ -61,7 +62,7 @@ def serve(sock: socket.socket) -> None:
                     break
                 if pid in guardians:
                     life = guardians.pop(pid)
-                    for orphan in set(_children()) - set(guardians):
+                    for orphan in set(children()) - set(guardians):
                         os.kill(orphan, signal.SIGKILL)
                     if life not in guardians.values():
                         say(id=life)
@@ -96,7 +97,8 @@ def _read(path: str) -> dict:
 
 
 def _guard(job: dict, lifeline: int) -> None:
-    from grader.harness import child, guardian
+    from grader.harness import guardian
+    from grader.harness.inside import child
 
     def start() -> int:
         pid = os.fork()
@@ -109,7 +111,7 @@ def _guard(job: dict, lifeline: int) -> None:
     guardian.guard(job, start, lifeline)
 
 
-def preload() -> None:
+def preload(modules: list[str]) -> None:
     """Everything a life would import. Optimizers import dynamo on first use: 1.5 to 2 s of their
     own.
     """
@@ -126,13 +128,15 @@ def preload() -> None:
         with suppress(ImportError):  # torch.save and optimizers import them, in newer versions
             importlib.import_module(late)
 
-    from grader.harness import child, collectives, digest, fsevents, ranks, sandbox, watch  # noqa: F401
-    from grader.workload import data, forked, job, model, questions, student  # noqa: F401
+    for name in modules:
+        importlib.import_module(name)
 
     # torch would free each of its operator libraries when a life ends: 40 ms, and nobody sees it
     for finalizer in list(getattr(weakref.finalize, "_registry", ())):
         finalizer.atexit = False
     # a life can't keep what it has compiled
+    from grader.harness import sandbox
+
     for folder in ("crash", "given", "harness", "workload"):
         compileall.compile_dir(os.path.join(sandbox.GRADER, folder), quiet=2)
 
@@ -142,7 +146,7 @@ if __name__ == "__main__":
     from grader.harness import sandbox
 
     sandbox.own(sys.argv[2])
-    preload()
+    preload(sys.argv[4:])
     if sys.argv[2] != sandbox.NONE:
         sandbox.everybodys()
     serve(socket.socket(fileno=int(sys.argv[1])))

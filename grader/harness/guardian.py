@@ -17,7 +17,6 @@ which limit ended it, "wall": s, "cpu": s, "waited": s that it could have run bu
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import json
 import math
@@ -37,6 +36,7 @@ if __name__ == "__main__":  # plainly started, with -I: only the standard librar
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
 from grader.harness import sandbox
+from grader.processes import children, reap_descendants
 
 POLL = 0.1  # s between two looks at memory and output; the end of a process is an event, not polled
 DISK_POLL = 1.0  # s between two looks at all that it has written
@@ -101,14 +101,6 @@ def guard(job: dict, start: Callable[[], int], lifeline: int) -> dict:
         json.dump(result, f)
     os.replace(new, job["result"])
     return result
-
-
-def reap_descendants() -> bool:
-    """Whether this process gets its descendants' orphans from now on: on Linux."""
-    if not sys.platform.startswith("linux"):
-        return False
-    PR_SET_CHILD_SUBREAPER = 36
-    return ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
 
 
 def _over(job: dict, main: int, wall: float) -> str | None:
@@ -177,7 +169,7 @@ def _unnamed(on_disk: list[str] | None = None) -> list[int]:
 
 def _processes() -> Iterator[int]:
     """Of the life, those that have lost their parents included; none where there is no /proc."""
-    todo = _children() if os.path.exists("/proc/self/statm") else []
+    todo = children() if os.path.exists("/proc/self/statm") else []
     while todo:
         pid = todo.pop()
         yield pid
@@ -268,7 +260,7 @@ def _kill_the_rest(main: int, reaper: bool) -> int:
                 pass
         except ChildProcessError:
             break
-        for pid in _children():
+        for pid in children():
             killed.add(pid)
             _kill(pid)
         try:
@@ -276,16 +268,6 @@ def _kill_the_rest(main: int, reaper: bool) -> int:
         except ChildProcessError:
             break
     return len(killed)
-
-
-def _children() -> list[int]:
-    try:
-        with open(f"/proc/self/task/{os.getpid()}/children") as f:
-            return [int(pid) for pid in f.read().split()]
-    except OSError:  # a kernel without CONFIG_PROC_CHILDREN
-        import psutil
-
-        return [p.pid for p in psutil.Process().children()]
 
 
 def set_limits(job: dict) -> None:

@@ -21,8 +21,8 @@ from pathlib import Path
 
 from grader.harness import scratch
 from grader.harness.faults import Fault
+from grader.harness.launch import run_life
 from grader.harness.launcher import FIRST, FRESH, RELAUNCHED, Limits, Lost
-from grader.harness.life import run_life
 from grader.harness.ranks import run_ranks
 from grader.harness.run import Group, Life, Run
 from grader.harness.sandbox import Sandbox
@@ -54,7 +54,7 @@ class Bench:
         self._remove = weakref.finalize(self, scratch.remove, self.scratch)
         self.salts = Salts(seed)
         self.lives_ended = 0
-        # which one runs are to have that need one (grader/checks/cluster_runs.py)
+        # which one runs are to have that need one (grader/checks/ex04/cluster_runs.py)
         self.cluster = None
         self.cancelled = threading.Event()
         self._baselines: dict[tuple, Future] = {}
@@ -289,7 +289,12 @@ def _leads_out(link: Path) -> Finding:
 
 
 # scripts of later exercises, which are given what exercise 1 asks for (grader/given)
-GIVEN_GENERATORS = {"train_ddp.py", "train_sharded.py", "train_preempt.py", "under_torchrun.py"}
+GIVEN_GENERATORS = {
+    "ex02/train_ddp.py",
+    "ex02/train_sharded.py",
+    "ex03/train_preempt.py",
+    "ex03/under_torchrun.py",
+}
 MOST_STEPS = 200  # of a run; the longest has about thirty
 
 

@@ -26,6 +26,12 @@ import psutil
 from grader.harness import sandbox
 
 HERE = Path(__file__).resolve().parent
+# what a fork server loads beside torch: what every life imports, of the grader's
+PRELOADED = (
+    *(f"grader.harness.inside.{name}" for name in ("child", "collectives", "digest", "fsevents")),
+    *(f"grader.harness.inside.{name}" for name in ("ranks", "telemetry")),
+    *(f"grader.workload.{name}" for name in ("isolate", "job", "load_submission", "questions")),
+)
 THREADS = {
     f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "VECLIB_MAXIMUM")
 }
@@ -266,6 +272,7 @@ class Server:
                 str(theirs.fileno()),
                 self.kind,
                 self.mark,
+                *PRELOADED,
             ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

@@ -17,8 +17,8 @@ Its text form, printed with every verdict and accepted by `grade --fault`:
     term@7:rank1           of several ranks, to rank 1
     term@7,usr1@8:event2   both, in one life
 
-SIGKILL follows when the grace is over: by the life's own clock (grader/workload/scheduler.py), not
-by the wall's.
+SIGKILL follows when the grace is over: by the life's own clock
+(grader/workload/ex03/virtual_clock.py), not by the wall's.
 """
 
 from __future__ import annotations

@@ -31,14 +31,14 @@ from functools import cache
 from pathlib import Path
 
 from grader.errors import UsageError
-from grader.harness.parent import die_with_parent
+from grader.processes import die_with_parent
 
 NAMESPACES, LANDLOCK, NONE = "namespaces", "landlock", "none"
 POLICIES = ("auto", "require", "off")
 
 GRADER = Path(__file__).resolve().parent.parent
 # what of the grader a life with student code may see
-INSIDE = ("__init__.py", "errors.py", "workload", "harness", "crash")
+INSIDE = ("__init__.py", "errors.py", "processes.py", "workload", "harness", "crash")
 
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 ETC = (

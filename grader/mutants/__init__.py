@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from grader.course import Exercise, Submission, tomllib
+from grader.course.catalog import Exercise, tomllib
+from grader.course.submissions import Submission
 from grader.verdicts import BLOCKED, FAIL, PASS, ExerciseResult
 
 HERE = Path(__file__).resolve().parent

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from grader.course import ROOT
+from grader.course.catalog import ROOT
 from grader.harness import scratch
 from grader.harness.lab import course_paths
 from grader.verdicts import Finding

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
-from grader.course import UsageError
+from grader.errors import UsageError
 from grader.verdicts import BLOCKED, FAIL, INCONCLUSIVE, PASS, ExerciseResult
 
 

@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.spinner import Spinner
 from rich.text import Text
 
-from grader.course import Exercise
+from grader.course.catalog import Exercise
 from grader.report.message import LABEL, labelled
 from grader.verdicts import BLOCKED, FAIL, INCONCLUSIVE, PASS, ExerciseResult, TaskResult
 

@@ -2,7 +2,7 @@
 "job.sh"])`. Where Slurm can't be installed, `choose` gives a stand-in instead.
 """
 
-from grader.slurm.choice import choose
+from grader.slurm.backend import choose
 from grader.slurm.cluster import Cluster
 from grader.slurm.errors import ClusterError, NotInstalled
 from grader.slurm.standin.cluster import StandIn

@@ -12,12 +12,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from grader.course import UsageError
-from grader.slurm import ancestors, ending, processes, programs, state
+from grader.errors import UsageError
+from grader.slurm import ancestors, installation, processes, state, teardown
 from grader.slurm.config import Options, check_directory, user
 from grader.slurm.errors import ClusterError
 
-KEEPER = Path(__file__).with_name("keeper.py")
+SUPERVISOR = Path(__file__).with_name("supervisor.py")
 # what clients would take from the environment, of another cluster or of a job that we are in
 # ourselves
 OTHERS = (
@@ -150,12 +150,12 @@ class Cluster:
         self.options.check()
         check_directory(self.directory)
         user()
-        programs.find()
+        installation.find()
 
     @property
     def program(self) -> Path:
         """What holds the cluster, and ends with our end of its standard input."""
-        return KEEPER
+        return SUPERVISOR
 
     def _begin(self) -> None:
         self._keeper = subprocess.Popen(
@@ -178,7 +178,7 @@ class Cluster:
         self._keeper.stdin.flush()
 
     def _await_start(self) -> float:
-        said = self._keeper.stdout.readline()  # it bounds itself: PATIENCE in keeper.py
+        said = self._keeper.stdout.readline()  # it bounds itself: PATIENCE in supervisor.py
         answer = json.loads(said) if said else {"error": "its keeper was killed"}
         if "error" in answer:
             raise ClusterError(f"the cluster didn't start: {answer['error']}")
@@ -193,12 +193,14 @@ class Cluster:
             with suppress(OSError):
                 self._keeper.stdin.close()
             with suppress(subprocess.TimeoutExpired):
-                if self._keeper.wait(ending.PROMPTLY) == 0 and not os.path.lexists(self.directory):
+                if self._keeper.wait(teardown.PROMPTLY) == 0 and not os.path.lexists(
+                    self.directory
+                ):
                     return
             self._keeper.kill()
             self._keeper.wait()
             self._keeper = None
-        ending.end(self.directory)
+        teardown.end(self.directory)
 
     # --- talking to it ----------------------------------------------------------------------------
 
@@ -223,7 +225,7 @@ class Cluster:
 
     def _folders(self, path: str) -> Sequence[str]:
         """The PATH, in parts: this one, and where the clients are."""
-        return [path, *(f for f in programs.find().folders if f not in path.split(os.pathsep))]
+        return [path, *(f for f in installation.find().folders if f not in path.split(os.pathsep))]
 
     def run(
         self,
@@ -331,7 +333,7 @@ class Cluster:
             return Status("dead", problems=problems, **facts)
         for name, daemon in known["daemons"].items():
             if not state.alive(known, daemon):
-                called = name if name in programs.DAEMONS else f"slurmd of {name}"
+                called = name if name in installation.DAEMONS else f"slurmd of {name}"
                 problems.append(
                     f"{called} has died{': ' + daemon['ended'] if 'ended' in daemon else ''}"
                 )

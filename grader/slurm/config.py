@@ -9,7 +9,7 @@ import socket
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from grader.course import UsageError
+from grader.errors import UsageError
 
 # direct: pgid, whose signals reach those whom cgroup's would (directsignals.c)
 PROCTRACK = ("auto", "cgroup", "direct", "pgid", "linuxproc")

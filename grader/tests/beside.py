@@ -11,9 +11,10 @@ import multiprocessing
 from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing.util import Finalize
 
-from grader import course, engine
+from grader import engine
+from grader.course import catalog, submissions
 from grader.harness import launcher as launchers
-from grader.harness.parent import die_with_parent
+from grader.processes import die_with_parent
 
 AT_ONCE = 2  # gradings beside the tests
 # tests that wait most of their time come first, while the others' gradings need the cores; who asks
@@ -84,5 +85,5 @@ def _begin() -> None:
     Finalize(None, _launcher.close, exitpriority=10)
 
 
-def _grade(exercise_id: str, work: course.Submission, options: dict):
-    return engine.grade(course.find(exercise_id), work, _launcher, **options)
+def _grade(exercise_id: str, work: submissions.Submission, options: dict):
+    return engine.grade(catalog.find(exercise_id), work, _launcher, **options)

@@ -8,7 +8,7 @@ import os
 
 import pytest
 
-from grader import course
+from grader.course import catalog
 from grader.harness import launcher as launchers
 from grader.harness import scratch
 from grader.tests import beside
@@ -18,7 +18,7 @@ IN_CI = bool(os.environ.get("GRADE_CI"))
 
 def pytest_collection_modifyitems(config, items):
     beside.in_order(items)
-    lacking = [e.id for e in course.exercises().values() if not e.solution.is_dir()]
+    lacking = [e.id for e in catalog.exercises().values() if not e.solution.is_dir()]
     if not lacking or IN_CI:
         return
     skip = pytest.mark.skip(reason=f"this checkout has no solution of {', '.join(lacking)}")
@@ -47,7 +47,7 @@ def grade(request, launcher):
 
 @pytest.fixture(scope="session")
 def ex01():
-    return course.find("ex01")
+    return catalog.find("ex01")
 
 
 @pytest.fixture

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from grader.checks import auto, cluster_runs, life_notes
-from grader.checks.cluster_runs import ClusterRun, Where
-from grader.checks.witness import Witness
+from grader.checks.ex04 import cluster_runs, life_notes, resubmission
+from grader.checks.ex04.cluster_runs import ClusterRun, Where
+from grader.checks.ex04.witness import Witness
 from grader.slurm import ancestors, processes
 from grader.slurm.errors import ClusterError
 from grader.verdicts import FAIL, INCONCLUSIVE, Finding
-from grader.workload.auto_job import Walk, write_checkpoint
+from grader.workload.ex04.train import Walk, write_checkpoint
 
 # --- the contract of begin_life, as the checks have it
 
@@ -59,46 +59,59 @@ FAULT = {"event": "fault", "do": "preempt", "step": 7, "number": 0, "saved": 5}
 
 def test_a_fault_is_survived_by_a_save_and_by_the_exit_status_that_says_so():
     saved, left = {"event": "saved", "step": 7}, {"event": "left", "status": 75}
-    auto.kept(run_of(LIFE, FAULT, saved, left), "preempt", "?")
-    assert cause(auto.kept, run_of(LIFE, FAULT, left), "preempt", "?") == f"{FAIL}: lost:preempt"
-    assert cause(auto.kept, run_of(LIFE, FAULT, saved), "preempt", "?") == f"{FAIL}: lost:preempt"
+    resubmission.kept(run_of(LIFE, FAULT, saved, left), "preempt", "?")
+    assert (
+        cause(resubmission.kept, run_of(LIFE, FAULT, left), "preempt", "?")
+        == f"{FAIL}: lost:preempt"
+    )
+    assert (
+        cause(resubmission.kept, run_of(LIFE, FAULT, saved), "preempt", "?")
+        == f"{FAIL}: lost:preempt"
+    )
 
 
 def test_on_a_machine_that_was_too_slow_what_came_too_late_proves_nothing():
     run = run_of(LIFE, FAULT, slowest=5.0)
-    assert cause(auto.kept, run, "preempt", "?") == f"{INCONCLUSIVE}: starved"
+    assert cause(resubmission.kept, run, "preempt", "?") == f"{INCONCLUSIVE}: starved"
 
 
 def test_two_lives_at_once_are_seen_by_the_witness_and_by_the_cluster():
-    auto.one_at_a_time(run_of(LIFE))
+    resubmission.one_at_a_time(run_of(LIFE))
     assert (
-        cause(auto.one_at_a_time, run_of(LIFE, LIFE | {"at_once": ["6"]})) == f"{FAIL}: two at once"
+        cause(resubmission.one_at_a_time, run_of(LIFE, LIFE | {"at_once": ["6"]}))
+        == f"{FAIL}: two at once"
     )
-    assert cause(auto.one_at_a_time, run_of(LIFE, at_once={"6", "7"})) == f"{FAIL}: two at once"
+    assert (
+        cause(resubmission.one_at_a_time, run_of(LIFE, at_once={"6", "7"}))
+        == f"{FAIL}: two at once"
+    )
 
 
 def test_each_job_of_a_chain_submits_one():
     jobs = {"7": {}, "8": {}}
-    auto.generations(run_of(LIFE, jobs=jobs))
-    assert cause(auto.generations, run_of(LIFE, jobs=jobs | {"9": {}})) == f"{FAIL}: too many jobs"
+    resubmission.generations(run_of(LIFE, jobs=jobs))
+    assert (
+        cause(resubmission.generations, run_of(LIFE, jobs=jobs | {"9": {}}))
+        == f"{FAIL}: too many jobs"
+    )
 
 
 def test_after_70_a_chain_goes_on_or_ends():
     left = {"event": "left", "status": 70}
-    auto.chain_ends(
+    resubmission.chain_ends(
         run_of(LIFE, left, jobs={"7": {"JobState": "FAILED"}, "8": {"JobState": "CANCELLED"}})
     )
     done = run_of(LIFE, left, jobs={"7": {"JobState": "COMPLETED", "ExitCode": "0:0"}})
-    assert cause(auto.chain_ends, done) == f"{FAIL}: final state"
+    assert cause(resubmission.chain_ends, done) == f"{FAIL}: final state"
     assert (
-        cause(auto.chain_ends, run_of(LIFE, left, LIFE | {"life": 2}))
+        cause(resubmission.chain_ends, run_of(LIFE, left, LIFE | {"life": 2}))
         == f"{FAIL}: chain without end"
     )
 
 
 def test_a_life_that_the_cluster_has_no_record_of_proves_nothing():
-    assert cause(auto._witnessed, run_of(LIFE)) == f"{INCONCLUSIVE}: record"
-    auto._witnessed(
+    assert cause(resubmission._witnessed, run_of(LIFE)) == f"{INCONCLUSIVE}: record"
+    resubmission._witnessed(
         run_of(LIFE, record=[{"job": "7", "start": 0.0, "end": 9.0, "state": "COMPLETED"}])
     )
 
@@ -110,7 +123,7 @@ def test_slurm_that_does_not_start_gives_way_to_the_stand_in_and_the_run_says_so
         return run_of(LIFE)
 
     monkeypatch.setattr(cluster_runs, "_run", run)
-    monkeypatch.setattr(cluster_runs.choice, "missing", lambda: None)
+    monkeypatch.setattr(cluster_runs.backend, "missing", lambda: None)
     assert cluster_runs._ran(None, Where(), False).instead
     assert cause(cluster_runs._ran, None, Where("slurm"), False) == f"{INCONCLUSIVE}: cluster"
 
@@ -208,7 +221,9 @@ def test_a_job_that_lifted_its_limits_proves_nothing():
     """It was to be ended by the cluster, and went on in the same run of the job."""
     here = {"job": "7", "start": -10.0, "end": 10.0, "state": "COMPLETED"}
     done = [{"event": "saved", "step": cluster_runs.STEPS}, {"event": "left", "status": 0}]
-    auto._witnessed(run_of(LIFE, FAULT, *done, record=[here, here]))
-    auto._witnessed(run_of(LIFE, FAULT, record=[here]))  # it was ended: a failure, if anything
-    found = cause(auto._witnessed, run_of(LIFE, FAULT, *done, record=[here]))
+    resubmission._witnessed(run_of(LIFE, FAULT, *done, record=[here, here]))
+    resubmission._witnessed(
+        run_of(LIFE, FAULT, record=[here])
+    )  # it was ended: a failure, if anything
+    found = cause(resubmission._witnessed, run_of(LIFE, FAULT, *done, record=[here]))
     assert found == f"{INCONCLUSIVE}: record"

@@ -15,18 +15,14 @@ import pytest
 from grader.harness.sandbox import GRADER, INSIDE
 from grader.harness.trajectory import COMPONENTS
 
-# what of the harness runs in a life
-HARNESS = ("child", "collectives", "digest", "fsevents", "memory", "ranks", "watch")
-UNTRUSTED = sorted(GRADER.glob("workload/**/*.py")) + [
-    GRADER / "harness" / f"{name}.py" for name in HARNESS
-]
+UNTRUSTED = sorted([*GRADER.glob("workload/**/*.py"), *GRADER.glob("harness/inside/*.py")])
 JUDGING = ("checks", "course", "engine", "mutants", "report", "tests", "verdicts", "yardstick")
 WORDS = 4  # a string of so many words is a message
 
 
 def imported(tree: ast.AST) -> set[str]:
     """The modules below `grader` that this code imports, at its top or in a function:
-    "checks.expect".
+    "checks.run_assertions".
     """
     found = set()
     for node in ast.walk(tree):

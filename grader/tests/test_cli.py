@@ -16,11 +16,11 @@ from xml.etree import ElementTree
 
 import pytest
 
-from grader import course, starters
+from grader.course import catalog, starters, submissions
 from grader.report import output
 from grader.tests.test_hostile import none_left
 
-ROOT = course.ROOT
+ROOT = catalog.ROOT
 SCHEMA = {"schema", "score", "max_score", "seconds", "exercises"}
 TASK = {"id", "title", "verdict", "score", "max_score", "seconds", "message", "evidence"}
 
@@ -82,7 +82,7 @@ def test_full_marks_exit_0_and_both_reports(tmp_path):
 def test_a_failure_exits_1_and_its_replay_command_reproduces_it(tmp_path):
     work = tmp_path / "work"
     work.mkdir()
-    solution = (course.find("ex01").solution / "checkpoint.py").read_text()
+    solution = (catalog.find("ex01").solution / "checkpoint.py").read_text()
     (work / "checkpoint.py").write_text(
         solution.replace('    random.setstate(state["python"])\n', "")
     )
@@ -159,25 +159,25 @@ def test_a_module_that_cant_be_graded_is_called_what_it_is(tmp_path, kind):
         path.mkdir()
     elif kind == "larger":
         path.write_bytes(b"#" * (5 << 20))
-    assert kind in course.Submission(tmp_path, "checkpoint.py").problem
+    assert kind in submissions.Submission(tmp_path, "checkpoint.py").problem
 
 
 def test_a_walk_through_a_submission_is_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr(course, "MAX_ENTRIES", 50)
+    monkeypatch.setattr(submissions, "MAX_ENTRIES", 50)
     (tmp_path / "checkpoint.py").write_text("x = 1\n")
     for n in range(40):
         (tmp_path / f".{n}").mkdir()  # not read, but walked over
-    assert course.Submission(tmp_path, "checkpoint.py").problem == ""
+    assert submissions.Submission(tmp_path, "checkpoint.py").problem == ""
     for n in range(20):
         (tmp_path / f"empty{n}").mkdir()
-    with pytest.raises(course.UsageError):
-        course.Submission(tmp_path, "checkpoint.py")
+    with pytest.raises(catalog.UsageError):
+        submissions.Submission(tmp_path, "checkpoint.py")
 
 
 def test_a_submission_isnt_followed_down_for_ever(tmp_path):
-    (tmp_path / "/".join(["d"] * (course.MAX_DEPTH + 2)) / "e").mkdir(parents=True)
-    with pytest.raises(course.UsageError):
-        course.Submission(tmp_path, "checkpoint.py")
+    (tmp_path / "/".join(["d"] * (submissions.MAX_DEPTH + 2)) / "e").mkdir(parents=True)
+    with pytest.raises(catalog.UsageError):
+        submissions.Submission(tmp_path, "checkpoint.py")
 
 
 # --- results --------------------------------------------------------------------------------------
@@ -274,7 +274,7 @@ def test_a_course_that_cant_be_written_to_is_graded_without_logs(checkout):
 
 
 def test_hints_come_one_rung_at_a_time(checkout):
-    task = course.find("ex01").task(3)
+    task = catalog.find("ex01").task(3)
     shown = [grade("hint", "ex01.3", root=checkout).stdout for _ in range(len(task.hints) + 1)]
     flat = [" ".join(s.split()) for s in shown]
     for n, text in enumerate(task.hints):
@@ -336,8 +336,8 @@ def test_reset_of_an_untouched_starter_changes_nothing(checkout):
 @pytest.mark.needs_solution
 @pytest.mark.parametrize("refused", ["mkdir", "write_bytes", "rename"])
 def test_a_reset_that_fails_is_one_line_and_loses_nothing(tmp_path, monkeypatch, refused):
-    exercise = dataclasses.replace(course.find("ex01"), folder=tmp_path)
-    shutil.copytree(course.find("ex01").solution, exercise.solution)
+    exercise = dataclasses.replace(catalog.find("ex01"), folder=tmp_path)
+    shutil.copytree(catalog.find("ex01").solution, exercise.solution)
     exercise.starter.mkdir()
     (exercise.starter / "checkpoint.py").write_text("mine")
     real = getattr(Path, refused)
@@ -348,7 +348,7 @@ def test_a_reset_that_fails_is_one_line_and_loses_nothing(tmp_path, monkeypatch,
         return real(self, *args, **kwargs)
 
     monkeypatch.setattr(Path, refused, refuse)
-    with pytest.raises(course.UsageError):
+    with pytest.raises(catalog.UsageError):
         starters.reset(exercise)
     assert (exercise.starter / "checkpoint.py").read_text() == "mine"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["solution", "starter"]
@@ -362,9 +362,9 @@ def test_reset_keeps_the_students_version_aside(checkout):
         assert grade("reset", "ex01", root=checkout).returncode == 0
     kept = sorted(p.read_text() for p in starter.parent.parent.glob("starter.kept-*/checkpoint.py"))
     assert kept == ["# my first work\n", "# my second work\n"]
-    from grader import derive
+    from grader.course import derive
 
-    assert starter.read_bytes() == derive.starter_files(course.find("ex01"))["checkpoint.py"]
+    assert starter.read_bytes() == derive.starter_files(catalog.find("ex01"))["checkpoint.py"]
 
 
 def test_reset_without_solutions_goes_back_to_what_git_first_knew(checkout):
@@ -387,7 +387,7 @@ def test_reset_without_solutions_goes_back_to_what_git_first_knew(checkout):
 
 def test_show_names_every_task_and_its_points():
     text = grade("show").stdout
-    for task in course.find("ex01").tasks:
+    for task in catalog.find("ex01").tasks:
         assert f"{task.id}  {task.title}  ({task.points})" in text
 
 

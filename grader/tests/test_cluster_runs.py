@@ -8,9 +8,10 @@ import random
 
 import pytest
 
-from grader import course, engine
-from grader.checks import auto
-from grader.checks.cluster_runs import Where
+from grader import engine
+from grader.checks.ex04 import resubmission
+from grader.checks.ex04.cluster_runs import Where
+from grader.course import catalog, submissions
 from grader.verdicts import FAIL
 
 pytestmark = pytest.mark.needs_solution
@@ -18,12 +19,12 @@ pytestmark = pytest.mark.needs_solution
 
 def graded(launcher, task: int, **files: str | None):
     """The task's result for the solution with these files instead of its own (None: without it)."""
-    exercise = course.find("ex04")
-    own = course.submission(exercise, None, solution=True).files
+    exercise = catalog.find("ex04")
+    own = submissions.submission(exercise, None, solution=True).files
     changed = {
         name.replace("_sbatch", ".sbatch"): text and text.encode() for name, text in files.items()
     }
-    work = course.Submission(
+    work = submissions.Submission(
         exercise.solution,
         exercise.module,
         {n: d for n, d in (own | changed).items() if d is not None},
@@ -75,7 +76,7 @@ def test_a_script_that_never_comes_to_the_training_is_ended(launcher):
 def test_the_newest_checkpoint_is_torn_only_where_there_is_another():
     """The first ones are written at steps 5 and 10."""
     for seed in range(2000):
-        plan = auto.chaos_plan(random.Random(seed))
+        plan = resubmission.chaos_plan(random.Random(seed))
         assert sorted(fault["do"] for fault in plan) == ["kill", "limit", "preempt", "torn"]
         assert next(fault["step"] for fault in plan if fault["do"] == "torn") > 10
         assert [fault["step"] for fault in plan] == sorted({fault["step"] for fault in plan})

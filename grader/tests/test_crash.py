@@ -12,11 +12,11 @@ import threading
 import pytest
 import torch
 
-from grader.crash import crashtest, judge, states, story, verdict
-from grader.crash.disk import Disk, Mark, Names, Sync, Write
+from grader.crash import crashtest, description, enumeration, judge, promise
+from grader.crash.enumeration import PROCESS, Promise
 from grader.crash.judge import Outcome
-from grader.crash.states import PROCESS, Promise
-from grader.harness.digest import digest
+from grader.crash.operations import Disk, Mark, Names, Sync, Write
+from grader.harness.inside.digest import digest
 from grader.tests import crash_savers
 from grader.tests.traced import traced
 
@@ -38,7 +38,7 @@ def _renamed(*between) -> tuple[Disk, list]:
 
 
 def _at_the_end(made, model) -> set:
-    found = states.space(*made, [model], since=len(made[1]))
+    found = enumeration.space(*made, [model], since=len(made[1]))
     return {s.tree["f"] for s in found.states if "f" in s.tree}
 
 
@@ -54,12 +54,12 @@ def test_a_rename_sends_the_bytes_ahead_on_ext4_only(model, expected):
         assert OLD not in found  # names are the server's
 
 
-@pytest.mark.parametrize("model", list(states.MODELS))
+@pytest.mark.parametrize("model", list(enumeration.MODELS))
 def test_a_synced_file_is_whole_under_whichever_name(model):
     assert _at_the_end(_renamed(Sync("fsync t", inode=2)), model) <= {OLD, NEW}
 
 
-@pytest.mark.parametrize("model", list(states.MODELS))
+@pytest.mark.parametrize("model", list(enumeration.MODELS))
 def test_a_failed_fsync_promises_nothing_nor_does_the_next(model):
     """The kernel marks the pages clean: the second fsync has nothing to write (fsyncgate)."""
     made = _renamed(Sync("fsync t", inode=2, worked=False), Sync("fsync t", inode=2))
@@ -67,7 +67,7 @@ def test_a_failed_fsync_promises_nothing_nor_does_the_next(model):
     assert b"" in _at_the_end(made, model)  # what a rename sends ahead is lost, too
 
 
-@pytest.mark.parametrize("model", list(states.MODELS))
+@pytest.mark.parametrize("model", list(enumeration.MODELS))
 def test_a_file_that_nothing_made_shorter_keeps_its_durable_bytes_or_has_new_ones_there(model):
     """A header is written over, and records are appended, as databases do it."""
     old, header, record = b"1" + b"a" * 99, b"2", b"b" * 50
@@ -90,8 +90,8 @@ def test_many_states_of_a_killed_process_leave_room_for_those_of_a_power_failure
     ops = [Names("create f", changes=[(0, "f", None, 1)]), Mark(kind="began", save=1, digest="A")]
     ops += [Write("write f", inode=1, offset=n, data=b"x", parts=[1]) for n in range(200)]
     ops.append(Mark(kind="returned", save=1))
-    found = states.space(Disk(contents={1: b""}), ops)
-    assert states.thin(found, 40) and len(found.trees) <= 40
+    found = enumeration.space(Disk(contents={1: b""}), ops)
+    assert enumeration.thin(found, 40) and len(found.trees) <= 40
     rest = [s for s in found.states if PROCESS not in s.models and s.promise.durable]
     assert any(s.tree.get("f") != b"x" * 200 for s in rest)
 
@@ -106,7 +106,7 @@ def test_syncing_a_new_file_makes_its_name_durable_where_there_is_a_journal(mode
             Sync("fsync a", inode=1),
         ],
     )
-    found = states.space(*made, [model], since=3)
+    found = enumeration.space(*made, [model], since=3)
     assert all("a" in s.tree for s in found.states) == kept
 
 
@@ -115,7 +115,7 @@ def test_names_come_in_order_with_a_journal_and_in_any_without():
     made = Disk(contents={1: b"", 2: b"", 3: b""}), ops
 
     def trees(model):
-        return {"".join(s.tree) for s in states.space(*made, [model], since=3).states}
+        return {"".join(s.tree) for s in enumeration.space(*made, [model], since=3).states}
 
     assert trees("ext4") == {"", "a", "ab", "abc"}
     assert trees("posix") == {"", "a", "b", "c", "ab", "ac", "bc", "abc"}
@@ -130,7 +130,7 @@ def test_a_dead_process_tears_a_write_and_loses_none():
             Write("write a", inode=1, data=b"0123456789", parts=[3, 10]),
         ],
     )
-    assert [s.tree.get("a") for s in states.space(*made, [PROCESS]).states] == [
+    assert [s.tree.get("a") for s in enumeration.space(*made, [PROCESS]).states] == [
         None,
         b"",
         b"0",
@@ -150,10 +150,10 @@ def test_the_bound_is_told():
             Write(f"write {i}", inode=i, data=bytes([i]) * 50),
         )
     ]
-    found = states.space(Disk(contents=dict.fromkeys(range(1, 9), b"")), ops)
+    found = enumeration.space(Disk(contents=dict.fromkeys(range(1, 9), b"")), ops)
     assert 0 < found.bounded < found.moments
     before = len(found.trees)
-    assert states.thin(found, 100) == before - 100
+    assert enumeration.thin(found, 100) == before - 100
     assert len(found.trees) == 100 and set(found.keys) == set(found.trees)
 
 
@@ -201,7 +201,7 @@ def test_loads_that_hang_are_not_waited_for_for_ever(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "outcome, promise, kind",
+    "outcome, promised, kind",
     [
         (Outcome("state", "B"), Promise(2), None),
         (Outcome("state", "A"), Promise(2), "old state"),
@@ -215,10 +215,10 @@ def test_loads_that_hang_are_not_waited_for_for_ever(tmp_path):
         (Outcome("late"), Promise(0), "late"),
     ],
 )
-def test_the_promise(outcome, promise, kind):
-    assert verdict.broken(outcome, promise, {1: "A", 2: "B"}) == kind
-    if outcome.kind == "error" and not promise.durable:
-        assert verdict.broken(outcome, promise, {1: "A", 2: "B"}, "none") == "first save"
+def test_the_promise(outcome, promised, kind):
+    assert promise.broken(outcome, promised, {1: "A", 2: "B"}) == kind
+    if outcome.kind == "error" and not promised.durable:
+        assert promise.broken(outcome, promised, {1: "A", 2: "B"}, "none") == "first save"
 
 
 # --- mistakes -------------------------------------------------------------------------------------
@@ -238,7 +238,7 @@ def report(save, load, number=2, state=crash_savers.state, **more):
 @traced
 def test_a_right_saver_survives_everything():
     found = report(crash_savers.save, crash_savers.load, number=3)
-    assert found.passed, "\n".join(story.text(found))
+    assert found.passed, "\n".join(description.text(found))
     assert found.errors >= 20 and found.flips >= 60
 
 
@@ -306,8 +306,8 @@ def test_each_mistake_is_caught_where_it_matters_with_its_story(mistake):
     )
     broken = {model for model, n in found.failed.items() if n}
     assert fails <= broken and not (holds & broken), found.failed
-    told = story.as_data(found)
-    assert told["smallest"]["kind"] in verdict.KINDS
+    told = description.as_data(found)
+    assert told["smallest"]["kind"] in promise.KINDS
     assert (told["smallest"]["crash"] == "the process is killed") == (PROCESS in broken)
     if missing:
         assert any(r["call"].startswith(missing) for r in told["missing"]), told["missing"]
@@ -336,9 +336,11 @@ def test_the_calls_that_are_said_to_be_missing_help():
         errors=False,
         flips=False,
     )
-    ops = verdict._with(found.record.ops, found.remedies)
+    ops = promise._with(found.record.ops, found.remedies)
     end = max(r.at for r in found.remedies)
-    still = set(states.space(found.record.disk, ops[: end + 1], interned=found.space.interned).keys)
+    still = set(
+        enumeration.space(found.record.disk, ops[: end + 1], interned=found.space.interned).keys
+    )
     assert found.failing[0].key not in still
 
 

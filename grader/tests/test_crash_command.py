@@ -11,8 +11,8 @@ import sys
 
 import pytest
 
-from grader import course
-from grader.crash import savers
+from grader.bench import public_savers
+from grader.course import catalog
 from grader.tests import crash_savers
 from grader.tests.conftest import IN_CI
 from grader.tests.traced import traced
@@ -95,7 +95,7 @@ def test_the_example_in_the_readme_does_what_it_says(tmp_path, without, status):
 @pytest.mark.needs_solution
 @pytest.mark.parametrize("version, status", [("solution", 0), ("starter", 1)])
 def test_exercise_1_by_its_readme(tmp_path, version, status):
-    exercise = course.find("ex01")
+    exercise = catalog.find("ex01")
     code = (
         (exercise.folder / "README.md")
         .read_text()
@@ -114,45 +114,48 @@ def test_exercise_1_by_its_readme(tmp_path, version, status):
 
 @traced
 def test_a_saver_of_the_table_is_run_as_the_table_says():
-    found = savers.one("safetensors")
+    found = public_savers.one("safetensors")
     assert not found["passed"]
     posix = found["models"]["posix"]
     assert posix["kept"] < posix["states"]  # no version of it syncs anything
-    text = savers.page({"safetensors": found}, "2026-01-01")
+    text = public_savers.page({"safetensors": found}, "2026-01-01")
     assert f"**{posix['kept']}/{posix['states']}**" in text and "safetensors " in text
-    readme = savers.in_readme(savers.README.read_text(), {"safetensors": found}, "2026-01-01")
+    readme = public_savers.in_readme(
+        public_savers.README.read_text(), {"safetensors": found}, "2026-01-01"
+    )
     assert (
-        savers.rows({"safetensors": found})[-1] in readme
-        and "Lightning" not in readme.split(savers.BEGIN)[1].split(savers.END)[0]
+        public_savers.rows({"safetensors": found})[-1] in readme
+        and "Lightning" not in readme.split(public_savers.BEGIN)[1].split(public_savers.END)[0]
     )
 
 
 def test_the_readme_shows_the_table_and_names_its_day_and_versions():
     shown = [
         line
-        for line in savers.README.read_text()
-        .split(savers.BEGIN)[1]
-        .split(savers.END)[0]
+        for line in public_savers.README.read_text()
+        .split(public_savers.BEGIN)[1]
+        .split(public_savers.END)[0]
         .splitlines()
         if line.strip()
     ]
-    page = savers.TABLE.read_text().splitlines()
-    assert len(shown) == 2 + len(savers.SAVERS) + 2
+    page = public_savers.TABLE.read_text().splitlines()
+    assert len(shown) == 2 + len(public_savers.SAVERS) + 2
     assert all(line in page for line in shown[:-1])
 
 
 TRY_OUT = """
 import json, pathlib, shutil, sys
 import torch
-from grader.crash import judge, recorder, savers, states
-from grader.crash.disk import Mark
+from grader.bench import public_savers
+from grader.crash import enumeration, judge, recorder
+from grader.crash.operations import Mark
 
 torch.set_num_threads(1)
-run, load = savers.SAVERS[sys.argv[1]].make()
+run, load = public_savers.SAVERS[sys.argv[1]].make()
 there = pathlib.Path(sys.argv[2], "there")
 there.mkdir()
 record = recorder.record(there, {"": lambda: run(str(there))}, 60)
-whole = states.final(record.disk, record.ops)
+whole = enumeration.final(record.disk, record.ops)
 newest = max(path for path, content in whole.items() if content is None)
 begun = {p: c for p, c in whole.items() if not p.startswith(newest + "/")}
 trees = {"whole": whole, "empty": {}, "begun": begun}
@@ -165,7 +168,7 @@ print(json.dumps({"saved": saved} | {name: [o.kind, o.digest] for name, o in fou
 @traced
 @pytest.mark.parametrize("name", ["accelerate", "transformers"])
 def test_a_saver_of_the_table_gives_what_it_saved_last(tmp_path, name):
-    if savers._versions(savers.SAVERS[name]) is None and not IN_CI:
+    if public_savers._versions(public_savers.SAVERS[name]) is None and not IN_CI:
         pytest.skip(f"{name} isn't installed (make test SAVERS=1)")
     env = os.environ | {
         "PYTHONPATH": os.getcwd(),
@@ -181,6 +184,6 @@ def test_a_saver_of_the_table_gives_what_it_saved_last(tmp_path, name):
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
-    assert len(set(found["saved"])) == savers.SAVES
+    assert len(set(found["saved"])) == public_savers.SAVES
     assert found["whole"] == ["state", found["saved"][-1]] and found["empty"] == ["none", ""]
     assert found["begun"][0] == "error"  # neither falls back to the checkpoint before

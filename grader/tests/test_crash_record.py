@@ -18,8 +18,8 @@ import time
 import pytest
 import torch
 
-from grader.crash import disk, judge, recorder, states
-from grader.crash.disk import Disk, Sync
+from grader.crash import enumeration, judge, operations, recorder
+from grader.crash.operations import Disk, Sync
 from grader.tests.traced import traced
 
 # --- recording ------------------------------------------------------------------------------------
@@ -153,7 +153,7 @@ def test_the_record_played_gives_what_lies_on_the_disk(program, tmp_path):
     # it compares by itself, too
     record = recorder.record(root, {"": lambda: program(str(root))}, 30)
     assert [e.status for e in record.ended] == [0]
-    judge.lay(states.final(record.disk, record.ops), tmp_path / "again")
+    judge.lay(enumeration.final(record.disk, record.ops), tmp_path / "again")
     there = {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
     assert there == {
         str(p.relative_to(tmp_path / "again")): p.read_bytes()
@@ -264,7 +264,7 @@ def test_several_processes_have_one_order(tmp_path):
 
 def test_names_in_the_record_lead_where_they_did():
     entries = {(0, "d"): 1, (1, "f"): 2, (0, "g"): 2}
-    assert disk.paths(entries, Disk(directories={0, 1})) == {"d": 1, "d/f": 2, "g": 2}
+    assert operations.paths(entries, Disk(directories={0, 1})) == {"d": 1, "d/f": 2, "g": 2}
 
 
 @traced

@@ -14,9 +14,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from grader.crash import crashtest, group, states, story
+from grader.crash import crashtest, description, enumeration, rank_group
 from grader.crash.recorder import mark
-from grader.harness.digest import digest
+from grader.harness.inside.digest import digest
 from grader.tests.traced import traced
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "templates"))
@@ -75,7 +75,7 @@ def load(directory: str) -> str | None:
 
 def survives(program: crashtest.Program, **more) -> crashtest.Report:
     report = crashtest.test(program, **more)
-    assert report.passed, "\n".join(story.text(report))
+    assert report.passed, "\n".join(description.text(report))
     return report
 
 
@@ -173,7 +173,7 @@ def test_all_states_of_saves_of_a_sharded_model():
                 ckpt.start_over()
                 for n in (1, 2):
                     train()
-                    with group.marked(n, told()):
+                    with rank_group.marked(n, told()):
                         ckpt.save()
 
             return run
@@ -185,13 +185,13 @@ def test_all_states_of_saves_of_a_sharded_model():
                 ckpt, _, told = _sharded(directory, rank, store, seed=2)
                 return [bool(ckpt.resume()), told()]
 
-            return group.load(2, resume)
+            return rank_group.load(2, resume)
 
         program = crashtest.Program(
             {f"rank {rank}": save(rank) for rank in range(2)}, load_both, fresh="none"
         )
         report = survives(
-            program, models=list(states.MODELS), errors=False, flips=False, most_trees=20
+            program, models=list(enumeration.MODELS), errors=False, flips=False, most_trees=20
         )
     assert any("shards/" in op.text for op in report.record.ops)
 

@@ -6,8 +6,8 @@ import ast
 
 import pytest
 
-from grader import course, derive
-from grader.course import UsageError
+from grader.course import catalog, derive
+from grader.errors import UsageError
 from grader.tests.conftest import IN_CI
 
 SOLUTION = """\
@@ -78,7 +78,7 @@ def test_the_pristine_starter_is_whole_and_gives_nothing_away(ex01):
 
 
 @pytest.mark.needs_solution
-@pytest.mark.parametrize("exercise", course.exercises().values(), ids=lambda e: e.id)
+@pytest.mark.parametrize("exercise", catalog.exercises().values(), ids=lambda e: e.id)
 def test_the_committed_starter_is_the_solutions_derivation(exercise):
     drifted = [
         n

@@ -7,10 +7,10 @@ import random
 
 import pytest
 
-from grader.checks import harm, strangers
-from grader.checks.harm import Harm
-from grader.checks.replay import augmented_afresh
-from grader.crash import disk, plain
+from grader.checks import directory_damage, foreign_files
+from grader.checks.directory_damage import Harm
+from grader.checks.ex01.replay import augmented_afresh
+from grader.crash import operations, plain
 from grader.crash.recorder import Record
 from grader.crash.tracer import Ended
 from grader.harness.run import Life, Run
@@ -19,12 +19,14 @@ from grader.verdicts import Finding
 
 def test_damage_is_undone_to_the_bit_and_date(tmp_path):
     (tmp_path / "a").write_bytes(bytes(range(100)))
-    before = harm.listing(tmp_path)
+    before = directory_damage.listing(tmp_path)
     for one in (Harm("a", "flip", 7, 100, 3), Harm("a", "truncate", 10, 100)):
-        undo = harm.do(tmp_path, one)
+        undo = directory_damage.do(tmp_path, one)
         assert (tmp_path / "a").read_bytes() != bytes(range(100))
         undo()
-    assert (tmp_path / "a").read_bytes() == bytes(range(100)) and harm.listing(tmp_path) == before
+    assert (tmp_path / "a").read_bytes() == bytes(range(100)) and directory_damage.listing(
+        tmp_path
+    ) == before
 
 
 def test_a_copy_keeps_links_and_dates_and_says_when_it_would_lead_back(tmp_path):
@@ -34,33 +36,35 @@ def test_a_copy_keeps_links_and_dates_and_says_when_it_would_lead_back(tmp_path)
     os.link(place / "sub" / "a", place / "b")
     (place / "latest").symlink_to("sub/a")
     os.utime(place / "b", ns=(1, 10**18))
-    harm.copy(place, tmp_path / "there")
-    copied = harm.listing(tmp_path / "there", links=True)
+    directory_damage.copy(place, tmp_path / "there")
+    copied = directory_damage.listing(tmp_path / "there", links=True)
     assert copied["b"][1] == copied["sub/a"][1] and copied["b"][3] == 10**18
     assert os.readlink(tmp_path / "there" / "latest") == "sub/a"
-    assert not harm.knows_its_place(place)
+    assert not directory_damage.knows_its_place(place)
     (place / "pointer").write_text(str(place / "b"))
-    assert harm.knows_its_place(place)
+    assert directory_damage.knows_its_place(place)
 
 
 def test_strangers_that_are_deleted_or_changed_are_missed(tmp_path):
     (tmp_path / "step-7.ckpt").write_bytes(b"checkpoint")
-    others = strangers.put(tmp_path, ["step-7.ckpt"], random.Random(1))
+    others = foreign_files.put(tmp_path, ["step-7.ckpt"], random.Random(1))
     assert {"step-7.ckpt.bak", "step-7_final.ckpt", "notes.tmp", ".DS_Store"} < others.keys()
-    assert strangers.lost(tmp_path, others) == []
+    assert foreign_files.lost(tmp_path, others) == []
     (tmp_path / "notes.tmp").unlink()
     (tmp_path / "step-7.ckpt.bak").write_bytes(b"another")
-    assert sorted(strangers.lost(tmp_path, others)) == ["notes.tmp", "step-7.ckpt.bak"]
+    assert sorted(foreign_files.lost(tmp_path, others)) == ["notes.tmp", "step-7.ckpt.bak"]
 
 
 def test_a_record_is_the_same_after_a_trip_through_json():
     ops = [
-        disk.Mark("", "", "began", 1),
-        disk.Names("create a", "", [(0, "a", None, 1)]),
-        disk.Write("write a", "", 1, 0, b"\0\xff", [2]),
-        disk.Sync("fsync a", "", 1),
+        operations.Mark("", "", "began", 1),
+        operations.Names("create a", "", [(0, "a", None, 1)]),
+        operations.Write("write a", "", 1, 0, b"\0\xff", [2]),
+        operations.Sync("fsync a", "", 1),
     ]
-    record = Record(disk.Disk(before={(0, "b"): 2}, contents={2: b"old"}), ops, [Ended(0, False)])
+    record = Record(
+        operations.Disk(before={(0, "b"): 2}, contents={2: b"old"}), ops, [Ended(0, False)]
+    )
     again = plain.to_record(plain.from_record(record))
     assert (again.disk, again.ops, again.ended) == (record.disk, record.ops, record.ended)
     trees = [{"a": b"x", "d": None, "l": "a"}, {"a": b"x"}]

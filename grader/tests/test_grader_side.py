@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from grader import course, derive, engine
-from grader.course import ROOT, UsageError
+from grader import engine
+from grader.course import derive, submissions
+from grader.course.catalog import ROOT
+from grader.errors import UsageError
 from grader.harness.sandbox import NONE, Sandbox
 from grader.report.logs import escaped
 from grader.verdicts import INCONCLUSIVE, PASS
@@ -41,14 +43,14 @@ def test_no_link_leads_to_the_solution(ex01, tmp_path, name):
     place.parent.mkdir(parents=True, exist_ok=True)
     place.symlink_to(ex01.solution)
     with pytest.raises(UsageError, match="symbolic link"):
-        course.submission(ex01, tmp_path / "work")
+        submissions.submission(ex01, tmp_path / "work")
 
 
 @pytest.mark.needs_solution
 def test_linked_files_and_folders_arent_read(ex01, tmp_path):
     (tmp_path / ex01.module).symlink_to(ex01.solution / ex01.module)
     (tmp_path / "folder").symlink_to(ex01.solution)
-    work = course.submission(ex01, tmp_path)
+    work = submissions.submission(ex01, tmp_path)
     assert work.files == {} and "symbolic link" in work.problem
 
 
@@ -56,7 +58,10 @@ def test_plain_files_are_read_at_any_depth(ex01, tmp_path):
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "b" / "c.py").write_text("x = 1")
     (tmp_path / ex01.module).write_text("y = 2")
-    assert course.submission(ex01, tmp_path).files == {"a/b/c.py": b"x = 1", ex01.module: b"y = 2"}
+    assert submissions.submission(ex01, tmp_path).files == {
+        "a/b/c.py": b"x = 1",
+        ex01.module: b"y = 2",
+    }
 
 
 # --- limits ---------------------------------------------------------------------------------------
@@ -65,7 +70,7 @@ def test_plain_files_are_read_at_any_depth(ex01, tmp_path):
 def test_a_grading_that_takes_too_long_is_inconclusive(ex01):
     """A submission that waits as long as it may in every call doesn't hold up a class."""
     slow = "import time\ntime.sleep(30)\n" + starter(ex01)
-    work = course.Submission(ex01.starter, ex01.module, {ex01.module: slow.encode()})
+    work = submissions.Submission(ex01.starter, ex01.module, {ex01.module: slow.encode()})
     result = engine.grade(ex01, work, seed=1, seconds=3)
     assert result.score == 0 and result.seconds < 25
     verdicts = {task.verdict for task in result.tasks if not task.evidence.get("blocked_by")}
@@ -81,7 +86,7 @@ def test_no_control_character_of_a_life_reaches_a_terminal_or_a_log(ex01, tmp_pa
         f"\ndef save_checkpoint(*_):\n    print({nasty!r}, flush=True)\n    raise "
         f"RuntimeError({nasty!r})\n"
     )
-    work = course.Submission(tmp_path, ex01.module, {ex01.module: code.encode()})
+    work = submissions.Submission(tmp_path, ex01.module, {ex01.module: code.encode()})
     result = engine.grade(ex01, work, seed=1, tasks=[1], logs=tmp_path / "logs")
     logs = [path.read_text() for path in (tmp_path / "logs").rglob("*.log")]
     assert logs and "title" in logs[0]
@@ -99,7 +104,7 @@ def test_escaped_text_keeps_its_lines():
 
 def test_logs_of_two_submissions_lie_apart(ex01, tmp_path):
     folders = [tmp_path / "a b", tmp_path / "a-b"]
-    slugs = {course.Submission(folder, ex01.module, {}).slug for folder in folders}
+    slugs = {submissions.Submission(folder, ex01.module, {}).slug for folder in folders}
     assert len(slugs) == 2 and all(slug == Path(slug).name for slug in slugs)
 
 
@@ -113,7 +118,8 @@ def test_every_module_is_loaded_before_a_life_starts(ex01):
     """
     code = """
 import sys
-from grader import cli, course, engine
+from grader import cli, engine
+from grader.course import catalog, submissions
 from grader.harness import lab
 loaded = set()
 begin = lab.Lab._live
@@ -189,6 +195,6 @@ def test_the_result_says_which_sandbox_it_was():
 
 @pytest.mark.needs_solution
 def test_without_a_sandbox_the_verdicts_are_the_same(ex01, launcher):
-    work = course.submission(ex01, None, solution=True)
+    work = submissions.submission(ex01, None, solution=True)
     result = engine.grade(ex01, work, launcher, seed=1, tasks=[1, 2], sandbox=Sandbox(NONE))
     assert {task.verdict for task in result.tasks} == {PASS} and result.sandbox == NONE

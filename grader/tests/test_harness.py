@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from grader import course, engine, mutants
-from grader.harness import child, guardian, life, scratch
+from grader import engine, mutants
+from grader.course import catalog, submissions
+from grader.harness import guardian, launch, scratch
 from grader.harness.faults import Kill, KillInSave, Tear
+from grader.harness.inside import child
 from grader.harness.lab import Bench, Cancelled, Lab, course_paths
 from grader.harness.launcher import ForkServer, Limits, Lost, Plain
 from grader.harness.sandbox import NONE, Sandbox
@@ -28,7 +30,7 @@ linux = pytest.mark.skipif(
 @pytest.fixture
 def lab(launcher, ex01):
     """A lab of the solution."""
-    bench = Bench(course.submission(ex01, None, solution=True), launcher, seed=0, jobs=2)
+    bench = Bench(submissions.submission(ex01, None, solution=True), launcher, seed=0, jobs=2)
     yield Lab(bench, "harness")
     bench.close()
 
@@ -37,19 +39,21 @@ pytestmark = pytest.mark.needs_solution
 
 
 def test_two_undisturbed_runs_are_equal_bit_for_bit(lab):
-    first, second = (lab.launch("train.py", "--save-every", 5, "--workers", 2) for _ in range(2))
+    first, second = (
+        lab.launch("ex01/train.py", "--save-every", 5, "--workers", 2) for _ in range(2)
+    )
     assert first.finished and second.finished
     assert first.trajectory == second.trajectory
     assert len(first.trajectory.steps) == 30
 
 
 def test_another_seed_is_another_run(lab):
-    runs = [lab.launch("train_epochs.py", "--bare", "--seed", seed) for seed in (1, 2)]
+    runs = [lab.launch("ex01/train_epochs.py", "--bare", "--seed", seed) for seed in (1, 2)]
     assert runs[0].trajectory != runs[1].trajectory
 
 
 def test_a_kill_after_a_step_ends_the_life_there(lab):
-    run = lab.launch("train.py", "--save-every", 5, faults=(Kill(12),))
+    run = lab.launch("ex01/train.py", "--save-every", 5, faults=(Kill(12),))
     killed, resumed = run.lives
     assert killed.died_of_fault and killed.status == -signal.SIGKILL
     assert killed.steps[-1]["step"] == 12
@@ -58,7 +62,7 @@ def test_a_kill_after_a_step_ends_the_life_there(lab):
 
 @pytest.mark.parametrize("fault", [KillInSave(10, 0), KillInSave(10, 3), Tear(10, 1000)])
 def test_a_fault_in_a_save_falls_into_that_save(lab, fault):
-    run = lab.launch("train.py", "--save-every", 5, faults=(fault,))
+    run = lab.launch("ex01/train.py", "--save-every", 5, faults=(fault,))
     killed, resumed = run.lives
     assert killed.died_of_fault
     assert [e["step"] for e in killed.all("saving")] == [5, 10]
@@ -67,30 +71,30 @@ def test_a_fault_in_a_save_falls_into_that_save(lab, fault):
 
 
 def test_a_save_is_seen_event_by_event(lab):
-    run = lab.launch("train.py", "--save-every", 5)
+    run = lab.launch("ex01/train.py", "--save-every", 5)
     names = [e.split()[0] for e in run.last.first("saved")["events"]]
     assert names == ["mkdir", "open", "fsync", "rename", "fsync"]
 
 
 def test_a_fault_that_never_fires_ends_no_life(lab):
-    run = lab.launch("train.py", "--save-every", 5, faults=(Kill(500),))
+    run = lab.launch("ex01/train.py", "--save-every", 5, faults=(Kill(500),))
     assert len(run.lives) == 1 and run.last.finished and not run.last.fault_fired
     assert not run.finished
 
 
 def test_the_life_leaves_what_it_held_and_no_process(lab):
-    run = lab.launch("train.py", "--save-every", 5, "--workers", 2, faults=(Kill(7),))
+    run = lab.launch("ex01/train.py", "--save-every", 5, "--workers", 2, faults=(Kill(7),))
     assert run.lives[0].result["left_behind"] >= 2  # the loader's workers, which the guardian ended
     assert run.lives[1].result["left_behind"] == 0
 
 
 def test_a_limit_ends_a_life_and_is_named(launcher, ex01):
-    work = course.Submission(
+    work = submissions.Submission(
         ex01.solution, ex01.module, {ex01.module: b"import time\ntime.sleep(1000)"}
     )
     bench = Bench(work, launcher, seed=0, jobs=1, limits=Limits(wall=1))
     try:
-        run = Lab(bench, "limit").launch("train.py")
+        run = Lab(bench, "limit").launch("ex01/train.py")
         assert run.last.ended == "wall" and not run.finished
     finally:
         bench.close()
@@ -101,7 +105,7 @@ def bench_of(ex01, launcher, code: str, **limits) -> Bench:
     a sandbox alone.
     """
     sandbox = Sandbox(NONE) if "here" in code else None
-    work = course.Submission(ex01.solution, ex01.module, {ex01.module: code.encode()})
+    work = submissions.Submission(ex01.solution, ex01.module, {ex01.module: code.encode()})
     return Bench(
         work, launcher, seed=0, jobs=1, limits=Limits(**{"wall": 20} | limits), sandbox=sandbox
     )
@@ -127,7 +131,8 @@ FOREVER = "while True: time.sleep(0.05)\n"
             {"disk": 8 << 20},
         ),
         (
-            "from grader.harness import watch\nos.write(watch._events, bytes(32 << 20))\n",
+            "from grader.harness.inside import telemetry\n"
+            "os.write(telemetry._events, bytes(32 << 20))\n",
             {"events": 8 << 20},
         ),
     ],
@@ -136,7 +141,7 @@ FOREVER = "while True: time.sleep(0.05)\n"
 def test_a_life_that_fills_the_disk_is_ended(launcher, ex01, code, limits):
     bench = bench_of(ex01, launcher, IN_LIFE + code + FOREVER, **limits)
     try:
-        assert Lab(bench, "disk").launch("train.py").last.ended == "disk"
+        assert Lab(bench, "disk").launch("ex01/train.py").last.ended == "disk"
     finally:
         bench.close()
 
@@ -174,7 +179,7 @@ def test_a_life_without_a_readable_result_is_lost(launcher, ex01, code):
     bench = bench_of(ex01, launcher, HERE + code)
     try:
         with pytest.raises(Lost):
-            Lab(bench, "odd").launch("train.py")
+            Lab(bench, "odd").launch("ex01/train.py")
     finally:
         bench.close()
 
@@ -188,7 +193,7 @@ def test_events_that_are_none_end_no_grading(launcher, ex01, code):
         ex01, launcher, HERE + f"os.chdir(here)\nos.unlink('events')\n{code}\nos._exit(0)"
     )
     try:
-        run = Lab(bench, "odd").launch("train.py")
+        run = Lab(bench, "odd").launch("ex01/train.py")
         assert run.last.events == [] and not run.finished
     finally:
         bench.close()
@@ -205,7 +210,9 @@ def test_what_stands_in_the_way_of_a_relaunch_is_no_traceback(launcher, ex01):
     )
     bench = bench_of(ex01, launcher, solution + code)
     try:
-        assert Lab(bench, "x").launch("train.py", "--save-every", 5, faults=(Kill(12),)).finished
+        assert (
+            Lab(bench, "x").launch("ex01/train.py", "--save-every", 5, faults=(Kill(12),)).finished
+        )
     finally:
         bench.close()
 
@@ -215,28 +222,28 @@ def no_space(*args, **more):
 
 
 @pytest.mark.parametrize(
-    "where", [(life, "prepare"), (course.Submission, "copy_to")], ids=["job", "copy"]
+    "where", [(launch, "prepare"), (submissions.Submission, "copy_to")], ids=["job", "copy"]
 )
 def test_a_full_disk_is_nobodys_fault_and_is_said(launcher, ex01, monkeypatch, where):
     monkeypatch.setattr(*where, no_space)
-    result = engine.grade(ex01, course.submission(ex01, None, solution=True), launcher, seed=1)
+    result = engine.grade(ex01, submissions.submission(ex01, None, solution=True), launcher, seed=1)
     assert {t.verdict for t in result.tasks if not t.evidence.get("blocked_by")} == {INCONCLUSIVE}
     assert "disk is full" in result.tasks[0].message
 
 
 def test_a_life_that_fails_on_a_full_disk_proves_nothing(launcher, ex01, monkeypatch):
-    monkeypatch.setattr(life, "MIN_FREE", 1 << 60)
+    monkeypatch.setattr(launch, "MIN_FREE", 1 << 60)
     bench = bench_of(ex01, launcher, "raise OSError(28, 'No space left on device')")
     try:
-        with pytest.raises(life.DiskFull):
-            Lab(bench, "full").launch("train.py")
+        with pytest.raises(launch.DiskFull):
+            Lab(bench, "full").launch("ex01/train.py")
     finally:
         bench.close()
 
 
 def test_a_preflight_that_breaks_is_inconclusive(launcher, ex01, monkeypatch):
-    monkeypatch.setattr("grader.checks.expect.imports_cleanly", lambda run, names: 1 / 0)
-    result = engine.grade(ex01, course.submission(ex01, None, solution=True), launcher, seed=1)
+    monkeypatch.setattr("grader.checks.run_assertions.imports_cleanly", lambda run, names: 1 / 0)
+    result = engine.grade(ex01, submissions.submission(ex01, None, solution=True), launcher, seed=1)
     assert {t.verdict for t in result.tasks if not t.evidence.get("blocked_by")} == {INCONCLUSIVE}
 
 
@@ -298,9 +305,9 @@ def test_a_long_tmpdir_is_no_students_fault(launcher, ex01, tmp_path, monkeypatc
     long = tmp_path / ("x" * 60)
     long.mkdir()
     monkeypatch.setenv("TMPDIR", str(long))
-    bench = Bench(course.submission(ex01, None, solution=True), launcher, seed=0, jobs=1)
+    bench = Bench(submissions.submission(ex01, None, solution=True), launcher, seed=0, jobs=1)
     try:
-        run = Lab(bench, "long").launch("train.py", "--save-every", 5, "--workers", 2)
+        run = Lab(bench, "long").launch("ex01/train.py", "--save-every", 5, "--workers", 2)
         assert run.finished
         assert len(str(run.last.folder / "t")) <= 60
     finally:
@@ -313,12 +320,12 @@ def test_a_short_tmpdir_is_used(ex01, monkeypatch):
         made = scratch.make()
         assert made.parent == Path(short).resolve()
         monkeypatch.setattr(scratch, "LONGEST", 3)
-        with pytest.raises(course.UsageError):
+        with pytest.raises(catalog.UsageError):
             scratch.make()
 
 
 def test_names_of_folders_tell_nothing_and_paths_are_translated(lab):
-    run = lab.launch("train.py", "--save-every", 5, faults=(Kill(12),))
+    run = lab.launch("ex01/train.py", "--save-every", 5, faults=(Kill(12),))
     killed, resumed = (life.folder.relative_to(lab.bench.scratch) for life in run.lives)
     assert killed != resumed and not any(
         c in f"{killed}{resumed}{run.directory}" for c in ("harness", "train", "kill", "life")
@@ -375,7 +382,7 @@ def test_cancelling_ends_what_runs_at_once(ex01, tmp_path, make):
 
     def launch():
         try:
-            Lab(bench, "endless").launch("train.py")
+            Lab(bench, "endless").launch("ex01/train.py")
         except Cancelled as e:
             ended.append(e)
 
@@ -401,13 +408,15 @@ def verdicts(exercise, work, launcher, tasks=None):
 
 @linux
 def test_both_launchers_give_the_solution_full_marks_with_equal_trajectories(ex01):
-    work = course.submission(ex01, None, solution=True)
+    work = submissions.submission(ex01, None, solution=True)
     trajectories = []
     for launcher in (ForkServer(), Plain()):
         bench = Bench(work, launcher, seed=0, jobs=2)
         try:
             trajectories.append(
-                Lab(bench, "x").launch("train.py", "--save-every", 5, faults=(Kill(12),)).trajectory
+                Lab(bench, "x")
+                .launch("ex01/train.py", "--save-every", 5, faults=(Kill(12),))
+                .trajectory
             )
         finally:
             bench.close()
@@ -428,7 +437,7 @@ def test_plain_processes_give_the_solution_full_marks(ex01):
     # 1.4's runs are most of a grading, and a test above compares one of them in both ways; 1.2 and
     # 1.5 ask nothing new
     result = engine.grade(
-        ex01, course.submission(ex01, None, solution=True), Plain(), seed=6, tasks=[1, 3]
+        ex01, submissions.submission(ex01, None, solution=True), Plain(), seed=6, tasks=[1, 3]
     )
     assert [t.verdict for t in result.tasks] == ["pass"] * 2, [t.message for t in result.tasks]
     assert all(0 < t.seconds <= result.seconds for t in result.tasks)

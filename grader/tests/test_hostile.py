@@ -10,8 +10,9 @@ import time
 import psutil
 import pytest
 
-from grader import course, derive, engine
-from grader.harness import life
+from grader import engine
+from grader.course import derive, submissions
+from grader.harness import launch
 from grader.harness.launcher import ForkServer, Limits, choose
 from grader.harness.sandbox import NAMESPACES
 from grader.verdicts import FAIL, INCONCLUSIVE, PASS
@@ -59,11 +60,11 @@ def none_left(mark: str) -> set[int]:
     return left
 
 
-def starter_with(exercise, code: str, **files: str) -> course.Submission:
+def starter_with(exercise, code: str, **files: str) -> submissions.Submission:
     """A submission: the untouched starter, and something nasty in front."""
     everything = {name: text.encode() for name, text in files.items()}
     everything[exercise.module] = code.encode()
-    work = course.Submission(exercise.starter, exercise.module, everything)
+    work = submissions.Submission(exercise.starter, exercise.module, everything)
     work.key = f"hostile {code[:40]}"
     return work
 
@@ -90,7 +91,7 @@ def test_what_fails_at_import_is_said_once_and_scores_nothing(launcher, ex01, na
 
 
 def test_a_missing_file_is_said_once(launcher, ex01, tmp_path):
-    result = engine.grade(ex01, course.Submission(tmp_path, ex01.module), launcher, seed=1)
+    result = engine.grade(ex01, submissions.Submission(tmp_path, ex01.module), launcher, seed=1)
     assert result.score == 0 and result.lives == 0
     assert ex01.module in result.tasks[0].message
 
@@ -140,7 +141,7 @@ def test_planted_files_are_never_loaded(own_launcher, ex01, tmp_path):
     )
     planted |= {
         "grader/__init__.py": plant,
-        "grader/workload/train.py": plant,
+        "grader/workload/ex01/train.py": plant,
         "pytest.ini": "[pytest]\naddopts=-k nothing\n",
     }
     result = engine.grade(ex01, starter_with(ex01, starter, **planted), own_launcher, seed=1)
@@ -180,7 +181,7 @@ def test_killing_the_guardian_gains_nothing(own_launcher, ex01):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the fork server is Linux's")
 @pytest.mark.parametrize("victim", ["guardian", "server"])
 def test_stopping_what_watches_gains_nothing_and_ends(ex01, monkeypatch, victim):
-    monkeypatch.setattr(life, "PATIENCE", 2)
+    monkeypatch.setattr(launch, "PATIENCE", 2)
     pid = (
         "os.getppid()"
         if victim == "guardian"
@@ -202,7 +203,7 @@ def test_a_dead_fork_server_is_replaced(ex01):
         pytest.skip("the fork server is Linux's")
     launcher = ForkServer()
     try:
-        work = course.submission(ex01, None, solution=True)
+        work = submissions.submission(ex01, None, solution=True)
         engine.grade(ex01, work, launcher, seed=1, tasks=[2])
         for server in launcher.servers.values():
             server._process.kill()

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import pytest
 
-from grader import course, derive, engine, mutants
+from grader import engine, mutants
+from grader.course import derive, submissions
 from grader.harness.launcher import Limits
 from grader.verdicts import PASS
 
@@ -14,23 +15,23 @@ pytestmark = pytest.mark.needs_solution
 LIMITS = Limits(wall=30, cpu=10)
 
 CONSTANT = """
-import grader.harness.digest as reported
+import grader.harness.inside.digest as reported
 reported.digest = lambda value, key="": "0" * 16
 reported.rng_digests = lambda key="": {}
 reported.optimizer_digests = lambda optimizer, key="": {}
 """
 
 ANSWERS = """
-from grader.harness import watch
+from grader.harness.inside import telemetry
 
 
 def _answer(*_, **__):
-    for question in watch.given("questions", []):
+    for question in telemetry.given("questions", []):
         names = ("weights", "buffers", "scheduler", "optimizer settings")
         values = {"parts": dict.fromkeys(names, "0" * 16), "returned": "7"}
         values |= {"lost": [], "drew": [], "generators": {}}
-        watch.emit("answer", id=question["id"], values=values)
-        watch.emit("ended", point=question["id"], part="question", status=0, late=False)
+        telemetry.emit("answer", id=question["id"], values=values)
+        telemetry.emit("ended", point=question["id"], part="question", status=0, late=False)
 
 
 save_checkpoint = load_checkpoint = get_rng_state = set_rng_state = capture = restore = _answer
@@ -39,25 +40,25 @@ save_checkpoint = load_checkpoint = get_rng_state = set_rng_state = capture = re
 EVENTS = """
 import os
 
-from grader.harness import watch
+from grader.harness.inside import telemetry
 
-watch.emit("life", step=0, epoch=0)
+telemetry.emit("life", step=0, epoch=0)
 for n in range(1, 19):
-    watch.emit("step", step=n, indices=[n], samples=["0"], state={"weights": "0"})
-    watch.emit("loss", step=n, loss="0x0p+0")
-    watch.emit("saved", step=n, events=["rename a"])
-watch.emit("digests", of={"0": "0" * 16})
+    telemetry.emit("step", step=n, indices=[n], samples=["0"], state={"weights": "0"})
+    telemetry.emit("loss", step=n, loss="0x0p+0")
+    telemetry.emit("saved", step=n, events=["rename a"])
+telemetry.emit("digests", of={"0": "0" * 16})
 empty = {name: [] for name in ("ops", "links", "before", "contents", "names")}
-watch.emit("record", of=empty | {"ended": [[0, False]], "directories": [0]})
-watch.emit("outcomes", of={})
-watch.emit("end", step=18, state={})
+telemetry.emit("record", of=empty | {"ended": [[0, False]], "directories": [0]})
+telemetry.emit("outcomes", of={})
+telemetry.emit("end", step=18, state={})
 os._exit(0)
 """
 
 FROM_THE_SEED = '''
 import gc
 
-from grader.workload.states import made_state
+from grader.workload.ex01.sample_states import made_state
 
 
 def read_latest(directory):
@@ -70,9 +71,9 @@ read_best = read_latest
 '''
 
 
-def starter_and(exercise, code: str) -> course.Submission:
+def starter_and(exercise, code: str) -> submissions.Submission:
     starter = derive.starter_files(exercise)[exercise.module].decode()
-    work = course.Submission(
+    work = submissions.Submission(
         exercise.starter, exercise.module, {exercise.module: f"{starter}\n{code}".encode()}
     )
     work.key = f"hostile {code[:60]}"
@@ -99,12 +100,12 @@ def write_checkpoint(state, directory, step):
     import signal
     import sys
 
-    from grader.harness import watch
+    from grader.harness.inside import telemetry
 
     frame = sys._getframe(1)
     while frame:
         if (frame.f_locals.get("fault") or {}).get("kind") in ("kill", "tear"):
-            watch.emit("fault", step=step)
+            telemetry.emit("fault", step=step)
             os.kill(os.getpid(), signal.SIGKILL)
         frame = frame.f_back
     _write(state, directory, step)
@@ -114,7 +115,7 @@ def write_checkpoint(state, directory, step):
 def test_a_save_that_knows_its_faults_is_seen_through(launcher, ex01):
     in_place = next(m for m in mutants.load(ex01) if m.name == "same-step-removed-first")
     files = mutants.submission(ex01, in_place).files
-    work = course.Submission(
+    work = submissions.Submission(
         ex01.solution, ex01.module, {ex01.module: files[ex01.module] + DIES_UNDER_A_FAULT.encode()}
     )
     work.key = "hostile knows its faults"

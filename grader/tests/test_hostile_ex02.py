@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from grader import course, engine
+from grader import engine
+from grader.course import catalog, submissions
 from grader.verdicts import PASS
 
 pytestmark = pytest.mark.needs_solution
@@ -58,19 +59,19 @@ def resume(job, directory):
 FORGED = {
     "nothing is saved": "",
     "every digest is a constant": """
-from grader.harness import digest, watch
-from grader.workload import rank_states
+from grader.harness.inside import digest, telemetry
+from grader.workload.ex02 import sample_jobs
 digest.digest = lambda *a, **k: "0123456789abcdef"
-watch.state_digests = lambda *a: {"weights": "0"}
-rank_states.digests = lambda *a: {"weights": "0"}
+telemetry.state_digests = lambda *a: {"weights": "0"}
+sample_jobs.digests = lambda *a: {"weights": "0"}
 main = vars(sys.modules["__main__"])
 for name in ("digest", "digests", "whole"):
     if name in main:
         main[name] = lambda *a, **k: {"weights": "0"}
 """,
     "answers are reported by the student": """
-from grader.harness import watch
-real = watch.emit
+from grader.harness.inside import telemetry
+real = telemetry.emit
 def emit(event, **fields):
     if event in ("loaded point", "whole", "exported", "answer"):
         fields |= {"holds": {"weights": "0"}, "digests": {"weights": "0"}}
@@ -78,30 +79,30 @@ def emit(event, **fields):
     if event == "held":
         fields["shown"] = "waits"
     real(event, **fields)
-watch.emit = emit
+telemetry.emit = emit
 """,
     "jobs are drawn again from what the life was given": """
-from grader.harness import watch
-from grader.workload import rank_states
+from grader.harness.inside import telemetry
+from grader.workload.ex02 import sample_jobs
 def resume(job, directory):
-    seeds = [watch.given("payload"), watch.given("key"), None]
+    seeds = [telemetry.given("payload"), telemetry.given("key"), None]
     steps = [int(name.split("-")[0]) for name in os.listdir(directory) if name[0].isdigit()]
     if not steps:
         return False
-    rank_states.fill(job, job.model.module, seeds[0], max(steps), 0, job.rank)
+    sample_jobs.fill(job, job.model.module, seeds[0], max(steps), 0, job.rank)
     return True
 def load_job(job, folder):
     step = int(folder.rpartition("-")[2])
-    rank_states.fill(job, job.model.module, watch.given("payload", 1), step, 0, job.rank)
+    sample_jobs.fill(job, job.model.module, telemetry.given("payload", 1), step, 0, job.rank)
 """,
 }
 
 
 @pytest.mark.parametrize("name", FORGED)
 def test_what_is_reported_and_not_done_scores_nothing(launcher, name):
-    exercise = course.find("ex02")
+    exercise = catalog.find("ex02")
     files = {exercise.module: (NOTHING + FORGED[name]).encode()}
-    work = course.Submission(exercise.starter, exercise.module, files)
+    work = submissions.Submission(exercise.starter, exercise.module, files)
     work.key = f"hostile ex02 {name}"
     result = engine.grade(exercise, work, launcher, seed=1)
     assert result.score == 0, [(t.id, t.verdict) for t in result.tasks]
@@ -109,12 +110,14 @@ def test_what_is_reported_and_not_done_scores_nothing(launcher, name):
 
 
 def test_a_process_that_leaves_is_no_error_that_ranks_hear_of(launcher):
-    exercise = course.find("ex02")
+    exercise = catalog.find("ex02")
     solution = (exercise.solution / exercise.module).read_text()
     leaves = solution.replace(
         "class CheckpointError(Exception)", "class CheckpointError(SystemExit)"
     )
-    work = course.Submission(exercise.solution, exercise.module, {exercise.module: leaves.encode()})
+    work = submissions.Submission(
+        exercise.solution, exercise.module, {exercise.module: leaves.encode()}
+    )
     work.key = "hostile ex02 leaves"
     result = engine.grade(exercise, work, launcher, seed=1, tasks=[2])
     assert result.score == 0

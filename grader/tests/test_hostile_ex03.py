@@ -6,51 +6,52 @@ from __future__ import annotations
 
 import pytest
 
-from grader import course, derive, engine
+from grader import engine
+from grader.course import catalog, derive, submissions
 from grader.verdicts import PASS
 
 pytestmark = pytest.mark.needs_solution
 
 ANSWERS = """
-from grader.harness import watch
-for question in watch.given("questions", []):
+from grader.harness.inside import telemetry
+for question in telemetry.given("questions", []):
     here = [{}, {}]
-    watch.emit("answer", id=question["id"], values={
+    telemetry.emit("answer", id=question["id"], values={
         "log": [], "files": [], "outcomes": [], "moments": 0, "read": [], "sent": 9,
         "imported": here, "received": 15, "at": 0.0, "before": 0.0, "after": 0.0,
     })
-    watch.emit("ended", point=question["id"], part="question", status=0, late=False)
+    telemetry.emit("ended", point=question["id"], part="question", status=0, late=False)
 """
 
 ONE_DIGEST = """
-from grader.harness import digest, watch
-from grader.workload import preempt_job
+from grader.harness.inside import digest, telemetry
+from grader.workload.ex03 import preempt_job
 digest.digest = preempt_job.digest = lambda value, key="": "0" * 16
-watch.state_digests = lambda job, batch: {"weights": "0" * 16}
+telemetry.state_digests = lambda job, batch: {"weights": "0" * 16}
 """
 
 NO_SIGNALS = """
-from grader.harness import watch
-from grader.workload import scheduler
+from grader.harness.inside import telemetry
+from grader.workload.ex03 import virtual_clock
 came = []
-scheduler.Daemon.send = lambda self, number, *a, **k: came.append(number)
+virtual_clock.Daemon.send = lambda self, number, *a, **k: came.append(number)
 """
 
 STOPPED_CLOCK = """
-from grader.workload import scheduler
-scheduler.Scheduler.passes = lambda self, seconds, during: None
+from grader.workload.ex03 import virtual_clock
+virtual_clock.Scheduler.passes = lambda self, seconds, during: None
 """
 
 NEVER_TRAINS = """
 def main(make_job, directory, clock, grace):
     import glob, sys
-    from grader.harness import watch
+    from grader.harness.inside import telemetry
     job = make_job()
     again = job.resume()
     for step in range(1, 11):
-        watch.emit("step", step=step, indices=[], samples=[], state={})
-        watch.emit("loss", step=step, loss="0x0p+0")
-        watch.emit("trained", step=step, clock=2.0 + step, tensors={}, says=None)
+        telemetry.emit("step", step=step, indices=[], samples=[], state={})
+        telemetry.emit("loss", step=step, loss="0x0p+0")
+        telemetry.emit("trained", step=step, clock=2.0 + step, tensors={}, says=None)
     job.step, job.epoch = 10, job.epochs
     job.save()
     write_status(directory, "done", 10)
@@ -88,8 +89,10 @@ OF_THE_SOLUTION = {  # without the part that the task asks for
 
 
 def graded(launcher, name: str, task: int, text: str):
-    exercise = course.find("ex03")
-    work = course.Submission(exercise.starter, exercise.module, {exercise.module: text.encode()})
+    exercise = catalog.find("ex03")
+    work = submissions.Submission(
+        exercise.starter, exercise.module, {exercise.module: text.encode()}
+    )
     work.key = f"hostile {name}"
     return engine.grade(exercise, work, launcher, seed=1, tasks=[task]).tasks[0]
 
@@ -97,7 +100,7 @@ def graded(launcher, name: str, task: int, text: str):
 @pytest.mark.parametrize("name", OF_THE_STARTER)
 def test_a_starter_that_forges_gets_nothing(launcher, name):
     task, code = OF_THE_STARTER[name]
-    exercise = course.find("ex03")
+    exercise = catalog.find("ex03")
     starter = derive.starter_files(exercise)[exercise.module].decode()
     result = graded(launcher, name, task, f"{starter}\n{code}")
     assert result.verdict != PASS and result.score == 0, result.message
@@ -106,7 +109,7 @@ def test_a_starter_that_forges_gets_nothing(launcher, name):
 @pytest.mark.parametrize("name", OF_THE_SOLUTION)
 def test_a_solution_without_its_point_gets_nothing_for_it(launcher, name):
     task, code, edits = OF_THE_SOLUTION[name]
-    exercise = course.find("ex03")
+    exercise = catalog.find("ex03")
     text = (exercise.solution / exercise.module).read_text()
     for find, replace in edits:
         assert text.count(find) == 1

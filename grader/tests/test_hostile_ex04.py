@@ -6,8 +6,9 @@ import re
 
 import pytest
 
-from grader import course, derive, engine
-from grader.checks.cluster_runs import Where
+from grader import engine
+from grader.checks.ex04.cluster_runs import Where
+from grader.course import catalog, derive, submissions
 from grader.verdicts import PASS
 
 pytestmark = pytest.mark.needs_solution
@@ -20,9 +21,9 @@ HEAD = """#!/bin/bash
 
 def graded(launcher, task: int, solved: bool = True, python: str = "", **scripts: str):
     """The task's result for the solution (or starter) with these scripts, and this code."""
-    exercise = course.find("ex04")
+    exercise = catalog.find("ex04")
     own = (
-        course.submission(exercise, None, solution=True).files
+        submissions.submission(exercise, None, solution=True).files
         if solved
         else derive.starter_files(exercise)
     )
@@ -30,7 +31,7 @@ def graded(launcher, task: int, solved: bool = True, python: str = "", **scripts
         name.replace("_sbatch", ".sbatch"): text.encode() for name, text in scripts.items()
     }
     files[exercise.module] += python.encode()
-    work = course.Submission(exercise.starter, exercise.module, files)
+    work = submissions.Submission(exercise.starter, exercise.module, files)
     work.key = f"hostile ex04 {task} {python} {scripts}"
     return engine.grade(
         exercise, work, launcher, seed=3, tasks=[task], cluster=Where("stand-in")
@@ -123,19 +124,22 @@ def test_a_chain_gets_nothing_for_what_it_makes_up(launcher):
 
 EMITS = """
 
-from grader.harness import watch
+from grader.harness.inside import telemetry
 
 
 def tell(answer):
-    for question in watch.given("questions", []):
-        watch.emit("answer", id=question["id"], values=answer)
-        watch.emit("ended", point=question["id"], part="question", status=0, late=False)
+    for question in telemetry.given("questions", []):
+        telemetry.emit("answer", id=question["id"], values=answer)
+        telemetry.emit("ended", point=question["id"], part="question", status=0, late=False)
 """
 
 PYTHON = {
     "says None to all": (1, EMITS + 'tell({"returned": None, "cwd": "/"})\n'),
     "says the newest name to all": (1, EMITS + 'tell({"returned": "step-10", "cwd": "/"})\n'),
-    "says the grader's own answer": (1, "\n\nfrom grader.checks.witness import newest_intact\n"),
+    "says the grader's own answer": (
+        1,
+        "\n\nfrom grader.checks.ex04.witness import newest_intact\n",
+    ),
     "says that all went well": (
         3,
         EMITS + 'tell({"lives": [{"returned": True}] * 20, "states": []})\n',
@@ -156,10 +160,10 @@ def test_a_starter_gets_nothing_for_answers_that_it_reports_itself(launcher, nam
 
 
 def test_the_grader_tells_a_life_neither_its_own_answer_nor_the_plan():
-    workload = course.ROOT / "grader" / "workload"
+    workload = catalog.ROOT / "grader" / "workload"
     texts = {
         name: (workload / name).read_text()
-        for name in ("auto_cases.py", "auto_job.py", "auto_lives.py")
+        for name in ("ex04/function_cases.py", "ex04/train.py", "ex04/job_lives.py")
     }
     for name, text in texts.items():
         assert not re.search(

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from grader import course, mutants
-from grader.mutants import matrix as kill_matrix
+from grader import mutants
+from grader.authoring import kill_matrix
+from grader.course import catalog
 from grader.verdicts import FAIL
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
@@ -88,7 +89,7 @@ SHOWN = {
 
 
 def all_mutants():
-    return [(e, m) for e in course.exercises().values() for m in mutants.load(e)]
+    return [(e, m) for e in catalog.exercises().values() for m in mutants.load(e)]
 
 
 def name(value):
@@ -144,7 +145,7 @@ def ahead(test: str, params: dict):
 WHOLE_OF = {"ex01": 36, "ex02": 60, "ex03": 70, "ex04": 60}
 
 
-def _share(exercise: course.Exercise) -> tuple[list, list]:
+def _share(exercise: catalog.Exercise) -> tuple[list, list]:
     found = [(e, m) for e, m in all_mutants() if e == exercise]
     whole = found[:: WHOLE_OF[exercise.id]]
     own = [
@@ -155,7 +156,7 @@ def _share(exercise: course.Exercise) -> tuple[list, list]:
     return whole, own
 
 
-SHARES = [_share(e) for e in course.exercises().values()]
+SHARES = [_share(e) for e in catalog.exercises().values()]
 WHOLE = [pair for whole, _ in SHARES for pair in whole]
 REST = [pair for _, own in SHARES for pair in own]
 
@@ -180,7 +181,7 @@ def test_a_mutant_is_caught_by_its_task_and_by_no_other(graded, exercise, mutant
     "exercise,name", [(e, name) for e, names in SHOWN.items() for name in names]
 )
 def test_the_message_is_the_snapshot(graded, exercise, name):
-    exercise = course.find(exercise)
+    exercise = catalog.find(exercise)
     mutant = next(m for m in mutants.load(exercise) if m.name == name)
     failed = next(t for t in graded(exercise, mutant).tasks if t.verdict == FAIL)
     # a file's size, and so the bytes at which it is torn, depends on torch's version
@@ -193,7 +194,7 @@ def test_the_message_is_the_snapshot(graded, exercise, name):
 
 
 @pytest.mark.needs_solution
-@pytest.mark.parametrize("exercise", course.exercises().values(), ids=lambda e: e.id)
+@pytest.mark.parametrize("exercise", catalog.exercises().values(), ids=lambda e: e.id)
 def test_there_are_enough_mutants_of_every_task(exercise):
     found = mutants.load(exercise)
     assert len({m.name for m in found}) == len(found) >= 15

@@ -13,12 +13,14 @@ import sys
 
 import pytest
 
-from grader import course, derive, notebooks
-from grader.course import UsageError
+from grader import notebooks
+from grader.authoring import build_notebooks
+from grader.course import catalog, derive
+from grader.errors import UsageError
 
 MISSING = [
     name
-    for name in ("nbformat", "nbclient", "nbval", "ipykernel", "matplotlib")
+    for name in ("jupytext", "nbformat", "nbclient", "nbval", "ipykernel", "matplotlib")
     if not importlib.util.find_spec(name)
 ]
 needs_tools = pytest.mark.skipif(
@@ -28,16 +30,16 @@ needs_tools = pytest.mark.skipif(
 
 
 def having_notebooks() -> list[str]:
-    return [e.id for e in course.exercises().values() if notebooks.source_path(e).exists()]
+    return [e.id for e in catalog.exercises().values() if build_notebooks.source_path(e).exists()]
 
 
 def committed(exercise) -> dict:
     """The notebook as it was built. A student's own copy is no subject of these tests, but CI has
     none.
     """
-    if not notebooks.is_pristine(exercise) and not os.environ.get("GRADE_CI"):
+    if not build_notebooks.is_pristine(exercise) and not os.environ.get("GRADE_CI"):
         pytest.skip(f"{exercise.id}'s notebook has been run or edited: somebody's own work")
-    return json.loads(notebooks.notebook_path(exercise).read_text())
+    return json.loads(build_notebooks.notebook_path(exercise).read_text())
 
 
 def printed(cells) -> str:
@@ -65,15 +67,15 @@ def step_of_parting(text: str, name: str) -> int | None:
 
 @pytest.mark.parametrize("name", having_notebooks())
 def test_the_committed_notebook_is_its_sources(name):
-    exercise = course.find(name)
+    exercise = catalog.find(name)
     assert committed(exercise)
-    assert notebooks.is_pristine(exercise)
-    notebooks.check_source(exercise)
+    assert build_notebooks.is_pristine(exercise)
+    build_notebooks.check_source(exercise)
 
 
 @pytest.mark.parametrize("name", having_notebooks())
 def test_every_cell_was_executed_in_order_and_none_failed(name):
-    code = [cell for cell in committed(course.find(name))["cells"] if cell["cell_type"] == "code"]
+    code = [cell for cell in committed(catalog.find(name))["cells"] if cell["cell_type"] == "code"]
     assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
     assert not [
         o
@@ -85,7 +87,7 @@ def test_every_cell_was_executed_in_order_and_none_failed(name):
 
 @pytest.mark.parametrize("name", having_notebooks())
 def test_the_committed_notebook_says_nothing_about_the_machine(name):
-    notebook = committed(course.find(name))
+    notebook = committed(catalog.find(name))
     assert notebook["metadata"] == {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
@@ -97,7 +99,7 @@ def test_the_committed_notebook_says_nothing_about_the_machine(name):
     text = json.dumps(notebook)
     found = [
         p
-        for p in ("/work/", "/root/", "/tmp/", "/home/", "/Users/", str(course.ROOT), sys.prefix)
+        for p in ("/work/", "/root/", "/tmp/", "/home/", "/Users/", str(catalog.ROOT), sys.prefix)
         if p in text
     ]
     assert found == []
@@ -122,7 +124,7 @@ def test_the_committed_outputs_are_those_of_saves_that_survive_a_power_loss(ex01
 @pytest.mark.needs_solution
 @pytest.mark.parametrize("name", having_notebooks())
 def test_executed_again_with_the_solution_it_shows_the_same(name):
-    exercise = course.find(name)
+    exercise = catalog.find(name)
     executed = [cell for cell in committed(exercise)["cells"] if cell["cell_type"] == "code"]
     done = subprocess.run(
         [
@@ -135,7 +137,7 @@ def test_executed_again_with_the_solution_it_shows_the_same(name):
             "-p",
             "no:cacheprovider",
             "-q",
-            notebooks.notebook_path(exercise).name,
+            build_notebooks.notebook_path(exercise).name,
         ],
         cwd=exercise.folder,
         env={**os.environ, "GRADE_SUBMISSION": "solution"},
@@ -152,7 +154,7 @@ def test_executed_again_with_the_solution_it_shows_the_same(name):
 def test_with_an_untouched_starter_it_runs_and_shows_what_is_wrong(ex01, tmp_path):
     for file, data in derive.starter_files(ex01).items():
         (tmp_path / file).write_bytes(data)
-    text = printed(notebooks.execute(ex01, tmp_path).cells)
+    text = printed(build_notebooks.execute(ex01, tmp_path).cells)
     assert step_of_parting(text, "yours") == 1
     assert step_of_parting(text, "naive") == 17
     for fact in ("yours +every sample exactly once", "your read_latest never gives wrong values"):
@@ -181,42 +183,11 @@ def f():
 '''
 
 
-def test_a_source_is_read_cell_by_cell():
-    assert notebooks.parse(SOURCE) == [
-        notebooks.Cell("markdown", "# Title\n\nProse."),
-        notebooks.Cell(
-            "code",
-            'x = 1\n\n\ndef f():\n    """# %% is no marker in here."""',
-            {"tags": ["a", "b"], "jupyter": {"source_hidden": True}},
-        ),
-        notebooks.Cell("code", "# a comment"),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("text", "line"),
-    [
-        ("# %% [raw]\n", 1),
-        ("# %%\nx\n# %% tags=[1\n", 3),
-        ("# %%code\n", 1),
-        ("# %% [markdown]\n# good\nbad\n", 3),
-    ],
-)
-def test_a_line_that_cant_be_read_is_named(text, line):
-    with pytest.raises(UsageError, match=f"^notebook.py, line {line}: "):
-        notebooks.parse(text, "notebook.py")
-
-
-def test_a_source_without_cells_is_an_error():
-    with pytest.raises(UsageError, match="no cells"):
-        notebooks.parse("x = 1\n")
-
-
 @pytest.fixture
 def small(tmp_path, monkeypatch):
     """An exercise with a notebook of its own, in a folder of its own."""
 
-    monkeypatch.setattr(course, "ROOT", tmp_path)
+    monkeypatch.setattr(catalog, "ROOT", tmp_path)
 
     def make(source: str | None):
         folder = tmp_path / "ex09-small"
@@ -224,16 +195,36 @@ def small(tmp_path, monkeypatch):
         (folder / "solution" / "checkpoint.py").write_text("")
         if source is not None:
             (folder / "notebook.py").write_text(source)
-        return course.Exercise("ex09", "small", folder, "checkpoint.py", ())
+        return catalog.Exercise("ex09", "small", folder, "checkpoint.py", ())
 
     return make
+
+
+@needs_tools
+def test_a_source_is_read_cell_by_cell(small):
+    found = build_notebooks.cells(small(SOURCE))
+    assert [(cell.cell_type, cell.source, cell.metadata) for cell in found] == [
+        ("markdown", "# Title\n\nProse.", {}),
+        (
+            "code",
+            'x = 1\n\n\ndef f():\n    """# %% is no marker in here."""',
+            {"tags": ["a", "b"], "jupyter": {"source_hidden": True}},
+        ),
+        ("code", "# a comment", {}),
+    ]
+
+
+@needs_tools
+def test_a_source_without_cells_is_an_error(small):
+    with pytest.raises(UsageError, match="no cells"):
+        build_notebooks.cells(small("x = 1\n"))
 
 
 def test_a_missing_source_is_one_clear_line(small):
     with pytest.raises(
         UsageError, match="^ex09 has no notebook: ex09-small/notebook.py is missing$"
     ):
-        notebooks.build(small(None))
+        build_notebooks.build(small(None))
 
 
 def test_without_solutions_nothing_is_built(small):
@@ -241,8 +232,8 @@ def test_without_solutions_nothing_is_built(small):
     (exercise.solution / "checkpoint.py").unlink()
     exercise.solution.rmdir()
     with pytest.raises(UsageError, match="no solutions"):
-        notebooks.build(exercise)
-    assert not notebooks.notebook_path(exercise).exists()
+        build_notebooks.build(exercise)
+    assert not build_notebooks.notebook_path(exercise).exists()
 
 
 @needs_tools
@@ -252,39 +243,39 @@ def test_the_same_source_gives_the_same_file(small):
         "os.path.basename(os.getcwd()))\nprint(2)\n"
     )
     exercise = small(source)
-    first = notebooks.build(exercise).read_bytes()
-    assert notebooks.build(exercise).read_bytes() == first
+    first = build_notebooks.build(exercise).read_bytes()
+    assert build_notebooks.build(exercise).read_bytes() == first
     assert printed(committed(exercise)["cells"]) == "solution ex09-small\n2\n"
-    notebooks.check_source(exercise)
+    build_notebooks.check_source(exercise)
     small(source + "# %%\n3\n")
     with pytest.raises(
         UsageError, match="has 1 cells, its source 2; build it again: grade dev notebook ex09"
     ):
-        notebooks.check_source(exercise)
+        build_notebooks.check_source(exercise)
     small(source.replace("2", "3"))
     with pytest.raises(UsageError, match="cell 1 isn't what notebook.py says"):
-        notebooks.check_source(exercise)
+        build_notebooks.check_source(exercise)
 
 
 @needs_tools
 def test_a_cell_that_fails_leaves_the_old_notebook(small):
     exercise = small("# %%\n1\n")
-    before = notebooks.build(exercise).read_bytes()
+    before = build_notebooks.build(exercise).read_bytes()
     small("# %% [markdown]\n# Prose.\n# %%\n1 / 0\n")
     with pytest.raises(
         UsageError,
         match="^ex09-small/notebook.py: cell 2 failed: ZeroDivisionError: division by zero$",
     ):
-        notebooks.build(exercise)
-    assert notebooks.notebook_path(exercise).read_bytes() == before
+        build_notebooks.build(exercise)
+    assert build_notebooks.notebook_path(exercise).read_bytes() == before
     assert [p.name for p in exercise.folder.glob("*.tmp")] == []
 
 
 @needs_tools
 def test_a_cell_that_hangs_is_ended(small, monkeypatch):
-    monkeypatch.setattr(notebooks, "CELL_TIMEOUT", 5)
+    monkeypatch.setattr(build_notebooks, "CELL_TIMEOUT", 5)
     with pytest.raises(UsageError, match="took more than 5 s"):
-        notebooks.build(small("# %%\nimport time\ntime.sleep(600)\n"))
+        build_notebooks.build(small("# %%\nimport time\ntime.sleep(600)\n"))
 
 
 # --- in a notebook --------------------------------------------------------------------------------
@@ -292,7 +283,7 @@ def test_a_cell_that_hangs_is_ended(small, monkeypatch):
 
 def test_a_notebook_looks_at_the_students_work(monkeypatch, tmp_path):
     monkeypatch.delenv("GRADE_SUBMISSION", raising=False)
-    exercise = course.find("ex01")
+    exercise = catalog.find("ex01")
     if (exercise.starter / exercise.module).exists():
         assert notebooks.yours("ex01").folder == exercise.starter
     (tmp_path / "checkpoint.py").write_text("mine = 1\n")
@@ -307,7 +298,7 @@ def test_a_notebook_looks_at_the_students_work(monkeypatch, tmp_path):
 def test_a_notebook_looks_at_the_solution_from_anywhere(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GRADE_SUBMISSION", "solution")
-    assert notebooks.yours("ex01").folder == course.find("ex01").solution
+    assert notebooks.yours("ex01").folder == catalog.find("ex01").solution
 
 
 def path_of(name):

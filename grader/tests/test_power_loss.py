@@ -11,8 +11,9 @@ import sys
 
 import pytest
 
-from grader import course, engine
-from grader.course import ROOT
+from grader import engine
+from grader.course import catalog, submissions
+from grader.course.catalog import ROOT
 from grader.verdicts import FAIL, INCONCLUSIVE, PASS
 
 PTRACE = {"x86_64": 101, "aarch64": 117}.get(platform.machine())
@@ -67,11 +68,11 @@ def test_where_nothing_can_be_seen_the_task_is_inconclusive_and_the_others_dont_
 def test_a_marker_that_is_durable_before_the_names_it_stands_for_is_found_whatever_the_seed(
     launcher, mistake
 ):
-    exercise = course.find("ex02")
+    exercise = catalog.find("ex02")
     text = (ROOT / "grader/tests/alternatives/ex02/manifest_last.py").read_text()
     synced = "            names_durable(where)  # the parts' own, of all ranks\n"
     assert synced in text
-    work = course.Submission(
+    work = submissions.Submission(
         exercise.solution,
         exercise.module,
         {exercise.module: text.replace(synced, "" if mistake else synced).encode()},

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from grader import course
+from grader.course import catalog, submissions
 from grader.harness import faults, preemption
 from grader.harness.lab import WORKLOAD, Bench, Lab
 from grader.harness.preemption import both, send
@@ -95,10 +95,10 @@ def lab_of(launcher):
     benches = []
 
     def make(code: str) -> Lab:
-        exercise = course.find("ex03")
+        exercise = catalog.find("ex03")
         benches.append(
             Bench(
-                course.Submission(
+                submissions.Submission(
                     exercise.folder, exercise.module, {exercise.module: code.encode()}
                 ),
                 launcher,
@@ -119,7 +119,7 @@ def leaves(when: str = "heard") -> str:
 
 def test_a_signal_comes_in_the_middle_of_its_step(lab_of):
     lab = lab_of(leaves())
-    life = lab.launch("train_preempt.py", faults=(send("usr1", 5),)).lives[0]
+    life = lab.launch("ex03/train_preempt.py", faults=(send("usr1", 5),)).lives[0]
     assert life.preempted and life.obeyed_fault
     # 2 to begin, 4 steps, a save, half a step
     assert [(e["signal"], e["step"], e["clock"]) for e in life.all("signal")] == [("usr1", 5, 7.5)]
@@ -128,7 +128,7 @@ def test_a_signal_comes_in_the_middle_of_its_step(lab_of):
 
 def test_sigkill_follows_when_the_grace_is_over_and_not_earlier(lab_of):
     lab = lab_of(HEARS.format(after="pass"))
-    life = lab.launch("train_preempt.py", "--grace", 2.75, faults=(send("term", 2),)).lives[0]
+    life = lab.launch("ex03/train_preempt.py", "--grace", 2.75, faults=(send("term", 2),)).lives[0]
     assert life.status == -signal.SIGKILL and not life.obeyed_fault
     sent, killed = life.first("signal"), life.first("killed")
     # in the save after step 4
@@ -138,7 +138,7 @@ def test_sigkill_follows_when_the_grace_is_over_and_not_earlier(lab_of):
 def test_the_second_signal_prolongs_nothing(lab_of):
     lab = lab_of(HEARS.format(after="pass"))
     life = lab.launch(
-        "train_preempt.py", "--grace", 2.5, faults=(both(send("term", 2), send("usr1", 3)),)
+        "ex03/train_preempt.py", "--grace", 2.5, faults=(both(send("term", 2), send("usr1", 3)),)
     ).lives[0]
     assert life.first("killed")["clock"] - life.first("signal")["clock"] == 2.5
     assert len(life.all("signal")) == 2
@@ -147,7 +147,7 @@ def test_the_second_signal_prolongs_nothing(lab_of):
 def test_a_signal_in_a_save_comes_before_its_event(lab_of):
     life = (
         lab_of(leaves("heard and before == 0"))
-        .launch("train_preempt.py", faults=(send("term", 4, "event", 2),))
+        .launch("ex03/train_preempt.py", faults=(send("term", 4, "event", 2),))
         .lives[0]
     )
     at = [e["event"] for e in life.events if e["event"] in ("saving", "signal", "saved")]
@@ -157,7 +157,7 @@ def test_a_signal_in_a_save_comes_before_its_event(lab_of):
 def test_a_group_signal_reaches_workers_and_kills_those_that_let_it(lab_of):
     deadly = (
         lab_of(leaves())
-        .launch("train_preempt.py", "--workers", 2, faults=(send("term", 3, to="group"),))
+        .launch("ex03/train_preempt.py", "--workers", 2, faults=(send("term", 3, to="group"),))
         .lives[0]
     )
     assert "is killed by signal" in deadly.first("crash")["message"]
@@ -168,7 +168,7 @@ def test_a_group_signal_reaches_workers_and_kills_those_that_let_it(lab_of):
     )
     assert (
         lab_of(ignoring)
-        .launch("train_preempt.py", "--workers", 2, faults=(send("term", 3, to="group"),))
+        .launch("ex03/train_preempt.py", "--workers", 2, faults=(send("term", 3, to="group"),))
         .lives[0]
         .preempted
     )
@@ -176,17 +176,20 @@ def test_a_group_signal_reaches_workers_and_kills_those_that_let_it(lab_of):
 
 def test_a_job_that_no_signal_reaches_trains_as_the_yardstick_does(lab_of):
     lab = lab_of(HEARS.format(after="pass"))
-    assert lab.launch("train_preempt.py").trajectory == lab.trusted("train_preempt.py").trajectory
+    assert (
+        lab.launch("ex03/train_preempt.py").trajectory
+        == lab.trusted("ex03/train_preempt.py").trajectory
+    )
 
 
 def test_the_end_of_the_time_limit_is_told_and_kept(lab_of):
     code = HEARS.format(after="print(int(os.environ['SLURM_JOB_END_TIME']) - clock(), flush=True)")
-    life = lab_of(code).launch("train_preempt.py", "--end", 5).last
+    life = lab_of(code).launch("ex03/train_preempt.py", "--end", 5).last
     assert life.text("stdout").split() == ["2.0", "1.0"] and life.first("killed")["clock"] == 5
 
 
 def test_the_timeline_tells_the_moments_in_order(lab_of):
-    life = lab_of(leaves()).launch("train_preempt.py", faults=(send("term", 5),)).lives[0]
+    life = lab_of(leaves()).launch("ex03/train_preempt.py", faults=(send("term", 5),)).lives[0]
     rows = timeline(life)
     assert [at for at, _ in rows] == sorted(at for at, _ in rows)
     assert (
@@ -197,10 +200,10 @@ def test_the_timeline_tells_the_moments_in_order(lab_of):
 
 @pytest.mark.needs_solution
 def test_the_script_runs_by_hand(tmp_path):
-    ex03 = course.find("ex03")
+    ex03 = catalog.find("ex03")
     command = [
         sys.executable,
-        str(WORKLOAD / "train_preempt.py"),
+        str(WORKLOAD / "ex03/train_preempt.py"),
         "--checkpoint",
         str(ex03.solution / ex03.module),
         "--directory",

@@ -15,25 +15,25 @@ import psutil
 import pytest
 import torch
 
-from grader import course
-from grader.checks import rank_runs
-from grader.harness.digest import digest
+from grader.checks import rank_assertions
+from grader.course import catalog, submissions
 from grader.harness.faults import Kill
+from grader.harness.inside.digest import digest
+from grader.harness.inside.ranks import PATIENCE
 from grader.harness.lab import Bench, Cancelled, Lab, Salts
 from grader.harness.launcher import ForkServer, Limits, Plain
-from grader.harness.ranks import PATIENCE
 from grader.harness.run import Group, Life
 from grader.verdicts import Finding, Inconclusive
 
 linux = pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="the fork server is Linux's"
 )
-SAVE_JOB = ("train_ddp.py", "--functions", "save_job", "--epochs", 1)
+SAVE_JOB = ("ex02/train_ddp.py", "--functions", "save_job", "--epochs", 1)
 
 
 @pytest.fixture(scope="module")
 def ex02():
-    return course.find("ex02")
+    return catalog.find("ex02")
 
 
 @pytest.fixture
@@ -43,9 +43,9 @@ def labs(launcher, ex02):
 
     def make(code: str | None = None, limits: Limits | None = None, by=launcher) -> Lab:
         work = (
-            course.submission(ex02, None, solution=True)
+            submissions.submission(ex02, None, solution=True)
             if code is None
-            else course.Submission(Path("own"), "own.py", {"own.py": code.encode()})
+            else submissions.Submission(Path("own"), "own.py", {"own.py": code.encode()})
         )
         benches.append(Bench(work, by, seed=0, jobs=4, limits=limits))
         return Lab(benches[-1], "ranks")
@@ -86,7 +86,7 @@ def test_a_fault_strikes_the_rank_that_it_is_aimed_at(labs):
 def test_a_fault_that_never_fires_proves_nothing(labs):
     lab = labs()
     with pytest.raises(Inconclusive):
-        rank_runs.finished(lab, lab.launch(*SAVE_JOB, faults=(Kill(99, rank=1),), ranks=2))
+        rank_assertions.finished(lab, lab.launch(*SAVE_JOB, faults=(Kill(99, rank=1),), ranks=2))
 
 
 NAIVE = """
@@ -126,7 +126,7 @@ def test_a_deadlock_names_the_rank_the_collective_and_the_line(labs, imports, wa
     # by its own time limit, not by the guardian's
     assert all(life.ended is None for life in run.last.ranks)
     with pytest.raises(Finding) as found:
-        rank_runs.finished(lab, run)
+        rank_assertions.finished(lab, run)
     line = code.splitlines().index("        " + waits) + 1
     assert found.value.cause == f"deadlock:own.py:{line} in save_job"
     rows = dict(found.value.rows)
@@ -137,7 +137,7 @@ def test_a_deadlock_names_the_rank_the_collective_and_the_line(labs, imports, wa
 def test_barriers_that_fit_by_accident_are_told(labs):
     lab = labs(NAIVE.format(imports="", waits="dist.barrier()"))
     with pytest.raises(Finding) as found:
-        rank_runs.finished(lab, lab.launch(*SAVE_JOB, ranks=2))
+        rank_assertions.finished(lab, lab.launch(*SAVE_JOB, ranks=2))
     parted = dict(found.value.rows)["parted"]
     assert (
         "rank 0 came to barrier, own.py:6 in save_job" in parted
@@ -151,7 +151,7 @@ def test_the_first_rank_that_fails_is_named_and_not_those_that_lost_it(labs):
         "def batches(job):\n    return iter(job.loader)\n"
     )
     with pytest.raises(Finding) as found:
-        rank_runs.finished(lab, lab.launch(*SAVE_JOB, ranks=2))
+        rank_assertions.finished(lab, lab.launch(*SAVE_JOB, ranks=2))
     assert found.value.cause == "crash:ValueError:own.py:3"
     assert dict(found.value.rows)["rank"].startswith("1")
 
@@ -172,7 +172,7 @@ def test_what_one_rank_does_to_all_is_laid_at_its_door(labs, does, cause):
     lab = labs(code, Limits(cpu=3))
     run = lab.launch(*SAVE_JOB, ranks=2)
     with pytest.raises(Finding) as found:
-        rank_runs.finished(lab, run)
+        rank_assertions.finished(lab, run)
     assert found.value.cause == cause
     assert (
         "1" in dict(found.value.rows).get("rank", "") or "rank 1" in dict(found.value.rows)["ended"]
@@ -200,11 +200,11 @@ def _waits(name: str, line: int, n: int = 3) -> dict:
 
 
 def test_ranks_in_one_collective_that_wait_too_long_are_the_machines_fault():
-    slow = rank_runs.deadlock([_life(_waits("barrier", 7)), _life(_waits("barrier", 7))], [])
+    slow = rank_assertions.deadlock([_life(_waits("barrier", 7)), _life(_waits("barrier", 7))], [])
     assert isinstance(slow, Inconclusive)
     for other in (_waits("all_reduce", 7), _waits("barrier", 8), _waits("barrier", 7, n=2)):
         assert not isinstance(
-            rank_runs.deadlock([_life(_waits("barrier", 7)), _life(other)], []), Inconclusive
+            rank_assertions.deadlock([_life(_waits("barrier", 7)), _life(other)], []), Inconclusive
         )
 
 
@@ -212,14 +212,16 @@ def test_ranks_that_resume_at_different_steps_are_told(labs):
     run = labs().launch(*SAVE_JOB, ranks=2)
     run.last.ranks[1].first("life")["step"] = 4
     with pytest.raises(Finding) as found:
-        rank_runs.together(run)
+        rank_assertions.together(run)
     assert found.value.cause == "ranks disagree"
 
 
 def test_cancelling_ends_every_rank(ex02):
     launcher = ForkServer() if sys.platform.startswith("linux") else Plain()
     bench = Bench(
-        course.Submission(Path("own"), "own.py", {"own.py": b"import time\ntime.sleep(600)\n"}),
+        submissions.Submission(
+            Path("own"), "own.py", {"own.py": b"import time\ntime.sleep(600)\n"}
+        ),
         launcher,
         seed=0,
         jobs=2,
@@ -283,7 +285,7 @@ def test_torchrun_trains_the_same_job(labs, ex02, tmp_path, monkeypatch):
     here.mkdir(parents=True)
     assert labs().launch(*SAVE_JOB, ranks=2, directory=here).finished
     there = tmp_path / "torchrun"
-    script = course.ROOT / "grader" / "workload" / "train_ddp.py"
+    script = catalog.ROOT / "grader" / "workload" / "ex02/train_ddp.py"
     command = [
         "-m",
         "torch.distributed.run",

@@ -16,15 +16,15 @@ from pathlib import Path
 
 import pytest
 
-from grader import course
-from grader.course import ROOT
+from grader.course import catalog, submissions
+from grader.course.catalog import ROOT
 from grader.harness import sandbox, scratch
 from grader.harness.lab import Bench, Lab
 from grader.harness.launcher import ForkServer, Limits
 from grader.harness.run import OBJECTS, read_events
 from grader.harness.sandbox import LANDLOCK, NAMESPACES, NONE, Sandbox
 from grader.slurm import Cluster, StandIn
-from grader.slurm.choice import missing as select_missing
+from grader.slurm.backend import missing as select_missing
 from grader.verdicts import Finding
 
 pytestmark = pytest.mark.skipif(
@@ -77,7 +77,7 @@ def attack(launcher, ex01, confined):
 
     def run(code: str, ranks: int | None = None, **limits) -> str:
         text = ATTEMPT + textwrap.dedent(code)
-        work = course.Submission(ex01.starter, ex01.module, {ex01.module: text.encode()})
+        work = submissions.Submission(ex01.starter, ex01.module, {ex01.module: text.encode()})
         benches.append(
             Bench(
                 work, launcher, 0, jobs=2, limits=Limits(**{"wall": 20} | limits), sandbox=confined
@@ -88,7 +88,7 @@ def attack(launcher, ex01, confined):
             directory[0].mkdir()
         life = (
             Lab(benches[-1], "attack")
-            .launch("importing.py", ranks=ranks, directory=directory[0])
+            .launch("import_check.py", ranks=ranks, directory=directory[0])
             .last
         )
         if ranks is None and life.status != 0:
@@ -108,9 +108,9 @@ def test_files_that_arent_its_own_are_neither_read_nor_listed(attack, tmp_path):
     (tmp_path / "secret").write_text("of another submission")
     (ROOT / ".grade").mkdir(exist_ok=True)
     paths = [
-        *(str(exercise.solution / exercise.module) for exercise in course.exercises().values()),
-        str(ROOT / "grader" / "mutants" / "matrix.py"),
-        str(ROOT / "grader" / "checks" / "test_ex01.py"),
+        *(str(exercise.solution / exercise.module) for exercise in catalog.exercises().values()),
+        str(ROOT / "grader" / "mutants" / "ex01" / "README.md"),
+        str(ROOT / "grader" / "checks" / "ex01" / "test_ex01.py"),
         str(ROOT / "grader" / "tests" / "conftest.py"),
         str(tmp_path / "secret"),
         "/etc/shadow",
@@ -138,7 +138,7 @@ def test_the_answers_cant_be_imported(attack):
         "grader.mutants",
         "grader.checks",
         "grader.tests",
-        "grader.course",
+        "grader.course.catalog",
         "grader.engine",
         "grader.yardstick",
         "grader.given",
@@ -277,7 +277,7 @@ def test_ranks_meet_over_loopback_of_their_own(attack, confined):
     with socket.create_server(("127.0.0.1", 0)) as server:
         code = f"""
             import torch.distributed as dist
-            from grader.harness import ranks
+            from grader.harness.inside import ranks
             ranks.join("gloo")
             dist.barrier()
             print("met", dist.get_world_size())
@@ -329,22 +329,22 @@ def test_what_fills_shared_memory_is_ended(attack, confined):
 def test_a_kind_that_cant_be_had_is_an_error_where_its_required(monkeypatch):
     monkeypatch.setattr(sandbox, "_unavailable", lambda one: "not here")
     assert sandbox.choose("auto").kind == NONE and sandbox.choose("off").kind == NONE
-    with pytest.raises(course.UsageError, match="not here"):
+    with pytest.raises(catalog.UsageError, match="not here"):
         sandbox.choose("require")
 
 
 def test_a_fresh_interpreter_and_both_servers_have_other_hash_secrets(ex01):
     """Two real processes never agree on hash("..."); two lives of one run don't, either."""
-    work = course.Submission(
+    work = submissions.Submission(
         ex01.starter, ex01.module, {ex01.module: b"print(hash('x'), id(object))\n"}
     )
     launcher = ForkServer()
     bench = Bench(work, launcher, 0, jobs=2)
     try:
         lab = Lab(bench, "hash")
-        first = lab.launch("importing.py")
-        later = lab.launch("importing.py", directory=first.directory)
-        fresh = lab.launch("importing.py", directory=first.directory, fresh=True)
+        first = lab.launch("import_check.py")
+        later = lab.launch("import_check.py", directory=first.directory)
+        fresh = lab.launch("import_check.py", directory=first.directory, fresh=True)
         shown = [run.last.text("stdout").split() for run in (first, later, fresh)]
         assert all(len(set(column)) == 3 for column in zip(*shown, strict=False)), shown
     finally:

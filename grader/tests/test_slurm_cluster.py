@@ -18,17 +18,18 @@ import psutil
 import pytest
 
 from grader import cli
-from grader.course import ROOT, UsageError
+from grader.course.catalog import ROOT
+from grader.errors import UsageError
 from grader.slurm import (
     Cluster,
     ClusterError,
     NotInstalled,
     config,
     freezer,
+    installation,
     ports,
     preload,
     processes,
-    programs,
 )
 from grader.slurm import cluster as cluster_module
 from grader.tests.conftest import IN_CI
@@ -36,7 +37,7 @@ from grader.tests.conftest import IN_CI
 
 def missing() -> str:
     try:
-        programs.find()
+        installation.find()
     except ClusterError as e:
         return str(e)
     return ""
@@ -323,10 +324,10 @@ def test_a_held_port_is_refused_to_others_but_not_to_slurm(monkeypatch):
 def test_a_port_that_somebody_takes_meanwhile_is_given_up_for_another(
     place, tmp_path, monkeypatch, times
 ):
-    keeper = tmp_path / "keeper.py"
+    keeper = tmp_path / "supervisor.py"
     keeper.write_text(
         f"import sys, socket; sys.path.insert(0, {str(ROOT)!r}); from grader.slurm import "
-        "keeper, ports\n"
+        "supervisor, ports\n"
         f"hold, thieves = ports.hold, []\n"
         f"def stolen(count):\n"
         f"    held = hold(count)\n"
@@ -335,7 +336,7 @@ def test_a_port_that_somebody_takes_meanwhile_is_given_up_for_another(
         "socket.SO_REUSEADDR, 1)\n"
         f"        thief.bind(held[-1].getsockname()); thief.listen(); thieves.append(thief)\n"
         f"    return held\n"
-        f"ports.hold = stolen; keeper.main()\n"
+        f"ports.hold = stolen; supervisor.main()\n"
     )
     monkeypatch.setattr(cluster_module, "KEEPER", keeper)
     cluster = Cluster(place / "taken", nodes=1)
@@ -603,12 +604,12 @@ def test_where_slurm_is_missing_a_stand_in_comes_up_and_one_line_says_how_to_get
         and "make slurm" in done.stderr
     )
     assert not (place / "no").exists()
-    monkeypatch.setattr(programs.shutil, "which", lambda *_, **__: None)
+    monkeypatch.setattr(installation.shutil, "which", lambda *_, **__: None)
     with pytest.raises(
         NotInstalled, match="Slurm isn't installed here; on Debian and Ubuntu, `make slurm`"
     ):
         Cluster(place / "never").start()
-    monkeypatch.setattr(programs.sys, "platform", "darwin")
+    monkeypatch.setattr(installation.sys, "platform", "darwin")
     with pytest.raises(NotInstalled, match="Linux"):
         Cluster(place / "never").start()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from grader.slurm import Cluster, ClusterError, StandIn, preload, programs
+from grader.slurm import Cluster, ClusterError, StandIn, installation, preload
 from grader.tests.conformance import clients, requeue, signals  # noqa: F401  their scenarios
 from grader.tests.conformance.lab import SCENARIOS, SITES, Lab
 from grader.tests.conftest import IN_CI
@@ -40,7 +40,7 @@ def make(
 
 def missing() -> str:
     try:
-        programs.find()
+        installation.find()
     except ClusterError as e:
         return f"the stand-in is checked, the expectations aren't: {e}"
     return (

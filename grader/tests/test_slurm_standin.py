@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from grader.course import ROOT, UsageError
-from grader.slurm import Cluster, StandIn, choose, processes, programs
+from grader.course.catalog import ROOT
+from grader.errors import UsageError
+from grader.slurm import Cluster, StandIn, choose, installation, processes
 from grader.tests.test_slurm_cluster import (
     at_work,
     ends_with_its_grader,
@@ -209,10 +210,10 @@ def test_it_is_prompt(shared, tmp_path):
 def test_choose_takes_the_real_one_where_there_is_one_and_says_so_where_there_isnt(
     place, monkeypatch, capsys
 ):
-    monkeypatch.setattr(programs, "find", lambda: None)
+    monkeypatch.setattr(installation, "find", lambda: None)
     assert type(choose(place / "x", nodes=3)) is Cluster and capsys.readouterr().err == ""
     monkeypatch.undo()
-    monkeypatch.setattr(programs.shutil, "which", lambda *_, **__: None)
+    monkeypatch.setattr(installation.shutil, "which", lambda *_, **__: None)
     chosen = choose(place / "x", nodes=3, grace=1, fast_limits=True)
     assert type(chosen) is StandIn and chosen.options.nodes == 3
     said = capsys.readouterr().err

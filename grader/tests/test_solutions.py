@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from grader import course, derive, engine
+from grader import engine
+from grader.course import catalog, derive, submissions
 from grader.harness.lab import Bench, Lab
 from grader.verdicts import BLOCKED, FAIL
 
@@ -27,7 +28,7 @@ def points(result) -> str:
     )
 
 
-EXERCISES = pytest.mark.parametrize("exercise", course.exercises().values(), ids=lambda e: e.id)
+EXERCISES = pytest.mark.parametrize("exercise", catalog.exercises().values(), ids=lambda e: e.id)
 
 
 @pytest.mark.needs_solution
@@ -35,13 +36,13 @@ EXERCISES = pytest.mark.parametrize("exercise", course.exercises().values(), ids
     "exercise,seed",
     [
         (e, seed)
-        for e in course.exercises().values()
+        for e in catalog.exercises().values()
         for seed in ((1, 2) if e.id == "ex01" else (1,))
     ],
     ids=lambda v: getattr(v, "id", v),
 )
 def test_the_solution_scores_full_marks(grade, exercise, seed):
-    result = grade(exercise, course.submission(exercise, None, solution=True), seed=seed)
+    result = grade(exercise, submissions.submission(exercise, None, solution=True), seed=seed)
     assert result.score == exercise.points, points(result)
 
 
@@ -53,24 +54,24 @@ def test_a_right_solution_in_another_style_scores_full_marks(grade, path):
     assert result.score == exercise.points, points(result)
 
 
-def alternative(path: Path) -> tuple[course.Exercise, course.Submission]:
-    exercise = course.find(path.parent.name)
-    template = course.ROOT / "templates" / "checkpoint_utils.py"  # one of them is built on it
+def alternative(path: Path) -> tuple[catalog.Exercise, submissions.Submission]:
+    exercise = catalog.find(path.parent.name)
+    template = catalog.ROOT / "templates" / "checkpoint_utils.py"  # one of them is built on it
     files = (
         {exercise.module: path.read_bytes()}
         if path.is_file()
         else {f.name: f.read_bytes() for f in path.iterdir() if f.is_file()}
     )
-    work = course.Submission(
+    work = submissions.Submission(
         path.parent, exercise.module, files | {template.name: template.read_bytes()}
     )
     work.key = f"alternative {path.stem}"
     return exercise, work
 
 
-def pristine(exercise: course.Exercise) -> course.Submission:
+def pristine(exercise: catalog.Exercise) -> submissions.Submission:
     """The starter, derived on the fly: the one in the checkout may be somebody's work."""
-    work = course.Submission(exercise.starter, exercise.module, derive.starter_files(exercise))
+    work = submissions.Submission(exercise.starter, exercise.module, derive.starter_files(exercise))
     work.key = "pristine starter"
     return work
 
@@ -96,7 +97,7 @@ def ahead(test: str, params: dict):
     if test == "test_the_solution_scores_full_marks":
         return (
             params["exercise"],
-            course.submission(params["exercise"], None, solution=True),
+            submissions.submission(params["exercise"], None, solution=True),
             {"seed": params["seed"]},
         )
     if test == "test_a_right_solution_in_another_style_scores_full_marks":
@@ -112,10 +113,10 @@ def ahead(test: str, params: dict):
 
 
 RUNS = {
-    "ex01": (("train.py", "--every-epochs", 1, "--keep", 2), None, 30),
-    "ex02": (("train_ddp.py", "--functions", "save_job"), 2, 12),
-    "ex03": (("train_preempt.py",), None, 12),
-    "ex04": (("auto_cases.py",), None, 0),
+    "ex01": (("ex01/train.py", "--every-epochs", 1, "--keep", 2), None, 30),
+    "ex02": (("ex02/train_ddp.py", "--functions", "save_job"), 2, 12),
+    "ex03": (("ex03/train_preempt.py",), None, 12),
+    "ex04": (("ex04/function_cases.py",), None, 0),
 }
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from grader.course import ROOT
+from grader.course.catalog import ROOT
 from grader.tests.test_templates_utils import cu, manager, state_of, train
 
 

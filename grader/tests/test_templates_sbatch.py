@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from grader.course import ROOT
-from grader.slurm import Cluster, ClusterError, ports, preload, processes, programs
+from grader.course.catalog import ROOT
+from grader.slurm import Cluster, ClusterError, installation, ports, preload, processes
 from grader.tests.conftest import IN_CI
 
 SCRIPT = ROOT / "templates" / "auto_resume.sbatch"
@@ -44,7 +44,7 @@ SCENARIOS: dict = {}
 
 def missing() -> str:
     try:
-        programs.find()
+        installation.find()
     except ClusterError as e:
         return str(e)
     return "" if preload.compiler() else "no C compiler here: time limits take half a minute"

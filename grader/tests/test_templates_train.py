@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from grader.harness import scratch
+from grader.harness.launch import run_life
 from grader.harness.launcher import Limits
-from grader.harness.life import run_life
 from grader.harness.ranks import run_ranks
 from grader.harness.run import Life
 

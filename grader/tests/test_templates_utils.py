@@ -16,9 +16,9 @@ import numpy
 import pytest
 import torch
 
-from grader.harness.digest import digest, rng_digests
+from grader.harness.inside.digest import digest, rng_digests
+from grader.harness.launch import run_life
 from grader.harness.launcher import Limits
-from grader.harness.life import run_life
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "templates"))
 

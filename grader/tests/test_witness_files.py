@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from grader.checks.witness import Witness
+from grader.checks.ex04.witness import Witness
 from grader.harness.lab import WORKLOAD
 
 STEPS = 12
@@ -16,7 +16,7 @@ def train(folder: Path, witness: Witness) -> int:
     command = [
         sys.executable,
         "-I",
-        str(WORKLOAD / "auto_job.py"),
+        str(WORKLOAD / "ex04/train.py"),
         "--directory",
         str(folder / "checkpoints"),
     ]

@@ -6,22 +6,25 @@ from __future__ import annotations
 
 import torch
 
-from grader import course
-from grader.harness.digest import digest, rng_digests
+from grader.course import submissions
+from grader.harness.inside.digest import digest, rng_digests
 from grader.harness.lab import Bench, Lab
 from grader.workload import job as workload
-from grader.workload.pretend_gpus import PretendGpus
+from grader.workload.ex01.fake_cuda_rng import PretendGpus
 
 
 def test_spawned_workers_train_as_forked_ones_do(launcher, ex01):
     """macOS can't fork: there, every DataLoader worker imports the training script."""
     text = b"def read_latest(directory): pass\ndef batches(job): yield from job.loader\n"
     bench = Bench(
-        course.Submission(ex01.starter, ex01.module, {ex01.module: text}), launcher, seed=0, jobs=2
+        submissions.Submission(ex01.starter, ex01.module, {ex01.module: text}),
+        launcher,
+        seed=0,
+        jobs=2,
     )
     try:
         flags = (
-            "train.py",
+            "ex01/train.py",
             "--workers",
             2,
             "--epochs",

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from grader.harness import child, watch
-from grader.workload.forked import Helper
+from grader.harness.inside import child, telemetry
+from grader.workload.isolate import Helper
 
 
 def answer_each(handle: Callable[[dict], dict]) -> None:
@@ -21,13 +21,13 @@ def answer_each(handle: Callable[[dict], dict]) -> None:
     """
 
     def answer(question: dict) -> None:
-        watch.emit("answer", id=question["id"], values=handle(question))
+        telemetry.emit("answer", id=question["id"], values=handle(question))
 
-    for question in watch.given("questions", []):
+    for question in telemetry.given("questions", []):
         helper = Helper("question", answer)
         helper.ask(question["id"], question)
         helper.close()
-    watch.emit("end", step=0, state={})
+    telemetry.emit("end", step=0, state={})
 
 
 def outcome(call: Callable[[], object]) -> dict:

@@ -1,4 +1,5 @@
-"""Trains the batches that another run reported (workload/witness.py), without student code.
+"""Trains the batches that another run reported (workload/ex01/report_batches.py), without student
+code.
 
 given: "batches" ("batch" events, by step) and "end" (the generators after the last one). The
 records are those of a training script; "draws" says with which random numbers each sample must have
@@ -11,7 +12,7 @@ import random
 import numpy
 import torch
 
-from grader.harness import watch
+from grader.harness.inside import telemetry
 from grader.workload import job as workload
 
 p = argparse.ArgumentParser()
@@ -50,22 +51,22 @@ def main() -> None:
     args = p.parse_args()
     job = workload.build(args.seed, args.epochs, args.steps_per_epoch)
     codes = job.loader.dataset.codes
-    watch.life(job)
-    for reported in watch.given("batches"):
+    telemetry.life(job)
+    for reported in telemetry.given("batches"):
         batch = [torch.tensor(reported[name]) for name in ("indices", "inputs", "targets")]
         put_generators(reported["rng"])
-        watch.step(job, batch)
-        watch.emit(
+        telemetry.step(job, batch)
+        telemetry.emit(
             "draws",
             step=job.step + 1,
             samples=[draws(codes, int(i), x, y) for i, x, y in zip(*batch, strict=False)],
         )
-        watch.loss(job, job.train_step(batch))
+        telemetry.loss(job, job.train_step(batch))
         if job.batch == args.steps_per_epoch:
             job.best = min(job.best, job.validate())
             job.epoch, job.batch = job.epoch + 1, 0
-    put_generators(watch.given("end"))
-    watch.end(job)
+    put_generators(telemetry.given("end"))
+    telemetry.end(job)
 
 
 main()

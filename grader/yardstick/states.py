@@ -9,9 +9,9 @@ import struct
 
 import torch
 
-from grader.harness import watch
-from grader.harness.digest import digest
-from grader.workload.states import made_state
+from grader.harness.inside import telemetry
+from grader.harness.inside.digest import digest
+from grader.workload.ex01.sample_states import made_state
 
 ENOUGH = 64  # bytes by which a value is found in a file
 
@@ -49,21 +49,21 @@ def as_bytes(value) -> list[tuple[bytes, int, list[int]]]:
     return []
 
 
-payload, key = watch.given("payload"), watch.given("key")
-states = {number: made_state(payload, number, kind) for number, kind in watch.given("numbers")}
-watch.emit("digests", of={number: digest(state, key) for number, state in states.items()})
-for number, kind in watch.given("numbers"):
+payload, key = telemetry.given("payload"), telemetry.given("key")
+states = {number: made_state(payload, number, kind) for number, kind in telemetry.given("numbers")}
+telemetry.emit("digests", of={number: digest(state, key) for number, state in states.items()})
+for number, kind in telemetry.given("numbers"):
     if kind != "plain":
-        watch.emit(
+        telemetry.emit(
             "parts",
             number=number,
             of={name: digest(part, key) for name, part in states[number].items()},
         )
-for number in watch.given("values", []):
+for number in telemetry.given("values", []):
     values = [
         [name, begin.hex(), length, places]
         for name, leaf in leaves(states[number])
         for begin, length, places in as_bytes(leaf)
     ]
-    watch.emit("values", number=number, values=values)
-watch.emit("end", step=0, state={})
+    telemetry.emit("values", number=number, values=values)
+telemetry.emit("end", step=0, state={})

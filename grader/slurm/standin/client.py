@@ -8,7 +8,7 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from standin.words import Refused
+from standin.formats import Refused
 
 
 def main() -> int:
@@ -23,9 +23,9 @@ def main() -> int:
 
             run = getattr(control, command)
         elif command in ("squeue", "sinfo", "sacct"):
-            from standin import show
+            from standin import queries
 
-            run = getattr(show, command)
+            run = getattr(queries, command)
         else:
             raise Refused(f"the stand-in has no {command}; the real cluster does: make slurm", 2)
         if args in (["--version"], ["-V"]):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import sys
 
+from .formats import Refused, hostnames, minutes, moment, signal_number, unknown
 from .options import FLAG, VALUE, parse
-from .show import job_lines
-from .wire import ask
-from .words import Refused, hostnames, minutes, moment, signal_number, unknown
+from .protocol import ask
+from .queries import job_lines
 
 
 def scontrol(directory: str, args: list[str]) -> int:

@@ -3,7 +3,7 @@ start.
 
     python -I controller.py DIRECTORY     with {"options": ...} as the first line of standard input
 
-Standard input and output as keeper.py's: a lifeline, and one line of JSON.
+Standard input and output as supervisor.py's: a lifeline, and one line of JSON.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from grader.slurm import ending, processes, state
-from grader.slurm.standin.life import Jobs
+from grader.slurm import processes, state, teardown
+from grader.slurm.standin.lifecycle import Jobs
 from grader.slurm.standin.loop import Loop
+from grader.slurm.standin.protocol import SOCKET, Line
 from grader.slurm.standin.requests import Client
 from grader.slurm.standin.settings import Options
-from grader.slurm.standin.wire import SOCKET, Line
 
 LOOK = 1.0  # s between two looks whether the directory is still there
 COMMANDS = (
@@ -167,7 +167,7 @@ def main() -> None:
         clean = controller is None or controller.end()
         if state.still_there(directory, here):
             with suppress(OSError):
-                ending.remove(directory)
+                teardown.remove(directory)
         if error:
             state.tell({"error": error})
     sys.exit(0 if clean else 1)

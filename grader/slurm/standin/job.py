@@ -7,7 +7,7 @@ import socket
 import time
 from dataclasses import dataclass, field
 
-from grader.slurm.standin.words import FINAL, node_list
+from grader.slurm.standin.formats import FINAL, node_list
 
 YEAR = 365 * 24 * 60  # min: what a job without a limit gets, as on the real cluster
 

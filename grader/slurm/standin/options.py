@@ -7,7 +7,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from .words import Refused, unknown
+from .formats import Refused, unknown
 
 FLAG, VALUE, MAYBE = range(3)  # takes no value, takes one, takes one after = only
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 
 from grader.slurm.standin import schedule
+from grader.slurm.standin.formats import Refused
 from grader.slurm.standin.job import Job, array_of
 from grader.slurm.standin.loop import Loop
-from grader.slurm.standin.words import Refused
 
 
 class Queue:

@@ -6,10 +6,10 @@ import os
 from contextlib import suppress
 
 from grader.slurm.standin import schedule
+from grader.slurm.standin.formats import Refused
 from grader.slurm.standin.job import Job, array_of
-from grader.slurm.standin.life import KILL, Jobs
-from grader.slurm.standin.wire import Line
-from grader.slurm.standin.words import Refused
+from grader.slurm.standin.lifecycle import KILL, Jobs
+from grader.slurm.standin.protocol import Line
 
 SETTLE = 0.05  # s
 

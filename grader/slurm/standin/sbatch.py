@@ -9,9 +9,9 @@ import os
 import re
 import sys
 
+from .formats import Refused, hostnames, minutes, moment, signal_number, unknown
 from .options import FLAG, MAYBE, VALUE, parse
-from .wire import ask, call
-from .words import Refused, hostnames, minutes, moment, signal_number, unknown
+from .protocol import ask, call
 
 SIZE = {
     "N nodes": VALUE,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from grader.course import UsageError
+from grader.errors import UsageError
 from grader.slurm.config import MOST_NODES
 
 # lines of slurm.conf that it heeds

@@ -9,9 +9,9 @@ import sys
 import time
 
 from . import sbatch
+from .formats import Refused, hostnames, unknown
 from .options import FLAG, MAYBE, VALUE, parse, say
-from .wire import MOST_FDS, call
-from .words import Refused, hostnames, unknown
+from .protocol import MOST_FDS, call
 
 TABLE = sbatch.SIZE | {
     "l label": FLAG,

@@ -20,7 +20,7 @@ from contextlib import suppress
 
 from grader.slurm import processes
 from grader.slurm.standin.loop import Loop
-from grader.slurm.standin.wire import Line
+from grader.slurm.standin.protocol import Line
 
 DEFAULTS = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
 STUBBORN = 10.0  # s after which what doesn't die of SIGKILL is left to the controller's end

@@ -9,8 +9,8 @@ import signal
 import time
 from contextlib import suppress
 
+from grader.slurm.standin.formats import Refused, stamp
 from grader.slurm.standin.stepd import Container
-from grader.slurm.standin.words import Refused, stamp
 
 
 class Step:

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from grader.harness import ranks, watch
-from grader.harness.digest import digest
+from grader.harness.inside import ranks, telemetry
+from grader.harness.inside.digest import digest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "templates"))
 import checkpoint_utils as cu
@@ -183,5 +183,5 @@ def staged_on_the_cpu() -> dict:
 
 ranks.join("gloo")
 result = globals()[CASE]()
-watch.emit("result", **result)
+telemetry.emit("result", **result)
 ranks.leave()

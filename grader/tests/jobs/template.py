@@ -14,7 +14,7 @@ import signal
 import sys
 from pathlib import Path
 
-from grader.harness import fsevents, ranks, watch
+from grader.harness.inside import fsevents, ranks, telemetry
 
 TEMPLATES = Path(__file__).resolve().parents[3] / "templates"
 
@@ -26,7 +26,7 @@ p.add_argument("script", nargs="*")
 
 
 def happen(args, where: str) -> None:
-    watch.emit("happened", at=where)
+    telemetry.emit("happened", at=where)
     if args.do == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     if args.do == "full":
@@ -94,7 +94,7 @@ def main() -> None:
         with fsevents.watching(args.checkpoints, on_event):
             runpy.run_path(str(TEMPLATES / "train_with_checkpoint.py"), run_name="__main__")
     finally:
-        watch.emit("events", names=seen)
+        telemetry.emit("events", names=seen)
 
 
 if __name__ == "__main__":

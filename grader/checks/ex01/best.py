@@ -1,0 +1,374 @@
+"""ex01.5: when to save, and the best kept apart."""
+
+from __future__ import annotations
+
+from grader.checks.ex01.corruption import in_words
+from grader.checks.ex01.storage_plan import (
+    STRANGERS,
+    Seen,
+    cases,
+    crash_tested,
+    died_right,
+    events_and_size,
+    fails,
+    kill_and_tear_points,
+    observe,
+    observed,
+    others_untouched,
+    same_parts,
+    under,
+    works,
+    write,
+)
+from grader.checks.fault_points import moment, selected
+from grader.checks.run_assertions import crashed, finished
+from grader.harness.faults import Fault
+from grader.harness.lab import Lab
+from grader.verdicts import Finding
+
+INF, NAN = float("inf"), float("nan")
+GOOD = {"op": "best", "step": 10, "loss": 2.0, "best": INF}
+BETTER = {"op": "best", "step": 20, "loss": 1.0, "best": 2.0}
+
+
+def _seen(lab: Lab) -> dict[str, Seen]:
+    """What nothing disturbs, seen once for all checks."""
+    return observed(
+        lab, "best", lambda: [_due_point(lab.shared), *_best_points(_losses(lab.shared))]
+    )
+
+
+def _losses(draw) -> list[float]:
+    """Some fall, some rise, some are equal to the best, some are NaN. The first two are NaN and
+    inf: still no best.
+    """
+    best, losses = INF, []
+    kinds = [
+        *draw.sample(["nan", "equal"], 2),
+        *draw.sample(["lower", "lower", "higher", "equal", "nan", "negative"], 6),
+    ]
+    for kind in kinds:
+        top = best if best < INF else 9.0
+        value = {
+            "lower": top - draw.random(),
+            "higher": top + draw.random(),
+            "equal": best,
+            "nan": NAN,
+        }.get(kind, -draw.random() - abs(top))
+        losses.append(value)
+        best = value if value < best else best
+    return losses
+
+
+# --- should_save
+
+
+def _due_point(draw) -> dict:
+    """Each of a run's questions, in the order in which they are asked."""
+    every, per_epoch = draw.sample([2, 3, 4, 5], 2), draw.choice([3, 4, 7])
+    schemes = [
+        (every[0], None),
+        (None, every[1]),
+        (every[0], every[1]),
+        (1, None),
+        (None, 1),
+        (None, None),
+    ]
+    asks = []
+    for every_steps, every_epochs in schemes:
+        for step in range(1, 6 * per_epoch + 1):
+            asks.append([step, (step - 1) // per_epoch, False, every_steps, every_epochs])
+            if step % per_epoch == 0:
+                asks.append([step, step // per_epoch, True, every_steps, every_epochs])
+    return {"name": "due", "ops": [{"op": "due", "asks": asks}], "reads": []}
+
+
+def saved_when_due(lab: Lab) -> None:
+    seen = _seen(lab)["due"]
+    works(seen)
+    for ask, answer in zip(
+        seen.point["ops"][0]["asks"], seen.all("due")[0]["answers"], strict=False
+    ):
+        step, epoch, end_of_epoch, every_steps, every_epochs = ask
+        count, every = (epoch, every_epochs) if end_of_epoch else (step, every_steps)
+        want = every is not None and count % every == 0
+        if answer != repr(want):
+            raise Finding(
+                "when",
+                [
+                    ("asked for", _asked(every_steps, every_epochs)),
+                    (
+                        "asked",
+                        f"should_save({step}, {epoch}, {end_of_epoch}, {every_steps}, "
+                        f"{every_epochs})",
+                    ),
+                    ("returned", answer),
+                    ("expected", repr(want)),
+                    (
+                        "means",
+                        "saves come too often, or not when a job that is killed would need them",
+                    ),
+                    ("think", "what do step and epoch count at the moment when you are asked?"),
+                ],
+            )
+    _saved_in_a_run(lab)
+
+
+def _saved_in_a_run(lab: Lab) -> None:
+    per_epoch, epochs, by_epoch = 3, 4, 2
+    steps = lab.draw.choice([2, 4, 5])
+    args = (
+        "--epochs",
+        epochs,
+        "--steps-per-epoch",
+        per_epoch,
+        "--every-steps",
+        steps,
+        "--every-epochs",
+        by_epoch,
+    )
+    run = lab.undisturbed("ex01/train.py", "--seed", lab.seed, *args)
+    finished(lab, run)
+    due = [s for s in range(1, per_epoch * epochs + 1) if s % steps == 0]
+    due += [e * per_epoch for e in range(1, epochs + 1) if e % by_epoch == 0]
+    saved = [e["step"] for e in run.last.all("saved")]
+    if sorted(saved) != sorted(due):
+        rows = [
+            ("asked for", _asked(steps, by_epoch)),
+            (
+                "saved",
+                f"after steps {', '.join(map(str, saved)) or 'none'}; an epoch has {per_epoch}",
+            ),
+            ("expected", f"after steps {', '.join(map(str, sorted(due)))}"),
+            ("think", "what do step and epoch count at the moment when you are asked?"),
+        ]
+        raise Finding("when", rows)
+
+
+def _asked(every_steps: int | None, every_epochs: int | None) -> str:
+    asked = [(every_steps, "step"), (every_epochs, "epoch")]
+    words = [f"every {what}" if n == 1 else f"every {n} {what}s" for n, what in asked if n]
+    return " and ".join(words) or "no saves: every_steps and every_epochs are None"
+
+
+# --- keep_best and read_best
+
+
+def _best_points(losses: list[float]) -> list[dict]:
+    both = {"reads": ["latest", "best"]}
+    points, ops, best = [], [], INF
+    for i, loss in enumerate(losses):
+        step = 10 * (i + 1)
+        call = {"op": "best", "step": step, "loss": loss, "best": best}
+        ops = [*ops, call, write(step + 1), {"op": "prune", "keep": 1}]
+        points.append({"name": f"loss {i}", "ops": ops} | both)
+        best = loss if loss < best else best
+    return [
+        *points,
+        {"name": "empty", "ops": []} | both,
+        {"name": "only best", "at": "here", "made": False, "ops": [GOOD]} | both,
+        {"name": "undisturbed", "ops": [GOOD, BETTER], "reads": ["best"]},
+        {
+            "name": "damaged",
+            "ops": [write(5), GOOD],
+            "harms": [{"each": ["best"], "state": GOOD["step"]}],
+            "reads": ["best"],
+        },
+        {
+            "name": "values",
+            "ops": [GOOD | {"step": 33, "kind": "drawn"}],
+            "harms": [{"far": 4, "of": ["best"]}],
+            "reads": ["best"],
+        },
+        {
+            "name": "strangers",
+            "ops": [write(5), GOOD, STRANGERS, BETTER, {"op": "prune", "keep": 1}],
+        }
+        | both,
+        {"name": "cleared", "ops": [GOOD, STRANGERS, {"op": "cleared"}]} | both,
+    ]
+
+
+def best_kept_apart(lab: Lab) -> None:
+    seen, losses = _seen(lab), _losses(lab.shared)
+    best, at = INF, 0
+    for i, loss in enumerate(losses):
+        best, at = (loss, 10 * (i + 1)) if loss < best else (best, at)
+        _after_each_loss(seen[f"loss {i}"], losses[: i + 1], best, at)
+    if seen["empty"].found("best") != "none":
+        rows = [("directory", "empty"), ("expected", "None: there is no best yet")]
+        raise fails("no best", seen["empty"], rows, what="best")
+    only = seen["only best"]
+    works(only)
+    if only.found("best") != "step 10":
+        rows = [
+            ("saved", "a best, into a directory that didn't exist yet"),
+            ("expected", "read_best gives it back"),
+        ]
+        raise fails("best lost", only, rows, what="best")
+    if only.found() != "none":
+        rows = [("saved", "a best, and no checkpoint yet"), ("expected", "read_latest gives None")]
+        raise fails("best is taken for newest", only, rows)
+    _among_strangers(seen["strangers"], seen["cleared"])
+
+
+def _among_strangers(point: Seen, cleared: Seen) -> None:
+    rows = [
+        (
+            "directory",
+            "copies, links and folders that others made lie there, called almost as your files are",
+        )
+    ]
+    think = ("think", "which files are yours, and how do you tell?")
+    works(point)
+    others_untouched(point, rows)
+    for what, want in (("best", "step 20"), ("latest", "step 5")):
+        if point.found(what) != want:
+            expected = ("expected", f"read_{what} gives the state of {want}")
+            raise fails("strangers", point, [*rows, expected, think], what=what)
+    works(cleared)
+    if cleared.found("best") != "none":
+        rows.append(("expected", "None: none of your files is there"))
+        raise fails("strangers", cleared, [*rows, think], what="best")
+
+
+def _after_each_loss(point: Seen, losses: list[float], best: float, at: int) -> None:
+    works(point)
+    history = (
+        "losses",
+        f"{', '.join(f'{x:.4g}' for x in losses)}; after each, one more checkpoint and "
+        "prune(keep=1)",
+    )
+    value = point.all("best")[-1]["value"]
+    if value != repr(best):
+        raise Finding(
+            "best value",
+            [
+                history,
+                ("returned", f"keep_best returned {value}"),
+                ("expected", repr(best)),
+                (
+                    "think",
+                    "what do comparisons with NaN give, and which of two equal losses is the best?",
+                ),
+            ],
+        )
+    if point.found("best") != (f"step {at}" if at else "none"):
+        rows = [
+            history,
+            (
+                "expected",
+                f"the state of loss {best:.4g}, bit for bit"
+                if at
+                else "None: there is no best yet",
+            ),
+            ("means", "the model that you'd deploy isn't the best one"),
+            ("think", "who may overwrite or delete the best, and when is a loss lower?"),
+        ]
+        raise fails("best lost", point, rows, what="best")
+    if point.found() != f"step {10 * len(losses) + 1}":
+        rows = [
+            history,
+            ("expected", f"read_latest gives the checkpoint of step {10 * len(losses) + 1}"),
+            ("think", "does the best look like one more checkpoint to read_latest or prune?"),
+        ]
+        raise fails("best is taken for newest", point, rows)
+
+
+def damaged_best(lab: Lab) -> None:
+    point, values = _seen(lab)["damaged"], _seen(lab)["values"]
+    works(point)
+    works(values)
+    same_parts(values, "best")
+    for look in (*point.harmed, *values.harmed):
+        # or the damage does no harm to this format
+        if look.found("best") not in ("error", "step 10", "step 33"):
+            harm = look.harm[0]
+            rows = [
+                ("damaged", f"{harm.file}, of the best: {in_words(harm)}"),
+                ("expected", "an error"),
+                ("means", "a model with wrong values is deployed, or none, and nobody is told"),
+                ("think", "how would you know that the bytes you read are the bytes you wrote?"),
+            ]
+            raise fails("damage unnoticed", look, rows, what="best")
+
+
+def best_killed_at_every_event(lab: Lab) -> None:
+    undisturbed = _seen(lab)["undisturbed"]
+    events, size = events_and_size(undisturbed)
+    if not events and not undisturbed.operations[-1].wrote:
+        raise Finding(
+            "nothing written",
+            [
+                ("losses", "2.0, then 1.0"),
+                ("found", "keep_best wrote nothing"),
+                ("expected", "the state of loss 1.0 is saved"),
+                ("think", "when is a loss lower?"),
+            ],
+        )
+    faults = kill_and_tear_points(lab, BETTER["step"], events, size)
+    reads = {"reads": ["best"]}
+    points = [
+        {"name": name, "ops": [GOOD, under(fault, BETTER, events, late)]} | reads
+        for name, fault, late in cases(faults, events)
+    ]
+    torn, full = (
+        Fault(kind, op["step"], byte=size // 2) for kind, op in (("tear", GOOD), ("full", BETTER))
+    )
+    if lab.only is None:
+        points.append({"name": "first", "ops": [under(torn, GOOD, events)]} | reads)
+        points.append(
+            {"name": "full", "ops": [GOOD, under(full, BETTER, events, goes_on=True), BETTER]}
+            | reads
+        )
+        points.append({"name": "full, read", "ops": [GOOD, under(full, BETTER, events)]} | reads)
+    seen = observe(lab, points)
+    think = ("think", "is the best saved as carefully as the other checkpoints?")
+    for name, fault, _ in cases(faults, events):
+        point = seen[name]
+        died_right(point)
+        if point.found("best") not in ("step 10", "step 20"):
+            rows = [
+                ("fault", f"SIGKILL while keep_best replaced the best, {moment(fault, events)}"),
+                ("expected", "the old best or the new one, whole"),
+                think,
+            ]
+            raise fails("best lost", point, rows, str(fault), what="best")
+    if lab.only is None:
+        _first_best_and_full_disk(seen, think)
+
+
+def _first_best_and_full_disk(seen: dict[str, Seen], think: tuple[str, str]) -> None:
+    """The very first best, killed half-way; and a better one that doesn't fit on the disk, until
+    there is room.
+    """
+    if seen["first"].found("best") not in ("none", "step 10"):
+        rows = [
+            ("fault", "SIGKILL while keep_best saved the very first best"),
+            ("expected", "None, or that best, whole"),
+            think,
+        ]
+        raise fails("best lost", seen["first"], rows, what="best")
+    full = ("fault", "disk full while keep_best replaced the best")
+    read = seen["full, read"]
+    died_right(read)
+    if read.found("best") not in (("step 10", "step 20") if read.raised else ("step 20",)):
+        raise fails(
+            "best lost",
+            read,
+            [full, ("expected", "an error, and the old best still there"), think],
+            what="best",
+        )
+    rows = [full, ("then", "there was room again, and the same process called it once more")]
+    if raised := seen["full"].operations[-1].raised:
+        raise crashed(raised, rows)
+    if seen["full"].found("best") != "step 20":
+        raise fails(
+            "best lost", seen["full"], [*rows, ("expected", "the new best"), think], what="best"
+        )
+
+
+def power_lost(lab: Lab) -> None:
+    selected(lab, [])  # no fault is asked for
+    works(_seen(lab)["undisturbed"])  # what fails with nothing wrong is told as that
+    crash_tested(lab, [GOOD, BETTER], "--best", saves="keep_best", load="read_best")

@@ -1,0 +1,225 @@
+"""ex01.3: checkpoints that were whole once, and aren't any more."""
+
+from __future__ import annotations
+
+from grader.checks.directory_damage import Harm
+from grader.checks.ex01.storage_plan import (
+    FOREIGN,
+    Look,
+    Seen,
+    again,
+    cut,
+    fails,
+    observed,
+    steps_of_a_run,
+    works,
+    write,
+)
+from grader.harness.lab import Lab
+from grader.verdicts import Finding
+
+SAVES = 6  # more than anybody keeps without having been told to
+
+
+def _seen(lab: Lab) -> dict[str, Seen]:
+    """Every kind of damage, seen once for all checks."""
+    return observed(lab, "damage", lambda: _points(lab.shared))
+
+
+def _points(draw) -> list[dict]:
+    steps = steps_of_a_run(draw, SAVES)
+    first, second, third = steps[:3]
+    bad = {how: draw.uniform(0.3, 0.6) for how in ("truncate", "flip")} | {"empty": 0.0}
+    everything = [
+        {"op": "harm", "how": "truncate" if how == "empty" else how, "to": to, "of": None}
+        for how, to in bad.items()
+    ]
+    return [
+        {
+            "name": "newest",
+            "ops": [write(first), write(second), write(third)],
+            "harms": [{"each": [third], "state": third}],
+        },
+        {"name": "lone", "ops": [write(first)], "harms": [{"each": [first], "state": first}]},
+        {
+            "name": "row",
+            "ops": [*map(write, steps)],
+            "harms": [
+                *(cut(*steps[n:], to=draw.uniform(0.2, 0.8)) for n in range(SAVES - 1, 0, -1)),
+                *(cut(step) for step in steps[:-1]),
+            ],
+        },
+        {"name": "again", "ops": [write(first), write(second), cut(second), again(second)]},
+        {"name": "empty", "ops": [{"op": "age"}]},
+        {"name": "gone", "at": "here", "made": False, "ops": [{"op": "age"}]},
+        {"name": "foreign", "ops": [FOREIGN]},
+        {
+            "name": "everything",
+            "ops": [write(first), write(second)],
+            "harms": everything,
+            "reads": ["latest", "latest"],
+        },
+    ]
+
+
+def in_words(harm: Harm) -> str:
+    """What was done to a file, in words."""
+    if harm.how == "truncate":
+        return f"cut off at byte {harm.at} of {harm.size}"
+    where = f", in the value of {harm.what}" if harm.what else ""
+    return f"one bit flipped in byte {harm.at} of {harm.size}{where}"
+
+
+def newest_gives_way(lab: Lab) -> None:
+    point = _seen(lab)["newest"]
+    _first, second, third = (op["step"] for op in point.point["ops"])
+    works(point)
+    for seen in point.harmed:
+        # or the damage does no harm to this format
+        if seen.found() in (f"step {second}", f"step {third}"):
+            continue
+        harm = seen.harm[0]
+        rows = [
+            ("damaged", f"{harm.file}, of the newest checkpoint: {in_words(harm)}"),
+            ("expected", f"the checkpoint before it, of step {second}, bit for bit"),
+        ]
+        if seen.found() == "another state":
+            rows += [
+                (
+                    "means",
+                    "training goes on from wrong values, silently: torch.load verifies no checksum",
+                ),
+                ("think", "how would you know that the bytes you read are the bytes you wrote?"),
+            ]
+            raise fails("damage unnoticed", seen, rows)
+        rows += [
+            (
+                "means",
+                "one bad file and the run can't be resumed, though an older checkpoint is there"
+                if seen.found() == "error"
+                else "the older checkpoint is there, and nobody looks at it",
+            ),
+            ("think", "which errors may a damaged file raise, and where do you go from there?"),
+        ]
+        raise fails("no fallback", seen, rows)
+
+
+def search_goes_back(lab: Lab) -> None:
+    point = _seen(lab)["row"]
+    steps = [op["step"] for op in point.point["ops"]]
+    works(point)
+    for done, seen in zip(point.point["harms"], point.harmed, strict=False):
+        bad = done["of"]
+        want = max(set(steps) - set(bad))
+        if seen.found() == f"step {want}":
+            continue
+        listed = f"step {bad[0]}" if len(bad) == 1 else f"steps {bad[0]} to {bad[-1]}"
+        # of some formats, a save rewrites what belongs to all checkpoints
+        files = ", ".join(dict.fromkeys(h.file for h in seen.harm)) or "no file"
+        rows = [
+            ("saved", f"steps {steps[0]} to {steps[-1]}"),
+            ("damaged", f"what the save of {listed} wrote, cut short: {files}"),
+            ("expected", f"the checkpoint of step {want}, bit for bit"),
+        ]
+        if want == steps[-1]:
+            rows += [
+                ("means", "an old file that nobody needs takes the newest checkpoint with it"),
+                (
+                    "think",
+                    "what do you look at before the newest checkpoint, and may it be damaged?",
+                ),
+            ]
+            raise fails("older one damaged", seen, rows)
+        rows += [
+            (
+                "means",
+                "the last checkpoint that could be loaded is overlooked, or was deleted unasked",
+            ),
+            (
+                "think",
+                "how far back does your search go, and what does a save leave of the earlier "
+                "checkpoints?",
+            ),
+        ]
+        raise fails("no fallback", seen, rows)
+
+
+def saved_again(lab: Lab) -> None:
+    point = _seen(lab)["again"]
+    works(point)
+    step = point.point["ops"][-1]["step"]
+    if point.found() != f"step {step} again":
+        rows = [
+            (
+                "damaged",
+                f"the files of step {step}, cut short; then the job came to step {step} and "
+                "saved it again",
+            ),
+            ("expected", f"the checkpoint of step {step}, bit for bit"),
+            ("means", "a damaged checkpoint stays damaged, and the job believes that it has saved"),
+            ("think", "what does your save do when a checkpoint of that step is there already?"),
+        ]
+        raise fails("not saved again", point, rows)
+
+
+def none_intact(lab: Lab) -> None:
+    seen = _seen(lab)
+    fresh = {
+        "empty": "empty",
+        "gone": "it doesn't exist",
+        "foreign": "holds only notes.txt and a folder logs",
+    }
+    for name, told in fresh.items():
+        works(seen[name])
+        if seen[name].found() != "none":
+            rows = [
+                ("directory", told),
+                ("expected", "None: the job starts fresh"),
+                ("think", "what does a run's very first job find?"),
+            ]
+            raise fails("fresh start", seen[name], rows)
+    works(seen["lone"])
+    step = seen["lone"].point["ops"][0]["step"]
+    for look in seen["lone"].harmed:
+        if look.found() not in ("error", f"step {step}"):
+            harm = look.harm[0]
+            raise _silent(look, f"{harm.file}, of the only checkpoint: {in_words(harm)}")
+    works(seen["everything"])
+    for look, told in zip(
+        seen["everything"].harmed, ("cut short", "one bit flipped", "emptied"), strict=False
+    ):
+        files = f"every file in the directory, {told}: {', '.join(harm.file for harm in look.harm)}"
+        if told == "one bit flipped" and look.found().startswith("step "):
+            continue  # it lies where this format doesn't need it: what was found is as it was saved
+        if look.found() != "error":
+            raise _silent(look, files)
+        if len(look.all("read")) > 1 and look.all("read")[-1]["outcome"] != "error":
+            rows = [
+                ("damaged", files),
+                (
+                    "found",
+                    "read_latest raised when it was called first, and not when it was called again",
+                ),
+                ("expected", "an error, every time"),
+                ("means", "the job crashes once; relaunched, it starts over without a word"),
+                ("think", "does reading change what lies on the disk?"),
+            ]
+            raise Finding("silent restart", rows)
+
+
+def _silent(look: Look, damaged: str) -> Finding:
+    rows = [
+        ("damaged", damaged),
+        ("expected", "an error"),
+        (
+            "means",
+            "after a disk problem the job silently starts over, or trains on garbage, and its "
+            "checkpoints then replace what could have been rescued",
+        ),
+        (
+            "think",
+            "how do 'there is no checkpoint' and 'there is no good checkpoint' differ for your "
+            "user?",
+        ),
+    ]
+    return fails("silent restart", look, rows)

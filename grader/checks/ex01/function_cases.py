@@ -1,0 +1,256 @@
+"""Questions to the functions of exercise 1 that no training run asks
+(grader/workload/ex01/function_cases.py), and what is right.
+
+One life saves, another one loads: it never knows which job was saved, and gets a key that the first
+one never had. What must come back is asked of a life without student code.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from grader.checks.questions import Answer, ask
+from grader.checks.run_assertions import crashed
+from grader.harness import scratch
+from grader.harness.lab import Lab
+from grader.verdicts import Finding, Inconclusive
+
+THINK = "what do your functions take for granted about their arguments?"
+OTHER_MODELS = {
+    "layer more": "with one layer more than it",
+    "layer less": "with one layer less",
+    "layer renamed": "in which one layer has another name",
+    "buffer more": "with one buffer more than it",
+    "buffer less": "with one buffer less",
+}
+PLANTED = ("scheduler", "optimizer", "epoch", "torch", "pickle")
+GPUS = (
+    (2, 1),
+    (2, 0),
+    (1, 2),
+    (0, 2),
+)  # devices of the machine that saves, and of the one that loads
+
+
+@dataclass
+class Probe:
+    """One thing that is saved, and what is loaded from it."""
+
+    save: dict
+    reference: str = ""  # what the life without student code is asked about it
+    loads: dict[str, dict] = field(default_factory=dict)
+    saved: Answer | None = None
+    expected: dict = field(default_factory=dict)
+    loaded: dict[str, Answer] = field(default_factory=dict)
+
+    def returned(
+        self, name: str = "", when: tuple[str, str] | None = None, think: str = THINK
+    ) -> dict:
+        """What the loading life reported; a crash of either is a Finding."""
+        self.saved.given(think, when)
+        return self.loaded[name].given(think, when)
+
+
+def _drawn(lab: Lab) -> dict[str, Probe]:
+    draw = lab.shared
+
+    def seed() -> int:
+        return draw.getrandbits(30)
+
+    def job(**more) -> dict:
+        name = draw.choice(["here", "model 3", "epoch[7]", "a.b"])
+        return {
+            "seed": seed(), "steps": draw.randint(2, 5), "epoch": draw.randint(2, 999),
+            "file": f"{name}-{draw.getrandbits(20):05x}.pt",
+        } | more  # fmt: skip
+
+    def probe(saved: dict, load: str, reference: str, loads: dict[str, dict]) -> Probe:
+        same = {
+            key: saved[key]
+            for key in ("file", "scheduler", "optimizer", "bare", "planted")
+            if key in saved
+        }
+        return Probe(
+            saved,
+            reference,
+            {name: same | {"ask": load, "seed": seed()} | more for name, more in loads.items()},
+        )
+
+    found = {
+        "plain": probe(
+            job(ask="save"),
+            "load",
+            "reference",
+            {"": {}, "evaluated": {"scheduler": False}}
+            | {change: {"change": change} for change in OTHER_MODELS},
+        ),
+        "without scheduler": probe(
+            job(ask="save", scheduler=False, bare=True),
+            "load",
+            "reference",
+            {"": {}, "scheduled": {"scheduler": True}},
+        ),
+        "gpu": probe(job(ask="save", gpu=True), "load", "reference", {"": {}}),
+        "other": probe(
+            job(ask="save", optimizer=draw.choice(["sgd", "amsgrad"]), epoch=0),
+            "load",
+            "reference",
+            {"": {}},
+        ),
+    }
+    for planted in PLANTED:
+        how = "plant_raw" if planted in ("torch", "pickle") else "plant"
+        found[f"planted {planted}"] = probe(
+            job(ask=how, planted=planted, flag=secrets.token_hex(6)), "load", "", {"": {}}
+        )
+    for there, here in ((0, 0), (0, 0), (2, 2), *GPUS):
+        gauss = next(n for n in (1, 2) if f"generators {there} {here} {n}" not in found)
+        saved = {
+            "ask": "save_generators",
+            "gpus": there,
+            "seed": seed(),
+            "gauss": gauss,
+            "numbers": draw.randint(1, 9),
+        }
+        load = {"": {"gpus": here}}
+        file = {"file": f"rng-{there}-{here}-{gauss}.pt"}
+        found[f"generators {there} {here} {gauss}"] = probe(
+            saved | file, "load_generators", "reference_generators", load
+        )
+    for scheduler in (True, False):
+        saved = job(
+            ask="capture", scheduler=scheduler, at_epoch=draw.randint(0, 1), best=draw.uniform(1, 3)
+        )
+        found[f"captured {scheduler}"] = probe(saved, "restore", "reference_job", {"": {}})
+    return found
+
+
+def _run(lab: Lab) -> dict[str, Probe]:
+    probes, key, load_key = _drawn(lab), secrets.token_hex(8), secrets.token_hex(8)
+    own = [p for p in probes.values() if p.save["ask"] != "plant_raw"]
+    raw = [p for p in probes.values() if p.save["ask"] == "plant_raw"]
+    for p, answer in zip(
+        own, ask(lab, "ex01/function_cases.py", [p.save | {"key": key} for p in own]), strict=False
+    ):
+        p.saved = answer
+    directory = own[0].saved.run.directory
+    asked = [p for p in own if p.reference]
+    questions = [_reference(p, key, load_key) for p in asked]
+    trusted = ask(
+        lab,
+        "ex01/function_cases.py",
+        [*questions, *(p.save for p in raw)],
+        directory=directory,
+        trusted=True,
+    )
+    for p, answer in zip([*asked, *raw], trusted, strict=False):
+        if answer.status != 0:
+            raise Inconclusive(
+                "machine",
+                [
+                    (
+                        "machine",
+                        f"a life without any of your code can't do '{answer.question['ask']}'",
+                    )
+                ],
+            )
+        p.expected = answer.values
+    for p in raw:
+        p.saved = Answer(p.save, {"": ""}, status=0)
+    for p in probes.values():
+        if (
+            "flag" in p.save
+        ):  # a copy was made of the state before it was saved: nobody else's code ran
+            scratch.remove(directory / p.save["flag"])
+    loads = [(p, name) for p in probes.values() for name in p.loads]
+    lab.draw.shuffle(loads)
+    questions = [p.loads[name] | {"key": load_key} for p, name in loads]
+    for (p, name), answer in zip(
+        loads, ask(lab, "ex01/function_cases.py", questions, directory=directory), strict=False
+    ):
+        p.loaded[name] = answer
+    return probes
+
+
+def _reference(p: Probe, key: str, load_key: str) -> dict:
+    q = p.save | {"ask": p.reference, "key": key, "load_key": load_key}
+    if p.reference == "reference_generators":
+        q |= {"gpus_there": p.loads[""]["gpus"], "seed_there": p.loads[""]["seed"]}
+    return q
+
+
+def probes(lab: Lab) -> dict[str, Probe]:
+    """All of them, asked once a grading."""
+    return lab.bench.once(("probes", lab.bench.submission.key), lambda: _run(lab))
+
+
+# --- what is right
+# --------------------------------------------------------------------------------------
+
+
+def same_parts(got: dict[str, str], want: dict[str, str], when: str) -> None:
+    """Nothing of a job is different."""
+    if different := [name for name in want if got.get(name) != want[name]]:
+        raise Finding(
+            f"component:{different[0].split()[0]}",
+            [("different", f"{when}: {', '.join(different)}")],
+        )
+
+
+def epoch_came_back(p: Probe, name: str = "", **texts) -> None:
+    """load_checkpoint returned, and gave the epoch that was saved."""
+    values = p.returned(name, **texts)
+    if "raised" in values:
+        raise crashed(values["raised"], [texts["when"]] if "when" in texts else [])
+    if values["returned"] != repr(p.save["epoch"]):
+        rows = [
+            ("saved", f"epoch {p.save['epoch']}"),
+            ("returned", f"load_checkpoint returned {values['returned']}"),
+        ]
+        raise Finding("epoch", rows)
+
+
+def looked_only(
+    p: Probe, function: str, means: str = "the job that trains on isn't the job that was saved"
+) -> None:
+    """Nothing in the job or in torch is another after a save."""
+    after, before = p.saved.given(THINK)["looks"], p.expected["looks"]
+    if changed := [name for name in before if after.get(name) != before[name]]:
+        rows = [
+            ("changed", f"after {function}: {', '.join(changed)}"),
+            ("means", means),
+            (
+                "think",
+                "does a function that should only read draw a number, or change a mode, a "
+                "tensor or a setting?",
+            ),
+        ]
+        raise Finding(f"save changes {changed[0]}", rows)
+
+
+def accepted(p: Probe, name: str) -> bool:
+    """A load that must fail did not."""
+    return "raised" not in p.returned(name)
+
+
+def code_ran(p: Probe) -> bool:
+    """Code from the file was run: its folder is there."""
+    directory: Path = p.loaded[""].run.directory
+    return (directory / p.save["flag"]).exists()
+
+
+def generators(
+    p: Probe, when: tuple[str, str] | None = None, think: str = THINK
+) -> tuple[list[str], list[str]]:
+    """(those that get_rng_state moved, those that aren't back, or of other devices aren't as they
+    were)"""
+    got, after = p.returned(when=when, think=think)["generators"], p.saved.values["generators"]
+    want = p.expected["there"] | {
+        name: d
+        for name, d in p.expected["restored"].items()
+        if "cuda" not in name or name in p.expected["there"]
+    }
+    drew = [name for name, digest in p.expected["saved"].items() if after.get(name) != digest]
+    return drew, [name for name, digest in want.items() if got.get(name) != digest]

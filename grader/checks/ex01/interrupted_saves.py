@@ -1,0 +1,418 @@
+"""ex01.3: an interrupted save costs nothing."""
+
+from __future__ import annotations
+
+from grader.checks.ex01.storage_plan import (
+    FOREIGN,
+    STRANGERS,
+    Seen,
+    again,
+    cases,
+    crash_tested,
+    died_right,
+    events_and_size,
+    fails,
+    kill_and_tear_points,
+    kill_points,
+    observe,
+    observed,
+    others_untouched,
+    put,
+    same_parts,
+    steps_of_a_run,
+    struck,
+    under,
+    works,
+    write,
+)
+from grader.checks.fault_points import moment, selected
+from grader.checks.run_assertions import crashed
+from grader.harness.faults import Fault
+from grader.harness.lab import Lab
+from grader.verdicts import Finding
+
+ODD = "run[1] of 3"  # a directory's name, full of what glob and shells take for something else
+
+
+def _undisturbed(lab: Lab) -> dict[str, Seen]:
+    """What saves do when nothing disturbs them, seen once for all checks."""
+    return observed(lab, "saves", lambda: _undisturbed_points(lab.shared))
+
+
+def _undisturbed_points(draw) -> list[dict]:
+    first, second, third = steps_of_a_run(draw, 3)
+    three = [write(first), write(second), write(third)]
+    points = [
+        {"name": "undisturbed", "ops": three},
+        {"name": "first save", "ops": [write(first)]},
+        {"name": "again", "ops": [write(first), write(second), again(second)]},
+        {
+            "name": "relaunched",
+            "ops": [write(first), write(second, dies=True, goes_on=True), again(second)],
+        },
+        {"name": "dates", "ops": [*three, {"op": "age"}]},
+        {"name": "odd", "at": ODD, "made": False, "ops": three},
+        {"name": "foreign", "ops": [FOREIGN, *three]},
+        {"name": "strangers", "ops": [write(first), write(second), STRANGERS, write(third)]},
+        {"name": "cleared", "ops": [write(first), write(second), STRANGERS, {"op": "cleared"}]},
+        {"name": "returned", "ops": [write(first), write(second, dies=True)]},
+        {
+            "name": "file",
+            "at": "here",
+            "made": False,
+            "ops": [put({".": "no directory\n"}), write(first, goes_on=True)],
+            "reads": [],
+        },
+    ]
+    # across every number of digits: compared as text, 99 is newer than 100, and 999 than 1000
+    for digits in range(1, 9):
+        start = 10**digits - draw.choice([1, 2])
+        points.append(
+            {"name": f"steps {start}", "ops": [write(start), write(start + 1), write(start + 2)]}
+        )
+    for number, kind in enumerate(("drawn", "drawn", "large")):
+        step = draw.randint(1, 10**6)
+        harms = [{"far": 2, "of": [first + step]}] if number else []
+        points.append(
+            {
+                "name": f"values {number}",
+                "ops": [write(first), write(first + step, kind=kind)],
+                "harms": harms,
+            }
+        )
+    return points
+
+
+def newest_wins(lab: Lab) -> None:
+    special = {
+        "again": "the last step was saved twice, with another state",
+        "relaunched": (
+            "the job was killed after the last save, relaunched, and saved that step "
+            "again, with another state"
+        ),
+        "dates": (
+            "the files' dates were changed, as a copy to another disk does: older files look newer"
+        ),
+        "odd": f"the directory is called '{ODD}'",
+        "foreign": (
+            "the directory also holds notes.txt and a folder logs, which somebody else put there"
+        ),
+        "strangers": (
+            "the directory also holds copies, links and folders that others made, "
+            "called almost as your files are"
+        ),
+        "returned": "the process was killed as soon as write_checkpoint had returned",
+    }
+    for name, seen in _undisturbed(lab).items():
+        if name in ("first save", "file", "cleared") or name.startswith("values"):
+            continue
+        works(seen)
+        saves = [op for op in seen.point["ops"] if op["op"] == "write"]
+        rows = [("saved", f"steps {', '.join(str(op['step']) for op in saves)}, in this order")]
+        if name in special:
+            rows.append(("but", special[name]))
+        want = f"step {saves[-1]['step']}{saves[-1].get('version', '')}"
+        if seen.found() != want:
+            rows += [
+                ("expected", f"the state of {want}, bit for bit"),
+                (
+                    "think",
+                    "what is on disk when write_checkpoint returns, and who still works on the "
+                    "rest?"
+                    if name == "returned"
+                    else (
+                        "what is compared when the newest is chosen, and does every value "
+                        "survive the file format?"
+                    ),
+                ),
+            ]
+            raise fails(f"newest:{name if name in special else 'steps'}", seen, rows)
+        others_untouched(seen, rows)
+    _nothing_of_its_own(_undisturbed(lab)["cleared"])
+
+
+def _nothing_of_its_own(seen: Seen) -> None:
+    works(seen)
+    rows = [
+        (
+            "directory",
+            "holds copies, links and folders that others made, called almost as your files are, "
+            "and none of your files",
+        )
+    ]
+    if seen.found() != "none":
+        rows += [
+            ("expected", "None: there is no checkpoint"),
+            ("think", "which files are yours, and how do you tell?"),
+        ]
+        raise fails("newest:strangers", seen, rows)
+
+
+def every_value_survives(lab: Lab) -> None:
+    for name, seen in _undisturbed(lab).items():
+        if not name.startswith("values"):
+            continue
+        works(seen)
+        same_parts(seen)
+        step = seen.point["ops"][-1]["step"]
+        for look in seen.harmed:
+            if look.found() in ("step " + str(seen.point["ops"][0]["step"]), f"step {step}"):
+                continue  # or the damage does no harm to this format
+            harm = look.harm[0]
+            rows = [
+                (
+                    "damaged",
+                    f"{harm.file}, of the newest checkpoint: one bit flipped in byte {harm.at} "
+                    f"of {harm.size}",
+                ),
+                ("expected", "the checkpoint before it, bit for bit"),
+                (
+                    "means",
+                    "training goes on from wrong values, silently: torch.load verifies no checksum",
+                ),
+                ("think", "which bytes of a large file does your digest cover?"),
+            ]
+            raise fails("damage unnoticed", look, rows)
+
+
+def no_place_to_save(lab: Lab) -> None:
+    seen = _undisturbed(lab)["file"]
+    rows = [
+        ("directory", "a file lies where the directory should be"),
+        ("expected", "write_checkpoint raises, and leaves the file as it is"),
+        ("means", "training goes on for days and believes that it is saving"),
+        ("think", "which errors of making the directory and its files do you pass over?"),
+    ]
+    if seen.raised is None:
+        raise Finding(
+            "error swallowed", [rows[0], ("found", "it returned as if all were well"), *rows[1:]]
+        )
+    if seen.lost:
+        raise Finding("foreign files", [rows[0], ("found", "the file isn't what it was"), rows[1]])
+
+
+def killed_at_every_event(lab: Lab) -> None:
+    first, second, third = steps_of_a_run(lab.shared, 3)
+    events, _ = events_and_size(_undisturbed(lab)["undisturbed"])
+    faults = selected(lab, kill_points(lab, third, events))
+    before = [write(first), write(second)]
+    seen = observe(
+        lab, [{"name": str(f), "ops": [*before, under(f, write(third))]} for f in faults]
+    )
+    for fault in faults:
+        point = seen[str(fault)]
+        died_right(point)
+        if point.found() not in (f"step {second}", f"step {third}"):
+            rows = [
+                ("fault", f"SIGKILL in the save of step {third}, {moment(fault, events)}"),
+                ("expected", f"the checkpoint of step {second} (or {third}), bit for bit"),
+                (
+                    "means",
+                    "a job that is killed while it saves has lost its last good checkpoint too"
+                    + _consequence(point),
+                ),
+                (
+                    "think",
+                    "at that moment, which file holds the last good checkpoint, and who has "
+                    "touched it?",
+                ),
+            ]
+            raise fails("last good lost", point, rows, str(fault))
+
+
+def saved_again_under_every_fault(lab: Lab) -> None:
+    """A step that is saved a second time: until the new checkpoint is whole, the one that is there
+    counts."""
+    first, second, _ = steps_of_a_run(lab.shared, 3)
+    events, size = events_and_size(_undisturbed(lab)["again"])
+    faults = kill_and_tear_points(lab, second, events, size, ("tear", "full"))
+    before = [write(first), write(second)]
+    points = [
+        {"name": name, "ops": [*before, under(fault, again(second), events, late)]}
+        for name, fault, late in cases(faults, events)
+    ]
+    seen = observe(lab, points)
+    for name, fault, _ in cases(faults, events):
+        point = seen[name]
+        died_right(point)
+        returned = fault.kind == "full" and point.raised is None
+        allowed = (
+            (f"step {second} again",) if returned else (f"step {second}", f"step {second} again")
+        )
+        if point.found() not in allowed:
+            what = "disk full" if fault.kind == "full" else "SIGKILL"
+            rows = [
+                (
+                    "saved",
+                    f"steps {first} and {second}, and then step {second} again, with another state",
+                ),
+                ("fault", f"{what} in the second save of step {second}, {moment(fault, events)}"),
+                (
+                    "expected",
+                    f"one of the two checkpoints of step {second}, bit for bit"
+                    if not returned
+                    else "an error, or the new checkpoint",
+                ),
+                (
+                    "means",
+                    "a step that is saved again costs the good checkpoint that it had"
+                    + _consequence(point),
+                ),
+                (
+                    "think",
+                    "until when must the old files of this step stay, and under which name are "
+                    "the new ones written?",
+                ),
+            ]
+            raise fails("saved again", point, rows, str(fault))
+
+
+def _consequence(seen: Seen) -> str:
+    return {
+        "none": ", and starts over without a word",
+        "error": ", and crashes at every relaunch",
+    }.get(seen.found(), "")
+
+
+def torn_at_bytes(lab: Lab) -> None:
+    first, second, third = steps_of_a_run(lab.shared, 3)
+    events, size = events_and_size(_undisturbed(lab)["undisturbed"])
+    places = [max(size // 2, 1), lab.draw.randrange(2, max(3, size // 2)), max(size - 1, 1), 1, 0]
+    faults = selected(
+        lab,
+        [Fault(kind, third, byte=at) for kind in ("tear", "full") for at in dict.fromkeys(places)],
+    )
+    before = [write(first), write(second)]
+    points = [{"name": str(f), "ops": [*before, under(f, write(third), events)]} for f in faults]
+    if lab.only is None:
+        points += _next_saves(before, third, size, events)
+    seen = observe(lab, points)
+    for fault in faults:
+        point = seen[str(fault)]
+        died_right(point)
+        if fault.kind == "full" and point.raised is None and point.found() != f"step {third}":
+            rows = [
+                ("fault", fault.story),
+                ("happened", "write_checkpoint returned as if all were well"),
+                ("expected", "it raises: the checkpoint isn't there"),
+                ("means", "training goes on for days and believes that it is saving"),
+                ("think", "who is to know that a checkpoint couldn't be written?"),
+            ]
+            raise fails("error swallowed", point, rows, str(fault))
+        if point.found() not in (f"step {second}", f"step {third}"):
+            event = "its file was whole" if fault.kind == "tear" else "the disk was full"
+            rows = [
+                ("fault", fault.story),
+                ("expected", f"the checkpoint of step {second}, bit for bit"),
+                (
+                    "means",
+                    "a save that fails takes the last good checkpoint with it"
+                    + _consequence(point),
+                ),
+                (
+                    "think",
+                    f"when the save broke off before {event}, under which name did the half "
+                    "file lie?",
+                ),
+            ]
+            raise fails("last good lost", point, rows, str(fault))
+    if lab.only is None:
+        for kind in ("tear", "full"):
+            struck([seen[str(f)] for f in faults if f.kind == kind])
+        _next_saves_work(seen, third)
+
+
+NEXT = {
+    "again": ("tear", 0, "a relaunched job saved the same step again"),
+    "later": ("tear", 1, "a relaunched job saved the step after it"),
+    "room": ("full", 1, "the same process went on, and there was room again for its next save"),
+}
+
+
+def _next_saves(before: list[dict], third: int, size: int, events: list[str]) -> list[dict]:
+    """What a broken save leaves behind blocks no other, in this process or in the next."""
+    points = []
+    for name, (kind, later, _) in NEXT.items():
+        broken = under(
+            Fault(kind, third, byte=max(size // 2, 1)), write(third), events, goes_on=True
+        )
+        points.append({"name": name, "ops": [*before, broken, write(third + later)]})
+    return points
+
+
+def _next_saves_work(seen: dict[str, Seen], third: int) -> None:
+    for name, (_, later, then) in NEXT.items():
+        point, fault = (
+            seen[name],
+            Fault(NEXT[name][0], third, byte=seen[name].point["ops"][2]["fault"]["byte"]),
+        )
+        rows = [("fault", fault.story), ("then", then)]
+        died_right(point)
+        if raised := point.operations[-1].raised:
+            rows.append(
+                ("expected", "this save works: there is nothing wrong with the disk any more")
+            )
+            raise crashed(raised, rows)
+        if point.found() != f"step {third + later}":
+            rows += [
+                ("expected", f"the checkpoint of step {third + later}"),
+                ("means", "after one save that failed, no other is worth anything"),
+                (
+                    "think",
+                    "what did the broken save leave, on the disk or in a variable, and who "
+                    "trips over it?",
+                ),
+            ]
+            raise fails("leftovers", point, rows, str(fault))
+
+
+def first_save_killed(lab: Lab) -> None:
+    step, later = steps_of_a_run(lab.shared, 2)
+    events, size = events_and_size(_undisturbed(lab)["first save"])
+    faults = kill_and_tear_points(lab, step, events, size)
+    points = []
+    for name, fault, late in cases(faults, events):
+        points.append({"name": name, "ops": [under(fault, write(step), events, late)]})
+        points.append({"name": f"{name} next", "at": name, "ops": [write(later)]})
+    seen = observe(lab, points)
+    for name, fault, _ in cases(faults, events):
+        point, after = seen[name], seen[f"{name} next"]
+        died_right(point)
+        rows = [("fault", f"SIGKILL in the run's very first save, {moment(fault, events)}")]
+        if point.found() not in ("none", f"step {step}"):
+            rows += [
+                ("expected", "None: no save has ever finished here, so the job may start fresh"),
+                ("means", "a job that dies in its first save can never start again"),
+                (
+                    "think",
+                    "how does a reader tell a finished checkpoint from the beginning of one?",
+                ),
+            ]
+            raise fails("first save", point, rows, str(fault))
+        rows.append(("then", "the relaunched job saved"))
+        if after.raised:
+            raise crashed(after.raised, rows, str(fault))
+        works(after)
+        if after.found() != f"step {later}":
+            rows += [
+                ("expected", f"the checkpoint of step {later}"),
+                (
+                    "think",
+                    "what did the killed save leave in the directory, and who trips over it?",
+                ),
+            ]
+            raise fails("leftovers", after, rows, str(fault))
+
+
+def power_lost(lab: Lab) -> None:
+    """Two steps are saved, and the second of them again."""
+    selected(lab, [])  # no fault is asked for
+    # what fails with nothing wrong is told as that
+    events_and_size(_undisturbed(lab)["undisturbed"])
+    first, second, _ = steps_of_a_run(lab.shared, 3)
+    crash_tested(
+        lab,
+        [write(first), write(second), again(second)],
+        saves="write_checkpoint",
+        load="read_latest",
+    )

@@ -1,0 +1,260 @@
+"""ex02.1 and ex02.2: checkpoints under DistributedDataParallel."""
+
+from __future__ import annotations
+
+from grader.checks import rank_assertions
+from grader.checks.ex02 import rank_plan
+from grader.checks.ex02.rank_plan import Seen, place, saves, works
+from grader.checks.questions import ask
+from grader.checks.run_assertions import crashed
+from grader.harness.lab import Lab
+from grader.harness.run import Run
+from grader.verdicts import Finding
+
+# --- training runs --------------------------------------------------------------------------------
+
+
+def basic(lab: Lab) -> tuple:
+    """The arguments of task 2.1's run; the same for all of its checks."""
+    flags = ("--seed", lab.seed, "--steps-per-epoch", lab.shared.randint(4, 6))
+    return ("ex02/train_ddp.py", "--functions", "save_checkpoint_ddp", *flags)
+
+
+def trains_as_without_checkpoints(lab: Lab) -> None:
+    """A checkpoint changes nothing in this run, so its course is that of a run without student
+    code."""
+    script, *argv = basic(lab)
+    argv[argv.index("save_checkpoint_ddp")] = "none"
+    rank_assertions.quiet(
+        lab,
+        lab.undisturbed(*basic(lab), ranks=2),
+        lab.trusted(script, *argv, ranks=2),
+        "a run that saves, and the same run that never saves",
+    )
+
+
+def mid_epoch(lab: Lab, save_every: int = 3) -> tuple[int, tuple]:
+    """(steps per epoch, the arguments of task 2.2's run). The one that saves after every step
+    tells what it trains on."""
+    per_epoch = lab.shared.choice([7, 8])
+    flags = (
+        "--seed",
+        lab.seed,
+        "--steps-per-epoch",
+        per_epoch,
+        "--save-every",
+        save_every,
+    )
+    return per_epoch, (
+        "ex02/train_ddp.py",
+        "--functions",
+        "save_job",
+        *flags,
+        *(["--record"] if save_every == 1 else []),
+    )
+
+
+def of_save_step(lab: Lab) -> tuple:
+    """The arguments of the same run, with task 2.5's functions."""
+    return tuple("save_step" if word == "save_job" else word for word in mid_epoch(lab)[1])
+
+
+def trains_what_it_says(lab: Lab) -> None:
+    """From the batches that the ranks report, and their generators, a run without student code
+    takes the same course."""
+    run = lab.undisturbed(*mid_epoch(lab, 1)[1], ranks=2)
+    rank_assertions.finished(lab, run)
+    batches = [[e for e in life.events if e["event"] == "batch"] for life in run.last.ranks]
+    script, *argv = mid_epoch(lab, 1)[1]
+    argv[argv.index("save_job")] = "replay"
+    argv.remove("--record")
+    again = lab.trusted(script, *argv, ranks=2, given={"batches": batches})
+    rank_assertions.quiet(
+        lab, run, again, "the undisturbed run, and one that trains on the batches that it reported"
+    )
+
+
+def every_sample_once(run: Run, steps_per_epoch: int) -> None:
+    """All ranks together see every sample once an epoch, in an order of that epoch's own."""
+    world = run.world
+    orders: dict[int, list[list[int]]] = {}
+    for rank in range(world):
+        for number, step in sorted(run.of(rank).trajectory.steps.items()):
+            orders.setdefault((number - 1) // steps_per_epoch, [[] for _ in range(world)])[
+                rank
+            ] += step["indices"]
+    for epoch, of_ranks in orders.items():
+        seen = sorted(i for order in of_ranks for i in order)
+        if seen != list(range(len(seen))):
+            rows = [
+                (
+                    "epoch",
+                    f"{epoch}, undisturbed: {len(seen) - len(set(seen))} samples were seen "
+                    "more than once",
+                ),
+                ("means", "several ranks train on the same samples, and nobody on others"),
+                ("think", "which part of the data is this rank's, and who decides that?"),
+            ]
+            raise Finding("not a partition", rows)
+    for epoch in range(1, len(orders)):
+        if orders[epoch] == orders[epoch - 1]:
+            rows = [
+                (
+                    "order",
+                    f"epochs {epoch - 1} and {epoch} of an undisturbed run show the samples "
+                    "in the same order",
+                ),
+                (
+                    "means",
+                    "the model sees the same batches again and again; DistributedSampler "
+                    "shuffles by seed and epoch, and believes that it's always the same epoch",
+                ),
+                ("think", "who tells the sampler which epoch it is?"),
+            ]
+            raise Finding("same order", rows)
+
+
+# --- one save -------------------------------------------------------------------------------------
+
+PLAIN, GPU = rank_plan.EPOCHS  # of the two files
+
+
+def _saved(lab: Lab) -> tuple[dict[str, Seen], object]:
+    """Two files that two ranks wrote; of one, the tensors lived on a GPU."""
+
+    def make():
+        folder = place(lab)
+        points = [
+            {
+                "name": name,
+                "call": "save_checkpoint_ddp",
+                "ops": [
+                    {"op": "save", "step": epoch - 1},
+                    {"op": "save", "step": epoch, "gpu": name == "gpu"},
+                ],
+            }
+            for name, epoch in (("plain", PLAIN), ("gpu", GPU))
+        ]
+        return saves(lab, points, folder, judged=False), folder
+
+    return lab.bench.once(("ddp files", lab.bench.submission.key), make)
+
+
+def loads_alone(lab: Lab, name: str) -> None:
+    seen, folder = _saved(lab)
+    works(seen[name], "save_checkpoint_ddp")
+    if not (folder / name / "checkpoint.pt").is_file():
+        raise Finding(
+            "no file",
+            [
+                ("saved", "the save returned, and there is no file at `path`"),
+                ("think", "where did save_checkpoint_ddp write to?"),
+            ],
+        )
+    key = rank_plan.secrets(lab)["key"]
+    questions = [
+        {"ask": "load", "file": f"{which}/checkpoint.pt", "key": key} for which in ("plain", "gpu")
+    ]
+    answers = lab.bench.once(
+        ("ddp alone", lab.bench.submission.key),
+        lambda: ask(lab, "ex02/ddp.py", questions, directory=folder),
+    )
+    loaded, means, think = {
+        "plain": (
+            "what 2 ranks saved, by one process alone, into a bare network",
+            "the checkpoint of a training job can't be evaluated, exported or debugged "
+            "without starting ranks",
+            "which prefix do DDP's state_dict keys have, and whose state_dict has none?",
+        ),
+        "gpu": (
+            "a file whose tensors lived on cuda:0",
+            "on a node with GPUs every rank's tensors land on rank 0's GPU, which runs out "
+            "of memory; on a machine without them the file can't be opened",
+            "where does torch.load put a tensor that was saved on cuda:0?",
+        ),
+    }[name]
+    answer = answers[name == "gpu"]
+    if answer.crash:
+        finding = crashed(answer.crash, [("loaded", loaded)], life=answer.run.last)
+        finding.rows += [("means", means), ("think", think)]
+        raise finding
+    given, epoch = answer.given(think, ("loaded", loaded)), PLAIN if name == "plain" else GPU
+    if given["epoch"] != str(epoch):
+        raise Finding(
+            "epoch",
+            [
+                ("saved", f"epoch {epoch}"),
+                ("returned", f"load_checkpoint_ddp returned {given['epoch']}"),
+            ],
+        )
+    want = rank_plan.shown(lab, epoch)
+    if different := rank_plan.compared(want, given["holds"], "save_checkpoint_ddp"):
+        rows = [
+            ("loaded", loaded),
+            ("different", ", ".join(different)),
+            ("means", means),
+            ("think", think),
+        ]
+        raise Finding(f"component:{different[0].split()[0]}", rows)
+
+
+def rank_0_alone_writes(lab: Lab) -> None:
+    run = lab.undisturbed(*basic(lab), ranks=2)
+    rank_assertions.finished(lab, run)
+    of_runs = [(e["step"], e["events"]) for e in run.lives[-1].ranks[1].all("saved")]
+    of_points = [
+        (e["step"], e["events"])
+        for point in _saved(lab)[0].values()
+        for e in point.all(1, "saved point")
+    ]
+    for step, events in of_runs + of_points:
+        if events:
+            rows = [
+                (
+                    "rank 1",
+                    f"touches the file system in the save of step {step}: {', '.join(events[:4])}",
+                ),
+                ("expected", "rank 0 writes, nobody else"),
+                (
+                    "means",
+                    "several processes write one file at a time: what lies there in the end "
+                    "is a mixture",
+                ),
+                ("think", "which lines of your save run on every rank?"),
+            ]
+            raise Finding("all ranks write", rows)
+
+
+# --- a rank is held, or fails ---------------------------------------------------------------------
+
+
+def nobody_leaves_early(lab: Lab, function: str, held: tuple[int, ...]) -> None:
+    points = [
+        {
+            "name": f"rank {rank}",
+            "call": function,
+            "ops": [{"op": "hold", "rank": rank, "step": 100}],
+        }
+        for rank in held
+    ]
+    seen = saves(lab, points, place(lab), judged=False)
+    what = (
+        "the checkpoint is complete"
+        if function == "save_checkpoint_ddp"
+        else "every rank's part is complete"
+    )
+    rank_plan.nobody_left_early_of(list(seen.values()), function, what)
+
+
+def failure_reaches_all(lab: Lab, function: str, failing: tuple[int, ...]) -> None:
+    """Of three ranks, so that there is one that neither failed nor collects what the others say."""
+    points = [
+        {
+            "name": f"rank {rank}",
+            "call": function,
+            "ops": [{"op": "fail", "rank": rank, "step": 100, "byte": lab.draw.randint(0, 8)}],
+        }
+        for rank in failing
+    ]
+    seen = saves(lab, points, place(lab), ranks=3, judged=False)
+    rank_plan.all_hear_of_failures_of(list(seen.values()), function)

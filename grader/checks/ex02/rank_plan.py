@@ -1,0 +1,610 @@
+"""Points at which ranks save and load drawn jobs, and what each rank saw there.
+
+The driver is grader/workload/ex02/rank_plan.py. The lives that save draw their jobs from one secret
+number; those that load get another one, and a key for their digests. What a digest must be is
+computed in a life without student code. So a life that loads can have a job's digest only from what
+was saved.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from grader.checks.rank_assertions import deadlock, ended_early, leaving, never_met
+from grader.checks.run_assertions import crashed, starved
+from grader.harness.lab import Lab
+from grader.harness.run import Life
+from grader.verdicts import Finding, Inconclusive
+
+INTERVAL = 4  # steps between two saves (grader/workload/ex02/rank_plan.py counts like that)
+LEAVES = ("SystemExit", "KeyboardInterrupt", "GeneratorExit")  # no error that a caller hears of
+
+
+@dataclass
+class Seen:
+    """One point, after it ran: what each rank reported there."""
+
+    point: dict
+    lives: list[Life]
+    events: list[list[dict]]  # by rank
+    table: list[dict]  # by rank: digests, as a tuple -> what they are, as text
+
+    @property
+    def ranks(self) -> range:
+        return range(len(self.events))
+
+    def all(self, rank: int, event: str) -> list[dict]:
+        return [e for e in self.events[rank] if e["event"] == event]
+
+    def first(self, rank: int, event: str) -> dict | None:
+        return next(iter(self.all(rank, event)), None)
+
+    def loaded(self, rank: int, n: int = 0) -> dict | None:
+        """What the rank's n-th load came to."""
+        return next(iter(self.all(rank, "loaded point")[n : n + 1]), None)
+
+    def saved(self, rank: int, n: int = 0) -> dict | None:
+        return next(iter(self.all(rank, "saved point")[n : n + 1]), None)
+
+    def found(self, n: int = 0) -> list[str]:
+        """What each rank came to: 'step 4', 'nothing', 'an error', 'another state', 'no answer'."""
+        return [self._found(rank, n) for rank in self.ranks]
+
+    def _found(self, rank: int, n: int) -> str:
+        answer = self.loaded(rank, n)
+        if answer is None:
+            return "no answer"
+        if raised := answer["raised"]:
+            return f"{raised['type']}, which ends the process" if left(raised) else "an error"
+        if answer["returned"] not in ("True", "False"):
+            return f"an answer that is neither True nor False: {answer['returned'][:40]}"
+        if answer["returned"] == "False":
+            return "nothing"
+        return self.table[rank].get(_key(answer["holds"]), "another state")
+
+    def different(self, rank: int, n: int) -> list[str]:
+        """The components that aren't those of the step that the rank believes to be at."""
+        answer = self.loaded(rank, n)
+        for holds, what in self.table[rank].items():
+            if what == f"step {answer['step']}":
+                want = dict(holds)
+                return [k for k in want if answer["holds"].get(k) != want[k]]
+        return ["global step"]
+
+    def hangs(self) -> bool:
+        return any(self.all(rank, "collective failed") for rank in self.ranks)
+
+    def until(self, event: str, n: int) -> list[Life]:
+        """The ranks' lives as far as the n-th such event of this point, or to the point's end."""
+        lives = []
+        for life, events in zip(self.lives, self.events, strict=False):
+            at = [i for i, e in enumerate(events) if e["event"] == event]
+            part = Life(life.folder, life.fault, life.result)
+            part.__dict__["events"] = events[: at[n]] if n < len(at) else events
+            lives.append(part)
+        return lives
+
+
+def left(raised: dict) -> bool:
+    """It isn't an error that the caller could hear of."""
+    return any(name in raised["bases"] for name in LEAVES)
+
+
+def _key(holds: dict) -> tuple:
+    return tuple(sorted(holds.items()))
+
+
+# --- running --------------------------------------------------------------------------------------
+
+
+def secrets(lab: Lab) -> dict[str, object]:
+    """What jobs are drawn from, by the lives that save and by those that load, and the
+    digests' key."""
+    draw = lab.shared
+    return {
+        "saved": draw.getrandbits(60),
+        "next": draw.getrandbits(60),
+        "key": f"{draw.getrandbits(64):016x}",
+    }
+
+
+def steps(lab: Lab) -> tuple[int, int, int]:
+    """Steps as a run has them; compared as text, the second or the third comes before the first."""
+    first = lab.shared.choice([4, 92, 992])
+    return first, first + INTERVAL, first + 2 * INTERVAL
+
+
+LARGE = 99_999_999  # and the step after it
+EPOCHS = (7, 8)  # in task 2.1 the number that is saved counts epochs
+
+
+def _shows(lab: Lab, which: str) -> list[tuple[int, int]]:
+    """(step, version) of all jobs that are saved, or saved next."""
+    known = [INTERVAL, *steps(lab)]
+    known += [known[-1] + INTERVAL, known[-1] + 2 * INTERVAL]
+    if which == "saved":
+        known += [0, LARGE, LARGE + 1, *EPOCHS]
+    return [(step, 0) for step in dict.fromkeys(known)] + (
+        [(steps(lab)[1], 1)] if which == "saved" else []
+    )
+
+
+def _shown(lab: Lab, ranks: int) -> list[list[dict]]:
+    """For each rank, the jobs that are saved, as a life without student code has them."""
+    drawn = secrets(lab)
+    ops = [
+        {"op": "show", "payload": drawn[which], "step": step, "version": version}
+        for which in ("saved", "next")
+        for step, version in _shows(lab, which)
+    ]
+    point = {"id": "shown", "call": "nothing", "at": "here", "ops": ops}
+    given = {"points": [point], "key": drawn["key"]}
+    run = lab.trusted("ex02/rank_plan.py", ranks=ranks, given=given)
+    if any(life.first("end") is None for life in run.last.ranks):
+        raise ended_early(lab, run, run.last)
+    return [life.all("shown") for life in run.last.ranks]
+
+
+def shown(lab: Lab, step: int) -> dict[str, str]:
+    """The digests of the job that was saved at this step, on rank 0."""
+    return next(e["holds"] for e in _shown(lab, 2)[0] if e["step"] == step)
+
+
+def table(lab: Lab, ranks: int) -> list[dict]:
+    """For each rank, the digests that right loads report, and what they stand for."""
+    return [
+        {
+            _key(e["holds"]): f"step {e['step']}" + (", saved again" if e["version"] else "")
+            for e in of_rank
+        }
+        for of_rank in _shown(lab, ranks)
+    ]
+
+
+def place(lab: Lab) -> Path:
+    """A new folder, for the directories of points."""
+    folder = lab.bench.folder() / "checkpoints"
+    folder.mkdir()
+    return folder
+
+
+def copied(origin: Path, to: Path) -> Path:
+    shutil.copytree(origin, to, symlinks=True)
+    return to
+
+
+def saves(
+    lab: Lab, points: list[dict], folder: Path, ranks: int = 2, judged: bool = True
+) -> dict[str, Seen]:
+    """Lives that save: they don't know what their digests will be asked with."""
+    return _observe(
+        lab, points, folder, ranks, {"payload": secrets(lab)["saved"]}, judged and table(lab, ranks)
+    )
+
+
+def loads(lab: Lab, points: list[dict], folder: Path, ranks: int = 2) -> dict[str, Seen]:
+    """Lives that load, and save on: they don't know what the first ones' jobs were drawn from."""
+    drawn = secrets(lab)
+    return _observe(
+        lab,
+        points,
+        folder,
+        ranks,
+        {"payload": drawn["next"], "key": drawn["key"]},
+        table(lab, ranks),
+    )
+
+
+def _observe(
+    lab: Lab, points: list[dict], folder: Path, ranks: int, given: dict, known
+) -> dict[str, Seen]:
+    """Run the points, all in one life. A point: "name", "ops", "call", "at" (its name, without
+    it)."""
+    asked = [
+        {"call": "save_step", "at": p["name"]} | p | {"id": f"{lab.draw.getrandbits(64):016x}"}
+        for p in points
+    ]
+    given = given | {"points": [{k: v for k, v in p.items() if k != "name"} for p in asked]}
+    run = lab.launch(
+        "ex02/rank_plan.py", "--seed", lab.seed, ranks=ranks, directory=folder, given=given
+    )
+    lives = run.last.ranks
+    if any(life.first("end") is None for life in lives):
+        raise ended_early(lab, run, run.last)
+    if apart := never_met([crash for life in lives for crash in life.all("crash")]):
+        raise apart
+    known = known or [{} for _ in lives]
+    return {
+        p["name"]: Seen(p, lives, [_part(life, p["id"]) for life in lives], known) for p in asked
+    }
+
+
+def _part(life: Life, point: str) -> list[dict]:
+    events, inside = [], False
+    for event in life.events:
+        if event.get("event") == "point":
+            inside = event.get("id") == point
+        elif inside:
+            events.append(event)
+    return events
+
+
+# --- what must hold at every point ----------------------------------------------------------------
+
+
+def agrees(
+    seen: Seen,
+    allowed: tuple[str, ...],
+    rows: list,
+    means: str,
+    think: str,
+    fault: str | None = None,
+    n: int = 0,
+) -> str:
+    """All ranks came to the same, and it is one of those allowed. Returns it."""
+    found = seen.found(n)
+    if len(set(found)) == 1 and found[0] in allowed:
+        return found[0]
+    told = list(rows)
+    told += [(f"rank {rank}", _told(seen, rank, what, n)) for rank, what in enumerate(found)]
+    told.append(
+        (
+            "expected",
+            f"on every rank: {' or '.join('False' if a == 'nothing' else a for a in allowed)}",
+        )
+    )
+    if set(found) == {"an error"} and "nothing" in allowed:
+        means = "a job whose first save was interrupted can't begin any more"
+    elif set(found) == {"an error"} and "an error" not in allowed:
+        means, think = (
+            "the job can't go on, although an older checkpoint is complete",
+            "what does resume do when the newest can't be loaded, on one rank or on all?",
+        )
+    elif set(found) == {"nothing"}:
+        means = "the run starts over, and nothing says that it ever got this far"
+    if seen.hangs():
+        raise deadlock(seen.until("loaded point", n + 1), rows, fault)
+    raise Finding(
+        "ranks disagree" if len(set(found)) > 1 else f"found {found[0]}",
+        [*told, ("means", means), ("think", think)],
+        fault,
+    )
+
+
+def _told(seen: Seen, rank: int, what: str, n: int) -> str:
+    if what == "an error":
+        error = seen.loaded(rank, n)["raised"]
+        return f"resume raised {error['type']}: {_gist(error['message'])}"
+    if what == "another state":
+        return (
+            f"a state that was never saved: of step {seen.loaded(rank, n)['step']}, but "
+            f"for {', '.join(seen.different(rank, n)[:5])}"
+        )
+    if what == "nothing":
+        return "resume returned False, as if nothing had ever been saved"
+    if what == "no answer":
+        crash = next((e for e in seen.all(rank, "crash")), None)
+        return f"no answer: {crash['type']}: {_gist(crash['message'])}" if crash else "no answer"
+    return what
+
+
+def _gist(message: str) -> str:
+    first = next((line.strip() for line in message.splitlines() if line.strip()), "")
+    return first if len(first) <= 160 else first[:157] + "..."
+
+
+def works(seen: Seen, function: str = "save_step") -> None:
+    """Nothing went wrong where no fault was injected."""
+    for rank in seen.ranks:
+        raised = [e["raised"] for e in seen.all(rank, "saved point") if e["raised"]]
+        for crash in raised + seen.all(rank, "crash"):
+            if seen.hangs():
+                raise deadlock(
+                    seen.until("nothing", 0), [("called", f"{function}, with nothing in its way")]
+                )
+            raise crashed(crash, [("rank", str(rank))])
+        for saved in seen.all(rank, "saved point"):
+            if saved["changed"]:
+                rows = [
+                    (
+                        "changed",
+                        f"rank {rank}'s job isn't what it was before {function}: "
+                        f"{', '.join(saved['changed'][:4])}",
+                    ),
+                    ("think", "does a save draw a random number, or set something?"),
+                ]
+                raise Finding("save changes the job", rows)
+    in_time(seen)
+
+
+def in_time(seen: Seen) -> None:
+    waited = max(
+        (e["waited"] for rank in seen.ranks for e in seen.all(rank, "ended point")), default=0.0
+    )
+    for rank in seen.ranks:
+        for ended in seen.all(rank, "ended point"):
+            if ended["late"]:
+                if starved(20.0, waited):
+                    raise Inconclusive(
+                        "starved",
+                        [("machine", f"busy: a rank waited {waited:.0f} s for a processor")],
+                    )
+                raise Finding(
+                    "limit:wall",
+                    [("ended", f"rank {rank} was still in a save or a load after 20 s")],
+                )
+
+
+AFTER_INTERRUPTED = (
+    "the save after an interrupted one can't be found",
+    "what is left of the interrupted save, and what does your save do with it?",
+)
+AFTER_GOOD = (
+    "an older checkpoint is taken for the newest",
+    "by what does resume order the checkpoints? Is 12 more than 8?",
+)
+
+
+def goes_on(
+    seen: Seen,
+    resumed: str,
+    rows: list,
+    fault: str | None = None,
+    texts: tuple[str, str] = AFTER_INTERRUPTED,
+) -> None:
+    """The relaunched job's next save works, and is what is found from then on."""
+    step = (0 if resumed == "nothing" else int(resumed.split()[1].strip(","))) + INTERVAL
+    rows = [*rows, ("relaunched", f"resumed from {resumed}, and saved step {step}")]
+    for rank in seen.ranks:
+        saved = seen.saved(rank)
+        if saved and saved["raised"]:
+            if seen.hangs():
+                raise deadlock(seen.until("loaded point", 1), rows, fault)
+            finding = crashed(saved["raised"], [*rows, ("rank", str(rank))], fault)
+            finding.rows += [
+                (
+                    "means",
+                    "what lies there already blocks every later save: the job runs, and "
+                    "never saves again",
+                ),
+                ("think", "what may lie there already when your save begins?"),
+            ]
+            raise finding
+    agrees(seen, (f"step {step}",), rows, *texts, fault, n=1)
+
+
+# --- sweeps: a rank is held before each event of a save, or each of them fails --------------------
+
+
+def nobody_left_early_of(
+    points: list[Seen], function: str, what: str = "the checkpoint is complete"
+) -> None:
+    """Of all ranks that were held; one that writes nothing can't be."""
+    for point in points:
+        works(point, function)
+    held = [point for point in points if any(point.all(rank, "held") for rank in point.ranks)]
+    for point in held or points:
+        nobody_left_early(point, function, what)
+
+
+def nobody_left_early(seen: Seen, function: str, what: str = "the checkpoint is complete") -> None:
+    """In none of the saves in which a rank was held, another one came back meanwhile; and what
+    was saved is there."""
+    works(seen, function)
+    held = [e for rank in seen.ranks for e in seen.all(rank, "held") if e["shown"]]
+    if not held:
+        raise Inconclusive(
+            "blind", [("watching", "the save raised no file-system event that Python can see")]
+        )
+    for e in held:
+        if e["shown"] == "returned":
+            rows = [
+                ("held", stands_still(e)),
+                ("found", f"another rank has come back from {function} meanwhile"),
+                ("expected", f"no rank comes back before {what}"),
+                (
+                    "means",
+                    "a rank that goes on may report a checkpoint, delete the one before it, "
+                    "or end the job, while there is none",
+                ),
+                (
+                    "think",
+                    "what is the last thing that a rank does in your save, and what do the "
+                    "others wait for?",
+                ),
+            ]
+            raise Finding("left early", rows)
+    loads_what_was_saved(seen, "a rank was held in the save")
+
+
+def stands_still(held: dict) -> str:
+    before = held["before"] or "its call of the function"
+    return f"rank {held['rank']} stands still just before: {before}"
+
+
+def loads_what_was_saved(seen: Seen, when: str) -> None:
+    """Each load of a sweep gives what was saved before it."""
+    for rank in seen.ranks:
+        holds = None
+        for e in seen.events[rank]:
+            if e["event"] == "saved point" and not e["raised"]:
+                holds = e
+            elif e["event"] == "loaded point" and holds:
+                if e["raised"]:
+                    raise crashed(
+                        e["raised"],
+                        [("saved", f"step {holds['step']}; {when}"), ("rank", str(rank))],
+                    )
+                if seen.point["call"] == "save_checkpoint_ddp" and e["returned"] != str(
+                    holds["step"]
+                ):
+                    raise Finding(
+                        "epoch",
+                        [
+                            ("saved", f"epoch {holds['step']}"),
+                            ("returned", f"load_checkpoint_ddp returned {e['returned']}"),
+                        ],
+                    )
+                if different := compared(holds["holds"], e["holds"], seen.point["call"]):
+                    rows = [
+                        ("saved", f"step {holds['step']}; {when}"),
+                        ("rank", f"{rank} loads something else: {', '.join(different[:5])}"),
+                        (
+                            "think",
+                            "does each rank get back all that it saved, also when another one "
+                            "was slow?",
+                        ),
+                    ]
+                    raise Finding(f"component:{different[0]}", rows)
+
+
+ONLY_IN_DDP = ("weights", "buffers", "optimizer")
+
+
+def compared(want: dict, got: dict, call: str) -> list[str]:
+    """The parts that differ, of those that this function is to save."""
+    names = [k for k in want if call != "save_checkpoint_ddp" or k.startswith(ONLY_IN_DDP)]
+    return [k for k in names if got.get(k) != want[k]]
+
+
+def all_hear_of_failures_of(points: list[Seen], function: str) -> None:
+    """Of all ranks that failed; one that writes nothing can't."""
+    failing = [point for point in points if point.all(0, "failing")]
+    for point in points:
+        if point not in failing:
+            works(point, function)
+    for point in failing or points:
+        all_hear_of_failures(point, function)
+
+
+def all_hear_of_failures(seen: Seen, function: str) -> None:
+    """Of each save in which one rank failed: every rank raises, or it did without what failed,
+    and all can load it."""
+    failing = seen.all(0, "failing")
+    struck = [{e["step"] for e in seen.all(rank, "fault")} for rank in seen.ranks]
+    sweeper = seen.point["ops"][0]["rank"]
+    if not failing:
+        works(seen, function)
+        raise Inconclusive(
+            "blind", [("watching", "the save raised no file-system event that Python can see")]
+        )
+    for fault in failing:
+        step = fault["step"]
+        of_ranks = [_during(seen, rank, step) for rank in seen.ranks]
+        asked = ("fault", f"the disk is full for rank {sweeper}, at: {fault['before']}")
+        if fault["before"] is None:
+            asked = ("happened", "rank 0 couldn't write: the directory of `path` is a file")
+        did = [
+            next((e for e in events if e["event"] == "saved point"), None) for events in of_ranks
+        ]
+        saves = [_as_far_as(events, "saved point") for events in of_ranks]
+        hung = [any(e["event"] == "collective failed" for e in events) for events in saves]
+        if any(hung) or not all(did):
+            lives = [
+                _as_life(life, events) for life, events in zip(seen.lives, saves, strict=False)
+            ]
+            own = {r: d["raised"] for r, d in enumerate(did) if d and d["raised"] and not hung[r]}
+            if not any(hung):
+                in_time(seen)
+            raise leaving(deadlock(lives, [asked]), function, own)
+        if not struck[sweeper] & {step}:
+            continue
+        for rank, d in enumerate(did):
+            if d["raised"] and left(d["raised"]):
+                rows = [
+                    asked,
+                    ("found", f"{function} left rank {rank} by {d['raised']['type']}"),
+                    ("expected", "an error on every rank"),
+                ]
+                raise Finding("leaves", rows)
+        silent = [f"rank {rank}" for rank, d in enumerate(did) if not d["raised"]]
+        if silent and len(silent) < len(did):
+            rows = [
+                asked,
+                ("found", f"{function} returned on {' and '.join(silent)} as if all were well"),
+                ("expected", "an error on every rank"),
+                (
+                    "means",
+                    "ranks that don't know of the failure train on, and wait in their next "
+                    "collective for one that has left",
+                ),
+                (
+                    "think",
+                    f"how does rank {silent[0].split()[1]} get to know what happened to rank "
+                    f"{sweeper}?",
+                ),
+            ]
+            raise Finding("error on one rank", rows)
+        after = [
+            next((e for e in _during(seen, r, step + 1) if e["event"] == "saved point"), None)
+            for r in seen.ranks
+        ]
+        if raised := next((a["raised"] for a in after if a and a["raised"]), None):
+            finding = crashed(
+                raised,
+                [asked, ("then", "there was room again, and the same processes saved once more")],
+            )
+            finding.rows.append(
+                ("think", "what did the failed save leave, on the disk or in a variable?")
+            )
+            raise finding
+        if silent:
+            loaded = [[e for e in events if e["event"] == "loaded point"] for events in of_ranks]
+            lost = [
+                r
+                for r, (d, es) in enumerate(zip(did, loaded, strict=False))
+                if not es
+                or es[0]["raised"]
+                or compared(d["holds"], es[0]["holds"], seen.point["call"])
+            ]
+            if lost:
+                rows = [
+                    asked,
+                    (
+                        "found",
+                        f"{function} returned on every rank as if all were well, and rank "
+                        f"{lost[0]} can't load it",
+                    ),
+                    ("expected", "an error on every rank"),
+                    ("means", "the job believes in a checkpoint that it doesn't have"),
+                    ("think", "how do the others get to know that one rank's part isn't there?"),
+                ]
+                raise Finding("error swallowed", rows)
+    works_after_failures(seen, function)
+
+
+def works_after_failures(seen: Seen, function: str) -> None:
+    for rank in seen.ranks:
+        if crash := seen.first(rank, "crash"):
+            raise crashed(
+                crash,
+                [
+                    ("called", f"{function} and a load, after a save that failed"),
+                    ("rank", str(rank)),
+                ],
+            )
+    in_time(seen)
+
+
+def _during(seen: Seen, rank: int, step: int) -> list[dict]:
+    """What the rank reported from the save of this step until the next save."""
+    events, inside = [], False
+    for e in seen.events[rank]:
+        if e["event"] == "saving":
+            inside = e["step"] == step
+        if inside:
+            events.append(e)
+    return events
+
+
+def _as_far_as(events: list[dict], last: str) -> list[dict]:
+    at = next((n for n, e in enumerate(events) if e["event"] == last), len(events))
+    return events[: at + 1]
+
+
+def _as_life(life: Life, events: list[dict]) -> Life:
+    part = Life(life.folder, life.fault, life.result)
+    part.__dict__["events"] = events
+    return part

@@ -1,0 +1,229 @@
+"""Exercise 2: checkpoints of jobs that run on several ranks."""
+
+from __future__ import annotations
+
+import pytest
+
+from grader.checks import rank_assertions, task
+from grader.checks.ex02 import all_or_nothing, ddp, sharded
+from grader.harness.faults import Kill, KillInSave
+
+# ---------------------------------------------------------------- ex02.1  DDP: one writes, all know
+
+
+@task("ex02.1")
+def test_a_run_whose_rank_was_killed_rejoins_the_undisturbed_one(lab):
+    args = ddp.basic(lab)
+    per_epoch = args[-1]
+    fault = Kill(per_epoch + lab.draw.randint(1, per_epoch - 1), rank=lab.draw.randrange(2))
+    for schedule in lab.schedules((fault,)):
+        rank_assertions.resumes(
+            lab, args, schedule, ranks=2, kept=lambda fault: fault.step // per_epoch * per_epoch
+        )
+
+
+@task("ex02.1")
+def test_saving_changes_nothing_in_the_run(lab):
+    ddp.trains_as_without_checkpoints(lab)
+
+
+@task("ex02.1")
+def test_rank_0_alone_writes(lab):
+    ddp.rank_0_alone_writes(lab)
+
+
+@task("ex02.1")
+def test_one_process_alone_loads_what_ranks_saved(lab):
+    ddp.loads_alone(lab, "plain")
+
+
+@task("ex02.1")
+def test_no_rank_leaves_the_save_before_it_is_done(lab):
+    ddp.nobody_leaves_early(lab, "save_checkpoint_ddp", held=(0,))
+
+
+@task("ex02.1")
+def test_a_failed_save_is_an_error_on_every_rank(lab):
+    ddp.failure_reaches_all(lab, "save_checkpoint_ddp", failing=(0,))
+
+
+@task("ex02.1")
+def test_a_file_saved_on_a_gpu_loads_anywhere(lab):
+    ddp.loads_alone(lab, "gpu")
+
+
+# ------------------------------------------------------------ ex02.2  what each rank has of its own
+
+
+@task("ex02.2")
+@pytest.mark.parametrize("ranks", [2, 4], ids=["two_ranks", "four_ranks"])
+def test_a_run_killed_in_mid_epoch_rejoins_on_every_rank(lab, ranks):
+    per_epoch, args = ddp.mid_epoch(lab)
+    epoch = 1 if ranks == 2 else 0  # a whole epoch follows, or two
+    step = epoch * per_epoch + lab.draw.choice(
+        [n for n in range(3, per_epoch) if (epoch * per_epoch + n) % 3]
+    )
+    for schedule in lab.schedules((Kill(step, rank=lab.draw.randrange(ranks)),)):
+        rank_assertions.resumes(lab, args, schedule, ranks)
+
+
+@task("ex02.2")
+def test_a_run_killed_twice_within_one_epoch_rejoins(lab):
+    per_epoch, args = ddp.mid_epoch(lab)
+    first = -(-(per_epoch + 1) // 3) * 3  # the first save in epoch 1
+    for schedule in lab.schedules(
+        (Kill(first, rank=1), Kill(first + 3 + lab.draw.randrange(2), rank=0))
+    ):
+        rank_assertions.resumes(lab, args, schedule, ranks=2)
+
+
+@task("ex02.2")
+def test_a_run_resumed_at_the_last_step_of_an_epoch_rejoins(lab):
+    per_epoch, args = ddp.mid_epoch(lab, save_every=1)
+    for schedule in lab.schedules((Kill(per_epoch, rank=lab.draw.randrange(2)),)):
+        rank_assertions.resumes(lab, args, schedule, ranks=2)
+
+
+@task("ex02.2")
+def test_saving_more_often_changes_nothing_in_the_run(lab):
+    often, seldom = (lab.undisturbed(*ddp.mid_epoch(lab, save_every=n)[1], ranks=2) for n in (1, 3))
+    rank_assertions.quiet(
+        lab, often, seldom, "a run that saves after every step, and one that saves less often"
+    )
+
+
+@task("ex02.2")
+def test_the_run_trains_on_the_batches_that_it_reports(lab):
+    ddp.trains_what_it_says(lab)
+
+
+@task("ex02.2")
+def test_all_ranks_together_see_every_sample_once_in_a_new_order(lab):
+    per_epoch, args = ddp.mid_epoch(lab)
+    for ranks in (2, 4):
+        run = lab.undisturbed(*args, ranks=ranks)
+        rank_assertions.finished(lab, run)
+        ddp.every_sample_once(run, per_epoch)
+
+
+@task("ex02.2")
+def test_no_rank_leaves_before_every_part_is_complete(lab):
+    ddp.nobody_leaves_early(lab, "save_job", held=(0, 1))
+
+
+@task("ex02.2")
+def test_a_part_that_one_rank_cannot_write_is_an_error_on_every_rank(lab):
+    ddp.failure_reaches_all(lab, "save_job", failing=(0, 2))
+
+
+# ---------------------------------------------------------------- ex02.3  sharded with FSDP2
+
+
+@task("ex02.3")
+def test_a_sharded_run_whose_rank_was_killed_rejoins(lab):
+    sharded.can_shard()
+    args = ("ex02/train_sharded.py", "--seed", lab.seed)
+    for schedule in lab.schedules((Kill(lab.draw.randint(5, 7), rank=lab.draw.randrange(2)),)):
+        rank_assertions.resumes(
+            lab, args, schedule, ranks=2, kept=lambda fault: fault.step // 4 * 4
+        )
+
+
+@task("ex02.3")
+def test_saving_shards_changes_nothing_in_the_run(lab):
+    sharded.trains_as_without_checkpoints(lab)
+
+
+@task("ex02.3")
+def test_every_shard_comes_back_whatever_its_size(lab):
+    sharded.loads(lab, 4, 4)
+
+
+@task("ex02.3")
+def test_no_rank_leaves_before_every_rank_has_written(lab):
+    sharded.nobody_leaves_early(lab)
+
+
+@task("ex02.3")
+def test_no_rank_ever_holds_the_whole_model(lab):
+    sharded.nobody_holds_the_whole_model(lab)
+
+
+# ---------------------------------------------------- ex02.4  another number of ranks, and one file
+
+
+@task("ex02.4")
+@pytest.mark.parametrize("ranks", [(4, 2), (4, 1), (2, 4)], ids=["4_to_2", "4_to_1", "2_to_4"])
+def test_a_checkpoint_loads_on_another_number_of_ranks(lab, ranks):
+    sharded.loads(lab, *ranks)
+
+
+@task("ex02.4")
+def test_the_model_is_exported_to_one_plain_file(lab):
+    sharded.exports(lab)
+
+
+# ---------------------------------------------------------------- ex02.5  all or nothing
+
+
+@task("ex02.5")
+def test_all_ranks_find_the_newest_checkpoint(lab):
+    all_or_nothing.newest_on_every_rank(lab)
+
+
+@task("ex02.5")
+def test_a_save_in_which_one_rank_dies_is_all_or_nothing(lab):
+    all_or_nothing.killed_at_every_event(lab)
+
+
+@task("ex02.5")
+def test_a_first_save_in_which_one_rank_dies_is_no_checkpoint(lab):
+    all_or_nothing.first_save_killed(lab)
+
+
+@task("ex02.5")
+def test_a_save_of_the_same_step_again_in_which_one_rank_dies_leaves_a_whole_checkpoint(lab):
+    all_or_nothing.save_again_killed(lab)
+
+
+@task("ex02.5")
+def test_a_full_disk_at_one_rank_is_an_error_on_all(lab):
+    all_or_nothing.disk_full_at_one_rank(lab)
+
+
+@task("ex02.5")
+def test_no_rank_leaves_the_save_before_the_checkpoint_exists(lab):
+    all_or_nothing.nobody_leaves_early(lab)
+
+
+@task("ex02.5")
+def test_what_others_put_into_the_directory_is_left_alone(lab):
+    all_or_nothing.others_files(lab)
+
+
+@task("ex02.5")
+def test_ranks_that_see_different_listings_resume_from_one_checkpoint(lab):
+    all_or_nothing.ranks_see_different_listings(lab)
+
+
+@task("ex02.5")
+def test_a_checkpoint_damaged_for_one_rank_is_passed_over_by_all(lab):
+    all_or_nothing.damaged_for_one_rank(lab)
+
+
+@task("ex02.5")
+def test_a_training_run_killed_in_mid_save_rejoins_the_undisturbed_one(lab):
+    args = ddp.of_save_step(lab)
+    undisturbed = lab.undisturbed(*args, ranks=2)
+    rank_assertions.finished(lab, undisturbed)
+    third = [life.all("saved")[2] for life in undisturbed.last.ranks]
+    rank = lab.draw.choice([r for r, saved in enumerate(third) if saved["events"]] or [0])
+    saved = third[rank]
+    event = lab.draw.randrange(max(1, len(saved["events"])))
+    for schedule in lab.schedules((KillInSave(saved["step"], event, rank),)):
+        rank_assertions.resumes(lab, args, schedule, ranks=2)
+
+
+@task("ex02.5")
+def test_whatever_a_power_loss_leaves_of_the_saves_all_ranks_resume_rightly(lab):
+    all_or_nothing.power_lost(lab)

@@ -1,0 +1,162 @@
+"""Ranks that stop together, or not at all."""
+
+from __future__ import annotations
+
+import signal
+
+from grader.checks.ex03 import edge_cases, stop_assertions
+from grader.checks.ex03.stop_assertions import between_saves, job, launch, stopped_and_resumed
+from grader.checks.run_assertions import finished as one_finished
+from grader.harness import scratch
+from grader.harness.lab import Lab
+from grader.harness.preemption import Preempt, last_word
+from grader.harness.run import PREEMPTED, Group, Life, Run
+from grader.verdicts import Finding, Inconclusive
+
+GRACE = ("--grace", 6)  # s: an agreement every few steps is soon enough
+MOST = 2  # collectives for every question whether to stop
+
+
+def stops(lab: Lab, *preemptions: Preempt, ranks: int = 2, ranks_per_node: int = 1) -> None:
+    """One life after the other gets its signals."""
+    for schedule in lab.schedules(preemptions):
+        stopped_and_resumed(
+            lab, job(lab, *GRACE, "--ranks-per-node", ranks_per_node), schedule, ranks=ranks
+        )
+
+
+def just_finished(lab: Lab) -> None:
+    edge_cases.just_finished(lab, ranks=2)
+
+
+# --- what it costs --------------------------------------------------------------------------------
+
+
+def costs_little(lab: Lab) -> None:
+    """At most MOST collectives of the student's for every step and every part of an evaluation; the
+    time that they take is reported.
+    """
+    args = job(lab, *GRACE)
+    run = launch(lab, *args, faults=(), ranks=2)
+    stop_assertions.finished(lab, run)
+    stop_assertions.same_course(lab, run, stop_assertions.yardstick(lab, args, ranks=2))
+    stop_assertions.one_writes(run)
+    own, share = _agreement(run.last.ranks[0])
+    asked = len(run.last.steps) + len(run.last.all("part"))
+    if own > MOST * asked + 10:
+        rows = [
+            (
+                "found",
+                f"{own} collectives of yours in {len(run.last.steps)} steps and "
+                f"{len(run.last.all('part'))} parts of evaluations",
+            ),
+            ("expected", f"at most {MOST} each"),
+            ("means", "every collective is a moment in which all ranks wait for the slowest"),
+            ("think", "how many questions must the ranks ask each other after a step?"),
+        ]
+        raise Finding("costly agreement", rows)
+    lab.measured(
+        "agreement",
+        f"{own / asked:.2g} collectives a step, {share:.0%} of rank "
+        "0's time (much, as these steps take milliseconds)",
+    )
+
+
+def _agreement(life: Life) -> tuple[int, float]:
+    """Collectives that the submission calls (what a save calls isn't counted), and their share of
+    the time of training.
+    """
+    began, number, spent, saving = {}, 0, 0.0, False
+    for event in life.events:
+        saving = event["event"] == "saving" or (saving and event["event"] != "saved")
+        if (
+            event["event"] == "collective"
+            and not saving
+            and scratch.submitted(event.get("file", ""))
+        ):
+            number += 1
+            began[event["n"]] = event["t"]
+        elif event["event"] == "collective left" and event["n"] in began:
+            spent += event["t"] - began[event["n"]]
+    return number, spent / max(1e-9, life.events[-1]["t"] - life.events[0]["t"])
+
+
+# --- the real launcher ----------------------------------------------------------------------------
+
+
+def under_torchrun(lab: Lab) -> None:
+    """torchrun gets SIGTERM and forwards it, one rank after the other; then all are launched again
+    without it.
+    """
+    step = between_saves(lab)
+    args = job(lab, *GRACE)
+    folder = lab.bench.folder() / "checkpoints"
+    folder.mkdir()
+    script, *flags = args
+    events = folder.parent / "rank"
+    run = lab.launch(
+        "ex03/under_torchrun.py",
+        "--script",
+        script,
+        "--events",
+        events,
+        "--fault",
+        f"term@{step}:agent:rank0",
+        "--",
+        *flags,
+        directory=folder,
+        network=True,
+    )
+    lives = [Life.of_events(events.with_name(f"rank{rank}")) for rank in range(2)]
+    when = [
+        (
+            "fault",
+            f"SIGTERM to torchrun after step {step} had begun; it "
+            "forwards it to its workers, one after the other",
+        )
+    ]
+    if run.last.ended or not all(life.events for life in lives):
+        one_finished(lab, run)
+        raise Inconclusive(
+            "torchrun", [("torchrun", f"didn't start its workers: {run.last.text()[-300:]}")]
+        )
+    left = [life.first("left") for life in lives]
+    if not all(e and e["status"] == PREEMPTED for e in left):
+        rows = [
+            *when,
+            ("ended", "; ".join(f"rank {r} {_left(life)}" for r, life in enumerate(lives))),
+            ("expected", "both leave as preempted"),
+        ]
+        raise Finding(
+            "torchrun",
+            [
+                *rows,
+                (
+                    "think",
+                    "what does each rank do when it hears of the signal "
+                    "from the others before it comes itself?",
+                ),
+            ],
+        )
+    word, newest = last_word(folder), stop_assertions.newest_checkpoint(folder)
+    stop_assertions.status_says(word, "preempted", when)
+    for life in lives:
+        stop_assertions.as_sent(life, run)
+        stop_assertions.reckoned(args, life)
+    again = launch(lab, *args, faults=(), ranks=2, directory=folder, since=step)
+    notes = {"words": [word], "newest": [newest]}
+    joined = Run([Group(lives, None), again.last], (), folder, notes=notes)
+    stop_assertions.rejoined(lab, joined, stop_assertions.yardstick(lab, args, ranks=2), when)
+
+
+def _left(life: Life) -> str:
+    if life.all("killed"):
+        return "was killed by SIGKILL when the grace was over"
+    if left := life.first("left"):
+        return f"left with exit status {left['status']}"
+    if crash := life.first("crash"):
+        return (
+            f"crashed after step {life.reached}: {crash['type']}: "
+            f"{crash['message'].splitlines()[0] if crash['message'] else ''}"
+        )
+    return f"is gone after step {life.reached}: {signal.SIGTERM.name} may have killed it"

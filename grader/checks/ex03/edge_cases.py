@@ -1,0 +1,379 @@
+"""A job that is told to stop, in places where it's easy to go wrong: at the end, after an error,
+after an earlier life.
+"""
+
+from __future__ import annotations
+
+from grader.checks import run_assertions
+from grader.checks.ex03 import stop_assertions
+from grader.checks.ex03.stop_assertions import (
+    EPOCHS,
+    SAVE_EVERY,
+    SAYS,
+    all_steps,
+    between_saves,
+    ended_early,
+    fault_row,
+    finished,
+    job,
+    launch,
+    same_course,
+    status_says,
+    steps_per_epoch,
+    yardstick,
+)
+from grader.checks.run_assertions import crashed, schedule_of
+from grader.harness.faults import Kill, TearWord
+from grader.harness.lab import Lab
+from grader.harness.preemption import TORN, send
+from grader.harness.run import PREEMPTED, Life, Run
+from grader.verdicts import Finding, Inconclusive
+
+
+def trains_like_the_yardstick(lab: Lab) -> None:
+    """Undisturbed, `main` trains every step once, evaluates every epoch whole, saves in time and at
+    the end, and says that it's done.
+    """
+    every = lab.draw.choice([2, 3])
+    args = job(lab, "--save-every", every, "--epochs", EPOCHS + 1)
+    run = launch(lab, *args, faults=())
+    finished(lab, run)
+    whole = yardstick(lab, args)
+    if found := run.trajectory.diverges_from(whole.trajectory):
+        rows = [
+            r for r in run_assertions.divergence_rows(run, found) if r[0] not in ("means", "think")
+        ]
+        rows += [
+            ("compared", "your loop, and the plain one, in which nothing ever stops"),
+            ("think", "what does your loop do in another order, more often, or not at all?"),
+        ]
+        raise Finding(f"loop:{found.cause}", rows)
+    all_parts = whole.last.first("epoch")["parts"]
+    if parts := [e["parts"] for e in run.last.all("epoch") if e["parts"] != all_parts]:
+        rows = [
+            ("evaluated", f"{parts[0]} parts of {all_parts}, undisturbed"),
+            ("think", "what does a best metric mean that was measured on a part of the data?"),
+        ]
+        raise Finding("evaluation cut short", rows)
+    _built_once(run.last)
+    _saved_in_time(run.last, every)
+    stop_assertions.not_said_too_soon(run, 0, run.last)
+    _says(run, "done", [("ended", "training was done, exit status 0")])
+
+
+def _built_once(life: Life) -> None:
+    for event, call in (("built", "make_job"), ("life", "job.resume")):
+        if (times := len(life.all(event))) > 1:
+            rows = [
+                ("found", f"{call}() was called {times} times"),
+                ("expected", "once"),
+                ("think", "how long does that take, and what did it do the first time?"),
+            ]
+            raise Finding("built twice", rows)
+
+
+def _saved_in_time(life: Life, every: int) -> None:
+    """No more steps than that lie between two saves."""
+    saved = [0, *(e["step"] for e in life.all("saved"))]
+    gap, at = max(
+        (after - before, before)
+        for before, after in zip(saved, [*saved[1:], life.reached], strict=False)
+    )
+    if gap > every:
+        after = f"after step {at}" if at else "before the first one"
+        rows = [
+            ("expected", f"a regular save every {every} steps (job.save_every)"),
+            ("found", f"{after}, none in {gap} steps"),
+            ("means", "a node that dies without a signal takes everything since then with it"),
+            ("think", "which saves happen though nobody asked the job to stop?"),
+        ]
+        raise Finding("no regular save", rows)
+
+
+def just_finished(lab: Lab, ranks: int | None = None) -> None:
+    """A signal in the last save of all comes too late to stop anything; run again, the job has
+    nothing to do, also if it is told to stop at once.
+    """
+    args, last = job(lab), all_steps(lab)
+    whole = yardstick(lab, args, ranks)
+    rank = None if ranks is None else lab.draw.randrange(ranks)
+    for schedule in lab.schedules((send("term", last, "event", 1, rank=rank),)):
+        run = launch(lab, *args, faults=schedule, ranks=ranks)
+        life = run.lives[0]
+        lives = life.processes
+        if life.obeyed_fault and len(life.all("epoch")) < len(whole.last.all("epoch")):
+            return  # it saves before the last evaluation, was stopped there, and is right to say so
+        if not all(one.status == 0 and not one.ended for one in lives):
+            if all(one.preempted for one in lives):
+                raise _preempted_for_nothing(run, "with every epoch trained and evaluated")
+            stop_assertions.left_as_preempted(lab, run, 0, life, whole)
+        if not any(one.all("signal") for one in lives):
+            rows = [
+                ("trained", f"to the end, step {last}"),
+                ("found", "no save after it"),
+                ("means", "run again, the job trains what it has trained already"),
+                ("think", "what does the next life find, if this one has just finished?"),
+            ]
+            raise Finding("not saved at the end", rows)
+        for one in lives:
+            stop_assertions.not_said_too_soon(run, 0, one)
+        _says(run, "done", [("ended", "training was done, exit status 0")])
+        _nothing_to_do(lab, run, args, ranks)
+
+
+def _nothing_to_do(lab: Lab, run: Run, args: tuple, ranks: int | None) -> None:
+    """Run again, and told to stop while it is being built, a job that is done is done."""
+    last = all_steps(lab)
+    signal = send("usr1", 0, "start", rank=None if ranks is None else lab.draw.randrange(ranks))
+    again = launch(lab, *args, faults=(signal,), directory=run.directory, ranks=ranks, since=last)
+    life = again.lives[0]
+    lives = life.processes
+    if any(one.steps or one.all("part") for one in lives):
+        rows = [
+            ("relaunched", "a job that is done"),
+            (
+                "found",
+                f"it trained {len(life.steps)} steps and evaluated {len(life.all('part'))} parts",
+            ),
+            ("expected", "it finds that nothing is left to do, and says so"),
+            ("think", "what was saved last, and does it say that the last epoch is over?"),
+        ]
+        raise Finding("done twice", rows)
+    if all(one.preempted for one in lives):
+        raise _preempted_for_nothing(again, "run again when every epoch was trained and evaluated")
+    if not life.finished:
+        stop_assertions.left_as_preempted(lab, again, 0, life, yardstick(lab, args, ranks))
+        raise ended_early(lab, again, life)
+    _says(again, "done", [("ended", "nothing was left to do, exit status 0")])
+
+
+def _preempted_for_nothing(run: Run, when: str) -> Finding:
+    rows = [
+        *fault_row(run),
+        ("ended", f"as preempted (exit status {PREEMPTED}), {when}"),
+        ("expected", "exit status 0: nothing was left to do"),
+        ("means", "the scheduler queues the job again, for nothing"),
+        ("think", "when a signal came, is the job preempted in any case?"),
+    ]
+    return Finding("done, not preempted", rows, schedule_of(run))
+
+
+# --- errors ---------------------------------------------------------------------------------------
+
+ERRORS = ("RuntimeError", "OSError", "ValueError", "MemoryError", "TimeoutError", "AssertionError")
+
+
+def _failing(lab: Lab, where: str, step: int, *more: object) -> tuple:
+    """The arguments of a job that raises an error there, and that error: (type, message). A disk's
+    is the likeliest.
+    """
+    error = (
+        "OSError" if where == "save" else lab.draw.choice(ERRORS),
+        f"node {lab.draw.getrandbits(32):08x}",
+    )
+    return job(lab, "--fails", f"{where}@{step}", "--fails-with", ":".join(error), *more), error
+
+
+def _places(lab: Lab) -> list[tuple[str, int]]:
+    """Where a job can fail: (what it does, after or in which step)."""
+    return [
+        ("build", 0),
+        ("resume", 0),
+        ("step", between_saves(lab)),
+        ("evaluation", steps_per_epoch(lab)),
+        ("save", 2 * SAVE_EVERY),
+    ]
+
+
+def error_is_told(lab: Lab) -> None:
+    """A job that raises ends as failed: neither done, nor preempted; without the error, it goes on
+    where it was.
+    """
+    for where, step in _places(lab):
+        args, error = _failing(lab, where, step)
+        run = launch(lab, *args, faults=())
+        _failed(lab, run, where, step, error)
+        if where != "step":
+            continue
+        since = step // SAVE_EVERY * SAVE_EVERY
+        again = launch(lab, *job(lab), faults=(), directory=run.directory, since=since)
+        finished(lab, again)
+        joined = Run([run.last, again.last], (), run.directory)
+        try:
+            run_assertions.progress_kept(joined)
+            same_course(lab, joined, yardstick(lab, args))
+        except Finding as finding:
+            finding.rows.insert(
+                0, ("error", f"{error[0]} in step {step}; run again, the job has no error")
+            )
+            raise
+
+
+def error_after_a_signal(lab: Lab) -> None:
+    """... even if the job was told to stop just then; the save with which it wants to leave may
+    fail, too.
+    """
+    step = between_saves(lab)
+    places = [(("build", 0), send("usr1", 0, "start")), (("save", step), send("usr1", step))]
+    places += [
+        (place, send("term", place[1], "failing"))
+        for place in _places(lab)
+        if place[0] in ("step", "evaluation")
+    ]
+    for (where, at), signal in places:
+        args, error = _failing(lab, where, at)
+        for schedule in lab.schedules((signal,)):
+            _failed(lab, launch(lab, *args, faults=schedule), where, at, error)
+
+
+def error_of_ranks(lab: Lab) -> None:
+    """On every rank."""
+    step = between_saves(lab)
+    args, error = _failing(lab, "step", step)
+    _failed(lab, launch(lab, *args, faults=(), ranks=2), "step", step, error)
+
+
+def error_of_one_rank(lab: Lab) -> None:
+    """On a rank other than 0, which alone knows of it."""
+    place = lab.draw.choice([("step", between_saves(lab)), ("evaluation", steps_per_epoch(lab))])
+    for where, step in (place, ("save", SAVE_EVERY)):
+        args, error = _failing(lab, where, step, "--fails-on-rank", 1)
+        run = launch(lab, *args, faults=(), ranks=2)
+        _failed(lab, run, where, step, error, rank=1)
+
+
+def _failed(
+    lab: Lab, run: Run, where: str, step: int, error: tuple[str, str], rank: int | None = None
+) -> None:
+    """`rank`: the only one that has raised it."""
+    life = run.lives[0]
+    lives = life.processes
+    if any(one.ended or one.all("killed") for one in lives):
+        raise ended_early(lab, run, life)
+    if not any(one.all("failing") for one in lives):
+        if where == "save" and life.finished:
+            raise Finding(
+                "no regular save",
+                [("expected", f"a save after step {step}"), ("found", "none")],
+                schedule_of(run),
+            )
+        if life.finished or life.obeyed_fault:
+            raise Inconclusive(
+                "fault",
+                [
+                    *fault_row(run),
+                    ("but", f"the job never came to its error: {where}, step {step}"),
+                ],
+                schedule_of(run),
+            )
+        raise ended_early(lab, run, life)
+    place = {
+        "step": f"in step {step}",
+        "evaluation": f"in the evaluation after step {step}",
+        "save": f"in the save of step {step}",
+    }
+    whose = "" if rank is None else f" of rank {rank}"
+    rows = [*fault_row(run), ("error", f"{error[0]}{whose} {place.get(where, f'in the {where}')}")]
+    if statuses := [one.status for one in lives if one.status in SAYS]:
+        raise Finding(
+            "error hidden",
+            [
+                *rows,
+                (
+                    "ended",
+                    f"the job left with exit status {statuses[0]}, which says: {SAYS[statuses[0]]}",
+                ),
+                (
+                    "means",
+                    "nobody looks for the error; or the job is run again for "
+                    "ever, and fails at the same step each time",
+                ),
+                ("think", "which errors does your code catch, and what does it do with them?"),
+            ],
+        )
+    for one in lives if rank is None else [lives[rank]]:
+        _goes_on(one, rows, error)
+    _says(run, "failed", rows)
+
+
+def _goes_on(life: Life, rows: list, error: tuple[str, str]) -> None:
+    """The caller of main has got this very error."""
+    crash = life.first("crash")
+    if crash and crash["type"] == error[0] and error[1] in crash["message"]:
+        return
+    if crash:
+        finding = crashed(crash, rows, life=life)
+        finding.rows.append(("expected", "the job's own error goes on to the caller"))
+        raise finding
+    rows = [
+        *rows,
+        (
+            "ended",
+            "main's caller never got it: the process left with "
+            f"{run_assertions.left_with(life.status)}",
+        ),
+        ("expected", "it goes on to the caller"),
+        ("think", "which errors does your code catch, and what does it do with them?"),
+    ]
+    raise Finding("error hidden", rows)
+
+
+# --- the word -------------------------------------------------------------------------------------
+
+
+def status_is_fresh(lab: Lab) -> None:
+    """Killed without a word, a life leaves no word of the life before."""
+    step = steps_per_epoch(lab)
+    for chosen in lab.schedules((send("usr1", step + 1), Kill(step + 3))):
+        run = launch(lab, *job(lab), faults=chosen)
+        stop_assertions.left_as_preempted(lab, run, 0, run.lives[0], yardstick(lab, job(lab)))
+        if len(run.lives) < 2 or len(chosen) < 2:
+            continue
+        if not run.lives[1].died_of_fault:
+            raise ended_early(lab, run, run.lives[1])
+        stop_assertions.not_stale(run, 1)
+        stop_assertions.not_said_too_soon(run, 1, run.lives[1])
+
+
+def word_is_whole(lab: Lab) -> None:
+    """Killed while it writes how it stands, a life leaves the old word or the new one, and nothing
+    in the next life's way.
+    """
+    for chosen in lab.schedules(
+        (send("term", between_saves(lab)), TearWord(0), TearWord(all_steps(lab)))
+    ):
+        run = launch(lab, *job(lab), faults=chosen)
+        whole = yardstick(lab, job(lab))
+        for number, life in enumerate(run.lives):
+            if life.fault and life.fault.kind == "word":
+                _word_torn(run, number, life)
+            stop_assertions.left_as_preempted(lab, run, number, life, whole)
+        finished(lab, run)
+        stop_assertions.nothing_lost(run)
+        same_course(lab, run, whole)
+        _says(run, "done", fault_row(run))
+
+
+def _word_torn(run: Run, number: int, life: Life) -> None:
+    if run.notes["words"][number] == TORN:
+        rows = [
+            *fault_row(run),
+            ("status.json", "isn't whole: a reader finds neither the old word nor the new one"),
+            (
+                "means",
+                "what decides whether the job is run again trips over "
+                "it, or takes an empty file for a word",
+            ),
+            ("think", "under which name do you write, and when does the file get its own?"),
+        ]
+        raise Finding("torn word", rows, schedule_of(run))
+    if life.finished:
+        raise Inconclusive(
+            "fault",
+            [*fault_row(run), ("but", "it never fired: nothing was proved")],
+            schedule_of(run),
+        )
+
+
+def _says(run: Run, want: str, rows: list) -> None:
+    status_says(run.notes["words"][-1], want, [*fault_row(run), *rows], schedule_of(run))

@@ -1,0 +1,101 @@
+"""A job with DataLoader workers: signals to its process group, and what its workers draw."""
+
+from __future__ import annotations
+
+from grader.checks.ex03.stop_assertions import (
+    all_steps,
+    fault_row,
+    finished,
+    job,
+    launch,
+    steps_per_epoch,
+    stopped_and_resumed,
+    yardstick,
+)
+from grader.checks.run_assertions import schedule_of
+from grader.harness.lab import Lab
+from grader.harness.preemption import Preempt
+from grader.harness.run import Run
+from grader.verdicts import Finding
+
+NUMBER = 2
+
+
+def settled(lab: Lab) -> list[int]:
+    """The steps, but an epoch's last, in which both workers have delivered a batch.
+
+    One that is still starting hasn't come to worker_init_fn, where it may learn to ignore a signal:
+    a signal then kills it in any solution.
+    """
+    per_epoch = steps_per_epoch(lab)
+    return [n for n in range(1, all_steps(lab)) if n % per_epoch >= NUMBER]
+
+
+def stops(lab: Lab, preemption: Preempt) -> None:
+    args = job(lab, "--workers", NUMBER)
+    for schedule in lab.schedules((preemption,)):
+        run = stopped_and_resumed(lab, args, schedule, whole=_whole(lab, args))
+        for struck in (e for life in run.lives for e in life.all("struck")):
+            if struck["gone"]:
+                raise _gone(run, struck["gone"])
+
+
+def _gone(run: Run, number: int) -> Finding:
+    rows = [
+        *fault_row(run),
+        ("workers", f"{number} of {NUMBER} left on the signal"),
+        ("means", "the job that fetches one more batch before it stops finds nobody to load it"),
+        (
+            "think",
+            "what does a worker do with the signal, and does the main process still need it?",
+        ),
+    ]
+    return Finding("workers gone", rows, schedule_of(run))
+
+
+def draw_apart(lab: Lab) -> None:
+    """Every worker of every epoch has random numbers of its own."""
+    run = _undisturbed(lab, job(lab, "--workers", NUMBER))
+    seen: dict[tuple[str, str], tuple[int, int]] = {}
+    for worker in run.last.all("worker"):
+        here = worker["epoch"], worker["worker"]
+        for generator, state in worker["generators"].items():
+            if (before := seen.setdefault((generator, state), here)) != here:
+                rows = [
+                    ("same", f"{generator}, of {_named(before)} and {_named(here)}"),
+                    (
+                        "means",
+                        "both augment their samples by the same random "
+                        "numbers: the model sees the same noise again",
+                    ),
+                    (
+                        "think",
+                        "who seeds a worker, with what, and what of "
+                        "it does your worker_init change?",
+                    ),
+                ]
+                raise Finding("workers alike", rows)
+    if not seen:
+        raise Finding("no worker", [("found", "no DataLoader worker ran worker_init to its end")])
+
+
+def _named(epoch_and_worker: tuple[int, int]) -> str:
+    return "worker {1} of epoch {0}".format(*epoch_and_worker)
+
+
+def _undisturbed(lab: Lab, args: tuple) -> Run:
+    key = ("workers", lab.bench.submission.key, *args)
+    run = lab.bench.once(key, lambda: launch(Lab(lab.bench, "workers"), *args, faults=()))
+    finished(lab, run)
+    return run
+
+
+def _whole(lab: Lab, args: tuple) -> Run:
+    """The yardstick; or your own undisturbed run, if your workers draw other random numbers. They
+    may: seeds that they set are theirs, as long as no two of them draw alike.
+    """
+    whole, own = yardstick(lab, args), _undisturbed(lab, args)
+    parting = own.trajectory.diverges_from(whole.trajectory)
+    if parting and parting.step == 1 and set(parting.different) <= {"augmented inputs", "loss"}:
+        return own
+    return whole

@@ -1,0 +1,356 @@
+"""Exercise 3: a job that is told to stop."""
+
+from __future__ import annotations
+
+import pytest
+
+from grader.checks import task
+from grader.checks.ex03 import (
+    coordinated_stop,
+    deadlines,
+    edge_cases,
+    loader_workers,
+    signal_handler,
+)
+from grader.checks.ex03.stop_assertions import (
+    SAVE_EVERY,
+    all_steps,
+    any_signal,
+    between_saves,
+    job,
+    steps_per_epoch,
+    stopped_and_resumed,
+)
+from grader.harness.preemption import both, send
+
+# ---------------------------------------------------------------- ex03.1  the handler
+
+
+@task("ex03.1")
+def test_a_signal_is_noted_with_its_time(lab):
+    signal_handler.right(
+        lab,
+        "each_noted",
+        "which signals come before a job is killed, and what must be known of them?",
+    )
+
+
+@task("ex03.1")
+def test_the_first_signal_counts(lab):
+    signal_handler.right(lab, "first_counts", "when did the grace begin?")
+
+
+@task("ex03.1")
+def test_the_handler_does_nothing_else(lab):
+    signal_handler.right(lab, "nothing_else", "in the middle of what may a handler run?")
+
+
+@task("ex03.1")
+def test_a_save_in_which_signals_come_is_whole(lab):
+    signal_handler.right(
+        lab,
+        "whole_save",
+        "what does the second signal do to your job, and to the save that it interrupts?",
+    )
+
+
+@task("ex03.1")
+def test_the_handlers_from_before_come_back(lab):
+    signal_handler.right(
+        lab, "back_again", "what does signal.signal return, and what runs when a block raises?"
+    )
+
+
+@task("ex03.1")
+def test_two_of_them_do_not_share_anything(lab):
+    signal_handler.right(
+        lab, "nested", "where does the flag live: with the object, the class, or the module?"
+    )
+
+
+@task("ex03.1")
+def test_it_takes_the_signals_that_it_is_given_and_no_others(lab):
+    signal_handler.right(lab, "only_its_own", "which signals, and from when to when?")
+
+
+@task("ex03.1")
+def test_a_signal_at_any_moment_is_noted_and_hangs_nothing(lab):
+    signal_handler.right(
+        lab,
+        "any_moment",
+        "a handler runs between any two instructions, also its own: "
+        "what may it find half done there, or locked?",
+    )
+
+
+# ---------------------------------------------------------------- ex03.2  the graceful stop
+
+
+@task("ex03.2")
+def test_a_job_that_nobody_stops_trains_as_it_should(lab):
+    edge_cases.trains_like_the_yardstick(lab)
+
+
+@task("ex03.2")
+def test_a_signal_in_the_middle_of_a_step_stops_the_job_after_it(lab):
+    for schedule in lab.schedules((send(any_signal(lab), between_saves(lab)),)):
+        stopped_and_resumed(lab, job(lab), schedule)
+
+
+@task("ex03.2")
+def test_a_job_stopped_twice_in_one_epoch_rejoins(lab):
+    """The second time in a step after which a regular save is due."""
+    due = 2 * SAVE_EVERY if steps_per_epoch(lab) + 1 < 2 * SAVE_EVERY else 3 * SAVE_EVERY
+    for schedule in lab.schedules((send("usr1", steps_per_epoch(lab) + 1), send("term", due))):
+        stopped_and_resumed(lab, job(lab), schedule)
+
+
+@task("ex03.2")
+@pytest.mark.parametrize("which", ["the_first", "the_last"])
+def test_a_signal_in_an_evaluation_stops_the_job_there(lab, which):
+    step, parts = (
+        (steps_per_epoch(lab), (8, 9)) if which == "the_first" else (all_steps(lab), (0, 5))
+    )
+    for schedule in lab.schedules(
+        (send(any_signal(lab), step, "evaluation", lab.draw.randint(*parts)),)
+    ):
+        stopped_and_resumed(lab, job(lab), schedule)
+
+
+@task("ex03.2")
+def test_a_signal_before_the_first_step_stops_the_job_there(lab):
+    """In the first life of all, and in one that goes on with an earlier one's work."""
+    for schedule in lab.schedules(
+        (send("term", 0, "start"), send("usr1", between_saves(lab)), send("usr1", 0, "resume"))
+    ):
+        stopped_and_resumed(lab, job(lab), schedule)
+
+
+@task("ex03.2")
+@pytest.mark.parametrize("which", ["of_an_epoch", "of_the_run"])
+def test_a_signal_in_the_last_step_stops_the_job_after_it(lab, which):
+    step = steps_per_epoch(lab) if which == "of_an_epoch" else all_steps(lab)
+    for schedule in lab.schedules((send(any_signal(lab), step),)):
+        stopped_and_resumed(lab, job(lab), schedule)
+
+
+@task("ex03.2")
+def test_signals_in_a_save_do_it_no_harm(lab):
+    first, second = sorted(lab.draw.sample(range(4), 2))
+    for schedule in lab.schedules(
+        (both(send("usr1", 8, "event", first), send("term", 8, "event", second)),)
+    ):
+        stopped_and_resumed(lab, job(lab), schedule)
+
+
+@task("ex03.2")
+def test_more_signals_while_it_leaves_change_nothing(lab):
+    """In its last save, and before each thing that it does afterwards."""
+    step = between_saves(lab)
+    leaving = (send(("term", "usr1")[n % 2], step, "leaving", n) for n in range(3))
+    signals = both(send("usr1", step), send("term", step, "event", lab.draw.randrange(4)), *leaving)
+    for schedule in lab.schedules((signals,)):
+        stopped_and_resumed(lab, job(lab), schedule)
+
+
+@task("ex03.2")
+def test_a_job_that_has_just_finished_is_done(lab):
+    edge_cases.just_finished(lab)
+
+
+@task("ex03.2")
+def test_an_error_is_neither_done_nor_preempted(lab):
+    edge_cases.error_is_told(lab)
+
+
+@task("ex03.2")
+def test_an_error_after_a_signal_is_an_error(lab):
+    edge_cases.error_after_a_signal(lab)
+
+
+@task("ex03.2")
+def test_the_status_of_the_life_before_is_not_this_ones(lab):
+    edge_cases.status_is_fresh(lab)
+
+
+@task("ex03.2")
+def test_the_status_is_whole_at_every_moment(lab):
+    edge_cases.word_is_whole(lab)
+
+
+# ---------------------------------------------------------------- ex03.3  workers
+
+
+@task("ex03.3")
+def test_workers_draw_as_the_loader_seeds_them(lab):
+    loader_workers.draw_apart(lab)
+
+
+@task("ex03.3")
+@pytest.mark.parametrize("signal", ["term", "usr1"])
+def test_a_signal_to_the_process_group_stops_the_job_after_its_step(lab, signal):
+    steps = [n for n in loader_workers.settled(lab) if n % SAVE_EVERY]
+    loader_workers.stops(lab, send(signal, lab.draw.choice(steps), to="group"))
+
+
+@task("ex03.3")
+def test_signals_to_the_process_group_harm_no_save(lab):
+    first, second = lab.draw.sample(["term", "usr1"], 2)
+    event = lab.draw.randint(0, 2)
+    step = lab.draw.choice([n for n in loader_workers.settled(lab) if n % SAVE_EVERY == 0])
+    loader_workers.stops(
+        lab,
+        both(
+            send(first, step, "event", event, to="group"),
+            send(second, step, "event", event + 1, to="group"),
+            send(first, step, "event", event + 1, to="group"),
+        ),
+    )
+
+
+# ---------------------------------------------------------------- ex03.4  all ranks together
+
+
+@task("ex03.4")
+def test_a_signal_to_one_rank_or_to_all_stops_all_after_the_same_step(lab):
+    one, last = lab.shared.randrange(2), all_steps(lab) - 1
+    coordinated_stop.stops(
+        lab, send(any_signal(lab), steps_per_epoch(lab) + 1, rank=one), send(any_signal(lab), last)
+    )
+
+
+@task("ex03.4")
+def test_signals_to_all_ranks_at_different_moments_stop_all_after_the_same_step(lab):
+    step, first = between_saves(lab), lab.draw.randrange(2)
+    coordinated_stop.stops(
+        lab,
+        both(
+            send("term", step, rank=first),
+            send("term", step + 1, rank=1 - first),
+            send("term", step, "event", 1, rank=1 - first),
+        ),
+    )
+
+
+@task("ex03.4")
+def test_a_signal_to_one_rank_in_an_evaluation_stops_all_there(lab):
+    other = 1 - lab.shared.randrange(2)  # than the one that gets a signal in a step
+    coordinated_stop.stops(
+        lab,
+        send(
+            any_signal(lab), steps_per_epoch(lab), "evaluation", lab.draw.randint(1, 5), rank=other
+        ),
+    )
+
+
+@task("ex03.4")
+def test_a_signal_to_one_rank_before_the_first_step_stops_all(lab):
+    coordinated_stop.stops(lab, send("term", 0, "start", rank=1))
+
+
+@task("ex03.4")
+def test_four_ranks_on_two_nodes_stop_together(lab):
+    coordinated_stop.stops(
+        lab,
+        send("usr1", between_saves(lab), rank=lab.draw.randrange(2, 4)),
+        ranks=4,
+        ranks_per_node=2,
+    )
+
+
+@task("ex03.4")
+def test_ranks_that_have_just_finished_are_done(lab):
+    coordinated_stop.just_finished(lab)
+
+
+@task("ex03.4")
+def test_an_error_of_all_ranks_is_told(lab):
+    edge_cases.error_of_ranks(lab)
+
+
+@task("ex03.4")
+def test_an_error_of_one_rank_is_told(lab):
+    edge_cases.error_of_one_rank(lab)
+
+
+@task("ex03.4")
+def test_agreeing_costs_little(lab):
+    coordinated_stop.costs_little(lab)
+
+
+@task("ex03.4")
+def test_under_torchrun_the_job_stops_as_well(lab):
+    coordinated_stop.under_torchrun(lab)
+
+
+# ---------------------------------------------------------------- ex03.5  the grace period
+
+
+@task("ex03.5")
+def test_a_job_stops_by_itself_before_its_time_limit(lab):
+    deadlines.before_the_time_limit(lab)
+
+
+@task("ex03.5")
+def test_a_job_stops_by_itself_in_an_evaluation(lab):
+    deadlines.in_an_evaluation(lab)
+
+
+@task("ex03.5")
+def test_a_grace_that_is_known_does_not_hide_the_time_limit(lab):
+    deadlines.with_a_grace_known(lab)
+
+
+@task("ex03.5")
+def test_a_signal_with_a_long_grace_does_not_hide_the_time_limit(lab):
+    deadlines.end_before_the_grace(lab)
+
+
+@task("ex03.5")
+def test_a_time_limit_does_not_hide_the_grace(lab):
+    deadlines.grace_before_the_end(lab)
+
+
+@task("ex03.5")
+def test_saves_that_become_slower_still_fit(lab):
+    deadlines.slower_saves(lab)
+
+
+@task("ex03.5")
+def test_durations_that_fall_and_rise_still_fit(lab):
+    deadlines.uneven(lab)
+
+
+@task("ex03.5")
+def test_a_grace_that_is_long_enough_is_used(lab):
+    deadlines.long_enough(lab)
+
+
+@task("ex03.5")
+def test_a_save_of_which_nobody_knows_how_long_it_takes_is_begun(lab):
+    deadlines.unknown_save(lab)
+
+
+@task("ex03.5")
+def test_a_grace_that_is_too_short_for_a_save_leaves_the_last_one(lab):
+    deadlines.too_short(lab)
+
+
+@task("ex03.5")
+def test_the_grace_counts_from_the_signal(lab):
+    deadlines.counts_from_the_signal(lab)
+
+
+@task("ex03.5")
+def test_a_rank_that_has_no_time_for_a_save_decides_for_all(lab):
+    deadlines.too_short(lab, ranks=2)
+
+
+@task("ex03.5")
+def test_the_rank_with_the_least_time_decides_in_an_evaluation(lab):
+    deadlines.in_an_evaluation(lab, ranks=2)
+
+
+@task("ex03.5")
+def test_the_rank_with_the_least_time_decides(lab):
+    deadlines.before_the_time_limit(lab, ranks=2)

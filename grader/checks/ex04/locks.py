@@ -1,0 +1,257 @@
+"""Task 4.4: one process at a time. Courses of processes are drawn here, and judged here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from random import Random
+
+from grader.checks.ex04.newest_intact import told
+from grader.checks.questions import ask
+from grader.checks.run_assertions import starved
+from grader.harness.lab import Lab
+from grader.verdicts import Finding, Inconclusive
+
+Does = list[
+    tuple
+]  # (process, word, ...): enter a directory, leave it, raise an error with a text, die
+ERRORS = (
+    "KeyError",
+    "OSError",
+    "BlockingIOError",
+    "RuntimeError",
+    "SystemExit",
+    "KeyboardInterrupt",
+)
+DIRECTORIES = ("run 1", "run 2")
+
+
+@dataclass
+class Room:
+    """Who is in which directory's block."""
+
+    inside: dict[str, str] = field(default_factory=dict)  # process -> directory
+
+    def comes_to(self, who: str, word: str, *more: str) -> str:
+        if word == "enter":
+            if more[0] in self.inside.values():
+                return "Busy"
+            self.inside[who] = more[0]
+            return "inside"
+        self.inside.pop(who, None)
+        return {"leave": "left", "die": "killed"}.get(word) or f"{more[0]}: {more[1]}"
+
+
+def _course(draw: Random, words: tuple[str, ...], length: int = 14) -> Does:
+    """A course that two directories and three processes can take, in which somebody is refused."""
+    while True:
+        room, does, refused = Room(), [], 0
+        for _ in range(length):
+            who = draw.choice("ABC")
+            if who in room.inside:
+                word = draw.choice(words)
+                more = (draw.choice(ERRORS), f"no {draw.randint(2, 99)}") if word == "raise" else ()
+                one = (who, word, *more)
+            else:
+                one = (who, "enter", draw.choice(DIRECTORIES))
+            refused += room.comes_to(*one) == "Busy"
+            does.append(one)
+        if refused >= 3:
+            return does
+
+
+def second_is_refused(lab: Lab, think: str) -> None:
+    _take(lab, [(_course(lab.draw, ("leave",)), {}) for _ in range(3)], think)
+
+
+def errors_leave_the_block(lab: Lab, think: str) -> None:
+    """By each kind of error; then the same process enters again, and others."""
+    draw = lab.draw
+    courses: list[tuple[Does, dict]] = []
+    for error in ERRORS:
+        d, text = draw.choice(DIRECTORIES), f"no {draw.randint(2, 99)}"
+        again = [
+            ("A", "enter", d),
+            ("A", "raise", error, text),
+            ("A", "enter", d),
+            ("B", "enter", d),
+            ("A", "leave"),
+            ("B", "enter", d),
+        ]
+        courses.append((again, {}))
+    refused = [
+        ("A", "enter", "run 1"),
+        ("B", "enter", "run 1"),
+        ("B", "enter", "run 1"),
+        ("A", "leave"),
+        ("B", "enter", "run 1"),
+    ]
+    _take(lab, [*courses, (refused, {}), (_course(draw, ("leave", "raise")), {})], think)
+
+
+def killed_holders_block_nobody(lab: Lab, think: str) -> None:
+    draw = lab.draw
+    _take(lab, [(_course(draw, ("leave", "die")), {}) for _ in range(3)], think)
+
+
+def other_nodes_are_seen(lab: Lab, think: str) -> None:
+    """Processes of several machines: the same number may be another process there, or none."""
+    draw = lab.draw
+    alive, gone = 1, 4_000_000 + draw.randrange(100_000)
+    nodes = {
+        "A": {"node": "n1", "pid": gone},
+        "B": {"node": "n2", "pid": gone + 1},
+        "C": {"node": "n3", "pid": alive},
+    }
+    same = {"A": {"node": "n1", "pid": 77}, "B": {"node": "n2", "pid": 77}}
+    recycled = [
+        ("C", "enter", "run 1"),
+        ("C", "die"),
+        ("B", "enter", "run 1"),
+        ("A", "enter", "run 1"),
+    ]
+    held = [
+        ("A", "enter", "run 1"),
+        ("B", "enter", "run 1"),
+        ("A", "die"),
+        ("B", "enter", "run 1"),
+        ("C", "enter", "run 1"),
+    ]
+    twins = [
+        ("A", "enter", "run 1"),
+        ("B", "enter", "run 1"),
+        ("A", "leave"),
+        ("B", "enter", "run 1"),
+        ("A", "enter", "run 1"),
+    ]
+    courses = [
+        (recycled, nodes),
+        (held, nodes),
+        (twins, same),
+        (_course(draw, ("leave", "die"), 10), nodes),
+    ]
+    draw.shuffle(courses)
+    _take(lab, courses, think)
+
+
+def _take(lab: Lab, courses: list[tuple[Does, dict]], think: str) -> None:
+    asked = [
+        {"ask": "lock", "directories": DIRECTORIES, "does": does, "nodes": nodes}
+        for does, nodes in courses
+    ]
+    for (does, nodes), answer in zip(
+        courses, ask(lab, "ex04/function_cases.py", asked), strict=False
+    ):
+        said, room = answer.given(think)["said"], Room()
+        for n, one in enumerate(does):
+            want, got = room.comes_to(*one), said[n]
+            rows = [
+                *([("before", _story(does[:n], nodes))] if n else []),
+                ("then", _story([one], nodes)),
+            ]
+            _in_time(got, rows)
+            if one[1] == "enter" and (got.get("waiting") or got.get("slept", 0) > 0.5):
+                found = (
+                    f"only_one {_found(one, got)}"
+                    if got.get("waiting")
+                    else f"only_one slept for {got['slept']:g} s"
+                )
+                raise Finding(
+                    "case:lock",
+                    [
+                        *rows,
+                        ("found", found),
+                        ("expected", f"at once: {_wish(want)}"),
+                        ("think", think),
+                    ],
+                )
+            if _came_to(one, got) != want:
+                rows += [
+                    ("found", f"only_one {_found(one, got)}"),
+                    ("expected", _wish(want)),
+                    ("think", think),
+                ]
+                raise Finding("case:lock", rows)
+            if got.get("inside") == 0:
+                rows += [
+                    ("found", "nothing of it lies in the directory"),
+                    ("expected", "all nodes see the directory; what else tells them?"),
+                ]
+                raise Finding("case:lock", rows)
+
+
+def _in_time(got: dict, rows: list[tuple[str, str]]) -> None:
+    if got.get("waiting") and starved(got["waiting"], got.get("starved", 0.0)):
+        machine = f"busy: for {got['starved']:.0f} of {got['waiting']:g} s, no processor was free"
+        raise Inconclusive("starved", [*rows, ("machine", machine)])
+
+
+def _came_to(one: tuple, got: dict) -> str:
+    if "inside" in got:
+        return "inside"
+    if "raised" in got:
+        kind, message = got["raised"]["type"], got["raised"]["message"]
+        return "Busy" if kind == "Busy" else f"{kind}: {message}".replace("'", "")
+    if one[1] == "die":
+        return "killed"
+    return "left" if "returned" in got else "an end"
+
+
+def _found(one: tuple, got: dict) -> str:
+    if "inside" in got:
+        return "let it in"
+    if "waiting" in got:
+        return f"still waited after {got['waiting']:g} s"
+    return "ended quietly" if "returned" in got else told(got)
+
+
+def _wish(want: str) -> str:
+    return {
+        "inside": "it may enter",
+        "Busy": "Busy is raised",
+        "left": "it has left",
+        "killed": "it is dead",
+    }.get(want, f"{want} goes on")
+
+
+def _story(does: Does, nodes: dict) -> str:
+    said = []
+    for who, word, *more in does:
+        on = f" (pid {nodes[who]['pid']} on {nodes[who]['node']})" if who in nodes else ""
+        what = {
+            "enter": "enters",
+            "leave": "leaves",
+            "die": "is killed in its block",
+            "raise": "raises",
+        }[word]
+        said.append(f"{who}{on} {what} {': '.join(map(str, more))}".strip())
+    return "; ".join(said)
+
+
+def only_one_wins(lab: Lab, think: str) -> None:
+    """Two want in at the same time, wherever the first one stands when the second comes."""
+    starts = [False, True]
+    lab.draw.shuffle(starts)
+    asked = [{"ask": "race", "after_a_kill": after} for after in starts]
+    for after, answer in zip(starts, ask(lab, "ex04/function_cases.py", asked), strict=False):
+        when = ("when", "an earlier holder was killed" if after else "nobody was ever there")
+        for one in answer.given(think, when)["rounds"]:
+            for got in (one["first"], one["second"]):
+                _in_time(got, [when])
+            came = [_came_to(("", "enter"), one[who]) for who in ("first", "second")]
+            if sorted(came) == ["Busy", "inside"]:
+                continue
+            found = [
+                f"the {who} one: only_one {_found(('', 'enter'), one[who])}"
+                for who in ("first", "second")
+            ]
+            rows = [
+                when,
+                (
+                    "then",
+                    f"two processes enter, the second while the first is about to {one['before']}",
+                ),
+                ("found", "both are in" if came == ["inside", "inside"] else "; ".join(found)),
+                ("expected", "one is in, and Busy is raised in the other"),
+                ("think", think),
+            ]
+            raise Finding("case:race", rows)

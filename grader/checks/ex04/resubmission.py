@@ -1,0 +1,600 @@
+"""Jobs on a cluster that are run again until they are done: the runs, and what is asked of them."""
+
+from __future__ import annotations
+
+from functools import wraps
+from random import Random
+
+from grader.checks.ex04 import cluster_runs
+from grader.checks.ex04.cluster_runs import HELD, STEPS, ClusterRun, Refused
+from grader.checks.ex04.witness import TEARS
+from grader.harness.lab import Lab
+from grader.slurm import Cluster
+from grader.verdicts import FAIL, Finding, Inconclusive
+from grader.workload.ex04 import train
+
+SAVE_EVERY = 5
+REQUEUE, CHAIN = "auto_resume.sbatch", "chain.sbatch"
+STORY = {
+    "preempt": "preempted at step {step}: SIGTERM to what srun has started, "
+    "SIGKILL after {grace:g} s",
+    "limit": "its time limit came near at step {step}: warned as the script asks for, "
+    "SIGTERM at the limit, SIGKILL {kill_wait:g} s later",
+    "kill": "the training was killed by SIGKILL at step {step}",
+    "torn": "the training was killed by SIGKILL at step {step}, "
+    "and its newest checkpoint was damaged",
+    "lost": "the whole job was killed by SIGKILL at step {step}, its script as well",
+    "exit": "the training left with exit status {status} at step {step}",
+}
+AFTER_ALL = 1.5  # s by which the cluster's whole seconds may differ from the clock here
+
+
+# --- the runs -------------------------------------------------------------------------------------
+
+
+def preempted_and_out_of_time(lab: Lab) -> ClusterRun:
+    """A preemption and a time limit, with saves that take longer than from SIGTERM to SIGKILL."""
+    draw = lab.shared
+    kinds = draw.sample(["preempt", "limit"], 2)
+    steps = draw.choice([6, 7, 8]), draw.choice([17, 18, 19])
+    return _ran(
+        lab,
+        REQUEUE,
+        plan=tuple(
+            {"step": n, "do": do, "save": "long"} for n, do in zip(steps, kinds, strict=False)
+        ),
+    )
+
+
+def killed_then_requeued_when_done(lab: Lab) -> ClusterRun:
+    def again(cluster: Cluster, job: str) -> None:
+        cluster.run(["scontrol", "requeue", job])
+
+    plan = ({"step": lab.shared.choice([8, 13]), "do": "kill"},)
+    return _ran(lab, REQUEUE, plan=plan, uses="lives", then=again)
+
+
+TRIES = 2
+
+
+def crash_loop(lab: Lab) -> ClusterRun:
+    """It crashes at step 12 each time, in other ways. The first life saves on its way there; the
+    others begin at step 10."""
+    statuses = [1, *lab.shared.sample([2, 134, 139], 2)]
+    lab.shared.shuffle(statuses)
+    plan = tuple({"step": 12, "do": "exit", "status": status} for status in statuses)
+    plan += ({"step": 12, "do": "exit", "status": 1, "every": True},)
+    return _ran(lab, REQUEUE, "--tries", TRIES, plan=plan, uses="lives")
+
+
+def chained(lab: Lab) -> ClusterRun:
+    draw = lab.shared
+    faults = [{"do": "limit", "save": "short"}, {"do": "kill"}, {"do": "lost"}]
+    draw.shuffle(faults)
+    steps = draw.choice([6, 7, 8]), draw.choice([17, 18, 19]), draw.choice([27, 28, 29])
+    return _ran(
+        lab,
+        CHAIN,
+        plan=tuple(fault | {"step": n} for n, fault in zip(steps, faults, strict=False)),
+        uses="lock",
+    )
+
+
+def hopeless_chain(lab: Lab) -> ClusterRun:
+    plan = (
+        {"step": lab.shared.randint(2, 9), "do": "exit", "status": train.GAVE_UP, "every": True},
+    )
+    return _ran(lab, CHAIN, plan=plan, uses="lock", most=1)
+
+
+def chaos(lab: Lab) -> ClusterRun:
+    return _ran(lab, REQUEUE, plan=chaos_plan(lab.draw), uses="checkpoint,lives")
+
+
+def chaos_plan(draw: Random) -> tuple[dict, ...]:
+    """Every fault once. The newest checkpoint isn't torn while there is no other."""
+    faults = ["preempt", "limit", "kill"]
+    draw.shuffle(faults)
+    faults.insert(draw.randint(1, 3), "torn")
+    steps = [8 + 8 * n + draw.choice([-1, 0, 1, 3]) for n in range(4)]
+    how = draw.choice(TEARS)
+    return tuple(
+        {"step": step, "do": do}
+        | ({"how": how} if do == "torn" else {} if do == "kill" else {"save": "short"})
+        for step, do in zip(steps, faults, strict=False)
+    )
+
+
+def many_lives(lab: Lab, script: str) -> ClusterRun:
+    """A job that is killed a dozen times, or a chain nine times, and gets further each time."""
+    number, uses = (
+        (lab.shared.randint(11, 13), "checkpoint,lives") if script == REQUEUE else (9, "")
+    )
+    plan = tuple({"step": n, "do": "kill"} for n in range(3, 3 * number + 1, 3))
+    return _ran(
+        lab, script, "--save-every", 2, plan=plan, uses=uses, most=len(plan) + 2, quick=True
+    )
+
+
+def _ran(lab: Lab, script: str, *flags, **options) -> ClusterRun:
+    try:
+        run = cluster_runs.ran(lab, script, *flags, **options)
+    except Refused as e:
+        rows = [("sbatch", f"refuses {script}"), ("error", str(e)[:300])]
+        raise Finding(
+            "sbatch", [*rows, ("think", "what does the line that it names mean to sbatch?")]
+        ) from e
+    _witnessed(run)
+    return run
+
+
+# --- what is to be believed of them ---------------------------------------------------------------
+
+
+def _witnessed(run: ClusterRun) -> None:
+    """What the witness wrote down is a training's, in jobs that the cluster's own record has."""
+    if run.trouble:
+        raise Inconclusive("cluster", [*story(run), ("cluster", run.trouble)])
+    if strange := next((e["what"] for e in run.all("strange")), None):
+        if strange == "outside":
+            rows = [
+                *story(run),
+                ("found", "the training ran outside of any job of the cluster that was running"),
+                ("means", "the cluster can't end it, and it goes on beside the next one"),
+                (
+                    "think",
+                    "what starts the training, and whose child is it when the script has ended?",
+                ),
+            ]
+            raise Finding("outside", rows)
+        raise Finding(
+            "strange",
+            [*story(run), ("found", f"something else than $TRAIN spoke in its name: {strange}")],
+        )
+    if run.where.chosen == "site":
+        return
+    cancelled = [i for i, state in run.others.items() if state == "CANCELLED"]
+    if cancelled:
+        rows = [*story(run), ("but", "the job that preempts it was cancelled: nothing was proved")]
+        raise Inconclusive("fault", rows)
+    for life in run.lives:
+        began, job = life[0]["t"], life[0]["job"]
+        ran = [
+            r
+            for r in run.record
+            if r["job"] == job and r["start"] - AFTER_ALL <= began <= r["end"] + AFTER_ALL
+        ]
+        if not ran and not run.late and not run.stuck:
+            rows = [
+                *story(run),
+                ("but", f"the cluster has no record that job {job} ran then: nothing was proved"),
+            ]
+            raise Inconclusive("record", rows)
+    # a script that lifts its own limits finishes in one run of the job, through what was to end it
+    ends = sum(fault["do"] in ("preempt", "limit", "lost") for fault in run.all("fault"))
+    if run.finished and len(run.record) <= ends:
+        but = (
+            f"the cluster has a record of {len(run.record)} runs of the job, which it was to "
+            f"end {ends} times"
+        )
+        raise Inconclusive("record", [*story(run), ("but", f"{but}: nothing was proved")])
+
+
+def story(run: ClusterRun, until: int | None = None) -> list[tuple[str, str]]:
+    faults, times = run.all("fault")[:until], vars(run.where.pace)
+    texts = [STORY[f["do"]].format(**times, **f) for f in faults]
+    return [("fault" if n == 0 else "", text) for n, text in enumerate(texts)]
+
+
+# --- what is asked of them ------------------------------------------------------------------------
+
+
+TIMED = (
+    "lost:",
+    "save disturbed",
+    "late",
+    "not run again:",
+)  # causes of findings that a slow machine may bring about
+
+
+def in_time(check):
+    """On a machine that was too slow, what came too late proves nothing."""
+
+    @wraps(check)
+    def checked(run: ClusterRun, *args):
+        try:
+            check(run, *args)
+        except Finding as finding:
+            timed = finding.cause.startswith(TIMED) or (run.late and not run.endless)
+            if not (run.starved and timed and finding.verdict == FAIL):
+                raise
+            machine = f"busy: squeue took {run.slowest:.1f} s; nothing was proved"
+            raise Inconclusive("starved", [*finding.rows, ("machine", machine)]) from None
+
+    return checked
+
+
+@in_time
+def finished(run: ClusterRun) -> None:
+    """It came to its end by itself, and nothing of it is left in the queue."""
+    if run.stuck in HELD:
+        rows = [
+            *story(run),
+            *_standing(run),
+            ("queue", f"the job waits until somebody releases it: {run.stuck}"),
+        ]
+        raise Finding(
+            "held", [*rows, ("think", "which command starts a job again without anybody's help?")]
+        )
+    if run.stuck:
+        rows = [
+            *story(run),
+            ("queue", f"a job of the chain waits for ever: {run.stuck}"),
+            (
+                "means",
+                "its dependency asks for an end that the job before didn't have: the chain stops",
+            ),
+            ("think", "which dependency is fulfilled however a job ended?"),
+        ]
+        raise Finding("dependency", rows)
+    if run.finished and not run.late:
+        if (fired := len(run.all("fault"))) < run.planned:
+            raise Inconclusive(
+                "fault",
+                [
+                    *story(run),
+                    ("but", f"of {run.planned} faults, {fired} fired: nothing was proved"),
+                ],
+            )
+        return
+    rows = [*story(run), *_standing(run), ("log", _last_words(run))]
+    if run.endless:
+        lives = (
+            f"more than {run.most} lives, and it's in the queue again"
+            if run.lives
+            else "the training never begins"
+        )
+        rows[-1:-1] = [("found", f"the job is run again without end: {lives}")]
+        raise Finding(
+            "endless",
+            [
+                *rows,
+                (
+                    "think",
+                    "after which of the training's exit statuses is the job to be run again?",
+                ),
+            ],
+        )
+    if run.late:
+        rows[-1:-1] = [("found", f"still in the queue after {run.where.pace.seconds:g} s")]
+        raise Finding("late", [*rows, ("think", "what does your script wait for?")])
+    rows[-1:-1] = [
+        (
+            "found",
+            "nothing of the job is in the queue any more, and it isn't done: "
+            f"step {_reached(run)} of {STEPS}",
+        )
+    ]
+    means = ("means", "the job is never run again, and you find out days later")
+    last = run.lives[-1] if run.lives else []
+    hurried = any(e["event"] == "fault" and e["do"] in ("preempt", "limit") for e in last)
+    think = (
+        "think",
+        "who puts the job back into the queue, and does your script come to that line?",
+    )
+    raise Finding("not run again:in haste" if hurried else "not run again", [*rows, means, think])
+
+
+def _standing(run: ClusterRun) -> list[tuple[str, str]]:
+    """How the last life ended, as far as the training could tell."""
+    if not run.lives:
+        return [("ended", f"the training never began ({_states(run)})")]
+    last = run.lives[-1]
+    if left := next((e for e in last if e["event"] == "left"), None):
+        return [("ended", f"the training left with exit status {left['status']}; {_states(run)}")]
+    if error := next((e for e in last if e["event"] == "error"), None):
+        return [
+            (
+                "ended",
+                f"the training raised {error['type']}: {error['message'][:200]}; {_states(run)}",
+            )
+        ]
+    return [("ended", f"the training was killed; {_states(run)}")]
+
+
+def _states(run: ClusterRun) -> str:
+    said = [
+        f"{s['JobState']}, exit code {s['ExitCode'].split(':')[0]}"
+        for s in run.jobs.values()
+        if "JobState" in s
+    ]
+    shown = ["..."] * (len(said) > 5) + said[-5:]
+    return f"the cluster says of the job: {'; '.join(shown) or 'nothing'}"
+
+
+def _reached(run: ClusterRun) -> int:
+    return max([0, *(e["step"] for e in run.all("step"))])
+
+
+def _last_words(run: ClusterRun) -> str:
+    lines = [
+        line.strip()
+        for line in run.log.splitlines()
+        if line.strip() and "DUE TO JOB REQUEUE" not in line
+    ]
+    return lines[-1][:200] if lines else "empty"
+
+
+@in_time
+def kept(run: ClusterRun, do: str, think: str) -> None:
+    """The fault `do` cost no finished step: the training heard of it in time, saved, and left."""
+    number, fault = next(
+        ((n, f) for n, f in enumerate(run.all("fault")) if f["do"] == do), (None, None)
+    )
+    if fault is None:  # an earlier one has ended it
+        finished(run)
+        raise Finding("fault", [("but", f"'{do}' never came")])
+    life = next(life for life in run.lives if fault in life)
+    since = life[life.index(fault) :]
+    saved = any(e["event"] == "saved" and e["step"] == fault["step"] for e in since)
+    if saved and any(e["event"] == "left" and e["status"] == train.PREEMPTED for e in since):
+        return
+    heard = ", ".join(
+        f"{e['signal']} after {e['t'] - fault['t']:.0f} s" for e in since if e["event"] == "signal"
+    )
+    saving = any(e["event"] == "saving" for e in since)
+    rows = [
+        *story(run, number + 1),
+        ("heard", f"the training got {heard or 'no signal at all'}"),
+        (
+            "ended",
+            "it was killed while it saved" if saving else "it was killed before it could save",
+        ),
+        (
+            "means",
+            "the work since the last regular save is lost: "
+            f"steps {fault['saved'] + 1} to {fault['step']}",
+        ),
+        ("think", think),
+    ]
+    raise Finding(f"lost:{do}", rows)
+
+
+@in_time
+def undisturbed_saves(run: ClusterRun) -> None:
+    """While it saved, nobody sent it SIGTERM: a requeue that comes too early does."""
+    for life in run.lives:
+        saving = None
+        for e in life:
+            if e["event"] == "saving":
+                saving = e
+            elif e["event"] == "saved":
+                saving = None
+            elif e["event"] == "signal" and e["signal"] == "SIGTERM" and saving:
+                rows = [
+                    *story(run),
+                    (
+                        "found",
+                        "SIGTERM came while the training was saving: "
+                        "of a requeue, or of the time limit itself",
+                    ),
+                    ("means", "SIGKILL follows, whether or not the save is through"),
+                    (
+                        "think",
+                        "what must have happened before the job may be requeued? "
+                        "And how early was the training told to save?",
+                    ),
+                ]
+                raise Finding("save disturbed", rows)
+
+
+def log_goes_on(run: ClusterRun) -> None:
+    """Each life printed a mark of its own, which stands in the log, in their order."""
+    marks = [e["mark"] for e in run.all("mark")]
+    if len(marks) < 2:
+        finished(run)
+    if not run.log:
+        rows = [
+            ("log", "there is no train.log where the job was submitted from"),
+            ("expected", "the script's --output says train.log, for all lives"),
+            ("think", "where do its outputs go now, and who will look there?"),
+        ]
+        raise Finding("no log", rows)
+    there = [mark for mark in marks if mark in run.log]
+    if len(there) < len(marks):
+        rows = [
+            ("log", f"train.log tells of {len(there)} of {len(marks)} lives"),
+            (
+                "means",
+                "each new life truncates it: what the one before said, its error perhaps, is gone",
+            ),
+            ("think", "in which mode does Slurm open the log of a job that is requeued?"),
+        ]
+        raise Finding("log truncated", rows)
+
+
+def same_course(run: ClusterRun) -> None:
+    want, got = run.undisturbed, run.course
+    if wrong := [n for n in want if got.get(n) != want[n]]:
+        rows = [
+            *story(run),
+            ("diverged", f"at step {wrong[0]}"),
+            ("resumed", ", ".join(str(e["step"]) for e in run.all("resumed"))),
+            ("think", "which checkpoint did each life resume from?"),
+        ]
+        raise Finding("course", rows)
+
+
+def ended_well(run: ClusterRun) -> None:
+    """The cluster says COMPLETED of the last job."""
+    last = list(run.jobs.values())[-1]
+    if run.finished and last.get("JobState") not in ("COMPLETED", None):
+        rows = [
+            ("done", "the training left with exit status 0"),
+            ("found", _states(run)),
+            ("expected", "COMPLETED: that is how the cluster says that a job is done"),
+            ("think", "which exit status does your script leave with when the training is done?"),
+        ]
+        raise Finding("final state", rows)
+
+
+@in_time
+def does_nothing_when_done(run: ClusterRun) -> None:
+    """The life that began after the job was done trained nothing, and the job wasn't run again."""
+    finished(run)
+    done = next(
+        n
+        for n, life in enumerate(run.lives)
+        if any(e["event"] == "left" and e["status"] == 0 for e in life)
+    )
+    after, requeued = run.lives[done + 1 :], ("requeued", "when it was done")
+    if any(e["event"] in ("step", "saved") for life in after for e in life):
+        think = "how does a life get to know that an earlier one has finished?"
+        raise Finding("done twice", [requeued, ("found", "it trained again"), ("think", think)])
+    if len(after) > 1 or any(e["event"] == "error" for life in after for e in life):
+        found = ("found", f"{len(after)} more lives; {_states(run)}")
+        raise Finding(
+            "done twice",
+            [requeued, found, ("think", "what does your script do after exit status 0?")],
+        )
+
+
+@in_time
+def gives_up(run: ClusterRun) -> None:
+    """A job that crashes at the same step every time is tried there TRIES times, and fails."""
+    crash = run.all("fault")[0] if run.all("fault") else {"step": 12, "status": 1}
+    what = (
+        "crashes",
+        f"at step {crash['step']}, every time; the newest checkpoint is step 10; tries={TRIES}",
+    )
+    crashed = [life for life in run.lives if any(e["event"] == "fault" for e in life)]
+    began = sum(e["step"] == 10 for life in crashed for e in life if e["event"] == "resumed")
+    if not run.late and began < TRIES:
+        rows = [
+            what,
+            ("found", f"{began} lives began at step 10; {_states(run)}"),
+            ("log", _last_words(run)),
+            ("means", "a node that fails once ends the run"),
+            ("think", "is a crash always the job's fault?"),
+        ]
+        raise Finding("not tried again", rows)
+    if run.late or run.stuck or began > TRIES:
+        gave_up = f"after {began} lives that began at step 10, the training left with 70"
+        still = "the job is still in the queue"
+        again = f"{gave_up}, and {'was run again' if run.endless and not run.stuck else still}"
+        rows = [
+            what,
+            ("found", f"more than {TRIES} lives began at step 10" if began > TRIES else again),
+            ("means", "a job that burns its account's hours all weekend, and gets nowhere"),
+            (
+                "think",
+                "who counts the crashes, and what does your script do with the exit status "
+                "that says so?",
+            ),
+        ]
+        raise Finding("crash loop", rows)
+    _failed(run, what)
+
+
+def _failed(run: ClusterRun, what: tuple[str, str]) -> None:
+    ran = {life[0]["job"] for life in run.lives}
+    state = [run.jobs[i].get("JobState") for i in run.jobs if i in ran][-1:]
+    if state not in (["FAILED"], [None], []):
+        rows = [
+            what,
+            ("found", _states(run)),
+            ("expected", "FAILED: nobody looks for an error in a job that says it's done"),
+            ("think", "which exit status does your script leave with?"),
+        ]
+        raise Finding("final state", rows)
+
+
+@in_time
+def chain_ends(run: ClusterRun) -> None:
+    """After 70, nothing of the chain runs again or stays in the queue; its last job has failed."""
+    if not run.lives:
+        finished(run)
+    what = ("left", "the training left with exit status 70: a person has to look")
+    if run.late or run.stuck or len(run.lives) > 1:
+        rows = [
+            what,
+            (
+                "found",
+                f"the next job waits for ever: {run.stuck}" if run.stuck else "the chain goes on",
+            ),
+            ("means", "it submits jobs until somebody notices, and none of them gets anywhere"),
+            ("think", "after which exit statuses is nothing of the chain to be run any more?"),
+        ]
+        raise Finding("chain without end", rows)
+    _failed(run, what)
+
+
+def one_at_a_time(run: ClusterRun) -> None:
+    beside = next((e for e in run.all("life") if e["at_once"]), None)
+    if beside or run.at_once:
+        pair = (beside["job"], beside["at_once"][0]) if beside else sorted(run.at_once)[:2]
+        rows = [
+            ("found", f"job {pair[0]} ran while job {pair[1]} was running"),
+            ("means", "two lives write into one directory, each over what the other has written"),
+            ("think", "when may the next job of the chain begin?"),
+        ]
+        raise Finding("two at once", rows)
+
+
+def generations(run: ClusterRun) -> None:
+    """A chain: each life was a job of its own, and each job submitted one."""
+    ids = [life[0]["job"] for life in run.lives]
+    think = ("think", "who submits the next job?")
+    if len(set(ids)) != len(ids) and not run.endless:
+        rows = [
+            ("lives", f"of jobs {', '.join(ids)}"),
+            ("expected", "each is a job of its own (--no-requeue)"),
+        ]
+        raise Finding("no chain", [*rows, think])
+    if ids and len(run.jobs) > len(ids) + 1:
+        rows = [
+            ("found", f"{len(run.jobs)} jobs were submitted, and {len(ids)} trained"),
+            ("expected", "each job submits one, and the last one's is cancelled"),
+            ("means", "each job that has two successors doubles the chain"),
+        ]
+        raise Finding("too many jobs", [*rows, think])
+
+
+def resumed_well(run: ClusterRun) -> None:
+    """Every fault cost at most the steps since the last save; each life took the newest intact
+    checkpoint."""
+    for fault, steps in run.lost:
+        most = {"preempt": 0, "limit": 0, "kill": SAVE_EVERY, "torn": 2 * SAVE_EVERY}[fault["do"]]
+        if steps > most:
+            rows = [
+                *story(run, fault["number"] + 1),
+                ("lost", f"{steps} finished steps; at most {most} had to be"),
+                (
+                    "think",
+                    "which checkpoint was the newest intact one, and which did the next life take?",
+                ),
+            ]
+            raise Finding(f"too much lost:{fault['do']}", rows)
+    for resumed in run.all("resumed"):
+        if resumed["step"] != resumed["newest"]:
+            rows = [
+                *story(run, sum(e["t"] < resumed["t"] for e in run.all("fault"))),
+                ("resumed", f"from step {resumed['step']}"),
+                ("expected", f"from step {resumed['newest']}, the newest intact checkpoint then"),
+                ("think", "which checkpoint does each life take?"),
+            ]
+            raise Finding("not the newest", rows)
+
+
+def chaos_survived(lab: Lab, run: ClusterRun) -> None:
+    """Finished by itself, bit for bit; every fault cost at most the steps since the last save."""
+    resumed_well(run)
+    finished(run)
+    same_course(run)
+    lost = ", ".join(f"{fault['do']} at step {fault['step']}: {steps}" for fault, steps in run.lost)
+    again = sum(steps for _, steps in run.lost)
+    lab.measured(
+        "lost work",
+        f"{again} of {STEPS} steps done again ({lost}); "
+        f"{len(run.lives)} lives in {run.seconds:.0f} s",
+    )

@@ -1,0 +1,265 @@
+"""Exercise 4: jobs on a cluster that resubmit themselves."""
+
+from __future__ import annotations
+
+from grader.checks import task
+from grader.checks.ex04 import life_notes, locks, newest_intact, resubmission
+
+AT_ONCE = 48  # checks that wait for a cluster need no core
+
+# ---------------------------------------------------------------- ex04.1  which checkpoint
+
+
+@task("ex04.1")
+def test_the_highest_step_counts_whatever_the_dates_say(lab):
+    newest_intact.right(
+        lab,
+        "the_highest_step_counts",
+        "what makes a checkpoint newer than another, and how do 9 and 10 compare as text?",
+    )
+
+
+@task("ex04.1")
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(lab):
+    newest_intact.right(
+        lab,
+        "a_damaged_one_is_passed_over",
+        "what does your function compare with the manifest, and what if there is none?",
+    )
+
+
+@task("ex04.1")
+def test_a_manifest_must_be_one(lab):
+    newest_intact.right(
+        lab,
+        "odd_manifests_are_no_proof",
+        "what does a manifest prove that names nothing, or another step?",
+    )
+
+
+@task("ex04.1")
+def test_the_search_goes_back_to_the_newest_intact_one(lab):
+    newest_intact.right(lab, "the_search_goes_back", "how far back does your search go?")
+
+
+@task("ex04.1")
+def test_what_was_never_finished_is_no_checkpoint(lab):
+    newest_intact.right(
+        lab, "what_was_never_finished_is_none", "which names in the directory are checkpoints?"
+    )
+
+
+@task("ex04.1")
+def test_other_things_may_lie_there(lab):
+    newest_intact.right(
+        lab, "other_things_may_lie_there", "which names in the directory are checkpoints?"
+    )
+
+
+@task("ex04.1")
+def test_where_nothing_was_saved_the_run_starts_fresh(lab):
+    newest_intact.right(lab, "nothing_there_means_fresh", "what does the very first life find?")
+
+
+@task("ex04.1")
+def test_where_none_is_intact_nobody_starts_fresh(lab):
+    newest_intact.right(
+        lab,
+        "none_intact_is_an_error",
+        "what is the difference between no checkpoint, and none that can be read?",
+    )
+
+
+@task("ex04.1")
+def test_the_directory_may_be_called_anything(lab):
+    newest_intact.right(
+        lab,
+        "the_directory_may_be_called_anything",
+        "how do you list what lies there, and how do you make a path of it?",
+    )
+
+
+# ---------------------------------------------------------------- ex04.2  the job script
+
+
+@task("ex04.2")
+def test_a_preempted_job_loses_nothing(lab):
+    resubmission.kept(
+        resubmission.preempted_and_out_of_time(lab),
+        "preempt",
+        "which of the job's processes get SIGTERM when it's preempted? "
+        "And what does srun make of a signal that you send to it?",
+    )
+
+
+@task("ex04.2")
+def test_before_its_time_limit_the_job_is_warned_and_saves(lab):
+    resubmission.kept(
+        resubmission.preempted_and_out_of_time(lab),
+        "limit",
+        "who is warned, how long before the limit, and who passes it on to the training? "
+        "When does bash run a trap?",
+    )
+
+
+@task("ex04.2")
+def test_nothing_disturbs_a_save(lab):
+    resubmission.undisturbed_saves(resubmission.preempted_and_out_of_time(lab))
+
+
+@task("ex04.2")
+def test_the_log_goes_on(lab):
+    resubmission.log_goes_on(resubmission.preempted_and_out_of_time(lab))
+
+
+@task("ex04.2")
+def test_it_finishes_by_itself_where_an_undisturbed_run_ends(lab):
+    run = resubmission.preempted_and_out_of_time(lab)
+    resubmission.finished(run)
+    resubmission.same_course(run)
+    resubmission.ended_well(run)
+
+
+# ---------------------------------------------------------------- ex04.3  knowing when to stop
+
+
+@task("ex04.3")
+def test_a_job_that_is_done_has_nothing_to_do(lab):
+    life_notes.right(
+        lab,
+        "a_finished_job_has_nothing_to_do",
+        "how does a life get to know that an earlier one has finished?",
+    )
+
+
+@task("ex04.3")
+def test_a_crash_loop_ends_after_so_many_tries(lab):
+    life_notes.right(
+        lab, "a_crash_loop_ends", "who counts a life that is killed without a word, and when?"
+    )
+
+
+@task("ex04.3")
+def test_progress_starts_the_count_anew(lab):
+    life_notes.right(
+        lab,
+        "progress_starts_the_count_anew",
+        "what does a crash at step 20 have to do with one at step 10?",
+    )
+
+
+@task("ex04.3")
+def test_a_preemption_is_no_crash(lab):
+    life_notes.right(
+        lab,
+        "a_preemption_is_no_crash",
+        "which ends of a life say that something is wrong with the job?",
+    )
+
+
+@task("ex04.3")
+def test_a_life_killed_in_its_notes_leaves_them_whole(lab):
+    life_notes.a_kill_leaves_them_whole(
+        lab, "what does the next life read if this one is killed while it writes?"
+    )
+
+
+@task("ex04.3")
+def test_the_notes_stay_with_their_job(lab):
+    life_notes.notes_stay_with_their_job(
+        lab, "where do your notes lie, and what tells one job's from another's?"
+    )
+
+
+@task("ex04.3")
+def test_files_that_look_like_the_notes_are_passed_over(lab):
+    life_notes.look_alikes_are_passed_over(lab, "which of the files in the directory are yours?")
+
+
+@task("ex04.3")
+def test_a_job_whose_training_was_killed_is_run_again(lab):
+    run = resubmission.killed_then_requeued_when_done(lab)
+    resubmission.finished(run)
+    resubmission.same_course(run)
+
+
+@task("ex04.3")
+def test_a_finished_job_that_is_requeued_does_nothing(lab):
+    resubmission.does_nothing_when_done(resubmission.killed_then_requeued_when_done(lab))
+
+
+@task("ex04.3")
+def test_a_job_that_crashes_every_time_is_given_up(lab):
+    resubmission.gives_up(resubmission.crash_loop(lab))
+
+
+# ---------------------------------------------------------------- ex04.4  a chain instead of a requ
+
+
+@task("ex04.4")
+def test_a_second_life_is_refused(lab):
+    locks.second_is_refused(lab, "what tells a second process that there's a first one?")
+
+
+@task("ex04.4")
+def test_a_block_that_raised_is_left(lab):
+    locks.errors_leave_the_block(lab, "who gives the lock back when training fails?")
+
+
+@task("ex04.4")
+def test_a_killed_holder_blocks_nobody(lab):
+    locks.killed_holders_block_nobody(lab, "who gives the lock back when its holder can't?")
+
+
+@task("ex04.4")
+def test_of_two_at_the_same_time_one_is_let_in(lab):
+    locks.only_one_wins(lab, "what may another process do between your look and your next call?")
+
+
+@task("ex04.4")
+def test_a_holder_on_another_node_counts(lab):
+    locks.other_nodes_are_seen(
+        lab, "what does a process id mean on another machine, or when its process is gone?"
+    )
+
+
+@task("ex04.4")
+def test_the_chain_goes_on_however_a_job_of_it_ended(lab):
+    run = resubmission.chained(lab)
+    resubmission.generations(run)
+    resubmission.finished(run)
+    resubmission.same_course(run)
+
+
+@task("ex04.4")
+def test_no_two_jobs_of_the_chain_run_at_once(lab):
+    run = resubmission.chained(lab)
+    resubmission.one_at_a_time(run)
+    resubmission.finished(run)
+
+
+@task("ex04.4")
+def test_the_chain_ends_when_a_person_has_to_look(lab):
+    resubmission.chain_ends(resubmission.hopeless_chain(lab))
+
+
+@task("ex04.4")
+def test_a_chain_that_gets_further_goes_on_however_long_it_is(lab):
+    run = resubmission.many_lives(lab, resubmission.CHAIN)
+    resubmission.generations(run)
+    resubmission.finished(run)
+
+
+# ---------------------------------------------------------------- ex04.5  chaos
+
+
+@task("ex04.5")
+def test_after_all_of_these_faults_the_job_finishes_by_itself(lab):
+    resubmission.chaos_survived(lab, resubmission.chaos(lab))
+
+
+@task("ex04.5")
+def test_a_job_that_gets_further_is_run_again_however_often(lab):
+    run = resubmission.many_lives(lab, resubmission.REQUEUE)
+    resubmission.finished(run)
+    resubmission.same_course(run)

@@ -1,0 +1,415 @@
+"""Expectations on runs of several ranks: those of expect.py for every rank, and what ranks can do
+to each other.
+"""
+
+from __future__ import annotations
+
+from grader.checks import run_assertions
+from grader.checks.run_assertions import crashed, divergence_rows, student_frames
+from grader.harness import scratch
+from grader.harness.inside.ranks import PATIENCE
+from grader.harness.lab import Lab
+from grader.harness.run import Group, Life, Run
+from grader.harness.trajectory import Divergence, order
+from grader.verdicts import FAIL, Finding, Inconclusive
+
+EACH_FOR_ITSELF = ("Python RNG", "NumPy RNG", "torch RNG", "batch indices")
+
+
+def resumes(lab: Lab, args: tuple, schedule: tuple, ranks: int, kept=None) -> None:
+    """The run with these faults rejoins the one without; that one first: what hangs there would
+    hang here as well.
+
+    kept   as Lab.launch has it
+    """
+    undisturbed = lab.undisturbed(*args, ranks=ranks)
+    finished(lab, undisturbed)
+    rejoins(lab, lab.launch(*args, faults=schedule, ranks=ranks, kept=kept), undisturbed)
+
+
+def rejoins(lab: Lab, run: Run, undisturbed: Run) -> None:
+    """Every rank's course is the undisturbed one's, bit for bit; no progress was lost; the fault
+    struck.
+    """
+    finished(lab, undisturbed)
+    try:
+        finished(lab, run)
+    except Finding as ended:
+        # a run that went astray may crash far from where it did: tell what was lost, not where it
+        # ended
+        if (
+            ended.verdict == FAIL
+            and len(run.lives) > 1
+            and (found := _first(run, undisturbed, partly=True))
+        ):
+            raise run_assertions.told_later(_parting(run, *found), ended) from None
+        raise
+    together(run)
+    for rank in range(run.world):
+        run_assertions.progress_kept(run.of(rank))
+    same_trajectory(lab, run, undisturbed)
+
+
+# --- ends -----------------------------------------------------------------------------------------
+
+
+def finished(lab: Lab, run: Run) -> None:
+    """Each life ended as its fault says, and every rank of the last one reached the end of
+    training.
+    """
+    for group in run.lives:
+        if group.fault is None:
+            if not group.finished:
+                raise ended_early(lab, run, group)
+        elif not group.died_of_fault:
+            if group.ranks[group.fault.rank or 0].first("end"):
+                rows = [("fault", group.fault.story), ("but", "it never fired: nothing was proved")]
+                raise Inconclusive("fault", rows, run_assertions.schedule_of(run))
+            raise ended_early(lab, run, group)
+
+
+def ended_early(lab: Lab, run: Run, group: Group) -> Finding:
+    """Why: the first rank that went wrong by itself, or a deadlock, of which each rank has its
+    half.
+    """
+    when = [("fault", run.story)] if run.schedule else []
+    if apart := never_met([crash for life in group.ranks for crash in life.all("crash")]):
+        return apart
+    for rank, life in enumerate(group.ranks):
+        if life.ended:
+            finding = run_assertions.over_limit(
+                lab, run, life, [*when, ("rank", f"{rank} (of {len(group.ranks)})")]
+            )
+            finding.rows += [row for r, row in standing(group) if r != rank]
+            return finding
+    own = [
+        (rank, crash)
+        for rank, life in enumerate(group.ranks)
+        if (crash := life.first("crash")) and not by_others(life, crash)
+    ]
+    if own:
+        rank, crash = own[0]  # of several, which was first is chance
+        finding = crashed(
+            crash,
+            [*when, ("rank", f"{rank} (of {len(group.ranks)})")],
+            run_assertions.schedule_of(run),
+            group.ranks[rank],
+        )
+        finding.rows += [
+            row for r, row in standing(group) if r != rank and not _left_well(group.ranks[r])
+        ]
+        return finding
+    for rank, life in enumerate(group.ranks):
+        if life.first("crash") is None and not life.finished:
+            rows = [
+                *when,
+                (
+                    "ended",
+                    f"rank {rank} left with {run_assertions.left_with(life.status)} before "
+                    "training was "
+                    "done",
+                ),
+            ]
+            return Finding(
+                f"exit:{life.status}",
+                [*rows, *student_frames(life.first("exit") or {"frames": []})],
+                run_assertions.schedule_of(run),
+            )
+    return deadlock(group.ranks, when, run_assertions.schedule_of(run))
+
+
+def never_met(crashes: list[dict]) -> Inconclusive | None:
+    """The machine doesn't let ranks talk, which they try before any of the student's code is
+    there.
+    """
+    for crash in crashes:
+        inside = [
+            f
+            for f in crash["frames"]
+            if f["file"].endswith("/harness/ranks.py") and f["function"].startswith("join")
+        ]
+        if inside and not student_frames(crash):
+            error = next(iter(crash["message"].splitlines()), "")[:200]
+            return Inconclusive(
+                "no meeting",
+                [
+                    (
+                        "machine",
+                        "ranks can't reach each other here, by the loopback device: "
+                        f"{crash['type']}: {error}",
+                    )
+                ],
+            )
+    return None
+
+
+def deadlock(lives: list[Life], when: list, fault: str | None = None) -> Finding:
+    """Ranks waited for each other, in different places."""
+    group = Group(lives, None)
+    stand = [_last_collective(life) for life in lives]
+    if all(s and s["open"] for s in stand) and len({_identity(s) for s in stand}) == 1:
+        return Inconclusive(
+            "slow",
+            [
+                *when,
+                (
+                    "machine",
+                    f"too slow now: ranks that were in the same collective waited {PATIENCE:g} "
+                    "s for each other",
+                ),
+            ],
+            fault,
+        )
+    rows = [
+        *when,
+        (
+            "deadlock",
+            f"no rank goes on: a collective failed after waiting {PATIENCE:g} s for the others",
+        ),
+        *(row for _, row in standing(group)),
+        *_parted(lives),
+        (
+            "means",
+            "a collective needs every rank; with nobody to end it, the job holds all of its "
+            "GPUs for half an hour, and then dies",
+        ),
+        ("think", "which ranks come to that line, and what do the others do meanwhile?"),
+    ]
+    return Finding(
+        "deadlock:" + _line(next((s for s in stand if s and s["open"]), None)), rows, fault
+    )
+
+
+def leaving(finding: Finding, function: str, errors: dict[int, dict]) -> Finding:
+    """Says of the ranks in `errors` that they left the function by an error of their own, instead
+    of where they stand now.
+    """
+    for rank, error in errors.items():
+        frames = student_frames(error)
+        line = f", {frames[-1][1].split(' ')[0]}" if frames else ""
+        text = (
+            f"left {function} by {error['type']}: "
+            f"{next(iter(error['message'].splitlines()), '')[:150]}{line}"
+        )
+        finding.rows = [
+            (label, text if label == f"rank {rank}" else old) for label, old in finding.rows
+        ]
+    return finding
+
+
+def _identity(entered: dict) -> tuple:
+    return entered["n"], entered["name"], entered.get("line")
+
+
+def _parted(lives: list[Life]) -> list[tuple[str, str]]:
+    """Where the ranks first came to different collectives, if that isn't where they stand: two
+    barriers fit each other, whoever calls them, and the ranks go on until something doesn't fit.
+    """
+    for entered in zip(*(life.all("collective") for life in lives), strict=False):
+        if len({_identity(e) for e in entered}) > 1:
+            if all(
+                e["n"] == life.all("collective")[-1]["n"]
+                for e, life in zip(entered, lives, strict=False)
+            ):
+                return []
+            return [
+                (
+                    "parted",
+                    "; ".join(
+                        f"rank {r} came to {e['name']}, {_line(e)}" for r, e in enumerate(entered)
+                    )
+                    + ", which fit each other by accident",
+                )
+            ]
+    return []
+
+
+def by_others(life: Life, crash: dict) -> bool:
+    """A rank whose collective fails since another one is gone, or never comes, is no culprit."""
+    failed = life.all("collective failed")
+    if (
+        failed
+        and (last := _last_collective(life))
+        and last["open"]
+        and crash["type"] == failed[-1]["type"]
+    ):
+        return True
+    # in DDP's passes, which aren't watched: the error comes from torch, not from a line of the
+    # submission's own
+    return "gloo" in crash["message"] and not scratch.submitted(
+        crash["frames"][-1]["file"] if crash["frames"] else ""
+    )
+
+
+def _left_well(life: Life) -> bool:
+    return life.first("end") is not None
+
+
+def _last_collective(life: Life) -> dict | None:
+    """The collective that the rank entered last; "open": it never came back from it."""
+    entered = life.all("collective")
+    if not entered:
+        return None
+    left = {e["n"] for e in life.all("collective left")}
+    return entered[-1] | {"open": entered[-1]["n"] not in left}
+
+
+def standing(group: Group) -> list[tuple[int, tuple[str, str]]]:
+    """For each rank, a row that says where it stood at the end."""
+    rows = []
+    for rank, life in enumerate(group.ranks):
+        last = _last_collective(life)
+        if last and last["open"]:
+            text = f"waits in {last['name']}, {_line(last)}"
+        elif crash := life.first("crash"):
+            frames = student_frames(crash)
+            inner = [
+                f
+                for f in crash["frames"]
+                if "/grader/workload/" in f["file"] or scratch.submitted(f["file"])
+            ][-1:]
+            if by_others(life, crash) and inner:
+                text = f"waits for the others in {_line(inner[0])}: {inner[0]['text']}"
+            else:
+                text = (
+                    f"raised {crash['type']}: "
+                    f"{crash['message'].splitlines()[0][:200] if crash['message'] else ''}"
+                )
+                text += f", {frames[-1][1].split(' ')[0]}" if frames else ""
+        elif _left_well(life):
+            text = "has come to the end of the script"
+        else:
+            text = f"is gone: it left with {run_assertions.left_with(life.status)}"
+            if last:
+                text += f"; its last collective was {last['name']}, {_line(last)}"
+        rows.append((rank, (f"rank {rank}", text)))
+    return rows
+
+
+def _line(where: dict | None) -> str:
+    if not where or "file" not in where:
+        return "in torch"
+    if own := scratch.submitted(where["file"]):
+        return f"{own}:{where['line']} in {where['function']}"
+    return f"{where['file'].rpartition('/')[2]}:{where['line']} (the training script)"
+
+
+def left_early(
+    held: str, who: str, function: str, think: str, until: str = "the checkpoint is complete"
+) -> Finding:
+    """A rank that was held showed that another one doesn't wait for it."""
+    rows = [
+        ("held", held),
+        ("found", f"{who} has come back from {function} meanwhile"),
+        ("expected", f"no rank comes back before {until}"),
+        (
+            "means",
+            "a rank that goes on may report a checkpoint, delete the one before it, or end the "
+            "job, while there is none",
+        ),
+        ("think", think),
+    ]
+    return Finding("left early", rows)
+
+
+def together(run: Run) -> None:
+    """All ranks of a life resumed at the same step."""
+    for group in run.lives:
+        at = [life.resumed_at for life in group.ranks]
+        if len(set(at)) > 1:
+            rows = [
+                ("fault", run.story),
+                ("resumed", ", ".join(f"rank {r} at step {step}" for r, step in enumerate(at))),
+                ("means", "the ranks train different jobs, and average their gradients"),
+                ("think", "who decides which checkpoint it is, and how do the others get to know?"),
+            ]
+            raise Finding("ranks disagree", rows, run_assertions.schedule_of(run))
+
+
+# --- trajectories ---------------------------------------------------------------------------------
+
+
+def same_trajectory(lab: Lab, run: Run, undisturbed: Run) -> None:
+    """On every rank; what is told is where the first of them parts."""
+    if (found := _first(run, undisturbed)) is None:
+        return
+    again = lab.undisturbed(*undisturbed.command.split(), again=1, ranks=undisturbed.world)
+    if again.finished and (noise := _first(again, undisturbed)):
+        raise run_assertions.not_reproducible(lab, noise[1])
+    raise _parting(run, *found)
+
+
+def quiet(lab: Lab, run: Run, bare: Run, compared: str) -> None:
+    """Saving changed nothing in a run that it doesn't disturb, on any rank."""
+    finished(lab, run)
+    finished(lab, bare)
+    if found := _first(run, bare):
+        rank, parting = found
+        rows = [
+            r for r in _parting(run, rank, parting).rows if r[0] not in ("means", "think", "equals")
+        ]
+        rows += [
+            ("compared", f"{compared}; nothing disturbed either"),
+            (
+                "means",
+                "looking at the state changed it: every save sends training down another path",
+            ),
+            (
+                "think",
+                "does a function that should only read draw a number, set a seed, or change a "
+                "mode?",
+            ),
+        ]
+        raise Finding(f"save changes {parting.cause}", rows)
+
+
+def _first(run: Run, other: Run, partly: bool = False) -> tuple[int, Divergence] | None:
+    """(rank, divergence) of the rank that parts first, and of the first cause among them; `partly`:
+    as far as both came.
+    """
+    pairs = [
+        (rank, run.of(rank).trajectory, other.of(rank).trajectory) for rank in range(run.world)
+    ]
+    found = [(rank, d) for rank, mine, its in pairs if (d := mine.diverges_from(its, partly))]
+    return min(found, key=lambda f: (f[1].step, order(f[1].cause), f[0]), default=None)
+
+
+def _parting(run: Run, rank: int, found: Divergence) -> Finding:
+    rows = divergence_rows(run.of(rank), found)
+    rows.insert(1 if run.schedule else 0, ("rank", f"{rank} (of {run.world})"))
+    if twin := _equals(run, rank, found):
+        component, other = twin
+        at = next(n for n, (label, _) in enumerate(rows) if label == "means")
+        rows[at:] = [
+            ("equals", f"rank {rank}'s {component} equals rank {other}'s"),
+            (
+                "means",
+                "ranks that draw the same noise: the average over ranks is an average over copies",
+            ),
+            ("think", "whose state did you save, and who loads it?"),
+        ]
+    cause = "optimizer" if found.cause.startswith("optimizer") else found.cause
+    return Finding(
+        f"component:{cause}",
+        rows,
+        run_assertions.schedule_of(run),
+        rank=rank,
+        step=found.step,
+        different=found.different,
+        same=found.same,
+    )
+
+
+def _equals(run: Run, rank: int, found: Divergence) -> tuple[str, int] | None:
+    """(component, other rank) if this rank has what is another rank's own."""
+    for component in (c for c in found.different if c in EACH_FOR_ITSELF):
+        for other in range(run.world):
+            record = run.of(other).trajectory.steps.get(found.step)
+            if (
+                other != rank
+                and record
+                and (record["state"] | {"batch indices": record["indices"]}).get(component)
+                == found.got.get(component)
+            ):
+                return component, other
+    return None

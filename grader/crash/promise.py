@@ -1,0 +1,181 @@
+"""Which outcomes break the promise that a save makes, and which state shows it best.
+
+The promise: once a save has returned, a load gives its state, or a later one, whole, whatever
+happens. Until then the one before counts, or the one under way. A load that finds nothing durable
+may return None or raise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from grader.crash.enumeration import PROCESS, Promise, Space, State, reachable
+from grader.crash.judge import Outcome
+from grader.crash.operations import Disk, Mark, Names, Op, Sync, Tree, Write
+
+ENOUGH = 200  # failures whose remedy is looked for; of more, so many are drawn evenly
+
+# what is wrong, worst first, and what it means
+KINDS = {
+    "wrong state": "training goes on from a state that never was, and nothing says so",
+    "old state": "what had been reported as saved is gone",
+    "nothing": "the job starts over, and nothing says so",
+    "error": "the job fails at every start",
+    "died": "the job dies at every start",
+    "late": "the job hangs at every start",
+    "first save": "no save had ended, and the job can never start",
+}
+
+
+def broken(
+    outcome: Outcome, promise: Promise, digests: dict[int, str], fresh: str = "any"
+) -> str | None:
+    """What of the promise an outcome breaks, a key of KINDS; None if it keeps it.
+
+    digests   save -> digest of its state
+    fresh     what a load must do when no save has returned: "any", or "none" (raising isn't
+              allowed)
+    """
+    if outcome.kind == "state":
+        allowed = promise.under_way | ({promise.durable} if promise.durable else set())
+        saves = {n for n, digest in digests.items() if digest == outcome.digest}
+        if saves & allowed:
+            return None
+        return "old state" if any(n < promise.durable for n in saves) else "wrong state"
+    if promise.durable:
+        return {"none": "nothing"}.get(outcome.kind, outcome.kind)
+    if outcome.kind in ("died", "late"):
+        return outcome.kind
+    return "first save" if outcome.kind == "error" and fresh == "none" else None
+
+
+@dataclass
+class Failure:
+    state: State
+    key: tuple  # of its tree
+    outcome: Outcome
+    kind: str
+
+
+def failures(
+    found: Space, outcomes: dict[tuple, Outcome], digests: dict[int, str], fresh: str = "any"
+) -> list[Failure]:
+    """Of all states, those whose outcome breaks the promise; the smallest first: a dead process
+    before a dead machine, what any file system does before what only some do, few losses before
+    many, early before late.
+    """
+    out = []
+    for state, key in zip(found.states, found.keys, strict=False):
+        kind = broken(outcomes[key], state.promise, digests, fresh)
+        if kind:
+            out.append(Failure(state, key, outcomes[key], kind))
+    kinds = list(KINDS)
+
+    def size(f: Failure):
+        return (
+            PROCESS not in f.state.models,
+            len(f.state.lost),
+            -len(f.state.models),
+            kinds.index(f.kind),
+            f.state.moment,
+            f.state.torn or 0,
+        )
+
+    return sorted(out, key=size)
+
+
+# --- the call that is missing ---------------------------------------------------------------------
+
+
+@dataclass
+class Remedy:
+    """A call that, put into the record, rules failures out."""
+
+    text: str
+    at: int  # before which operation
+    op: Sync
+    prevents: int = 0  # how many of the failures come back without it
+    late: bool = False  # the call is made, but only later
+
+
+def remedies(
+    disk: Disk, ops: list[Op], failing: list[Failure], trees: dict[tuple, Tree]
+) -> list[Remedy]:
+    """Syncs that rule out the failures (or as many as syncs can), none of them in vain, in the
+    order of the record. Looked for up to the end of the first save that has any: the others have
+    the same.
+    """
+    first = min(f.state.moment for f in failing)
+    end = next(
+        (
+            n
+            for n, op in enumerate(ops, 1)
+            if n >= first and isinstance(op, Mark) and op.kind == "returned"
+        ),
+        len(ops),
+    )
+    ops = ops[:end]
+    of_model: dict[str, set] = {}
+    for f in _some([f for f in failing if f.state.moment <= end]):
+        for model in f.state.models - {PROCESS}:
+            of_model.setdefault(model, set()).add((f.key, f.state.promise))
+
+    def still(extra: list[Remedy]) -> set:
+        longer = _with(ops, extra)
+        return {
+            (model, *one)
+            for model, wanted in of_model.items()
+            for one in reachable(disk, longer, model, wanted, trees)
+        }
+
+    # all that there might be, and then without one after another, as long as nothing comes back
+    chosen = _candidates(disk, ops)
+    left = still(chosen)
+    for candidate in list(chosen):
+        without = [c for c in chosen if c is not candidate]
+        again = still(without) - left
+        if again:
+            candidate.prevents = len({one[1:] for one in again})
+        else:
+            chosen = without
+    return chosen
+
+
+def _some(failing: list[Failure]) -> list[Failure]:
+    """Enough of them to tell which calls are missing."""
+    return (
+        failing
+        if len(failing) <= ENOUGH
+        else [failing[n * len(failing) // ENOUGH] for n in range(ENOUGH)]
+    )
+
+
+def _candidates(disk: Disk, ops: list[Op]) -> list[Remedy]:
+    out = []
+    unsynced: set[int] = set()
+    for at, op in enumerate(ops):
+        following = ops[at + 1] if at + 1 < len(ops) else None
+        if isinstance(op, Write):
+            unsynced.add(op.inode)
+            if not (isinstance(following, Write) and following.inode == op.inode):
+                name = op.text.removeprefix("write ")
+                late = any(
+                    isinstance(o, Sync) and o.worked and o.inode == op.inode for o in ops[at + 1 :]
+                )
+                out.append(Remedy(f"fsync of {name}", at + 1, Sync(inode=op.inode), late=late))
+        if isinstance(op, Names):
+            for directory in dict.fromkeys(d for d, _, _, after in op.changes if after is not None):
+                name = (
+                    "the directory"
+                    if directory == 0
+                    else f"the directory {disk.names.get(directory, '')}"
+                )
+                out.append(Remedy(f"fsync of {name}", at + 1, Sync(inode=directory)))
+    return out
+
+
+def _with(ops: list[Op], extra: list[Remedy]) -> list[Op]:
+    out = list(ops)
+    for remedy in sorted(extra, key=lambda r: -r.at):
+        out.insert(remedy.at, replace(remedy.op))
+    return out

@@ -1,0 +1,172 @@
+"""The life itself: a process that becomes a training script, in the surroundings that its job
+names.
+
+The same code runs after a fork from the warm server and in a plainly started interpreter
+(python -I child.py JOB.json), so a script can't tell them apart.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import faulthandler
+import json
+import os
+import random
+import signal
+import sys
+import tempfile
+import threading
+import traceback
+from collections.abc import Callable
+
+MESSAGE = 10_000  # characters of an error's message: DCP's holds a traceback of each rank
+
+
+def live(job: dict) -> None:
+    """The whole life, from here to its end: never returns."""
+    try:
+        become(job)
+        run(job)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(70)
+
+
+def become(job: dict) -> None:
+    """Own session, stdio in files, limits, environment, seeds, sandbox: everything before the
+    script.
+    """
+    from grader.harness import sandbox
+    from grader.harness.guardian import set_limits
+    from grader.harness.inside import telemetry
+
+    os.setsid()
+    signal.set_wakeup_fd(-1)
+    os.closerange(3, os.sysconf("SC_OPEN_MAX"))  # a fork has its guardian's, too
+    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
+        signal.signal(
+            number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+        )
+    os.umask(0o022)
+    for fd, path, flags in (
+        (0, os.devnull, os.O_RDONLY),
+        (1, job["stdout"], os.O_WRONLY | os.O_CREAT | os.O_APPEND),
+        (2, job["stderr"], os.O_WRONLY | os.O_CREAT | os.O_APPEND),
+    ):
+        opened = os.open(path, flags, 0o644)
+        os.dup2(opened, fd)
+        os.close(opened)
+    os.environ.clear()
+    os.environ.update(job["env"])
+    # remembered from before the fork; what a killed life leaves goes with its folder
+    tempfile.tempdir = None
+    set_limits(job)
+
+    import numpy
+    import torch
+
+    # a fork shares its parent's generators, which would hide a missing seed
+    random.seed()
+    numpy.random.seed(int.from_bytes(os.urandom(4), "little"))
+    torch.default_generator.seed()  # torch.seed reads source files, for GPUs that aren't there
+    torch.set_num_threads(1)
+
+    sys.argv[:] = [job["script"], *job["argv"]]
+    # where the main thread stands when the time is nearly up; it works however stuck Python is
+    stack = open(job["stack"], "w")
+    faulthandler.dump_traceback_later(job["limits"]["wall"] * 0.9, file=stack)
+    telemetry.open_events(job)
+    # a script of the grader's own needn't be seen in the sandbox
+    with open(job["script"], "rb") as f:
+        job["code"] = compile(f.read(), job["script"], "exec")
+    os.chdir(job["cwd"])
+    sandbox.enter(job["sandbox"])
+    os.chdir(job["cwd"])  # the same folder, in the life's own root
+
+
+def run(job: dict) -> None:
+    """Execute the script as __main__ and leave as the interpreter would; never returns."""
+    from grader.harness.inside import telemetry
+
+    status = 0
+    try:
+        module = type(sys)("__main__")
+        module.__file__ = job["script"]
+        sys.modules["__main__"] = module
+        exec(job["code"], module.__dict__)
+    except SystemExit as e:
+        code = e.code
+        if code is None or type(code) in (int, bool):
+            status = (code or 0) & 0xFF
+        else:
+            status = 1
+            print(_told(lambda: str(code)), file=sys.stderr)
+        telemetry.emit("exit", code=status, frames=_frames(e))
+    except BaseException as e:
+        status = 1
+        telemetry.emit("crash", **describe(e))
+        with contextlib.suppress(BaseException):
+            traceback.print_exception(type(e), e, e.__traceback__)
+    # as the interpreter leaves, but for freeing torch, which takes a second
+    try:
+        threading._shutdown()
+        atexit._run_exitfuncs()
+    except BaseException:
+        traceback.print_exc()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (ValueError, OSError, AttributeError):
+            pass
+    os._exit(status)
+
+
+def describe(error: BaseException) -> dict:
+    """An exception as the report needs it: type, message, frames from the outermost in.
+
+    It is the student's object: asking it may raise, and may give endless text.
+    """
+    name = type.__dict__["__name__"].__get__(type(error))  # what its class really is called
+    message = _told(lambda: str(error), MESSAGE, "(its __str__ fails)")
+    return {"type": name[:100], "message": message, "frames": _frames(error)}
+
+
+def _told(tell: Callable[[], str], most: int = 2000, otherwise: str = "?") -> str:
+    try:
+        return str.__getitem__(tell(), slice(most))
+    except BaseException:
+        return otherwise
+
+
+def _frames(error: BaseException) -> list[dict]:
+    """The last frames; none if the student's code gets in the way of reading them."""
+    try:
+        frames = [
+            (f.filename, f.lineno, f.name, f.line)
+            for f in traceback.extract_tb(error.__traceback__)
+        ]
+        if isinstance(error, SyntaxError) and error.filename:
+            frames.append((error.filename, error.lineno, "", (error.text or "").strip()))
+        return [
+            {
+                "file": str(file)[:1000],
+                "line": int(line or 0),
+                "function": str(name)[:100],
+                "text": str(text or "")[:300],
+            }
+            for file, line, name, text in frames[-40:]
+        ]
+    except BaseException:
+        return []
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, os.path.abspath(os.path.join(os.path.dirname(__file__), "..", "..", "..")))
+    with open(sys.argv[1]) as f:
+        job = json.load(f)
+    # the module, not __main__, which the script is about to become
+    from grader.harness.inside import child
+
+    child.live(job)

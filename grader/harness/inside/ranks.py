@@ -1,0 +1,126 @@
+"""How the ranks of a life meet, wait for each other and leave: called by the training scripts."""
+
+from __future__ import annotations
+
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+PATIENCE = 8.0  # s that a rank waits in a collective for another one; milliseconds are normal
+MEETING = 60.0  # s in which all ranks of a life must have started
+
+
+def rank_environment(rank: int, world: int, store: Path) -> dict[str, str]:
+    """What torchrun gives a worker on one of two nodes, but for MASTER_ADDR and MASTER_PORT:
+    RANKS_STORE is met at.
+
+    On two nodes a rank's number on its node isn't its number among all of them.
+    """
+    nodes = min(2, world)
+    on_each = -(-world // nodes)
+    node, place = divmod(rank, on_each)
+    here = min(on_each, world - node * on_each)
+    local = {
+        "RANK": rank,
+        "LOCAL_RANK": place,
+        "GROUP_RANK": node,
+        "ROLE_RANK": rank,
+        "ROLE_NAME": "default",
+    }
+    sizes = {
+        "WORLD_SIZE": world,
+        "ROLE_WORLD_SIZE": world,
+        "LOCAL_WORLD_SIZE": here,
+        "GROUP_WORLD_SIZE": nodes,
+    }
+    elastic = {
+        "TORCHELASTIC_RESTART_COUNT": 0,
+        "TORCHELASTIC_MAX_RESTARTS": 0,
+        "TORCHELASTIC_RUN_ID": "none",
+    }
+    loopback = {"GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo"}
+    return {
+        k: str(v) for k, v in (local | sizes | elastic | loopback | {"RANKS_STORE": store}).items()
+    }
+
+
+def join(backend: str, store: str | None = None, **options) -> None:
+    """In a rank: init_process_group, by the meeting point of the harness (or `store`, another one)
+    or by what torchrun has set. Does nothing in a life of one process.
+    """
+    import os
+
+    import torch.distributed as dist
+
+    meet = store or os.environ.get("RANKS_STORE")
+    if "RANK" not in os.environ:
+        return
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    by = {}
+    if meet:
+        made = _store_of_this_group(store, rank, world) if store else dist.FileStore(meet, world)
+        by = {"store": made, "rank": rank, "world_size": world}
+    dist.init_process_group(backend, **by, **options)
+
+
+def _store_of_this_group(path: str, rank: int, world: int):
+    """Rank 0's, at a port that the system chooses and that it writes into the file `path`. Not a
+    file itself: a limit on the size of files (watch.py) would hold for what ranks tell each other
+    there.
+    """
+    import os
+    import time
+
+    import torch.distributed as dist
+
+    if rank == 0:
+        made = dist.TCPStore("127.0.0.1", 0, world, is_master=True, wait_for_workers=False)
+        with open(f"{path}.new", "w") as f:
+            f.write(str(made.port))
+        os.replace(f"{path}.new", path)
+        return made
+    deadline = time.monotonic() + MEETING
+    while not os.path.exists(path) and time.monotonic() < deadline:
+        time.sleep(0.001)
+    with open(path) as f:
+        return dist.TCPStore("127.0.0.1", int(f.read()), world, is_master=False)
+
+
+def join_watched(store: str | None = None, patience: float = PATIENCE) -> None:
+    """`join`, for a rank whose collectives are watched, and don't wait longer than `patience`
+    seconds.
+
+    Not even those of a group that the student's code makes with a time limit of its own.
+    """
+    import torch.distributed as dist
+    from torch.distributed import distributed_c10d as c10d
+
+    from grader.harness.inside import collectives
+
+    collectives.install()
+    limit = timedelta(seconds=patience)
+    join("gloo", store, timeout=timedelta(seconds=MEETING))
+    dist.barrier()
+    c10d._set_pg_timeout(limit, dist.group.WORLD)
+    c10d.default_pg_timeout = limit
+    # whoever waits for another rank there, and in no collective
+    c10d._get_default_store().set_timeout(limit)
+    make = dist.new_group
+
+    def new_group(ranks=None, timeout=None, *args, **kwargs):
+        return make(ranks, min(timeout or limit, limit), *args, **kwargs)
+
+    dist.new_group = c10d.new_group = new_group
+
+
+def leave() -> None:
+    """All together: a rank that is gone while another one still needs it fails that one.
+
+    The group isn't destroyed: a DDP model that is freed after its group holds the GIL while it
+    joins threads that may need it, and hangs (one time in ten, on a busy machine). The process ends
+    anyway.
+    """
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        dist.barrier()

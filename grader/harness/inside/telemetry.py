@@ -1,0 +1,293 @@
+"""The grader's eyes and hands inside a life: what a step depends on goes out, faults come in.
+
+An event is one line of JSON, written by one os.write to a file opened with O_APPEND: it survives
+SIGKILL and costs microseconds. Nobody's run depends on it: without a job, nothing is written.
+
+The record of step n holds a digest of everything that the step *depends on*, taken when its batch
+has been drawn and its forward pass is about to begin. So the first record in which two runs differ
+names what was lost, before it has spread to everything else.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import resource
+import signal
+import sys
+import time
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+
+from grader.harness.inside import fsevents
+
+_events: int | None = None
+_job: dict = {}
+_salts: dict[int, int] = {}  # step -> what its weights are shifted by
+# what is reported while no file may grow: the report is a file, too
+_held: list[bytes] | None = None
+
+
+def open_events(job: dict) -> None:
+    global _events, _job
+    _job = job
+    _salts.update({int(step): salt for step, salt in given("salts", {}).items()})
+    _events = os.open(job["events"], os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+
+
+def given(name: str, otherwise=None):
+    """What the grader gives this life beside its arguments."""
+    return (_job.get("given") or {}).get(name, otherwise)
+
+
+def emit(event: str, **fields) -> None:
+    if _events is not None:
+        line = (
+            json.dumps({"event": event, "t": round(time.monotonic(), 4), **fields}).encode() + b"\n"
+        )
+        if _held is None:
+            os.write(_events, line)
+        else:
+            _held.append(line)
+
+
+def hexloss(value: float) -> str:
+    return float(value).hex()
+
+
+# --- what a training script reports -------------------------------------------------------------
+
+
+def life(job) -> None:
+    """The script is ready to train: restored, or starting fresh."""
+    emit("life", step=job.step, epoch=job.epoch)
+
+
+def step(job, batch) -> None:
+    """Called with the batch of the step that is about to begin."""
+    if _events is None:
+        return
+    indices, inputs, targets = batch
+    from grader.harness.inside.digest import digest
+
+    _shift_weights(job)
+    samples = [
+        digest([x, y]) for x, y in zip(inputs, targets, strict=False)
+    ]  # of each sample, as augmented
+    emit(
+        "step",
+        step=job.step + 1,
+        indices=indices.tolist(),
+        samples=samples,
+        state=state_digests(job, (inputs, targets)),
+    )
+
+
+def _shift_weights(job) -> None:
+    """Add this step's salt to the weights: one secret number for each parameter.
+
+    A life gets only the salts of the steps that it is to run. So a relaunched life can't reach the
+    right weights by training again from the seed, and an earlier one can't compute what is to come:
+    only a checkpoint carries them across.
+    """
+    salt = _salts.get(job.step + 1)
+    if salt is None:
+        return
+    import torch
+
+    draw = torch.Generator().manual_seed(salt)
+    with torch.no_grad():
+        for parameter in job.model.parameters():
+            shift = 1e-3 * torch.randn((), generator=draw).item()
+            shard = parameter.to_local() if hasattr(parameter, "to_local") else parameter
+            shard.add_(shift)
+
+
+def loss(job, value: float) -> None:
+    emit("loss", step=job.step, loss=hexloss(value))
+
+
+def after_step(job) -> None:
+    """The step and, if one was due, its save are done: where step faults fire."""
+    fault = _my_fault()
+    if fault and fault["step"] == job.step and "event" not in fault and "byte" not in fault:
+        die(job.step)
+
+
+def validated(job, value: float) -> None:
+    emit("validated", epoch=job.epoch, step=job.step, loss=hexloss(value))
+
+
+def end(job) -> None:
+    emit("end", step=job.step, state=state_digests(job, None))
+
+
+def state_digests(job, batch) -> dict[str, str]:
+    from grader.harness.inside.digest import digest, optimizer_digests, rng_digests
+
+    state = {
+        "weights": digest(dict(job.model.named_parameters())),
+        "buffers": digest(dict(job.model.named_buffers()) if job.owns_buffers else {}),
+        **optimizer_digests(job.optimizer),
+        "learning rate": digest([group["lr"] for group in job.optimizer.param_groups]),
+        "scheduler": digest(job.scheduler.state_dict()) if job.scheduler else "none",
+        "global step": digest(job.step),
+        "epoch": digest(job.epoch),
+        "position in the epoch": digest(job.batch),
+        "best metric": digest(float(job.best)),
+        **rng_digests(),
+    }
+    if batch is not None:
+        state["augmented inputs"] = digest(list(batch))
+    return state
+
+
+# --- faults --------------------------------------------------------------------------------------
+
+
+def _my_fault() -> dict | None:
+    fault = _job.get("fault")
+    return None if fault and fault["kind"] == "preempt" else fault
+
+
+def my_preemption() -> list[dict]:
+    """The signals that are to be sent in this life."""
+    fault = _job.get("fault")
+    return fault["signals"] if fault and fault["kind"] == "preempt" else []
+
+
+def die(step: int, **what) -> None:
+    """SIGKILL to this very process: at an exact point, and no handler sees it."""
+    emit("fault", step=step, **what)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@contextmanager
+def saving(step: int, directory: str, fault: dict | None = None):
+    """Around one call of the student's save: faults inside it fire here. Gives the list of its
+    events.
+    """
+    fault = fault or _my_fault()
+    if fault is not None and (fault["step"] != step or not ("event" in fault or "byte" in fault)):
+        fault = None
+    emit("saving", step=step)
+    events: list[str] = []
+    with _full_at(step, fault) if fault and "byte" in fault else nullcontext() as limit:
+
+        def on_event(name: str) -> None:
+            if limit and limit.due == len(events):
+                limit.set()
+            number = len(events)
+            events.append(name)
+            if fault and "event" in fault and number == fault["event"]:
+                if fault["kind"] == "error":
+                    emit("fault", step=step, before=name)
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name.rpartition(" ")[2])
+                die(step, before=name)
+
+        with fsevents.watching(directory, on_event):
+            yield events
+    emit("saved", step=step, events=events)
+
+
+class _Limit:
+    """No file of this process may grow beyond so many bytes: where a tear and a full disk come
+    from.
+    """
+
+    def __init__(self, byte: int, due: int | None):
+        self.byte, self.due = byte, due
+        self.old = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def set(self) -> None:
+        self.due = None
+        resource.setrlimit(resource.RLIMIT_FSIZE, (self.byte, self.old[1]))
+
+
+@contextmanager
+def _full_at(step: int, fault: dict):
+    """`late`: the event before which the limit is set; what is written before that isn't torn."""
+    global _held
+    emit("fault", step=step)  # announced before it can strike
+    limit = _Limit(fault["byte"], fault.get("late"))
+    old = signal.signal(
+        signal.SIGXFSZ, signal.SIG_DFL if fault["kind"] == "tear" else signal.SIG_IGN
+    )
+    try:
+        # a line printed into a log of that size would be struck instead of the save
+        with _unlogged():
+            _held = []
+            if limit.due is None:
+                limit.set()
+            try:
+                yield limit
+            finally:
+                held = (
+                    limit.due is not None
+                    or resource.getrlimit(resource.RLIMIT_FSIZE)[0] == limit.byte
+                )
+                resource.setrlimit(resource.RLIMIT_FSIZE, limit.old)
+    finally:
+        signal.signal(signal.SIGXFSZ, old)
+        _report_held()
+    if not held:
+        emit("lifted", step=step)
+
+
+@contextmanager
+def words_torn():
+    """Gives a function that a script calls, with its step, when something that is no checkpoint is
+    about to be written. Where the fault says so, no file may grow beyond its byte any more until
+    the block ends.
+    """
+    fault = _my_fault()
+
+    with ExitStack() as until_the_end:
+
+        def about_to_write(step: int) -> None:
+            global _held
+            nonlocal fault
+            if not fault or fault["kind"] != "word" or fault["step"] != step:
+                return
+            limit, fault = _Limit(fault["byte"], None), None
+            emit("fault", step=step)
+            signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+            until_the_end.callback(_report_held)
+            until_the_end.enter_context(_unlogged())
+            until_the_end.callback(resource.setrlimit, resource.RLIMIT_FSIZE, limit.old)
+            _held = []
+            limit.set()
+
+        yield about_to_write
+
+
+def _report_held() -> None:
+    global _held
+    held, _held = _held or [], None
+    for line in held:
+        os.write(_events, line)
+
+
+@contextmanager
+def _unlogged():
+    """What is printed goes nowhere: a limit on the size of files holds for the logs as well."""
+    kept = {}
+    _flush()
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for fd in (1, 2):
+        kept[fd] = os.dup(fd)
+        os.dup2(nowhere, fd)
+    os.close(nowhere)
+    try:
+        yield
+        _flush()
+    finally:
+        for fd, log in kept.items():
+            os.dup2(log, fd)
+            os.close(log)
+
+
+def _flush() -> None:
+    # the student's code may have closed or replaced it
+    with suppress(AttributeError, OSError, ValueError):
+        sys.stdout.flush()

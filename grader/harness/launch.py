@@ -1,0 +1,125 @@
+"""One life from its preparation to its result: whatever goes wrong on our side of it is Lost, never
+a traceback.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from grader.harness import scratch
+from grader.harness.launcher import FIRST, HERE, DiskFull, Limits, Lost, environment
+from grader.harness.sandbox import NONE, Sandbox
+
+# s beyond a life's own limit, after which its guardian must have been killed or stopped
+PATIENCE = 60
+
+# bytes on the disk of a life that failed, below which its failure proves nothing
+MIN_FREE = 16 << 20
+
+
+def life_environment(own: str) -> dict[str, str]:
+    """The environment of every life, whose own folder is `own`."""
+    return environment() | {"TMPDIR": own, "HOME": own, "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def run_life(
+    launcher, folder: Path, script: Path, argv: list[str], fault, limits: Limits, may_write=(), *,
+    given: dict | None = None, sandbox: dict | None = None, start: str = FIRST,
+) -> dict:  # fmt: skip
+    """One life of one process in `folder`, to its end; the guardian's result. Blocks.
+
+    given    what the script gets beside its arguments (watch.given): questions, salts
+    sandbox  from Sandbox.job; without it, none
+    start    as a run's first life, a relaunched one, or in a fresh interpreter (launcher.py)
+
+    Raises Lost if there is no result to rely on.
+    """
+    with errors_of_ours(folder):
+        job = prepare(folder, script, argv, fault, limits, may_write, given=given, sandbox=sandbox)
+        return run_prepared(launcher, [job], limits, start)[0]
+
+
+@contextmanager
+def errors_of_ours(folder: Path):
+    """An error of the operating system in here isn't the student's: it's Lost."""
+    try:
+        yield
+    except OSError as e:
+        raise (
+            DiskFull(folder.parent) if DiskFull.says(e) else Lost(f"{type(e).__name__}: {e}")
+        ) from e
+
+
+def prepare(
+    folder: Path, script: Path, argv: list[str], fault, limits: Limits, may_write=(), *,
+    env: dict[str, str] | None = None, given: dict | None = None, sandbox: dict | None = None,
+) -> Path:  # fmt: skip
+    """The job of one process, as a file in `folder`. Only folder/t and `may_write` are the
+    process's to write to.
+    """
+    own = folder / "t"  # short: sockets are made below it
+    sandbox = sandbox or Sandbox(NONE).job()
+    path = folder / "job.json"
+    env = list((life_environment(str(own)) | (env or {})).items())
+    random.SystemRandom().shuffle(env)  # no two real processes agree on the order, either
+    job = {
+        "path": str(path),
+        "script": str(script),
+        "argv": argv,
+        "cwd": str(own),
+        "env": dict(env),
+        "fault": fault.to_json() if fault else None,
+        "given": given or {},
+        "limits": asdict(limits),
+        "may_write": [str(folder), *map(str, may_write)],
+        "sandbox": sandbox
+        | {"root": str(folder / "root"), "writable": [str(own), *map(str, may_write)]},
+        "child": str(HERE / "inside" / "child.py"),
+        **{name: str(folder / name) for name in ("stdout", "stderr", "events", "stack", "result")},
+    }
+    own.mkdir(parents=True)
+    (folder / "root").mkdir()
+    path.write_text(json.dumps(job))
+    return path
+
+
+def run_prepared(launcher, jobs: list[Path], limits: Limits, start: str) -> list[dict]:
+    """The processes of one life, to the end of all; their guardians' results. Lost, if there are
+    none to rely on.
+    """
+    launcher.run(jobs, limits.wall + PATIENCE, start)
+    results = [_result(job.parent) for job in jobs]
+    for job, result in zip(jobs, results, strict=False):
+        if result["status"] != 0 and shutil.disk_usage(job.parent).free < MIN_FREE:
+            raise DiskFull(job.parent.parent)
+    return results
+
+
+def _result(folder: Path) -> dict:
+    try:
+        result = json.loads(scratch.read(folder / "result", 1 << 16))
+        if {"status", "ended", "wall", "cpu", "left_behind"} <= result.keys() and isinstance(
+            result["status"], int
+        ):
+            return result
+        why = "an incomplete result"
+    except FileNotFoundError:
+        why = "no result"
+    except (OSError, ValueError, RecursionError, AttributeError) as e:
+        why = f"no readable result ({type(e).__name__})"
+    if not folder.is_dir():
+        raise Lost("a life's folder vanished while it ran")
+    if shutil.disk_usage(folder).free < MIN_FREE:
+        raise DiskFull(folder.parent)
+    try:
+        note = (
+            scratch.read(folder / "guardian.log", 500, tail=True).decode(errors="replace").strip()
+        )
+    except OSError:
+        note = ""
+    raise Lost(f"a life ended with {why}{': ' + note if note else ''}")

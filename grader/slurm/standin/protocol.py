@@ -1,0 +1,67 @@
+"""What a client and the controller say to each other: lines of JSON over a Unix socket; the
+client's own standard files go along, so that a task writes where srun would have written.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+
+from .formats import Refused
+
+SOCKET = "socket"
+MOST_FDS = 253  # that Linux passes in one message
+
+
+class Line:
+    """One end of a conversation."""
+
+    def __init__(self, sock: socket.socket):
+        self.sock = sock
+        self.buffer = b""
+        self.fds: list[int] = []
+
+    def send(self, message: dict) -> None:
+        self.sock.sendall(json.dumps(message).encode() + b"\n")
+
+    def read(self) -> list[dict] | None:
+        """What has arrived, after waiting for something; None once the other has gone."""
+        try:
+            data, fds, _, _ = socket.recv_fds(self.sock, 1 << 20, MOST_FDS)
+        except ConnectionError:
+            return None
+        self.fds += fds
+        if not data:
+            return None
+        *lines, self.buffer = (self.buffer + data).split(b"\n")
+        return [json.loads(line) for line in lines if line]
+
+
+def call(directory: str, request: dict, fds: list[int] | None = None) -> Line:
+    """Refused, as a client of Slurm says it, where nobody listens."""
+    sock = socket.socket(socket.AF_UNIX)
+    try:
+        sock.connect(os.path.join(directory, SOCKET))
+        if fds:
+            socket.send_fds(sock, [b"\n"], fds)
+        line = Line(sock)
+        line.send(request)
+    except OSError:
+        raise Refused(
+            "error: Unable to contact slurm controller (connect failure): the stand-in isn't up"
+        ) from None
+    return line
+
+
+def ask(directory: str, request: dict) -> dict:
+    """The one answer. Refused, if that's what it is."""
+    line = call(directory, request)
+    while True:
+        messages = line.read()
+        if messages is None:
+            raise Refused("error: the stand-in ended before it answered")
+        for message in messages:
+            if "refused" in message:
+                raise Refused(message["refused"], message.get("status", 1))
+            return message

@@ -1,0 +1,314 @@
+"""The functions of exercise 1, called as no training run calls them. Each question has a process of
+its own.
+
+Saving and loading are asked of two lives; what a life without student code reports of the same jobs
+shows what must come back.
+"""
+
+import argparse
+import os
+import pickle
+import random
+
+import numpy
+import torch
+
+from grader.harness.inside.digest import digest, optimizer_digests, rng_digests
+from grader.workload import job as workload
+from grader.workload import load_submission
+from grader.workload.ex01.fake_cuda_rng import PretendGpus
+from grader.workload.fake_cuda_tensors import living_on_gpu
+from grader.workload.questions import answer_each, outcome
+
+p = argparse.ArgumentParser()
+p.add_argument("--checkpoint", help="the student's checkpoint.py")
+p.add_argument("--directory", required=True)
+args = p.parse_args()
+
+
+def functions():
+    """The student's module, loaded in the process that is asked: what it imports by name it finds
+    as it is now."""
+    return load_submission.load(args.checkpoint, quiet=True)
+
+
+# --- jobs
+# ---------------------------------------------------------------------------------------------
+
+
+def built(q: dict, seed: int) -> workload.Job:
+    """A fresh job, of the kind that the question wants."""
+    job = workload.build(seed, epochs=2, steps_per_epoch=6, randomness=False)
+    if q.get("optimizer", "adamw") != "adamw":
+        parameters = list(job.model.parameters())
+        groups = [
+            {"params": parameters[:3], "lr": 0.02},
+            {"params": parameters[3:], "weight_decay": 0.01},
+        ]
+        if q["optimizer"] == "sgd":
+            job.optimizer = torch.optim.SGD(groups, lr=0.01, momentum=0.9)
+        else:
+            job.optimizer = torch.optim.Adam(groups, lr=1e-3, amsgrad=True)
+        job.scheduler = torch.optim.lr_scheduler.StepLR(job.optimizer, 2)
+    if not q.get("scheduler", True):
+        job.scheduler = None
+    return job
+
+
+def trained(q: dict, batches=None) -> workload.Job:
+    """A job after some steps, with part of it frozen and in evaluation mode, as fine-tuning leaves
+    it."""
+    job = built(q, q["seed"])
+    job.epoch, job.best = q.get("at_epoch", 0), q.get("best", float("inf"))
+    samples = [job.val_set[n] for n in range(workload.BATCH)]
+    batch = [
+        torch.tensor([i for i, _, _ in samples]),
+        *(torch.stack(t) for t in list(zip(*samples, strict=False))[1:]),
+    ]
+    for _ in zip(range(q["steps"]), batches(job) if batches else range(q["steps"]), strict=False):
+        job.train_step(batch)
+    job.model.block.dropout.eval()
+    job.model.places.weight.requires_grad_(False)
+    workload.seed_everything(q["seed"] + 1)
+    return job
+
+
+def parts(job: workload.Job, key: str) -> dict[str, str]:
+    scheduler = {"scheduler": digest(job.scheduler.state_dict(), key)} if job.scheduler else {}
+    return {
+        "weights": digest(dict(job.model.named_parameters()), key),
+        "buffers": digest(dict(job.model.named_buffers()), key),
+        **optimizer_digests(job.optimizer, key),
+        **scheduler,
+    }
+
+
+def looks(job: workload.Job, key: str) -> dict[str, str]:
+    """Also what a function could change in the job or in torch without a trace in the next step's
+    loss."""
+    return {
+        **parts(job, key),
+        "training mode": digest([m.training for m in job.model.modules()], key),
+        "gradients": digest([p.grad for p in job.model.parameters()], key),
+        "requires_grad": digest([p.requires_grad for p in job.model.parameters()], key),
+        "device or dtype": digest(
+            [[str(t.device), str(t.dtype)] for t in job.model.state_dict().values()], key
+        ),
+        "gradient mode": digest(torch.is_grad_enabled(), key),
+        "default dtype": digest(str(torch.get_default_dtype()), key),
+        "working directory": digest(os.path.basename(os.getcwd()), key),
+        **rng_digests(key),
+    }
+
+
+def place(q: dict) -> str:
+    """The question's file: relative to the working directory, or absolute."""
+    os.chdir(args.directory)
+    return q["file"] if q.get("bare") else os.path.join(args.directory, q["file"])
+
+
+# --- save_checkpoint and load_checkpoint
+# ---------------------------------------------------------------
+
+
+def save(q: dict) -> dict:
+    ck, job, path = functions(), trained(q), place(q)
+    tensors = [*job.model.state_dict().values()]
+    tensors += [
+        t for state in job.optimizer.state.values() for t in state.values() if torch.is_tensor(t)
+    ]
+    with living_on_gpu(tensors if q.get("gpu") else []):
+        ck.save_checkpoint(job.model, job.optimizer, job.scheduler, q["epoch"], path)
+    return {"looks": looks(job, q["key"])}
+
+
+def reference(q: dict) -> dict:
+    """The job that is saved elsewhere, without a save."""
+    job, _ = trained(q), place(q)
+    return {"looks": looks(job, q["key"]), "parts": parts(job, q["load_key"])}
+
+
+def load(q: dict) -> dict:
+    ck, path = functions(), place(q)
+    job = built(q, q["seed"])
+    CHANGES[q.get("change", "nothing")](job.model)
+    optimizer, scheduler = job.optimizer, job.scheduler
+    if q.get("planted") == "optimizer":
+        optimizer = Planted("")
+    if q.get("planted") == "scheduler":
+        scheduler = Planted("")
+    return outcome(lambda: repr(ck.load_checkpoint(job.model, optimizer, scheduler, path))) | {
+        "parts": parts(job, q["key"])
+    }
+
+
+def renamed(model: torch.nn.Module) -> None:
+    model.final_norm = model.norm
+    del model.norm
+
+
+def without_layer(model: torch.nn.Module) -> None:
+    del model.norm
+
+
+def without_buffer(model: torch.nn.Module) -> None:
+    del model.centre.mean
+
+
+CHANGES = {
+    "nothing": lambda model: None,
+    "layer more": lambda model: model.add_module("extra", torch.nn.Linear(2, 2)),
+    "layer less": without_layer,
+    "layer renamed": renamed,
+    "buffer more": lambda model: model.register_buffer("counts", torch.zeros(3)),
+    "buffer less": without_buffer,
+}
+
+
+# --- a call hidden in the file
+# -------------------------------------------------------------------------
+
+
+class Payload:
+    """Unpickled without weights_only, it creates a folder: what it could do instead is up to its
+    author."""
+
+    def __init__(self, flag: str):
+        self.flag = flag
+
+    def __reduce__(self):
+        return os.mkdir, (self.flag,)
+
+
+class Planted:
+    """An object to be saved, in whose state somebody has hidden a call."""
+
+    def __init__(self, flag: str):
+        self.flag = flag
+
+    def state_dict(self) -> dict:
+        return {"state": {}, "param_groups": [], "hidden": Payload(self.flag)}
+
+    def load_state_dict(self, state: dict) -> None:
+        pass
+
+
+def plant(q: dict) -> dict:
+    """A file with a call in it, written with the student's own save: its digest, if there is one,
+    is right."""
+    ck, job, path = functions(), trained(q), place(q)
+    planted = Planted(os.path.join(args.directory, q["flag"]))
+    optimizer = planted if q["planted"] == "optimizer" else job.optimizer
+    scheduler = planted if q["planted"] == "scheduler" else job.scheduler
+    epoch = Payload(planted.flag) if q["planted"] == "epoch" else 1
+    ck.save_checkpoint(job.model, job.optimizer, job.scheduler, 1, path)
+    try:
+        ck.save_checkpoint(job.model, optimizer, scheduler, epoch, path)
+    except Exception as e:  # a format for plain data can't even write it
+        return {"refused": type(e).__name__}
+    return {"refused": None}
+
+
+def plant_raw(q: dict) -> dict:
+    """A file with a call in it, written with torch or pickle."""
+    value = {"epoch": 1, "model_state_dict": Payload(os.path.join(args.directory, q["flag"]))}
+    with open(place(q), "wb") as f:
+        (torch.save if q["planted"] == "torch" else pickle.dump)(value, f)
+    return {}
+
+
+# --- get_rng_state and set_rng_state
+# -------------------------------------------------------------------
+
+
+def drawn(q: dict) -> None:
+    """The generators after some draws. gauss and randn draw two numbers and keep one back: that is
+    state, too."""
+    workload.seed_everything(q["seed"])
+    for _ in range(q["gauss"]):
+        random.gauss(0, 1), numpy.random.randn()
+    numpy.random.rand(q["numbers"]), torch.rand(q["numbers"]), torch.randn(1 + q["gauss"])
+
+
+def save_generators(q: dict) -> dict:
+    path = place(q)
+    drawn(q)
+    with PretendGpus(q["gpus"], q["seed"]) as gpus:
+        ck = (
+            functions()
+        )  # `from torch.cuda import get_rng_state_all` at its top finds the pretended devices
+        state = ck.get_rng_state()
+        after = rng_digests(q["key"]) | cuda_digests(gpus, q["key"])
+        random.random(), numpy.random.rand(5), torch.rand(2)
+        torch.save(state, path)
+    return {"generators": after}
+
+
+def load_generators(q: dict) -> dict:
+    path = place(q)
+    workload.seed_everything(q["seed"])
+    with PretendGpus(q["gpus"], q["seed"]) as gpus:
+        ck = functions()
+        ck.set_rng_state(torch.load(path, weights_only=True))
+        return {"generators": rng_digests(q["key"]) | cuda_digests(gpus, q["key"])}
+
+
+def reference_generators(q: dict) -> dict:
+    """Where they stand when they are saved, and those of a machine with other devices before
+    anything is restored."""
+    gpus, there = PretendGpus(q["gpus"], q["seed"]), PretendGpus(q["gpus_there"], q["seed_there"])
+    drawn(q)
+    return {
+        "saved": rng_digests(q["key"]) | cuda_digests(gpus, q["key"]),
+        "restored": rng_digests(q["load_key"]) | cuda_digests(gpus, q["load_key"]),
+        "there": cuda_digests(there, q["load_key"]),
+    }
+
+
+def cuda_digests(gpus: PretendGpus, key: str) -> dict[str, str]:
+    return {f"cuda:{n}": digest(state, key) for n, state in enumerate(gpus.states)}
+
+
+# --- capture and restore
+# ------------------------------------------------------------------------------
+
+
+def capture(q: dict) -> dict:
+    ck, path = functions(), place(q)
+    job = trained(q, ck.batches)
+    torch.save(ck.capture(job), path)
+    return {"looks": looks(job, q["key"]) | counters(job, q["key"])}
+
+
+def restore(q: dict) -> dict:
+    ck, path = functions(), place(q)
+    job = built(q, q["seed"])
+    workload.estrange(job)
+    ck.restore(job, torch.load(path, weights_only=True))
+    return {"parts": parts(job, q["key"]) | counters(job, q["key"])}
+
+
+def reference_job(q: dict) -> dict:
+    job, _ = trained(q), place(q)
+    return {
+        "looks": looks(job, q["key"]) | counters(job, q["key"]),
+        "parts": parts(job, q["load_key"]) | counters(job, q["load_key"]),
+    }
+
+
+def counters(job: workload.Job, key: str) -> dict[str, str]:
+    names = {
+        "global step": "step",
+        "epoch": "epoch",
+        "position in the epoch": "batch",
+        "best metric": "best",
+    }
+    return {name: digest(getattr(job, attribute), key) for name, attribute in names.items()}
+
+
+ASKS = (
+    save, reference, load, plant, plant_raw,
+    save_generators, load_generators, reference_generators,
+    capture, restore, reference_job,
+)  # fmt: skip
+answer_each(lambda q: {ask.__name__: ask for ask in ASKS}[q["ask"]](q))

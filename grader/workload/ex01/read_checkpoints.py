@@ -1,0 +1,58 @@
+"""Asks the reading functions of exercise 1 what a relaunched job would find, in a process that has
+seen no write.
+
+given: "key" (of the digests) and "looks": [{"id", "path", "reads": ["latest" or "best"...],
+"parts"}]; with "parts", each part of a state gets a digest of its own.
+"""
+
+import argparse
+import gc
+
+from grader.harness.inside import child, telemetry
+from grader.harness.inside.digest import digest
+from grader.workload import load_submission
+from grader.workload.isolate import Helper
+
+p = argparse.ArgumentParser()
+p.add_argument("--checkpoint", required=True, help="the student's checkpoint.py")
+p.add_argument("--directory", required=True)
+
+
+def look(checkpoint: str, key: str, asked: dict) -> None:
+    module = load_submission.load(checkpoint, quiet=True)
+    for what in asked["reads"]:
+        read = module.read_latest if what == "latest" else module.read_best
+        try:
+            state = read(asked["path"])
+        except Exception as e:
+            telemetry.emit(
+                "read", point=asked["id"], what=what, outcome="error", error=child.describe(e)
+            )
+            continue
+        outcome = "none" if state is None else "state"
+        parts = (
+            {str(name): digest(part, key) for name, part in state.items()}
+            if asked.get("parts") and state
+            else {}
+        )
+        telemetry.emit(
+            "read",
+            point=asked["id"],
+            what=what,
+            outcome=outcome,
+            digest=digest(state, key),
+            parts=parts,
+        )
+
+
+def main() -> None:
+    args, key = p.parse_args(), telemetry.given("key")
+    gc.freeze()  # the forked processes share what is here: don't let their collector copy it
+    reader = Helper("read", lambda asked: look(args.checkpoint, key, asked))
+    for one in telemetry.given("looks"):
+        reader.ask(one["id"], one)
+    reader.close()
+    telemetry.emit("end", step=0, state={})
+
+
+main()

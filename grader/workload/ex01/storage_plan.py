@@ -1,0 +1,120 @@
+"""Drives the storage functions of exercise 1 through a plan of points, and reports what happened.
+
+A point is a directory and what is done there, in a process forked for it, until it dies. Nothing is
+read here: what a relaunched job finds is asked of another life (reading.py).
+
+given: "payload" (the seed of the states) and "plan": [{"id", "at", "made", "ops": [op...]}]. `at`:
+the directory, below --directory; `made`: whether it exists at first. The operations are calls of
+the student's functions: {"op": "write", "step": n}, {"op": "best", "step": n, "loss": x, "best":
+y}, {"op": "prune", "keep": k} and {"op": "due", "asks": [[step, epoch, ...]...]}. "of" and "kind"
+say which state is saved (states.py), "fault" adds a fault, "dies" kills the process as soon as the
+call has returned. A point ends with an operation that fails, unless "goes_on". {"op": "put",
+"files": {path: text}} puts somebody else's files there.
+"""
+
+import argparse
+import gc
+import os
+import stat
+
+from grader.harness.inside import telemetry
+from grader.workload import load_submission
+from grader.workload.ex01.sample_states import made_state
+from grader.workload.isolate import Helper
+
+p = argparse.ArgumentParser()
+p.add_argument("--checkpoint", required=True, help="the student's checkpoint.py")
+p.add_argument("--directory", required=True, help="holds the points' directories")
+
+
+class Writer:
+    """Calls the student's functions, in a process that may die of it."""
+
+    def __init__(self, checkpoint: str, payload):
+        self.checkpoint, self.payload = checkpoint, payload
+
+    def __call__(self, asked: dict) -> None:
+        if asked["fresh"]:  # executed anew: what it remembered from another point is gone
+            self.ck = load_submission.load(self.checkpoint, quiet=True)
+        op, directory = asked["op"], asked["directory"]
+        step = op.get("step", 0)
+        fault = op.get("fault") or {}
+        state = (
+            made_state(self.payload, op.get("of", step), op.get("kind", "plain"))
+            if "step" in op
+            else None
+        )
+        with telemetry.saving(step, directory, fault | {"step": step if fault else -1}):
+            if op["op"] == "write":
+                self.ck.write_checkpoint(state, directory, step)
+            elif op["op"] == "best":
+                value = self.ck.keep_best(state, float(op["loss"]), float(op["best"]), directory)
+                telemetry.emit("best", point=asked["name"], value=repr(value))
+            elif op["op"] == "prune":
+                self.ck.prune(directory, op["keep"])
+            elif op["op"] == "due":
+                answers = [repr(self.ck.should_save(*ask)) for ask in op["asks"]]
+                telemetry.emit("due", point=asked["name"], answers=answers)
+        if op.get("dies"):
+            telemetry.die(step, after="the call returned")
+
+
+def files(directory: str) -> dict[str, list[int]]:
+    """Regular files below `directory` -> device, inode, size, date: other numbers after every
+    write."""
+    found = {}
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            path = os.path.join(folder, name)
+            st = os.lstat(path)
+            if stat.S_ISREG(st.st_mode):
+                found[os.path.relpath(path, directory)] = [
+                    st.st_dev,
+                    st.st_ino,
+                    st.st_size,
+                    st.st_mtime_ns,
+                ]
+    return found
+
+
+def put(directory: str, contents: dict[str, str]) -> None:
+    for relative, text in contents.items():
+        path = os.path.normpath(os.path.join(directory, relative))
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "w") as f:
+            f.write(text)
+
+
+def run(point: dict, root: str, writer: Helper) -> None:
+    name, directory = point["id"], os.path.join(root, point["at"])
+    os.makedirs(directory if point["made"] else os.path.dirname(directory), exist_ok=True)
+    telemetry.emit("point", point=name)
+    fresh, known = True, {tuple(i) for i in files(directory).values()}
+    for op in point["ops"]:
+        telemetry.emit("op", point=name)
+        status = 0
+        if op["op"] == "put":
+            put(directory, op["files"])
+        else:
+            asked = {"op": op, "directory": directory, "fresh": fresh or not writer.pid}
+            status, fresh = writer.ask(name, asked), False
+        new = {path: i for path, i in files(directory).items() if tuple(i) not in known}
+        telemetry.emit("wrote", point=name, files=new)
+        known |= {tuple(i) for i in new.values()}
+        if status and not op.get("goes_on"):
+            break
+    if any(op.get("fault") for op in point["ops"]):
+        writer.close()  # what a fault changed in the process harms no other point
+
+
+def main() -> None:
+    args = p.parse_args()
+    gc.freeze()  # the forked processes share what is here: don't let their collector copy it
+    writer = Helper("write", Writer(args.checkpoint, telemetry.given("payload")))
+    for point in telemetry.given("plan"):
+        run(point, args.directory, writer)
+    writer.close()
+    telemetry.emit("end", step=0, state={})
+
+
+main()

@@ -1,0 +1,72 @@
+"""What a power loss leaves of the saves of exercise 2: save_step is recorded on all ranks, all
+ranks resume from every state.
+"""
+
+import argparse
+import gc
+import os
+import sys
+import tempfile
+
+from grader.crash import rank_group
+from grader.crash.crashtest import Program
+from grader.harness.inside import ranks, telemetry
+from grader.workload import load_submission, power_loss
+from grader.workload.ex02.sample_jobs import digests, job_of
+
+p = argparse.ArgumentParser()
+p.add_argument("--checkpoint", required=True, help="the student's distributed.py")
+p.add_argument("--directory", required=True, help="below it the states are laid out")
+p.add_argument("--seed", type=int, default=0)
+p.add_argument("--ranks", type=int, default=2)
+p.add_argument(
+    "--steps", type=int, nargs="+", required=True, help="of the saves, one after another"
+)
+
+PAYLOAD = 1  # what the saved values are drawn from
+TREES = 32  # different directories that are read: each costs the start of all ranks
+# s that a rank waits for another; a load that hangs is told by the one who judges it, and long
+# before
+WAIT = 60.0
+
+
+def main() -> None:
+    args = p.parse_args()
+    sys.dont_write_bytecode = True  # it would stand in the record
+    meet = tempfile.mkdtemp(dir=args.directory)
+
+    def join(rank: int, store: str) -> None:
+        os.environ |= ranks.rank_environment(rank, args.ranks, store)
+        ranks.join_watched(patience=WAIT)
+
+    def saves(rank: int):
+        def run(directory: str) -> None:
+            join(rank, os.path.join(meet, "save"))
+            ck = load_submission.load(args.checkpoint, quiet=True)
+            for n, step in enumerate(args.steps, 1):
+                job = job_of(args.seed, PAYLOAD, step)
+                with rank_group.marked(n, digests(job, job.model.module, "")):
+                    ck.save_step(job, directory)
+
+        return run
+
+    def load(directory: str) -> str | None:
+        store = tempfile.mktemp(dir=meet)
+
+        def resume(rank: int) -> list:
+            join(rank, store)
+            ck = load_submission.load(args.checkpoint, quiet=True)
+            job = job_of(args.seed, None)
+            return [ck.resume(job, directory), digests(job, job.model.module, "")]
+
+        return rank_group.load(args.ranks, resume)
+
+    gc.freeze()
+    program = Program(
+        {f"rank {rank}": saves(rank) for rank in range(args.ranks)}, load, fresh="none"
+    )
+    power_loss.test(program, args.directory, TREES)
+    telemetry.emit("end", step=0, state={})
+
+
+main()

@@ -1,0 +1,369 @@
+"""Has ranks save and load drawn jobs at many points, under faults, and reports what they did.
+
+watch.given("points") holds JSON objects; every rank goes through all of them, one after another.
+At each point the ranks are forked for it alone and meet at a store of its own; whole lives would
+cost ten times as much. A point:
+
+    id      what its events are marked with
+    call    the function that saves: save_checkpoint_ddp, save_job or save_step
+    at      its directory, below --directory
+    node    a rank whose collective fails is killed, as by a launcher; else it sees the error
+    stale   {"rank", "hidden": [names]}: this rank doesn't see these names in its directory
+    ops     what the ranks do there, one after another, in one process each:
+
+    {"op": "save", "step", "version", "fault": fault or null}
+                                    "gpu": are its tensors tagged as a GPU's?
+    {"op": "load"}                  into a job that was just built
+    {"op": "next"}                  a save of the step that follows the one that was loaded
+    {"op": "copy", "to"}            a copy of its directory, as it is now, below --directory
+    {"op": "show", "payload", "step", "version"}   the digests of such a job; no student code runs
+    {"op": "hold", "rank", "step"}  a save for each event of one, that rank held before the event
+    {"op": "fail", "rank", "step", "byte"}  a save for each event of one, which fails; and as many
+                                    with a full disk as files are opened
+
+Saved values are drawn from watch.given("payload"), and digests made with watch.given("key").
+"""
+
+import argparse
+import os
+import select
+import shutil
+import signal
+import time
+from contextlib import nullcontext, suppress
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from grader.harness.guardian import waited_for_a_processor
+from grader.harness.inside import child, collectives, fsevents, ranks, telemetry
+from grader.workload import load_submission
+from grader.workload.ex02.pause_rank import holding
+from grader.workload.ex02.sample_jobs import digests, job_of
+from grader.workload.fake_cuda_tensors import living_on_gpu
+from grader.workload.questions import outcome
+
+p = argparse.ArgumentParser()
+p.add_argument("--checkpoint", help="the student's distributed.py")
+p.add_argument("--directory", required=True, help="holds the points' directories")
+p.add_argument("--seed", type=int, default=0)
+args = p.parse_args()
+RANK, WORLD = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE"))
+SECONDS = 20  # for one save or load; a fraction of one is normal
+ALONE = 2.0  # s after another rank's death in which a rank that waits for it must see the error
+INTERVAL = 4  # steps between two saves
+MOST = 24  # events of one save before which a rank is held, or fails
+HANGS = 3  # exit status of a process in which ranks waited for each other in vain
+ENOUGH = 2  # points that hang; what is left of the plan would only take its time
+HOLD_NOTHING = 2  # holds that show nothing; each costs its patience
+
+
+# --- what the ranks do at a point, in processes of its own ----------------------------------------
+
+
+class Point:
+    def __init__(self, point: dict, meet: str, steps: int):
+        self.steps = steps  # a pipe: each save and load says that it is done
+        self.id, self.call, self.meet = point["id"], point["call"], meet
+        self.directory = os.path.join(args.directory, point["at"])
+        ranks.join_watched(store=f"{meet}-store")
+        collectives.die_with_peers = point.get("node", False)
+        if args.checkpoint:
+            self.student = load_submission.load(args.checkpoint, quiet=True)
+        stale = point.get("stale")
+        if stale and stale["rank"] == RANK:
+            see_an_older_listing(self.directory, set(stale["hidden"]))
+        self.file = "checkpoint.pt"  # save_checkpoint_ddp's newest
+        self.saved_in = self.directory  # save_job's newest folder
+        self.loaded = 0  # step
+
+    def emit(self, event: str, **fields) -> None:
+        telemetry.emit(event, id=self.id, **fields)
+        os.write(self.steps, b".")
+
+    def run(self, ops: list[dict]) -> None:
+        for n, op in enumerate(ops):
+            self.n = n
+            getattr(self, op["op"])(op)
+        dist.barrier()  # rank 0 holds the store, which others may still need
+
+    # --- ops
+
+    def save(self, op: dict, around=None) -> dict:
+        """One save; `around` it, what watches or disturbs it."""
+        step, version = op["step"], op.get("version", 0)
+        job = job_of(args.seed, telemetry.given("payload"), step, version)
+        before = self.digests(job)
+        fault = op.get("fault")
+        if not (fault and fault["rank"] == RANK):
+            fault = {"step": -1}  # none: not the life's own either
+        if self.call == "save_job":
+            self.saved_in = os.path.join(self.directory, f"after-{step}")
+            if RANK == 0:
+                os.makedirs(self.saved_in, exist_ok=True)
+            dist.barrier()
+        self.file = "checkpoint.pt"
+        if fault.get("kind") == "blocked":
+            self.file = os.path.join("a file", self.file)
+            if RANK == 0:
+                open(os.path.join(self.directory, "a file"), "w").close()
+            self.emit("fault", step=step)
+            fault = {"step": -1}
+        elif op.get("apart"):
+            self.file = f"checkpoint-{step}.pt"
+        on_gpu = living_on_gpu(tensors_of(job)) if op.get("gpu") else nullcontext()
+        with around or telemetry.saving(step, self.directory, fault) as seen, on_gpu:
+            did = outcome(lambda: self._save(job))
+        events = seen if isinstance(seen, list) else []
+        changed = [part for part, value in self.digests(job).items() if value != before[part]]
+        returned = repr(did["returned"])[:100] if "returned" in did else None
+        self.emit(
+            "saved point", n=self.n, step=step, returned=returned, raised=did.get("raised"),
+            events=events, changed=changed, holds=before,
+        )  # fmt: skip
+        return {"events": events, "raised": "raised" in did, "seen": seen}
+
+    def _save(self, job) -> object:
+        if self.call == "save_checkpoint_ddp":
+            path = os.path.join(self.directory, self.file)
+            return self.student.save_checkpoint_ddp(job.model, job.optimizer, job.step, RANK, path)
+        if self.call == "save_job":
+            return self.student.save_job(job, self.saved_in)
+        return self.student.save_step(job, self.directory)
+
+    def load(self, op: dict) -> None:
+        job = job_of(args.seed, None)
+        did = outcome(lambda: repr(self._load(job))[:100])
+        step = self.loaded = job.step if isinstance(job.step, int) else 0
+        self.emit(
+            "loaded point", n=self.n, returned=did.get("returned"), raised=did.get("raised"),
+            step=step, holds=self.digests(job),
+        )  # fmt: skip
+        dist.barrier()
+
+    def _load(self, job) -> object:
+        if self.call == "save_checkpoint_ddp":
+            path = os.path.join(self.directory, self.file)
+            return self.student.load_checkpoint_ddp(job.model, job.optimizer, path)
+        if self.call == "save_job":
+            return self.student.load_job(job, self.saved_in)
+        return self.student.resume(job, self.directory)
+
+    def next(self, op: dict) -> None:
+        self.save({"step": self.loaded + INTERVAL})
+
+    def copy(self, op: dict) -> None:
+        dist.barrier()
+        if RANK == 0:
+            shutil.copytree(self.directory, os.path.join(args.directory, op["to"]), symlinks=True)
+        dist.barrier()
+
+    def show(self, op: dict) -> None:
+        job = job_of(args.seed, op["payload"], op["step"], op.get("version", 0))
+        self.emit(
+            "shown",
+            n=self.n,
+            step=op["step"],
+            version=op.get("version", 0),
+            holds=self.digests(job),
+        )
+
+    def hold(self, op: dict) -> None:
+        self.save(op)  # what stands there already isn't waited for
+        events = self._events_of(op["rank"], self.save(op | {"step": op["step"] + 1})["events"])
+        nothing = 0
+        for event in range(-1, min(len(events), MOST)):
+            step = op["step"] + 3 + event
+            around = holding(f"{self.meet}-{self.n}-{event}", self.directory, op["rank"], event)
+            found = self.save(op | {"step": step}, around)["seen"]
+            if op["rank"] == RANK:
+                self.emit(
+                    "held", n=self.n, step=step, rank=RANK, before=found.before, shown=found.shown
+                )
+            self.load(op)
+            nothing += self._events_of(op["rank"], [found.shown]) == ["nothing"]
+            if nothing == HOLD_NOTHING:
+                break
+
+    def fail(self, op: dict) -> None:
+        events = self._events_of(op["rank"], self.save(op)["events"])
+        # torch.save into a file that was opened just before fails as that does
+        own = [
+            n
+            for n, e in enumerate(events)
+            if not (e.startswith("torch.save") and n and events[n - 1].startswith("open "))
+        ]
+        own = [n for n in own if not events[n].startswith("torch.save ended")]
+        opened = [n for n in own if events[n].startswith(("open ", "torch.save begins"))]
+        faults = [{"kind": "error", "event": n} for n in own[:MOST]]
+        faults += [{"kind": "full", "byte": op["byte"], "late": n} for n in opened[:MOST]]
+        if self.call == "save_checkpoint_ddp":
+            faults.append({"kind": "blocked"})
+        for number, fault in enumerate(faults, 1):
+            step = op["step"] + 2 * number
+            at = fault.get("event", fault.get("late"))
+            before = None if at is None else events[at]
+            self.emit("failing", n=self.n, step=step, fault=fault, before=before)
+            fault = fault | {"step": step, "rank": op["rank"]}
+            raised = self.save({"step": step, "apart": True, "fault": fault})["raised"]
+            how = self.all_are_back(number, raised)
+            if how is None:
+                return
+            if self.call == "save_step" or not any(how):
+                self.load(op)
+            self.save({"step": step + 1, "apart": True})
+        self.load(op)
+
+    def all_are_back(self, number: int, raised: bool) -> list[bool] | None:
+        """Wait for the others, in no collective: that would serve a rank that waits in the save.
+
+        Gives which ranks' saves raised; None if the ranks can't go on together.
+        """
+        store = dist.FileStore(f"{self.meet}-{self.n}-back", WORLD)
+        store.set(f"{number} {RANK}", "lost" if collectives.failed else str(raised))
+        try:
+            store.wait(
+                [f"{number} {rank}" for rank in range(WORLD)], timedelta(seconds=ranks.PATIENCE + 4)
+            )
+        except RuntimeError:
+            return None
+        told = [store.get(f"{number} {rank}").decode() for rank in range(WORLD)]
+        return None if "lost" in told else [text == "True" for text in told]
+
+    def _events_of(self, rank: int, mine: list) -> list:
+        everybodys = [None] * WORLD
+        dist.all_gather_object(everybodys, mine)
+        return everybodys[rank]
+
+    def digests(self, job) -> dict[str, str]:
+        return digests(job, job.model.module, telemetry.given("key", ""))
+
+
+def tensors_of(job) -> list[torch.Tensor]:
+    moments = [t for s in job.optimizer.state.values() for t in s.values() if torch.is_tensor(t)]
+    return [*job.model.state_dict().values(), *moments]
+
+
+def see_an_older_listing(directory: str, hidden: set[str]) -> None:
+    """As on another node, whose file system tells of new names later; the files themselves can
+    be opened."""
+    listdir, scandir = os.listdir, os.scandir
+
+    def here(path) -> bool:
+        return not isinstance(path, int) and os.path.abspath(os.fsdecode(path)) == os.path.abspath(
+            directory
+        )
+
+    class Scan:
+        def __init__(self, path):
+            self.entries = scandir(path)
+
+        def __iter__(self):
+            return (e for e in self.entries if e.name not in hidden)
+
+        def __next__(self):
+            return next(iter(self))
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.close()
+
+        def close(self):
+            self.entries.close()
+
+    os.listdir = lambda path=".": [n for n in listdir(path) if not (here(path) and n in hidden)]
+    os.scandir = lambda path=".": Scan(path) if here(path) else scandir(path)
+
+
+# --- the points, one after another; every rank goes through all of them ---------------------------
+
+
+def run_point(point: dict) -> bool:
+    """In a fork. Gives whether ranks hung in it.
+
+    When another rank has died, this one gets time to see it, and is then ended as well: what waits
+    outside of a collective would wait for ever.
+    """
+    telemetry.emit("point", id=point["id"])
+    meet = os.path.join(args.directory, "meet", point["id"])
+    if RANK == 0:
+        os.makedirs(os.path.join(args.directory, point["at"]), exist_ok=True)
+    all_here(f"{meet}-made")
+    going_on, steps = os.pipe()
+    os.set_blocking(going_on, False)
+    pid = os.fork()
+    if pid == 0:
+        os._exit(answer(point, meet, steps))
+    os.close(steps)
+    deadline, late, waited = time.monotonic() + SECONDS, False, 0.0
+    while not ended_within(pid, 0.05):
+        now = time.monotonic()
+        with suppress(BlockingIOError):
+            if os.read(going_on, 1 << 10):
+                deadline = now + SECONDS
+        if os.path.exists(f"{meet}-gone"):
+            deadline = min(deadline, now + ALONE)
+        if now > deadline:
+            late = not os.path.exists(f"{meet}-gone")
+            waited = waited_for_a_processor(pid)
+            os.kill(pid, signal.SIGKILL)
+    os.close(going_on)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if status != 0:
+        open(f"{meet}-gone", "w").close()
+    if status == HANGS or late:
+        open(f"{meet}-hangs", "w").close()
+    telemetry.emit("ended point", id=point["id"], status=status, late=late, waited=waited)
+    all_here(f"{meet}-done")
+    return os.path.exists(f"{meet}-hangs")
+
+
+def answer(point: dict, meet: str, steps: int) -> int:
+    began, status = time.monotonic(), 0
+    try:
+        Point(point, meet, steps).run(point["ops"])
+    except BaseException as e:
+        telemetry.emit("crash", id=point["id"], **child.describe(e))
+        status = 1
+    hung = collectives.failed and time.monotonic() - began > ranks.PATIENCE
+    return HANGS if hung else status
+
+
+def ended_within(pid: int, seconds: float) -> bool:
+    """Has this child ended? Leaves it to be waited for."""
+    if hasattr(os, "pidfd_open"):
+        fd = os.pidfd_open(pid)
+        try:
+            return bool(select.select([fd], [], [], seconds)[0])
+        finally:
+            os.close(fd)
+    if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+        return True
+    time.sleep(0.005)
+    return False
+
+
+def all_here(path: str) -> None:
+    """Every rank has come to this place."""
+    store = dist.FileStore(path, WORLD)
+    store.set(str(RANK), "here")
+    store.wait([str(rank) for rank in range(WORLD)])
+
+
+def main() -> None:
+    fsevents.install()
+    os.makedirs(os.path.join(args.directory, "meet"), exist_ok=True)
+    hung = 0
+    for point in telemetry.given("points"):
+        hung += run_point(point)
+        if hung == ENOUGH:
+            break
+    telemetry.emit("point", id=None)
+    telemetry.emit("end", step=0, state={})
+
+
+if __name__ == "__main__":
+    main()

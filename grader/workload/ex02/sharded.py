@@ -1,0 +1,268 @@
+"""What save_sharded, load_sharded and export_model do beyond a training run, one thing a life.
+
+    --do save      a drawn job on these ranks is saved into --directory
+    --do load      a fresh job on these ranks (another number of them, perhaps) loads that
+    --do whole     the digests of the drawn job; nothing of the student's runs
+    --do export    one process, no ranks: export_model, and what torch.load finds in the file
+    --do hold      saves in which one rank is held before each event of its own
+    --do memory    a larger model: what save and load take of each rank's memory
+
+Jobs are drawn from watch.given("payload"), digests made with watch.given("key").
+"""
+
+import argparse
+import os
+import random
+import warnings
+from functools import partial
+
+import torch
+import torch.distributed as dist
+
+from grader.harness.inside import ranks, telemetry
+from grader.harness.inside.digest import digest
+from grader.harness.inside.memory import Peak
+from grader.workload import load_submission, rank_job
+from grader.workload.ex02.pause_rank import holding
+from grader.workload.questions import outcome
+
+p = argparse.ArgumentParser()
+p.add_argument("--checkpoint", help="the student's distributed.py")
+p.add_argument("--directory", required=True)
+p.add_argument("--do", choices=["save", "load", "whole", "export", "hold", "memory"], required=True)
+p.add_argument("--seed", type=int, default=0)
+args = p.parse_args()
+folder = os.path.join(args.directory, "sharded")
+SLOW = 40.0  # s; the model of `memory` takes its time to reach the disk
+MOST = 24  # events of one save before which a rank is held
+
+
+class Uneven(torch.nn.Module):
+    """Parameters that no number of ranks divides, and some with fewer rows than there are ranks."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = torch.nn.Embedding(29, 6)
+        self.wide = torch.nn.Linear(6, 5)
+        self.narrow = torch.nn.Linear(5, 1)  # one row: most ranks hold nothing of it
+        self.thin = torch.nn.Linear(7, 3, bias=False, dtype=torch.bfloat16)
+        self.cube = torch.nn.Parameter(torch.zeros(3, 2, 7))
+        self.tail = torch.nn.Sequential(
+            torch.nn.Linear(6, 4), torch.nn.LayerNorm(4), torch.nn.Linear(4, 13)
+        )
+
+
+def built(sharded: bool):
+    model = Uneven()
+    if sharded:
+        warnings.filterwarnings("ignore", message="FSDP2-wrapped module .*")
+        rank_job.shard(model.tail, model)
+    grown = [p for p in model.parameters() if p.dim() > 1]
+    groups = [
+        {"params": grown},
+        {"params": [p for p in model.parameters() if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    return model, torch.optim.AdamW(groups, lr=1e-3, weight_decay=0.1, foreach=True)
+
+
+ODD = [float("nan"), float("inf"), -0.0, 1e-45]  # what a comparison by value overlooks
+
+
+def fill(model, optimizer, payload: int) -> None:
+    """Every rank draws the whole of each tensor, and keeps its part of it. They are small."""
+    draw = torch.Generator().manual_seed(payload)
+
+    def drawn(like):
+        whole = torch.randn(like.shape, generator=draw)
+        whole.view(-1)[:: max(5, whole.numel() // 3)] = random.Random(
+            payload + whole.numel()
+        ).choice(ODD)
+        return part(whole.to(like.dtype), like)
+
+    def part(whole, like):
+        if not hasattr(like, "to_local"):
+            return whole
+        return torch.distributed.tensor.distribute_tensor(
+            whole, like.device_mesh, like.placements, src_data_rank=None
+        )
+
+    numbers = random.Random(payload)
+    step = torch.tensor(float(numbers.randint(3, 10**6)))
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(drawn(p))
+            optimizer.state[p] = {"step": step.clone(), "exp_avg": drawn(p), "exp_avg_sq": drawn(p)}
+    for group in optimizer.param_groups:
+        group["lr"], group["betas"] = numbers.random(), (numbers.random(), numbers.random())
+
+
+def gathered(t):
+    """The whole of a tensor, from all ranks: their number makes no difference."""
+    return t.full_tensor() if hasattr(t, "full_tensor") else t
+
+
+def this_ranks(t):
+    return t.to_local() if hasattr(t, "to_local") else t
+
+
+def whole(model, optimizer, full=gathered) -> dict[str, str]:
+    """Digests of weights and moments, and of the optimizer's settings."""
+    key = telemetry.given("key", "")
+
+    out = {f"weights {name}": digest(full(p), key) for name, p in model.named_parameters()}
+    for name, p in model.named_parameters():
+        for kind, value in sorted(optimizer.state[p].items()):
+            out[f"optimizer {kind} {name}"] = digest(full(value), key)
+    settings = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
+    return out | {"optimizer settings": digest(settings, key)}
+
+
+def save(ck) -> None:
+    model, optimizer = built(sharded=True)
+    fill(model, optimizer, telemetry.given("payload", 1))
+    before = whole(model, optimizer)
+    with telemetry.saving(0, args.directory):
+        ck.save_sharded(model, optimizer, folder)
+    now = whole(model, optimizer)
+    telemetry.emit(
+        "whole", digests=now, changed=[name for name in now if now[name] != before[name]]
+    )
+
+
+def load(ck) -> None:
+    model, optimizer = built(sharded=True)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.to_local().fill_(7)
+    ck.load_sharded(model, optimizer, folder)
+    telemetry.emit("whole", digests=whole(model, optimizer))
+
+
+def show(ck) -> None:
+    model, optimizer = built(sharded=False)
+    fill(model, optimizer, telemetry.given("payload"))
+    telemetry.emit("whole", digests=whole(model, optimizer))
+
+
+def hold(ck) -> None:
+    """Each save goes into a folder of its own, and is loaded at once."""
+    rank, events = dist.get_rank(), []
+    for held in range(dist.get_world_size()):
+        for event in range(MOST + 2):  # 0: none; 1: its call
+            model, optimizer = built(sharded=True)
+            fill(model, optimizer, event)
+            into = os.path.join(args.directory, f"held-{held}-{event}")
+            if event == 0:
+                around = telemetry.saving(event, args.directory)
+            else:
+                around = holding(
+                    f"{args.directory}-{held}-{event}", args.directory, held, event - 2
+                )
+            with around as found:
+                did = outcome(partial(ck.save_sharded, model, optimizer, into))
+            if event == 0:
+                events = [None] * dist.get_world_size()
+                dist.all_gather_object(events, list(found))
+            elif rank == held:
+                telemetry.emit("held", rank=held, before=found.before, shown=found.shown)
+            telemetry.emit("saved held", raised=did.get("raised"))
+            if "raised" in did:
+                return
+            before = whole(model, optimizer, full=this_ranks)
+            fresh, its_optimizer = built(sharded=True)
+            ck.load_sharded(fresh, its_optimizer, into)
+            now = whole(fresh, its_optimizer, full=this_ranks)
+            telemetry.emit(
+                "loaded held", different=[name for name in before if now.get(name) != before[name]]
+            )
+            dist.barrier()
+            if event > len(events[held]):
+                break
+
+
+def export(ck) -> None:
+    model = Uneven()
+    path = os.path.join(args.directory, "model.pt")
+    ck.export_model(folder, model, path)
+    key = telemetry.given("key", "")
+    found = torch.load(path, weights_only=True)
+    kinds = (
+        {k: type(v).__name__ for k, v in found.items()}
+        if isinstance(found, dict)
+        else type(found).__name__
+    )
+    plain = isinstance(found, dict) and all(
+        isinstance(k, str) and type(v) is torch.Tensor for k, v in found.items()
+    )
+    telemetry.emit(
+        "exported",
+        kinds=kinds,
+        digests={f"weights {k}": digest(v, key) for k, v in found.items()} if plain else {},
+        filled={f"weights {k}": digest(v, key) for k, v in model.named_parameters()},
+    )
+
+
+LAYERS, SIDE = 16, 1024  # 64 MiB of weights
+
+
+def memory(ck) -> None:
+    """Peak of this rank's resident memory in save and in load, over what it held before, in
+    bytes."""
+    warm_up(ck)
+    model, optimizer = large(LAYERS)
+    with Peak() as of_save:
+        ck.save_sharded(model, optimizer, folder)
+    del model, optimizer
+    model, optimizer = large(LAYERS, steps=False)
+    with Peak() as of_load:
+        ck.load_sharded(model, optimizer, folder)
+    weights = LAYERS * SIDE * SIDE * 4
+    telemetry.emit("memory", weights=weights, save=of_save.extra, load=of_load.extra)
+
+
+def large(layers: int, steps: bool = True):
+    with torch.device("meta"):
+        model = torch.nn.Sequential(
+            *(torch.nn.Linear(SIDE, SIDE, bias=False) for _ in range(layers))
+        )
+    rank_job.shard(*model, model)
+    model.to_empty(device="cpu")
+    with torch.no_grad():
+        for p in model.parameters():
+            p.to_local().fill_(0.5)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    if steps:
+        for p in model.parameters():
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+        optimizer.zero_grad()
+    return model, optimizer
+
+
+def warm_up(ck) -> None:
+    """A small save and load: what a process takes only once isn't the model's."""
+    model, optimizer = built(sharded=True)
+    fill(model, optimizer, 1)
+    ck.save_sharded(model, optimizer, f"{folder}-small")
+    ck.load_sharded(*built(sharded=True), f"{folder}-small")
+
+
+def main() -> None:
+    if "RANK" in os.environ:
+        ranks.join_watched(patience=SLOW if args.do == "memory" else ranks.PATIENCE)
+    ck = load_submission.load(args.checkpoint) if args.checkpoint else None
+    do = {
+        "save": save,
+        "load": load,
+        "whole": show,
+        "export": export,
+        "hold": hold,
+        "memory": memory,
+    }
+    do[args.do](ck)
+    telemetry.emit("end", step=0, state={})
+    ranks.leave()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,354 @@
+"""The training job of exercise 3: one process, or one of several ranks under DDP. It knows how to
+save and resume.
+
+How a checkpoint is written, and what it holds, was exercises 1 and 2. Here it's about *when*.
+"""
+
+from __future__ import annotations
+
+import builtins
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch.utils.data import DataLoader
+from torch.utils.data.distributed import DistributedSampler
+
+from grader.given import generators
+from grader.harness.costs import Costs
+from grader.harness.inside import fsevents, telemetry
+from grader.harness.inside.digest import digest
+from grader.harness.preemption import last_word
+from grader.workload import job as workload
+from grader.workload import rank_job
+from grader.workload.data import Windows
+from grader.workload.ex03.virtual_clock import Scheduler
+from grader.workload.model import Transformer
+
+BATCH = 8  # samples for each rank
+PARTS = 12  # of an evaluation
+# in which the time of a save passes: before its second, third and fourth event, and after the last
+SHARES = 4
+FAIL_IN_SAVE = 1  # the event of a save before which it fails: something of it has been written
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An error that the job raises, once."""
+
+    where: str  # "build", "resume", "step", "evaluation" or "save"
+    step: int  # the optimizer step that fails, or that was the last
+    error: str  # a built-in exception's name
+    message: str
+
+
+@dataclass
+class PreemptJob(workload.Job):
+    """A training job in memory (what Job says), which saves itself and resumes.
+
+    What your `train` uses: epoch, epochs, step, save_every; batches(), train_step(batch);
+    validation_parts(), validate(part), end_epoch(losses); save(), resume().
+    """
+
+    sampler: DistributedSampler | None = None
+    rank: int = 0
+    world: int = 1  # the number of ranks
+    save_every: int = 4  # steps between two saves
+    directory: str = ""
+    cluster: Scheduler | None = None  # its scheduler, which knows the time and sends signals
+    failure: Failure | None = None
+    costs: Costs = field(default_factory=Costs)
+    # "step", "part", "save" -> how many of them this life has begun
+    done: dict = field(default_factory=dict)
+    in_hand: bool = False  # a batch has been fetched and not trained
+    epoch_rng: tuple = ()  # the generators as this epoch began: its order of augmentation
+
+    @property
+    def owns_buffers(self) -> bool:
+        return self.rank == 0  # DDP gives everybody rank 0's before each forward pass
+
+    @property
+    def network(self) -> torch.nn.Module:
+        return self.model.module if self.world > 1 else self.model
+
+    # --- training
+
+    def batches(self):
+        """The batches of this epoch that are still to be trained; a resumed epoch may have none
+        left.
+        """
+        self.model.train()
+        self.sampler.set_epoch(self.epoch)
+        self.in_hand, now = False, generators.rng()
+        if self.batch:
+            generators.restore_rng(self.epoch_rng)
+        self.epoch_rng = generators.rng()
+        iterator = iter(self.loader)
+        try:
+            for _ in range(self.batch):
+                next(iterator)
+            if self.batch:
+                generators.restore_rng(now)
+            for batch in iterator:
+                self.in_hand = True
+                yield batch
+        finally:
+            del iterator  # ends the workers
+
+    def train_step(self, batch) -> float:
+        """Forward, backward, optimizer, learning rate, counters; the loss of the batch."""
+        telemetry.step(self, batch)
+        telemetry.emit("begins", step=self.step, tensors=self.tensors())
+        self.in_hand = False
+        takes = self._takes("step")
+        self.cluster.passes(takes / 2, "a step")
+        self._may_fail("step", self.step + 1)
+        loss = super().train_step(batch)
+        self.cluster.passes(takes / 2, "a step")
+        telemetry.loss(self, loss)
+        telemetry.emit(
+            "trained",
+            step=self.step,
+            clock=self.cluster.clock,
+            tensors=self.tensors(),
+            says=self._says(),
+        )
+        telemetry.after_step(self)
+        return loss
+
+    def tensors(self) -> dict[str, str]:
+        return {name: digest(p) for name, p in self.network.named_parameters()}
+
+    # --- evaluation
+
+    def validation_parts(self) -> list[int]:
+        """An evaluation takes long: it comes in parts."""
+        return list(range(PARTS))
+
+    @torch.no_grad()
+    def validate(self, part: int) -> float:
+        """The loss of one part; draws from no random generator, and changes nothing in the job."""
+        self.cluster.point(self.step, "evaluation", part)
+        self.cluster.passes(self._takes("part"), "evaluation")
+        self._may_fail("evaluation", self.step)
+        self.network.eval()
+        _, inputs, targets = zip(
+            *(self.val_set[i] for i in range(part, len(self.val_set), PARTS)), strict=False
+        )
+        logits = self.network(torch.stack(inputs))
+        self.network.train()
+        loss = torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1), torch.stack(targets).flatten()
+        ).item()
+        telemetry.emit(
+            "part", step=self.step, part=part, clock=self.cluster.clock, says=self._says()
+        )
+        return loss
+
+    def end_epoch(self, losses: list[float]) -> None:
+        """The epoch is trained and evaluated: `losses` of all its parts."""
+        telemetry.emit("epoch", epoch=self.epoch, step=self.step, parts=len(losses))
+        loss = torch.tensor(sum(losses) / max(1, len(losses)), dtype=torch.float64)
+        if self.world > 1:
+            dist.broadcast(loss, 0)  # buffers are rank 0's: so is the loss
+        self.best = min(self.best, loss.item())
+        self.epoch += 1
+        self.batch = 0
+
+    # --- checkpoints
+
+    def save(self) -> None:
+        """Write a checkpoint of the job as it is now, beside the earlier ones; under DDP every rank
+        calls it.
+
+        It appears by a rename, when all of it is written. The newest two stay.
+        """
+        telemetry.emit(
+            "saving",
+            step=self.step,
+            clock=self.cluster.clock,
+            tensors=self.tensors(),
+            in_hand=self.in_hand,
+            says=self._says(),
+        )
+        takes = self._takes("save")
+        number = 0
+
+        def on_event(_: str) -> None:
+            nonlocal number
+            self.cluster.point(self.step, "event", number)
+            if number == FAIL_IN_SAVE:
+                self._may_fail("save", self.step)
+            number += 1
+            if number < SHARES:
+                self.cluster.passes(takes / SHARES, "a save")
+
+        with fsevents.watching(self.directory, on_event):
+            _write(self._own(), self._path(self.step, self.rank))
+            if self.world > 1:
+                dist.barrier()
+            if self.rank == 0:
+                _write(self._shared(), self._path(self.step))
+                for old in self._steps()[2:]:
+                    for path in Path(self.directory).glob(f"step-{old:06d}.*"):
+                        path.unlink()
+            if self.world > 1:
+                dist.barrier()
+        self.cluster.passes(takes - min(number, SHARES - 1) * takes / SHARES, "a save")
+        telemetry.emit("saved", step=self.step, clock=self.cluster.clock, events=[])
+
+    def resume(self) -> bool:
+        """Bring this freshly built job to its newest checkpoint; False if there is none."""
+        steps = self._steps()
+        self.cluster.point(0, "resume")
+        self.cluster.passes(self.costs.build, "loading")
+        self._may_fail("resume", 0)
+        if steps:
+            # whatever a resumed run has in common with the old one comes from the disk
+            workload.estrange(self)
+            self._load(steps[0])
+        telemetry.life(self)
+        return bool(steps)
+
+    def _steps(self) -> list[int]:
+        """Of the complete checkpoints, the newest first."""
+        return sorted(
+            (int(p.stem.split("-")[1]) for p in Path(self.directory).glob("step-??????.pt")),
+            reverse=True,
+        )
+
+    def _path(self, step: int, rank: int | None = None) -> Path:
+        return Path(
+            self.directory, f"step-{step:06d}.pt" if rank is None else f"step-{step:06d}.rank{rank}"
+        )
+
+    def _shared(self) -> dict:
+        return {
+            "model": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "progress": [self.step, self.epoch, self.batch, self.best],
+        }
+
+    def _own(self) -> dict:
+        return {"rng": generators.rng(), "epoch_rng": self.epoch_rng}
+
+    def _load(self, step: int) -> None:
+        shared = torch.load(self._path(step), map_location="cpu", weights_only=True)
+        own = torch.load(self._path(step, self.rank), map_location="cpu", weights_only=True)
+        self.network.load_state_dict(shared["model"])
+        self.optimizer.load_state_dict(shared["optimizer"])
+        self.scheduler.load_state_dict(shared["scheduler"])
+        self.step, self.epoch, self.batch, self.best = shared["progress"]
+        self.epoch_rng = own["epoch_rng"]
+        generators.restore_rng(own["rng"])
+
+    def _takes(self, what: str) -> float:
+        number = self.done.get(what, 0)
+        self.done[what] = number + 1
+        return self.costs.takes(what, number, self.cluster.left)
+
+    def _says(self) -> str | None:
+        """What status.json says meanwhile."""
+        return last_word(Path(self.directory))
+
+    def _may_fail(self, where: str, step: int) -> None:
+        may_fail(self.failure, self.cluster, where, step)
+
+
+def may_fail(failure: Failure | None, cluster: Scheduler, where: str, step: int) -> None:
+    """Raise the job's error, if this is its place."""
+    if failure and (failure.where, failure.step) == (where, step):
+        cluster.point(step, "failing")
+        telemetry.emit("failing", step=step)
+        raise getattr(builtins, failure.error)(failure.message)
+
+
+def _write(state: dict, path: Path) -> None:
+    temporary = f"{path}.tmp"
+    with open(temporary, "wb") as f:
+        torch.save(state, f)
+        f.flush()
+        os.fsync(f.fileno())
+    os.replace(temporary, path)
+
+
+class InTurn(torch.optim.AdamW):
+    """AdamW that updates one group of parameters after the other, as all do; here, a signal can
+    come in between.
+    """
+
+    between = None  # called when the first group is updated and the others aren't
+
+    def step(self, closure=None):
+        groups = self.param_groups
+        try:
+            for number, group in enumerate(groups):
+                self.param_groups = [group]
+                super().step()
+                self.param_groups = groups
+                if number == 0 and self.between:
+                    self.between()
+        finally:
+            self.param_groups = groups
+
+
+def build(
+    args, scheduler: Scheduler, costs: Costs, failure: Failure | None, worker_init=None
+) -> PreemptJob:
+    """A fresh job, which takes a while; `args` are train_preempt.py's."""
+    scheduler.point(0, "start")
+    scheduler.passes(costs.build, "building")
+    may_fail(failure, scheduler, "build", 0)
+    ranks = dist.is_initialized()
+    rank, world = (dist.get_rank(), dist.get_world_size()) if ranks else (0, 1)
+    workload.seed_everything(args.seed)
+    network = Transformer(dropout=0.1)
+    model = torch.nn.parallel.DistributedDataParallel(network) if ranks else network
+    if ranks:
+        rank_job.prime_buckets(model)
+    low = [
+        p
+        for name, p in network.named_parameters()
+        if name.startswith(("letters", "places", "block"))
+    ]
+    high = [
+        p
+        for name, p in network.named_parameters()
+        if not name.startswith(("letters", "places", "block"))
+    ]
+    optimizer = InTurn([{"params": low}, {"params": high}], lr=3e-3, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=1e-2, total_steps=args.epochs * args.steps_per_epoch + 1, pct_start=0.3
+    )
+    data = Windows(args.steps_per_epoch * BATCH * world, args.seed, augment=True)
+    sampler = DistributedSampler(data, num_replicas=world, rank=rank, seed=args.seed)
+    loader = DataLoader(
+        data,
+        batch_size=BATCH,
+        sampler=sampler,
+        num_workers=args.workers,
+        worker_init_fn=worker_init,
+        multiprocessing_context="fork" if args.workers else None,
+    )
+    workload.seed_everything(args.seed * 1000 + rank + 1)
+    job = PreemptJob(
+        model,
+        optimizer,
+        schedule,
+        loader,
+        args.epochs,
+        val_set=Windows(4 * PARTS, args.seed + 1, augment=False),
+        sampler=sampler,
+        rank=rank,
+        world=world,
+        save_every=args.save_every,
+        directory=args.directory,
+        cluster=scheduler,
+        costs=costs,
+        failure=failure,
+    )
+    optimizer.between = lambda: scheduler.point(job.step + 1)
+    return job

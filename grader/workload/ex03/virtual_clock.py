@@ -1,0 +1,179 @@
+"""The cluster's scheduler, as a job meets it: signals at chosen points, then SIGKILL when the grace
+is over.
+
+Time is the grader's own here. It passes only where the job says what it does and how long that
+takes, so a second is the same on every machine, and SIGKILL strikes at an exact point: never
+earlier because a laptop was busy.
+"""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import os
+import select
+import signal
+import struct
+import time
+from contextlib import suppress
+from multiprocessing.connection import wait
+
+from grader.harness.inside import telemetry
+from grader.harness.preemption import NUMBERS
+
+BOOT = 1_700_000_000.0  # epoch seconds at which every life begins
+FORWARDED = 20.0  # s in which torchrun has forwarded a signal: milliseconds are normal
+WORKERS = 2.0  # s in which a worker that a signal kills is dead, on a busy machine, too
+# to the daemon: a process, or a group (0 or 1), the signal, and the order's number; back: that
+# number
+ORDER, SENT = struct.Struct("iiiq"), struct.Struct("q")
+
+
+class Daemon:
+    """The node's daemon: a process outside of the job, which sends it signals.
+
+    It must be made before the student's code is loaded. Then nothing that this code does to its own
+    process keeps a signal away, and a DataLoader worker sees that its parent isn't the sender
+    (PyTorch looks: of a SIGTERM from its own parent, a worker leaves in peace).
+    """
+
+    def __init__(self) -> None:
+        orders, self._orders = os.pipe()
+        self._sent, sent = os.pipe()
+        if os.fork() == 0:
+            os.close(self._orders)
+            os.close(self._sent)
+            self._serve(orders, sent)
+        os.close(orders)
+        os.close(sent)
+
+    def send(self, number: int, pid: int | None = None, group: bool = False) -> None:
+        """To this process, if no `pid` is named; it has been sent when this returns."""
+        order = time.monotonic_ns()
+        os.write(self._orders, ORDER.pack(pid or os.getpid(), group, number, order))
+        # an earlier answer may lie there: to a process that died of its signal
+        while (answer := os.read(self._sent, SENT.size)) != SENT.pack(order):
+            if not answer:
+                raise BrokenPipeError
+
+    @staticmethod
+    def _serve(orders: int, sent: int) -> None:
+        try:
+            os.setsid()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, signal.SIG_DFL)
+            while order := os.read(orders, ORDER.size):
+                pid, group, number, asked = ORDER.unpack(order)
+                telemetry.emit("sent", signal=number)
+                with suppress(ProcessLookupError):
+                    (os.killpg if group else os.kill)(pid, number)
+                os.write(sent, SENT.pack(asked))
+        finally:
+            os._exit(0)
+
+
+class Scheduler:
+    """One life's clock, and the signals that it gets.
+
+    daemon    sends them; None: none is due
+    grace     s from the first signal to SIGKILL
+    end_time  epoch s of SIGKILL without any signal
+    """
+
+    def __init__(self, daemon: Daemon | None, grace: float = math.inf, end_time: float = math.inf):
+        self.daemon, self.grace, self.end_time = daemon, grace, end_time
+        self.time = BOOT
+        self.due = telemetry.my_preemption()
+        self.signalled = False
+
+    def now(self) -> float:
+        """Epoch seconds, as time.time gives them."""
+        return self.time
+
+    @property
+    def left(self) -> float:
+        """s to SIGKILL."""
+        return self.end_time - self.time
+
+    def passes(self, seconds: float, during: str) -> None:
+        """So much time goes by in the job."""
+        if self.time + seconds >= self.end_time:
+            self.time = self.end_time
+            telemetry.emit("killed", during=during, clock=self.clock)
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.time += seconds
+
+    @property
+    def clock(self) -> float:
+        """s since the life began."""
+        return round(self.time - BOOT, 3)
+
+    def point(self, step: int, phase: str = "", number: int | None = None) -> None:
+        """The job is here: a signal may be due."""
+        for sent in [
+            s for s in self.due if (s["step"], s["phase"], s["number"]) == (step, phase, number)
+        ]:
+            self.due.remove(sent)
+            self._send(sent, step)
+
+    def _send(self, sent: dict, step: int) -> None:
+        number = NUMBERS[sent["signal"]]
+        telemetry.emit(
+            "signal",
+            signal=sent["signal"],
+            step=step,
+            phase=sent["phase"],
+            number=sent["number"],
+            clock=self.clock,
+        )
+        if not self.signalled:
+            self.end_time = min(self.end_time, self.time + self.grace)
+            telemetry.emit("fault", step=step)
+        self.signalled = True
+        if sent["to"] == "group":
+            workers = multiprocessing.active_children()
+            self.daemon.send(number, os.getpgrp(), group=True)
+            _struck(workers, number)
+            gone = [
+                worker for worker in workers if wait([worker.sentinel], 0)
+            ]  # is_alive would take their status away
+            telemetry.emit("struck", workers=len(workers), gone=len(gone))
+        elif sent["to"] == "agent":
+            self._through_the_agent(number)
+        else:
+            self.daemon.send(number)
+
+    def _through_the_agent(self, number: int) -> None:
+        """torchrun is our parent: it gets the signal and forwards it; wait until it has come back
+        here.
+        """
+        came, wakes = os.pipe()
+        os.set_blocking(wakes, False)
+        before = signal.set_wakeup_fd(wakes)
+        self.daemon.send(number, os.getppid())
+        select.select([came], [], [], FORWARDED)
+        signal.set_wakeup_fd(before)
+        with suppress(OSError):
+            if before >= 0 and (heard := os.read(came, 64)):
+                os.write(before, heard)  # it was meant for another listener
+        os.close(came)
+        os.close(wakes)
+
+
+def _struck(workers: list, number: int) -> None:
+    """Wait until the workers that the signal kills are dead, and SIGCHLD has come. One that ignores
+    or blocks it lives on, which needs no waiting.
+    """
+    for worker in workers:
+        if not _unmoved(worker.pid, number) and wait([worker.sentinel], WORKERS):
+            with suppress(ChildProcessError):  # somebody has asked for its exit status already
+                os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)
+
+
+def _unmoved(pid: int, number: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/status") as f:
+            masks = dict(line.split(":", 1) for line in f)
+    except OSError:
+        return False  # not Linux, or dead already
+    return any(int(masks[name], 16) >> (number - 1) & 1 for name in ("SigIgn", "SigBlk"))

@@ -1,0 +1,241 @@
+"""Questions to the functions of exercise 4. Each life of a job, and each process that wants to be
+the only one, is a process of its own."""
+
+import argparse
+import json
+import os
+import platform
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from multiprocessing.connection import Connection, Pipe, wait
+from pathlib import Path
+
+from grader.harness.guardian import waited_for_a_processor
+from grader.harness.inside import fsevents
+from grader.workload import load_submission
+from grader.workload.ex04.job_lives import plain
+from grader.workload.questions import answer_each, outcome
+
+p = argparse.ArgumentParser()
+p.add_argument("--checkpoint", required=True, help="the student's auto_resume.py")
+p.add_argument("--directory", required=True)
+
+PATIENCE = 8.0  # s that a process which wants in is waited for
+EVENTS = 40  # of one call, before which a process is held
+
+
+# --- 4.1  which checkpoint ------------------------------------------------------------------------
+
+
+def newest(ck, question: dict, top: Path) -> dict:
+    said = []
+    for cwd, path in question["directories"]:
+        os.chdir(cwd)
+        said.append(outcome(lambda path=path: plain(ck.newest_intact(path))))
+    return {"said": said}
+
+
+# --- 4.3  knowing when to stop --------------------------------------------------------------------
+
+
+def lives(ck, question: dict, top: Path) -> dict:
+    """By a small process (job_lives.py): to fork this one, with all of torch, costs much more."""
+    r, w = os.pipe()
+    command = [
+        sys.executable,
+        "-I",
+        str(Path(__file__).with_name("job_lives.py")),
+        ck.__file__,
+        str(top),
+        str(w),
+    ]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[w]) as small:
+        os.close(w)
+        small.stdin.write(json.dumps(question).encode())
+        small.stdin.close()
+        with open(r) as f:
+            return json.load(f)
+
+
+# --- 4.4  only one --------------------------------------------------------------------------------
+
+ERRORS = {
+    e.__name__: e
+    for e in (KeyError, OSError, BlockingIOError, RuntimeError, SystemExit, KeyboardInterrupt)
+}
+
+
+class Node:
+    """What a process sees of its machine: as if it were on another one."""
+
+    def __init__(self):
+        self.pid, self.slept, self.sleep = None, 0.0, time.sleep
+        self.getpid = os.getpid
+        os.getpid = lambda: self.getpid() if self.pid is None else self.pid
+
+        def sleep(seconds: float) -> None:
+            self.slept += seconds
+            self.sleep(seconds)
+
+        time.sleep = sleep
+
+    def be(self, name: str, pid: int, folder: Path) -> None:
+        """Its name, the process id there, and a folder for its own /tmp."""
+        self.pid = pid
+        folder.mkdir(parents=True, exist_ok=True)
+        socket.gethostname = platform.node = lambda: name
+        real = os.uname()
+        os.uname = lambda: os.uname_result((real.sysname, name, *real[2:]))
+        os.environ |= {
+            "TMPDIR": str(folder),
+            "HOME": str(folder),
+            "HOSTNAME": name,
+            "SLURMD_NODENAME": name,
+        }
+        tempfile.tempdir = None
+        os.chdir(folder)
+
+
+NODE = Node()
+
+
+class Left(Exception):
+    """The block is left."""
+
+
+class Process:
+    """A process that does what it's sent, with the blocks that it is in."""
+
+    def __init__(self, ck, at: dict | None, top: Path):
+        self.line, theirs = Pipe()
+        if (pid := os.fork()) == 0:
+            try:
+                if at:
+                    NODE.be(at["node"], at["pid"], top / at["node"])
+                _serve(ck, theirs)
+            finally:
+                os._exit(0)
+        theirs.close()
+        self.pid, self.alive = pid, True
+
+    def tell(self, *words: object) -> dict:
+        self.line.send(words)
+        return self.hear()
+
+    def hear(self) -> dict:
+        if not wait([self.line], PATIENCE):
+            starved = waited_for_a_processor(self.pid)
+            self.die()
+            return {"waiting": PATIENCE, "starved": starved}
+        try:
+            return self.line.recv()
+        except EOFError:
+            self.alive = False
+            return {"died": os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])}
+
+    def die(self) -> dict:
+        if self.alive:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+            self.alive = False
+        return {}
+
+
+def _serve(ck, line: Connection) -> None:
+    """Words: enter DIRECTORY (and pause before an event); leave; raise ERROR TEXT."""
+    while True:
+        word, *more = line.recv()
+        if word == "leave":
+            return
+        if word == "raise":
+            raise ERRORS[more[0]](more[1])
+        line.send(_enter(ck, line, *more) | {"slept": NODE.slept})
+
+
+def _enter(ck, line: Connection, directory: str, pause: int | None = None) -> dict:
+    """What came of the block, when it's over; that it was entered is said before."""
+    seen = []
+
+    def on_event(name: str) -> None:
+        seen.append(name)
+        if len(seen) - 1 == pause:
+            line.send({"paused": name})
+            line.recv()
+
+    NODE.slept = 0.0
+
+    def block() -> None:
+        with fsevents.watching(directory, on_event):
+            one = ck.only_one(directory)
+            one.__enter__()
+        raised = (None, None, None)
+        try:
+            line.send({"inside": len(os.listdir(directory)), "slept": NODE.slept})
+            _serve(ck, line)
+        except BaseException as e:
+            raised = (type(e), e, e.__traceback__)
+        if not one.__exit__(*raised) and raised[1] is not None:
+            raise raised[1]
+
+    return outcome(block)
+
+
+def lock(ck, question: dict, top: Path) -> dict:
+    """Processes that enter, leave, raise in and are killed in blocks: [process, word, ...] each."""
+    crew: dict[str, Process] = {}
+    said = []
+    for name in question["directories"]:
+        (top / name).mkdir(parents=True)
+    for who, word, *more in question["does"]:
+        if who not in crew:
+            crew[who] = Process(ck, question.get("nodes", {}).get(who), top)
+        if word == "die":
+            said.append(crew.pop(who).die())
+        else:
+            said.append(crew[who].tell(word, *([str(top / more[0])] if word == "enter" else more)))
+            if not crew[who].alive:
+                crew.pop(who)
+    for process in crew.values():
+        process.die()
+    return {"said": said}
+
+
+def race(ck, question: dict, top: Path) -> dict:
+    """A process is held before each event of its entering, while another one enters."""
+    rounds = []
+    for k in range(EVENTS):
+        directory = top / f"round {k}"
+        directory.mkdir(parents=True)
+        if question["after_a_kill"]:
+            holder = Process(ck, None, top)
+            holder.tell("enter", str(directory))
+            holder.die()
+        first, second = Process(ck, None, top), Process(ck, None, top)
+        paused = first.tell("enter", str(directory), k)
+        if "paused" not in paused:
+            first.die()
+            second.die()
+            break
+        other = second.tell("enter", str(directory))
+        rounds.append({"before": paused["paused"], "second": other, "first": first.tell("go")})
+        first.die()
+        second.die()
+    return {"rounds": rounds}
+
+
+ASKS = {"newest": newest, "lives": lives, "killed": lives, "lock": lock, "race": race}
+
+
+def main() -> None:
+    args = p.parse_args()
+    ck = load_submission.load(args.checkpoint)
+    top = Path(args.directory)
+    answer_each(lambda question: ASKS[question["ask"]](ck, question, top / question["id"]))
+
+
+if __name__ == "__main__":
+    main()

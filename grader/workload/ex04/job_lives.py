@@ -1,0 +1,225 @@
+"""Lives of jobs for task 4.3, forked from a process without torch: hundreds of them in a second.
+
+    python -I auto_lives.py AUTO_RESUME DIRECTORY FD     with a question as JSON on standard input
+
+What came of it goes to the file descriptor FD, as JSON.
+"""
+
+import json
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from multiprocessing.connection import Pipe
+from pathlib import Path
+from types import ModuleType
+
+# in a sandbox, the grader's own folder can't be listed: only these below it
+PACKAGES = (
+    "grader",
+    "grader.crash",
+    "grader.harness",
+    "grader.harness.inside",
+    "grader.workload",
+    "grader.workload.ex04",
+)
+if __name__ == "__main__":
+    for name in PACKAGES:
+        package = ModuleType(name)
+        package.__path__ = [str(Path(__file__).resolve().parents[3] / name.replace(".", "/"))]
+        sys.modules[name] = package
+
+from grader.crash import enumeration, recorder  # noqa: E402
+from grader.harness.inside import fsevents  # noqa: E402
+from grader.workload.ex04.train import module_at  # noqa: E402
+
+KILLS = 40  # file-system events of one call that are tried
+LOOK_ALIKES = ("{}.bak", "{}~", "{}.old", ".nfs0000{}", "copy of {}", ".{}.swp")
+
+
+def plain(value: object) -> object:
+    """What a function returned, fit for JSON."""
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    return (
+        value
+        if value is None or isinstance(value, (str, bool, int))
+        else {"type": type(value).__name__}
+    )
+
+
+def outcome(call: Callable[[], object]) -> dict:
+    """{"returned": value} or {"raised": the exception's type and message}"""
+    try:
+        return {"returned": call()}
+    except BaseException as e:
+        return {"raised": {"type": type(e).__name__, "message": str(e)[:300]}}
+
+
+def elsewhere(work: Callable[[], object]) -> dict:
+    """What came of `work()` in a process of its own; {"died": status} if it didn't say."""
+    ours, theirs = Pipe()
+    if (pid := os.fork()) == 0:
+        try:
+            theirs.send(outcome(lambda: plain(work())))
+        finally:
+            os._exit(0)
+    theirs.close()
+    try:
+        said = ours.recv()
+    except EOFError:
+        said = None
+    ours.close()
+    _, status = os.waitpid(pid, 0)
+    return said or {"died": os.waitstatus_to_exitcode(status)}
+
+
+def live(ck, directory: Path, step: int, ends: str | None, tries: int | None) -> dict:
+    """One life, which trains nothing. `ends`: None, without a word; `tries`: None, not given."""
+
+    def life():
+        more = () if tries is None else (tries,)
+        may = ck.begin_life(str(directory), step, *more)
+        if may and ends is not None:
+            ck.end_life(str(directory), ends)
+        return may
+
+    return elsewhere(life)
+
+
+def lives(ck, question: dict, top: Path) -> dict:
+    return {
+        "courses": [
+            course(ck, question, one, top / str(n)) for n, one in enumerate(question["courses"])
+        ]
+    }
+
+
+def course(ck, question: dict, one: list, top: Path) -> list[dict]:
+    """Lives of one job or of several, one after another: [job, step, ends, tries] each."""
+    said, places = [], {}
+    for number, (job, *life) in enumerate(one):
+        place = places.setdefault(job, top / f"job {job}")
+        place.mkdir(parents=True, exist_ok=True)
+        if question.get("moved"):
+            places[job] = place.rename(top / f"job {job}, moved {number}")
+        said.append(live(ck, places[job], *life))
+        if question.get("look_alikes"):
+            plant(places[job])
+    return said
+
+
+def plant(directory: Path) -> None:
+    """Files that look like those that lie there, and are somebody else's."""
+    for path in [p for p in sorted(directory.rglob("*")) if p.is_file() and not p.is_symlink()]:
+        for form in LOOK_ALIKES:
+            other = path.with_name(form.format(path.name))
+            if "look-alike" not in path.name and not other.exists() and not is_planted(path):
+                other.write_bytes(b"look-alike\n")
+        folder = path.with_name(f"{path.name}.d")
+        if not is_planted(path):
+            folder.mkdir(exist_ok=True)
+
+
+def is_planted(path: Path) -> bool:
+    return path.read_bytes() == b"look-alike\n"
+
+
+def killed(ck, question: dict, top: Path) -> dict:
+    """A life is killed in begin_life or end_life: what later lives do in each state it leaves."""
+    start = top / "start"
+    start.mkdir(parents=True)
+    for life in question["before"]:
+        live(ck, start, *life)
+    step, ends, tries = question["life"]
+
+    def dies(directory: Path) -> None:
+        if ends is None:
+            recorder.mark("began", 1)
+            ck.begin_life(str(directory), step, tries)
+        else:
+            ck.begin_life(str(directory), step, tries)
+            recorder.mark("began", 1)
+            ck.end_life(str(directory), ends)
+
+    found = []
+    for what, directory in left_by_a_kill(dies, start, top):
+        found.append(
+            {"killed": what, "lives": [live(ck, directory, *life) for life in question["after"]]}
+        )
+    return {"states": found}
+
+
+def left_by_a_kill(dies: Callable[[Path], None], start: Path, top: Path):
+    """(where it was killed, a directory in that state) for every kill after the mark."""
+    place = top / "job"
+    shutil.copytree(start, place, symlinks=True)
+    try:
+        record = recorder.record(place, {"": lambda: dies(place)}, seconds=10)
+    except (recorder.Unavailable, recorder.Incomplete):
+        yield from _killed_at_events(dies, start, place)
+        return
+    since = next(n for n, op in enumerate(record.ops, 1) if isinstance(op, enumeration.Mark))
+    space = enumeration.space(record.disk, record.ops, [enumeration.PROCESS], since=since)
+    shown = {}
+    for state, key in zip(space.states, space.keys, strict=False):
+        # SIGKILL doesn't cut a small write: it falls between two calls
+        if state.torn is None or state.torn in record.ops[state.moment - 1].parts:
+            shown.setdefault(key, state)
+    for key, state in shown.items():
+        shutil.rmtree(place)
+        lay_out(space.trees[key], place)
+        op = record.ops[state.moment - 1]
+        yield f"{'in' if state.torn else 'after'} {op.text or 'its begin'}", place
+
+
+def lay_out(tree: enumeration.Tree, place: Path) -> None:
+    place.mkdir()
+    for path, content in tree.items():
+        if content is None:
+            (place / path).mkdir()
+        elif isinstance(content, bytes):
+            (place / path).write_bytes(content)
+        else:
+            (place / path).symlink_to(content)
+
+
+def _killed_at_events(dies: Callable[[Path], None], start: Path, place: Path):
+    """Where processes can't be traced: just before each event that Python tells of."""
+    for k in range(KILLS):
+        shutil.rmtree(place)
+        shutil.copytree(start, place, symlinks=True)
+        shown = Path(f"{place}.event")
+
+        def die(k=k, shown=shown):
+            seen = []
+
+            def on_event(name: str) -> None:
+                seen.append(name)
+                if len(seen) > k:
+                    shown.write_text(name)
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+            with fsevents.watching(str(place), on_event):
+                dies(place)
+
+        if "died" not in elsewhere(die):
+            return
+        yield f"before {shown.read_text()}", place
+
+
+ASKS = {"lives": lives, "killed": killed}
+
+
+def main() -> None:
+    module, top, fd = sys.argv[1:]
+    question = json.load(sys.stdin)
+    ck = module_at(module)
+    found = ASKS[question["ask"]](ck, question, Path(top))
+    with open(int(fd), "w") as f:
+        json.dump(found, f)
+
+
+if __name__ == "__main__":
+    main()

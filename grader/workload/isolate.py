@@ -1,0 +1,121 @@
+"""Many questions in one life, asked in forked processes that may die of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import sys
+from collections.abc import Callable
+
+from grader.harness.guardian import waited_for_a_processor
+from grader.harness.inside import child, telemetry
+
+SECONDS = 20  # for one question; milliseconds are normal
+
+
+class Helper:
+    """A forked process that answers questions one after another, and is forked anew when it has
+    died.
+
+    `handle(question)` runs there; a crash in it goes out as an event, and so does how each question
+    ended: {"event": "ended", "point", "part", "status", "late", "waited": s without a processor, of
+    a late one}.
+    """
+
+    def __init__(self, part: str, handle: Callable[[dict], None]):
+        self.part, self.handle = part, handle
+        self.pid: int | None = None
+        # readable when it is dead; macOS has none, there the pipe must do
+        self.pidfd: int | None = None
+
+    def ask(self, name: str, question: dict) -> int:
+        """How the question ended: 0 when all went well."""
+        if self.pid is None:
+            self._fork()
+        late, waited = False, 0.0
+        line = json.dumps(question | {"name": name}).encode()
+        os.write(self.to_helper, len(line).to_bytes(4, "big") + line)
+        if not self._stirs(SECONDS):
+            late, waited = True, waited_for_a_processor(self.pid)
+            os.kill(self.pid, signal.SIGKILL)
+            self._stirs(SECONDS)
+        # when it died, a process that it left behind may hold the pipe open: don't wait for its end
+        answered = select.select([self.from_helper], [], [], 0)[0]
+        answer = os.read(self.from_helper, 1) if answered else b""
+        if answer:
+            status = answer[0]
+        else:
+            _, code = os.waitpid(self.pid, 0)
+            status = os.waitstatus_to_exitcode(code)
+            self._forget()
+        telemetry.emit("ended", point=name, part=self.part, status=status, late=late, waited=waited)
+        return status
+
+    def _stirs(self, seconds: float) -> bool:
+        """Wait until it answers or is dead; False when it did neither in time."""
+        watched = [self.from_helper] if self.pidfd is None else [self.from_helper, self.pidfd]
+        return bool(select.select(watched, [], [], seconds)[0])
+
+    def close(self) -> None:
+        """End the process; the next question gets a new one."""
+        if self.pid is not None:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+            self._forget()
+
+    def _forget(self) -> None:
+        os.close(self.to_helper)
+        os.close(self.from_helper)
+        if self.pidfd is not None:
+            os.close(self.pidfd)
+        self.pid = self.pidfd = None
+
+    def _fork(self) -> None:
+        theirs_in, self.to_helper = os.pipe()
+        self.from_helper, theirs_out = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.close(self.to_helper)
+            os.close(self.from_helper)
+            self._serve(theirs_in, theirs_out)
+        os.close(theirs_in)
+        os.close(theirs_out)
+        if hasattr(os, "pidfd_open"):
+            self.pidfd = os.pidfd_open(self.pid)
+
+    def _serve(self, questions: int, answers: int) -> None:
+        try:
+            while size := _exactly(questions, 4):
+                question = json.loads(_exactly(questions, int.from_bytes(size, "big")))
+                os.write(answers, bytes([self._answer(question)]))
+        finally:
+            sys.stdout.flush()
+            os._exit(0)
+
+    def _answer(self, question: dict) -> int:
+        try:
+            self.handle(question)
+        except SystemExit as e:
+            telemetry.emit("exit", point=question["name"], part=self.part, **child.describe(e))
+            os._exit(e.code if isinstance(e.code, int) else 1 if e.code else 0)
+        except BaseException as e:
+            telemetry.emit("crash", point=question["name"], part=self.part, **child.describe(e))
+            return 1
+        return 0
+
+
+def ask_each(cases: list[str], answer: Callable[[str], None]) -> None:
+    """`answer` each case in a process of its own."""
+    for case in cases:
+        helper = Helper("cases", lambda question: answer(question["name"]))
+        helper.ask(case, {})
+        helper.close()
+
+
+def _exactly(fd: int, number: int) -> bytes:
+    data = b""
+    while len(data) < number and (more := os.read(fd, number - len(data))):
+        data += more
+    return data
