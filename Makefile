@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-# The torch that set-up installs, and where pip looks for it (README: "Which torch").
+# The torch that set-up installs, and where pip looks for it (docs/install.md: "Which torch").
 TORCH       ?= torch==2.13.0
 TORCH_INDEX ?=
 
@@ -45,7 +45,7 @@ help:  ## this list
 $(READY): pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "make: no $(PYTHON) here; Python 3.10 or newer is needed: make PYTHON=/path/to/python3" >&2; exit 2; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "make: $(PYTHON) is too old, 3.10 or newer is needed: make PYTHON=/path/to/python3" >&2; exit 2; }
-	@echo "Setting up $(VENV) (once; torch is a large download, see README: Which torch)"
+	@echo "Setting up $(VENV) (once; torch is a large download, see docs/install.md: Which torch)"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --progress-bar on $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)" "numpy>=1.26"
 	$(BIN)/python -m pip install --progress-bar on -e ".[notebook]"
@@ -62,7 +62,7 @@ $(READY_BENCH): $(READY_DEV)
 setup: $(READY)  ## install what is needed into .venv (again after a change of TORCH: make clean setup)
 
 grade: $(READY)  ## grade your work in starter/ (sets up first)
-	@# 1: graded, and some task isn't passed yet; "make: *** Error 1" would read as a breakdown (README: grade)
+	@# 1: graded, and some task isn't passed yet; "make: *** Error 1" would read as a breakdown (docs/grading.md)
 	@$(BIN)/grade $(EX) $(WHAT) $(ARGS) || { s=$$?; [ $$s -eq 1 ] && [ -z "$(SOLUTION)" ] || exit $$s; }
 
 test: $(if $(SAVERS),$(READY_BENCH),$(READY_DEV))  ## every test of the course and its grader (sets up first)
