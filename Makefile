@@ -32,7 +32,7 @@ ifneq ($(value SUBMISSION),)
   WHAT += --submission "$$SUBMISSION"
 endif
 
-.PHONY: help setup grade test bench notebook matrix slurm clean
+.PHONY: help setup grade check test bench notebook matrix slurm clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##[ ]*/\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -64,6 +64,13 @@ setup: $(READY)  ## install what is needed into .venv (again after a change of T
 grade: $(READY)  ## grade your work in starter/ (sets up first)
 	@# 1: graded, and some task isn't passed yet; "make: *** Error 1" would read as a breakdown (docs/grading.md)
 	@$(BIN)/grade $(EX) $(WHAT) $(ARGS) || { s=$$?; [ $$s -eq 1 ] && [ -z "$(SOLUTION)" ] || exit $$s; }
+
+FAST := $(addprefix grader/tests/test_,boundary.py derive.py docs.py report.py trajectory.py)
+
+check: $(READY_DEV)  ## format, lint, fast tests: what a contributor runs before each commit
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest -q $(FAST)
 
 test: $(if $(SAVERS),$(READY_BENCH),$(READY_DEV))  ## every test of the course and its grader (sets up first)
 	$(BIN)/ruff check grader templates $(wildcard ex*/solution)
