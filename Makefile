@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-# The torch that set-up installs, and where pip looks for it (README: "Which torch").
+# The torch that set-up installs, and where pip looks for it (docs/install.md: "Which torch").
 TORCH       ?= torch==2.13.0
 TORCH_INDEX ?=
 
@@ -32,7 +32,7 @@ ifneq ($(value SUBMISSION),)
   WHAT += --submission "$$SUBMISSION"
 endif
 
-.PHONY: help setup grade test bench notebook matrix slurm clean
+.PHONY: help setup grade check test bench notebook matrix slurm clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##[ ]*/\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -45,7 +45,7 @@ help:  ## this list
 $(READY): pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "make: no $(PYTHON) here; Python 3.10 or newer is needed: make PYTHON=/path/to/python3" >&2; exit 2; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "make: $(PYTHON) is too old, 3.10 or newer is needed: make PYTHON=/path/to/python3" >&2; exit 2; }
-	@echo "Setting up $(VENV) (once; torch is a large download, see README: Which torch)"
+	@echo "Setting up $(VENV) (once; torch is a large download, see docs/install.md: Which torch)"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --progress-bar on $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)" "numpy>=1.26"
 	$(BIN)/python -m pip install --progress-bar on -e ".[notebook]"
@@ -62,8 +62,15 @@ $(READY_BENCH): $(READY_DEV)
 setup: $(READY)  ## install what is needed into .venv (again after a change of TORCH: make clean setup)
 
 grade: $(READY)  ## grade your work in starter/ (sets up first)
-	@# 1: graded, and some task isn't passed yet; "make: *** Error 1" would read as a breakdown (README: grade)
+	@# 1: graded, and some task isn't passed yet; "make: *** Error 1" would read as a breakdown (docs/grading.md)
 	@$(BIN)/grade $(EX) $(WHAT) $(ARGS) || { s=$$?; [ $$s -eq 1 ] && [ -z "$(SOLUTION)" ] || exit $$s; }
+
+FAST := $(addprefix grader/tests/test_,boundary.py derive.py docs.py report.py trajectory.py)
+
+check: $(READY_DEV)  ## format, lint, fast tests: what a contributor runs before each commit
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest -q $(FAST)
 
 test: $(if $(SAVERS),$(READY_BENCH),$(READY_DEV))  ## every test of the course and its grader (sets up first)
 	$(BIN)/ruff check grader templates $(wildcard ex*/solution)

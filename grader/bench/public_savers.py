@@ -30,7 +30,7 @@ from grader.crash.recorder import mark
 
 SAVES = 3
 MOST_TREES = 300  # of one saver
-TABLE, README = Path(__file__).with_name("SAVERS.md"), ROOT / "README.md"
+TABLE = ROOT / "grader" / "crash" / "SAVERS.md"
 
 
 @dataclass
@@ -437,27 +437,9 @@ def page(results: dict[str, dict], today: str) -> str:
     return "\n".join(out) + "\n"
 
 
-BEGIN, END = "<!-- savers: written by grader.bench.public_savers -->", "<!-- end of savers -->"
-
-
-def in_readme(readme: str, results: dict[str, dict], today: str) -> str:
-    """The course's README with this table in its place."""
-    before, rest = readme.split(BEGIN)
-    _, after = rest.split(END)
-    lines = [
-        BEGIN,
-        *rows(results),
-        "",
-        written(results, today),
-        "the smallest failing state of each: [SAVERS.md](grader/crash/SAVERS.md).",
-        END,
-    ]
-    return before + "\n".join(lines) + after
-
-
 @click.command(help=__doc__)
 @click.option("--only", multiple=True, type=click.Choice(list(SAVERS)))
-@click.option("--write", is_flag=True, help="Write SAVERS.md, and the table in README.md.")
+@click.option("--write", is_flag=True, help="Write SAVERS.md.")
 @click.option("--child", hidden=True)
 @click.option("--out", hidden=True)
 def main(only, write, child, out):
@@ -475,9 +457,7 @@ def main(only, write, child, out):
             + "\n".join(results[name]["text"])
         )
     if write:
-        today = date.today().isoformat()
-        TABLE.write_text(page(results, today))
-        README.write_text(in_readme(README.read_text(), results, today))
+        TABLE.write_text(page(results, date.today().isoformat()))
 
 
 if __name__ == "__main__":
