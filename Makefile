@@ -65,7 +65,8 @@ grade: $(READY)  ## grade your work in starter/ (sets up first)
 	@# 1: graded, and some task isn't passed yet; "make: *** Error 1" would read as a breakdown (docs/grading.md)
 	@$(BIN)/grade $(EX) $(WHAT) $(ARGS) || { s=$$?; [ $$s -eq 1 ] && [ -z "$(SOLUTION)" ] || exit $$s; }
 
-FAST := $(addprefix grader/tests/test_,boundary.py derive.py docs.py report.py trajectory.py)
+FAST := $(addprefix grader/tests/,checks/test_boundary.py checks/test_imports.py cli/test_report.py \
+	course/test_derive.py course/test_docs.py harness/test_trajectory.py)
 
 check: $(READY_DEV)  ## format, lint, fast tests: what a contributor runs before each commit
 	$(BIN)/ruff format --check .

@@ -23,12 +23,13 @@ from grader.course.catalog import Exercise, Task
 from grader.course.submissions import Submission
 from grader.harness import launcher as launchers
 from grader.harness.faults import Fault
-from grader.harness.lab import Bench, Cancelled, Lab
+from grader.harness.lab import Bench, Cancelled, Lab, course_paths
 from grader.harness.launcher import DiskFull, Limits, Lost
-from grader.report.message import HANGS, compose
+from grader.report import logs, message
 from grader.verdicts import (
     BLOCKED,
     FAIL,
+    HANGS,
     INCONCLUSIVE,
     PASS,
     ExerciseResult,
@@ -315,10 +316,42 @@ class Grading:
             verdict = PASS
         score = task.points if verdict == PASS else 0
         result = TaskResult(task.id, task.title, verdict, score, task.points, round(seconds, 3))
-        compose(result, problems, blockers, told, self)
+        said = self._message(task, verdict, problems, blockers, told)
+        result.message, result.evidence = str(said), said.evidence
+        if said.rows:
+            result.evidence = {"rows": [list(row) for row in said.rows], **said.evidence}
         if figures := {what: text for o in outcomes for what, text in o.figures.items()}:
             result.evidence["measured"] = figures
         return result
+
+    def _message(
+        self,
+        task: Task,
+        verdict: str,
+        problems: list[Outcome],
+        blockers: list[str],
+        told: dict[str, str],
+    ) -> message.Message:
+        first = problems[0].finding if problems and not blockers else None
+        log = logs.keep(self.logs / f"{task.id}.log", first, self._translate) if self.logs else ""
+        if verdict == PASS:
+            return message.Message()
+        if verdict == BLOCKED:
+            return message.blocked(blockers)
+        if not problems:
+            return message.nothing_selected()
+        return message.failed(
+            problems,
+            told,
+            task_id=task.id,
+            seed=self.seed,
+            replay=self.replay(problems[0]),
+            log=log,
+            translate=self._translate,
+        )
+
+    def _translate(self, text: str) -> str:
+        return course_paths(text, self.bench)
 
     def result(self, on_task: Callable[[TaskResult], None] | None = None) -> ExerciseResult:
         """Wait for everything; `on_task` gets each task's result as soon as it stands."""

@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass, field
 
 PASS, FAIL, BLOCKED, INCONCLUSIVE = "pass", "fail", "blocked", "inconclusive"
+# causes that a task's other checks would only meet as well, after waiting for them
+HANGS = ("limit:", "deadlock:")
 
 
 class Finding(AssertionError):

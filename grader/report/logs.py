@@ -3,36 +3,31 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from grader.course.catalog import ROOT
 from grader.harness import scratch
-from grader.harness.lab import course_paths
 from grader.verdicts import Finding
-
-if TYPE_CHECKING:
-    from grader.engine import Grading
 
 MOST = 1 << 20  # bytes of each stream, the last ones
 
 
-def keep(grading: Grading, task_id: str, finding: Finding | None) -> str:
-    """Write the log that the finding names to .grade/logs, in place of this task's earlier one.
+def keep(file: Path, finding: Finding | None, translate: Callable[[str], str]) -> str:
+    """Write the log that the finding names to `file`, in place of an earlier one.
 
-    Its path in the course; empty if there is nothing to keep, or nowhere.
+    translate  gives a text's paths as the student knows them
+
+    Returns the file's path in the course; empty if there is nothing to keep, or nowhere.
     """
-    if grading.logs is None:
-        return ""
-    file = grading.logs / f"{task_id}.log"
     try:
         file.unlink(missing_ok=True)
         text = _text(Path(finding.data["log"])) if finding and finding.data.get("log") else ""
         if not text:
             return ""
-        grading.logs.mkdir(parents=True, exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
         new = file.with_name(f"{file.name}.{os.getpid()}")
-        new.write_text(escaped(course_paths(text, grading.bench)))
+        new.write_text(escaped(translate(text)))
         new.replace(file)
     except OSError:  # a course that can't be written to
         return ""

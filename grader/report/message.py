@@ -2,38 +2,51 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
-from grader.harness.lab import course_paths
-from grader.report import logs
-from grader.verdicts import BLOCKED, PASS, Outcome, TaskResult
+from grader.verdicts import HANGS, Outcome
 
-if TYPE_CHECKING:
-    from grader.engine import Grading
-
-# causes that a task's other checks would only meet as well, after waiting for them
-HANGS = ("limit:", "deadlock:")
 LABEL = 11  # width of the labels' column; a longer label has a space behind it all the same
 
 
-def compose(
-    result: TaskResult,
+@dataclass
+class Message:
+    """What is said of a task, as (label, text), and as data."""
+
+    rows: list[tuple[str, str]] = field(default_factory=list)
+    evidence: dict = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return "\n".join(labelled(label) + text for label, text in self.rows)
+
+
+def blocked(blockers: list[str]) -> Message:
+    rows = [("builds on", f"{', '.join(blockers)}: get that to pass first")]
+    return Message(rows, {"blocked_by": blockers})
+
+
+def nothing_selected() -> Message:
+    return Message([("nothing", "no check was selected")])
+
+
+def failed(
     problems: list[Outcome],
-    blockers: list[str],
     told: dict[str, str],
-    grading: Grading,
-) -> None:
-    """Fill in `message` and `evidence`. One cause is told once: in full where it first shows."""
-    log = logs.keep(grading, result.id, problems[0].finding if problems and not blockers else None)
-    if result.verdict == PASS:
-        return
-    if result.verdict == BLOCKED:
-        rows = [("builds on", f"{', '.join(blockers)}: get that to pass first")]
-        _set(result, rows, {"blocked_by": blockers})
-        return
-    if not problems:
-        _set(result, [("nothing", "no check was selected")], {})
-        return
+    *,
+    task_id: str,
+    seed: int,
+    replay: str,
+    log: str,
+    translate: Callable[[str], str],
+) -> Message:
+    """What is said of a task that isn't passed. One cause is told once: in full where it first
+    shows.
+
+    problems   the outcomes of its checks that didn't pass, in the order of the checks
+    told       cause -> the task that told it; this task's is added
+    translate  gives a text's paths as the student knows them
+    """
     # a check that hangs ends those behind it (engine.py); which of them had been decided by then is
     # chance: not told
     hangs = next(
@@ -41,20 +54,18 @@ def compose(
     )
     first, *others = problems[: hangs + 1]
     finding = first.finding
-    replay = grading.replay(first)
     evidence = {
         "check": first.check,
         "cause": finding.cause,
-        "seed": grading.seed,
+        "seed": seed,
         "fault": finding.fault,
         "replay": replay,
         **finding.data,
     }
     evidence.pop("log", None)  # it lies in a folder that is removed
     if (elsewhere := told.get(finding.cause)) and finding.cause == "import":
-        _set(result, [("same cause", f"as in {elsewhere}")], evidence)
-        return
-    told.setdefault(finding.cause, result.id)
+        return Message([("same cause", f"as in {elsewhere}")], evidence)
+    told.setdefault(finding.cause, task_id)
     rows = (
         [("check", first.title), *finding.rows] if finding.cause != "import" else list(finding.rows)
     )
@@ -69,10 +80,8 @@ def compose(
     if log:
         rows.append(("log", log))
         evidence["log"] = log
-    rows = [(label, _printable(course_paths(text, grading.bench))) for label, text in rows]
-    evidence["rows"] = [list(row) for row in rows]
     evidence["checks_failed"] = [o.check for o in problems]
-    _set(result, rows, evidence)
+    return Message([(label, _printable(translate(text))) for label, text in rows], evidence)
 
 
 def _gist(outcome: Outcome) -> str:
@@ -100,11 +109,6 @@ def _printable(text: str) -> str:
     report.
     """
     return "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in text)
-
-
-def _set(result: TaskResult, rows: list[tuple[str, str]], evidence: dict) -> None:
-    result.evidence = {"rows": [list(row) for row in rows], **evidence}
-    result.message = "\n".join(labelled(label) + text for label, text in rows)
 
 
 def labelled(label: str) -> str:

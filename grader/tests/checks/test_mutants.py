@@ -18,7 +18,7 @@ from grader.authoring import kill_matrix
 from grader.course import catalog
 from grader.verdicts import FAIL
 
-SNAPSHOTS = Path(__file__).parent / "snapshots"
+SNAPSHOTS = Path(__file__).parents[1] / "snapshots"
 SEED = 2026
 # one for every kind of evidence: progress, optimizer, RNG, batches, crash, storage faults, damage,
 # retention; ranks that wait, differ, disagree, hold too much; signals, graces, time limits; jobs
@@ -99,7 +99,7 @@ def name(value):
 def options(exercise, mutant, whole: bool) -> dict:
     """All tasks if `whole`, else the one that must catch it. On the stand-in, which is quick;
     solutions are graded on the real cluster, and what one says the other does
-    (test_slurm_conformance.py).
+    (grader/tests/slurm/test_slurm_conformance.py).
     """
     return {
         "seed": SEED,

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from grader.harness.inside import ranks, telemetry
 from grader.harness.inside.digest import digest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "templates"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[4] / "templates"))
 import checkpoint_utils as cu
 
 CASE, DIRECTORY = sys.argv[1:]

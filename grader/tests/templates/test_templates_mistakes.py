@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from grader.course.catalog import ROOT
-from grader.tests.test_templates_utils import cu, manager, state_of, train
+from grader.tests.templates.test_templates_utils import cu, manager, state_of, train
 
 
 def names(path) -> list[str]:

@@ -4,7 +4,7 @@ next one.
 
 from __future__ import annotations
 
-from grader.tests.conformance.lab import RECORD, Lab, expects
+from grader.tests.slurm.conformance.lab import RECORD, Lab, expects
 
 LIFE = (
     "echo life ${SLURM_RESTART_COUNT-0} >> $PROBE; echo log ${SLURM_RESTART_COUNT-0}; [ -n "

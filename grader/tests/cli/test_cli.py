@@ -18,7 +18,7 @@ import pytest
 
 from grader.course import catalog, starters, submissions
 from grader.report import output
-from grader.tests.test_hostile import none_left
+from grader.tests.hostile.test_hostile import none_left
 
 ROOT = catalog.ROOT
 SCHEMA = {"schema", "score", "max_score", "seconds", "exercises"}

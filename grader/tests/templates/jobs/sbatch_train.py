@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-TEMPLATES = Path(__file__).resolve().parents[3] / "templates"
+TEMPLATES = Path(__file__).resolve().parents[4] / "templates"
 PATIENCE = 120  # s that nothing may come for
 
 sys.path.insert(0, str(TEMPLATES))

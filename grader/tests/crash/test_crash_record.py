@@ -20,7 +20,7 @@ import torch
 
 from grader.crash import enumeration, judge, operations, recorder
 from grader.crash.operations import Disk, Sync
-from grader.tests.traced import traced
+from grader.tests.crash.traced import traced
 
 # --- recording ------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "templates"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[4] / "templates"))
 import checkpoint_utils as cu
 
 model = torch.nn.Linear(1, 1)

@@ -13,9 +13,9 @@ import pytest
 
 from grader.bench import public_savers
 from grader.course import catalog
-from grader.tests import crash_savers
 from grader.tests.conftest import IN_CI
-from grader.tests.traced import traced
+from grader.tests.crash import crash_savers
+from grader.tests.crash.traced import traced
 
 # --- the command ----------------------------------------------------------------------------------
 
@@ -72,7 +72,7 @@ def test_bad_input_gets_one_line_and_exit_status_2(tmp_path, code, save, says):
     assert "grader/" not in done.stderr
 
 
-README = pathlib.Path(__file__).resolve().parents[1] / "crash" / "README.md"
+README = pathlib.Path(__file__).resolve().parents[2] / "crash" / "README.md"
 
 
 @traced

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from grader.slurm import Cluster, ClusterError, StandIn, installation, preload
-from grader.tests.conformance import clients, requeue, signals  # noqa: F401  their scenarios
-from grader.tests.conformance.lab import SCENARIOS, SITES, Lab
 from grader.tests.conftest import IN_CI
+from grader.tests.slurm.conformance import clients, requeue, signals  # noqa: F401  their scenarios
+from grader.tests.slurm.conformance.lab import SCENARIOS, SITES, Lab
 
 
 def make(

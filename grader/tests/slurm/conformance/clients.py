@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from concurrent.futures import ThreadPoolExecutor
 
-from grader.tests.conformance.lab import Lab, expects
+from grader.tests.slurm.conformance.lab import Lab, expects
 
 
 @expects(

@@ -20,7 +20,7 @@ from grader.harness.inside.digest import digest, rng_digests
 from grader.harness.launch import run_life
 from grader.harness.launcher import Limits
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "templates"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "templates"))
 
 import functools
 import operator

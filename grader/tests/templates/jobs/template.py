@@ -16,7 +16,7 @@ from pathlib import Path
 
 from grader.harness.inside import fsevents, ranks, telemetry
 
-TEMPLATES = Path(__file__).resolve().parents[3] / "templates"
+TEMPLATES = Path(__file__).resolve().parents[4] / "templates"
 
 p = argparse.ArgumentParser()
 p.add_argument("--checkpoints", required=True)

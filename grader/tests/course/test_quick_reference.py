@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from grader.course.catalog import ROOT
-from grader.tests.traced import traced
+from grader.tests.crash.traced import traced
 
 README = ROOT / "README.md"
 

@@ -24,9 +24,10 @@ def test_a_further_finding_says_what_befell_the_job():
 
 
 def test_no_label_touches_its_text(capsys):
-    result = TaskResult("ex01.1", "title", FAIL, 0, 4, 1.0)
     labels = ("found", "undisturbed", "can't import")
-    message._set(result, [(label, "text") for label in labels], {})
+    said = message.Message([(label, "text") for label in labels])
+    evidence = {"rows": [list(row) for row in said.rows]}
+    result = TaskResult("ex01.1", "title", FAIL, 0, 4, 1.0, str(said), evidence)
     terminal.show_task(Console(width=60), result)
     shown = " ".join(capsys.readouterr().out.split())
     for label in labels:

@@ -17,8 +17,8 @@ from grader.crash.enumeration import PROCESS, Promise
 from grader.crash.judge import Outcome
 from grader.crash.operations import Disk, Mark, Names, Sync, Write
 from grader.harness.inside.digest import digest
-from grader.tests import crash_savers
-from grader.tests.traced import traced
+from grader.tests.crash import crash_savers
+from grader.tests.crash.traced import traced
 
 # --- states ---------------------------------------------------------------------------------------
 

@@ -17,9 +17,9 @@ import torch.distributed as dist
 from grader.crash import crashtest, description, enumeration, rank_group
 from grader.crash.recorder import mark
 from grader.harness.inside.digest import digest
-from grader.tests.traced import traced
+from grader.tests.crash.traced import traced
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "templates"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "templates"))
 import checkpoint_utils as cu
 
 pytestmark = traced

@@ -16,7 +16,7 @@ import pytest
 from grader.course.catalog import ROOT
 from grader.errors import UsageError
 from grader.slurm import Cluster, StandIn, choose, installation, processes
-from grader.tests.test_slurm_cluster import (
+from grader.tests.slurm.test_slurm_cluster import (
     at_work,
     ends_with_its_grader,
     everything,

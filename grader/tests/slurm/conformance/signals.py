@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from grader.tests.conformance.lab import BARE, PROBE, RECORD, Lab, Probe, expects
+from grader.tests.slurm.conformance.lab import BARE, PROBE, RECORD, Lab, Probe, expects
 
 KILLED = "Killed"  # srun may live just long enough to tell
 
