@@ -188,7 +188,7 @@ class Grading:
                 check.function(lab, **check.params)
         except Finding as e:
             finding = e
-            if e.cause.startswith(HANGS):
+            if e.code in HANGS:
                 self._over_limit[check.name] = e
         except NotSelected:
             return None

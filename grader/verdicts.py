@@ -7,26 +7,54 @@ from dataclasses import dataclass, field
 
 PASS, FAIL, BLOCKED, INCONCLUSIVE = "pass", "fail", "blocked", "inconclusive"
 # causes that a task's other checks would only meet as well, after waiting for them
-HANGS = ("limit:", "deadlock:")
+HANGS = ("limit", "deadlock")
 
 
 class Finding(AssertionError):
-    """What a check found wrong, as evidence: rows of (label, text), the first ones first.
+    """What a check found wrong.
 
-    `cause` says when two findings are one: "component:NumPy RNG",
-    "crash:checkpoint.py:41:TypeError". `fault` is the text form of the fault schedule that shows
-    it, for the replay command.
+    code      what it is, the same for ever: "state-lost"; `grade explain` knows it
+    rows      the evidence, as (label, text), in the order in which it is read
+    fault     the fault schedule that shows it, as text, for the replay command
+    about     what it is about, where one code stands for several: "NumPy RNG"
+    means     what it costs in production; without it, what messages.toml says of the code
+    think     a question that leads on; without it, as above
+    data      more, for results as JSON; "log" names a stderr to keep
     """
 
     verdict = FAIL
     blocks = True  # the tasks that build on this one wait for it
 
-    def __init__(self, cause: str, rows: list[tuple[str, str]], fault: str | None = None, **data):
-        super().__init__(cause)
-        self.cause, self.rows, self.fault, self.data = cause, rows, fault, data
+    def __init__(
+        self,
+        code: str,
+        rows: list[tuple[str, str]],
+        fault: str | None = None,
+        *,
+        about: str = "",
+        means: str = "",
+        think: str = "",
+        **data,
+    ):
+        super().__init__(code)
+        self.code, self.about = code, about
+        self.rows, self.fault = rows, fault
+        self.means, self.think = means, think
+        self.data = data
+
+    @property
+    def cause(self) -> str:
+        """Two findings with one cause are told once."""
+        return f"{self.code}:{self.about}" if self.about else self.code
+
+    @property
+    def advice(self) -> list[tuple[str, str]]:
+        """What follows the evidence."""
+        return [(k, v) for k, v in (("means", self.means), ("think", self.think)) if v]
 
     def __str__(self) -> str:
-        return "\n" + "\n".join(f"  {label:<10} {text}" for label, text in self.rows)
+        rows = [*self.rows, *self.advice]
+        return "\n" + "\n".join(f"  {label:<10} {text}" for label, text in rows)
 
 
 class Inconclusive(Finding):
@@ -39,13 +67,14 @@ class Inconclusive(Finding):
 
     def __init__(
         self,
-        cause: str,
+        code: str,
         rows: list[tuple[str, str]],
         fault: str | None = None,
+        *,
         blocks: bool = True,
-        **data,
+        **more,
     ):
-        super().__init__(cause, rows, fault, **data)
+        super().__init__(code, rows, fault, **more)
         self.blocks = blocks
 
 

@@ -114,26 +114,32 @@ def _judge(lab: Lab, report: dict, advice: list, steps: list[int], saves: str, l
             f"there is a state of the disk of which {load} makes something else than was promised"
         )
         raise Finding(
-            f"power loss:{report['smallest']['kind']}",
-            [saved, *_rows(report, advice, saves, load)],
+            "power-loss",
+            [saved, *_rows(report, advice, load)],
             gist=gist,
+            about=f"{report['smallest']['kind']}",
+            means=(
+                f"{report['smallest']['means']} ({report['failing_states']} of "
+                f"{recorded['states']} states are like this)"
+            ),
+            think=(
+                f"until when does what {saves} wrote lie in the kernel's memory only, and which "
+                "call waits for the disk?"
+            ),
         )
 
 
 def _unseen(unseen: dict) -> Inconclusive:
     rows = [("unseen", f"what a power loss leaves of your saves: {unseen['why']}")]
-    if not unseen["seen"]:
-        rows.append(
-            (
-                "means",
-                "nothing was found wrong here, and this can't be decided here; grade it on "
-                "Linux for the points (a container will do)",
-            )
-        )
-    return Inconclusive("unseen", rows, blocks=unseen["seen"])
+    means = (
+        "nothing was found wrong here, and this can't be decided here; grade it on Linux for "
+        "the points (a container will do)"
+    )
+    blocks = unseen["seen"]
+    return Inconclusive("unseen", rows, blocks=blocks, means="" if blocks else means)
 
 
-def _rows(report: dict, advice: list, saves: str, load: str) -> list[tuple[str, str]]:
+def _rows(report: dict, advice: list, load: str) -> list[tuple[str, str]]:
     worst = report["smallest"]
     events, lost, disk = worst["events"], worst["lost"], worst["disk"] or ["nothing"]
     return [
@@ -152,17 +158,7 @@ def _rows(report: dict, advice: list, saves: str, load: str) -> list[tuple[str, 
             if worst["promised"].startswith("save")
             else f"no save had returned yet: {load} says so, and doesn't raise",
         ),
-        (
-            "means",
-            f"{worst['means']} ({report['failing_states']} of {report['recorded']['states']} "
-            "states are like this)",
-        ),
         *map(tuple, advice),
-        (
-            "think",
-            f"until when does what {saves} wrote lie in the kernel's memory only, and which "
-            "call waits for the disk?",
-        ),
     ]
 
 

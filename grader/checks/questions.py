@@ -52,14 +52,27 @@ class Answer:
             )
         if self.crash:
             finding = crashed(self.crash, rows, life=self.run.last)
-            finding.rows.append(("think", think))
+            finding.think = think
             raise finding
         if self.status is None:
             raise Finding(
-                f"case:{asked}",
-                [*rows, ("ended", "the process left before it was asked"), ("think", think)],
+                "answer",
+                [
+                    *rows,
+                    ("ended", "the process left before it was asked"),
+                ],
+                about=f"{asked}",
+                think=think,
             )
-        raise Finding(f"case:{asked}", [*rows, ("ended", self._how()), ("think", think)])
+        raise Finding(
+            "answer",
+            [
+                *rows,
+                ("ended", self._how()),
+            ],
+            about=f"{asked}",
+            think=think,
+        )
 
     def _how(self) -> str:
         if self.late:

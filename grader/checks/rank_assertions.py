@@ -5,6 +5,7 @@ to each other.
 from __future__ import annotations
 
 from grader.checks import run_assertions
+from grader.checks.explanations import meaning
 from grader.checks.run_assertions import crashed, divergence_rows, student_frames
 from grader.harness import scratch
 from grader.harness.inside.ranks import PATIENCE
@@ -111,9 +112,10 @@ def ended_early(lab: Lab, run: Run, group: Group) -> Finding:
                 ),
             ]
             return Finding(
-                f"exit:{life.status}",
+                "exit",
                 [*rows, *student_frames(life.first("exit") or {"frames": []})],
                 run_assertions.schedule_of(run),
+                about=f"{life.status}",
             )
     return deadlock(group.ranks, when, run_assertions.schedule_of(run))
 
@@ -131,7 +133,7 @@ def never_met(crashes: list[dict]) -> Inconclusive | None:
         if inside and not student_frames(crash):
             error = next(iter(crash["message"].splitlines()), "")[:200]
             return Inconclusive(
-                "no meeting",
+                "no-meeting",
                 [
                     (
                         "machine",
@@ -168,15 +170,17 @@ def deadlock(lives: list[Life], when: list, fault: str | None = None) -> Finding
         ),
         *(row for _, row in standing(group)),
         *_parted(lives),
-        (
-            "means",
-            "a collective needs every rank; with nobody to end it, the job holds all of its "
-            "GPUs for half an hour, and then dies",
-        ),
-        ("think", "which ranks come to that line, and what do the others do meanwhile?"),
     ]
     return Finding(
-        "deadlock:" + _line(next((s for s in stand if s and s["open"]), None)), rows, fault
+        "deadlock",
+        rows,
+        fault,
+        about=_line(next((s for s in stand if s and s["open"]), None)),
+        means=(
+            "a collective needs every rank; with nobody to end it, the job holds all of its "
+            "GPUs for half an hour, and then dies"
+        ),
+        think="which ranks come to that line, and what do the others do meanwhile?",
     )
 
 
@@ -302,14 +306,16 @@ def left_early(
         ("held", held),
         ("found", f"{who} has come back from {function} meanwhile"),
         ("expected", f"no rank comes back before {until}"),
-        (
-            "means",
-            "a rank that goes on may report a checkpoint, delete the one before it, or end the "
-            "job, while there is none",
-        ),
-        ("think", think),
     ]
-    return Finding("left early", rows)
+    return Finding(
+        "left-early",
+        rows,
+        means=(
+            "a rank that goes on may report a checkpoint, delete the one before it, or end the "
+            "job, while there is none"
+        ),
+        think=think,
+    )
 
 
 def together(run: Run) -> None:
@@ -320,10 +326,14 @@ def together(run: Run) -> None:
             rows = [
                 ("fault", run.story),
                 ("resumed", ", ".join(f"rank {r} at step {step}" for r, step in enumerate(at))),
-                ("means", "the ranks train different jobs, and average their gradients"),
-                ("think", "who decides which checkpoint it is, and how do the others get to know?"),
             ]
-            raise Finding("ranks disagree", rows, run_assertions.schedule_of(run))
+            raise Finding(
+                "ranks-disagree",
+                rows,
+                run_assertions.schedule_of(run),
+                means="the ranks train different jobs, and average their gradients",
+                think="who decides which checkpoint it is, and how do the others get to know?",
+            )
 
 
 # --- trajectories ---------------------------------------------------------------------------------
@@ -345,22 +355,18 @@ def quiet(lab: Lab, run: Run, bare: Run, compared: str) -> None:
     finished(lab, bare)
     if found := _first(run, bare):
         rank, parting = found
-        rows = [
-            r for r in _parting(run, rank, parting).rows if r[0] not in ("means", "think", "equals")
-        ]
-        rows += [
-            ("compared", f"{compared}; nothing disturbed either"),
-            (
-                "means",
-                "looking at the state changed it: every save sends training down another path",
+        raise Finding(
+            "save-changes-run",
+            [
+                *_where_ranks_part(run, rank, parting),
+                ("compared", f"{compared}; nothing disturbed either"),
+            ],
+            about=parting.cause,
+            means="looking at the state changed it: every save sends training down another path",
+            think=(
+                "does a function that should only read draw a number, set a seed, or change a mode?"
             ),
-            (
-                "think",
-                "does a function that should only read draw a number, set a seed, or change a "
-                "mode?",
-            ),
-        ]
-        raise Finding(f"save changes {parting.cause}", rows)
+        )
 
 
 def _first(run: Run, other: Run, partly: bool = False) -> tuple[int, Divergence] | None:
@@ -374,29 +380,32 @@ def _first(run: Run, other: Run, partly: bool = False) -> tuple[int, Divergence]
     return min(found, key=lambda f: (f[1].step, order(f[1].cause), f[0]), default=None)
 
 
-def _parting(run: Run, rank: int, found: Divergence) -> Finding:
+def _where_ranks_part(run: Run, rank: int, found: Divergence) -> list[tuple[str, str]]:
     rows = divergence_rows(run.of(rank), found)
     rows.insert(1 if run.schedule else 0, ("rank", f"{rank} (of {run.world})"))
+    return rows
+
+
+def _parting(run: Run, rank: int, found: Divergence) -> Finding:
+    rows = _where_ranks_part(run, rank, found)
+    means, think = meaning(found.different)
     if twin := _equals(run, rank, found):
         component, other = twin
-        at = next(n for n, (label, _) in enumerate(rows) if label == "means")
-        rows[at:] = [
-            ("equals", f"rank {rank}'s {component} equals rank {other}'s"),
-            (
-                "means",
-                "ranks that draw the same noise: the average over ranks is an average over copies",
-            ),
-            ("think", "whose state did you save, and who loads it?"),
-        ]
+        rows.append(("equals", f"rank {rank}'s {component} equals rank {other}'s"))
+        means = "ranks that draw the same noise: the average over ranks is an average over copies"
+        think = "whose state did you save, and who loads it?"
     cause = "optimizer" if found.cause.startswith("optimizer") else found.cause
     return Finding(
-        f"component:{cause}",
+        "state-lost",
         rows,
         run_assertions.schedule_of(run),
+        means=means,
+        think=think,
         rank=rank,
         step=found.step,
         different=found.different,
         same=found.same,
+        about=f"{cause}",
     )
 
 

@@ -46,9 +46,9 @@ def _explained_by_its_course(lab: Lab, run: Run, undisturbed: Run, ended: Findin
 
 def told_later(lost: Finding, ended: Finding) -> Finding:
     """`lost`, which also says how the run ended in consequence."""
-    gist = next((text for label, text in ended.rows if label == "error"), ended.rows[-1][1])
-    at = next((n for n, (label, _) in enumerate(lost.rows) if label == "means"), len(lost.rows))
-    lost.rows.insert(at, ("later", f"the run ended early: {gist}"))
+    lost.rows.append(
+        ("later", f"the run ended early: {ended.data.get('error', ended.rows[-1][1])}")
+    )
     return lost
 
 
@@ -83,9 +83,8 @@ def ended_early(lab: Lab, run: Run, life: Life) -> Finding:
     ]
     if leaving := life.first("exit"):
         rows += student_frames(leaving)
-    if life.status == 0:
-        rows.append(("means", "a scheduler that sees exit 0 believes that the job is done"))
-    return Finding(f"exit:{life.status}", rows, schedule_of(run))
+    means = "a scheduler that sees exit 0 believes that the job is done" if life.status == 0 else ""
+    return Finding("exit", rows, schedule_of(run), about=f"{life.status}", means=means)
 
 
 def crashed(crash: dict, when: list, fault: str | None = None, life: Life | None = None) -> Finding:
@@ -103,19 +102,34 @@ def crashed(crash: dict, when: list, fault: str | None = None, life: Life | None
                 f"{last[0]['text']}",
             )
         ]
-    rows = [*when, *frames, *_error_rows(crash)]
+    errors = _error_rows(crash)
+    rows = [*when, *frames, *errors]
     at = frames[-1][1].split(" ")[0] if frames else ""
+    unsafe = REFUSED in crash["message"]
     return Finding(
-        f"crash:{crash['type']}:{at}",
+        "crashed",
         rows,
         fault,
+        error=errors[0][1],
+        means=CODE_IN_IT if unsafe else "",
+        think=WHICH_VALUE if unsafe else "",
         log=str(life.folder / "stderr") if life else None,
+        about=f"{crash['type']}:{at}",
     )
+
+
+REFUSED = "Weights only load failed"  # says torch.load
+CODE_IN_IT = (
+    "the checkpoint holds more than plain data: to load it, Python would have to run code from it"
+)
+WHICH_VALUE = (
+    "which saved value isn't a tensor, a number, a string, or a list, tuple or dict of them?"
+)
 
 
 def _error_rows(crash: dict) -> list[tuple[str, str]]:
     message = re.sub(r"\x1b\[[0-9;]*m", "", crash["message"]).strip()
-    if "Weights only load failed" in message:
+    if REFUSED in message:
         culprit = re.search(r"Unsupported [a-z]+: (.*?) was not an allowed", message) or re.search(
             r"Unpickler error: (.*)", message
         )
@@ -126,16 +140,6 @@ def _error_rows(crash: dict) -> list[tuple[str, str]]:
                 f"{crash['type']}: a safe load (weights_only=True) refuses what was saved{what}"[
                     :300
                 ],
-            ),
-            (
-                "means",
-                "the checkpoint holds more than plain data: to load it, Python would have to "
-                "run code from it",
-            ),
-            (
-                "think",
-                "which saved value isn't a tensor, a number, a string, or a list, tuple or dict "
-                "of them?",
             ),
         ]
     lines = [line for line in message.splitlines() if line.strip()]
@@ -197,7 +201,7 @@ def over_limit(lab: Lab, run: Run, life: Life, when: list) -> Finding:
     rows = [*when, ("ended", what)]
     if where := _stands_at(life):
         rows.append(("stood at", where))
-    return Finding(f"limit:{life.ended}", rows, schedule_of(run))
+    return Finding("limit", rows, schedule_of(run), about=f"{life.ended}")
 
 
 def starved(allowed: float, waited: float) -> bool:
@@ -290,24 +294,14 @@ def progress_kept(run: Run) -> None:
             ),
         ]
         if after.resumed_at < last:
-            rows.append(
-                (
-                    "means",
-                    f"{life.reached - after.resumed_at} of {life.reached} finished steps are "
-                    "done again" + (": the run started over" if after.resumed_at == 0 else ""),
-                )
-            )
-            rows.append(
-                ("think", "which numbers say how far the run has come, and who puts them back?")
-            )
+            again = f"{life.reached - after.resumed_at} of {life.reached} finished steps"
+            over = ": the run started over" if after.resumed_at == 0 else ""
+            means = f"{again} are done again{over}"
+            think = "which numbers say how far the run has come, and who puts them back?"
         else:
-            rows.append(
-                ("means", "the relaunched job believes that it has done steps which nobody did")
-            )
-            rows.append(
-                ("think", "what is the step counter at the moment of the save, and after the load?")
-            )
-        raise Finding("progress", rows, schedule_of(run))
+            means = "the relaunched job believes that it has done steps which nobody did"
+            think = "what is the step counter at the moment of the save, and after the load?"
+        raise Finding("progress", rows, schedule_of(run), means=means, think=think)
 
 
 # --- trajectories ---------------------------------------------------------------------------------
@@ -322,13 +316,17 @@ def same_trajectory(lab: Lab, run: Run, undisturbed: Run, partly: bool = False) 
     again = lab.undisturbed(script, *argv, again=1)
     if again.finished and (noise := again.trajectory.diverges_from(undisturbed.trajectory)):
         raise not_reproducible(lab, noise)
+    means, think = meaning(found.different)
     raise Finding(
-        f"component:{'optimizer' if found.cause.startswith('optimizer') else found.cause}",
+        "state-lost",
         divergence_rows(run, found),
         schedule_of(run),
+        means=means,
+        think=think,
         step=found.step,
         different=found.different,
         same=found.same,
+        about=f"{'optimizer' if found.cause.startswith('optimizer') else found.cause}",
     )
 
 
@@ -347,22 +345,23 @@ def not_reproducible(lab: Lab, noise: Divergence) -> Finding:
             f"two runs that nothing disturbed differ at step {noise.step}: {noise.cause}",
         ),
         ("same", "two runs without your code"),
-        (
-            "means",
-            "your code draws from something that no seed governs; such a run can't be compared, "
-            "nor resumed exactly",
-        ),
-        (
-            "think",
-            "time, os.urandom, hash() of a string, the order of a set, an unseeded generator: "
-            "which one do you use?",
-        ),
     ]
     if machine:
         return Inconclusive(
             "machine", [("machine", "two undisturbed runs differ even without your code")]
         )
-    return Finding("not reproducible", rows)
+    return Finding(
+        "not-reproducible",
+        rows,
+        means=(
+            "your code draws from something that no seed governs; such a run can't be compared, "
+            "nor resumed exactly"
+        ),
+        think=(
+            "time, os.urandom, hash() of a string, the order of a set, an unseeded generator: "
+            "which one do you use?"
+        ),
+    )
 
 
 def divergence_rows(run: Run, found: Divergence) -> list[tuple[str, str]]:
@@ -382,8 +381,7 @@ def divergence_rows(run: Run, found: Divergence) -> list[tuple[str, str]]:
     if "batch indices" in roots:
         got, want = (_some(r["batch indices"]) for r in (found.got, found.expected))
         rows.append(("batch", f"{got} ... expected {want} ..."))
-    means, think = meaning(found.different)
-    return [*rows, ("means", means), ("think", think)]
+    return rows
 
 
 COUNTERS = {"global step", "epoch", "position in the epoch"}
@@ -415,17 +413,13 @@ def quiet(lab: Lab, run: Run, bare: Run, compared: str = NEVER) -> None:
     found = run.trajectory.diverges_from(bare.trajectory)
     if found:
         rows = divergence_rows(run, found)
-        rows = [r for r in rows if r[0] not in ("means", "think")]
-        rows += [
-            ("compared", f"{compared}; nothing disturbed either"),
-            (
-                "means",
-                "looking at the state changed it: every save sends training down another path",
+        rows.append(("compared", f"{compared}; nothing disturbed either"))
+        raise Finding(
+            "save-changes-run",
+            rows,
+            about=found.cause,
+            means="looking at the state changed it: every save sends training down another path",
+            think=(
+                "does a function that should only read draw a number, set a seed, or change a mode?"
             ),
-            (
-                "think",
-                "does a function that should only read draw a number, set a seed, or change a "
-                "mode?",
-            ),
-        ]
-        raise Finding(f"save changes {found.cause}", rows)
+        )

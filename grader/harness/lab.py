@@ -282,9 +282,9 @@ def _leads_out(link: Path) -> Finding:
         [
             ("found", f"a symbolic link to {os.readlink(link)!r}, which lies outside: {link}"),
             ("expected", "a link in the directory leads to something in the directory"),
-            ("means", "whoever copies or clears away the directory meets what isn't yours"),
-            ("think", "where does your code put its files?"),
         ],
+        means="whoever copies or clears away the directory meets what isn't yours",
+        think="where does your code put its files?",
     )
 
 

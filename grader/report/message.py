@@ -49,13 +49,13 @@ def failed(
     """
     # a check that hangs ends those behind it (engine.py); which of them had been decided by then is
     # chance: not told
-    hangs = next(
-        (n for n, o in enumerate(problems) if o.finding.cause.startswith(HANGS)), len(problems)
-    )
+    hangs = next((n for n, o in enumerate(problems) if o.finding.code in HANGS), len(problems))
     first, *others = problems[: hangs + 1]
     finding = first.finding
     evidence = {
         "check": first.check,
+        "code": finding.code,
+        "about": finding.about,
         "cause": finding.cause,
         "seed": seed,
         "fault": finding.fault,
@@ -63,15 +63,16 @@ def failed(
         **finding.data,
     }
     evidence.pop("log", None)  # it lies in a folder that is removed
-    if (elsewhere := told.get(finding.cause)) and finding.cause == "import":
+    if (elsewhere := told.get(finding.cause)) and finding.code == "import":
         return Message([("same cause", f"as in {elsewhere}")], evidence)
     told.setdefault(finding.cause, task_id)
     rows = (
-        [("check", first.title), *finding.rows] if finding.cause != "import" else list(finding.rows)
+        [("check", first.title), *finding.rows] if finding.code != "import" else list(finding.rows)
     )
+    rows += finding.advice
     same = [o for o in others if o.finding.cause == finding.cause and o.title != first.title]
     different = {o.finding.cause: o for o in reversed(others) if o.finding.cause != finding.cause}
-    if same and finding.cause != "import":
+    if same and finding.code != "import":
         titles = list(dict.fromkeys(o.title for o in same))
         rows.append(("also", f"{len(titles)} more for this cause: " + "; ".join(titles)))
     for other in reversed(different.values()):

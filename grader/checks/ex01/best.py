@@ -104,12 +104,9 @@ def saved_when_due(lab: Lab) -> None:
                     ),
                     ("returned", answer),
                     ("expected", repr(want)),
-                    (
-                        "means",
-                        "saves come too often, or not when a job that is killed would need them",
-                    ),
-                    ("think", "what do step and epoch count at the moment when you are asked?"),
                 ],
+                means="saves come too often, or not when a job that is killed would need them",
+                think="what do step and epoch count at the moment when you are asked?",
             )
     _saved_in_a_run(lab)
 
@@ -140,9 +137,10 @@ def _saved_in_a_run(lab: Lab) -> None:
                 f"after steps {', '.join(map(str, saved)) or 'none'}; an epoch has {per_epoch}",
             ),
             ("expected", f"after steps {', '.join(map(str, sorted(due)))}"),
-            ("think", "what do step and epoch count at the moment when you are asked?"),
         ]
-        raise Finding("when", rows)
+        raise Finding(
+            "when", rows, think="what do step and epoch count at the moment when you are asked?"
+        )
 
 
 def _asked(every_steps: int | None, every_epochs: int | None) -> str:
@@ -242,16 +240,13 @@ def _after_each_loss(point: Seen, losses: list[float], best: float, at: int) -> 
     value = point.all("best")[-1]["value"]
     if value != repr(best):
         raise Finding(
-            "best value",
+            "best-value",
             [
                 history,
                 ("returned", f"keep_best returned {value}"),
                 ("expected", repr(best)),
-                (
-                    "think",
-                    "what do comparisons with NaN give, and which of two equal losses is the best?",
-                ),
             ],
+            think="what do comparisons with NaN give, and which of two equal losses is the best?",
         )
     if point.found("best") != (f"step {at}" if at else "none"):
         rows = [
@@ -298,13 +293,13 @@ def best_killed_at_every_event(lab: Lab) -> None:
     events, size = events_and_size(undisturbed)
     if not events and not undisturbed.operations[-1].wrote:
         raise Finding(
-            "nothing written",
+            "nothing-written",
             [
                 ("losses", "2.0, then 1.0"),
                 ("found", "keep_best wrote nothing"),
                 ("expected", "the state of loss 1.0 is saved"),
-                ("think", "when is a loss lower?"),
             ],
+            think="when is a loss lower?",
         )
     faults = kill_and_tear_points(lab, BETTER["step"], events, size)
     reads = {"reads": ["best"]}

@@ -204,7 +204,7 @@ def none_intact(lab: Lab) -> None:
                 ("means", "the job crashes once; relaunched, it starts over without a word"),
                 ("think", "does reading change what lies on the disk?"),
             ]
-            raise Finding("silent restart", rows)
+            raise Finding("silent-restart", rows)
 
 
 def _silent(look: Look, damaged: str) -> Finding:

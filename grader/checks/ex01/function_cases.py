@@ -194,8 +194,9 @@ def same_parts(got: dict[str, str], want: dict[str, str], when: str) -> None:
     """Nothing of a job is different."""
     if different := [name for name in want if got.get(name) != want[name]]:
         raise Finding(
-            f"component:{different[0].split()[0]}",
+            "state-lost",
             [("different", f"{when}: {', '.join(different)}")],
+            about=f"{different[0].split()[0]}",
         )
 
 
@@ -220,14 +221,16 @@ def looked_only(
     if changed := [name for name in before if after.get(name) != before[name]]:
         rows = [
             ("changed", f"after {function}: {', '.join(changed)}"),
-            ("means", means),
-            (
-                "think",
-                "does a function that should only read draw a number, or change a mode, a "
-                "tensor or a setting?",
-            ),
         ]
-        raise Finding(f"save changes {changed[0]}", rows)
+        raise Finding(
+            f"save changes {changed[0]}",
+            rows,
+            means=means,
+            think=(
+                "does a function that should only read draw a number, or change a mode, a "
+                "tensor or a setting?"
+            ),
+        )
 
 
 def accepted(p: Probe, name: str) -> bool:

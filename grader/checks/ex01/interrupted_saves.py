@@ -185,10 +185,10 @@ def no_place_to_save(lab: Lab) -> None:
     ]
     if seen.raised is None:
         raise Finding(
-            "error swallowed", [rows[0], ("found", "it returned as if all were well"), *rows[1:]]
+            "error-swallowed", [rows[0], ("found", "it returned as if all were well"), *rows[1:]]
         )
     if seen.lost:
-        raise Finding("foreign files", [rows[0], ("found", "the file isn't what it was"), rows[1]])
+        raise Finding("foreign-files", [rows[0], ("found", "the file isn't what it was"), rows[1]])
 
 
 def killed_at_every_event(lab: Lab) -> None:

@@ -34,7 +34,11 @@ def replayed(lab: Lab, run: Run, seed: int, epochs: int, steps_per_epoch: int) -
             ("expected", f"{epochs * steps_per_epoch}: {epochs} epochs of {steps_per_epoch}"),
         ]
         raise Finding(
-            "not a permutation", [*rows, ("think", "what does an epoch owe to every sample?")]
+            "not-a-permutation",
+            [
+                *rows,
+            ],
+            think="what does an epoch owe to every sample?",
         )
     names = ("step", "indices", "inputs", "targets", "rng")
     given = {
@@ -47,13 +51,14 @@ def replayed(lab: Lab, run: Run, seed: int, epochs: int, steps_per_epoch: int) -
         rows = [row for row in divergence_rows(run, found) if row[0] not in ("means", "think")]
         rows += [
             ("compared", "your undisturbed run, and the same batches trained without your code"),
-            ("means", "something other than the choice of batches changes the course of training"),
-            (
-                "think",
-                "which of your functions touches weights, a mode or a setting that isn't its own?",
-            ),
         ]
-        raise Finding(f"training changed:{found.cause}", rows)
+        raise Finding(
+            "training-changed",
+            rows,
+            about=f"{found.cause}",
+            means="something other than the choice of batches changes the course of training",
+            think="which of your functions changes weights, a mode or a setting?",
+        )
     return again
 
 
@@ -76,7 +81,7 @@ def augmented_afresh(again: Run) -> None:
                         "what do you do to the batches between the loader and the training script?",
                     ),
                 ]
-                raise Finding("other data", rows)
+                raise Finding("other-data", rows)
     for one, other in combinations(steps, 2):
         if name := _alike(one["samples"], other["samples"]):
             rows = [
@@ -93,7 +98,7 @@ def augmented_afresh(again: Run) -> None:
                     "does every worker of the loader, in every epoch, get a seed of its own?",
                 ),
             ]
-            raise Finding("same augmentation", rows)
+            raise Finding("same-augmentation", rows)
 
 
 def _alike(one: list[dict], other: list[dict]) -> str | None:

@@ -174,10 +174,13 @@ def _rewritten(asked: tuple[str, str], step: int) -> Finding:
         asked,
         ("found", f"prune has written the files of step {step} anew"),
         ("expected", "what stays isn't touched"),
-        ("means", "a job that is killed meanwhile loses the very checkpoints that were to stay"),
-        ("think", "why does a function that deletes open a file for writing?"),
     ]
-    return Finding("rewritten", rows)
+    return Finding(
+        "rewritten",
+        rows,
+        means="a job that is killed meanwhile loses the very checkpoints that were to stay",
+        think="why does a function that deletes open a file for writing?",
+    )
 
 
 def _no_more_than(seen: Seen, like: Seen, cause: str, rows: list[tuple[str, str]]) -> None:
@@ -256,10 +259,13 @@ def _nothing_good(seen: dict[str, Seen], keep: int) -> None:
             ("asked for", f"prune(keep={keep})"),
             ("found", f"{has.total} bytes in {has.entries} files and folders are left"),
             ("expected", f"all {had.total} bytes in {had.entries}: none is deleted"),
-            ("means", "what could have been rescued by hand is gone"),
-            ("think", "what do you keep when nothing is left that could be kept?"),
         ]
-        raise Finding("evidence deleted", rows)
+        raise Finding(
+            "evidence-deleted",
+            rows,
+            means="what could have been rescued by hand is gone",
+            think="what do you keep when nothing is left that could be kept?",
+        )
 
 
 def leftovers_go(lab: Lab) -> None:
@@ -330,7 +336,7 @@ def nothing_else_goes(lab: Lab) -> None:
             "which characters of a directory's name mean something else to glob or to a shell?",
         )
         raise Finding(
-            "nothing pruned",
+            "nothing-pruned",
             [
                 *rows,
                 ("found", f"the directory holds {point.total} bytes"),
@@ -370,13 +376,13 @@ def prune_killed_at_every_event(lab: Lab) -> None:
     events, size = events_and_size(undisturbed)
     if not events and undisturbed.total >= _seen(lab)["four"].total - ROOM:
         raise Finding(
-            "nothing pruned",
+            "nothing-pruned",
             [
                 ("asked for", "prune(keep=2), of four checkpoints"),
                 ("found", "nothing was deleted"),
                 ("expected", "the two oldest are"),
-                ("think", "which checkpoints are left after the prune?"),
             ],
+            think="which checkpoints are left after the prune?",
         )
     faults = kill_and_tear_points(lab, 0, events, size)
     seen = observe(

@@ -29,7 +29,14 @@ ORDERS = {
 def _order(cause: str, seen: str) -> Finding:
     means, think = ORDERS[cause]
     label = "epoch" if cause == "not a permutation" else "order"
-    return Finding(cause, [(label, seen), ("means", means), ("think", think)])
+    return Finding(
+        cause,
+        [
+            (label, seen),
+        ],
+        means=means,
+        think=think,
+    )
 
 
 def every_epoch_is_a_fresh_shuffle(run: Run, steps_per_epoch: int) -> None:
@@ -73,13 +80,13 @@ def _augmentation_is_fresh(epochs: list[list[dict]]) -> None:
                     f"{same} of {len(one)} samples look the same in two epochs of an "
                     "undisturbed run",
                 ),
-                (
-                    "means",
-                    "augmentation that repeats itself is none: the model learns the noise by heart",
-                ),
-                ("think", "does every epoch draw numbers of its own for every sample?"),
             ]
-            raise Finding("same augmentation", rows)
+            raise Finding(
+                "same-augmentation",
+                rows,
+                means="augmentation that repeats is none: the model learns the noise by heart",
+                think="does every epoch draw numbers of its own for every sample?",
+            )
 
 
 def _noise_is_fresh(steps: list[dict], epochs: list[list[dict]]) -> None:
@@ -93,11 +100,13 @@ def _noise_is_fresh(steps: list[dict], epochs: list[list[dict]]) -> None:
     when = "two epochs begin" if len(starts) < len(epochs) else "two steps begin"
     rows = [
         ("noise", f"{when} with torch's generator in the same state, in an undisturbed run"),
-        ("means", "dropout uses the same masks again, or none at all"),
-        (
-            "think",
-            "is a generator put back without a resume, a seed set, or the model no longer in "
-            "training mode?",
-        ),
     ]
-    raise Finding("same noise", rows)
+    raise Finding(
+        "same-noise",
+        rows,
+        means="dropout uses the same masks again, or none at all",
+        think=(
+            "is a generator put back without a resume, a seed set, or the model no longer in "
+            "training mode?"
+        ),
+    )

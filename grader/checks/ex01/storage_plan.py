@@ -517,8 +517,9 @@ def room_enough(crash: dict) -> None:
 def in_time(seen: Seen | Look | Operation) -> None:
     if any(e["late"] for e in seen.all("ended")):
         raise Finding(
-            "limit:wall",
+            "limit",
             [("ended", "a call of your storage functions was still running after 20 s")],
+            about="wall",
         )
 
 
@@ -529,14 +530,14 @@ def untouched(look: Look) -> None:
     first = look.touched[0]
     done = "was deleted" if first in look.gone else "was changed or made"
     raise Finding(
-        "reading writes",
+        "reading-writes",
         [
             ("called", " and ".join(f"read_{what}" for what in dict.fromkeys(look.reads))),
             ("found", f"{first} {done} by it"),
             ("expected", "reading changes nothing on the disk"),
-            ("means", "what could still be rescued is lost, to a job that only wanted to look"),
-            ("think", "what does your reader do with a file that it can't use?"),
         ],
+        means="what could still be rescued is lost, to a job that only wanted to look",
+        think="what does your reader do with a file that it can't use?",
     )
 
 
@@ -544,13 +545,13 @@ def others_untouched(seen: Seen, rows: list[tuple[str, str]]) -> None:
     """Files that somebody else put into the directory are as they were."""
     if seen.lost:
         raise Finding(
-            "foreign files",
+            "foreign-files",
             [
                 *rows,
                 ("found", f"{seen.lost[0]} isn't what it was"),
                 ("expected", "what others put there stays as it is"),
-                ("think", "which files are yours, and how do you tell?"),
             ],
+            think="which files are yours, and how do you tell?",
         )
 
 
@@ -618,32 +619,28 @@ def events_and_size(seen: Seen) -> tuple[list[str], int]:
     events = last.all("saved")[-1]["events"]
     if not last.wrote and last.op["op"] == "write":
         raise Finding(
-            "nothing written",
+            "nothing-written",
             [
                 ("saved", f"step {last.op['step']}"),
                 ("found", "no file in the directory was written or changed"),
                 ("expected", "a checkpoint"),
-                ("think", "where does your write_checkpoint write to?"),
             ],
+            think="where does your write_checkpoint write to?",
         )
     if moved := [
         e for e in events if e.endswith(FROM_OUTSIDE) and e.startswith(("rename", "link"))
     ]:
         raise Finding(
-            "another file system",
+            "another-file-system",
             [
                 ("found", f"a file is made outside of the directory, and then: {moved[0]}"),
                 ("expected", "temporary files lie in `directory` itself"),
-                (
-                    "means",
-                    "on a cluster /tmp is another file system than the checkpoints': there the "
-                    "rename fails (EXDEV), or becomes a slow copy that a kill cuts short",
-                ),
-                (
-                    "think",
-                    "in which folder does your temporary file lie, and which disk is that on?",
-                ),
             ],
+            means=(
+                "on a cluster /tmp is another file system than the checkpoints': there the "
+                "rename fails (EXDEV), or becomes a slow copy that a kill cuts short"
+            ),
+            think="in which folder does your temporary file lie, and which disk is that on?",
         )
     return events, max(
         (size for operation in seen.operations for size in operation.sizes), default=0
@@ -725,13 +722,13 @@ def died_right(seen: Seen) -> None:
         struck_all and ended["status"] == 0 and max(op.sizes, default=0) > fault["byte"]
     ):
         raise Finding(
-            "limit lifted",
+            "limit-lifted",
             [
                 ("fault", f"no file may grow beyond byte {fault['byte']} (RLIMIT_FSIZE)"),
                 ("found", "the save has changed that limit, and wrote on"),
                 ("expected", "the save fails, as it would on a full disk"),
-                ("think", "what would it have done on a disk that really is full?"),
             ],
+            think="what would it have done on a disk that really is full?",
         )
 
 

@@ -94,13 +94,13 @@ def test_a_scheduler_on_one_side_only_is_no_accident(lab):
     )
     if accepted(unscheduled, "scheduled"):
         raise Finding(
-            "schedule restarted",
+            "schedule-restarted",
             [
                 ("loaded", "the checkpoint of a job without a scheduler into a job that has one"),
                 ("happened", "nothing was raised"),
-                ("means", "the learning rate warms up again in mid-training, and nobody is told"),
-                ("think", "what is your scheduler's state after this load?"),
             ],
+            means="the learning rate warms up again in mid-training, and nobody is told",
+            think="what is your scheduler's state after this load?",
         )
 
 
@@ -136,17 +136,16 @@ def test_a_file_from_a_gpu_node_loads_on_this_machine(lab):
 def test_loading_runs_no_code_from_the_file(lab):
     if any(code_ran(probes(lab)[f"planted {planted}"]) for planted in PLANTED):
         raise Finding(
-            "code in the file",
+            "code-in-the-file",
             [
                 ("loaded", "a file in which somebody hid a call"),
                 ("happened", "load_checkpoint made that call: code from the file was run"),
-                ("means", "whoever can write into your checkpoint directory can run code as you"),
-                (
-                    "think",
-                    "which argument of torch.load lets nothing but data through, and what did "
-                    "you set it to?",
-                ),
             ],
+            means="whoever can write into your checkpoint directory can run code as you",
+            think=(
+                "which argument of torch.load lets nothing but data through, and what did "
+                "you set it to?"
+            ),
         )
 
 
@@ -157,13 +156,13 @@ def test_a_checkpoint_of_another_model_is_refused(lab):
     same_parts(probe.returned()["parts"], probe.expected["parts"], "after a save and a load")
     if models := [text for change, text in OTHER_MODELS.items() if accepted(probe, change)]:
         raise Finding(
-            "lenient load",
+            "lenient-load",
             [
                 ("loaded", f"the checkpoint into a model {models[0]}"),
                 ("happened", "nothing was raised"),
-                ("means", "a renamed layer keeps its random weights, and nobody notices for days"),
-                ("think", "how strict is your load_state_dict?"),
             ],
+            means="a renamed layer keeps its random weights, and nobody notices for days",
+            think="how strict is your load_state_dict?",
         )
 
 
@@ -196,7 +195,7 @@ def test_every_generator_survives_a_file(lab):
                 "different",
                 f"{name} {verb}, after torch.save and torch.load(weights_only=True)",
             )
-            raise Finding(f"component:{name}", [row])
+            raise Finding("state-lost", [row], about=f"{name}")
 
 
 @task("ex01.2")
@@ -209,17 +208,17 @@ def test_the_generator_of_every_gpu_is_saved(lab):
             else f"get_rng_state moved {', '.join(drew)}"
         )
         raise Finding(
-            "component:CUDA RNG",
+            "state-lost",
             [
                 ("pretended", "two CUDA devices (as far as their generators go)"),
                 ("different", f"the generator of {what}"),
-                (
-                    "means",
-                    "on a GPU, dropout draws there: a resume on the cluster diverges although "
-                    "it is exact on your laptop",
-                ),
-                ("think", "how many CUDA generators does a machine with two GPUs have?"),
             ],
+            about="CUDA RNG",
+            means=(
+                "on a GPU, dropout draws there: a resume on the cluster diverges although "
+                "it is exact on your laptop"
+            ),
+            think="how many CUDA generators does a machine with two GPUs have?",
         )
 
 
@@ -234,8 +233,9 @@ def test_a_machine_with_fewer_or_more_gpus_restores_what_it_can(lab):
         )
         if lost:
             raise Finding(
-                "component:CUDA RNG",
+                "state-lost",
                 [when, ("different", f"what both machines have isn't back: {', '.join(lost)}")],
+                about="CUDA RNG",
             )
 
 

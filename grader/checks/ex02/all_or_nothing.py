@@ -255,13 +255,13 @@ def others_files(lab: Lab) -> None:
             if now.is_symlink() or not now.is_file() or scratch.read(now, MOST_BYTES) != content:
                 gone = "is gone" if not now.exists() else "isn't what it was"
                 raise Finding(
-                    "foreign files",
+                    "foreign-files",
                     [
                         *rows,
                         ("found", f"after the next save, {path} {gone}"),
                         ("expected", "what others put there stays as it is"),
-                        ("think", "which files are yours, and how do you tell?"),
                     ],
+                    think="which files are yours, and how do you tell?",
                 )
 
 
@@ -447,14 +447,16 @@ def earlier_ones_stay(seen: Seen, sweeper: int) -> None:
                     for e in failed
                 ),
                 ("expected", "on every rank, the checkpoint before the one that failed"),
-                (
-                    "means",
-                    "a save that fails costs the last good checkpoint, or leaves a partial "
-                    "one that counts",
-                ),
-                ("think", "what becomes of the parts that the other ranks have written?"),
             ]
-            raise Finding("last good lost", rows)
+            raise Finding(
+                "last-good-lost",
+                rows,
+                means=(
+                    "a save that fails costs the last good checkpoint, or leaves a partial "
+                    "one that counts"
+                ),
+                think="what becomes of the parts that the other ranks have written?",
+            )
 
 
 def nobody_leaves_early(lab: Lab) -> None:
@@ -524,7 +526,7 @@ def damaged_for_one_rank(lab: Lab) -> None:
     written = ready.new("two", "one")
     if not written:
         raise Finding(
-            "nothing written",
+            "nothing-written",
             [
                 ("saved", f"step {second}"),
                 ("found", "no file in `directory` was written or changed"),

@@ -95,7 +95,7 @@ def every_sample_once(run: Run, steps_per_epoch: int) -> None:
                 ("means", "several ranks train on the same samples, and nobody on others"),
                 ("think", "which part of the data is this rank's, and who decides that?"),
             ]
-            raise Finding("not a partition", rows)
+            raise Finding("not-a-partition", rows)
     for epoch in range(1, len(orders)):
         if orders[epoch] == orders[epoch - 1]:
             rows = [
@@ -111,7 +111,7 @@ def every_sample_once(run: Run, steps_per_epoch: int) -> None:
                 ),
                 ("think", "who tells the sampler which epoch it is?"),
             ]
-            raise Finding("same order", rows)
+            raise Finding("same-order", rows)
 
 
 # --- one save -------------------------------------------------------------------------------------
@@ -145,11 +145,11 @@ def loads_alone(lab: Lab, name: str) -> None:
     works(seen[name], "save_checkpoint_ddp")
     if not (folder / name / "checkpoint.pt").is_file():
         raise Finding(
-            "no file",
+            "no-file",
             [
                 ("saved", "the save returned, and there is no file at `path`"),
-                ("think", "where did save_checkpoint_ddp write to?"),
             ],
+            think="where did save_checkpoint_ddp write to?",
         )
     key = rank_plan.secrets(lab)["key"]
     questions = [
@@ -192,10 +192,10 @@ def loads_alone(lab: Lab, name: str) -> None:
         rows = [
             ("loaded", loaded),
             ("different", ", ".join(different)),
-            ("means", means),
-            ("think", think),
         ]
-        raise Finding(f"component:{different[0].split()[0]}", rows)
+        raise Finding(
+            "state-lost", rows, about=f"{different[0].split()[0]}", means=means, think=think
+        )
 
 
 def rank_0_alone_writes(lab: Lab) -> None:
@@ -215,14 +215,16 @@ def rank_0_alone_writes(lab: Lab) -> None:
                     f"touches the file system in the save of step {step}: {', '.join(events[:4])}",
                 ),
                 ("expected", "rank 0 writes, nobody else"),
-                (
-                    "means",
-                    "several processes write one file at a time: what lies there in the end "
-                    "is a mixture",
-                ),
-                ("think", "which lines of your save run on every rank?"),
             ]
-            raise Finding("all ranks write", rows)
+            raise Finding(
+                "all-ranks-write",
+                rows,
+                means=(
+                    "several processes write one file at a time: what lies there in the end "
+                    "is a mixture"
+                ),
+                think="which lines of your save run on every rank?",
+            )
 
 
 # --- a rank is held, or fails ---------------------------------------------------------------------

@@ -268,8 +268,12 @@ def agrees(
         raise deadlock(seen.until("loaded point", n + 1), rows, fault)
     raise Finding(
         "ranks disagree" if len(set(found)) > 1 else f"found {found[0]}",
-        [*told, ("means", means), ("think", think)],
+        [
+            *told,
+        ],
         fault,
+        means=means,
+        think=think,
     )
 
 
@@ -313,9 +317,12 @@ def works(seen: Seen, function: str = "save_step") -> None:
                         f"rank {rank}'s job isn't what it was before {function}: "
                         f"{', '.join(saved['changed'][:4])}",
                     ),
-                    ("think", "does a save draw a random number, or set something?"),
                 ]
-                raise Finding("save changes the job", rows)
+                raise Finding(
+                    "save-changes-the-job",
+                    rows,
+                    think="does a save draw a random number, or set something?",
+                )
     in_time(seen)
 
 
@@ -332,8 +339,9 @@ def in_time(seen: Seen) -> None:
                         [("machine", f"busy: a rank waited {waited:.0f} s for a processor")],
                     )
                 raise Finding(
-                    "limit:wall",
+                    "limit",
                     [("ended", f"rank {rank} was still in a save or a load after 20 s")],
+                    about="wall",
                 )
 
 
@@ -404,18 +412,19 @@ def nobody_left_early(seen: Seen, function: str, what: str = "the checkpoint is 
                 ("held", stands_still(e)),
                 ("found", f"another rank has come back from {function} meanwhile"),
                 ("expected", f"no rank comes back before {what}"),
-                (
-                    "means",
-                    "a rank that goes on may report a checkpoint, delete the one before it, "
-                    "or end the job, while there is none",
-                ),
-                (
-                    "think",
-                    "what is the last thing that a rank does in your save, and what do the "
-                    "others wait for?",
-                ),
             ]
-            raise Finding("left early", rows)
+            raise Finding(
+                "left-early",
+                rows,
+                means=(
+                    "a rank that goes on may report a checkpoint, delete the one before it, "
+                    "or end the job, while there is none"
+                ),
+                think=(
+                    "what is the last thing that a rank does in your save, and what do the "
+                    "others wait for?"
+                ),
+            )
     loads_what_was_saved(seen, "a rank was held in the save")
 
 
@@ -451,13 +460,16 @@ def loads_what_was_saved(seen: Seen, when: str) -> None:
                     rows = [
                         ("saved", f"step {holds['step']}; {when}"),
                         ("rank", f"{rank} loads something else: {', '.join(different[:5])}"),
-                        (
-                            "think",
-                            "does each rank get back all that it saved, also when another one "
-                            "was slow?",
-                        ),
                     ]
-                    raise Finding(f"component:{different[0]}", rows)
+                    raise Finding(
+                        "state-lost",
+                        rows,
+                        about=f"{different[0]}",
+                        think=(
+                            "does each rank get back all that it saved, also when another one "
+                            "was slow?"
+                        ),
+                    )
 
 
 ONLY_IN_DDP = ("weights", "buffers", "optimizer")
@@ -536,7 +548,7 @@ def all_hear_of_failures(seen: Seen, function: str) -> None:
                     f"{sweeper}?",
                 ),
             ]
-            raise Finding("error on one rank", rows)
+            raise Finding("error-on-one-rank", rows)
         after = [
             next((e for e in _during(seen, r, step + 1) if e["event"] == "saved point"), None)
             for r in seen.ranks
@@ -571,7 +583,7 @@ def all_hear_of_failures(seen: Seen, function: str) -> None:
                     ("means", "the job believes in a checkpoint that it doesn't have"),
                     ("think", "how do the others get to know that one rank's part isn't there?"),
                 ]
-                raise Finding("error swallowed", rows)
+                raise Finding("error-swallowed", rows)
     works_after_failures(seen, function)
 
 

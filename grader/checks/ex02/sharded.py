@@ -68,17 +68,16 @@ def nobody_holds_the_whole_model(lab: Lab) -> None:
                         f"ranks, each holding {each} MiB of it, and as much of its momentum",
                     ),
                     ("found", f"in {what}_sharded, rank {rank} took {took[what] >> 20} MiB more"),
-                    (
-                        "means",
-                        "that rank holds the whole model. Models are sharded because no GPU, "
-                        "and often no node, can",
-                    ),
-                    (
-                        "think",
-                        "which call puts the shards of all ranks together? Does anybody have to?",
-                    ),
                 ]
-                raise Finding(f"whole model in {what}", rows)
+                raise Finding(
+                    f"whole model in {what}",
+                    rows,
+                    means=(
+                        "that rank holds the whole model. Models are sharded because no GPU, "
+                        "and often no node, can"
+                    ),
+                    think="which call puts the shards of all ranks together? Does anybody have to?",
+                )
 
 
 def nobody_leaves_early(lab: Lab) -> None:
@@ -143,7 +142,7 @@ def _saved(lab: Lab, ranks: int) -> Run:
                     f"save_sharded: {', '.join(changed[:3])}",
                 )
             ]
-            raise Finding("save changes the job", rows)
+            raise Finding("save-changes-the-job", rows)
     return run
 
 
@@ -202,20 +201,20 @@ def _lost(different: list[str], when: list) -> Finding:
             "different",
             f"{', '.join(kinds)}: {', '.join(name.split()[-1] for name in different[:4])}",
         ),
-        (
-            "means",
-            "the job goes on as another one"
-            + (
-                " when it gets fewer or more nodes than it had" if when[0][0] == "resharded" else ""
-            ),
-        ),
-        (
-            "think",
-            "do your files say which rank wrote them, or which part of which tensor they "
-            "hold? What if a tensor has fewer rows than there are ranks?",
-        ),
     ]
-    return Finding(f"component:{kinds[0].split()[0]}", rows)
+    return Finding(
+        "state-lost",
+        rows,
+        about=f"{kinds[0].split()[0]}",
+        means=(
+            "the job goes on as another one"
+            + (" when it gets fewer or more nodes than it had" if when[0][0] == "resharded" else "")
+        ),
+        think=(
+            "do your files say which rank wrote them, or which part of which tensor they "
+            "hold? What if a tensor has fewer rows than there are ranks?"
+        ),
+    )
 
 
 def exports(lab: Lab) -> None:
@@ -240,7 +239,7 @@ def exports(lab: Lab) -> None:
             ("found", f"the file holds something else than a dict of plain tensors: {holds}"[:200]),
             ("think", "what does load_state_dict of a plain model take?"),
         ]
-        raise Finding("not plain", rows)
+        raise Finding("not-plain", rows)
     want = {k: v for k, v in _want(lab).items() if k.startswith("weights ")}
     for what, got in (("file", answer["digests"]), ("model", answer["filled"])):
         if got != want:

@@ -51,10 +51,13 @@ def costs_little(lab: Lab) -> None:
                 f"{len(run.last.all('part'))} parts of evaluations",
             ),
             ("expected", f"at most {MOST} each"),
-            ("means", "every collective is a moment in which all ranks wait for the slowest"),
-            ("think", "how many questions must the ranks ask each other after a step?"),
         ]
-        raise Finding("costly agreement", rows)
+        raise Finding(
+            "costly-agreement",
+            rows,
+            means="every collective is a moment in which all ranks wait for the slowest",
+            think="how many questions must the ranks ask each other after a step?",
+        )
     lab.measured(
         "agreement",
         f"{own / asked:.2g} collectives a step, {share:.0%} of rank "
@@ -131,12 +134,11 @@ def under_torchrun(lab: Lab) -> None:
             "torchrun",
             [
                 *rows,
-                (
-                    "think",
-                    "what does each rank do when it hears of the signal "
-                    "from the others before it comes itself?",
-                ),
             ],
+            think=(
+                "what does each rank do when it hears of the signal "
+                "from the others before it comes itself?"
+            ),
         )
     word, newest = last_word(folder), stop_assertions.newest_checkpoint(folder)
     stop_assertions.status_says(word, "preempted", when)

@@ -176,7 +176,7 @@ def _late_enough(reached: int, times: Times, end: float, when: list) -> None:
                 "given, and by which one does yours reckon?",
             ),
         ]
-        raise Finding("too early:at once", rows)
+        raise Finding("too-early", rows, about="at once")
     last_save = times.saves[-1][0] if times.saves else 0.0
     stopped_at = last_save if times.steps and last_save >= times.steps[-1][1] else times.left or end
     longest_save = max((b - a for a, b in times.saves), default=0)
@@ -198,7 +198,7 @@ def _late_enough(reached: int, times: Times, end: float, when: list) -> None:
             ("means", "time on the cluster that was waited for, and is given back unused"),
             ("think", "what must still fit in before the end, and how long does it take?"),
         ]
-        raise Finding("too early", rows)
+        raise Finding("too-early", rows)
 
 
 # --- a grace after the signal ---------------------------------------------------------------------

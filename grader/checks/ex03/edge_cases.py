@@ -47,14 +47,14 @@ def trains_like_the_yardstick(lab: Lab) -> None:
             ("compared", "your loop, and the plain one, in which nothing ever stops"),
             ("think", "what does your loop do in another order, more often, or not at all?"),
         ]
-        raise Finding(f"loop:{found.cause}", rows)
+        raise Finding("loop", rows, about=f"{found.cause}")
     all_parts = whole.last.first("epoch")["parts"]
     if parts := [e["parts"] for e in run.last.all("epoch") if e["parts"] != all_parts]:
         rows = [
             ("evaluated", f"{parts[0]} parts of {all_parts}, undisturbed"),
             ("think", "what does a best metric mean that was measured on a part of the data?"),
         ]
-        raise Finding("evaluation cut short", rows)
+        raise Finding("evaluation-cut-short", rows)
     _built_once(run.last)
     _saved_in_time(run.last, every)
     stop_assertions.not_said_too_soon(run, 0, run.last)
@@ -67,9 +67,12 @@ def _built_once(life: Life) -> None:
             rows = [
                 ("found", f"{call}() was called {times} times"),
                 ("expected", "once"),
-                ("think", "how long does that take, and what did it do the first time?"),
             ]
-            raise Finding("built twice", rows)
+            raise Finding(
+                "built-twice",
+                rows,
+                think="how long does that take, and what did it do the first time?",
+            )
 
 
 def _saved_in_time(life: Life, every: int) -> None:
@@ -84,10 +87,13 @@ def _saved_in_time(life: Life, every: int) -> None:
         rows = [
             ("expected", f"a regular save every {every} steps (job.save_every)"),
             ("found", f"{after}, none in {gap} steps"),
-            ("means", "a node that dies without a signal takes everything since then with it"),
-            ("think", "which saves happen though nobody asked the job to stop?"),
         ]
-        raise Finding("no regular save", rows)
+        raise Finding(
+            "no-regular-save",
+            rows,
+            means="a node that dies without a signal takes everything since then with it",
+            think="which saves happen though nobody asked the job to stop?",
+        )
 
 
 def just_finished(lab: Lab, ranks: int | None = None) -> None:
@@ -111,10 +117,13 @@ def just_finished(lab: Lab, ranks: int | None = None) -> None:
             rows = [
                 ("trained", f"to the end, step {last}"),
                 ("found", "no save after it"),
-                ("means", "run again, the job trains what it has trained already"),
-                ("think", "what does the next life find, if this one has just finished?"),
             ]
-            raise Finding("not saved at the end", rows)
+            raise Finding(
+                "not-saved-at-the-end",
+                rows,
+                means="run again, the job trains what it has trained already",
+                think="what does the next life find, if this one has just finished?",
+            )
         for one in lives:
             stop_assertions.not_said_too_soon(run, 0, one)
         _says(run, "done", [("ended", "training was done, exit status 0")])
@@ -136,9 +145,12 @@ def _nothing_to_do(lab: Lab, run: Run, args: tuple, ranks: int | None) -> None:
                 f"it trained {len(life.steps)} steps and evaluated {len(life.all('part'))} parts",
             ),
             ("expected", "it finds that nothing is left to do, and says so"),
-            ("think", "what was saved last, and does it say that the last epoch is over?"),
         ]
-        raise Finding("done twice", rows)
+        raise Finding(
+            "done-twice",
+            rows,
+            think="what was saved last, and does it say that the last epoch is over?",
+        )
     if all(one.preempted for one in lives):
         raise _preempted_for_nothing(again, "run again when every epoch was trained and evaluated")
     if not life.finished:
@@ -152,10 +164,14 @@ def _preempted_for_nothing(run: Run, when: str) -> Finding:
         *fault_row(run),
         ("ended", f"as preempted (exit status {PREEMPTED}), {when}"),
         ("expected", "exit status 0: nothing was left to do"),
-        ("means", "the scheduler queues the job again, for nothing"),
-        ("think", "when a signal came, is the job preempted in any case?"),
     ]
-    return Finding("done, not preempted", rows, schedule_of(run))
+    return Finding(
+        "done-not-preempted",
+        rows,
+        schedule_of(run),
+        means="the scheduler queues the job again, for nothing",
+        think="when a signal came, is the job preempted in any case?",
+    )
 
 
 # --- errors ---------------------------------------------------------------------------------------
@@ -253,7 +269,7 @@ def _failed(
     if not any(one.all("failing") for one in lives):
         if where == "save" and life.finished:
             raise Finding(
-                "no regular save",
+                "no-regular-save",
                 [("expected", f"a save after step {step}"), ("found", "none")],
                 schedule_of(run),
             )
@@ -276,20 +292,19 @@ def _failed(
     rows = [*fault_row(run), ("error", f"{error[0]}{whose} {place.get(where, f'in the {where}')}")]
     if statuses := [one.status for one in lives if one.status in SAYS]:
         raise Finding(
-            "error hidden",
+            "error-hidden",
             [
                 *rows,
                 (
                     "ended",
                     f"the job left with exit status {statuses[0]}, which says: {SAYS[statuses[0]]}",
                 ),
-                (
-                    "means",
-                    "nobody looks for the error; or the job is run again for "
-                    "ever, and fails at the same step each time",
-                ),
-                ("think", "which errors does your code catch, and what does it do with them?"),
             ],
+            means=(
+                "nobody looks for the error; or the job is run again for "
+                "ever, and fails at the same step each time"
+            ),
+            think="which errors does your code catch, and what does it do with them?",
         )
     for one in lives if rank is None else [lives[rank]]:
         _goes_on(one, rows, error)
@@ -313,9 +328,12 @@ def _goes_on(life: Life, rows: list, error: tuple[str, str]) -> None:
             f"{run_assertions.left_with(life.status)}",
         ),
         ("expected", "it goes on to the caller"),
-        ("think", "which errors does your code catch, and what does it do with them?"),
     ]
-    raise Finding("error hidden", rows)
+    raise Finding(
+        "error-hidden",
+        rows,
+        think="which errors does your code catch, and what does it do with them?",
+    )
 
 
 # --- the word -------------------------------------------------------------------------------------
@@ -359,14 +377,17 @@ def _word_torn(run: Run, number: int, life: Life) -> None:
         rows = [
             *fault_row(run),
             ("status.json", "isn't whole: a reader finds neither the old word nor the new one"),
-            (
-                "means",
-                "what decides whether the job is run again trips over "
-                "it, or takes an empty file for a word",
-            ),
-            ("think", "under which name do you write, and when does the file get its own?"),
         ]
-        raise Finding("torn word", rows, schedule_of(run))
+        raise Finding(
+            "torn-word",
+            rows,
+            schedule_of(run),
+            means=(
+                "what decides whether the job is run again trips over "
+                "it, or takes an empty file for a word"
+            ),
+            think="under which name do you write, and when does the file get its own?",
+        )
     if life.finished:
         raise Inconclusive(
             "fault",

@@ -82,9 +82,9 @@ def _turned_back(event: dict, now: float) -> Inconclusive:
             f"the job's clock says {event.get('clock')} s, where what "
             f"it did takes {now:g} s ({event['event']})",
         ),
-        (
-            "means",
-            "something has changed the scheduler's clock, so nothing is known of the job's times",
-        ),
     ]
-    return Inconclusive("clock", rows)
+    return Inconclusive(
+        "clock",
+        rows,
+        means="something has changed the scheduler's clock, so nothing is known of the job's times",
+    )

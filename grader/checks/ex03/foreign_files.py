@@ -44,6 +44,7 @@ def untouched(directory: Path, planted: dict[str, bytes]) -> None:
             rows = [
                 ("beside", f"the checkpoints lay {name}, which isn't the job's"),
                 ("found", "it is gone" if found is None else "it was changed"),
-                ("think", "how does your code know which files are its own?"),
             ]
-            raise Finding("foreign file", rows)
+            raise Finding(
+                "foreign-file", rows, think="how does your code know which files are its own?"
+            )

@@ -44,13 +44,14 @@ def _gone(run: Run, number: int) -> Finding:
     rows = [
         *fault_row(run),
         ("workers", f"{number} of {NUMBER} left on the signal"),
-        ("means", "the job that fetches one more batch before it stops finds nobody to load it"),
-        (
-            "think",
-            "what does a worker do with the signal, and does the main process still need it?",
-        ),
     ]
-    return Finding("workers gone", rows, schedule_of(run))
+    return Finding(
+        "workers-gone",
+        rows,
+        schedule_of(run),
+        means="the job that fetches one more batch before it stops finds nobody to load it",
+        think="what does a worker do with the signal, and does the main process still need it?",
+    )
 
 
 def draw_apart(lab: Lab) -> None:
@@ -63,20 +64,21 @@ def draw_apart(lab: Lab) -> None:
             if (before := seen.setdefault((generator, state), here)) != here:
                 rows = [
                     ("same", f"{generator}, of {_named(before)} and {_named(here)}"),
-                    (
-                        "means",
-                        "both augment their samples by the same random "
-                        "numbers: the model sees the same noise again",
-                    ),
-                    (
-                        "think",
-                        "who seeds a worker, with what, and what of "
-                        "it does your worker_init change?",
-                    ),
                 ]
-                raise Finding("workers alike", rows)
+                raise Finding(
+                    "workers-alike",
+                    rows,
+                    means=(
+                        "both augment their samples by the same random "
+                        "numbers: the model sees the same noise again"
+                    ),
+                    think=(
+                        "who seeds a worker, with what, and what of "
+                        "it does your worker_init change?"
+                    ),
+                )
     if not seen:
-        raise Finding("no worker", [("found", "no DataLoader worker ran worker_init to its end")])
+        raise Finding("no-worker", [("found", "no DataLoader worker ran worker_init to its end")])
 
 
 def _named(epoch_and_worker: tuple[int, int]) -> str:

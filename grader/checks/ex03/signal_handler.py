@@ -280,7 +280,14 @@ def _given(answer: Answer, think: str, when: tuple[str, str] = WHEN) -> dict:
             "ended",
             f"{_name(-answer.status)} killed the process: nothing handles it (any more)",
         )
-        raise Finding("case:unhandled", [when, ended, ("think", think)])
+        raise Finding(
+            "signal-unhandled",
+            [
+                when,
+                ended,
+            ],
+            think=think,
+        )
     return answer.given(think, when)
 
 
@@ -326,16 +333,15 @@ class Log:
             *_sent(self.model),
             ("raised", found),
             ("expected", "no error"),
-            ("think", self.think),
         ]
-        raise Finding("case:error", rows)
+        raise Finding("handler-error", rows, think=self.think)
 
 
 def _imported_quietly(values: dict) -> None:
     before, after = values["imported"]
     if before != after:
         raise Finding(
-            "case:imported",
+            "import-effects",
             [
                 ("found", "importing your file installs a handler"),
                 ("expected", "the `with` block does"),
@@ -348,10 +354,22 @@ def _looks_right(log: dict, model: Model, think: str) -> None:
         got = log["seen"][n] if n < len(log["seen"]) else None
         if got != [block.received, block.at]:
             raise Finding(
-                "case:noted", [*_sent(model), *_got(n, got, block, model), ("think", think)]
+                "signal-noted",
+                [
+                    *_sent(model),
+                    *_got(n, got, block, model),
+                ],
+                think=think,
             )
     if log["heard"] != model.heard:
-        raise Finding("case:heard", [*_sent(model), *_heard(log["heard"], model), ("think", think)])
+        raise Finding(
+            "signals-heard",
+            [
+                *_sent(model),
+                *_heard(log["heard"], model),
+            ],
+            think=think,
+        )
     _handlers_right(log["handlers"], model, think)
 
 
@@ -416,14 +434,16 @@ def _handlers_right(found: dict, model: Model, think: str) -> None:
             f"{where}, {_name(number)} has another handler than before "
             f"({wrong[number]}; it was: {expected[number]})",
         ),
-        (
-            "means",
-            "what runs next in this process doesn't hear its own signals: it "
-            "can't be stopped, or a handler of a job that is gone runs",
-        ),
-        ("think", think),
     ]
-    raise Finding("case:handlers", rows)
+    raise Finding(
+        "handlers-not-restored",
+        rows,
+        means=(
+            "what runs next in this process doesn't hear its own signals: it "
+            "can't be stopped, or a handler of a job that is gone runs"
+        ),
+        think=think,
+    )
 
 
 def _left_right(log: dict, error: list, block: Block, model: Model, think: str) -> None:
@@ -434,8 +454,13 @@ def _left_right(log: dict, error: list, block: Block, model: Model, think: str) 
         found = f"{came[0]}: {came[1]}" if came else "nothing: the error was swallowed"
         expected = "it goes on to the caller, as it is" if error else "no error"
         raise Finding(
-            "case:error",
-            [("raised", raised), ("found", found), ("expected", expected), ("think", think)],
+            "handler-error",
+            [
+                ("raised", raised),
+                ("found", found),
+                ("expected", expected),
+            ],
+            think=think,
         )
     if any(
         made.get(str(n)) == "other" and kind != "other"
@@ -443,20 +468,24 @@ def _left_right(log: dict, error: list, block: Block, model: Model, think: str) 
         if not model.open
     ):
         raise Finding(
-            "case:made",
+            "handler-works",
             [
                 ("found", "a handler is installed when StopSignal is made"),
                 ("expected", "from the `with` block's begin to its end"),
-                ("think", think),
             ],
+            think=think,
         )
 
 
 def _left_alone(around: list, files: list, think: str) -> None:
     if files:
         raise Finding(
-            "case:files",
-            [("found", f"files were touched: {files[0]}"), ("expected", "none"), ("think", think)],
+            "handler-files",
+            [
+                ("found", f"files were touched: {files[0]}"),
+                ("expected", "none"),
+            ],
+            think=think,
         )
     if len(around) < 2 or around[0] == around[1]:
         return
@@ -477,9 +506,8 @@ def _left_alone(around: list, files: list, think: str) -> None:
     rows = [
         ("found", found),
         *([("means", means[what])] if what in means else []),
-        ("think", think),
     ]
-    raise Finding(f"case:{what}", rows)
+    raise Finding("answer", rows, about=f"{what}", think=think)
 
 
 def _name(number: int | None) -> str:
@@ -498,12 +526,12 @@ def real_time(answer: Answer, think: str) -> None:
     number = answer.question["number"]
     if values["received"] != number:
         raise Finding(
-            "case:noted",
+            "signal-noted",
             [
                 ("sent", _name(number)),
                 ("found", f"received is {values['received']}"),
-                ("think", think),
             ],
+            think=think,
         )
     at = values["at"]
     if type(at) not in (int, float) or not values["before"] <= at <= values["after"]:
@@ -512,7 +540,13 @@ def real_time(answer: Answer, think: str) -> None:
             ("found", f"at is {at!r}"),
             ("expected", f"time.time() when it came: {values['before']!r}"),
         ]
-        raise Finding("case:at", [*rows, ("think", think)])
+        raise Finding(
+            "signal-time",
+            [
+                *rows,
+            ],
+            think=think,
+        )
 
 
 def saved_whole(answer: Answer, think: str) -> None:
@@ -524,9 +558,8 @@ def saved_whole(answer: Answer, think: str) -> None:
                 "found",
                 f"a checkpoint in whose writing {values['sent']} signals came isn't what was saved",
             ),
-            ("think", think),
         ]
-        raise Finding("case:save", rows)
+        raise Finding("save-interrupted", rows, think=think)
 
 
 PLACES = {
@@ -566,8 +599,13 @@ def at_any_moment(answer: Answer, think: str) -> None:
         if problem:
             sent = f"{_name(allowed[-1])} {where}, at one of {values['moments']} moments"
             raise Finding(
-                f"case:moment:{question['where']}",
-                [("sent", sent), ("found", problem), ("think", think)],
+                "signal-moment",
+                [
+                    ("sent", sent),
+                    ("found", problem),
+                ],
+                about=f"{question['where']}",
+                think=think,
             )
 
 

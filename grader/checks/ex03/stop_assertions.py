@@ -245,12 +245,13 @@ def same_course(lab: Lab, run: Run, whole: Run) -> None:
         ]
     cause = "optimizer" if parting.cause.startswith("optimizer") else parting.cause
     raise Finding(
-        f"component:{cause}",
+        "state-lost",
         rows,
         schedule_of(run),
         step=parting.step,
         different=parting.different,
         same=parting.same,
+        about=f"{cause}",
     )
 
 
@@ -302,10 +303,14 @@ def _stopped_for_nothing(run: Run, life: Life | Group) -> Finding | None:
             f"the job left as preempted (exit status {PREEMPTED}) after "
             f"step {life.reached}, though nobody told it to stop",
         ),
-        ("means", "a job that asks to be run again for ever, and never is done"),
-        ("think", "what does your job do when nothing is left to train?"),
     ]
-    return Finding("stopped for nothing", rows, schedule_of(run))
+    return Finding(
+        "stopped-for-nothing",
+        rows,
+        schedule_of(run),
+        means="a job that asks to be run again for ever, and never is done",
+        think="what does your job do when nothing is left to train?",
+    )
 
 
 def fault_row(run: Run) -> list[tuple[str, str]]:
@@ -387,7 +392,15 @@ def _nobody_handles(run: Run, life: Life | Group, rank: int, one: Life) -> Findi
         ),
         "leaving": "when does your handler go, and what is still to be done then?",
     }.get(last["phase"], "which signals does your job listen to, and from when to when?")
-    return Finding(f"unhandled:{name}:{last['phase']}", [*rows, ("think", think)], schedule_of(run))
+    return Finding(
+        "unhandled",
+        [
+            *rows,
+        ],
+        schedule_of(run),
+        about=f"{name}:{last['phase']}",
+        think=think,
+    )
 
 
 def _lost_row(life: Life | Group) -> list[tuple[str, str]]:
@@ -437,9 +450,14 @@ def _killed(run: Run, life: Life | Group) -> Finding:
             "how long did the saves before this one take, and how much time was left when it began?"
         )
     return Finding(
-        f"killed:{killed['during']}:{bool(sent)}",
-        [*rows, *_lost_row(life), ("think", think)],
+        "killed",
+        [
+            *rows,
+            *_lost_row(life),
+        ],
         schedule_of(run),
+        about=f"{killed['during']}:{bool(sent)}",
+        think=think,
     )
 
 
@@ -479,7 +497,7 @@ def _left_as_done(run: Run, life: Life | Group) -> Finding:
                 "short, and what did the job do instead?",
             ),
         ]
-    return Finding("exit:0", rows, schedule_of(run))
+    return Finding("exit", rows, schedule_of(run), about="0")
 
 
 def _parted(run: Run, group: Group) -> Finding | None:
@@ -497,18 +515,20 @@ def _parted(run: Run, group: Group) -> Finding | None:
         *fault_row(run),
         *[(f"rank {r}", f"left as preempted (exit status {PREEMPTED})") for r in left],
         *[standing[r] for r in stay],
-        (
-            "means",
-            "who stays waits for one that is gone, until the "
-            "scheduler kills it in the middle of what it does",
-        ),
-        (
-            "think",
-            "who decides that it's time to leave, or to save, "
-            "and how do the other ranks get to know?",
-        ),
     ]
-    return Finding("ranks part", rows, schedule_of(run))
+    return Finding(
+        "ranks-part",
+        rows,
+        schedule_of(run),
+        means=(
+            "who stays waits for one that is gone, until the "
+            "scheduler kills it in the middle of what it does"
+        ),
+        think=(
+            "who decides that it's time to leave, or to save, "
+            "and how do the other ranks get to know?"
+        ),
+    )
 
 
 def status_says(says: str | None, want: str, rows: list, schedule: str | None = None) -> None:
@@ -525,14 +545,17 @@ def status_says(says: str | None, want: str, rows: list, schedule: str | None = 
             *rows,
             ("status.json", found),
             ("expected", f"{want!r}"),
-            (
-                "means",
-                "launchers hide exit statuses (torchrun turns each of them into 1): "
-                "what decides whether the job is run again reads this file",
-            ),
-            ("think", "who writes it, and when?"),
         ]
-        raise Finding("status file", rows, schedule)
+        raise Finding(
+            "status-file",
+            rows,
+            schedule,
+            means=(
+                "launchers hide exit statuses (torchrun turns each of them into 1): "
+                "what decides whether the job is run again reads this file"
+            ),
+            think="who writes it, and when?",
+        )
 
 
 def _not_torn(run: Run, life: Life, whole: Run) -> None:
@@ -563,18 +586,20 @@ def _not_torn(run: Run, life: Life, whole: Run) -> None:
                 ),
                 (f"of step {new}", _some(newer)),
                 (f"of step {old}", _some(older)),
-                (
-                    "means",
-                    "no step of training ever had these weights, and no error says so: "
-                    "the resumed run goes on from a model that never was",
-                ),
-                (
-                    "think",
-                    "between which two lines of your program may a "
-                    "handler run? And what may it do there?",
-                ),
             ]
-            raise Finding("torn state", rows, schedule_of(run))
+            raise Finding(
+                "torn-state",
+                rows,
+                schedule_of(run),
+                means=(
+                    "no step of training ever had these weights, and no error says so: "
+                    "the resumed run goes on from a model that never was"
+                ),
+                think=(
+                    "between which two lines of your program may a "
+                    "handler run? And what may it do there?"
+                ),
+            )
 
 
 def not_said_too_soon(run: Run, number: int, life: Life) -> None:
@@ -592,11 +617,13 @@ def not_said_too_soon(run: Run, number: int, life: Life) -> None:
         rows = [*fault_row(run), ("status.json", f"said {event['says']!r} {at}")]
         if number and event["says"] == run.notes["words"][number - 1]:
             raise _stale(run, rows[:-1], event["says"], at)
-        rows += [
-            ("means", "killed now, the job has said that it left in good order"),
-            ("think", "from which moment on is that word true, whatever happens next?"),
-        ]
-        raise Finding("told too soon", rows, schedule_of(run))
+        raise Finding(
+            "told-too-soon",
+            rows,
+            schedule_of(run),
+            means="killed now, the job has said that it left in good order",
+            think="from which moment on is that word true, whatever happens next?",
+        )
 
 
 def _stale(run: Run, rows: list, says: str, at: str) -> Finding:
@@ -604,10 +631,14 @@ def _stale(run: Run, rows: list, says: str, at: str) -> Finding:
         *rows,
         ("status.json", f"says {says!r} {at}: the life before wrote that"),
         ("expected", "that nobody said how this life ended"),
-        ("means", "a job that crashes without a word looks as if it had left in good order"),
-        ("think", "when does what the file says stop being true?"),
     ]
-    return Finding("stale status", rows, schedule_of(run))
+    return Finding(
+        "stale-status",
+        rows,
+        schedule_of(run),
+        means="a job that crashes without a word looks as if it had left in good order",
+        think="when does what the file says stop being true?",
+    )
 
 
 def not_stale(run: Run, number: int) -> None:
@@ -630,17 +661,17 @@ def one_writes(run: Run) -> None:
                     f"checkpoints: {'; '.join(sorted(what))[:200]}",
                 ),
                 ("expected", "one of them writes status.json"),
-                (
-                    "means",
-                    "the last writer wins, and on several nodes they "
-                    "write over each other's half-written file",
-                ),
-                (
-                    "think",
-                    "which number says that this is the only such rank, on however many nodes?",
-                ),
             ]
-            raise Finding("several write", rows, schedule_of(run))
+            raise Finding(
+                "several-write",
+                rows,
+                schedule_of(run),
+                means=(
+                    "the last writer wins, and on several nodes they "
+                    "write over each other's half-written file"
+                ),
+                think="which number says that this is the only such rank, on however many nodes?",
+            )
 
 
 def _no_regular_save(run: Run, life: Life | Group) -> Finding:
@@ -658,10 +689,14 @@ def _no_regular_save(run: Run, life: Life | Group) -> Finding:
             if saved
             else "never",
         ),
-        ("means", "a node that dies without a signal takes everything since then with it"),
-        ("think", "which saves happen though nobody told the job to stop?"),
     ]
-    return Finding("no regular save", rows, schedule_of(run))
+    return Finding(
+        "no-regular-save",
+        rows,
+        schedule_of(run),
+        means="a node that dies without a signal takes everything since then with it",
+        think="which saves happen though nobody told the job to stop?",
+    )
 
 
 def _some(names: list[str]) -> str:
@@ -696,7 +731,7 @@ def nothing_lost(run: Run, always: bool = False) -> None:
                 ),
                 ("think", "what is the last thing that your job does before it leaves?"),
             ]
-            raise Finding("steps lost", rows, schedule_of(run))
+            raise Finding("steps-lost", rows, schedule_of(run))
         if (run.notes["newest"][number] or 0) != reached:
             rows = [
                 *fault_row(run),

@@ -280,7 +280,7 @@ def _run(
     except catalog.UsageError as e:
         raise Inconclusive("cluster", [("cluster", str(e)), ("try", "TMPDIR=/tmp")]) from e
     except NotInstalled as e:
-        raise Inconclusive("no cluster", [("cluster", str(e))]) from e
+        raise Inconclusive("no-cluster", [("cluster", str(e))]) from e
     finally:
         if where.chosen == "site":
             shutil.rmtree(folder, ignore_errors=True)

@@ -160,9 +160,8 @@ def _judge(said: list[dict], course: list[Life], think: str, more: str = "") -> 
                     else f"its life {told(said[n])}",
                 ),
                 ("expected", _wish(wanted)),
-                ("think", think),
             ]
-            raise Finding("case:lives", rows)
+            raise Finding("wrong-notes", rows, think=think)
 
 
 def _came_to(said: dict) -> object:
@@ -275,6 +274,5 @@ def a_kill_leaves_them_whole(lab: Lab, think: str) -> None:
                     "expected",
                     " or ".join(dict.fromkeys(_wish(e[n]) for e in either if e[:n] == got[:n])),
                 ),
-                ("think", think),
             ]
-            raise Finding("case:killed", rows)
+            raise Finding("notes-torn", rows, think=think)

@@ -156,13 +156,13 @@ def _take(lab: Lab, courses: list[tuple[Does, dict]], think: str) -> None:
                     else f"only_one slept for {got['slept']:g} s"
                 )
                 raise Finding(
-                    "case:lock",
+                    "wrong-lock",
                     [
                         *rows,
                         ("found", found),
                         ("expected", f"at once: {_wish(want)}"),
-                        ("think", think),
                     ],
+                    think=think,
                 )
             if _came_to(one, got) != want:
                 rows += [
@@ -170,13 +170,13 @@ def _take(lab: Lab, courses: list[tuple[Does, dict]], think: str) -> None:
                     ("expected", _wish(want)),
                     ("think", think),
                 ]
-                raise Finding("case:lock", rows)
+                raise Finding("wrong-lock", rows)
             if got.get("inside") == 0:
                 rows += [
                     ("found", "nothing of it lies in the directory"),
                     ("expected", "all nodes see the directory; what else tells them?"),
                 ]
-                raise Finding("case:lock", rows)
+                raise Finding("wrong-lock", rows)
 
 
 def _in_time(got: dict, rows: list[tuple[str, str]]) -> None:
@@ -252,6 +252,5 @@ def only_one_wins(lab: Lab, think: str) -> None:
                 ),
                 ("found", "both are in" if came == ["inside", "inside"] else "; ".join(found)),
                 ("expected", "one is in, and Busy is raised in the other"),
-                ("think", think),
             ]
-            raise Finding("case:race", rows)
+            raise Finding("lock-race", rows, think=think)

@@ -492,14 +492,26 @@ def _judge(asked: Asked, said: dict, think: str) -> None:
                     "the run starts over at step 0, and its next saves bury what could be rescued",
                 )
             )
-        raise Finding("case:newest", [*rows, ("think", think)])
+        raise Finding(
+            "wrong-newest",
+            [
+                *rows,
+            ],
+            think=think,
+        )
     if asked.after != asked.before:
         rows = [
             what,
             ("found", "newest_intact changed the directory"),
             ("expected", "it only looks"),
         ]
-        raise Finding("case:newest", [*rows, ("think", think)])
+        raise Finding(
+            "wrong-newest",
+            [
+                *rows,
+            ],
+            think=think,
+        )
 
 
 def _found(asked: Asked, said: dict) -> object:

@@ -122,7 +122,11 @@ def _ran(lab: Lab, script: str, *flags, **options) -> ClusterRun:
     except Refused as e:
         rows = [("sbatch", f"refuses {script}"), ("error", str(e)[:300])]
         raise Finding(
-            "sbatch", [*rows, ("think", "what does the line that it names mean to sbatch?")]
+            "sbatch",
+            [
+                *rows,
+            ],
+            think="what does the line that it names mean to sbatch?",
         ) from e
     _witnessed(run)
     return run
@@ -189,12 +193,8 @@ def story(run: ClusterRun, until: int | None = None) -> list[tuple[str, str]]:
 # --- what is asked of them ------------------------------------------------------------------------
 
 
-TIMED = (
-    "lost:",
-    "save disturbed",
-    "late",
-    "not run again:",
-)  # causes of findings that a slow machine may bring about
+# findings that a slow machine may bring about
+TIMED = ("lost", "save-disturbed", "late", "run-again-in-haste")
 
 
 def in_time(check):
@@ -205,7 +205,7 @@ def in_time(check):
         try:
             check(run, *args)
         except Finding as finding:
-            timed = finding.cause.startswith(TIMED) or (run.late and not run.endless)
+            timed = finding.code in TIMED or (run.late and not run.endless)
             if not (run.starved and timed and finding.verdict == FAIL):
                 raise
             machine = f"busy: squeue took {run.slowest:.1f} s; nothing was proved"
@@ -224,19 +224,23 @@ def finished(run: ClusterRun) -> None:
             ("queue", f"the job waits until somebody releases it: {run.stuck}"),
         ]
         raise Finding(
-            "held", [*rows, ("think", "which command starts a job again without anybody's help?")]
+            "held",
+            [
+                *rows,
+            ],
+            think="which command starts a job again without anybody's help?",
         )
     if run.stuck:
         rows = [
             *story(run),
             ("queue", f"a job of the chain waits for ever: {run.stuck}"),
-            (
-                "means",
-                "its dependency asks for an end that the job before didn't have: the chain stops",
-            ),
-            ("think", "which dependency is fulfilled however a job ended?"),
         ]
-        raise Finding("dependency", rows)
+        raise Finding(
+            "dependency",
+            rows,
+            means="its dependency asks for an end that the job before didn't have: the chain stops",
+            think="which dependency is fulfilled however a job ended?",
+        )
     if run.finished and not run.late:
         if (fired := len(run.all("fault"))) < run.planned:
             raise Inconclusive(
@@ -259,15 +263,18 @@ def finished(run: ClusterRun) -> None:
             "endless",
             [
                 *rows,
-                (
-                    "think",
-                    "after which of the training's exit statuses is the job to be run again?",
-                ),
             ],
+            think="after which of the training's exit statuses is the job to be run again?",
         )
     if run.late:
         rows[-1:-1] = [("found", f"still in the queue after {run.where.pace.seconds:g} s")]
-        raise Finding("late", [*rows, ("think", "what does your script wait for?")])
+        raise Finding(
+            "late",
+            [
+                *rows,
+            ],
+            think="what does your script wait for?",
+        )
     rows[-1:-1] = [
         (
             "found",
@@ -282,7 +289,7 @@ def finished(run: ClusterRun) -> None:
         "think",
         "who puts the job back into the queue, and does your script come to that line?",
     )
-    raise Finding("not run again:in haste" if hurried else "not run again", [*rows, means, think])
+    raise Finding("run-again-in-haste" if hurried else "not-run-again", [*rows, means, think])
 
 
 def _standing(run: ClusterRun) -> list[tuple[str, str]]:
@@ -350,14 +357,17 @@ def kept(run: ClusterRun, do: str, think: str) -> None:
             "ended",
             "it was killed while it saved" if saving else "it was killed before it could save",
         ),
-        (
-            "means",
-            "the work since the last regular save is lost: "
-            f"steps {fault['saved'] + 1} to {fault['step']}",
-        ),
-        ("think", think),
     ]
-    raise Finding(f"lost:{do}", rows)
+    raise Finding(
+        "lost",
+        rows,
+        about=f"{do}",
+        means=(
+            "the work since the last regular save is lost: "
+            f"steps {fault['saved'] + 1} to {fault['step']}"
+        ),
+        think=think,
+    )
 
 
 @in_time
@@ -378,14 +388,16 @@ def undisturbed_saves(run: ClusterRun) -> None:
                         "SIGTERM came while the training was saving: "
                         "of a requeue, or of the time limit itself",
                     ),
-                    ("means", "SIGKILL follows, whether or not the save is through"),
-                    (
-                        "think",
-                        "what must have happened before the job may be requeued? "
-                        "And how early was the training told to save?",
-                    ),
                 ]
-                raise Finding("save disturbed", rows)
+                raise Finding(
+                    "save-disturbed",
+                    rows,
+                    means="SIGKILL follows, whether or not the save is through",
+                    think=(
+                        "what must have happened before the job may be requeued? "
+                        "And how early was the training told to save?"
+                    ),
+                )
 
 
 def log_goes_on(run: ClusterRun) -> None:
@@ -399,7 +411,7 @@ def log_goes_on(run: ClusterRun) -> None:
             ("expected", "the script's --output says train.log, for all lives"),
             ("think", "where do its outputs go now, and who will look there?"),
         ]
-        raise Finding("no log", rows)
+        raise Finding("no-log", rows)
     there = [mark for mark in marks if mark in run.log]
     if len(there) < len(marks):
         rows = [
@@ -410,7 +422,7 @@ def log_goes_on(run: ClusterRun) -> None:
             ),
             ("think", "in which mode does Slurm open the log of a job that is requeued?"),
         ]
-        raise Finding("log truncated", rows)
+        raise Finding("log-truncated", rows)
 
 
 def same_course(run: ClusterRun) -> None:
@@ -420,9 +432,10 @@ def same_course(run: ClusterRun) -> None:
             *story(run),
             ("diverged", f"at step {wrong[0]}"),
             ("resumed", ", ".join(str(e["step"]) for e in run.all("resumed"))),
-            ("think", "which checkpoint did each life resume from?"),
         ]
-        raise Finding("course", rows)
+        raise Finding(
+            "trajectory-differs", rows, think="which checkpoint did each life resume from?"
+        )
 
 
 def ended_well(run: ClusterRun) -> None:
@@ -433,9 +446,12 @@ def ended_well(run: ClusterRun) -> None:
             ("done", "the training left with exit status 0"),
             ("found", _states(run)),
             ("expected", "COMPLETED: that is how the cluster says that a job is done"),
-            ("think", "which exit status does your script leave with when the training is done?"),
         ]
-        raise Finding("final state", rows)
+        raise Finding(
+            "final-state",
+            rows,
+            think="which exit status does your script leave with when the training is done?",
+        )
 
 
 @in_time
@@ -450,12 +466,23 @@ def does_nothing_when_done(run: ClusterRun) -> None:
     after, requeued = run.lives[done + 1 :], ("requeued", "when it was done")
     if any(e["event"] in ("step", "saved") for life in after for e in life):
         think = "how does a life get to know that an earlier one has finished?"
-        raise Finding("done twice", [requeued, ("found", "it trained again"), ("think", think)])
+        raise Finding(
+            "done-twice",
+            [
+                requeued,
+                ("found", "it trained again"),
+            ],
+            think=think,
+        )
     if len(after) > 1 or any(e["event"] == "error" for life in after for e in life):
         found = ("found", f"{len(after)} more lives; {_states(run)}")
         raise Finding(
-            "done twice",
-            [requeued, found, ("think", "what does your script do after exit status 0?")],
+            "done-twice",
+            [
+                requeued,
+                found,
+            ],
+            think="what does your script do after exit status 0?",
         )
 
 
@@ -477,7 +504,7 @@ def gives_up(run: ClusterRun) -> None:
             ("means", "a node that fails once ends the run"),
             ("think", "is a crash always the job's fault?"),
         ]
-        raise Finding("not tried again", rows)
+        raise Finding("not-tried-again", rows)
     if run.late or run.stuck or began > TRIES:
         gave_up = f"after {began} lives that began at step 10, the training left with 70"
         still = "the job is still in the queue"
@@ -492,7 +519,7 @@ def gives_up(run: ClusterRun) -> None:
                 "that says so?",
             ),
         ]
-        raise Finding("crash loop", rows)
+        raise Finding("crash-loop", rows)
     _failed(run, what)
 
 
@@ -504,9 +531,8 @@ def _failed(run: ClusterRun, what: tuple[str, str]) -> None:
             what,
             ("found", _states(run)),
             ("expected", "FAILED: nobody looks for an error in a job that says it's done"),
-            ("think", "which exit status does your script leave with?"),
         ]
-        raise Finding("final state", rows)
+        raise Finding("final-state", rows, think="which exit status does your script leave with?")
 
 
 @in_time
@@ -522,10 +548,13 @@ def chain_ends(run: ClusterRun) -> None:
                 "found",
                 f"the next job waits for ever: {run.stuck}" if run.stuck else "the chain goes on",
             ),
-            ("means", "it submits jobs until somebody notices, and none of them gets anywhere"),
-            ("think", "after which exit statuses is nothing of the chain to be run any more?"),
         ]
-        raise Finding("chain without end", rows)
+        raise Finding(
+            "chain-without-end",
+            rows,
+            means="it submits jobs until somebody notices, and none of them gets anywhere",
+            think="after which exit statuses is nothing of the chain to be run any more?",
+        )
     _failed(run, what)
 
 
@@ -535,10 +564,13 @@ def one_at_a_time(run: ClusterRun) -> None:
         pair = (beside["job"], beside["at_once"][0]) if beside else sorted(run.at_once)[:2]
         rows = [
             ("found", f"job {pair[0]} ran while job {pair[1]} was running"),
-            ("means", "two lives write into one directory, each over what the other has written"),
-            ("think", "when may the next job of the chain begin?"),
         ]
-        raise Finding("two at once", rows)
+        raise Finding(
+            "two-at-once",
+            rows,
+            means="two lives write into one directory, each over what the other has written",
+            think="when may the next job of the chain begin?",
+        )
 
 
 def generations(run: ClusterRun) -> None:
@@ -550,14 +582,14 @@ def generations(run: ClusterRun) -> None:
             ("lives", f"of jobs {', '.join(ids)}"),
             ("expected", "each is a job of its own (--no-requeue)"),
         ]
-        raise Finding("no chain", [*rows, think])
+        raise Finding("no-chain", [*rows, think])
     if ids and len(run.jobs) > len(ids) + 1:
         rows = [
             ("found", f"{len(run.jobs)} jobs were submitted, and {len(ids)} trained"),
             ("expected", "each job submits one, and the last one's is cancelled"),
             ("means", "each job that has two successors doubles the chain"),
         ]
-        raise Finding("too many jobs", [*rows, think])
+        raise Finding("too-many-jobs", [*rows, think])
 
 
 def resumed_well(run: ClusterRun) -> None:
@@ -574,7 +606,7 @@ def resumed_well(run: ClusterRun) -> None:
                     "which checkpoint was the newest intact one, and which did the next life take?",
                 ),
             ]
-            raise Finding(f"too much lost:{fault['do']}", rows)
+            raise Finding("too-much-lost", rows, about=f"{fault['do']}")
     for resumed in run.all("resumed"):
         if resumed["step"] != resumed["newest"]:
             rows = [
@@ -583,7 +615,7 @@ def resumed_well(run: ClusterRun) -> None:
                 ("expected", f"from step {resumed['newest']}, the newest intact checkpoint then"),
                 ("think", "which checkpoint does each life take?"),
             ]
-            raise Finding("not the newest", rows)
+            raise Finding("not-the-newest", rows)
 
 
 def chaos_survived(lab: Lab, run: ClusterRun) -> None:
