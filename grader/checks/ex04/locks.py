@@ -168,9 +168,8 @@ def _take(lab: Lab, courses: list[tuple[Does, dict]], think: str) -> None:
                 rows += [
                     ("found", f"only_one {_found(one, got)}"),
                     ("expected", _wish(want)),
-                    ("think", think),
                 ]
-                raise Finding("wrong-lock", rows)
+                raise Finding("wrong-lock", rows, think=think)
             if got.get("inside") == 0:
                 rows += [
                     ("found", "nothing of it lies in the directory"),

@@ -485,20 +485,9 @@ def _judge(asked: Asked, said: dict, think: str) -> None:
         )
         chosen = f"chose {found}" if isinstance(found, str) and "returned" in said else told(said)
         rows = [what, ("found", f"newest_intact {chosen}"), ("expected", want)]
-        if scene.want == RAISES and found is None:
-            rows.append(
-                (
-                    "means",
-                    "the run starts over at step 0, and its next saves bury what could be rescued",
-                )
-            )
-        raise Finding(
-            "wrong-newest",
-            [
-                *rows,
-            ],
-            think=think,
-        )
+        silently = scene.want == RAISES and found is None
+        means = "the run starts over at step 0, and its next saves bury what could be rescued"
+        raise Finding("wrong-newest", rows, means=means if silently else "", think=think)
     if asked.after != asked.before:
         rows = [
             what,
@@ -507,9 +496,7 @@ def _judge(asked: Asked, said: dict, think: str) -> None:
         ]
         raise Finding(
             "wrong-newest",
-            [
-                *rows,
-            ],
+            rows,
             think=think,
         )
 

@@ -123,9 +123,7 @@ def _ran(lab: Lab, script: str, *flags, **options) -> ClusterRun:
         rows = [("sbatch", f"refuses {script}"), ("error", str(e)[:300])]
         raise Finding(
             "sbatch",
-            [
-                *rows,
-            ],
+            rows,
             think="what does the line that it names mean to sbatch?",
         ) from e
     _witnessed(run)
@@ -144,13 +142,13 @@ def _witnessed(run: ClusterRun) -> None:
             rows = [
                 *story(run),
                 ("found", "the training ran outside of any job of the cluster that was running"),
-                ("means", "the cluster can't end it, and it goes on beside the next one"),
-                (
-                    "think",
-                    "what starts the training, and whose child is it when the script has ended?",
-                ),
             ]
-            raise Finding("outside", rows)
+            raise Finding(
+                "outside",
+                rows,
+                means="the cluster can't end it, and it goes on beside the next one",
+                think="what starts the training, and whose child is it when the script has ended?",
+            )
         raise Finding(
             "strange",
             [*story(run), ("found", f"something else than $TRAIN spoke in its name: {strange}")],
@@ -225,9 +223,7 @@ def finished(run: ClusterRun) -> None:
         ]
         raise Finding(
             "held",
-            [
-                *rows,
-            ],
+            rows,
             think="which command starts a job again without anybody's help?",
         )
     if run.stuck:
@@ -251,45 +247,36 @@ def finished(run: ClusterRun) -> None:
                 ],
             )
         return
-    rows = [*story(run), *_standing(run), ("log", _last_words(run))]
+    before, log = [*story(run), *_standing(run)], ("log", _last_words(run))
     if run.endless:
         lives = (
             f"more than {run.most} lives, and it's in the queue again"
             if run.lives
             else "the training never begins"
         )
-        rows[-1:-1] = [("found", f"the job is run again without end: {lives}")]
         raise Finding(
             "endless",
-            [
-                *rows,
-            ],
+            [*before, ("found", f"the job is run again without end: {lives}"), log],
             think="after which of the training's exit statuses is the job to be run again?",
         )
     if run.late:
-        rows[-1:-1] = [("found", f"still in the queue after {run.where.pace.seconds:g} s")]
         raise Finding(
             "late",
-            [
-                *rows,
-            ],
+            [*before, ("found", f"still in the queue after {run.where.pace.seconds:g} s"), log],
             think="what does your script wait for?",
         )
-    rows[-1:-1] = [
-        (
-            "found",
-            "nothing of the job is in the queue any more, and it isn't done: "
-            f"step {_reached(run)} of {STEPS}",
-        )
-    ]
-    means = ("means", "the job is never run again, and you find out days later")
+    found = (
+        "nothing of the job is in the queue any more, and it isn't done: "
+        f"step {_reached(run)} of {STEPS}"
+    )
     last = run.lives[-1] if run.lives else []
     hurried = any(e["event"] == "fault" and e["do"] in ("preempt", "limit") for e in last)
-    think = (
-        "think",
-        "who puts the job back into the queue, and does your script come to that line?",
+    raise Finding(
+        "run-again-in-haste" if hurried else "not-run-again",
+        [*before, ("found", found), log],
+        means="the job is never run again, and you find out days later",
+        think="who puts the job back into the queue, and does your script come to that line?",
     )
-    raise Finding("run-again-in-haste" if hurried else "not-run-again", [*rows, means, think])
 
 
 def _standing(run: ClusterRun) -> list[tuple[str, str]]:
@@ -409,20 +396,18 @@ def log_goes_on(run: ClusterRun) -> None:
         rows = [
             ("log", "there is no train.log where the job was submitted from"),
             ("expected", "the script's --output says train.log, for all lives"),
-            ("think", "where do its outputs go now, and who will look there?"),
         ]
-        raise Finding("no-log", rows)
+        raise Finding("no-log", rows, think="where do its outputs go now, and who will look there?")
     there = [mark for mark in marks if mark in run.log]
     if len(there) < len(marks):
-        rows = [
-            ("log", f"train.log tells of {len(there)} of {len(marks)} lives"),
-            (
-                "means",
-                "each new life truncates it: what the one before said, its error perhaps, is gone",
+        raise Finding(
+            "log-truncated",
+            [("log", f"train.log tells of {len(there)} of {len(marks)} lives")],
+            means=(
+                "each new life truncates it: what the one before said, its error perhaps, is gone"
             ),
-            ("think", "in which mode does Slurm open the log of a job that is requeued?"),
-        ]
-        raise Finding("log-truncated", rows)
+            think="in which mode does Slurm open the log of a job that is requeued?",
+        )
 
 
 def same_course(run: ClusterRun) -> None:
@@ -501,10 +486,13 @@ def gives_up(run: ClusterRun) -> None:
             what,
             ("found", f"{began} lives began at step 10; {_states(run)}"),
             ("log", _last_words(run)),
-            ("means", "a node that fails once ends the run"),
-            ("think", "is a crash always the job's fault?"),
         ]
-        raise Finding("not-tried-again", rows)
+        raise Finding(
+            "not-tried-again",
+            rows,
+            means="a node that fails once ends the run",
+            think="is a crash always the job's fault?",
+        )
     if run.late or run.stuck or began > TRIES:
         gave_up = f"after {began} lives that began at step 10, the training left with 70"
         still = "the job is still in the queue"
@@ -512,14 +500,16 @@ def gives_up(run: ClusterRun) -> None:
         rows = [
             what,
             ("found", f"more than {TRIES} lives began at step 10" if began > TRIES else again),
-            ("means", "a job that burns its account's hours all weekend, and gets nowhere"),
-            (
-                "think",
-                "who counts the crashes, and what does your script do with the exit status "
-                "that says so?",
-            ),
         ]
-        raise Finding("crash-loop", rows)
+        raise Finding(
+            "crash-loop",
+            rows,
+            means="a job that burns its account's hours all weekend, and gets nowhere",
+            think=(
+                "who counts the crashes, and what does your script do with the exit status "
+                "that says so?"
+            ),
+        )
     _failed(run, what)
 
 
@@ -576,20 +566,20 @@ def one_at_a_time(run: ClusterRun) -> None:
 def generations(run: ClusterRun) -> None:
     """A chain: each life was a job of its own, and each job submitted one."""
     ids = [life[0]["job"] for life in run.lives]
-    think = ("think", "who submits the next job?")
+    think = "who submits the next job?"
     if len(set(ids)) != len(ids) and not run.endless:
         rows = [
             ("lives", f"of jobs {', '.join(ids)}"),
             ("expected", "each is a job of its own (--no-requeue)"),
         ]
-        raise Finding("no-chain", [*rows, think])
+        raise Finding("no-chain", rows, think=think)
     if ids and len(run.jobs) > len(ids) + 1:
         rows = [
             ("found", f"{len(run.jobs)} jobs were submitted, and {len(ids)} trained"),
             ("expected", "each job submits one, and the last one's is cancelled"),
-            ("means", "each job that has two successors doubles the chain"),
         ]
-        raise Finding("too-many-jobs", [*rows, think])
+        means = "each job that has two successors doubles the chain"
+        raise Finding("too-many-jobs", rows, means=means, think=think)
 
 
 def resumed_well(run: ClusterRun) -> None:
@@ -601,21 +591,23 @@ def resumed_well(run: ClusterRun) -> None:
             rows = [
                 *story(run, fault["number"] + 1),
                 ("lost", f"{steps} finished steps; at most {most} had to be"),
-                (
-                    "think",
-                    "which checkpoint was the newest intact one, and which did the next life take?",
-                ),
             ]
-            raise Finding("too-much-lost", rows, about=f"{fault['do']}")
+            raise Finding(
+                "too-much-lost",
+                rows,
+                about=fault["do"],
+                think=(
+                    "which checkpoint was the newest intact one, and which did the next life take?"
+                ),
+            )
     for resumed in run.all("resumed"):
         if resumed["step"] != resumed["newest"]:
             rows = [
                 *story(run, sum(e["t"] < resumed["t"] for e in run.all("fault"))),
                 ("resumed", f"from step {resumed['step']}"),
                 ("expected", f"from step {resumed['newest']}, the newest intact checkpoint then"),
-                ("think", "which checkpoint does each life take?"),
             ]
-            raise Finding("not-the-newest", rows)
+            raise Finding("not-the-newest", rows, think="which checkpoint does each life take?")
 
 
 def chaos_survived(lab: Lab, run: ClusterRun) -> None:

@@ -79,11 +79,11 @@ def test_two_lives_at_once_are_seen_by_the_witness_and_by_the_cluster():
     resubmission.one_at_a_time(run_of(LIFE))
     assert (
         cause(resubmission.one_at_a_time, run_of(LIFE, LIFE | {"at_once": ["6"]}))
-        == f"{FAIL}: two at once"
+        == f"{FAIL}: two-at-once"
     )
     assert (
         cause(resubmission.one_at_a_time, run_of(LIFE, at_once={"6", "7"}))
-        == f"{FAIL}: two at once"
+        == f"{FAIL}: two-at-once"
     )
 
 
@@ -92,7 +92,7 @@ def test_each_job_of_a_chain_submits_one():
     resubmission.generations(run_of(LIFE, jobs=jobs))
     assert (
         cause(resubmission.generations, run_of(LIFE, jobs=jobs | {"9": {}}))
-        == f"{FAIL}: too many jobs"
+        == f"{FAIL}: too-many-jobs"
     )
 
 
@@ -102,10 +102,10 @@ def test_after_70_a_chain_goes_on_or_ends():
         run_of(LIFE, left, jobs={"7": {"JobState": "FAILED"}, "8": {"JobState": "CANCELLED"}})
     )
     done = run_of(LIFE, left, jobs={"7": {"JobState": "COMPLETED", "ExitCode": "0:0"}})
-    assert cause(resubmission.chain_ends, done) == f"{FAIL}: final state"
+    assert cause(resubmission.chain_ends, done) == f"{FAIL}: final-state"
     assert (
         cause(resubmission.chain_ends, run_of(LIFE, left, LIFE | {"life": 2}))
-        == f"{FAIL}: chain without end"
+        == f"{FAIL}: chain-without-end"
     )
 
 
