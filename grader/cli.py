@@ -6,6 +6,7 @@ import contextlib
 import os
 import random
 import sys
+import textwrap
 import traceback
 from pathlib import Path
 
@@ -309,6 +310,26 @@ def hint(task_name, again):
     else:
         out.print(f"  That was the last one. `grade hint {task.id} --again` begins anew.")
     seen.remember(task, rung)
+
+
+@main_group.command("explain")
+@click.argument("code", required=False)
+def explain_command(code):
+    """What a finding's code means in production, with an example. Without a code: all codes."""
+    from grader import explain
+    from grader.report import terminal
+
+    out = terminal.console()
+    if code is None:
+        for known in explain.explanations().values():
+            out.print(f"{known.code:<20} {known.summary}", highlight=False, markup=False)
+        return
+    known = explain.find(code)
+    out.print(f"[bold]{known.code}[/bold]   {known.exercise or 'all exercises'}\n", highlight=False)
+    for text in (known.summary, known.production):
+        out.print(text.replace("\n", " "), highlight=False, markup=False)
+        out.print()
+    out.print(textwrap.indent(known.example, "    "), highlight=False, markup=False)
 
 
 @main_group.command()

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from grader.course.catalog import Exercise, Task
 from grader.course.submissions import Submission
+from grader.explain import complete
 from grader.harness import launcher as launchers
 from grader.harness.faults import Fault
 from grader.harness.lab import Bench, Cancelled, Lab, course_paths
@@ -194,7 +195,7 @@ class Grading:
             return None
         except Exception as e:
             finding = self._unproved(e)
-        verdict = finding.verdict if finding else PASS
+        verdict = complete(finding).verdict if finding else PASS
         outcome = Outcome(
             check.name,
             check.title,

@@ -75,7 +75,8 @@ def show_task(out: Console, result: TaskResult) -> None:
         (f"{WORD[result.verdict]:<7}", STYLE[result.verdict]), f"  {result.id}  {result.title}"
     )
     gap = max(2, min(out.width, 86) - head.cell_len - len(points))
-    out.print(Text.assemble(head, " " * gap, points))
+    code = result.evidence.get("code")
+    out.print(Text.assemble(head, " " * gap, points, (f"   [{code}]" if code else "", "dim")))
     for label, text in result.evidence.get("rows", []):
         show_row(out, label, text)
     for label, text in result.evidence.get("measured", {}).items():

@@ -14,7 +14,7 @@ LAYERS = (
     {"harness"},
     {"crash", "slurm", "report"},
     {"workload", "mutants"},
-    {"yardstick", "engine", "checks"},
+    {"explain", "yardstick", "engine", "checks"},
     {"notebooks", "run_command", "authoring", "bench"},
     {"cli", "__main__"},
 )

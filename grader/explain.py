@@ -1,0 +1,61 @@
+"""What the codes of findings mean: messages.toml, beside the checks."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from grader.errors import UsageError
+from grader.verdicts import Finding
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+CHECKS = Path(__file__).resolve().parent / "checks"
+
+
+@dataclass(frozen=True)
+class Explanation:
+    code: str
+    exercise: str  # "ex04"; "" for a code that several exercises share
+    summary: str  # what went wrong, in one sentence
+    production: str  # what it costs in a real job
+    example: str  # the mistake, and what does it right
+    means: str = ""  # of a finding that says nothing of its own
+    think: str = ""
+
+
+@functools.cache
+def explanations() -> dict[str, Explanation]:
+    """All of them, by code."""
+    found: dict[str, Explanation] = {}
+    for path in sorted(CHECKS.glob("**/messages.toml")):
+        exercise = path.parent.name if path.parent != CHECKS else ""
+        for code, texts in tomllib.loads(path.read_text(encoding="utf-8")).items():
+            if code in found:
+                raise ValueError(f"{path}: {code} is explained already")
+            found[code] = Explanation(code, exercise, **{k: v.strip() for k, v in texts.items()})
+    return found
+
+
+def find(code: str) -> Explanation:
+    """UsageError, with the codes that look like it, if there is none of this name."""
+    known = explanations()
+    if code not in known:
+        near = difflib.get_close_matches(code, known, n=3)
+        hint = f"; did you mean {', '.join(near)}?" if near else "; `grade explain` lists all codes"
+        raise UsageError(f"no finding has the code {code!r}{hint}")
+    return known[code]
+
+
+def complete(finding: Finding) -> Finding:
+    """The finding, with what its code means and asks where it says nothing of its own."""
+    if known := explanations().get(finding.code):
+        finding.means = finding.means or known.means
+        finding.think = finding.think or known.think
+    return finding

@@ -1,0 +1,80 @@
+"""Every finding has a code, and every code an explanation."""
+
+from __future__ import annotations
+
+import ast
+import re
+
+import pytest
+from click.testing import CliRunner
+
+from grader import explain
+from grader.cli import main_group
+from grader.course.catalog import ROOT
+from grader.errors import UsageError
+from grader.verdicts import Finding
+
+SLUG = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+
+
+def codes() -> dict[str, list[str]]:
+    """Code of a Finding or an Inconclusive -> where it is made; '?' for one that is computed."""
+    found: dict[str, list[str]] = {}
+    for path in sorted((ROOT / "grader").rglob("*.py")):
+        if "tests" in path.parts:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            name = getattr(node.func, "id", "") if isinstance(node, ast.Call) else ""
+            if name in ("Finding", "Inconclusive") and node.args:
+                for code in literals(node.args[0]):
+                    place = f"{path.relative_to(ROOT)}:{node.lineno}"
+                    found.setdefault(code, []).append(place)
+    return found
+
+
+def literals(code: ast.expr) -> list[str]:
+    if isinstance(code, ast.IfExp):
+        return literals(code.body) + literals(code.orelse)
+    return [code.value] if isinstance(code, ast.Constant) else ["?"]
+
+
+def test_every_code_is_a_literal_and_has_an_explanation():
+    assert [place for code, places in codes().items() if code == "?" for place in places] == []
+    assert [code for code in codes() if not SLUG.fullmatch(code)] == []
+    assert sorted(codes().keys() - explain.explanations().keys()) == []
+
+
+def test_every_explanation_is_of_a_code_that_exists():
+    assert sorted(explain.explanations().keys() - codes().keys()) == []
+
+
+@pytest.mark.parametrize("known", explain.explanations().values(), ids=lambda known: known.code)
+def test_an_explanation_is_whole(known):
+    assert known.summary.endswith((".", "?")) and "\n" not in known.summary
+    assert known.production and known.example
+    assert all(len(line) <= 96 for line in known.example.splitlines())
+    for text in (known.means, known.think):
+        assert "\n" not in text and not text.endswith(".")
+
+
+def test_evidence_holds_no_advice():
+    """What a finding means and asks are fields, and never rows."""
+    for path in sorted((ROOT / "grader" / "checks").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Tuple) and node.elts and isinstance(node.elts[0], ast.Constant):
+                assert node.elts[0].value not in ("means", "think"), f"{path}:{node.lineno}"
+
+
+def test_a_finding_says_what_its_code_says_unless_it_says_more():
+    told = explain.complete(Finding("two-at-once", [("found", "x")]))
+    assert told.means == explain.find("two-at-once").means and told.think
+    own = explain.complete(Finding("two-at-once", [("found", "x")], means="mine"))
+    assert own.means == "mine" and own.think
+
+
+def test_the_command_explains_a_code_and_names_those_like_it():
+    shown = CliRunner().invoke(main_group, ["explain", "state-lost"]).output
+    assert explain.find("state-lost").summary in " ".join(shown.split())
+    assert "optimizer.state_dict()" in shown
+    with pytest.raises(UsageError, match="did you mean .*state-lost"):
+        explain.find("state-lots")
