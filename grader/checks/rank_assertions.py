@@ -176,11 +176,6 @@ def deadlock(lives: list[Life], when: list, fault: str | None = None) -> Finding
         rows,
         fault,
         about=_line(next((s for s in stand if s and s["open"]), None)),
-        means=(
-            "a collective needs every rank; with nobody to end it, the job holds all of its "
-            "GPUs for half an hour, and then dies"
-        ),
-        think="which ranks come to that line, and what do the others do meanwhile?",
     )
 
 
@@ -362,10 +357,6 @@ def quiet(lab: Lab, run: Run, bare: Run, compared: str) -> None:
                 ("compared", f"{compared}; nothing disturbed either"),
             ],
             about=parting.cause,
-            means="looking at the state changed it: every save sends training down another path",
-            think=(
-                "does a function that should only read draw a number, set a seed, or change a mode?"
-            ),
         )
 
 

@@ -350,18 +350,7 @@ def not_reproducible(lab: Lab, noise: Divergence) -> Finding:
         return Inconclusive(
             "machine", [("machine", "two undisturbed runs differ even without your code")]
         )
-    return Finding(
-        "not-reproducible",
-        rows,
-        means=(
-            "your code draws from something that no seed governs; such a run can't be compared, "
-            "nor resumed exactly"
-        ),
-        think=(
-            "time, os.urandom, hash() of a string, the order of a set, an unseeded generator: "
-            "which one do you use?"
-        ),
-    )
+    return Finding("not-reproducible", rows)
 
 
 def divergence_rows(run: Run, found: Divergence) -> list[tuple[str, str]]:
@@ -418,8 +407,4 @@ def quiet(lab: Lab, run: Run, bare: Run, compared: str = NEVER) -> None:
             "save-changes-run",
             rows,
             about=found.cause,
-            means="looking at the state changed it: every save sends training down another path",
-            think=(
-                "does a function that should only read draw a number, set a seed, or change a mode?"
-            ),
         )

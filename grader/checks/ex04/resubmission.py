@@ -121,11 +121,7 @@ def _ran(lab: Lab, script: str, *flags, **options) -> ClusterRun:
         run = cluster_runs.ran(lab, script, *flags, **options)
     except Refused as e:
         rows = [("sbatch", f"refuses {script}"), ("error", str(e)[:300])]
-        raise Finding(
-            "sbatch",
-            rows,
-            think="what does the line that it names mean to sbatch?",
-        ) from e
+        raise Finding("sbatch", rows) from e
     _witnessed(run)
     return run
 
@@ -143,12 +139,7 @@ def _witnessed(run: ClusterRun) -> None:
                 *story(run),
                 ("found", "the training ran outside of any job of the cluster that was running"),
             ]
-            raise Finding(
-                "outside",
-                rows,
-                means="the cluster can't end it, and it goes on beside the next one",
-                think="what starts the training, and whose child is it when the script has ended?",
-            )
+            raise Finding("outside", rows)
         raise Finding(
             "strange",
             [*story(run), ("found", f"something else than $TRAIN spoke in its name: {strange}")],
@@ -221,22 +212,13 @@ def finished(run: ClusterRun) -> None:
             *_standing(run),
             ("queue", f"the job waits until somebody releases it: {run.stuck}"),
         ]
-        raise Finding(
-            "held",
-            rows,
-            think="which command starts a job again without anybody's help?",
-        )
+        raise Finding("held", rows)
     if run.stuck:
         rows = [
             *story(run),
             ("queue", f"a job of the chain waits for ever: {run.stuck}"),
         ]
-        raise Finding(
-            "dependency",
-            rows,
-            means="its dependency asks for an end that the job before didn't have: the chain stops",
-            think="which dependency is fulfilled however a job ended?",
-        )
+        raise Finding("dependency", rows)
     if run.finished and not run.late:
         if (fired := len(run.all("fault"))) < run.planned:
             raise Inconclusive(
@@ -255,15 +237,12 @@ def finished(run: ClusterRun) -> None:
             else "the training never begins"
         )
         raise Finding(
-            "endless",
-            [*before, ("found", f"the job is run again without end: {lives}"), log],
-            think="after which of the training's exit statuses is the job to be run again?",
+            "endless", [*before, ("found", f"the job is run again without end: {lives}"), log]
         )
     if run.late:
         raise Finding(
             "late",
             [*before, ("found", f"still in the queue after {run.where.pace.seconds:g} s"), log],
-            think="what does your script wait for?",
         )
     found = (
         "nothing of the job is in the queue any more, and it isn't done: "
@@ -376,15 +355,7 @@ def undisturbed_saves(run: ClusterRun) -> None:
                         "of a requeue, or of the time limit itself",
                     ),
                 ]
-                raise Finding(
-                    "save-disturbed",
-                    rows,
-                    means="SIGKILL follows, whether or not the save is through",
-                    think=(
-                        "what must have happened before the job may be requeued? "
-                        "And how early was the training told to save?"
-                    ),
-                )
+                raise Finding("save-disturbed", rows)
 
 
 def log_goes_on(run: ClusterRun) -> None:
@@ -397,16 +368,11 @@ def log_goes_on(run: ClusterRun) -> None:
             ("log", "there is no train.log where the job was submitted from"),
             ("expected", "the script's --output says train.log, for all lives"),
         ]
-        raise Finding("no-log", rows, think="where do its outputs go now, and who will look there?")
+        raise Finding("no-log", rows)
     there = [mark for mark in marks if mark in run.log]
     if len(there) < len(marks):
         raise Finding(
-            "log-truncated",
-            [("log", f"train.log tells of {len(there)} of {len(marks)} lives")],
-            means=(
-                "each new life truncates it: what the one before said, its error perhaps, is gone"
-            ),
-            think="in which mode does Slurm open the log of a job that is requeued?",
+            "log-truncated", [("log", f"train.log tells of {len(there)} of {len(marks)} lives")]
         )
 
 
@@ -418,9 +384,7 @@ def same_course(run: ClusterRun) -> None:
             ("diverged", f"at step {wrong[0]}"),
             ("resumed", ", ".join(str(e["step"]) for e in run.all("resumed"))),
         ]
-        raise Finding(
-            "trajectory-differs", rows, think="which checkpoint did each life resume from?"
-        )
+        raise Finding("trajectory-differs", rows)
 
 
 def ended_well(run: ClusterRun) -> None:
@@ -487,12 +451,7 @@ def gives_up(run: ClusterRun) -> None:
             ("found", f"{began} lives began at step 10; {_states(run)}"),
             ("log", _last_words(run)),
         ]
-        raise Finding(
-            "not-tried-again",
-            rows,
-            means="a node that fails once ends the run",
-            think="is a crash always the job's fault?",
-        )
+        raise Finding("not-tried-again", rows)
     if run.late or run.stuck or began > TRIES:
         gave_up = f"after {began} lives that began at step 10, the training left with 70"
         still = "the job is still in the queue"
@@ -501,15 +460,7 @@ def gives_up(run: ClusterRun) -> None:
             what,
             ("found", f"more than {TRIES} lives began at step 10" if began > TRIES else again),
         ]
-        raise Finding(
-            "crash-loop",
-            rows,
-            means="a job that burns its account's hours all weekend, and gets nowhere",
-            think=(
-                "who counts the crashes, and what does your script do with the exit status "
-                "that says so?"
-            ),
-        )
+        raise Finding("crash-loop", rows)
     _failed(run, what)
 
 
@@ -539,12 +490,7 @@ def chain_ends(run: ClusterRun) -> None:
                 f"the next job waits for ever: {run.stuck}" if run.stuck else "the chain goes on",
             ),
         ]
-        raise Finding(
-            "chain-without-end",
-            rows,
-            means="it submits jobs until somebody notices, and none of them gets anywhere",
-            think="after which exit statuses is nothing of the chain to be run any more?",
-        )
+        raise Finding("chain-without-end", rows)
     _failed(run, what)
 
 
@@ -555,12 +501,7 @@ def one_at_a_time(run: ClusterRun) -> None:
         rows = [
             ("found", f"job {pair[0]} ran while job {pair[1]} was running"),
         ]
-        raise Finding(
-            "two-at-once",
-            rows,
-            means="two lives write into one directory, each over what the other has written",
-            think="when may the next job of the chain begin?",
-        )
+        raise Finding("two-at-once", rows)
 
 
 def generations(run: ClusterRun) -> None:
@@ -596,9 +537,6 @@ def resumed_well(run: ClusterRun) -> None:
                 "too-much-lost",
                 rows,
                 about=fault["do"],
-                think=(
-                    "which checkpoint was the newest intact one, and which did the next life take?"
-                ),
             )
     for resumed in run.all("resumed"):
         if resumed["step"] != resumed["newest"]:
@@ -607,7 +545,7 @@ def resumed_well(run: ClusterRun) -> None:
                 ("resumed", f"from step {resumed['step']}"),
                 ("expected", f"from step {resumed['newest']}, the newest intact checkpoint then"),
             ]
-            raise Finding("not-the-newest", rows, think="which checkpoint does each life take?")
+            raise Finding("not-the-newest", rows)
 
 
 def chaos_survived(lab: Lab, run: ClusterRun) -> None:
