@@ -16,6 +16,7 @@ from pathlib import Path
 from grader.course import catalog, submissions
 from grader.course.catalog import Exercise
 from grader.errors import UsageError
+from grader.files import write_atomically
 
 CELL_TIMEOUT = 120  # s; the slowest cell takes about 5
 
@@ -118,9 +119,7 @@ def build(exercise: Exercise) -> Path:
     _, _, nbformat = _tools()
     path = notebook_path(exercise)
     text = nbformat.writes(execute(exercise, "solution"), version=4)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_atomically(path, text.rstrip("\n") + "\n")
     digest_path(exercise).parent.mkdir(parents=True, exist_ok=True)
     digest_path(exercise).write_text(_digest(path) + "\n")
     return path

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 from grader.course.catalog import Task
 from grader.errors import UsageError
+from grader.files import write_atomically
 
 
 class Seen:
@@ -33,17 +33,10 @@ class Seen:
 
     def remember(self, task: Task, rung: int) -> None:
         self._rungs[task.id] = rung + 1
-        new = self.file.with_name(f"{self.file.name}.{os.getpid()}")
         try:
             self.file.parent.mkdir(exist_ok=True)
-            new.write_text(json.dumps(self._rungs))
-            new.replace(self.file)
+            write_atomically(self.file, json.dumps(self._rungs))
         except OSError as e:
             raise UsageError(
                 f"the next call begins at this hint again: can't write {self.file} ({e.strerror})"
             ) from e
-        finally:
-            try:
-                new.unlink()
-            except OSError:
-                pass

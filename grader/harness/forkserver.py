@@ -27,16 +27,13 @@ from contextlib import suppress
 def serve(sock: socket.socket) -> None:
     from grader.harness.guardian import begin
     from grader.processes import children, reap_descendants
+    from grader.wakeup import wakeup_pipe
 
     reap_descendants()  # a life whose guardian was killed becomes ours, and is killed
     gc.collect()
     gc.freeze()
-    wake_r, wake_w = os.pipe()
+    wake_r, wake_w = wakeup_pipe(signal.SIGCHLD)
     life_r, life_w = os.pipe()  # closes when we die: the guardians' lifeline
-    for fd in (wake_r, wake_w):
-        os.set_blocking(fd, False)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
-    signal.set_wakeup_fd(wake_w, warn_on_full_buffer=False)
     guardians: dict[int, str] = {}  # process id -> its life's first job
     pending = b""
 

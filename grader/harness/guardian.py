@@ -26,7 +26,6 @@ import select
 import signal
 import stat
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -35,8 +34,10 @@ from contextlib import nullcontext
 if __name__ == "__main__":  # plainly started, with -I: only the standard library is found
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
+from grader.files import write_atomically
 from grader.harness import sandbox
 from grader.processes import children, reap_descendants
+from grader.wakeup import wakeup_pipe
 
 POLL = 0.1  # s between two looks at memory and output; the end of a process is an event, not polled
 DISK_POLL = 1.0  # s between two looks at all that it has written
@@ -47,12 +48,7 @@ def guard(job: dict, start: Callable[[], int], lifeline: int) -> dict:
     """Run `start` (which forks the main process and gives its pid) within job["limits"]."""
     sandbox.around_guardian(job["sandbox"])
     became_reaper = reap_descendants()
-    wake_r, wake_w = os.pipe()
-    for fd in (wake_r, wake_w):
-        os.set_blocking(fd, False)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
-    signal.signal(signal.SIGTERM, lambda *_: None)
-    signal.set_wakeup_fd(wake_w, warn_on_full_buffer=False)
+    wake_r, _ = wakeup_pipe(signal.SIGCHLD, signal.SIGTERM)
 
     limits, began = job["limits"], time.monotonic()
     disk_seen = began
@@ -95,11 +91,7 @@ def guard(job: dict, start: Callable[[], int], lifeline: int) -> dict:
         "waited": round(waited, 4),
         "left_behind": _kill_the_rest(main, became_reaper),
     }
-    # a name that no life could guess, and put a pipe there
-    fd, new = tempfile.mkstemp(dir=os.path.dirname(job["result"]))
-    with open(fd, "w") as f:
-        json.dump(result, f)
-    os.replace(new, job["result"])
+    write_atomically(job["result"], json.dumps(result))
     return result
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from grader.course.catalog import ROOT
+from grader.files import write_atomically
 from grader.harness import scratch
 from grader.verdicts import Finding
 
@@ -26,9 +27,7 @@ def keep(file: Path, finding: Finding | None, translate: Callable[[str], str]) -
         if not text:
             return ""
         file.parent.mkdir(parents=True, exist_ok=True)
-        new = file.with_name(f"{file.name}.{os.getpid()}")
-        new.write_text(escaped(translate(text)))
-        new.replace(file)
+        write_atomically(file, escaped(translate(text)))
     except OSError:  # a course that can't be written to
         return ""
     return os.path.relpath(file, ROOT) if file.is_relative_to(ROOT) else str(file)

@@ -9,15 +9,14 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from grader.files import write_atomically
 from grader.slurm import processes
 
 FILE = "cluster.json"
 
 
 def write(directory: Path, state: dict) -> None:
-    new = directory / f".{FILE}.new"
-    new.write_text(json.dumps(state, indent=1))
-    os.replace(new, directory / FILE)
+    write_atomically(directory / FILE, json.dumps(state, indent=1))
 
 
 def read(directory: Path) -> dict | None:

@@ -32,6 +32,7 @@ from grader.processes import die_with_parent
 from grader.slurm import freezer, installation, ports, preload, processes, state, teardown
 from grader.slurm.config import Options, cgroup_conf, name_is_here, slurm_conf
 from grader.slurm.errors import ClusterError
+from grader.wakeup import wakeup_pipe
 
 PATIENCE = 30.0  # s from start to idle nodes, on a machine that does much else
 TRIES = 5  # sets of ports, should somebody take one between our look and Slurm's
@@ -58,12 +59,7 @@ class Keeper:
         self.running: dict[int, str] = {}  # pid -> daemon's name
         self.ended: dict[str, str] = {}  # daemon's name -> how
         self.staying = False
-        self.wake, wake_w = os.pipe()
-        for fd in (self.wake, wake_w):
-            os.set_blocking(fd, False)
-        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, lambda *_: None)
-        signal.set_wakeup_fd(wake_w, warn_on_full_buffer=False)
+        self.wake, _ = wakeup_pipe(signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
         mine = processes.identity(os.getpid())
         self.state = {
             "boot": processes.boot(),

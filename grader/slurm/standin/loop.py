@@ -6,9 +6,10 @@ import heapq
 import itertools
 import os
 import selectors
-import signal
 import time
 from collections.abc import Callable
+
+from grader.wakeup import wakeup_pipe
 
 
 class Timer:
@@ -25,12 +26,7 @@ class Loop:
         self._timers: list[tuple[float, int, Timer]] = []
         self._numbers = itertools.count()
         self.caught: set[int] = set()
-        wake, woken = os.pipe()
-        for fd in (wake, woken):
-            os.set_blocking(fd, False)
-        for number in signals:
-            signal.signal(number, lambda *_: None)
-        signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
+        wake, _ = wakeup_pipe(*signals)
         self.watch(wake, lambda: self.caught.update(os.read(wake, 4096)))
 
     def watch(self, file, call: Callable[[], None]) -> None:

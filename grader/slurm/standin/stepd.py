@@ -21,6 +21,7 @@ from contextlib import suppress
 from grader.slurm import processes
 from grader.slurm.standin.loop import Loop
 from grader.slurm.standin.protocol import Line
+from grader.wakeup import wakeup_pipe
 
 DEFAULTS = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
 STUBBORN = 10.0  # s after which what doesn't die of SIGKILL is left to the controller's end
@@ -108,11 +109,7 @@ def _be(control: socket.socket, tasks: list[dict], fds: list[int], umask: int) -
     orphans_come_here = processes.become_reaper()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    wake, woken = os.pipe()
-    for fd in (wake, woken):
-        os.set_blocking(fd, False)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
-    signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
+    wake, _ = wakeup_pipe(signal.SIGCHLD)
     os.umask(umask)
     line = Line(control)
     running: dict[int, int] = {}  # pid -> task

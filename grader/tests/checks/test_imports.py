@@ -9,7 +9,7 @@ from grader.course.catalog import ROOT
 
 # each layer may import the ones before it, and itself
 LAYERS = (
-    {"errors", "processes", "interrupt"},
+    {"errors", "files", "interrupt", "processes", "wakeup"},
     {"course", "verdicts", "given"},
     {"harness"},
     {"crash", "slurm", "report"},
