@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from grader.checks.ex01.corruption import in_words
+from grader.checks.ex01.corruption import YOUR_BYTES, in_words
 from grader.checks.ex01.storage_plan import (
     STRANGERS,
+    WHOSE,
     Seen,
     cases,
     crash_tested,
@@ -27,6 +28,8 @@ from grader.harness.lab import Lab
 from grader.verdicts import Finding
 
 INF, NAN = float("inf"), float("nan")
+AS_CAREFULLY = "is the best saved as carefully as the other checkpoints?"
+STEP_AND_EPOCH = "what do step and epoch count at the moment when you are asked?"
 GOOD = {"op": "best", "step": 10, "loss": 2.0, "best": INF}
 BETTER = {"op": "best", "step": 20, "loss": 1.0, "best": 2.0}
 
@@ -94,7 +97,7 @@ def saved_when_due(lab: Lab) -> None:
         want = every is not None and count % every == 0
         if answer != repr(want):
             raise Finding(
-                "when",
+                "not-when-due",
                 [
                     ("asked for", _asked(every_steps, every_epochs)),
                     (
@@ -106,7 +109,7 @@ def saved_when_due(lab: Lab) -> None:
                     ("expected", repr(want)),
                 ],
                 means="saves come too often, or not when a job that is killed would need them",
-                think="what do step and epoch count at the moment when you are asked?",
+                think=STEP_AND_EPOCH,
             )
     _saved_in_a_run(lab)
 
@@ -138,9 +141,7 @@ def _saved_in_a_run(lab: Lab) -> None:
             ),
             ("expected", f"after steps {', '.join(map(str, sorted(due)))}"),
         ]
-        raise Finding(
-            "when", rows, think="what do step and epoch count at the moment when you are asked?"
-        )
+        raise Finding("not-when-due", rows, think=STEP_AND_EPOCH)
 
 
 def _asked(every_steps: int | None, every_epochs: int | None) -> str:
@@ -194,19 +195,21 @@ def best_kept_apart(lab: Lab) -> None:
         best, at = (loss, 10 * (i + 1)) if loss < best else (best, at)
         _after_each_loss(seen[f"loss {i}"], losses[: i + 1], best, at)
     if seen["empty"].found("best") != "none":
-        rows = [("directory", "empty"), ("expected", "None: there is no best yet")]
-        raise fails("no best", seen["empty"], rows, what="best")
+        raise fails(
+            "no-best",
+            seen["empty"],
+            [("directory", "empty")],
+            "None: there is no best yet",
+            what="best",
+        )
     only = seen["only best"]
     works(only)
     if only.found("best") != "step 10":
-        rows = [
-            ("saved", "a best, into a directory that didn't exist yet"),
-            ("expected", "read_best gives it back"),
-        ]
-        raise fails("best lost", only, rows, what="best")
+        saved = ("saved", "a best, into a directory that didn't exist yet")
+        raise fails("best-lost", only, [saved], "read_best gives it back", what="best")
     if only.found() != "none":
-        rows = [("saved", "a best, and no checkpoint yet"), ("expected", "read_latest gives None")]
-        raise fails("best is taken for newest", only, rows)
+        saved = ("saved", "a best, and no checkpoint yet")
+        raise fails("best-taken-for-newest", only, [saved], "read_latest gives None")
     _among_strangers(seen["strangers"], seen["cleared"])
 
 
@@ -217,17 +220,16 @@ def _among_strangers(point: Seen, cleared: Seen) -> None:
             "copies, links and folders that others made lie there, called almost as your files are",
         )
     ]
-    think = ("think", "which files are yours, and how do you tell?")
     works(point)
     others_untouched(point, rows)
     for what, want in (("best", "step 20"), ("latest", "step 5")):
         if point.found(what) != want:
-            expected = ("expected", f"read_{what} gives the state of {want}")
-            raise fails("strangers", point, [*rows, expected, think], what=what)
+            expected = f"read_{what} gives the state of {want}"
+            raise fails("strangers-taken", point, rows, expected, what=what, think=WHOSE)
     works(cleared)
     if cleared.found("best") != "none":
-        rows.append(("expected", "None: none of your files is there"))
-        raise fails("strangers", cleared, [*rows, think], what="best")
+        expected = "None: none of your files is there"
+        raise fails("strangers-taken", cleared, rows, expected, what="best", think=WHOSE)
 
 
 def _after_each_loss(point: Seen, losses: list[float], best: float, at: int) -> None:
@@ -249,25 +251,23 @@ def _after_each_loss(point: Seen, losses: list[float], best: float, at: int) -> 
             think="what do comparisons with NaN give, and which of two equal losses is the best?",
         )
     if point.found("best") != (f"step {at}" if at else "none"):
-        rows = [
-            history,
-            (
-                "expected",
-                f"the state of loss {best:.4g}, bit for bit"
-                if at
-                else "None: there is no best yet",
-            ),
-            ("means", "the model that you'd deploy isn't the best one"),
-            ("think", "who may overwrite or delete the best, and when is a loss lower?"),
-        ]
-        raise fails("best lost", point, rows, what="best")
+        raise fails(
+            "best-lost",
+            point,
+            [history],
+            f"the state of loss {best:.4g}, bit for bit" if at else "None: there is no best yet",
+            what="best",
+            means="the model that you'd deploy isn't the best one",
+            think="who may overwrite or delete the best, and when is a loss lower?",
+        )
     if point.found() != f"step {10 * len(losses) + 1}":
-        rows = [
-            history,
-            ("expected", f"read_latest gives the checkpoint of step {10 * len(losses) + 1}"),
-            ("think", "does the best look like one more checkpoint to read_latest or prune?"),
-        ]
-        raise fails("best is taken for newest", point, rows)
+        raise fails(
+            "best-taken-for-newest",
+            point,
+            [history],
+            f"read_latest gives the checkpoint of step {10 * len(losses) + 1}",
+            think="does the best look like one more checkpoint to read_latest or prune?",
+        )
 
 
 def damaged_best(lab: Lab) -> None:
@@ -279,13 +279,15 @@ def damaged_best(lab: Lab) -> None:
         # or the damage does no harm to this format
         if look.found("best") not in ("error", "step 10", "step 33"):
             harm = look.harm[0]
-            rows = [
-                ("damaged", f"{harm.file}, of the best: {in_words(harm)}"),
-                ("expected", "an error"),
-                ("means", "a model with wrong values is deployed, or none, and nobody is told"),
-                ("think", "how would you know that the bytes you read are the bytes you wrote?"),
-            ]
-            raise fails("damage unnoticed", look, rows, what="best")
+            raise fails(
+                "damage-unnoticed",
+                look,
+                [("damaged", f"{harm.file}, of the best: {in_words(harm)}")],
+                "an error",
+                what="best",
+                means="a model with wrong values is deployed, or none, and nobody is told",
+                think=YOUR_BYTES,
+            )
 
 
 def best_killed_at_every_event(lab: Lab) -> None:
@@ -318,48 +320,54 @@ def best_killed_at_every_event(lab: Lab) -> None:
         )
         points.append({"name": "full, read", "ops": [GOOD, under(full, BETTER, events)]} | reads)
     seen = observe(lab, points)
-    think = ("think", "is the best saved as carefully as the other checkpoints?")
     for name, fault, _ in cases(faults, events):
         point = seen[name]
         died_right(point)
         if point.found("best") not in ("step 10", "step 20"):
-            rows = [
-                ("fault", f"SIGKILL while keep_best replaced the best, {moment(fault, events)}"),
-                ("expected", "the old best or the new one, whole"),
-                think,
-            ]
-            raise fails("best lost", point, rows, str(fault), what="best")
+            raise fails(
+                "best-lost",
+                point,
+                [("fault", f"SIGKILL while keep_best replaced the best, {moment(fault, events)}")],
+                "the old best or the new one, whole",
+                str(fault),
+                what="best",
+                think=AS_CAREFULLY,
+            )
     if lab.only is None:
-        _first_best_and_full_disk(seen, think)
+        _first_best_and_full_disk(seen)
 
 
-def _first_best_and_full_disk(seen: dict[str, Seen], think: tuple[str, str]) -> None:
+def _first_best_and_full_disk(seen: dict[str, Seen]) -> None:
     """The very first best, killed half-way; and a better one that doesn't fit on the disk, until
     there is room.
     """
     if seen["first"].found("best") not in ("none", "step 10"):
-        rows = [
-            ("fault", "SIGKILL while keep_best saved the very first best"),
-            ("expected", "None, or that best, whole"),
-            think,
-        ]
-        raise fails("best lost", seen["first"], rows, what="best")
+        raise fails(
+            "best-lost",
+            seen["first"],
+            [("fault", "SIGKILL while keep_best saved the very first best")],
+            "None, or that best, whole",
+            what="best",
+            think=AS_CAREFULLY,
+        )
     full = ("fault", "disk full while keep_best replaced the best")
     read = seen["full, read"]
     died_right(read)
     if read.found("best") not in (("step 10", "step 20") if read.raised else ("step 20",)):
         raise fails(
-            "best lost",
+            "best-lost",
             read,
-            [full, ("expected", "an error, and the old best still there"), think],
+            [full],
+            "an error, and the old best still there",
             what="best",
+            think=AS_CAREFULLY,
         )
     rows = [full, ("then", "there was room again, and the same process called it once more")]
     if raised := seen["full"].operations[-1].raised:
         raise crashed(raised, rows)
     if seen["full"].found("best") != "step 20":
         raise fails(
-            "best lost", seen["full"], [*rows, ("expected", "the new best"), think], what="best"
+            "best-lost", seen["full"], rows, "the new best", what="best", think=AS_CAREFULLY
         )
 
 

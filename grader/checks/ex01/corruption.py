@@ -19,6 +19,8 @@ from grader.harness.lab import Lab
 from grader.verdicts import Finding
 
 SAVES = 6  # more than anybody keeps without having been told to
+WRONG_VALUES = "training goes on from wrong values, silently: torch.load verifies no checksum"
+YOUR_BYTES = "how would you know that the bytes you read are the bytes you wrote?"
 
 
 def _seen(lab: Lab) -> dict[str, Seen]:
@@ -79,29 +81,24 @@ def newest_gives_way(lab: Lab) -> None:
         if seen.found() in (f"step {second}", f"step {third}"):
             continue
         harm = seen.harm[0]
-        rows = [
-            ("damaged", f"{harm.file}, of the newest checkpoint: {in_words(harm)}"),
-            ("expected", f"the checkpoint before it, of step {second}, bit for bit"),
-        ]
+        rows = [("damaged", f"{harm.file}, of the newest checkpoint: {in_words(harm)}")]
+        expected = f"the checkpoint before it, of step {second}, bit for bit"
         if seen.found() == "another state":
-            rows += [
-                (
-                    "means",
-                    "training goes on from wrong values, silently: torch.load verifies no checksum",
-                ),
-                ("think", "how would you know that the bytes you read are the bytes you wrote?"),
-            ]
-            raise fails("damage unnoticed", seen, rows)
-        rows += [
-            (
-                "means",
+            raise fails(
+                "damage-unnoticed", seen, rows, expected, means=WRONG_VALUES, think=YOUR_BYTES
+            )
+        raise fails(
+            "no-fallback",
+            seen,
+            rows,
+            expected,
+            means=(
                 "one bad file and the run can't be resumed, though an older checkpoint is there"
                 if seen.found() == "error"
-                else "the older checkpoint is there, and nobody looks at it",
+                else "the older checkpoint is there, and nobody looks at it"
             ),
-            ("think", "which errors may a damaged file raise, and where do you go from there?"),
-        ]
-        raise fails("no fallback", seen, rows)
+            think="which errors may a damaged file raise, and where do you go from there?",
+        )
 
 
 def search_goes_back(lab: Lab) -> None:
@@ -119,29 +116,28 @@ def search_goes_back(lab: Lab) -> None:
         rows = [
             ("saved", f"steps {steps[0]} to {steps[-1]}"),
             ("damaged", f"what the save of {listed} wrote, cut short: {files}"),
-            ("expected", f"the checkpoint of step {want}, bit for bit"),
         ]
+        expected = f"the checkpoint of step {want}, bit for bit"
         if want == steps[-1]:
-            rows += [
-                ("means", "an old file that nobody needs takes the newest checkpoint with it"),
-                (
-                    "think",
-                    "what do you look at before the newest checkpoint, and may it be damaged?",
-                ),
-            ]
-            raise fails("older one damaged", seen, rows)
-        rows += [
-            (
-                "means",
-                "the last checkpoint that could be loaded is overlooked, or was deleted unasked",
-            ),
-            (
-                "think",
+            raise fails(
+                "older-one-damaged",
+                seen,
+                rows,
+                expected,
+                means="an old file that nobody needs takes the newest checkpoint with it",
+                think="what do you look at before the newest checkpoint, and may it be damaged?",
+            )
+        raise fails(
+            "no-fallback",
+            seen,
+            rows,
+            expected,
+            means="the last checkpoint that could be loaded is overlooked, or was deleted unasked",
+            think=(
                 "how far back does your search go, and what does a save leave of the earlier "
-                "checkpoints?",
+                "checkpoints?"
             ),
-        ]
-        raise fails("no fallback", seen, rows)
+        )
 
 
 def saved_again(lab: Lab) -> None:
@@ -149,21 +145,33 @@ def saved_again(lab: Lab) -> None:
     works(point)
     step = point.point["ops"][-1]["step"]
     if point.found() != f"step {step} again":
-        rows = [
-            (
-                "damaged",
-                f"the files of step {step}, cut short; then the job came to step {step} and "
-                "saved it again",
-            ),
-            ("expected", f"the checkpoint of step {step}, bit for bit"),
-            ("means", "a damaged checkpoint stays damaged, and the job believes that it has saved"),
-            ("think", "what does your save do when a checkpoint of that step is there already?"),
-        ]
-        raise fails("not saved again", point, rows)
+        damaged = (
+            f"the files of step {step}, cut short; then the job came to step {step} and "
+            "saved it again"
+        )
+        raise fails(
+            "not-saved-again",
+            point,
+            [("damaged", damaged)],
+            f"the checkpoint of step {step}, bit for bit",
+            means="a damaged checkpoint stays damaged, and the job believes that it has saved",
+            think="what does your save do when a checkpoint of that step is there already?",
+        )
 
 
 def none_intact(lab: Lab) -> None:
     seen = _seen(lab)
+    _nothing_saved(seen)
+    works(seen["lone"])
+    step = seen["lone"].point["ops"][0]["step"]
+    for look in seen["lone"].harmed:
+        if look.found() not in ("error", f"step {step}"):
+            harm = look.harm[0]
+            raise _silent(look, f"{harm.file}, of the only checkpoint: {in_words(harm)}")
+    _everything_damaged(seen["everything"])
+
+
+def _nothing_saved(seen: dict[str, Seen]) -> None:
     fresh = {
         "empty": "empty",
         "gone": "it doesn't exist",
@@ -172,22 +180,18 @@ def none_intact(lab: Lab) -> None:
     for name, told in fresh.items():
         works(seen[name])
         if seen[name].found() != "none":
-            rows = [
-                ("directory", told),
-                ("expected", "None: the job starts fresh"),
-                ("think", "what does a run's very first job find?"),
-            ]
-            raise fails("fresh start", seen[name], rows)
-    works(seen["lone"])
-    step = seen["lone"].point["ops"][0]["step"]
-    for look in seen["lone"].harmed:
-        if look.found() not in ("error", f"step {step}"):
-            harm = look.harm[0]
-            raise _silent(look, f"{harm.file}, of the only checkpoint: {in_words(harm)}")
-    works(seen["everything"])
-    for look, told in zip(
-        seen["everything"].harmed, ("cut short", "one bit flipped", "emptied"), strict=False
-    ):
+            raise fails(
+                "fresh-start",
+                seen[name],
+                [("directory", told)],
+                "None: the job starts fresh",
+                think="what does a run's very first job find?",
+            )
+
+
+def _everything_damaged(point: Seen) -> None:
+    works(point)
+    for look, told in zip(point.harmed, ("cut short", "one bit flipped", "emptied"), strict=False):
         files = f"every file in the directory, {told}: {', '.join(harm.file for harm in look.harm)}"
         if told == "one bit flipped" and look.found().startswith("step "):
             continue  # it lies where this format doesn't need it: what was found is as it was saved
@@ -201,25 +205,27 @@ def none_intact(lab: Lab) -> None:
                     "read_latest raised when it was called first, and not when it was called again",
                 ),
                 ("expected", "an error, every time"),
-                ("means", "the job crashes once; relaunched, it starts over without a word"),
-                ("think", "does reading change what lies on the disk?"),
             ]
-            raise Finding("silent-restart", rows)
+            raise Finding(
+                "silent-restart",
+                rows,
+                means="the job crashes once; relaunched, it starts over without a word",
+                think="does reading change what lies on the disk?",
+            )
 
 
 def _silent(look: Look, damaged: str) -> Finding:
-    rows = [
-        ("damaged", damaged),
-        ("expected", "an error"),
-        (
-            "means",
+    return fails(
+        "silent-restart",
+        look,
+        [("damaged", damaged)],
+        "an error",
+        means=(
             "after a disk problem the job silently starts over, or trains on garbage, and its "
-            "checkpoints then replace what could have been rescued",
+            "checkpoints then replace what could have been rescued"
         ),
-        (
-            "think",
+        think=(
             "how do 'there is no checkpoint' and 'there is no good checkpoint' differ for your "
-            "user?",
+            "user?"
         ),
-    ]
-    return fails("silent restart", look, rows)
+    )

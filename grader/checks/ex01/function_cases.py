@@ -196,7 +196,7 @@ def same_parts(got: dict[str, str], want: dict[str, str], when: str) -> None:
         raise Finding(
             "state-lost",
             [("different", f"{when}: {', '.join(different)}")],
-            about=f"{different[0].split()[0]}",
+            about=different[0].split()[0],
         )
 
 
@@ -219,12 +219,10 @@ def looked_only(
     """Nothing in the job or in torch is another after a save."""
     after, before = p.saved.given(THINK)["looks"], p.expected["looks"]
     if changed := [name for name in before if after.get(name) != before[name]]:
-        rows = [
-            ("changed", f"after {function}: {', '.join(changed)}"),
-        ]
         raise Finding(
-            f"save changes {changed[0]}",
-            rows,
+            "save-changes-run",
+            [("changed", f"after {function}: {', '.join(changed)}")],
+            about=changed[0],
             means=means,
             think=(
                 "does a function that should only read draw a number, or change a mode, a "

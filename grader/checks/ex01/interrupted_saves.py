@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from grader.checks.ex01.corruption import WRONG_VALUES
 from grader.checks.ex01.storage_plan import (
     FOREIGN,
     STRANGERS,
+    WHOSE,
     Seen,
     again,
     cases,
@@ -31,6 +33,7 @@ from grader.harness.faults import Fault
 from grader.harness.lab import Lab
 from grader.verdicts import Finding
 
+BELIEVES = "training goes on for days and believes that it is saving"
 ODD = "run[1] of 3"  # a directory's name, full of what glob and shells take for something else
 
 
@@ -113,39 +116,39 @@ def newest_wins(lab: Lab) -> None:
             rows.append(("but", special[name]))
         want = f"step {saves[-1]['step']}{saves[-1].get('version', '')}"
         if seen.found() != want:
-            rows += [
-                ("expected", f"the state of {want}, bit for bit"),
-                (
-                    "think",
-                    "what is on disk when write_checkpoint returns, and who still works on the "
-                    "rest?"
-                    if name == "returned"
-                    else (
-                        "what is compared when the newest is chosen, and does every value "
-                        "survive the file format?"
-                    ),
-                ),
-            ]
-            raise fails(f"newest:{name if name in special else 'steps'}", seen, rows)
+            think = (
+                "what is on disk when write_checkpoint returns, and who still works on the rest?"
+                if name == "returned"
+                else "what is compared when the newest is chosen, and does every value survive "
+                "the file format?"
+            )
+            raise fails(
+                "newest-not-read",
+                seen,
+                rows,
+                f"the state of {want}, bit for bit",
+                about=name if name in special else "steps",
+                think=think,
+            )
         others_untouched(seen, rows)
     _nothing_of_its_own(_undisturbed(lab)["cleared"])
 
 
 def _nothing_of_its_own(seen: Seen) -> None:
     works(seen)
-    rows = [
-        (
-            "directory",
-            "holds copies, links and folders that others made, called almost as your files are, "
-            "and none of your files",
-        )
-    ]
     if seen.found() != "none":
-        rows += [
-            ("expected", "None: there is no checkpoint"),
-            ("think", "which files are yours, and how do you tell?"),
-        ]
-        raise fails("newest:strangers", seen, rows)
+        directory = (
+            "holds copies, links and folders that others made, called almost as your files are, "
+            "and none of your files"
+        )
+        raise fails(
+            "newest-not-read",
+            seen,
+            [("directory", directory)],
+            "None: there is no checkpoint",
+            about="strangers",
+            think=WHOSE,
+        )
 
 
 def every_value_survives(lab: Lab) -> None:
@@ -159,36 +162,35 @@ def every_value_survives(lab: Lab) -> None:
             if look.found() in ("step " + str(seen.point["ops"][0]["step"]), f"step {step}"):
                 continue  # or the damage does no harm to this format
             harm = look.harm[0]
-            rows = [
-                (
-                    "damaged",
-                    f"{harm.file}, of the newest checkpoint: one bit flipped in byte {harm.at} "
-                    f"of {harm.size}",
-                ),
-                ("expected", "the checkpoint before it, bit for bit"),
-                (
-                    "means",
-                    "training goes on from wrong values, silently: torch.load verifies no checksum",
-                ),
-                ("think", "which bytes of a large file does your digest cover?"),
-            ]
-            raise fails("damage unnoticed", look, rows)
+            damaged = (
+                f"{harm.file}, of the newest checkpoint: one bit flipped in byte {harm.at} "
+                f"of {harm.size}"
+            )
+            raise fails(
+                "damage-unnoticed",
+                look,
+                [("damaged", damaged)],
+                "the checkpoint before it, bit for bit",
+                means=WRONG_VALUES,
+                think="which bytes of a large file does your digest cover?",
+            )
 
 
 def no_place_to_save(lab: Lab) -> None:
     seen = _undisturbed(lab)["file"]
-    rows = [
-        ("directory", "a file lies where the directory should be"),
-        ("expected", "write_checkpoint raises, and leaves the file as it is"),
-        ("means", "training goes on for days and believes that it is saving"),
-        ("think", "which errors of making the directory and its files do you pass over?"),
-    ]
+    directory = ("directory", "a file lies where the directory should be")
+    expected = ("expected", "write_checkpoint raises, and leaves the file as it is")
     if seen.raised is None:
         raise Finding(
-            "error-swallowed", [rows[0], ("found", "it returned as if all were well"), *rows[1:]]
+            "error-swallowed",
+            [directory, ("found", "it returned as if all were well"), expected],
+            means=BELIEVES,
+            think="which errors of making the directory and its files do you pass over?",
         )
     if seen.lost:
-        raise Finding("foreign-files", [rows[0], ("found", "the file isn't what it was"), rows[1]])
+        raise Finding(
+            "foreign-files", [directory, ("found", "the file isn't what it was"), expected]
+        )
 
 
 def killed_at_every_event(lab: Lab) -> None:
@@ -203,21 +205,21 @@ def killed_at_every_event(lab: Lab) -> None:
         point = seen[str(fault)]
         died_right(point)
         if point.found() not in (f"step {second}", f"step {third}"):
-            rows = [
-                ("fault", f"SIGKILL in the save of step {third}, {moment(fault, events)}"),
-                ("expected", f"the checkpoint of step {second} (or {third}), bit for bit"),
-                (
-                    "means",
+            raise fails(
+                "last-good-lost",
+                point,
+                [("fault", f"SIGKILL in the save of step {third}, {moment(fault, events)}")],
+                f"the checkpoint of step {second} (or {third}), bit for bit",
+                str(fault),
+                means=(
                     "a job that is killed while it saves has lost its last good checkpoint too"
-                    + _consequence(point),
+                    + _consequence(point)
                 ),
-                (
-                    "think",
+                think=(
                     "at that moment, which file holds the last good checkpoint, and who has "
-                    "touched it?",
+                    "touched it?"
                 ),
-            ]
-            raise fails("last good lost", point, rows, str(fault))
+            )
 
 
 def saved_again_under_every_fault(lab: Lab) -> None:
@@ -240,31 +242,29 @@ def saved_again_under_every_fault(lab: Lab) -> None:
             (f"step {second} again",) if returned else (f"step {second}", f"step {second} again")
         )
         if point.found() not in allowed:
+            saved = f"steps {first} and {second}, and then step {second} again, with another state"
             what = "disk full" if fault.kind == "full" else "SIGKILL"
             rows = [
-                (
-                    "saved",
-                    f"steps {first} and {second}, and then step {second} again, with another state",
-                ),
+                ("saved", saved),
                 ("fault", f"{what} in the second save of step {second}, {moment(fault, events)}"),
-                (
-                    "expected",
-                    f"one of the two checkpoints of step {second}, bit for bit"
-                    if not returned
-                    else "an error, or the new checkpoint",
-                ),
-                (
-                    "means",
-                    "a step that is saved again costs the good checkpoint that it had"
-                    + _consequence(point),
-                ),
-                (
-                    "think",
-                    "until when must the old files of this step stay, and under which name are "
-                    "the new ones written?",
-                ),
             ]
-            raise fails("saved again", point, rows, str(fault))
+            raise fails(
+                "saved-again-lost",
+                point,
+                rows,
+                "an error, or the new checkpoint"
+                if returned
+                else f"one of the two checkpoints of step {second}, bit for bit",
+                str(fault),
+                means=(
+                    "a step that is saved again costs the good checkpoint that it had"
+                    + _consequence(point)
+                ),
+                think=(
+                    "until when must the old files of this step stay, and under which name are "
+                    "the new ones written?"
+                ),
+            )
 
 
 def _consequence(seen: Seen) -> str:
@@ -291,31 +291,34 @@ def torn_at_bytes(lab: Lab) -> None:
         point = seen[str(fault)]
         died_right(point)
         if fault.kind == "full" and point.raised is None and point.found() != f"step {third}":
-            rows = [
-                ("fault", fault.story),
-                ("happened", "write_checkpoint returned as if all were well"),
-                ("expected", "it raises: the checkpoint isn't there"),
-                ("means", "training goes on for days and believes that it is saving"),
-                ("think", "who is to know that a checkpoint couldn't be written?"),
-            ]
-            raise fails("error swallowed", point, rows, str(fault))
+            raise fails(
+                "error-swallowed",
+                point,
+                [
+                    ("fault", fault.story),
+                    ("happened", "write_checkpoint returned as if all were well"),
+                ],
+                "it raises: the checkpoint isn't there",
+                str(fault),
+                means=BELIEVES,
+                think="who is to know that a checkpoint couldn't be written?",
+            )
         if point.found() not in (f"step {second}", f"step {third}"):
             event = "its file was whole" if fault.kind == "tear" else "the disk was full"
-            rows = [
-                ("fault", fault.story),
-                ("expected", f"the checkpoint of step {second}, bit for bit"),
-                (
-                    "means",
-                    "a save that fails takes the last good checkpoint with it"
-                    + _consequence(point),
+            raise fails(
+                "last-good-lost",
+                point,
+                [("fault", fault.story)],
+                f"the checkpoint of step {second}, bit for bit",
+                str(fault),
+                means=(
+                    "a save that fails takes the last good checkpoint with it" + _consequence(point)
                 ),
-                (
-                    "think",
+                think=(
                     f"when the save broke off before {event}, under which name did the half "
-                    "file lie?",
+                    "file lie?"
                 ),
-            ]
-            raise fails("last good lost", point, rows, str(fault))
+            )
     if lab.only is None:
         for kind in ("tear", "full"):
             struck([seen[str(f)] for f in faults if f.kind == kind])
@@ -354,16 +357,18 @@ def _next_saves_work(seen: dict[str, Seen], third: int) -> None:
             )
             raise crashed(raised, rows)
         if point.found() != f"step {third + later}":
-            rows += [
-                ("expected", f"the checkpoint of step {third + later}"),
-                ("means", "after one save that failed, no other is worth anything"),
-                (
-                    "think",
+            raise fails(
+                "leftovers-block",
+                point,
+                rows,
+                f"the checkpoint of step {third + later}",
+                str(fault),
+                means="after one save that failed, no other is worth anything",
+                think=(
                     "what did the broken save leave, on the disk or in a variable, and who "
-                    "trips over it?",
+                    "trips over it?"
                 ),
-            ]
-            raise fails("leftovers", point, rows, str(fault))
+            )
 
 
 def first_save_killed(lab: Lab) -> None:
@@ -380,28 +385,28 @@ def first_save_killed(lab: Lab) -> None:
         died_right(point)
         rows = [("fault", f"SIGKILL in the run's very first save, {moment(fault, events)}")]
         if point.found() not in ("none", f"step {step}"):
-            rows += [
-                ("expected", "None: no save has ever finished here, so the job may start fresh"),
-                ("means", "a job that dies in its first save can never start again"),
-                (
-                    "think",
-                    "how does a reader tell a finished checkpoint from the beginning of one?",
-                ),
-            ]
-            raise fails("first save", point, rows, str(fault))
+            raise fails(
+                "first-save-blocks",
+                point,
+                rows,
+                "None: no save has ever finished here, so the job may start fresh",
+                str(fault),
+                means="a job that dies in its first save can never start again",
+                think="how does a reader tell a finished checkpoint from the beginning of one?",
+            )
         rows.append(("then", "the relaunched job saved"))
         if after.raised:
             raise crashed(after.raised, rows, str(fault))
         works(after)
         if after.found() != f"step {later}":
-            rows += [
-                ("expected", f"the checkpoint of step {later}"),
-                (
-                    "think",
-                    "what did the killed save leave in the directory, and who trips over it?",
-                ),
-            ]
-            raise fails("leftovers", after, rows, str(fault))
+            raise fails(
+                "leftovers-block",
+                after,
+                rows,
+                f"the checkpoint of step {later}",
+                str(fault),
+                think="what did the killed save leave in the directory, and who trips over it?",
+            )
 
 
 def power_lost(lab: Lab) -> None:

@@ -33,13 +33,7 @@ def replayed(lab: Lab, run: Run, seed: int, epochs: int, steps_per_epoch: int) -
             ("reported", f"{len(batches)} batches"),
             ("expected", f"{epochs * steps_per_epoch}: {epochs} epochs of {steps_per_epoch}"),
         ]
-        raise Finding(
-            "not-a-permutation",
-            [
-                *rows,
-            ],
-            think="what does an epoch owe to every sample?",
-        )
+        raise Finding("not-a-permutation", rows, think="what does an epoch owe to every sample?")
     names = ("step", "indices", "inputs", "targets", "rng")
     given = {
         "batches": [{name: batch[name] for name in names} for batch in batches],
@@ -48,14 +42,11 @@ def replayed(lab: Lab, run: Run, seed: int, epochs: int, steps_per_epoch: int) -
     flags = ("--seed", seed, "--epochs", epochs, "--steps-per-epoch", steps_per_epoch)
     again = yardstick(lab, "../yardstick/replay.py", *flags, given=given)
     if found := run.trajectory.diverges_from(again.trajectory):
-        rows = [row for row in divergence_rows(run, found) if row[0] not in ("means", "think")]
-        rows += [
-            ("compared", "your undisturbed run, and the same batches trained without your code"),
-        ]
+        compared = "your undisturbed run, and the same batches trained without your code"
         raise Finding(
             "training-changed",
-            rows,
-            about=f"{found.cause}",
+            [*divergence_rows(run, found), ("compared", compared)],
+            about=found.cause,
             means="something other than the choice of batches changes the course of training",
             think="which of your functions changes weights, a mode or a setting?",
         )
@@ -69,36 +60,29 @@ def augmented_afresh(again: Run) -> None:
     for step in steps:
         for number, sample in enumerate(step["samples"]):
             if sample["shift"] is None or len(sample["mistyped"]) > 1:
-                rows = [
-                    (
-                        "batch",
-                        f"of step {step['step']}: sample {number + 1} isn't what the dataset "
-                        "makes of its index",
+                seen = (
+                    f"of step {step['step']}: sample {number + 1} isn't what the dataset "
+                    "makes of its index"
+                )
+                raise Finding(
+                    "other-data",
+                    [("batch", seen)],
+                    means="the run trains on other data than its dataset's",
+                    think=(
+                        "what do you do to the batches between the loader and the training script?"
                     ),
-                    ("means", "the run trains on other data than its dataset's"),
-                    (
-                        "think",
-                        "what do you do to the batches between the loader and the training script?",
-                    ),
-                ]
-                raise Finding("other-data", rows)
+                )
     for one, other in combinations(steps, 2):
         if name := _alike(one["samples"], other["samples"]):
-            rows = [
-                (
-                    "augmented",
-                    f"steps {one['step']} and {other['step']} with the same numbers from {name}",
+            seen = f"steps {one['step']} and {other['step']} with the same numbers from {name}"
+            raise Finding(
+                "same-augmentation",
+                [("augmented", seen)],
+                means=(
+                    "augmentation that repeats itself is none: the model learns the noise by heart"
                 ),
-                (
-                    "means",
-                    "augmentation that repeats itself is none: the model learns the noise by heart",
-                ),
-                (
-                    "think",
-                    "does every worker of the loader, in every epoch, get a seed of its own?",
-                ),
-            ]
-            raise Finding("same-augmentation", rows)
+                think="does every worker of the loader, in every epoch, get a seed of its own?",
+            )
 
 
 def _alike(one: list[dict], other: list[dict]) -> str | None:

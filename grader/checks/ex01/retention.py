@@ -7,6 +7,7 @@ from grader.checks.ex01.interrupted_saves import ODD
 from grader.checks.ex01.storage_plan import (
     FOREIGN,
     STRANGERS,
+    WHOSE,
     Seen,
     cut,
     died_right,
@@ -26,6 +27,7 @@ from grader.harness.faults import Fault
 from grader.harness.lab import Lab
 from grader.verdicts import Finding
 
+LEFT = "which checkpoints are left after the prune?"
 NUMBER = 7  # saves of the run whose directory is kept small
 ROOM = 256  # bytes by which the sizes of equal checkpoints may differ: a time, a name
 
@@ -100,37 +102,28 @@ def last_ones_stay(lab: Lab) -> None:
     works(pruned)
     asked = ("asked for", f"prune(keep={keep}) after each of {NUMBER} saves")
     _no_more_than(
+        "nothing-pruned",
         pruned,
         unpruned,
-        "nothing pruned",
-        [
-            asked,
-            ("means", "the quota is full after a weekend, and then every save fails"),
-            ("think", "which checkpoints are left after the prune?"),
-        ],
+        [asked],
+        means="the quota is full after a weekend, and then every save fails",
+        think=LEFT,
     )
     if pruned.found() != f"step {steps[-1]}":
-        raise fails(
-            "newest pruned", pruned, [asked, ("expected", f"the checkpoint of step {steps[-1]}")]
-        )
+        raise fails("newest-pruned", pruned, [asked], f"the checkpoint of step {steps[-1]}")
     for broken, look in enumerate(pruned.harmed, 1):
         if not look.harm:
             raise _rewritten(asked, steps[-broken])
         if look.found() != f"step {steps[-1 - broken]}":
-            rows = [
-                asked,
-                (
-                    "damaged",
-                    f"{', '.join(h.file for h in look.harm)}: the newest {broken}, cut short",
-                ),
-                ("expected", f"the checkpoint of step {steps[-1 - broken]}"),
-                (
-                    "means",
-                    "when the newest turns out to be damaged, there is nothing to go back to",
-                ),
-                ("think", "which of them does `keep` count?"),
-            ]
-            raise fails("too much pruned", look, rows)
+            damaged = f"{', '.join(h.file for h in look.harm)}: the newest {broken}, cut short"
+            raise fails(
+                "too-much-pruned",
+                look,
+                [asked, ("damaged", damaged)],
+                f"the checkpoint of step {steps[-1 - broken]}",
+                means="when the newest turns out to be damaged, there is nothing to go back to",
+                think="which of them does `keep` count?",
+            )
     _few_or_many(seen, steps)
 
 
@@ -142,17 +135,12 @@ def _few_or_many(seen: dict[str, Seen], steps: list[int]) -> None:
         works(point)
     asked = ("asked for", "prune(keep=1), of four checkpoints")
     if one.found() != f"step {fourth}":
-        raise fails("newest pruned", one, [asked, ("expected", f"the checkpoint of step {fourth}")])
-    _no_more_than(
-        one,
-        seen["one"],
-        "nothing pruned",
-        [asked, ("think", "which checkpoints are left after the prune?")],
-    )
-    rows = [("asked for", "prune(keep=5), of two checkpoints"), ("expected", "both stay")]
+        raise fails("newest-pruned", one, [asked], f"the checkpoint of step {fourth}")
+    _no_more_than("nothing-pruned", one, seen["one"], [asked], think=LEFT)
+    asked = ("asked for", "prune(keep=5), of two checkpoints")
     for look, step in zip(more.looks, (third, second), strict=False):
         if look.found() != f"step {step}":
-            raise fails("too much pruned", look, rows)
+            raise fails("too-much-pruned", look, [asked], "both stay")
     aged = seen["aged"]
     works(aged)
     rows = [
@@ -162,11 +150,10 @@ def _few_or_many(seen: dict[str, Seen], steps: list[int]) -> None:
             "ones look newer",
         ),
         ("asked for", "prune(keep=2)"),
-        ("expected", "the two of the highest steps stay"),
     ]
     for look, step in zip(aged.looks, (fourth, third), strict=False):
         if look.found() != f"step {step}":
-            raise fails("too much pruned", look, rows)
+            raise fails("too-much-pruned", look, rows, "the two of the highest steps stay")
 
 
 def _rewritten(asked: tuple[str, str], step: int) -> Finding:
@@ -183,21 +170,19 @@ def _rewritten(asked: tuple[str, str], step: int) -> Finding:
     )
 
 
-def _no_more_than(seen: Seen, like: Seen, cause: str, rows: list[tuple[str, str]]) -> None:
+def _no_more_than(
+    code: str, seen: Seen, like: Seen, rows: list[tuple[str, str]], **advice: str
+) -> None:
     """The directory holds no more than one in which nothing happened but the saves that are to
     stay.
     """
     if seen.total <= like.total + ROOM and seen.entries <= like.entries:
         return
-    at = next(i for i, (label, _) in enumerate(rows) if label in ("means", "think"))
-    told = [
-        ("found", f"the directory holds {seen.total} bytes in {seen.entries} files and folders"),
-        (
-            "expected",
-            f"{like.total} bytes in {like.entries}, as when only those to be kept were ever saved",
-        ),
-    ]
-    raise Finding(cause, [*rows[:at], *told, *rows[at:]])
+    found = f"the directory holds {seen.total} bytes in {seen.entries} files and folders"
+    expected = (
+        f"{like.total} bytes in {like.entries}, as when only those to be kept were ever saved"
+    )
+    raise Finding(code, [*rows, ("found", found), ("expected", expected)], **advice)
 
 
 def only_good_one_stays(lab: Lab) -> None:
@@ -211,41 +196,44 @@ def only_good_one_stays(lab: Lab) -> None:
     ):
         point = seen[name]
         works(point)
+        asked = ("asked for", f"prune(keep={kept})")
         rows = [
             (
                 "directory",
                 "checkpoints, oldest first: "
                 f"{'good, ' * (name[0] == 'b')}{name.replace('bad', 'damaged')}",
             ),
-            ("asked for", f"prune(keep={kept})"),
+            asked,
         ]
         for look, want in zip(point.looks, left, strict=False):
             if look.found() != f"step {want}":
                 if look is not point.looks[0]:
                     if not look.harm:
-                        raise _rewritten(rows[1], left[0])
+                        raise _rewritten(asked, left[0])
                     rows.append(("damaged", f"then also {', '.join(h.file for h in look.harm)}"))
-                rows += [
-                    ("expected", f"the good one of step {want} stays"),
-                    (
-                        "means",
+                raise fails(
+                    "only-good-one-deleted",
+                    look,
+                    rows,
+                    f"the good one of step {want} stays",
+                    means=(
                         "cleaning up deleted a checkpoint that could be loaded, and kept what "
-                        "can't be",
+                        "can't be"
                     ),
-                    (
-                        "think",
+                    think=(
                         "what must be true of a checkpoint before it may count as one of those "
-                        "you keep?",
+                        "you keep?"
                     ),
-                ]
-                raise fails("only good one deleted", look, rows)
-        think = (
-            "think",
-            "what becomes of checkpoints that can't be loaded, when there are good ones?",
-        )
+                )
         whole = seen["two" if len(left[:kept]) == 2 else "one"]
         works(whole)
-        _no_more_than(point, whole, "damaged ones stay", [*rows, think])
+        _no_more_than(
+            "damaged-ones-stay",
+            point,
+            whole,
+            rows,
+            think="what becomes of checkpoints that can't be loaded, when there are good ones?",
+        )
     _nothing_good(seen, keep)
 
 
@@ -295,13 +283,17 @@ def leftovers_go(lab: Lab) -> None:
                 f"prune(keep={keep})"
                 + (f" in a directory called '{ODD}'" if "odd" in name else ""),
             ),
-            ("means", "every interrupted save leaves a file behind, until the quota is full"),
-            (
-                "think",
-                "what does a save that is killed leave in the directory, and who clears it away?",
-            ),
         ]
-        _no_more_than(seen[name], seen["whole"], "leftovers stay", rows)
+        _no_more_than(
+            "leftovers-stay",
+            seen[name],
+            seen["whole"],
+            rows,
+            means="every interrupted save leaves a file behind, until the quota is full",
+            think=(
+                "what does a save that is killed leave in the directory, and who clears it away?"
+            ),
+        )
 
 
 def nothing_else_goes(lab: Lab) -> None:
@@ -310,39 +302,31 @@ def nothing_else_goes(lab: Lab) -> None:
     for name in ("gone", "empty"):
         works(seen[name])
         if seen[name].found() != "none":
-            rows = [
-                ("directory", name),
-                ("asked for", f"prune(keep={keep})"),
-                ("expected", "nothing happens"),
-            ]
-            raise fails("fresh start", seen[name], rows)
+            rows = [("directory", name), ("asked for", f"prune(keep={keep})")]
+            raise fails("fresh-start", seen[name], rows, "nothing happens")
     point = seen["foreign"]
     works(point)
     rows = [
         (
             "directory",
             f"'{ODD}'; it also holds notes.txt and a folder logs, which somebody else put there",
-        )
+        ),
+        ("asked for", "prune(keep=2)"),
     ]
-    rows.append(("asked for", "prune(keep=2)"))
     others_untouched(point, rows)
     if point.found() != f"step {steps[3]}":
-        raise fails(
-            "newest pruned", point, [*rows, ("expected", f"the checkpoint of step {steps[3]}")]
-        )
+        raise fails("newest-pruned", point, rows, f"the checkpoint of step {steps[3]}")
     if point.total > seen["killed"].total + ROOM:
-        think = (
-            "think",
-            "which characters of a directory's name mean something else to glob or to a shell?",
-        )
         raise Finding(
             "nothing-pruned",
             [
                 *rows,
                 ("found", f"the directory holds {point.total} bytes"),
                 ("expected", f"{seen['killed'].total}, as in another directory"),
-                think,
             ],
+            think=(
+                "which characters of a directory's name mean something else to glob or to a shell?"
+            ),
         )
     _strangers_stay(seen["strangers"], seen["killed"], steps)
 
@@ -357,16 +341,12 @@ def _strangers_stay(point: Seen, like: Seen, steps: list[int]) -> None:
         ),
         ("asked for", "prune(keep=2), of four checkpoints"),
     ]
-    think = ("think", "which files are yours, and how do you tell?")
     others_untouched(point, rows)
     for look, step in zip(point.looks, (steps[3], steps[2]), strict=False):
         if look.found() != f"step {step}":
-            raise fails(
-                "newest pruned",
-                look,
-                [*rows, ("expected", f"the checkpoint of step {step}"), think],
-            )
-    _no_more_than(point, like, "nothing pruned", [*rows, think])
+            expected = f"the checkpoint of step {step}"
+            raise fails("newest-pruned", look, rows, expected, think=WHOSE)
+    _no_more_than("nothing-pruned", point, like, rows, think=WHOSE)
 
 
 def prune_killed_at_every_event(lab: Lab) -> None:
@@ -382,7 +362,7 @@ def prune_killed_at_every_event(lab: Lab) -> None:
                 ("found", "nothing was deleted"),
                 ("expected", "the two oldest are"),
             ],
-            think="which checkpoints are left after the prune?",
+            think=LEFT,
         )
     faults = kill_and_tear_points(lab, 0, events, size)
     seen = observe(
@@ -392,13 +372,14 @@ def prune_killed_at_every_event(lab: Lab) -> None:
         point = seen[str(fault)]
         died_right(point)
         if point.found() != f"step {steps[-1]}":
-            rows = [
-                ("fault", f"SIGKILL in prune, {moment(fault, events)}"),
-                ("expected", f"the newest checkpoint, of step {steps[-1]}"),
-                ("means", "a job that is killed while it cleans up has nothing left to start from"),
-                (
-                    "think",
-                    "in which order does prune delete, and what is on disk between two deletions?",
+            raise fails(
+                "newest-pruned",
+                point,
+                [("fault", f"SIGKILL in prune, {moment(fault, events)}")],
+                f"the newest checkpoint, of step {steps[-1]}",
+                str(fault),
+                means="a job that is killed while it cleans up has nothing left to start from",
+                think=(
+                    "in which order does prune delete, and what is on disk between two deletions?"
                 ),
-            ]
-            raise fails("newest pruned", point, rows, str(fault))
+            )

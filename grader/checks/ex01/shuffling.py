@@ -9,35 +9,6 @@ from itertools import combinations
 from grader.harness.run import Run
 from grader.verdicts import Finding
 
-# what is wrong with an order: (what it means, the question that leads on)
-ORDERS = {
-    "not a permutation": (
-        "part of the data is never trained on",
-        "what does an epoch owe to every sample?",
-    ),
-    "no shuffle": (
-        "a run without shuffling is easy to resume, and trains worse",
-        "how can the order be random and yet the same after a resume?",
-    ),
-    "same order": (
-        "the model sees the same batches again and again",
-        "the order of an epoch must depend on the epoch. What makes yours?",
-    ),
-}
-
-
-def _order(cause: str, seen: str) -> Finding:
-    means, think = ORDERS[cause]
-    label = "epoch" if cause == "not a permutation" else "order"
-    return Finding(
-        cause,
-        [
-            (label, seen),
-        ],
-        means=means,
-        think=think,
-    )
-
 
 def every_epoch_is_a_fresh_shuffle(run: Run, steps_per_epoch: int) -> None:
     """Each epoch shows every sample once, in another order than the others, augmented anew."""
@@ -52,12 +23,25 @@ def every_epoch_is_a_fresh_shuffle(run: Run, steps_per_epoch: int) -> None:
                 f"{number}, undisturbed: {len(order)} samples drawn, {twice} of them again, "
                 f"of {want}"
             )
-            raise _order("not a permutation", seen)
+            raise Finding(
+                "not-a-permutation",
+                [("epoch", seen)],
+                means="part of the data is never trained on",
+                think="what does an epoch owe to every sample?",
+            )
     if any(order == sorted(order) for order in orders):
-        raise _order("no shuffle", "the samples come in their order in the file, undisturbed")
+        raise Finding(
+            "no-shuffle",
+            [("order", "the samples come in their order in the file, undisturbed")],
+            means="a run without shuffling is easy to resume, and trains worse",
+            think="how can the order be random and yet the same after a resume?",
+        )
     if len({tuple(order) for order in orders}) < len(orders):
-        raise _order(
-            "same order", "two epochs of an undisturbed run show the samples in the same order"
+        raise Finding(
+            "same-order",
+            [("order", "two epochs of an undisturbed run show the samples in the same order")],
+            means="the model sees the same batches again and again",
+            think="the order of an epoch must depend on the epoch. What makes yours?",
         )
     _augmentation_is_fresh(epochs)
     _noise_is_fresh(steps, epochs)

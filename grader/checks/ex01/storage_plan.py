@@ -36,6 +36,7 @@ CALLS = (
     "put",
 )  # operations of the saving life; the others are done here
 NO_ROOM = "No space left on device"  # ENOSPC, which no fault of these points raises
+WHOSE = "which files are yours, and how do you tell?"  # asked about files of others
 
 
 @dataclass
@@ -551,17 +552,25 @@ def others_untouched(seen: Seen, rows: list[tuple[str, str]]) -> None:
                 ("found", f"{seen.lost[0]} isn't what it was"),
                 ("expected", "what others put there stays as it is"),
             ],
-            think="which files are yours, and how do you tell?",
+            think=WHOSE,
         )
 
 
 def fails(
-    cause: str,
+    code: str,
     seen: Seen | Look,
     rows: list[tuple[str, str]],
+    expected: str,
     fault: str | None = None,
+    *,
     what: str = "latest",
+    **advice: str,
 ) -> Finding:
+    """A reader gave back something else than what was expected.
+
+    rows    what was done before it read
+    advice  about, means and think of the Finding
+    """
     read = "read_best" if what == "best" else "read_latest"
     found = {
         "none": f"{read} returned None, as if nothing had ever been saved",
@@ -569,11 +578,7 @@ def fails(
         "nothing": f"the process that called {read} ended",
         "another state": f"{read} returned a state that was never saved",
     }.get(seen.found(what), f"{read} returned the state of {seen.found(what)}")
-    at = next(
-        (i for i, (label, _) in enumerate(rows) if label in ("expected", "means", "think")),
-        len(rows),
-    )
-    return Finding(cause, [*rows[:at], ("found", found), *rows[at:]], fault)
+    return Finding(code, [*rows, ("found", found), ("expected", expected)], fault, **advice)
 
 
 def _error(seen: Seen) -> str:
@@ -600,12 +605,15 @@ def same_parts(seen: Seen, what: str = "latest") -> None:
                 ", ".join(lost[:5]) + (f", and {len(lost) - 5} more" if len(lost) > 5 else ""),
             )
         )
-    rows += [
-        ("expected", "the same state, bit for bit"),
-        ("means", "training goes on from other values than those that were saved, or can't go on"),
-        ("think", "which values, types and layouts of a tensor can your file format hold?"),
-    ]
-    raise fails("values", seen, rows, what=what)
+    raise fails(
+        "values-changed",
+        seen,
+        rows,
+        "the same state, bit for bit",
+        what=what,
+        means="training goes on from other values than those that were saved, or can't go on",
+        think="which values, types and layouts of a tensor can your file format hold?",
+    )
 
 
 # --- faults

@@ -195,7 +195,7 @@ def test_every_generator_survives_a_file(lab):
                 "different",
                 f"{name} {verb}, after torch.save and torch.load(weights_only=True)",
             )
-            raise Finding("state-lost", [row], about=f"{name}")
+            raise Finding("state-lost", [row], about=name)
 
 
 @task("ex01.2")

@@ -95,7 +95,7 @@ def test_a_failure_exits_1_and_its_replay_command_reproduces_it(tmp_path):
     (same,) = json.loads(again.stdout)["exercises"][0]["tasks"]
     assert again.returncode == 1
     assert same["evidence"]["rows"][:6] == task["evidence"]["rows"][:6]
-    assert same["evidence"]["cause"] == "component:Python RNG"
+    assert same["evidence"]["cause"] == "state-lost:Python RNG"
 
 
 @pytest.mark.parametrize(
