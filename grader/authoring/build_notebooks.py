@@ -43,7 +43,10 @@ def cells(exercise: Exercise) -> list:
     first = re.search(r"^# %%", text, re.M)
     if not first:
         raise UsageError(f"{_short(path)} has no cells; the first would begin with '# %%'")
-    return jupytext.reads(text[first.start() :], "py:percent").cells
+    found = jupytext.reads(text[first.start() :], "py:percent").cells
+    for cell in found:
+        cell.metadata.pop("lines_to_next_cell", None)  # how the source is laid out
+    return found
 
 
 def check_source(exercise: Exercise) -> None:

@@ -18,23 +18,39 @@ SLUG = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 
 def codes() -> dict[str, list[str]]:
-    """Code of a Finding or an Inconclusive -> where it is made; '?' for one that is computed."""
+    """Code of a Finding or an Inconclusive -> where it is made; '?' for one that is computed.
+
+    A function with a parameter `code` makes findings for its callers: its calls count, too.
+    """
+    trees = {
+        path: ast.parse(path.read_text())
+        for path in sorted((ROOT / "grader").rglob("*.py"))
+        if "tests" not in path.parts
+    }
+    makers = {"Finding", "Inconclusive"}
+    for path, tree in trees.items():
+        for node in ast.walk(tree) if "checks" in path.parts else ():
+            if isinstance(node, ast.FunctionDef) and "code" in [a.arg for a in node.args.args[:1]]:
+                makers.add(node.name)
     found: dict[str, list[str]] = {}
-    for path in sorted((ROOT / "grader").rglob("*.py")):
-        if "tests" in path.parts:
-            continue
-        for node in ast.walk(ast.parse(path.read_text())):
-            name = getattr(node.func, "id", "") if isinstance(node, ast.Call) else ""
-            if name in ("Finding", "Inconclusive") and node.args:
-                for code in literals(node.args[0]):
-                    place = f"{path.relative_to(ROOT)}:{node.lineno}"
-                    found.setdefault(code, []).append(place)
+    for path, tree in trees.items():
+        for node in ast.walk(tree):
+            if not (isinstance(node, ast.Call) and node.args and called(node) in makers):
+                continue
+            for code in literals(node.args[0]):
+                found.setdefault(code, []).append(f"{path.relative_to(ROOT)}:{node.lineno}")
     return found
+
+
+def called(call: ast.Call) -> str:
+    return getattr(call.func, "id", "") or getattr(call.func, "attr", "")
 
 
 def literals(code: ast.expr) -> list[str]:
     if isinstance(code, ast.IfExp):
         return literals(code.body) + literals(code.orelse)
+    if isinstance(code, ast.Name) and code.id == "code":
+        return []  # the caller's
     return [code.value] if isinstance(code, ast.Constant) else ["?"]
 
 
