@@ -394,10 +394,14 @@ def dev():
 @dev.command("derive")
 @click.argument("names", nargs=-1)
 def derive_command(names):
-    """Derive every starter from its solution."""
+    """Derive every starter from its solution, and the samples in READMEs from snapshots."""
+    from grader.authoring import samples
+
     for exercise in [catalog.find(n) for n in names] or catalog.exercises().values():
         for file in derive.write_starter(exercise):
             click.echo(f"{exercise.id}: wrote starter/{file}")
+    for page in _parse(samples.write, ROOT):
+        click.echo(f"wrote the samples in {page.relative_to(ROOT)}")
 
 
 @dev.command()
