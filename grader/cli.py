@@ -404,6 +404,15 @@ def derive_command(names):
         click.echo(f"wrote the samples in {page.relative_to(ROOT)}")
 
 
+@dev.command("check")
+@click.option("--grade", "grading", is_flag=True, help="Also grade starters and solutions.")
+def check_command(grading):
+    """Check that the course agrees with itself: starters, titles, hints, samples, mutants ..."""
+    from grader.authoring import dev_check
+
+    sys.exit(dev_check.main(grading))
+
+
 @dev.command()
 @click.argument("names", nargs=-1)
 @click.option("--write", is_flag=True, help="Write the tables: grader/mutants/ex01/README.md ...")
