@@ -68,9 +68,10 @@ grade: $(READY)  ## grade your work in starter/ (sets up first)
 FAST := $(addprefix grader/tests/,checks/test_boundary.py checks/test_imports.py cli/test_report.py \
 	course/test_derive.py course/test_docs.py harness/test_trajectory.py)
 
-check: $(READY_DEV)  ## format, lint, fast tests: what a contributor runs before each commit
+check: $(READY_DEV)  ## format, lint, the course's own consistency, fast tests: what a contributor runs before each commit
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/grade dev check
 	$(BIN)/python -m pytest -q $(FAST)
 
 test: $(if $(SAVERS),$(READY_BENCH),$(READY_DEV))  ## every test of the course and its grader (sets up first)

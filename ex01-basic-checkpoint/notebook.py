@@ -2,7 +2,7 @@
 # ruff: noqa: E402  (cells import what they need, where they need it)
 
 # %% [markdown]
-# # Lab 1: what a checkpoint forgets
+# # Lab 1: PyTorch model checkpointing
 #
 # In this lab you break a training run in every way that exercise 1 is about, and look at what is
 # left. Nothing here is simulated: each run is a real process, killed with a real SIGKILL and

@@ -2,7 +2,7 @@
 # ruff: noqa: E402  (cells import what they need, where they need it)
 
 # %% [markdown]
-# # Lab 2: who holds what, and who knows what
+# # Lab 2: DDP and FSDP checkpoints
 #
 # In this lab you start several ranks from a cell: real processes that talk through gloo, on this
 # machine. You let the six lines of a tutorial deadlock and look at where each rank stands, you open

@@ -2,7 +2,7 @@
 # ruff: noqa: E402  (cells import what they need, where they need it)
 
 # %% [markdown]
-# # Lab 3: told to stop
+# # Lab 3: signal handling, graceful shutdown
 #
 # In this lab you send signals to a training job at moments of your choice. You take apart a
 # checkpoint that a handler wrote in the middle of a step, draw what happens between a signal and

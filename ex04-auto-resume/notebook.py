@@ -2,7 +2,7 @@
 
 
 # %% [markdown]
-# # Lab 4: the life of a job
+# # Lab 4: automatic job resubmission
 #
 # In this lab you submit job scripts to a Slurm cluster: the real daemons, started for each run and
 # gone afterwards. You let a tutorial's script lose a day, then your own go through four disasters,

@@ -415,10 +415,23 @@ def dev():
 @dev.command("derive")
 @click.argument("names", nargs=-1)
 def derive_command(names):
-    """Derive every starter from its solution."""
+    """Derive every starter from its solution, and the samples in READMEs from snapshots."""
+    from grader.authoring import samples
+
     for exercise in [catalog.find(n) for n in names] or catalog.exercises().values():
         for file in derive.write_starter(exercise):
             click.echo(f"{exercise.id}: wrote starter/{file}")
+    for page in _parse(samples.write, ROOT):
+        click.echo(f"wrote the samples in {page.relative_to(ROOT)}")
+
+
+@dev.command("check")
+@click.option("--grade", "grading", is_flag=True, help="Also grade starters and solutions.")
+def check_command(grading):
+    """Check that the course agrees with itself: starters, titles, hints, samples, mutants ..."""
+    from grader.authoring import dev_check
+
+    sys.exit(dev_check.main(grading))
 
 
 @dev.command()

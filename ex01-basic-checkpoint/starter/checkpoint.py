@@ -1,4 +1,4 @@
-"""Exercise 1: checkpoints that lose nothing.
+"""Exercise 1: PyTorch model checkpointing.
 
 The training script is ../../grader/workload/ex01/train.py (tasks 1.1 to 1.3: train_epochs.py); it
 calls the functions below. README.md tells the story and when each is called; `grade show ex01`

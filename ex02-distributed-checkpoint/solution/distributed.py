@@ -1,4 +1,4 @@
-"""Exercise 2: checkpoints of a job that runs on several ranks.
+"""Exercise 2: DDP and FSDP checkpoints.
 
 The training scripts are ../../grader/workload/ex02/train_ddp.py and train_sharded.py; every rank
 runs them, and so calls the functions below. README.md tells the story and when each is called;
@@ -66,7 +66,7 @@ def sync_folder(folder):
         os.close(fd)
 
 
-# ---------------------------------------------------------------- 2.1  DDP
+# ---------------------------------------------------------------- 2.1  DDP: one writes, all know
 
 
 def save_checkpoint_ddp(model, optimizer, epoch, rank, path):
@@ -232,7 +232,7 @@ def batches(job):
     #| yield from job.loader
 
 
-# ---------------------------------------------------------------- 2.3  sharded
+# ---------------------------------------------------------------- 2.3  sharded with FSDP2
 
 
 def save_sharded(model, optimizer, folder):

@@ -1,4 +1,4 @@
-"""Exercise 3: a training job that is told to stop, and does it right.
+"""Exercise 3: signal handling, graceful shutdown.
 
 The functions below are yours. As they stand, they do what a first attempt does; run `grade ex03` to
 see what that costs. The contract of each stands in its docstring, the story in ../README.md. `job`

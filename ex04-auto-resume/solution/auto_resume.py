@@ -1,4 +1,4 @@
-"""Exercise 4: a training job that is run again, and knows what to do.
+"""Exercise 4: automatic job resubmission.
 
 The functions below are yours; so are auto_resume.sbatch and chain.sbatch beside this file. As they
 stand, they do what a first attempt does; run `grade ex04` to see what that costs. The contract of
@@ -155,7 +155,7 @@ def _write(directory, notes):
 
 
 ### END SOLUTION
-# ---------------------------------------------------------------- 4.4  only one at a time
+# ---------------------------------------------------------------- 4.4  a chain instead of a requeue
 
 
 @contextmanager

@@ -39,6 +39,7 @@ class Mutant:
 
 def load(exercise: Exercise) -> list[Mutant]:
     """The exercise's mutants; none in a student's checkout, where they'd give the solution away."""
+    folder = exercise.folder.parent / "grader" / "mutants" / exercise.id
     return [
         Mutant(
             m["name"],
@@ -47,7 +48,7 @@ def load(exercise: Exercise) -> list[Mutant]:
             m["task"],
             tuple((e.get("file", ""), e["find"], e["replace"]) for e in m["edits"]),
         )
-        for path in sorted((HERE / exercise.id).glob("*.toml"))
+        for path in sorted(folder.glob("*.toml"))
         for m in tomllib.loads(path.read_text())["mutant"]
     ]
 

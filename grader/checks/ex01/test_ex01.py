@@ -1,4 +1,4 @@
-"""Exercise 1: what a checkpoint must hold, survive, and bring back."""
+"""Exercise 1: PyTorch model checkpointing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exercise 2: checkpoints of jobs that run on several ranks."""
+"""Exercise 2: DDP and FSDP checkpoints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exercise 3: a job that is told to stop."""
+"""Exercise 3: signal handling, graceful shutdown."""
 
 from __future__ import annotations
 

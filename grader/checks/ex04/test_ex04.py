@@ -1,4 +1,4 @@
-"""Exercise 4: jobs on a cluster that resubmit themselves."""
+"""Exercise 4: automatic job resubmission."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ def test_a_job_that_crashes_every_time_is_given_up(lab):
     resubmission.gives_up(resubmission.crash_loop(lab))
 
 
-# ---------------------------------------------------------------- ex04.4  a chain instead of a requ
+# ------------------------------------------------------------- ex04.4  a chain instead of a requeue
 
 
 @task("ex04.4")

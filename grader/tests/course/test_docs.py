@@ -143,9 +143,3 @@ def test_every_command_exists(page):
 def test_the_pages_commands_are_found():
     pages = [README, *ROOT.glob("docs/[gi]*.md"), *ROOT.glob("ex*/README.md")]
     assert all(len(commands(page.read_text())) >= 2 for page in pages)
-
-
-def test_every_mistake_that_a_mutant_names_is_listed():
-    listed = anchors((ROOT / "docs" / "mistakes.md").read_text())
-    mutants = "".join(p.read_text() for p in ROOT.glob("grader/mutants/ex*/*.toml"))
-    assert set(re.findall(r"^fact = (\d+)$", mutants, re.M)) <= listed

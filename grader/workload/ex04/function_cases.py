@@ -61,7 +61,7 @@ def lives(ck, question: dict, top: Path) -> dict:
             return json.load(f)
 
 
-# --- 4.4  only one --------------------------------------------------------------------------------
+# --- 4.4  a chain instead of a requeue ------------------------------------------------------------
 
 ERRORS = {
     e.__name__: e
