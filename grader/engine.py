@@ -39,7 +39,6 @@ from grader.verdicts import (
     NotSelected,
     Outcome,
     TaskResult,
-    sentence,
 )
 
 # that the grading of one exercise may take; the longest solution takes half a minute
@@ -61,7 +60,9 @@ class Check:
 
     @property
     def title(self) -> str:
-        return sentence(self.function.__name__)
+        """The first line of its docstring, as part of a sentence."""
+        title = inspect.getdoc(self.function).splitlines()[0]
+        return title[0].lower() + title[1:]
 
 
 def collect(exercise: Exercise) -> list[Check]:

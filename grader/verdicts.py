@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 
 PASS, FAIL, BLOCKED, INCONCLUSIVE = "pass", "fail", "blocked", "inconclusive"
@@ -131,8 +130,3 @@ class ExerciseResult:
     @property
     def max_score(self) -> int:
         return sum(t.max_score for t in self.tasks)
-
-
-def sentence(name: str) -> str:
-    """test_a_killed_run_rejoins -> 'a killed run rejoins'."""
-    return re.sub(r"\bgpu(s?)\b", r"GPU\1", name.removeprefix("test_").replace("_", " "))

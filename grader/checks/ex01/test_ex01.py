@@ -60,12 +60,14 @@ def _rejoins_its_course(lab, args: tuple, schedules: list, per_epoch: int, *bare
 
 @task("ex01.1")
 def test_saving_changes_nothing_in_the_run(lab):
+    """Saving changes nothing in the run"""
     _, args = _epochs(lab, "--randomness")
     quiet(lab, lab.undisturbed(*args), yardstick(lab, *args, "--bare"))
 
 
 @task("ex01.1")
 def test_a_run_killed_between_saves_rejoins_the_undisturbed_one(lab):
+    """A run killed between saves rejoins the undisturbed one"""
     per_epoch, args = _epochs(lab)
     step = per_epoch + lab.draw.randint(1, per_epoch - 1)
     _rejoins_its_course(lab, args, lab.schedules((Kill(after_step=step),)), per_epoch)
@@ -73,6 +75,7 @@ def test_a_run_killed_between_saves_rejoins_the_undisturbed_one(lab):
 
 @task("ex01.1")
 def test_a_job_without_a_scheduler_is_saved_too(lab):
+    """A job without a scheduler is saved too"""
     probe = probes(lab)["without scheduler"]
     epoch_came_back(probe, when=("asked for", "scheduler=None and a path without a directory"))
     same_parts(probe.returned()["parts"], probe.expected["parts"], "after a save and a load")
@@ -80,6 +83,7 @@ def test_a_job_without_a_scheduler_is_saved_too(lab):
 
 @task("ex01.1")
 def test_a_scheduler_on_one_side_only_is_no_accident(lab):
+    """A scheduler on one side only is handled as promised"""
     plain, unscheduled = (probes(lab)[name] for name in ("plain", "without scheduler"))
     epoch_came_back(
         plain, "evaluated", think="what does your load do with a part that the caller doesn't want?"
@@ -106,11 +110,13 @@ def test_a_scheduler_on_one_side_only_is_no_accident(lab):
 
 @task("ex01.1")
 def test_saving_only_looks(lab):
+    """Saving only looks"""
     looked_only(probes(lab)["plain"], "save_checkpoint")
 
 
 @task("ex01.1")
 def test_another_optimizer_and_epoch_0_come_back_too(lab):
+    """Another optimizer and epoch 0 come back too"""
     probe = probes(lab)["other"]
     epoch_came_back(probe)
     same_parts(
@@ -122,6 +128,7 @@ def test_another_optimizer_and_epoch_0_come_back_too(lab):
 
 @task("ex01.1")
 def test_a_file_from_a_gpu_node_loads_on_this_machine(lab):
+    """A file from a GPU node loads on this machine"""
     probe = probes(lab)["gpu"]
     think = "where does torch.load put a tensor that was saved on cuda:0?"
     epoch_came_back(
@@ -134,6 +141,7 @@ def test_a_file_from_a_gpu_node_loads_on_this_machine(lab):
 
 @task("ex01.1")
 def test_loading_runs_no_code_from_the_file(lab):
+    """Loading runs no code from the file"""
     if any(code_ran(probes(lab)[f"planted {planted}"]) for planted in PLANTED):
         raise Finding(
             "code-in-the-file",
@@ -151,6 +159,7 @@ def test_loading_runs_no_code_from_the_file(lab):
 
 @task("ex01.1")
 def test_a_checkpoint_of_another_model_is_refused(lab):
+    """A checkpoint of another model is refused"""
     probe = probes(lab)["plain"]
     epoch_came_back(probe)
     same_parts(probe.returned()["parts"], probe.expected["parts"], "after a save and a load")
@@ -171,12 +180,14 @@ def test_a_checkpoint_of_another_model_is_refused(lab):
 
 @task("ex01.2")
 def test_reading_the_generators_draws_from_none(lab):
+    """Reading the generators draws from none"""
     bare = yardstick(lab, *_epochs(lab, "--randomness")[1], "--bare")
     quiet(lab, lab.undisturbed(*_epochs(lab, "--rng")[1]), bare)
 
 
 @task("ex01.2")
 def test_a_run_with_randomness_rejoins_the_undisturbed_one(lab):
+    """A run with randomness rejoins the undisturbed one"""
     per_epoch, args = _epochs(lab, "--rng")
     step = per_epoch + lab.draw.randint(1, per_epoch - 1)
     _rejoins_its_course(
@@ -186,6 +197,7 @@ def test_a_run_with_randomness_rejoins_the_undisturbed_one(lab):
 
 @task("ex01.2")
 def test_every_generator_survives_a_file(lab):
+    """Every generator survives a file"""
     for gauss in (1, 2):
         probe = probes(lab)[f"generators 0 0 {gauss}"]
         drew, lost = generators(probe)
@@ -200,6 +212,7 @@ def test_every_generator_survives_a_file(lab):
 
 @task("ex01.2")
 def test_the_generator_of_every_gpu_is_saved(lab):
+    """The generator of every GPU is saved"""
     drew, lost = generators(probes(lab)["generators 2 2 1"])
     if lost or drew:
         what = (
@@ -224,6 +237,7 @@ def test_the_generator_of_every_gpu_is_saved(lab):
 
 @task("ex01.2")
 def test_a_machine_with_fewer_or_more_gpus_restores_what_it_can(lab):
+    """A machine with fewer or more GPUs restores what it can"""
     for there, here in GPUS:
         when = ("pretended", f"saved with {there} CUDA devices, loaded with {here}")
         _, lost = generators(
@@ -244,61 +258,73 @@ def test_a_machine_with_fewer_or_more_gpus_restores_what_it_can(lab):
 
 @task("ex01.3")
 def test_the_newest_checkpoint_comes_back_bit_for_bit(lab):
+    """The newest checkpoint comes back bit for bit"""
     interrupted_saves.newest_wins(lab)
 
 
 @task("ex01.3")
 def test_a_save_killed_at_any_event_leaves_the_last_good_checkpoint(lab):
+    """A save killed at any event leaves the last good checkpoint"""
     interrupted_saves.killed_at_every_event(lab)
 
 
 @task("ex01.3")
 def test_a_save_torn_or_out_of_disk_leaves_the_last_good_checkpoint(lab):
+    """A torn save, or one on a full disk, leaves the last good checkpoint"""
     interrupted_saves.torn_at_bytes(lab)
 
 
 @task("ex01.3")
 def test_a_first_save_that_never_finished_is_no_checkpoint(lab):
+    """A first save that never finished is no checkpoint"""
     interrupted_saves.first_save_killed(lab)
 
 
 @task("ex01.3")
 def test_a_save_that_finds_no_place_raises(lab):
+    """A save that finds no room raises an error"""
     interrupted_saves.no_place_to_save(lab)
 
 
 @task("ex01.3")
 def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(lab):
+    """A damaged newest checkpoint gives way to the one before"""
     corruption.newest_gives_way(lab)
 
 
 @task("ex01.3")
 def test_the_search_goes_back_to_the_newest_intact_checkpoint(lab):
+    """The search goes back to the newest intact checkpoint"""
     corruption.search_goes_back(lab)
 
 
 @task("ex01.3")
 def test_a_damaged_checkpoint_is_whole_when_its_step_was_saved_again(lab):
+    """A damaged checkpoint is whole when its step was saved again"""
     corruption.saved_again(lab)
 
 
 @task("ex01.3")
 def test_nothing_intact_is_an_error_and_nothing_saved_is_none(lab):
+    """No intact checkpoint is an error; no checkpoint at all is None"""
     corruption.none_intact(lab)
 
 
 @task("ex01.3")
 def test_every_kind_of_value_comes_back_and_every_byte_is_guarded(lab):
+    """Every kind of value comes back and every byte is guarded"""
     interrupted_saves.every_value_survives(lab)
 
 
 @task("ex01.3")
 def test_a_step_saved_again_under_any_fault_keeps_a_checkpoint_of_it(lab):
+    """A step saved again under any fault keeps a checkpoint of it"""
     interrupted_saves.saved_again_under_every_fault(lab)
 
 
 @task("ex01.3")
 def test_a_training_run_killed_in_mid_save_rejoins_the_undisturbed_one(lab):
+    """A training run killed in mid-save rejoins the undisturbed one"""
     per_epoch, args = _epochs(lab, "--store")
     undisturbed = lab.undisturbed(*args)
     finished(lab, undisturbed)
@@ -314,6 +340,7 @@ def test_a_training_run_killed_in_mid_save_rejoins_the_undisturbed_one(lab):
 
 @task("ex01.3")
 def test_whatever_a_power_loss_leaves_of_a_save_is_read_rightly(lab):
+    """Whatever a power loss leaves of a save is read correctly"""
     interrupted_saves.power_lost(lab)
 
 
@@ -363,6 +390,7 @@ BOTH = pytest.mark.parametrize("workers", [0, 2], ids=["no_workers", "two_worker
 @task("ex01.4")
 @BOTH
 def test_a_run_killed_between_saves_in_mid_epoch_rejoins(lab, workers):
+    """A run killed between saves in mid-epoch rejoins"""
     with _where_workers_work(lab, workers):
         per_epoch, save_every, args = _mid_epoch(lab, workers)
         step = per_epoch + lab.draw.randint(save_every + 1, per_epoch - 2)
@@ -374,6 +402,7 @@ def test_a_run_killed_between_saves_in_mid_epoch_rejoins(lab, workers):
 @task("ex01.4")
 @BOTH
 def test_a_run_killed_twice_within_one_epoch_rejoins(lab, workers):
+    """A run killed twice within one epoch rejoins"""
     with _where_workers_work(lab, workers):
         per_epoch, save_every, args = _mid_epoch(lab, workers)
         first = -(-(per_epoch + 1) // save_every) * save_every  # the first save in epoch 1
@@ -385,6 +414,7 @@ def test_a_run_killed_twice_within_one_epoch_rejoins(lab, workers):
 @task("ex01.4")
 @BOTH
 def test_a_run_resumed_at_the_first_and_last_step_of_an_epoch_rejoins(lab, workers):
+    """A run resumed at the first and last step of an epoch rejoins"""
     with _where_workers_work(lab, workers):
         per_epoch, _, args = _mid_epoch(lab, workers, save_every=1)
         edges = (Kill(after_step=per_epoch), Kill(after_step=per_epoch + 1))
@@ -396,6 +426,7 @@ def test_a_run_resumed_at_the_first_and_last_step_of_an_epoch_rejoins(lab, worke
 
 @task("ex01.4")
 def test_a_run_resumed_from_a_save_after_validation_rejoins(lab):
+    """A run resumed from a save after validation rejoins"""
     per_epoch, _, args = _mid_epoch(lab, workers=0, save_every=1000)
     step = per_epoch + lab.draw.randint(1, 3)
     for schedule in lab.schedules((Kill(after_step=step),)):
@@ -409,6 +440,7 @@ def test_a_run_resumed_from_a_save_after_validation_rejoins(lab):
 @task("ex01.4")
 @BOTH
 def test_saving_more_often_changes_nothing_in_the_run(lab, workers):
+    """Saving more often changes nothing in the run"""
     with _where_workers_work(lab, workers):
         often, seldom = (
             lab.undisturbed(*_mid_epoch(lab, workers, save_every=n)[2]) for n in (1, None)
@@ -419,6 +451,7 @@ def test_saving_more_often_changes_nothing_in_the_run(lab, workers):
 @task("ex01.4")
 @pytest.mark.parametrize("scheduler", [True, False], ids=["with_a_scheduler", "without"])
 def test_a_captured_job_is_restored_in_another_process(lab, scheduler):
+    """A captured job is restored in another process"""
     probe = probes(lab)[f"captured {scheduler}"]
     what = "capture and restore of a job" + ("" if scheduler else " whose scheduler is None")
     same_parts(
@@ -430,6 +463,7 @@ def test_a_captured_job_is_restored_in_another_process(lab, scheduler):
 @task("ex01.4")
 @BOTH
 def test_every_epoch_shows_every_sample_in_a_new_order(lab, workers):
+    """Every epoch shows every sample in a new order"""
     with _where_workers_work(lab, workers):
         per_epoch, _, args = _mid_epoch(lab, workers, save_every=1)
         run = lab.undisturbed(*args)
@@ -443,49 +477,59 @@ def test_every_epoch_shows_every_sample_in_a_new_order(lab, workers):
 
 @task("ex01.5")
 def test_checkpoints_are_saved_when_they_are_due(lab):
+    """Checkpoints are saved when they are due"""
     best.saved_when_due(lab)
 
 
 @task("ex01.5")
 def test_the_best_by_validation_is_kept_apart(lab):
+    """The best by validation is kept apart"""
     best.best_kept_apart(lab)
 
 
 @task("ex01.5")
 def test_a_killed_keep_best_leaves_a_best(lab):
+    """A killed keep_best leaves a best"""
     best.best_killed_at_every_event(lab)
 
 
 @task("ex01.5")
 def test_a_damaged_best_is_an_error(lab):
+    """A damaged best is an error"""
     best.damaged_best(lab)
 
 
 @task("ex01.5")
 def test_whatever_a_power_loss_leaves_of_the_best_is_read_rightly(lab):
+    """Whatever a power loss leaves of the best is read correctly"""
     best.power_lost(lab)
 
 
 @task("ex01.5")
 def test_the_last_checkpoints_stay_and_older_ones_go(lab):
+    """The last checkpoints stay and older ones go"""
     retention.last_ones_stay(lab)
 
 
 @task("ex01.5")
 def test_the_only_good_checkpoint_is_never_deleted(lab):
+    """The only good checkpoint is never deleted"""
     retention.only_good_one_stays(lab)
 
 
 @task("ex01.5")
 def test_what_interrupted_saves_left_behind_goes(lab):
+    """Leftovers of interrupted saves are cleared away"""
     retention.leftovers_go(lab)
 
 
 @task("ex01.5")
 def test_pruning_touches_nothing_else(lab):
+    """Pruning touches nothing else"""
     retention.nothing_else_goes(lab)
 
 
 @task("ex01.5")
 def test_pruning_killed_at_any_event_leaves_the_newest_checkpoint(lab):
+    """Pruning killed at any event leaves the newest checkpoint"""
     retention.prune_killed_at_every_event(lab)

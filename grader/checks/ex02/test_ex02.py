@@ -13,6 +13,7 @@ from grader.harness.faults import Kill, KillInSave
 
 @task("ex02.1")
 def test_a_run_whose_rank_was_killed_rejoins_the_undisturbed_one(lab):
+    """A run whose rank was killed rejoins the undisturbed one"""
     args = ddp.basic(lab)
     per_epoch = args[-1]
     fault = Kill(per_epoch + lab.draw.randint(1, per_epoch - 1), rank=lab.draw.randrange(2))
@@ -24,31 +25,37 @@ def test_a_run_whose_rank_was_killed_rejoins_the_undisturbed_one(lab):
 
 @task("ex02.1")
 def test_saving_changes_nothing_in_the_run(lab):
+    """Saving changes nothing in the run"""
     ddp.trains_as_without_checkpoints(lab)
 
 
 @task("ex02.1")
 def test_rank_0_alone_writes(lab):
+    """Rank 0 alone writes"""
     ddp.rank_0_alone_writes(lab)
 
 
 @task("ex02.1")
 def test_one_process_alone_loads_what_ranks_saved(lab):
+    """One process alone loads what ranks saved"""
     ddp.loads_alone(lab, "plain")
 
 
 @task("ex02.1")
 def test_no_rank_leaves_the_save_before_it_is_done(lab):
+    """No rank leaves the save before it is done"""
     ddp.nobody_leaves_early(lab, "save_checkpoint_ddp", held=(0,))
 
 
 @task("ex02.1")
 def test_a_failed_save_is_an_error_on_every_rank(lab):
+    """A failed save is an error on every rank"""
     ddp.failure_reaches_all(lab, "save_checkpoint_ddp", failing=(0,))
 
 
 @task("ex02.1")
 def test_a_file_saved_on_a_gpu_loads_anywhere(lab):
+    """A file saved on a GPU loads anywhere"""
     ddp.loads_alone(lab, "gpu")
 
 
@@ -58,6 +65,7 @@ def test_a_file_saved_on_a_gpu_loads_anywhere(lab):
 @task("ex02.2")
 @pytest.mark.parametrize("ranks", [2, 4], ids=["two_ranks", "four_ranks"])
 def test_a_run_killed_in_mid_epoch_rejoins_on_every_rank(lab, ranks):
+    """A run killed in mid-epoch rejoins on every rank"""
     per_epoch, args = ddp.mid_epoch(lab)
     epoch = 1 if ranks == 2 else 0  # a whole epoch follows, or two
     step = epoch * per_epoch + lab.draw.choice(
@@ -69,6 +77,7 @@ def test_a_run_killed_in_mid_epoch_rejoins_on_every_rank(lab, ranks):
 
 @task("ex02.2")
 def test_a_run_killed_twice_within_one_epoch_rejoins(lab):
+    """A run killed twice within one epoch rejoins"""
     per_epoch, args = ddp.mid_epoch(lab)
     first = -(-(per_epoch + 1) // 3) * 3  # the first save in epoch 1
     for schedule in lab.schedules(
@@ -79,6 +88,7 @@ def test_a_run_killed_twice_within_one_epoch_rejoins(lab):
 
 @task("ex02.2")
 def test_a_run_resumed_at_the_last_step_of_an_epoch_rejoins(lab):
+    """A run resumed at the last step of an epoch rejoins"""
     per_epoch, args = ddp.mid_epoch(lab, save_every=1)
     for schedule in lab.schedules((Kill(per_epoch, rank=lab.draw.randrange(2)),)):
         rank_assertions.resumes(lab, args, schedule, ranks=2)
@@ -86,6 +96,7 @@ def test_a_run_resumed_at_the_last_step_of_an_epoch_rejoins(lab):
 
 @task("ex02.2")
 def test_saving_more_often_changes_nothing_in_the_run(lab):
+    """Saving more often changes nothing in the run"""
     often, seldom = (lab.undisturbed(*ddp.mid_epoch(lab, save_every=n)[1], ranks=2) for n in (1, 3))
     rank_assertions.quiet(
         lab, often, seldom, "a run that saves after every step, and one that saves less often"
@@ -94,11 +105,13 @@ def test_saving_more_often_changes_nothing_in_the_run(lab):
 
 @task("ex02.2")
 def test_the_run_trains_on_the_batches_that_it_reports(lab):
+    """The run trains on the batches that it reports"""
     ddp.trains_what_it_says(lab)
 
 
 @task("ex02.2")
 def test_all_ranks_together_see_every_sample_once_in_a_new_order(lab):
+    """All ranks together see every sample once in a new order"""
     per_epoch, args = ddp.mid_epoch(lab)
     for ranks in (2, 4):
         run = lab.undisturbed(*args, ranks=ranks)
@@ -108,11 +121,13 @@ def test_all_ranks_together_see_every_sample_once_in_a_new_order(lab):
 
 @task("ex02.2")
 def test_no_rank_leaves_before_every_part_is_complete(lab):
+    """No rank leaves before every part is complete"""
     ddp.nobody_leaves_early(lab, "save_job", held=(0, 1))
 
 
 @task("ex02.2")
 def test_a_part_that_one_rank_cannot_write_is_an_error_on_every_rank(lab):
+    """A part that one rank cannot write is an error on every rank"""
     ddp.failure_reaches_all(lab, "save_job", failing=(0, 2))
 
 
@@ -121,6 +136,7 @@ def test_a_part_that_one_rank_cannot_write_is_an_error_on_every_rank(lab):
 
 @task("ex02.3")
 def test_a_sharded_run_whose_rank_was_killed_rejoins(lab):
+    """A sharded run whose rank was killed rejoins"""
     sharded.can_shard()
     args = ("ex02/train_sharded.py", "--seed", lab.seed)
     for schedule in lab.schedules((Kill(lab.draw.randint(5, 7), rank=lab.draw.randrange(2)),)):
@@ -131,21 +147,25 @@ def test_a_sharded_run_whose_rank_was_killed_rejoins(lab):
 
 @task("ex02.3")
 def test_saving_shards_changes_nothing_in_the_run(lab):
+    """Saving shards changes nothing in the run"""
     sharded.trains_as_without_checkpoints(lab)
 
 
 @task("ex02.3")
 def test_every_shard_comes_back_whatever_its_size(lab):
+    """Every shard comes back whatever its size"""
     sharded.loads(lab, 4, 4)
 
 
 @task("ex02.3")
 def test_no_rank_leaves_before_every_rank_has_written(lab):
+    """No rank leaves before every rank has written"""
     sharded.nobody_leaves_early(lab)
 
 
 @task("ex02.3")
 def test_no_rank_ever_holds_the_whole_model(lab):
+    """No rank ever holds the whole model"""
     sharded.nobody_holds_the_whole_model(lab)
 
 
@@ -155,11 +175,13 @@ def test_no_rank_ever_holds_the_whole_model(lab):
 @task("ex02.4")
 @pytest.mark.parametrize("ranks", [(4, 2), (4, 1), (2, 4)], ids=["4_to_2", "4_to_1", "2_to_4"])
 def test_a_checkpoint_loads_on_another_number_of_ranks(lab, ranks):
+    """A checkpoint loads on another number of ranks"""
     sharded.loads(lab, *ranks)
 
 
 @task("ex02.4")
 def test_the_model_is_exported_to_one_plain_file(lab):
+    """The model is exported to one plain file"""
     sharded.exports(lab)
 
 
@@ -168,51 +190,61 @@ def test_the_model_is_exported_to_one_plain_file(lab):
 
 @task("ex02.5")
 def test_all_ranks_find_the_newest_checkpoint(lab):
+    """All ranks find the newest checkpoint"""
     all_or_nothing.newest_on_every_rank(lab)
 
 
 @task("ex02.5")
 def test_a_save_in_which_one_rank_dies_is_all_or_nothing(lab):
+    """A save in which one rank dies is all or nothing"""
     all_or_nothing.killed_at_every_event(lab)
 
 
 @task("ex02.5")
 def test_a_first_save_in_which_one_rank_dies_is_no_checkpoint(lab):
+    """A first save in which one rank dies is no checkpoint"""
     all_or_nothing.first_save_killed(lab)
 
 
 @task("ex02.5")
 def test_a_save_of_the_same_step_again_in_which_one_rank_dies_leaves_a_whole_checkpoint(lab):
+    """A save of the same step again in which one rank dies leaves a whole checkpoint"""
     all_or_nothing.save_again_killed(lab)
 
 
 @task("ex02.5")
 def test_a_full_disk_at_one_rank_is_an_error_on_all(lab):
+    """A full disk on one rank is an error on all"""
     all_or_nothing.disk_full_at_one_rank(lab)
 
 
 @task("ex02.5")
 def test_no_rank_leaves_the_save_before_the_checkpoint_exists(lab):
+    """No rank leaves the save before the checkpoint exists"""
     all_or_nothing.nobody_leaves_early(lab)
 
 
 @task("ex02.5")
 def test_what_others_put_into_the_directory_is_left_alone(lab):
+    """Other people's files in the directory stay as they are"""
     all_or_nothing.others_files(lab)
 
 
 @task("ex02.5")
 def test_ranks_that_see_different_listings_resume_from_one_checkpoint(lab):
+    """Ranks that see different listings resume from one checkpoint"""
     all_or_nothing.ranks_see_different_listings(lab)
 
 
 @task("ex02.5")
 def test_a_checkpoint_damaged_for_one_rank_is_passed_over_by_all(lab):
+    """A checkpoint damaged for one rank is skipped by all"""
     all_or_nothing.damaged_for_one_rank(lab)
 
 
 @task("ex02.5")
 def test_a_training_run_killed_in_mid_save_rejoins_the_undisturbed_one(lab):
+    """A training run killed in mid-save rejoins the undisturbed one"""
     args = ddp.of_save_step(lab)
     undisturbed = lab.undisturbed(*args, ranks=2)
     rank_assertions.finished(lab, undisturbed)
@@ -226,4 +258,5 @@ def test_a_training_run_killed_in_mid_save_rejoins_the_undisturbed_one(lab):
 
 @task("ex02.5")
 def test_whatever_a_power_loss_leaves_of_the_saves_all_ranks_resume_rightly(lab):
+    """All ranks resume correctly from whatever a power loss leaves of the saves"""
     all_or_nothing.power_lost(lab)

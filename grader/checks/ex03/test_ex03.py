@@ -28,6 +28,7 @@ from grader.harness.preemption import both, send
 
 @task("ex03.1")
 def test_a_signal_is_noted_with_its_time(lab):
+    """A signal is noted with its time"""
     signal_handler.right(
         lab,
         "each_noted",
@@ -37,16 +38,19 @@ def test_a_signal_is_noted_with_its_time(lab):
 
 @task("ex03.1")
 def test_the_first_signal_counts(lab):
+    """The first signal counts"""
     signal_handler.right(lab, "first_counts", "when did the grace begin?")
 
 
 @task("ex03.1")
 def test_the_handler_does_nothing_else(lab):
+    """The handler does nothing else"""
     signal_handler.right(lab, "nothing_else", "in the middle of what may a handler run?")
 
 
 @task("ex03.1")
 def test_a_save_in_which_signals_come_is_whole(lab):
+    """A save in which signals come is whole"""
     signal_handler.right(
         lab,
         "whole_save",
@@ -56,6 +60,7 @@ def test_a_save_in_which_signals_come_is_whole(lab):
 
 @task("ex03.1")
 def test_the_handlers_from_before_come_back(lab):
+    """The earlier handlers are restored"""
     signal_handler.right(
         lab, "back_again", "what does signal.signal return, and what runs when a block raises?"
     )
@@ -63,6 +68,7 @@ def test_the_handlers_from_before_come_back(lab):
 
 @task("ex03.1")
 def test_two_of_them_do_not_share_anything(lab):
+    """Two handlers share nothing"""
     signal_handler.right(
         lab, "nested", "where does the flag live: with the object, the class, or the module?"
     )
@@ -70,11 +76,13 @@ def test_two_of_them_do_not_share_anything(lab):
 
 @task("ex03.1")
 def test_it_takes_the_signals_that_it_is_given_and_no_others(lab):
+    """It takes the signals that it is given, and no others"""
     signal_handler.right(lab, "only_its_own", "which signals, and from when to when?")
 
 
 @task("ex03.1")
 def test_a_signal_at_any_moment_is_noted_and_hangs_nothing(lab):
+    """A signal at any moment is noted and blocks nothing"""
     signal_handler.right(
         lab,
         "any_moment",
@@ -88,18 +96,23 @@ def test_a_signal_at_any_moment_is_noted_and_hangs_nothing(lab):
 
 @task("ex03.2")
 def test_a_job_that_nobody_stops_trains_as_it_should(lab):
+    """An undisturbed job trains as it should"""
     edge_cases.trains_like_the_yardstick(lab)
 
 
 @task("ex03.2")
 def test_a_signal_in_the_middle_of_a_step_stops_the_job_after_it(lab):
+    """A signal in the middle of a step stops the job after it"""
     for schedule in lab.schedules((send(any_signal(lab), between_saves(lab)),)):
         stopped_and_resumed(lab, job(lab), schedule)
 
 
 @task("ex03.2")
 def test_a_job_stopped_twice_in_one_epoch_rejoins(lab):
-    """The second time in a step after which a regular save is due."""
+    """A job stopped twice in one epoch rejoins
+
+    The second time in a step after which a regular save is due.
+    """
     due = 2 * SAVE_EVERY if steps_per_epoch(lab) + 1 < 2 * SAVE_EVERY else 3 * SAVE_EVERY
     for schedule in lab.schedules((send("usr1", steps_per_epoch(lab) + 1), send("term", due))):
         stopped_and_resumed(lab, job(lab), schedule)
@@ -108,6 +121,7 @@ def test_a_job_stopped_twice_in_one_epoch_rejoins(lab):
 @task("ex03.2")
 @pytest.mark.parametrize("which", ["the_first", "the_last"])
 def test_a_signal_in_an_evaluation_stops_the_job_there(lab, which):
+    """A signal in an evaluation stops the job there"""
     step, parts = (
         (steps_per_epoch(lab), (8, 9)) if which == "the_first" else (all_steps(lab), (0, 5))
     )
@@ -119,7 +133,10 @@ def test_a_signal_in_an_evaluation_stops_the_job_there(lab, which):
 
 @task("ex03.2")
 def test_a_signal_before_the_first_step_stops_the_job_there(lab):
-    """In the first life of all, and in one that goes on with an earlier one's work."""
+    """A signal before the first step stops the job there
+
+    In the first life of all, and in one that goes on with an earlier one's work.
+    """
     for schedule in lab.schedules(
         (send("term", 0, "start"), send("usr1", between_saves(lab)), send("usr1", 0, "resume"))
     ):
@@ -129,6 +146,7 @@ def test_a_signal_before_the_first_step_stops_the_job_there(lab):
 @task("ex03.2")
 @pytest.mark.parametrize("which", ["of_an_epoch", "of_the_run"])
 def test_a_signal_in_the_last_step_stops_the_job_after_it(lab, which):
+    """A signal in the last step stops the job after it"""
     step = steps_per_epoch(lab) if which == "of_an_epoch" else all_steps(lab)
     for schedule in lab.schedules((send(any_signal(lab), step),)):
         stopped_and_resumed(lab, job(lab), schedule)
@@ -136,6 +154,7 @@ def test_a_signal_in_the_last_step_stops_the_job_after_it(lab, which):
 
 @task("ex03.2")
 def test_signals_in_a_save_do_it_no_harm(lab):
+    """Signals during a save don't harm it"""
     first, second = sorted(lab.draw.sample(range(4), 2))
     for schedule in lab.schedules(
         (both(send("usr1", 8, "event", first), send("term", 8, "event", second)),)
@@ -145,7 +164,10 @@ def test_signals_in_a_save_do_it_no_harm(lab):
 
 @task("ex03.2")
 def test_more_signals_while_it_leaves_change_nothing(lab):
-    """In its last save, and before each thing that it does afterwards."""
+    """More signals while it leaves change nothing
+
+    In its last save, and before each thing that it does afterwards.
+    """
     step = between_saves(lab)
     leaving = (send(("term", "usr1")[n % 2], step, "leaving", n) for n in range(3))
     signals = both(send("usr1", step), send("term", step, "event", lab.draw.randrange(4)), *leaving)
@@ -155,26 +177,31 @@ def test_more_signals_while_it_leaves_change_nothing(lab):
 
 @task("ex03.2")
 def test_a_job_that_has_just_finished_is_done(lab):
+    """A job that has just finished is done"""
     edge_cases.just_finished(lab)
 
 
 @task("ex03.2")
 def test_an_error_is_neither_done_nor_preempted(lab):
+    """An error is neither done nor preempted"""
     edge_cases.error_is_told(lab)
 
 
 @task("ex03.2")
 def test_an_error_after_a_signal_is_an_error(lab):
+    """An error after a signal is an error"""
     edge_cases.error_after_a_signal(lab)
 
 
 @task("ex03.2")
 def test_the_status_of_the_life_before_is_not_this_ones(lab):
+    """The status of an earlier life isn't taken for this one's"""
     edge_cases.status_is_fresh(lab)
 
 
 @task("ex03.2")
 def test_the_status_is_whole_at_every_moment(lab):
+    """The status is whole at every moment"""
     edge_cases.word_is_whole(lab)
 
 
@@ -183,18 +210,21 @@ def test_the_status_is_whole_at_every_moment(lab):
 
 @task("ex03.3")
 def test_workers_draw_as_the_loader_seeds_them(lab):
+    """Workers draw as the loader seeds them"""
     loader_workers.draw_apart(lab)
 
 
 @task("ex03.3")
 @pytest.mark.parametrize("signal", ["term", "usr1"])
 def test_a_signal_to_the_process_group_stops_the_job_after_its_step(lab, signal):
+    """A signal to the process group stops the job after its step"""
     steps = [n for n in loader_workers.settled(lab) if n % SAVE_EVERY]
     loader_workers.stops(lab, send(signal, lab.draw.choice(steps), to="group"))
 
 
 @task("ex03.3")
 def test_signals_to_the_process_group_harm_no_save(lab):
+    """Signals to the process group don't harm a save"""
     first, second = lab.draw.sample(["term", "usr1"], 2)
     event = lab.draw.randint(0, 2)
     step = lab.draw.choice([n for n in loader_workers.settled(lab) if n % SAVE_EVERY == 0])
@@ -213,6 +243,7 @@ def test_signals_to_the_process_group_harm_no_save(lab):
 
 @task("ex03.4")
 def test_a_signal_to_one_rank_or_to_all_stops_all_after_the_same_step(lab):
+    """A signal to one rank or to all stops all after the same step"""
     one, last = lab.shared.randrange(2), all_steps(lab) - 1
     coordinated_stop.stops(
         lab, send(any_signal(lab), steps_per_epoch(lab) + 1, rank=one), send(any_signal(lab), last)
@@ -221,6 +252,7 @@ def test_a_signal_to_one_rank_or_to_all_stops_all_after_the_same_step(lab):
 
 @task("ex03.4")
 def test_signals_to_all_ranks_at_different_moments_stop_all_after_the_same_step(lab):
+    """Signals to all ranks at different moments stop all after the same step"""
     step, first = between_saves(lab), lab.draw.randrange(2)
     coordinated_stop.stops(
         lab,
@@ -234,6 +266,7 @@ def test_signals_to_all_ranks_at_different_moments_stop_all_after_the_same_step(
 
 @task("ex03.4")
 def test_a_signal_to_one_rank_in_an_evaluation_stops_all_there(lab):
+    """A signal to one rank in an evaluation stops all there"""
     other = 1 - lab.shared.randrange(2)  # than the one that gets a signal in a step
     coordinated_stop.stops(
         lab,
@@ -245,11 +278,13 @@ def test_a_signal_to_one_rank_in_an_evaluation_stops_all_there(lab):
 
 @task("ex03.4")
 def test_a_signal_to_one_rank_before_the_first_step_stops_all(lab):
+    """A signal to one rank before the first step stops all"""
     coordinated_stop.stops(lab, send("term", 0, "start", rank=1))
 
 
 @task("ex03.4")
 def test_four_ranks_on_two_nodes_stop_together(lab):
+    """Four ranks on two nodes stop together"""
     coordinated_stop.stops(
         lab,
         send("usr1", between_saves(lab), rank=lab.draw.randrange(2, 4)),
@@ -260,26 +295,31 @@ def test_four_ranks_on_two_nodes_stop_together(lab):
 
 @task("ex03.4")
 def test_ranks_that_have_just_finished_are_done(lab):
+    """Ranks that have just finished are done"""
     coordinated_stop.just_finished(lab)
 
 
 @task("ex03.4")
 def test_an_error_of_all_ranks_is_told(lab):
+    """An error on all ranks is reported"""
     edge_cases.error_of_ranks(lab)
 
 
 @task("ex03.4")
 def test_an_error_of_one_rank_is_told(lab):
+    """An error on one rank is reported"""
     edge_cases.error_of_one_rank(lab)
 
 
 @task("ex03.4")
 def test_agreeing_costs_little(lab):
+    """Agreeing costs little"""
     coordinated_stop.costs_little(lab)
 
 
 @task("ex03.4")
 def test_under_torchrun_the_job_stops_as_well(lab):
+    """Under torchrun, the job stops as well"""
     coordinated_stop.under_torchrun(lab)
 
 
@@ -288,69 +328,83 @@ def test_under_torchrun_the_job_stops_as_well(lab):
 
 @task("ex03.5")
 def test_a_job_stops_by_itself_before_its_time_limit(lab):
+    """A job stops by itself before its time limit"""
     deadlines.before_the_time_limit(lab)
 
 
 @task("ex03.5")
 def test_a_job_stops_by_itself_in_an_evaluation(lab):
+    """A job stops by itself in an evaluation"""
     deadlines.in_an_evaluation(lab)
 
 
 @task("ex03.5")
 def test_a_grace_that_is_known_does_not_hide_the_time_limit(lab):
+    """A grace that is known does not hide the time limit"""
     deadlines.with_a_grace_known(lab)
 
 
 @task("ex03.5")
 def test_a_signal_with_a_long_grace_does_not_hide_the_time_limit(lab):
+    """A signal with a long grace does not hide the time limit"""
     deadlines.end_before_the_grace(lab)
 
 
 @task("ex03.5")
 def test_a_time_limit_does_not_hide_the_grace(lab):
+    """A time limit does not hide the grace"""
     deadlines.grace_before_the_end(lab)
 
 
 @task("ex03.5")
 def test_saves_that_become_slower_still_fit(lab):
+    """Saves that become slower still fit"""
     deadlines.slower_saves(lab)
 
 
 @task("ex03.5")
 def test_durations_that_fall_and_rise_still_fit(lab):
+    """Durations that fall and rise still fit"""
     deadlines.uneven(lab)
 
 
 @task("ex03.5")
 def test_a_grace_that_is_long_enough_is_used(lab):
+    """A grace that is long enough is used"""
     deadlines.long_enough(lab)
 
 
 @task("ex03.5")
 def test_a_save_of_which_nobody_knows_how_long_it_takes_is_begun(lab):
+    """A save of unknown duration is begun"""
     deadlines.unknown_save(lab)
 
 
 @task("ex03.5")
 def test_a_grace_that_is_too_short_for_a_save_leaves_the_last_one(lab):
+    """A grace that is too short for a save leaves the last one"""
     deadlines.too_short(lab)
 
 
 @task("ex03.5")
 def test_the_grace_counts_from_the_signal(lab):
+    """The grace counts from the signal"""
     deadlines.counts_from_the_signal(lab)
 
 
 @task("ex03.5")
 def test_a_rank_that_has_no_time_for_a_save_decides_for_all(lab):
+    """A rank that has no time for a save decides for all"""
     deadlines.too_short(lab, ranks=2)
 
 
 @task("ex03.5")
 def test_the_rank_with_the_least_time_decides_in_an_evaluation(lab):
+    """The rank with the least time decides in an evaluation"""
     deadlines.in_an_evaluation(lab, ranks=2)
 
 
 @task("ex03.5")
 def test_the_rank_with_the_least_time_decides(lab):
+    """The rank with the least time decides"""
     deadlines.before_the_time_limit(lab, ranks=2)

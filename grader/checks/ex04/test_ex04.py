@@ -12,6 +12,7 @@ AT_ONCE = 48  # checks that wait for a cluster need no core
 
 @task("ex04.1")
 def test_the_highest_step_counts_whatever_the_dates_say(lab):
+    """The highest step counts whatever the dates say"""
     newest_intact.right(
         lab,
         "the_highest_step_counts",
@@ -21,6 +22,7 @@ def test_the_highest_step_counts_whatever_the_dates_say(lab):
 
 @task("ex04.1")
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(lab):
+    """A damaged checkpoint gives way to the one before"""
     newest_intact.right(
         lab,
         "a_damaged_one_is_passed_over",
@@ -30,6 +32,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(lab):
 
 @task("ex04.1")
 def test_a_manifest_must_be_one(lab):
+    """A manifest must be one"""
     newest_intact.right(
         lab,
         "odd_manifests_are_no_proof",
@@ -39,11 +42,13 @@ def test_a_manifest_must_be_one(lab):
 
 @task("ex04.1")
 def test_the_search_goes_back_to_the_newest_intact_one(lab):
+    """The search goes back to the newest intact one"""
     newest_intact.right(lab, "the_search_goes_back", "how far back does your search go?")
 
 
 @task("ex04.1")
 def test_what_was_never_finished_is_no_checkpoint(lab):
+    """What was never finished is no checkpoint"""
     newest_intact.right(
         lab, "what_was_never_finished_is_none", "which names in the directory are checkpoints?"
     )
@@ -51,6 +56,7 @@ def test_what_was_never_finished_is_no_checkpoint(lab):
 
 @task("ex04.1")
 def test_other_things_may_lie_there(lab):
+    """Other files in the directory don't matter"""
     newest_intact.right(
         lab, "other_things_may_lie_there", "which names in the directory are checkpoints?"
     )
@@ -58,11 +64,13 @@ def test_other_things_may_lie_there(lab):
 
 @task("ex04.1")
 def test_where_nothing_was_saved_the_run_starts_fresh(lab):
+    """Where nothing was saved, the run starts fresh"""
     newest_intact.right(lab, "nothing_there_means_fresh", "what does the very first life find?")
 
 
 @task("ex04.1")
 def test_where_none_is_intact_nobody_starts_fresh(lab):
+    """Where no checkpoint is intact, the run doesn't start fresh"""
     newest_intact.right(
         lab,
         "none_intact_is_an_error",
@@ -72,6 +80,7 @@ def test_where_none_is_intact_nobody_starts_fresh(lab):
 
 @task("ex04.1")
 def test_the_directory_may_be_called_anything(lab):
+    """The directory may have any name"""
     newest_intact.right(
         lab,
         "the_directory_may_be_called_anything",
@@ -84,6 +93,7 @@ def test_the_directory_may_be_called_anything(lab):
 
 @task("ex04.2")
 def test_a_preempted_job_loses_nothing(lab):
+    """A preempted job loses nothing"""
     resubmission.kept(
         resubmission.preempted_and_out_of_time(lab),
         "preempt",
@@ -94,6 +104,7 @@ def test_a_preempted_job_loses_nothing(lab):
 
 @task("ex04.2")
 def test_before_its_time_limit_the_job_is_warned_and_saves(lab):
+    """Before its time limit the job is warned and saves"""
     resubmission.kept(
         resubmission.preempted_and_out_of_time(lab),
         "limit",
@@ -104,16 +115,19 @@ def test_before_its_time_limit_the_job_is_warned_and_saves(lab):
 
 @task("ex04.2")
 def test_nothing_disturbs_a_save(lab):
+    """Nothing disturbs a save"""
     resubmission.undisturbed_saves(resubmission.preempted_and_out_of_time(lab))
 
 
 @task("ex04.2")
 def test_the_log_goes_on(lab):
+    """The log goes on"""
     resubmission.log_goes_on(resubmission.preempted_and_out_of_time(lab))
 
 
 @task("ex04.2")
 def test_it_finishes_by_itself_where_an_undisturbed_run_ends(lab):
+    """It finishes by itself where an undisturbed run ends"""
     run = resubmission.preempted_and_out_of_time(lab)
     resubmission.finished(run)
     resubmission.same_course(run)
@@ -125,6 +139,7 @@ def test_it_finishes_by_itself_where_an_undisturbed_run_ends(lab):
 
 @task("ex04.3")
 def test_a_job_that_is_done_has_nothing_to_do(lab):
+    """A job that is done has nothing to do"""
     life_notes.right(
         lab,
         "a_finished_job_has_nothing_to_do",
@@ -134,6 +149,7 @@ def test_a_job_that_is_done_has_nothing_to_do(lab):
 
 @task("ex04.3")
 def test_a_crash_loop_ends_after_so_many_tries(lab):
+    """A crash loop ends after the given number of tries"""
     life_notes.right(
         lab, "a_crash_loop_ends", "who counts a life that is killed without a word, and when?"
     )
@@ -141,6 +157,7 @@ def test_a_crash_loop_ends_after_so_many_tries(lab):
 
 @task("ex04.3")
 def test_progress_starts_the_count_anew(lab):
+    """Progress resets the count"""
     life_notes.right(
         lab,
         "progress_starts_the_count_anew",
@@ -150,6 +167,7 @@ def test_progress_starts_the_count_anew(lab):
 
 @task("ex04.3")
 def test_a_preemption_is_no_crash(lab):
+    """A preemption is no crash"""
     life_notes.right(
         lab,
         "a_preemption_is_no_crash",
@@ -159,6 +177,7 @@ def test_a_preemption_is_no_crash(lab):
 
 @task("ex04.3")
 def test_a_life_killed_in_its_notes_leaves_them_whole(lab):
+    """A life killed while it writes its notes leaves them whole"""
     life_notes.a_kill_leaves_them_whole(
         lab, "what does the next life read if this one is killed while it writes?"
     )
@@ -166,6 +185,7 @@ def test_a_life_killed_in_its_notes_leaves_them_whole(lab):
 
 @task("ex04.3")
 def test_the_notes_stay_with_their_job(lab):
+    """The notes stay with their job"""
     life_notes.notes_stay_with_their_job(
         lab, "where do your notes lie, and what tells one job's from another's?"
     )
@@ -173,11 +193,13 @@ def test_the_notes_stay_with_their_job(lab):
 
 @task("ex04.3")
 def test_files_that_look_like_the_notes_are_passed_over(lab):
+    """Files that look like the notes are ignored"""
     life_notes.look_alikes_are_passed_over(lab, "which of the files in the directory are yours?")
 
 
 @task("ex04.3")
 def test_a_job_whose_training_was_killed_is_run_again(lab):
+    """A job whose training was killed is run again"""
     run = resubmission.killed_then_requeued_when_done(lab)
     resubmission.finished(run)
     resubmission.same_course(run)
@@ -185,11 +207,13 @@ def test_a_job_whose_training_was_killed_is_run_again(lab):
 
 @task("ex04.3")
 def test_a_finished_job_that_is_requeued_does_nothing(lab):
+    """A finished job that is requeued does nothing"""
     resubmission.does_nothing_when_done(resubmission.killed_then_requeued_when_done(lab))
 
 
 @task("ex04.3")
 def test_a_job_that_crashes_every_time_is_given_up(lab):
+    """A job that crashes every time is given up"""
     resubmission.gives_up(resubmission.crash_loop(lab))
 
 
@@ -198,26 +222,31 @@ def test_a_job_that_crashes_every_time_is_given_up(lab):
 
 @task("ex04.4")
 def test_a_second_life_is_refused(lab):
+    """A second life is refused"""
     locks.second_is_refused(lab, "what tells a second process that there's a first one?")
 
 
 @task("ex04.4")
 def test_a_block_that_raised_is_left(lab):
+    """An error in the block releases the lock"""
     locks.errors_leave_the_block(lab, "who gives the lock back when training fails?")
 
 
 @task("ex04.4")
 def test_a_killed_holder_blocks_nobody(lab):
+    """A killed holder doesn't block the next process"""
     locks.killed_holders_block_nobody(lab, "who gives the lock back when its holder can't?")
 
 
 @task("ex04.4")
 def test_of_two_at_the_same_time_one_is_let_in(lab):
+    """Of two processes at the same time, one is let in"""
     locks.only_one_wins(lab, "what may another process do between your look and your next call?")
 
 
 @task("ex04.4")
 def test_a_holder_on_another_node_counts(lab):
+    """A holder on another node counts"""
     locks.other_nodes_are_seen(
         lab, "what does a process id mean on another machine, or when its process is gone?"
     )
@@ -225,6 +254,7 @@ def test_a_holder_on_another_node_counts(lab):
 
 @task("ex04.4")
 def test_the_chain_goes_on_however_a_job_of_it_ended(lab):
+    """The chain goes on however a job of it ended"""
     run = resubmission.chained(lab)
     resubmission.generations(run)
     resubmission.finished(run)
@@ -233,6 +263,7 @@ def test_the_chain_goes_on_however_a_job_of_it_ended(lab):
 
 @task("ex04.4")
 def test_no_two_jobs_of_the_chain_run_at_once(lab):
+    """No two jobs of the chain run at once"""
     run = resubmission.chained(lab)
     resubmission.one_at_a_time(run)
     resubmission.finished(run)
@@ -240,11 +271,13 @@ def test_no_two_jobs_of_the_chain_run_at_once(lab):
 
 @task("ex04.4")
 def test_the_chain_ends_when_a_person_has_to_look(lab):
+    """The chain ends when a person has to look"""
     resubmission.chain_ends(resubmission.hopeless_chain(lab))
 
 
 @task("ex04.4")
 def test_a_chain_that_gets_further_goes_on_however_long_it_is(lab):
+    """A chain that gets further goes on however long it is"""
     run = resubmission.many_lives(lab, resubmission.CHAIN)
     resubmission.generations(run)
     resubmission.finished(run)
@@ -255,11 +288,13 @@ def test_a_chain_that_gets_further_goes_on_however_long_it_is(lab):
 
 @task("ex04.5")
 def test_after_all_of_these_faults_the_job_finishes_by_itself(lab):
+    """After all of these faults the job finishes by itself"""
     resubmission.chaos_survived(lab, resubmission.chaos(lab))
 
 
 @task("ex04.5")
 def test_a_job_that_gets_further_is_run_again_however_often(lab):
+    """A job that gets further is run again however often"""
     run = resubmission.many_lives(lab, resubmission.REQUEUE)
     resubmission.finished(run)
     resubmission.same_course(run)
