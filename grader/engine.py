@@ -275,7 +275,7 @@ class Grading:
         """The tasks that this one builds on and that didn't pass; waits for them."""
         return self._blockers(self.exercise.task(task_id))
 
-    def replay(self, outcome: Outcome) -> str:
+    def replay(self, outcome: message.Problem) -> str:
         """The command that shows the same again."""
         folder, what = self.bench.submission.folder, ""
         if folder != self.exercise.starter:
@@ -304,7 +304,7 @@ class Grading:
             (o.began for o in outcomes), default=0
         )
         blockers = self._blockers(task)
-        problems = [o for o in outcomes if o.verdict != PASS]
+        problems = [o for o in outcomes if message.is_problem(o)]
         if blockers:
             verdict = BLOCKED
         elif any(o.verdict == FAIL for o in problems):
@@ -328,7 +328,7 @@ class Grading:
         self,
         task: Task,
         verdict: str,
-        problems: list[Outcome],
+        problems: list[message.Problem],
         blockers: list[str],
         told: dict[str, str],
     ) -> message.Message:
