@@ -146,7 +146,7 @@ def template(model, optimizer, asynchronous: bool) -> Saver:
         return ckpt.flush
 
     def load(path):
-        ckpt._load(ckpt.directory.names()[0])
+        ckpt._load(ckpt.directory.names()[0], {})
 
     return Saver(ASYNC if asynchronous else SYNC, save, load)
 
