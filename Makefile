@@ -68,9 +68,10 @@ grade: $(READY)  ## grade your work in starter/ (sets up first)
 FAST := $(addprefix grader/tests/,checks/test_boundary.py checks/test_imports.py cli/test_report.py \
 	course/test_derive.py course/test_docs.py harness/test_trajectory.py)
 
-check: $(READY_DEV)  ## format, lint, fast tests: what a contributor runs before each commit
+check: $(READY_DEV)  ## format, lint, types, fast tests: what a contributor runs before each commit
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/mypy
 	$(BIN)/python -m pytest -q $(FAST)
 
 test: $(if $(SAVERS),$(READY_BENCH),$(READY_DEV))  ## every test of the course and its grader (sets up first)
@@ -97,5 +98,5 @@ slurm:  ## install Slurm (Debian and Ubuntu), for grade cluster, and shellcheck
 	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $(SLURM_PACKAGES)
 
 clean:  ## remove .venv and caches; your work stays
-	rm -rf $(VENV) *.egg-info .pytest_cache .ruff_cache .grade
+	rm -rf $(VENV) *.egg-info .pytest_cache .ruff_cache .mypy_cache .grade
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from contextlib import suppress
+from typing import Any
 
 from grader.slurm.standin.formats import Refused, stamp
 from grader.slurm.standin.stepd import Container
@@ -25,7 +26,7 @@ class Step:
 
 
 class Steps:
-    def __init__(self, jobs):
+    def __init__(self, jobs: Any):
         self.jobs = jobs
         self.queues: dict[int, list[Step]] = {}  # by job: those that wait
 
