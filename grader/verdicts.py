@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from typing import Any
 
 PASS, FAIL, BLOCKED, INCONCLUSIVE = "pass", "fail", "blocked", "inconclusive"
 # causes that a task's other checks would only meet as well, after waiting for them
@@ -21,7 +22,9 @@ class Finding(AssertionError):
     verdict = FAIL
     blocks = True  # the tasks that build on this one wait for it
 
-    def __init__(self, cause: str, rows: list[tuple[str, str]], fault: str | None = None, **data):
+    def __init__(
+        self, cause: str, rows: list[tuple[str, str]], fault: str | None = None, **data: Any
+    ):
         super().__init__(cause)
         self.cause, self.rows, self.fault, self.data = cause, rows, fault, data
 
@@ -43,7 +46,7 @@ class Inconclusive(Finding):
         rows: list[tuple[str, str]],
         fault: str | None = None,
         blocks: bool = True,
-        **data,
+        **data: Any,
     ):
         super().__init__(cause, rows, fault, **data)
         self.blocks = blocks
@@ -81,7 +84,7 @@ class TaskResult:
     max_score: int
     seconds: float  # from its first check's begin to its last one's end; tasks run at the same time
     message: str = ""
-    evidence: dict = field(default_factory=dict)
+    evidence: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
