@@ -65,12 +65,13 @@ grade: $(READY)  ## grade your work in starter/ (sets up first)
 	@# 1: graded, and some task isn't passed yet; "make: *** Error 1" would read as a breakdown (docs/grading.md)
 	@$(BIN)/grade $(EX) $(WHAT) $(ARGS) || { s=$$?; [ $$s -eq 1 ] && [ -z "$(SOLUTION)" ] || exit $$s; }
 
-FAST := $(addprefix grader/tests/,checks/test_boundary.py checks/test_imports.py cli/test_report.py \
-	course/test_derive.py course/test_docs.py harness/test_trajectory.py)
+FAST := $(addprefix grader/tests/,checks/test_boundary.py checks/test_explain.py checks/test_imports.py \
+	cli/test_report.py course/test_derive.py course/test_docs.py harness/test_trajectory.py)
 
-check: $(READY_DEV)  ## format, lint, the course's own consistency, fast tests: what a contributor runs before each commit
+check: $(READY_DEV)  ## what a contributor runs before each commit: format, lint, types, fast tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/mypy
 	$(BIN)/grade dev check
 	$(BIN)/python -m pytest -q $(FAST)
 
@@ -98,5 +99,5 @@ slurm:  ## install Slurm (Debian and Ubuntu), for grade cluster, and shellcheck
 	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $(SLURM_PACKAGES)
 
 clean:  ## remove .venv and caches; your work stays
-	rm -rf $(VENV) *.egg-info .pytest_cache .ruff_cache .grade
+	rm -rf $(VENV) *.egg-info .pytest_cache .ruff_cache .mypy_cache .grade
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

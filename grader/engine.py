@@ -61,7 +61,7 @@ class Check:
     @property
     def title(self) -> str:
         """The first line of its docstring, as part of a sentence."""
-        title = inspect.getdoc(self.function).splitlines()[0]
+        title = (inspect.getdoc(self.function) or self.name).splitlines()[0]
         return title[0].lower() + title[1:]
 
 
@@ -277,7 +277,7 @@ class Grading:
         """The tasks that this one builds on and that didn't pass; waits for them."""
         return self._blockers(self.exercise.task(task_id))
 
-    def replay(self, outcome: Outcome) -> str:
+    def replay(self, outcome: message.Problem) -> str:
         """The command that shows the same again."""
         folder, what = self.bench.submission.folder, ""
         if folder != self.exercise.starter:
@@ -306,7 +306,7 @@ class Grading:
             (o.began for o in outcomes), default=0
         )
         blockers = self._blockers(task)
-        problems = [o for o in outcomes if o.verdict != PASS]
+        problems = [o for o in outcomes if message.is_problem(o)]
         if blockers:
             verdict = BLOCKED
         elif any(o.verdict == FAIL for o in problems):
@@ -330,7 +330,7 @@ class Grading:
         self,
         task: Task,
         verdict: str,
-        problems: list[Outcome],
+        problems: list[message.Problem],
         blockers: list[str],
         told: dict[str, str],
     ) -> message.Message:

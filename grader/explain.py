@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import difflib
 import functools
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from grader.course.catalog import read_toml
 from grader.errors import UsageError
 from grader.verdicts import Finding
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 CHECKS = Path(__file__).resolve().parent / "checks"
 
@@ -36,7 +31,7 @@ def explanations() -> dict[str, Explanation]:
     found: dict[str, Explanation] = {}
     for path in sorted(CHECKS.glob("**/messages.toml")):
         exercise = path.parent.name if path.parent != CHECKS else ""
-        for code, texts in tomllib.loads(path.read_text(encoding="utf-8")).items():
+        for code, texts in read_toml(path).items():
             if code in found:
                 raise ValueError(f"{path}: {code} is explained already")
             found[code] = Explanation(code, exercise, **{k: v.strip() for k, v in texts.items()})

@@ -7,7 +7,7 @@ from grader.checks.ex03 import stop_assertions
 from grader.course.submissions import Submission
 from grader.errors import UsageError
 from grader.harness import launcher as launchers
-from grader.harness.faults import Fault, Kill
+from grader.harness.faults import AnyFault, Kill
 from grader.harness.lab import Bench, Lab, Salts, course_paths
 from grader.harness.preemption import send
 from grader.harness.run import Group, Life
@@ -42,7 +42,9 @@ def play(
         "--save-every",
         save_every,
     )
-    faults = [Kill(after_step=step) for step in sorted(kills)]
+    faults: list[AnyFault] = [Kill(after_step=step) for step in sorted(kills)]
+    script: tuple[object, ...]
+    number: int | None
     if stops and (kills or exercise_id != "ex03"):
         raise UsageError("--stop-in goes with ex03, and without --kill-after")
     if exercise_id == "ex01":
@@ -86,7 +88,7 @@ def _said(life: Life | Group) -> str:
     return text
 
 
-def _play(lab: Lab, script: tuple, faults: list[Fault], ranks: int | None) -> int:
+def _play(lab: Lab, script: tuple, faults: list[AnyFault], ranks: int | None) -> int:
     stops = script[0] == stop_assertions.SCRIPT
     run = (stop_assertions if stops else lab).launch(
         *((lab,) if stops else ()), *script, faults=tuple(faults), ranks=ranks

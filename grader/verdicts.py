@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 PASS, FAIL, BLOCKED, INCONCLUSIVE = "pass", "fail", "blocked", "inconclusive"
 # causes that a task's other checks would only meet as well, after waiting for them
@@ -33,7 +34,7 @@ class Finding(AssertionError):
         about: str = "",
         means: str = "",
         think: str = "",
-        **data,
+        **data: Any,
     ):
         super().__init__(code)
         self.code, self.about = code, about
@@ -71,7 +72,7 @@ class Inconclusive(Finding):
         fault: str | None = None,
         *,
         blocks: bool = True,
-        **more,
+        **more: Any,
     ):
         super().__init__(code, rows, fault, **more)
         self.blocks = blocks
@@ -109,7 +110,7 @@ class TaskResult:
     max_score: int
     seconds: float  # from its first check's begin to its last one's end; tasks run at the same time
     message: str = ""
-    evidence: dict = field(default_factory=dict)
+    evidence: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass

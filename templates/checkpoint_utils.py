@@ -50,9 +50,14 @@ import signal
 import sys
 import time
 import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
+from functools import partial
+from io import FileIO
 from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -60,7 +65,7 @@ import torch.distributed as dist
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 try:
     import numpy
 except ImportError:
@@ -68,6 +73,18 @@ except ImportError:
 
 DONE, PREEMPTED, FAILED = "done", "preempted", "failed"
 EXIT_STATUS = {DONE: 0, PREEMPTED: 75, FAILED: 1}  # 75: EX_TEMPFAIL of sysexits.h, "try again"
+
+
+AnyPath = str | os.PathLike[str]
+Batch = TypeVar("Batch")
+
+
+class Stateful(Protocol):
+    """A model, an optimizer, a scheduler, a sampler: what has a state, and takes it back."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any], /) -> object: ...
 
 
 class CheckpointError(Exception):
@@ -107,10 +124,11 @@ class _Digest:
     files, and torch.load skips.)
     """
 
-    def __init__(self):
-        self.pieces, self.whole = collections.deque(), hashlib.sha256()
+    def __init__(self) -> None:
+        self.pieces: collections.deque[tuple[int, Future[int]]] = collections.deque()
+        self.whole = hashlib.sha256()
 
-    def update(self, piece, owner=None) -> None:
+    def update(self, piece: bytes | memoryview, owner: object = None) -> None:
         """`owner` is kept alive until `piece`, its memory, is read."""
         if len(self.pieces) == 6:  # bounds the memory of pieces that nobody else holds
             self._take()
@@ -126,7 +144,7 @@ class _Digest:
         return self.whole.digest()
 
 
-def write_file(path, state) -> str:
+def write_file(path: AnyPath, state: Any) -> str:
     """Write `state` (nested dicts, lists and tuples of tensors and plain values) to a new file,
     durably.
 
@@ -143,7 +161,8 @@ def write_file(path, state) -> str:
         _write_all(f, head)
         digest.update(head)
         # the disk begins with the first bytes, not when fsync is called with the last
-        syncing, unsynced = [], 0
+        syncing: list[Future[None]] = []
+        unsynced = 0
         for t in tensors:
             flat = (
                 t.reshape(-1).view(torch.uint8) if t.numel() else t.new_empty(0, dtype=torch.uint8)
@@ -164,16 +183,17 @@ def write_file(path, state) -> str:
     return digest.digest().hex()
 
 
-def read_file(path):
+def read_file(path: AnyPath) -> Any:
     """What `write_file` wrote, tensors on the CPU. CheckpointError if a single bit of the file is
     wrong.
     """
     return _read(path)[0]
 
 
-def _read(path, keep: bool = True):
+def _read(path: AnyPath, keep: bool = True) -> tuple[Any, str]:
     """(state, digest); with keep=False the file is verified and nothing of it stays in memory."""
-    digest, tensors = _Digest(), []
+    digest = _Digest()
+    tensors: list[torch.Tensor] = []
     try:
         with open(path, "rb") as f:
             head = f.read(48)
@@ -182,8 +202,8 @@ def _read(path, keep: bool = True):
             if head[:8] != MAGIC or hashlib.sha256(header).digest() != head[16:]:
                 raise CheckpointError(f"{path} is damaged: its header")
             digest.update(head + header)
-            header = json.loads(header)
-            for dtype, shape in header["tensors"]:
+            about = json.loads(header)
+            for dtype, shape in about["tensors"]:
                 t = torch.empty(
                     shape, dtype=getattr(torch, dtype), device="cpu" if keep else "meta"
                 )
@@ -192,7 +212,7 @@ def _read(path, keep: bool = True):
                 for start in range(0, size, CHUNK):
                     piece = (
                         view[start : start + CHUNK]
-                        if keep
+                        if view is not None
                         else memoryview(bytearray(min(CHUNK, size - start)))
                     )
                     if f.readinto(piece) != len(piece):
@@ -202,7 +222,7 @@ def _read(path, keep: bool = True):
                 raise CheckpointError(f"{path} is damaged: its digest is another")
     except OSError as e:
         raise CheckpointError(f"{path} can't be read: {e}") from e
-    return _decode(header["tree"], tensors) if keep else None, digest.digest().hex()
+    return _decode(about["tree"], tensors) if keep else None, digest.digest().hex()
 
 
 def _memory(t: torch.Tensor) -> memoryview:
@@ -211,7 +231,7 @@ def _memory(t: torch.Tensor) -> memoryview:
     return memoryview((ctypes.c_char * size).from_address(t.data_ptr() if size else 1)).cast("B")
 
 
-def _write_all(f, data) -> None:
+def _write_all(f: FileIO, data: bytes | memoryview) -> None:
     view = memoryview(data)
     while view:
         view = view[f.write(view) :]  # the disk may take less than it is given
@@ -224,7 +244,7 @@ def _fsync(fd: int) -> None:
         os.fsync(fd)
 
 
-def _fsync_path(path) -> None:
+def _fsync_path(path: AnyPath) -> None:
     fd = os.open(path, os.O_RDONLY)
     try:
         _fsync(fd)
@@ -235,7 +255,7 @@ def _fsync_path(path) -> None:
         os.close(fd)
 
 
-def _identity(t: torch.Tensor):
+def _identity(t: torch.Tensor) -> object:
     """Equal for tensors that are one (tied weights)."""
     return (
         (t.data_ptr(), t.is_conj(), t.is_neg(), t.dtype, t.shape, t.stride(), t.device)
@@ -244,7 +264,7 @@ def _identity(t: torch.Tensor):
     )
 
 
-def _encode(value, where: str, tensors: list, seen: dict):
+def _encode(value: Any, where: str, tensors: list[torch.Tensor], seen: dict[object, int]) -> Any:
     """`value` as JSON; tensors are appended to `tensors`, those that share their memory (tied
     weights) once.
     """
@@ -294,7 +314,7 @@ def _encode(value, where: str, tensors: list, seen: dict):
     )
 
 
-def _decode(node, tensors: list):
+def _decode(node: Any, tensors: list[torch.Tensor]) -> Any:
     if isinstance(node, list):
         return [_decode(n, tensors) for n in node]
     if not isinstance(node, dict):
@@ -305,11 +325,12 @@ def _decode(node, tensors: list):
     if kind in ("dict", "counter"):
         items = {_decode(k, tensors): _decode(v, tensors) for k, v in content}
         return collections.Counter(items) if kind == "counter" else items
-    return {
+    others: dict[str, Callable[[Any], Any]] = {
         "float": float.fromhex,
         "bytes": bytes.fromhex,
         "tuple": lambda c: tuple(_decode(c, tensors)),
-    }[kind](content)
+    }
+    return others[kind](content)
 
 
 # ---------------------------------------------------------------- a directory of checkpoints
@@ -323,7 +344,7 @@ class CheckpointDirectory:
     its own.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: AnyPath):
         self.path = Path(path).expanduser()
         self.trusted: set[str] = set()  # written or verified by this process
 
@@ -353,7 +374,7 @@ class CheckpointDirectory:
             if re.fullmatch(r"tmp-(gone-)?(step|best)-\d+-\d+", name):
                 shutil.rmtree(self.path / name, ignore_errors=True)
 
-    def commit(self, tmp: Path, digests: dict[str, str], **more) -> str:
+    def commit(self, tmp: Path, digests: dict[str, str], **more: Any) -> str:
         """Make what was written into `tmp` a checkpoint: the names first, then the one rename, then
         its name.
         """
@@ -383,16 +404,17 @@ class CheckpointDirectory:
                     flush=True,
                 )
 
-    def manifest(self, name: str) -> dict:
+    def manifest(self, name: str) -> dict[str, Any]:
         try:
             body, own, *_ = (self.path / name / "manifest.json").read_bytes().split(b"\n")
             if hashlib.sha256(body).hexdigest().encode() != own:
                 raise ValueError("its digest is another")
-            return json.loads(body)
+            found: dict[str, Any] = json.loads(body)
+            return found
         except (OSError, ValueError) as e:
             raise CheckpointError(f"{name} is damaged: manifest.json: {e}") from e
 
-    def read(self, name: str, file: str):
+    def read(self, name: str, file: str) -> Any:
         """One file of a checkpoint, verified; None if the checkpoint never had it."""
         wanted = self.manifest(name)["files"].get(file)
         if wanted is None:
@@ -413,7 +435,8 @@ class CheckpointDirectory:
 
     def prune(self, keep: int, kind: str = "step", trust: bool = True) -> None:
         """Keep the newest `keep` intact ones; if none is intact, keep all. Safe to be killed in."""
-        names, intact = self.names(kind), []
+        names = self.names(kind)
+        intact: list[str] = []
         for name in names:
             if len(intact) < keep and self._intact(name, trust):
                 intact.append(name)
@@ -436,7 +459,7 @@ class CheckpointDirectory:
         return True
 
 
-def digest_of(path) -> str:
+def digest_of(path: AnyPath) -> str:
     """Digest of a file that isn't ours (a shard of torch.distributed.checkpoint)."""
     digest = _Digest()
     try:
@@ -468,7 +491,7 @@ class _Ranks:
             dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout)) if self.on else None
         )
 
-    def _meet(self, what: str, collective) -> None:
+    def _meet(self, what: str, collective: Callable[[], object]) -> None:
         try:
             collective()
         except RuntimeError as e:  # a rank that is gone, or one that never came
@@ -480,11 +503,12 @@ class _Ranks:
                 f"{told} step, end_epoch, should_stop, save and resume, at the same points ({e})"
             ) from e
 
-    def together(self, what: str, work) -> list:
+    def together(self, what: str, work: Callable[[], object]) -> list[Any]:
         """Run `work` on every rank and return everybody's result; an error on one rank is raised on
         all.
         """
-        mine, error = (None, None), None
+        mine: tuple[str | None, object] = (None, None)
+        error: BaseException | None = None
         try:
             mine = (None, work())
         except BaseException as e:  # not only Exception: torch's own CheckpointException isn't one
@@ -511,7 +535,8 @@ class _Ranks:
             "step, end_epoch or should_stop",
             lambda: dist.all_reduce(t, dist.ReduceOp.MAX, group=self.group),
         )
-        return t.tolist()
+        highest: list[float] = t.tolist()
+        return highest
 
 
 # ---------------------------------------------------------------- signals
@@ -525,20 +550,21 @@ class StopSignal:
     steps.
     """
 
-    def __init__(self, signals=(signal.SIGTERM, signal.SIGUSR1)):
-        self.signals, self.received = signals, None
+    def __init__(self, signals: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGUSR1)):
+        self.signals = signals
+        self.received: str | None = None
 
     def __enter__(self) -> StopSignal:
         self.before = {s: signal.signal(s, self._note) for s in self.signals}
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         for s, handler in self.before.items():
             # one that wasn't installed from Python can't be put back from there
             if handler is not None:
                 signal.signal(s, handler)
 
-    def _note(self, number, frame) -> None:
+    def _note(self, number: int, frame: object) -> None:
         self.received = self.received or signal.Signals(number).name
 
 
@@ -584,7 +610,7 @@ class ResumableSampler:
     def __len__(self) -> int:
         return self.size // (self.batch_size * self.world)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[list[int]]:
         order = list(range(self.size))
         if self.shuffle:
             random.Random(f"{self.seed} {self.epoch}").shuffle(order)
@@ -593,7 +619,7 @@ class ResumableSampler:
             mine = start + self.rank * self.batch_size
             yield order[mine : mine + self.batch_size]
 
-    def follow(self, loader):
+    def follow(self, loader: Iterable[Batch]) -> Iterator[Batch]:
         """The loader's batches. They count as done when the loop has them, not when a worker
         fetches them.
 
@@ -611,11 +637,11 @@ class ResumableSampler:
     def next_epoch(self) -> None:
         self.epoch, self.samples, self.resumed = self.epoch + 1, 0, False
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, Any]:
         order = {"size": self.size, "shuffle": self.shuffle, "seed": self.seed}
         return {"epoch": self.epoch, "samples": self.samples, **order}
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         for name in ("size", "shuffle", "seed"):
             if state[name] != getattr(self, name):
                 raise ValueError(
@@ -628,8 +654,9 @@ class ResumableSampler:
 # ---------------------------------------------------------------- state
 
 
-def rng_state() -> dict:
+def rng_state() -> dict[str, Any]:
     """Every generator of this process: Python's, NumPy's, torch's and one for each CUDA device."""
+    state: dict[str, Any]
     state = {"python": random.getstate(), "torch": torch.get_rng_state(), "cuda": []}
     if torch.cuda.is_available():
         state |= {"cuda": torch.cuda.get_rng_state_all(), "device": torch.cuda.current_device()}
@@ -639,7 +666,7 @@ def rng_state() -> dict:
     return state
 
 
-def set_rng_state(state: dict) -> None:
+def set_rng_state(state: dict[str, Any]) -> None:
     """What this machine has a counterpart for is put back: it may have fewer GPUs, or no NumPy."""
     random.setstate(state["python"])
     torch.set_rng_state(state["torch"])
@@ -655,7 +682,7 @@ def set_rng_state(state: dict) -> None:
         numpy.random.set_state((name, keys.numpy().astype("uint32"), *rest))
 
 
-def bare(model):
+def bare(model: Any) -> Any:
     """The module inside of DistributedDataParallel, DataParallel and torch.compile."""
     while isinstance(
         model, (torch.nn.parallel.DistributedDataParallel, torch.nn.DataParallel)
@@ -664,7 +691,7 @@ def bare(model):
     return model
 
 
-def _quoted(names) -> str:
+def _quoted(names: Iterable[str]) -> str:
     return ", ".join(f"'{name}'" for name in sorted(names)) or "nothing"
 
 
@@ -672,20 +699,22 @@ def _plain_key(key: str) -> str:
     return key.replace("_orig_mod.", "")  # of a compiled part of the model
 
 
-def _versions(part) -> dict:
+def _versions(part: torch.nn.Module) -> dict[str, dict[str, Any]]:
     """Of its modules: load_state_dict translates what an older one has saved."""
     return {
         _plain_key(name): dict(about) for name, about in bare(part).state_dict()._metadata.items()
     }
 
 
-def _state_of(part):
+def _state_of(part: Stateful | None) -> Any:
     if isinstance(part, torch.nn.Module):
         return {_plain_key(k): v for k, v in bare(part).state_dict().items()}
     return None if part is None else part.state_dict()
 
 
-def _load_into(part, state, name: str, versions: dict | None = None) -> None:
+def _load_into(
+    part: Any, state: Any, name: str, versions: dict[str, dict[str, Any]] | None = None
+) -> None:
     """Strictly. Mismatch names what doesn't fit."""
     if (part is None) != (state is None):
         held = ("checkpoint", "job") if part is None else ("job", "checkpoint")
@@ -717,7 +746,7 @@ def _load_into(part, state, name: str, versions: dict | None = None) -> None:
         raise Mismatch(f"'{name}' doesn't fit the checkpoint: {type(e).__name__}: {e}") from e
 
 
-def _map(value, change):
+def _map(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
     """`value` with every tensor changed, in containers of its own."""
     if isinstance(value, torch.Tensor):
         return change(value)
@@ -738,13 +767,15 @@ class _Staging:
     written.
     """
 
-    def __init__(self):
-        self.buffers: list[torch.Tensor] = []
+    def __init__(self) -> None:
+        self.buffers: list[torch.Tensor | None] = []
 
-    def copy(self, tree):
-        number, done, devices = iter(range(1 << 30)), {}, set()
+    def copy(self, tree: Any) -> Any:
+        number = iter(range(1 << 30))
+        done: dict[object, torch.Tensor] = {}
+        devices: set[torch.device] = set()
 
-        def change(t):
+        def change(t: torch.Tensor) -> torch.Tensor:
             if hasattr(t, "to_local"):  # a DTensor: its shard
                 from torch.distributed.tensor import DTensor
 
@@ -793,26 +824,24 @@ class CheckpointManager:
 
     def __init__(
         self,
-        directory,
-        state,
+        directory: AnyPath,
+        state: Mapping[str, Stateful | None],
         *,
-        per_rank=None,
-        every_steps=None,
-        every_epochs=None,
-        every_minutes=None,
-        keep=3,
-        asynchronous=False,
-        gradients=False,
-        end_time=None,
-        margin=30.0,
-        timeout=3600.0,
-        max_stuck=3,
+        per_rank: Mapping[str, Stateful | None] | None = None,
+        every_steps: int | None = None,
+        every_epochs: int | None = None,
+        every_minutes: float | None = None,
+        keep: int = 3,
+        asynchronous: bool = False,
+        gradients: bool = False,
+        end_time: float | None = None,
+        margin: float = 30.0,
+        timeout: float = 3600.0,
+        max_stuck: int = 3,
     ):
-        self.directory, self.state, self.per_rank = (
-            CheckpointDirectory(directory),
-            dict(state),
-            dict(per_rank or {}),
-        )
+        self.directory = CheckpointDirectory(directory)
+        self.state: dict[str, Any] = dict(state)
+        self.per_rank: dict[str, Any] = dict(per_rank or {})
         self._check_arguments(keep, every_steps, every_epochs, every_minutes, gradients)
         self.every_steps, self.every_epochs, self.every_minutes = (
             every_steps,
@@ -840,23 +869,34 @@ class CheckpointManager:
                 ):
                     raise TypeError(f"'{name}' is sharded: only 'model' and its 'optimizer' can be")
         self.epoch = self.steps = 0
-        self.best, self.outcome, self.stopping = math.inf, None, False
+        self.best, self.stopping = math.inf, False
+        self.outcome: str | None = None
         self.signal, self.staging, self.writer = (
             StopSignal(),
             _Staging(),
             ThreadPoolExecutor(1, "checkpoint"),
         )
-        self.saving: Future | None = None
+        self.saving: Future[None] | None = None
         self.device: int | None = None  # the CUDA device in use when a save began
         self.cost = self.status().get("cost", 0.0)  # s for a save; known from the last life
-        self.longest, self.checked_at = 0.0, None  # s between two looks at signals and the clock
-        self.saved, self.saved_at = None, time.monotonic()
+        self.longest = 0.0  # s between two looks at signals and the clock
+        self.checked_at: float | None = None
+        self.saved: tuple[int, int] | None = None
+        self.saved_at = time.monotonic()
         self.last = self.status()  # the life before this one
         # resume() or start_over() was called; something was trained
         self.resumed = self.moved = False
-        self.lock, self.about = None, None
+        self.lock: int | None = None
+        self.about: dict[str, Any] | None = None
 
-    def _check_arguments(self, keep, every_steps, every_epochs, every_minutes, gradients) -> None:
+    def _check_arguments(
+        self,
+        keep: int,
+        every_steps: int | None,
+        every_epochs: int | None,
+        every_minutes: float | None,
+        gradients: bool,
+    ) -> None:
         """What would show hours later, at the first save or the first resume."""
         if self.directory.path.exists() and not self.directory.path.is_dir():
             raise CheckpointError(f"{self.directory.path} is a file: checkpoints need a directory")
@@ -899,7 +939,12 @@ class CheckpointManager:
         self.signal.__enter__()
         return self
 
-    def __exit__(self, kind, error, trace) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.outcome = FAILED
         atexit.register(_end_workers)
         try:
@@ -936,7 +981,7 @@ class CheckpointManager:
         """
         self._moves()
         self.steps += 1
-        return self._check(bool(self.every_steps) and self.steps % self.every_steps == 0)
+        return self._check(self.every_steps is not None and self.steps % self.every_steps == 0)
 
     def end_epoch(self, metric: float | None = None) -> bool:
         """Call it after an epoch and its evaluation. `metric` (rank 0's counts): lower is better,
@@ -949,12 +994,12 @@ class CheckpointManager:
         for part in self.state.values():
             if hasattr(part, "next_epoch"):
                 part.next_epoch()
-        better = self.rank == 0 and metric is not None and metric < self.best
-        better, best = self.front.highest(better, metric if better else -math.inf)
+        mine = metric if self.rank == 0 and metric is not None and metric < self.best else None
+        better, best = self.front.highest(mine is not None, -math.inf if mine is None else mine)
         if better:  # first: the other checkpoint says that the best is saved
             self.best = best
             self.save("best")
-        return self._check(bool(self.every_epochs) and self.epoch % self.every_epochs == 0)
+        return self._check(self.every_epochs is not None and self.epoch % self.every_epochs == 0)
 
     def should_stop(self) -> bool:
         """For evaluation, warm-up and other long stretches between steps; on every rank at the same
@@ -968,18 +1013,19 @@ class CheckpointManager:
         # the next check comes later
         left = self.end_time - time.time() - self.margin - 2 * self.cost - self.longest
         late = (
-            bool(self.every_minutes) and time.monotonic() - self.saved_at > 60 * self.every_minutes
+            self.every_minutes is not None
+            and time.monotonic() - self.saved_at > 60 * self.every_minutes
         )
         failed = (
             self.saving is not None and self.saving.done() and self.saving.exception() is not None
         )
-        stop, late, failed = self.front.highest(
+        stop, any_late, any_failed = self.front.highest(
             bool(self.signal.received) or left < 0, late, failed
         )
-        if failed:
+        if any_failed:
             self.flush()
         self.stopping = self.stopping or bool(stop)
-        if save and (due or late or self.stopping):
+        if save and (due or any_late or self.stopping):
             self.save()
         return self.stopping
 
@@ -1048,10 +1094,11 @@ class CheckpointManager:
         if saving is not None:
             saving.result()
 
-    def _position(self) -> tuple:
+    def _position(self) -> tuple[int, int]:
         return self.steps, self.epoch
 
-    def _capture(self) -> dict:
+    def _capture(self) -> dict[str, Any]:
+        progress: dict[str, Any]
         progress = {"epoch": self.epoch, "steps": self.steps, "best": self.best}
         progress |= {"world_size": self.front.world, "gradients": self.gradients}
         if self.about is None:  # what doesn't change from save to save
@@ -1065,6 +1112,7 @@ class CheckpointManager:
             )
             kinds = {n: type(p).__name__ for n, p in others.items() if p is not None}
             self.about = {"kinds": kinds, "versions": {n: _versions(p) for n, p in modules.items()}}
+        tree: dict[str, Any]
         tree = {"shared": {"progress": progress, "about": self.about}, "own": {"rng": rng_state()}}
         # a running mean may differ from rank to rank
         if self.front.world > 1 and self.state.get("model") is not None:
@@ -1104,7 +1152,7 @@ class CheckpointManager:
                 self.state["optimizer"].state.clear()
         return tree
 
-    def _write(self, kind: str, step: int, tree: dict) -> None:
+    def _write(self, kind: str, step: int, tree: dict[str, Any]) -> None:
         began, ranks, first = time.monotonic(), self.back, self.rank == 0
         if self.device is not None:
             torch.cuda.set_device(self.device)  # each thread has a current device of its own
@@ -1132,7 +1180,7 @@ class CheckpointManager:
             self.directory.prune(self.keep if kind == "step" else 1, kind)
         self.cost = max(self.cost * 0.9, time.monotonic() - began)
 
-    def _commit(self, tmp: Path, digests: dict, step: int, kind: str) -> None:
+    def _commit(self, tmp: Path, digests: dict[str, str], step: int, kind: str) -> None:
         self.directory.commit(tmp, digests, step=step, world_size=self.back.world)
         self.directory.set_aside(kind, step)
 
@@ -1156,20 +1204,16 @@ class CheckpointManager:
             0
         ]
         for name in names:
-            box = {}
+            box: dict[str, Any] = {}
             try:
-                self.front.together(
-                    f"loading {name}", lambda name=name, box=box: box.update(self._load(name))
-                )
+                self.front.together(f"loading {name}", partial(self._load, name, box))
             except Mismatch:
                 raise
             except CheckpointError as e:
                 if self.rank == 0:
                     print(f"checkpoint {name} is passed over: {e}", file=sys.stderr, flush=True)
                 continue
-            self.front.together(
-                f"resuming from {name}", lambda name=name, box=box: self._apply(name, **box)
-            )
+            self.front.together(f"resuming from {name}", partial(self._apply, name, **box))
             if self.rank == 0:
                 print(f"resumed from {self.directory.path / name}", file=sys.stderr, flush=True)
             break
@@ -1208,15 +1252,15 @@ class CheckpointManager:
             self.directory.names("best") if kind == "step" else []
         )
 
-    def _load(self, name: str) -> dict:
-        """This rank's parts, verified; nothing of the job is touched yet."""
+    def _load(self, name: str, box: dict[str, Any]) -> None:
+        """This rank's parts into `box`, verified; nothing of the job is touched yet."""
         shared = self.directory.read(name, "shared.ckpt")
         own = self.directory.read(name, f"rank-{self.rank}.ckpt")
         if self.sharded:
             self.directory.verify(name, slice(self.rank, None, self.front.world))
-        return {"shared": shared, "own": own}
+        box.update(shared=shared, own=own)
 
-    def _apply(self, name: str, shared: dict, own: dict | None) -> None:
+    def _apply(self, name: str, shared: dict[str, Any], own: dict[str, Any] | None) -> None:
         self._compare(name, shared, own)  # first: nothing of the job is touched yet
         if self.sharded:
             _read_shards(
@@ -1259,7 +1303,7 @@ class CheckpointManager:
                 (p.grad.to_local() if hasattr(p, "to_local") else p.grad).copy_(grad)
         set_rng_state(own["rng"])  # last: whatever drew from a generator until now is undone
 
-    def _compare(self, name: str, shared: dict, own: dict | None) -> None:
+    def _compare(self, name: str, shared: dict[str, Any], own: dict[str, Any] | None) -> None:
         """Mismatch if the job isn't made of what the checkpoint holds."""
         where = self.directory.path / name
         apart = {"model", "optimizer"} if self.sharded else set()
@@ -1289,7 +1333,7 @@ class CheckpointManager:
 
     # --- what is told to the outside
 
-    def status(self) -> dict:
+    def status(self) -> dict[str, Any]:
         """The last life's {"outcome", "steps", "started_at", "stuck"}; {} if there was none."""
         try:
             found = json.loads((self.directory.path / "status.json").read_text())
@@ -1297,7 +1341,7 @@ class CheckpointManager:
             return {}
         return found if isinstance(found, dict) else {}
 
-    def _note(self, **more) -> None:
+    def _note(self, **more: object) -> None:
         if self.rank == 0 and self._lock():
             self.directory.path.mkdir(parents=True, exist_ok=True)
             tmp = self.directory.path / "status.json.tmp"
@@ -1332,7 +1376,7 @@ class CheckpointManager:
 # ---------------------------------------------------- FSDP2: every rank writes and reads its shards
 
 
-def _write_shards(path: Path, tree: dict, ranks: _Ranks) -> None:
+def _write_shards(path: Path, tree: dict[str, Any], ranks: _Ranks) -> None:
     from torch.distributed.checkpoint import FileSystemWriter, save
 
     save(tree, storage_writer=FileSystemWriter(path), process_group=ranks.group)
@@ -1353,7 +1397,9 @@ def _seal_shards(path: Path, rank: int) -> dict[str, str]:
     return {f"shards/{f.name}": digest_of(f) for f in files}
 
 
-def _read_shards(path: Path, model, optimizer, ranks: _Ranks) -> None:
+def _read_shards(
+    path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, ranks: _Ranks
+) -> None:
     from torch.distributed.checkpoint import FileSystemReader, load
     from torch.distributed.checkpoint._nested_dict import flatten_state_dict
     from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
@@ -1361,6 +1407,7 @@ def _read_shards(path: Path, model, optimizer, ranks: _Ranks) -> None:
     for p in model.parameters():
         # or get_state_dict would make no place for the moments, and load would leave them out
         p.grad = None
+    tree: dict[str, Any]
     tree = dict(zip(("model", "optimizer"), get_state_dict(model, optimizer), strict=False))
     if lost := set(FileSystemReader(path).read_metadata().state_dict_metadata) - set(
         flatten_state_dict(tree)[0]

@@ -58,7 +58,7 @@ p.add_argument("--trace", help="append step and exact loss of every step to this
 CONTEXT, VOCABULARY = 32, 64
 
 
-class Sequences(Dataset):
+class Sequences(Dataset[torch.Tensor]):
     """Made-up text. What is random depends on seed, epoch and index alone: not on workers, nor on
     when they start.
     """
@@ -102,7 +102,7 @@ class Model(nn.Module):
         return F.cross_entropy(self.head(x).flatten(0, 1), tokens[:, 1:].flatten())
 
 
-def distribute(model: nn.Module, args, device: torch.device) -> nn.Module:
+def distribute(model: Model, args: argparse.Namespace, device: torch.device) -> nn.Module:
     if args.fsdp:
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
@@ -110,7 +110,8 @@ def distribute(model: nn.Module, args, device: torch.device) -> nn.Module:
         mesh = init_device_mesh(device.type, (dist.get_world_size(),))
         for block in model.blocks:
             fully_shard(block, mesh=mesh)
-        return fully_shard(model, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+        return model
     if dist.is_initialized():
         return nn.parallel.DistributedDataParallel(
             model, device_ids=[device.index] if device.type == "cuda" else None
@@ -145,13 +146,13 @@ def warm_up(model: nn.Module, device: torch.device) -> None:
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, data: Dataset, ckpt: CheckpointManager, device: torch.device
+    model: nn.Module, data: Sequences, ckpt: CheckpointManager, device: torch.device
 ) -> float | None:
     """Mean loss; None if the job was told to stop meanwhile. The same data on every rank, so the
     same result.
     """
     model.eval()
-    losses = []
+    losses: list[float] = []
     for start in range(0, len(data), 64):
         if ckpt.should_stop():
             break
@@ -221,7 +222,7 @@ def main() -> None:
     sys.exit(status)
 
 
-def run(args, device) -> int:
+def run(args: argparse.Namespace, device: torch.device) -> int:
     """The whole job; its exit status."""
     rank = dist.get_rank() if dist.is_initialized() else 0
     torch.manual_seed(args.seed)  # the same weights on every rank

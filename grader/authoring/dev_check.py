@@ -14,7 +14,7 @@ from pathlib import Path
 from grader import mutants
 from grader.authoring import boundary, samples, titles
 from grader.course import catalog, derive, submissions
-from grader.course.catalog import ROOT, Exercise, tomllib
+from grader.course.catalog import ROOT, Exercise, read_toml
 from grader.course.submissions import Submission
 from grader.errors import UsageError
 from grader.mutants.shown import SHOWN
@@ -53,7 +53,7 @@ def problems(root: Path = ROOT) -> list[str]:
 
 def _incomplete(root: Path) -> Iterator[str]:
     for path in sorted(root.glob("ex[0-9][0-9]-*/exercise.toml")):
-        for number, task in enumerate(tomllib.loads(path.read_text())["tasks"], 1):
+        for number, task in enumerate(read_toml(path)["tasks"], 1):
             for field in FIELDS:
                 if field not in task:
                     yield f"{path.relative_to(root)}: task {number} has no {field}; add the field"

@@ -134,9 +134,10 @@ def _tasks(exercises: list[Exercise]) -> dict[tuple[str, str], Task]:
 
 
 def _heading(task: Task) -> str:
-    out = Console(file=io.StringIO(), width=terminal.MAX_WIDTH, color_system=None)
+    text = io.StringIO()
+    out = Console(file=text, width=terminal.MAX_WIDTH, color_system=None)
     terminal.show_task(out, TaskResult(task.id, task.title, FAIL, 0, task.points, 0.0))
-    return out.file.getvalue().rstrip("\n")
+    return text.getvalue().rstrip("\n")
 
 
 def _as_shown(line: str) -> list[str]:

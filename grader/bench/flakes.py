@@ -8,8 +8,10 @@ import json
 import multiprocessing
 import time
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from grader import engine, mutants
@@ -53,9 +55,11 @@ def run(
     so they can be run a few at a time and a run that was stopped goes on.
     """
     quiet = {"none": rounds, "all": 0, "half": rounds // 2}[load]
-    subjects = [("solution", None, lambda: submissions.submission(exercise, None, solution=True))]
+    subjects: list[tuple[str, list[int] | None, Callable[[], submissions.Submission]]] = [
+        ("solution", None, lambda: submissions.submission(exercise, None, solution=True))
+    ]
     subjects += [
-        (m.name, [exercise.task(m.task).number], lambda m=m: mutants.submission(exercise, m))
+        (m.name, [exercise.task(m.task).number], partial(mutants.submission, exercise, m))
         for m in mutants.load(exercise)
     ]
     known = _remembered(record)

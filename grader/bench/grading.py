@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -38,7 +39,8 @@ def launch_times(rounds: int) -> None:
         WORKLOAD / "ex01/train_epochs.py",
         ["--bare", "--checkpoint", "-", "--directory", "DIR"],
     )
-    server, times = ForkServer(), {"fork server": [], "python train.py": []}
+    server = ForkServer()
+    times: dict[str, list[float]] = {"fork server": [], "python train.py": []}
     with tempfile.TemporaryDirectory() as top:
         try:
             for n in range(rounds + 1):
@@ -70,7 +72,7 @@ def _plain_python(folder: Path, script: Path, argv: list[str]) -> None:
     surroundings.
     """
     (folder / "t").mkdir(parents=True)
-    job = {
+    job: dict[str, Any] = {
         "script": str(script),
         "argv": argv,
         "cwd": str(folder / "t"),
@@ -100,7 +102,9 @@ def grade_times(exercise: catalog.Exercise, plain: bool) -> None:
         "points",
     )
     cores, work = engine.default_jobs(), submissions.submission(exercise, None, solution=True)
-    rows = [("fork server", ForkServer, jobs) for jobs in sorted({1, 2, cores, 2 * cores})]
+    rows: list[tuple[str, type[ForkServer] | type[Plain], int]] = [
+        ("fork server", ForkServer, jobs) for jobs in sorted({1, 2, cores, 2 * cores})
+    ]
     rows += [("plain processes", Plain, cores)] if plain else []
     base = None
     for name, make, jobs in rows:

@@ -29,7 +29,8 @@ def _available() -> list[Sandbox]:
 
 def life_cost(rounds: int) -> None:
     """The same bare life in each sandbox, in turn: the differences are the sandbox's."""
-    kinds, times = _available(), {}
+    kinds = _available()
+    times: dict[str, list[float]] = {}
     launcher = launchers.choose(kind=kinds[-1].kind)
     script = WORKLOAD / "import_check.py"
     with tempfile.TemporaryDirectory(dir="/tmp") as top:
@@ -74,10 +75,8 @@ def grading_cost(rounds: int) -> None:
         "ratio",
     )
     for exercise in catalog.exercises().values():
-        work, times = (
-            submissions.submission(exercise, None, solution=True),
-            {one.kind: [] for one in kinds},
-        )
+        work = submissions.submission(exercise, None, solution=True)
+        times: dict[str, list[float]] = {one.kind: [] for one in kinds}
         for _ in range(rounds):
             for one in kinds:
                 launcher, began = launchers.choose(kind=one.kind), time.monotonic()

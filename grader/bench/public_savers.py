@@ -402,7 +402,8 @@ def rows(results: dict[str, dict]) -> list[str]:
 
 def written(results: dict[str, dict], today: str) -> str:
     """By what, when, and of which versions the table was made."""
-    versions = dict.fromkeys(v for n in results for v in _versions(SAVERS[n]).split(", "))
+    installed = [v for n in results if (v := _versions(SAVERS[n]))]
+    versions = dict.fromkeys(v for text in installed for v in text.split(", "))
     return (
         f"Written by `python -m grader.bench.public_savers --write` on {today}: "
         f"{'; '.join(versions)}. States kept / states tried;"

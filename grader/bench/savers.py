@@ -74,7 +74,8 @@ class Saver:
     stall: list[float] = field(default_factory=list)
     durable: list[float] = field(default_factory=list)
     loading: list[float] = field(default_factory=list)
-    memory: int = 0  # bytes beyond what the process held before the first save
+    # bytes beyond what the process held before the first save; None: not measured
+    memory: int | None = 0
 
 
 def _sync(path) -> None:
@@ -145,7 +146,7 @@ def template(model, optimizer, asynchronous: bool) -> Saver:
         return ckpt.flush
 
     def load(path):
-        ckpt._load(ckpt.directory.names()[0])
+        ckpt._load(ckpt.directory.names()[0], {})
 
     return Saver(ASYNC if asynchronous else SYNC, save, load)
 

@@ -95,7 +95,7 @@ def _overhead(folder: Path, rounds: int) -> dict[str, float]:
             asynchronous=asynchronous,
         )
         kinds[name] = ckpt.step
-    times = {name: [] for name in ("none", *kinds)}
+    times: dict[str, list[float]] = {name: [] for name in ("none", *kinds)}
     for n in range(2 * rounds + 1):
         for name in times:
             seconds = steps(kinds.get(name, lambda: None))

@@ -12,6 +12,7 @@ import pytest
 
 from grader import engine
 from grader.course import catalog, submissions
+from grader.errors import UsageError
 from grader.harness import launcher as launchers
 from grader.harness.lab import course_paths
 from grader.report.logs import escaped
@@ -45,7 +46,7 @@ def _grading(config, exercise_id: str) -> engine.Grading:
             work = submissions.submission(
                 exercise, config.getoption("--submission"), config.getoption("--solution")
             )
-        except catalog.UsageError as e:
+        except UsageError as e:
             raise pytest.UsageError(str(e)) from e
         if _launcher is None:
             _launcher = launchers.choose(config.getoption("--launcher"))

@@ -7,10 +7,10 @@ from __future__ import annotations
 import signal
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from grader.checks.run_assertions import crashed, finished, starved
 from grader.harness.lab import Lab
-from grader.harness.run import Run
 from grader.verdicts import Finding, Inconclusive
 
 SECONDS = 20  # for one question (workload/isolate.py)
@@ -26,7 +26,7 @@ class Answer:
     status: int | None = None  # its exit status, or -signal; None: it was never asked
     late: bool = False  # it was still running when its time was up
     waited: float = 0.0  # s of that without a processor
-    run: Run | None = None
+    run: Any = None  # the Run that it was asked in
 
     def given(self, think: str, when: tuple[str, str] | None = None) -> dict:
         """The reported values. Raises the Finding of a process that crashed, died or was late.
@@ -77,7 +77,7 @@ class Answer:
     def _how(self) -> str:
         if self.late:
             return f"the process that was asked was still running after {SECONDS} s"
-        if self.status < 0:
+        if self.status is not None and self.status < 0:
             name = signal.Signals(-self.status).name
             return f"{name} killed the process that was asked"
         return f"the process that was asked left with exit status {self.status}"

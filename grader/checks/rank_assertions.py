@@ -149,7 +149,7 @@ def deadlock(lives: list[Life], when: list, fault: str | None = None) -> Finding
     """Ranks waited for each other, in different places."""
     group = Group(lives, None)
     stand = [_last_collective(life) for life in lives]
-    if all(s and s["open"] for s in stand) and len({_identity(s) for s in stand}) == 1:
+    if all(s and s["open"] for s in stand) and len({_identity(s) for s in stand if s}) == 1:
         return Inconclusive(
             "slow",
             [

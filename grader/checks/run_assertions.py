@@ -159,7 +159,7 @@ def _error_rows(crash: dict) -> list[tuple[str, str]]:
 
 def student_frames(crash: dict) -> list[tuple[str, str]]:
     """The frames of the student's own files: where, in which function, and the line."""
-    rows = []
+    rows: list[tuple[str, str]] = []
     for frame in crash["frames"]:
         if name := scratch.submitted(frame["file"]):
             where = f"{name}:{frame['line']}" + (
@@ -197,7 +197,7 @@ def over_limit(lab: Lab, run: Run, life: Life, when: list) -> Finding:
         "memory": f"needed more than {limits.memory >> 20} MiB of memory",
         "output": f"printed more than {limits.output >> 20} MiB",
         "disk": f"wrote more than {limits.disk >> 20} MiB to disk, or thousands of files",
-    }[life.ended]
+    }[life.ended or ""]
     rows = [*when, ("ended", what)]
     if where := _stands_at(life):
         rows.append(("stood at", where))

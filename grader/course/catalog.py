@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from grader.errors import UsageError
 
@@ -14,6 +15,11 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    data: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    return data
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,7 @@ def find_task(name: str) -> tuple[Exercise, Task]:
 
 
 def _read(path: Path) -> Exercise:
-    data = tomllib.loads(path.read_text())
+    data = read_toml(path)
     tasks = tuple(
         Task(
             f"{data['id']}.{n}",

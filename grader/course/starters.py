@@ -66,7 +66,7 @@ def _handed_out(exercise: Exercise) -> dict[str, bytes]:
     """Without a solution to derive from: the starter as it first came into this repository."""
     where = f"{exercise.folder.name}/starter/{exercise.module}"
 
-    def git(*args) -> bytes:
+    def git(*args: str) -> bytes:
         return subprocess.run(
             ["git", "-C", str(ROOT), *args], capture_output=True, check=True
         ).stdout

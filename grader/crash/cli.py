@@ -10,6 +10,7 @@ import sys
 import tempfile
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -101,21 +102,21 @@ PATIENCE = 900  # s for everything
     help="Draw the smallest failing state.",
 )
 def crashtest(
-    save,
-    load,
-    state,
-    saves,
-    models,
-    strict_first,
-    errors,
-    flips,
-    seed,
-    jobs,
-    memory,
-    time_limit,
-    json_file,
-    picture,
-):
+    save: str,
+    load: str,
+    state: str | None,
+    saves: int,
+    models: tuple[str, ...],
+    strict_first: bool,
+    errors: bool,
+    flips: bool,
+    seed: int,
+    jobs: int,
+    memory: int,
+    time_limit: float,
+    json_file: str | None,
+    picture: str | None,
+) -> None:
     """Every state of the disk that a crash may leave of your saves, read by your load.
 
     Functions are named as package.module:function or file.py:function. Exit status: 0 every state
@@ -156,7 +157,7 @@ def crashtest(
     sys.exit(result["status"])
 
 
-def _work(here: Path) -> dict:
+def _work(here: Path) -> dict[str, Any]:
     """In a process and a session of its own; nothing of it is left."""
     env = os.environ | {
         "TMPDIR": str(here),
@@ -171,7 +172,7 @@ def _work(here: Path) -> dict:
         start_new_session=True,
     )
     try:
-        status = process.wait(PATIENCE)
+        status = f"{process.wait(PATIENCE)}"
     except subprocess.TimeoutExpired:
         status = "it took too long"
     finally:
@@ -179,12 +180,13 @@ def _work(here: Path) -> dict:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     try:
-        return json.loads((here / "result.json").read_text())
+        result: dict[str, Any] = json.loads((here / "result.json").read_text())
+        return result
     except (OSError, ValueError):
         return {"status": 3, "why": f"the test's process ended without a result ({status})"}
 
 
-def _show(result: dict, json_file: str | None) -> None:
+def _show(result: dict[str, Any], json_file: str | None) -> None:
     if why := result.get("why"):
         click.echo(f"grade: {'no verdict: ' if result['status'] == 3 else ''}{why}", err=True)
     for line in result.get("text", []):

@@ -11,12 +11,13 @@ import os
 import random
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from grader.crash import enumeration, judge, operations, promise, recorder
-from grader.crash.enumeration import PROCESS, TITLES, Promise, Space
+from grader.crash.enumeration import PROCESS, TITLES, Key, Promise, Space
 from grader.crash.judge import Outcome
 from grader.crash.operations import ROOT, Mark, Tree
 from grader.crash.promise import Failure, Remedy, broken
@@ -28,6 +29,10 @@ FLIPS = 64  # bits of the newest checkpoint that are flipped, one after another
 # different directories of one record that are judged; of more, as many are drawn evenly
 MOST_TREES = 1500
 SECONDS = 60  # for all saves of one run
+
+
+FlipKey = tuple[str, int, int]
+AnyKey = Key | FlipKey  # of the trees that are judged together
 
 
 @dataclass
@@ -132,7 +137,7 @@ def test(
         flipped = _flips(record, seed) if flips else {}
         timed["judge"] = 0.0
 
-        def judged(trees: dict[object, Tree]) -> dict[object, Outcome]:
+        def judged(trees: dict[AnyKey, Tree]) -> dict[AnyKey, Outcome]:
             began = time.perf_counter()
             # of the name that it had
             places = [here / f"judge{n}" / "disk" for n in range(workers)]
@@ -158,12 +163,13 @@ def test(
             if errors
             else []
         )
-        if left := {
+        left: dict[AnyKey, Tree] = {
             key: tree
             for run in broken_runs
             for key, tree in run.space.trees.items()
             if key not in outcomes
-        }:
+        }
+        if left:
             outcomes |= judged(left)
 
     began = time.perf_counter()
@@ -190,11 +196,17 @@ def test(
     return report
 
 
-def _run(program: Program, directory: Path, seconds: float, refuse: int | None, prepare) -> Record:
+def _run(
+    program: Program,
+    directory: Path,
+    seconds: float,
+    refuse: int | None,
+    prepare: Callable[[Path], None] | None,
+) -> Record:
     directory.mkdir()
     if prepare:
         prepare(directory)
-    doing = {label: (lambda do=do: do(str(directory))) for label, do in program.saves.items()}
+    doing = {label: partial(do, str(directory)) for label, do in program.saves.items()}
     return recorder.record(directory, doing, seconds, refuse)
 
 
@@ -219,7 +231,7 @@ def _digests(record: Record) -> dict[int, str]:
     }
 
 
-def _knows_its_place(here: Path, trees: dict) -> bool:
+def _knows_its_place(here: Path, trees: Mapping[AnyKey, Tree]) -> bool:
     path = str(here).encode()
     contents = {
         c if isinstance(c, bytes) else c.encode()
@@ -239,7 +251,7 @@ class _ErrorRun:
     record: Record
     space: Space
 
-    def broken(self, outcomes: dict, fresh: str) -> list[Broken]:
+    def broken(self, outcomes: Mapping[AnyKey, Outcome], fresh: str) -> list[Broken]:
         if self.record.ended[0].late:
             return [Broken(self.what, "late", Outcome("late"))]
         digests = _digests(self.record)
@@ -250,7 +262,14 @@ class _ErrorRun:
 
 
 def _errors(
-    program, here: Path, calls: int, models: list[str], seed: int, seconds: float, prepare, interned
+    program: Program,
+    here: Path,
+    calls: int,
+    models: list[str],
+    seed: int,
+    seconds: float,
+    prepare: Callable[[Path], None] | None,
+    interned: dict[bytes, int],
 ) -> list[_ErrorRun]:
     """Each write and each sync refused once. What the program says then counts: if it goes on as if
     all were well, its state must be there, also when the power goes at the end.
@@ -287,7 +306,7 @@ def _errors(
 # --- flipped bits ---------------------------------------------------------------------------------
 
 
-def _flips(record: Record, seed: int) -> dict:
+def _flips(record: Record, seed: int) -> dict[FlipKey, tuple[str, Tree]]:
     """{key: (what, tree)}: the tree as it lies there at last, with one bit flipped in a file of the
     newest save.
     """
@@ -300,7 +319,7 @@ def _flips(record: Record, seed: int) -> dict:
         for path, content in last.items()
         if isinstance(content, bytes) and content and path in newest
     ]
-    out = {}
+    out: dict[FlipKey, tuple[str, Tree]] = {}
     for number, (path, content) in enumerate(files):
         share = max(8, FLIPS // max(1, len(files)))
         for n in range(share):

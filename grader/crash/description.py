@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 from grader.crash import operations
 from grader.crash.crashtest import Report
@@ -15,7 +16,7 @@ SHOWN = 14  # operations before the crash that a story tells
 MISSING = 4  # missing calls that it names
 
 
-def as_data(report: Report) -> dict:
+def as_data(report: Report) -> dict[str, Any]:
     """Everything that was found, as JSON has it."""
     failed = report.failed
     return {
@@ -56,7 +57,7 @@ def as_data(report: Report) -> dict:
     }
 
 
-def story(report: Report, failure: Failure) -> dict:
+def story(report: Report, failure: Failure) -> dict[str, Any]:
     """One failing state: what happened, where the crash fell, what the disk held, what load did,
     what was promised.
     """

@@ -7,7 +7,7 @@ power.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 from grader.crash.file_systems import FILE, MODELS, situations
@@ -54,13 +54,17 @@ class State:
     models: set[str] = field(default_factory=set)  # on which it may come about
 
 
+# of a tree: each path with what lies there, where a number stands for a file's content
+Key = tuple[tuple[str, "int | str | None"], ...]
+
+
 @dataclass
 class Space:
     """All states of a record."""
 
     states: list[State]
-    trees: dict[tuple, Tree]  # the different ones, by key
-    keys: list[tuple]  # of each state
+    trees: dict[Key, Tree]  # the different ones, by key
+    keys: list[Key]  # of each state
     moments: int
     interned: dict[bytes, int]  # contents, by the number that keys hold
     bounded: int = 0  # moments at which not every combination was tried
@@ -68,7 +72,8 @@ class Space:
 
 def promises(ops: list[Op]) -> list[Promise]:
     """What holds before the first operation, and after each."""
-    found, durable, under_way = [Promise()], 0, frozenset()
+    found, durable = [Promise()], 0
+    under_way: frozenset[int] = frozenset()
     for op in ops:
         if isinstance(op, Mark):
             if op.kind == "began":
@@ -91,8 +96,8 @@ def space(
     """
     wanted = list(TITLES) if models is None else models
     contract = promises(ops)
-    found: dict[tuple, State] = {}
-    trees: dict[tuple, Tree] = {}
+    found: dict[tuple[Key, Promise], State] = {}
+    trees: dict[Key, Tree] = {}
     interned = {} if interned is None else interned
     bounded: set[int] = set()
 
@@ -167,17 +172,17 @@ def reachable(
     disk: Disk,
     ops: list[Op],
     model: str,
-    wanted: set[tuple[tuple, Promise]],
-    trees: dict[tuple, Tree],
-) -> set[tuple[tuple, Promise]]:
+    wanted: set[tuple[Key, Promise]],
+    trees: dict[Key, Tree],
+) -> set[tuple[Key, Promise]]:
     """Which of the `wanted` (key in `trees`, promise) a power failure may leave at some moment: as
     `space` would have it, and more, since it needn't try every combination to say so.
     """
     contract = promises(ops)
-    alike: dict[tuple, set] = {}  # names and promise -> those wanted
+    alike: dict[object, set[tuple[Key, Promise]]] = {}  # names and promise -> those wanted
     for key, promise in wanted:
         alike.setdefault((tuple(trees[key]), promise), set()).add((key, promise))
-    found = set()
+    found: set[tuple[Key, Promise]] = set()
     for it in situations(disk, ops, MODELS[model]):
         inodes = paths(it.entries, disk)
         for one in alike.get((tuple(inodes), contract[it.moment]), set()) - found:
@@ -200,7 +205,7 @@ def thin(found: Space, most: int) -> int:
             key for s, key in zip(found.states, found.keys, strict=False) if PROCESS in s.models
         )
     )
-    kept: dict[tuple, None] = dict.fromkeys(_evenly(killed, most // 2))
+    kept: dict[Key, None] = dict.fromkeys(_evenly(killed, most // 2))
     for key in _telling(found, set(kept)):
         if len(kept) < most:
             kept[key] = None
@@ -209,11 +214,11 @@ def thin(found: Space, most: int) -> int:
     return keep(found, set(kept))
 
 
-def _evenly(keys: list[tuple], most: int) -> list[tuple]:
+def _evenly(keys: list[Key], most: int) -> list[Key]:
     return keys if len(keys) <= most else [keys[n * len(keys) // most] for n in range(most)]
 
 
-def _telling(found: Space, known: set[tuple]) -> Iterator[tuple]:
+def _telling(found: Space, known: set[Key]) -> Iterator[Key]:
     """Trees which together show each pair (this one is whole, that one is missing or isn't whole)
     that any tree shows under the same promise; those that show most come first.
     """
@@ -222,8 +227,8 @@ def _telling(found: Space, known: set[tuple]) -> Iterator[tuple]:
     for s, key in zip(found.states, found.keys, strict=False):
         if not s.lost and s.torn is None:
             last.setdefault(s.promise, {}).update(key)
-    pairs: dict[tuple, int] = {}  # what was numbered so
-    shows: dict[tuple, int] = {}  # tree -> bits of the pairs that it shows
+    pairs: dict[object, int] = {}  # what was numbered so
+    shows: dict[Key, int] = {}  # tree -> bits of the pairs that it shows
     for s, key in zip(found.states, found.keys, strict=False):
         there, whole = dict(key), last.get(s.promise, {})
         present = [path for path in whole if path in there and there[path] == whole[path]]
@@ -248,7 +253,7 @@ def _telling(found: Space, known: set[tuple]) -> Iterator[tuple]:
         yield best
 
 
-def keep(found: Space, kept: set[tuple]) -> int:
+def keep(found: Space, kept: Collection[object]) -> int:
     """Keep the trees with these keys; how many others there were."""
     left = len(found.trees.keys() - kept)
     pairs = [(s, key) for s, key in zip(found.states, found.keys, strict=False) if key in kept]

@@ -176,9 +176,9 @@ def situations(disk: Disk, ops: list[Op], model: Model, since: int = 0) -> Itera
                         files[inode].sync()
             pending.append(op)
             for directory, _, before, after in op.changes:
-                for inode in (directory, before, after):
-                    if inode is not None:
-                        touched[inode] = len(pending)
+                for moved in (directory, before, after):
+                    if moved is not None:
+                        touched[moved] = len(pending)
             if model.names == "all":
                 commit(len(pending))
         elif isinstance(op, (Write, Truncate)):

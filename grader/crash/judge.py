@@ -16,10 +16,11 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from grader.crash.operations import Tree
 from grader.processes import die_with_parent
@@ -27,6 +28,9 @@ from grader.processes import die_with_parent
 SECONDS = 20  # for one load; milliseconds are normal
 ENOUGH_LATE = 2  # loads of one process that don't end, after which it asks no more
 ENOUGH = 1 << 16  # bytes of one answer
+
+
+K = TypeVar("K")
 
 
 @dataclass(frozen=True)
@@ -56,18 +60,19 @@ def lay(tree: Tree, place: Path) -> None:
 
 
 def judge(
-    trees: dict[Hashable, Tree],
+    trees: Mapping[K, Tree],
     load: Callable[[str], str | None],
     places: list[Path],
     seconds: float = SECONDS,
-) -> dict[Hashable, Outcome]:
+) -> dict[K, Outcome]:
     """Lay each tree out in one of `places` and ask `load(place)` for the digest of what lies there
     (None: nothing).
 
     One process per place works through its share; it and what it starts die with this one. Where
     loads hang, not all are asked: some of the keys are missing in the answer.
     """
-    keys, readers = list(trees), []
+    keys = list(trees)
+    readers: list[tuple[int, int]] = []
     gc.collect()
     gc.freeze()  # pages that are shared stay shared
     sys.stdout.flush()
@@ -105,8 +110,9 @@ def judge(
                 os.waitpid(pid, 0)
 
 
-def _collect(keys: list, readers: list[tuple[int, int]]) -> dict[Hashable, Outcome]:
-    found, rest = {}, {fd: b"" for _, fd in readers}
+def _collect(keys: list[K], readers: list[tuple[int, int]]) -> dict[K, Outcome]:
+    found: dict[K, Outcome] = {}
+    rest = {fd: b"" for _, fd in readers}
     while rest:
         for fd in select.select(list(rest), [], [])[0]:
             data = os.read(fd, 1 << 16)

@@ -5,6 +5,7 @@ lay there.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from grader.crash.crashtest import Report
 from grader.crash.description import SHOWN, _text, advice, story
@@ -27,7 +28,7 @@ def draw(report: Report, failure: Failure, path: Path) -> None:
     pyplot.close(figure)
 
 
-def of(report: Report, failure: Failure, pyplot):
+def of(report: Report, failure: Failure, pyplot: Any) -> Any:
     it, moment = story(report, failure), failure.state.moment
     begin = max(0, moment - SHOWN)
     ops = report.record.ops[begin:moment]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 from dataclasses import fields
+from typing import Any
 
 from grader.crash import operations
 from grader.crash.operations import Disk, Op
@@ -29,7 +30,7 @@ def _text(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-def from_record(record: Record) -> dict:
+def from_record(record: Record) -> dict[str, Any]:
     """JSON of a record."""
     it = record.disk
     ops = []
@@ -49,7 +50,7 @@ def from_record(record: Record) -> dict:
     }
 
 
-def to_record(data: dict) -> Record:
+def to_record(data: dict[str, Any]) -> Record:
     """The record that from_record wrote. ValueError, TypeError or KeyError if it didn't."""
     ops: list[Op] = []
     for kind, values in data["ops"]:
@@ -57,7 +58,7 @@ def to_record(data: dict) -> Record:
         if isinstance(op, operations.Write):
             op.data = base64.b64decode(op.data)
         if isinstance(op, operations.Names):
-            op.changes = [tuple(change) for change in op.changes]
+            op.changes = [(at, name, old, new) for at, name, old, new in op.changes]
         ops.append(op)
     found = Disk(
         set(data["directories"]),
@@ -69,7 +70,7 @@ def to_record(data: dict) -> Record:
     return Record(found, ops, [Ended(status, late) for status, late in data["ended"]])
 
 
-def from_trees(trees: list[operations.Tree]) -> dict:
+def from_trees(trees: list[operations.Tree]) -> dict[str, Any]:
     """JSON of what lies in directories; contents that they share stand there once."""
     numbers: dict[bytes, int] = {}
     of = [
@@ -82,7 +83,7 @@ def from_trees(trees: list[operations.Tree]) -> dict:
     return {"contents": [_text(content) for content in numbers], "trees": of}
 
 
-def to_trees(data: dict) -> list[operations.Tree]:
+def to_trees(data: dict[str, Any]) -> list[operations.Tree]:
     contents = [base64.b64decode(text) for text in data["contents"]]
     return [
         {path: contents[it] if isinstance(it, int) else it for path, it in tree}

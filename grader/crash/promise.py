@@ -7,9 +7,11 @@ may return None or raise.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
-from grader.crash.enumeration import PROCESS, Promise, Space, State, reachable
+from grader.crash.enumeration import PROCESS, Key, Promise, Space, State, reachable
 from grader.crash.judge import Outcome
 from grader.crash.operations import Disk, Mark, Names, Op, Sync, Tree, Write
 
@@ -52,13 +54,13 @@ def broken(
 @dataclass
 class Failure:
     state: State
-    key: tuple  # of its tree
+    key: Key  # of its tree
     outcome: Outcome
     kind: str
 
 
 def failures(
-    found: Space, outcomes: dict[tuple, Outcome], digests: dict[int, str], fresh: str = "any"
+    found: Space, outcomes: Mapping[Any, Outcome], digests: dict[int, str], fresh: str = "any"
 ) -> list[Failure]:
     """Of all states, those whose outcome breaks the promise; the smallest first: a dead process
     before a dead machine, what any file system does before what only some do, few losses before
@@ -71,7 +73,7 @@ def failures(
             out.append(Failure(state, key, outcomes[key], kind))
     kinds = list(KINDS)
 
-    def size(f: Failure):
+    def size(f: Failure) -> tuple[bool, int, int, int, int, int]:
         return (
             PROCESS not in f.state.models,
             len(f.state.lost),
@@ -99,7 +101,7 @@ class Remedy:
 
 
 def remedies(
-    disk: Disk, ops: list[Op], failing: list[Failure], trees: dict[tuple, Tree]
+    disk: Disk, ops: list[Op], failing: list[Failure], trees: dict[Key, Tree]
 ) -> list[Remedy]:
     """Syncs that rule out the failures (or as many as syncs can), none of them in vain, in the
     order of the record. Looked for up to the end of the first save that has any: the others have
@@ -115,12 +117,12 @@ def remedies(
         len(ops),
     )
     ops = ops[:end]
-    of_model: dict[str, set] = {}
+    of_model: dict[str, set[tuple[Key, Promise]]] = {}
     for f in _some([f for f in failing if f.state.moment <= end]):
         for model in f.state.models - {PROCESS}:
             of_model.setdefault(model, set()).add((f.key, f.state.promise))
 
-    def still(extra: list[Remedy]) -> set:
+    def still(extra: list[Remedy]) -> set[tuple[str, Key, Promise]]:
         longer = _with(ops, extra)
         return {
             (model, *one)

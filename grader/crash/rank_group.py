@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from grader.crash.recorder import mark
 from grader.harness.inside.digest import digest
@@ -46,7 +47,7 @@ def load(ranks: int, resume: Callable[[int], tuple[bool, object]]) -> str | None
     )
 
 
-def _each(ranks: int, load: Callable[[int], object]) -> list:
+def _each(ranks: int, load: Callable[[int], object]) -> list[Any]:
     """load(rank) on every rank, at the same time, each in its own process; the answers (JSON), by
     rank.
 
@@ -71,7 +72,7 @@ def _each(ranks: int, load: Callable[[int], object]) -> list:
     return [t["answer"] for t in told]
 
 
-def _told(load: Callable[[int], object], rank: int) -> dict:
+def _told(load: Callable[[int], object], rank: int) -> dict[str, Any]:
     try:
         return {"answer": load(rank)}
     except Exception as e:

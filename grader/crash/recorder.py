@@ -14,7 +14,7 @@ import mmap
 import os
 import stat
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,7 +55,7 @@ _FD_THIRD = {"splice", "copy_file_range"}
 _MADE = {"open", "creat", "openat", "openat2"}
 # where a call's paths are: (directory's descriptor, path), None for a path that starts at the
 # working directory
-_PATHS = {
+_PATHS: dict[str, list[tuple[int | None, int]]] = {
     "open": [(None, 0)],
     "creat": [(None, 0)],
     "openat": [(0, 1)],
@@ -114,7 +114,8 @@ class Recorder:
             self.devices = {st.st_dev, os.fstat(probe.fileno()).st_dev}
         self.refuse = refuse
         self.calls = 0
-        self.disk, self.ops = Disk(), []
+        self.disk = Disk()
+        self.ops: list[Op] = []
         self.blind = ""
         self.known: dict[int, _File] = {}  # by inode number
         # inode number -> a descriptor of ours: files that memory writes to
@@ -193,7 +194,7 @@ class Recorder:
 
     # --- calls
 
-    def entry(self, tracee: Tracee) -> object:
+    def entry(self, tracee: Tracee) -> str | int:
         call, args = tracee.call, tracee.args
         if call == "write" and args[0] & 0xFFFFFFFF == MARKS:
             self._refresh(tracee)
@@ -331,6 +332,7 @@ class Recorder:
             return
         fd = tracee.args[0]
         st = tracee.stat(fd)
+        assert st  # it is one of those that are watched
         file = self.known[st.st_ino]
         info = tracee.info(fd)
         if (
@@ -516,7 +518,10 @@ class Recorder:
 
 
 def record(
-    root: Path, programs: dict[str, Callable[[], None]], seconds: float, refuse: int | None = None
+    root: Path,
+    programs: Mapping[str, Callable[[], None]],
+    seconds: float,
+    refuse: int | None = None,
 ) -> Record:
     """Run each of `programs` in a process of its own (label: what it does) and record what they do
     to `root`.

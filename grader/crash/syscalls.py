@@ -67,7 +67,8 @@ def architecture() -> str | None:
 
 def numbers(machine: str) -> dict[int, str]:
     column, _ = ARCHITECTURES[machine]
-    return {which[column]: name for name, which in CALLS.items() if which[column] is not None}
+    here = {name: which[column] for name, which in CALLS.items()}
+    return {number: name for name, number in here.items() if number is not None}
 
 
 # --- the filter -----------------------------------------------------------------------------------

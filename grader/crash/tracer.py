@@ -21,6 +21,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from grader.crash import syscalls
 
@@ -62,18 +63,20 @@ def _tell(error: BaseException) -> None:
     sys.stderr.write("".join(told.format()))
 
 
-def _ptrace(request: int, pid: int, address=None, data=None) -> int:
+def _ptrace(
+    request: int, pid: int, address: int | None = None, data: int | ctypes.c_void_p | None = None
+) -> int:
     ctypes.set_errno(0)
-    result = _ptrace.call(request, pid, address, data)
+    result: int = _call(request, pid, address, data)
     if result == -1 and (number := ctypes.get_errno()):
         raise OSError(number, os.strerror(number))
     return result
 
 
-if hasattr(_libc, "ptrace"):
-    _ptrace.call = _libc.ptrace
-    _ptrace.call.restype = ctypes.c_long
-    _ptrace.call.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+_call: Any = getattr(_libc, "ptrace", None)
+if _call:
+    _call.restype = ctypes.c_long
+    _call.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
 
 
 @dataclass
@@ -160,11 +163,11 @@ class Tracer:
     an errno if it failed.
     """
 
-    entry: Callable[[Tracee], object]
+    entry: Callable[[Tracee], str | int]
     exit: Callable[[Tracee, int], None]
     machine: str = field(default_factory=lambda: syscalls.architecture() or "")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.machine or not hasattr(_libc, "ptrace"):
             raise Unavailable("system calls are recorded on Linux, x86_64 and aarch64, only")
         self.numbers = syscalls.numbers(self.machine)
@@ -362,10 +365,10 @@ class Tracer:
         else:
             registers = ctypes.create_string_buffer(34 * 8)
             self._regset(GETREGSET, pid, 1, registers)
-            registers[0:8] = struct.pack("q", result)  # x0
+            struct.pack_into("q", registers, 0, result)  # x0
             self._regset(SETREGSET, pid, 1, registers)
 
     @staticmethod
-    def _regset(request: int, pid: int, which: int, buffer) -> None:
+    def _regset(request: int, pid: int, which: int, buffer: ctypes.Array[ctypes.c_char]) -> None:
         vector = (ctypes.c_void_p * 2)(ctypes.addressof(buffer), len(buffer))
         _ptrace(request, pid, which, ctypes.addressof(vector))

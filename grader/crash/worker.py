@@ -13,7 +13,9 @@ import os
 import resource
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from grader.crash import crashtest, description
 from grader.crash.recorder import Incomplete, Unavailable
@@ -26,7 +28,7 @@ class Refused(Exception):
     """The functions can't be had; the message says why."""
 
 
-def function(name: str):
+def function(name: str) -> Callable[..., Any]:
     """ "package.module:function", or "file.py:function"."""
     where, _, what = name.rpartition(":")
     try:
@@ -38,6 +40,7 @@ def function(name: str):
                 module = sys.modules[module_name]
             else:
                 spec = importlib.util.spec_from_file_location(module_name, Path(where).resolve())
+                assert spec and spec.loader  # it ends in .py
                 module = importlib.util.module_from_spec(spec)
                 sys.modules[module_name] = module
                 spec.loader.exec_module(module)
@@ -55,15 +58,16 @@ def function(name: str):
             f"{name} can't be imported: {type(e).__name__}: {e} "
             f"({os.path.basename(last.filename)}, line {last.lineno})"
         ) from e
-    found = module
+    found: Any = module
     for part in what.split("."):
         found = getattr(found, part, None)
     if not callable(found):
         raise Refused(f"{where} has no function {what}")
-    return found
+    called: Callable[..., Any] = found
+    return called
 
 
-def example(n: int) -> dict:
+def example(n: int) -> dict[str, Any]:
     """The state of save n, if nobody gives another: 16 KiB of numbers, and a few of other kinds."""
     import torch
 

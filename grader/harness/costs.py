@@ -35,7 +35,7 @@ class Costs:
         """Seconds that a "step", "part" or "save" takes: the life's `number`th (from 0) of them,
         begun when `left` seconds are left to SIGKILL.
         """
-        seconds = getattr(self, what)
+        seconds: float = getattr(self, what)
         if what == "save":
             seconds *= self.slower**number
         if number == 0 and what != "part":

@@ -21,7 +21,9 @@ writes.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from grader.harness import preemption
 from grader.harness.preemption import Preempt
@@ -83,8 +85,11 @@ class Fault:
         """What of it befalls this rank."""
         return self if rank == (self.rank or 0) else None
 
-    def to_json(self) -> dict:
+    def to_json(self) -> dict[str, Any]:
         return {k: v for k, v in asdict(self).items() if v is not None}
+
+
+AnyFault = Fault | Preempt  # what one life of a run may meet
 
 
 def Kill(after_step: int, rank: int | None = None) -> Fault:
@@ -114,7 +119,7 @@ _TEXT = re.compile(
 )
 
 
-def parse(text: str) -> Fault | Preempt:
+def parse(text: str) -> AnyFault:
     """The fault that `str` wrote. ValueError, with the forms it knows, for anything else."""
     if preempt := preemption.parse(text):
         return preempt
@@ -132,10 +137,10 @@ def parse(text: str) -> Fault | Preempt:
     return Fault(m[4], int(m[5]), byte=int(m[6]), rank=rank)
 
 
-def parse_schedule(text: str) -> tuple[Fault | Preempt, ...]:
+def parse_schedule(text: str) -> tuple[AnyFault, ...]:
     """A fault schedule: one fault per life, joined with '+': kill@7+kill@9."""
     return tuple(parse(part) for part in text.split("+"))
 
 
-def show_schedule(faults) -> str:
+def show_schedule(faults: Sequence[AnyFault]) -> str:
     return "+".join(str(f) for f in faults) or "none"

@@ -22,6 +22,7 @@ import sys
 import traceback
 import weakref
 from contextlib import suppress
+from typing import Any
 
 
 def serve(sock: socket.socket) -> None:
@@ -37,10 +38,10 @@ def serve(sock: socket.socket) -> None:
     guardians: dict[int, str] = {}  # process id -> its life's first job
     pending = b""
 
-    def say(**message) -> None:
+    def say(**message: object) -> None:
         sock.sendall(json.dumps(message).encode() + b"\n")
 
-    def guard(job: dict) -> None:
+    def guard(job: dict[str, Any]) -> None:
         for fd in (sock.fileno(), wake_r, wake_w, life_w):
             os.close(fd)
         _guard(job, life_r)
@@ -88,12 +89,13 @@ def serve(sock: socket.socket) -> None:
                     say(id=paths[0], error=f"{type(e).__name__}: {e}")
 
 
-def _read(path: str) -> dict:
+def _read(path: str) -> dict[str, Any]:
     with open(path) as f:
-        return json.load(f)
+        job: dict[str, Any] = json.load(f)
+        return job
 
 
-def _guard(job: dict, lifeline: int) -> None:
+def _guard(job: dict[str, Any], lifeline: int) -> None:
     from grader.harness import guardian
     from grader.harness.inside import child
 

@@ -30,6 +30,8 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from functools import partial
+from typing import Any
 
 if __name__ == "__main__":  # plainly started, with -I: only the standard library is found
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
@@ -44,7 +46,7 @@ DISK_POLL = 1.0  # s between two looks at all that it has written
 MOST_FILES = 20_000  # more of them are over any limit
 
 
-def guard(job: dict, start: Callable[[], int], lifeline: int) -> dict:
+def guard(job: dict[str, Any], start: Callable[[], int], lifeline: int) -> dict[str, Any]:
     """Run `start` (which forks the main process and gives its pid) within job["limits"]."""
     sandbox.around_guardian(job["sandbox"])
     became_reaper = reap_descendants()
@@ -95,7 +97,7 @@ def guard(job: dict, start: Callable[[], int], lifeline: int) -> dict:
     return result
 
 
-def _over(job: dict, main: int, wall: float) -> str | None:
+def _over(job: dict[str, Any], main: int, wall: float) -> str | None:
     limits = job["limits"]
     if wall > limits["wall"]:
         return "wall"
@@ -262,20 +264,20 @@ def _kill_the_rest(main: int, reaper: bool) -> int:
     return len(killed)
 
 
-def set_limits(job: dict) -> None:
+def set_limits(job: dict[str, Any]) -> None:
     """In the main process, before any of the student's code."""
     cpu = int(job["limits"]["cpu"])
     resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu + 2))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def begin(jobs: list[dict], body: Callable[[dict], None]) -> list[int]:
+def begin(jobs: list[dict[str, Any]], body: Callable[[dict[str, Any]], None]) -> list[int]:
     """Fork a guardian for each rank of a life, which runs `body(job)` and leaves; their process
     ids.
     """
     kind = jobs[0]["sandbox"]["kind"]
 
-    def fork(job: dict) -> int:
+    def fork(job: dict[str, Any]) -> int:
         pid = os.fork()
         if pid == 0:
             status = 0
@@ -289,7 +291,7 @@ def begin(jobs: list[dict], body: Callable[[dict], None]) -> list[int]:
         return pid
 
     with sandbox.SharedNetwork(kind) if jobs[0]["sandbox"]["network"] else nullcontext():
-        return [sandbox.in_new_pid_namespace(kind, lambda job=job: fork(job)) for job in jobs]
+        return [sandbox.in_new_pid_namespace(kind, partial(fork, job)) for job in jobs]
 
 
 def main() -> None:
@@ -301,7 +303,7 @@ def main() -> None:
             jobs.append(json.load(f))
     sandbox.own(jobs[0]["sandbox"]["kind"])
 
-    def body(job: dict) -> None:
+    def body(job: dict[str, Any]) -> None:
         def start() -> int:
             pid = os.fork()
             if pid == 0:

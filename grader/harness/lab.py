@@ -14,20 +14,24 @@ import re
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
+from grader.course.submissions import Submission
 from grader.harness import scratch
-from grader.harness.faults import Fault
+from grader.harness.faults import AnyFault
 from grader.harness.launch import run_life
-from grader.harness.launcher import FIRST, FRESH, RELAUNCHED, Limits, Lost
+from grader.harness.launcher import FIRST, FRESH, RELAUNCHED, Launcher, Limits, Lost
 from grader.harness.ranks import run_ranks
 from grader.harness.run import Group, Life, Run
 from grader.harness.sandbox import Sandbox
 from grader.harness.sandbox import choose as choose_sandbox
 from grader.verdicts import Finding, NotSelected
+
+T = TypeVar("T")
 
 WORKLOAD = Path(__file__).resolve().parent.parent / "workload"
 
@@ -39,8 +43,8 @@ class Bench:
 
     def __init__(
         self,
-        submission,
-        launcher,
+        submission: Submission,
+        launcher: Launcher,
         seed: int,
         jobs: int,
         limits: Limits | None = None,
@@ -55,9 +59,9 @@ class Bench:
         self.salts = Salts(seed)
         self.lives_ended = 0
         # which one runs are to have that need one (grader/checks/ex04/cluster_runs.py)
-        self.cluster = None
+        self.cluster: Any = None
         self.cancelled = threading.Event()
-        self._baselines: dict[tuple, Future] = {}
+        self._baselines: dict[tuple[object, ...], Future[Any]] = {}
         self._lock = threading.Lock()
 
     def folder(self, suffix: str = "") -> Path:
@@ -67,7 +71,7 @@ class Bench:
         return Path(tempfile.mkdtemp(prefix="", suffix=suffix, dir=self.scratch))
 
     @contextmanager
-    def slots(self, number: int):
+    def slots(self, number: int) -> Iterator[None]:
         """Room for so many processes; a group of ranks that is larger than the machine gets all
         there is.
         """
@@ -80,11 +84,11 @@ class Bench:
         finally:
             self._slots.release(number)
 
-    def once(self, key: tuple, make: Callable[[], Run]) -> Run:
+    def once(self, key: tuple[object, ...], make: Callable[[], T]) -> T:
         """`make()`, run by whoever asks first; everybody gets its result."""
         with self._lock:
             mine = key not in self._baselines
-            future = self._baselines.setdefault(key, Future())
+            future: Future[T] = self._baselines.setdefault(key, Future())
         if mine:
             try:
                 future.set_result(make())
@@ -110,8 +114,8 @@ class Lab:
         self,
         bench: Bench,
         name: str,
-        faults: tuple[Fault, ...] | None = None,
-        hopeless: Callable[[], Exception | None] = lambda: None,
+        faults: tuple[AnyFault, ...] | None = None,
+        hopeless: Callable[[], Finding | None] = lambda: None,
     ):
         """`hopeless`: asked before each life; what it returns is raised instead of living it."""
         self.bench, self.name, self.only, self.hopeless = bench, name, faults, hopeless
@@ -137,11 +141,12 @@ class Lab:
         return self.bench.submission.copy_to(self.bench.folder(suffix=scratch.CODE) / "code")
 
     def launch(
-        self, script: str, *argv: object, faults: tuple[Fault, ...] = (), before_relaunch=None,
+        self, script: str, *argv: object, faults: tuple[AnyFault, ...] = (),
+        before_relaunch: Callable[[Path], object] | None = None,
         ranks: int | None = None, directory: Path | None = None, since: int = 0,
-        kept: Callable[[Fault], int] | None = None, given: dict | None = None,
+        kept: Callable[[AnyFault], int] | None = None, given: dict[str, Any] | None = None,
         trusted: bool = False, fresh: bool = False, network: bool = False,
-    ) -> Run:  # fmt: skip
+    ) -> Run[Any]:  # fmt: skip
         """Run `script` of the workload through its lives: one per fault, and one that nothing
         disturbs.
 
@@ -156,8 +161,8 @@ class Lab:
         trusted    run it without the submission: no copy is there, and --checkpoint isn't passed
         network    its processes speak to each other over loopback, as ranks do
 
-        The run ends early when a life doesn't end as its fault says: what follows would prove
-        nothing.
+        Its lives are a Life each, or a Group if there are ranks. The run ends early when a life
+        doesn't end as its fault says: what follows would prove nothing.
         """
         if kept is None:
             kept = _last_save(argv) if before_relaunch is None else (lambda fault: 0)
@@ -166,7 +171,7 @@ class Lab:
         if directory is None:
             directory = self.bench.folder() / "checkpoints"
             directory.mkdir()
-        lives: list = []
+        lives: list[Any] = []
         for n, fault in enumerate([*faults, None]):
             if n and before_relaunch:
                 before_relaunch(directory)
@@ -194,10 +199,10 @@ class Lab:
         self,
         script: str,
         directory: Path,
-        argv,
-        fault,
+        argv: tuple[object, ...],
+        fault: AnyFault | None,
         ranks: int | None,
-        given: dict,
+        given: dict[str, Any],
         trusted: bool,
         start: str,
         network: bool,
@@ -221,7 +226,7 @@ class Lab:
             readable = [word for word in argv if isinstance(word, Path) and word.exists()]
             given_too = script in GIVEN_GENERATORS
             sandbox = bench.sandbox.job(readable, network, trusted, bench.limits.memory, given_too)
-            how = {"given": given, "sandbox": sandbox, "start": start}
+            how: dict[str, Any] = {"given": given, "sandbox": sandbox, "start": start}
             args = (bench.launcher, where, WORKLOAD / script)
             try:
                 if ranks is None:
@@ -247,7 +252,7 @@ class Lab:
 
     def undisturbed(
         self, script: str, *argv: object, again: int = 0, ranks: int | None = None
-    ) -> Run:
+    ) -> Run[Any]:
         """The baseline: the same script with the same arguments and no fault. Computed once a
         grading.
         """
@@ -257,8 +262,12 @@ class Lab:
         return self.bench.once(key, lambda: alone.launch(script, *argv, ranks=ranks))
 
     def trusted(
-        self, script: str, *argv: object, ranks: int | None = None, given: dict | None = None
-    ) -> Run:
+        self,
+        script: str,
+        *argv: object,
+        ranks: int | None = None,
+        given: dict[str, Any] | None = None,
+    ) -> Run[Any]:
         """The same script without any student code: a yardstick. Computed once a grading."""
         key = ("trusted", script, *map(str, argv), ranks, json.dumps(given, sort_keys=True))
         alone = Lab(self.bench, self.name, self.only)
@@ -266,7 +275,7 @@ class Lab:
             key, lambda: alone.launch(script, *argv, ranks=ranks, given=given, trusted=True)
         )
 
-    def schedules(self, *schedules: tuple[Fault, ...]) -> list[tuple[Fault, ...]]:
+    def schedules(self, *schedules: tuple[AnyFault, ...]) -> list[tuple[AnyFault, ...]]:
         """The fault schedules of a check, or the one that `grade --fault` asks for."""
         if self.only is None:
             return list(schedules)
@@ -321,19 +330,19 @@ class Salts:
         return {step: _number(f"{self.secret.hex()} {step}") >> 1 for step in steps}
 
 
-def _last_step(fault: Fault | None) -> int | None:
+def _last_step(fault: AnyFault | None) -> int | None:
     """The last step that a life with this fault can come to; None: the end of training."""
     return fault.step if fault and fault.kind in ("kill", "tear") else None
 
 
-def _last_save(argv: tuple) -> Callable[[Fault], int]:
+def _last_save(argv: tuple[object, ...]) -> Callable[[AnyFault], int]:
     """Fault -> the last step before it after which a save was finished, by --save-every; 0 without
     it.
     """
     words = list(map(str, argv))
     every = int(words[words.index("--save-every") + 1]) if "--save-every" in words else 0
 
-    def kept(fault: Fault) -> int:
+    def kept(fault: AnyFault) -> int:
         finished = fault.step - 1 if fault.in_save or fault.kind == "preempt" else fault.step
         return finished // every * every if every else 0
 

@@ -7,12 +7,15 @@ from __future__ import annotations
 import json
 import random
 import shutil
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from grader.harness import scratch
-from grader.harness.launcher import FIRST, HERE, DiskFull, Limits, Lost, environment
+from grader.harness.faults import AnyFault
+from grader.harness.launcher import FIRST, HERE, DiskFull, Launcher, Limits, Lost, environment
 from grader.harness.sandbox import NONE, Sandbox
 
 # s beyond a life's own limit, after which its guardian must have been killed or stopped
@@ -28,9 +31,10 @@ def life_environment(own: str) -> dict[str, str]:
 
 
 def run_life(
-    launcher, folder: Path, script: Path, argv: list[str], fault, limits: Limits, may_write=(), *,
-    given: dict | None = None, sandbox: dict | None = None, start: str = FIRST,
-) -> dict:  # fmt: skip
+    launcher: Launcher, folder: Path, script: Path, argv: list[str], fault: AnyFault | None,
+    limits: Limits, may_write: Sequence[Path] = (), *, given: dict[str, Any] | None = None,
+    sandbox: dict[str, Any] | None = None, start: str = FIRST,
+) -> dict[str, Any]:  # fmt: skip
     """One life of one process in `folder`, to its end; the guardian's result. Blocks.
 
     given    what the script gets beside its arguments (watch.given): questions, salts
@@ -45,7 +49,7 @@ def run_life(
 
 
 @contextmanager
-def errors_of_ours(folder: Path):
+def errors_of_ours(folder: Path) -> Iterator[None]:
     """An error of the operating system in here isn't the student's: it's Lost."""
     try:
         yield
@@ -56,8 +60,9 @@ def errors_of_ours(folder: Path):
 
 
 def prepare(
-    folder: Path, script: Path, argv: list[str], fault, limits: Limits, may_write=(), *,
-    env: dict[str, str] | None = None, given: dict | None = None, sandbox: dict | None = None,
+    folder: Path, script: Path, argv: list[str], fault: AnyFault | None, limits: Limits,
+    may_write: Sequence[Path] = (), *, env: dict[str, str] | None = None,
+    given: dict[str, Any] | None = None, sandbox: dict[str, Any] | None = None,
 ) -> Path:  # fmt: skip
     """The job of one process, as a file in `folder`. Only folder/t and `may_write` are the
     process's to write to.
@@ -65,14 +70,14 @@ def prepare(
     own = folder / "t"  # short: sockets are made below it
     sandbox = sandbox or Sandbox(NONE).job()
     path = folder / "job.json"
-    env = list((life_environment(str(own)) | (env or {})).items())
-    random.SystemRandom().shuffle(env)  # no two real processes agree on the order, either
+    variables = list((life_environment(str(own)) | (env or {})).items())
+    random.SystemRandom().shuffle(variables)  # no two real processes agree on the order, either
     job = {
         "path": str(path),
         "script": str(script),
         "argv": argv,
         "cwd": str(own),
-        "env": dict(env),
+        "env": dict(variables),
         "fault": fault.to_json() if fault else None,
         "given": given or {},
         "limits": asdict(limits),
@@ -88,7 +93,9 @@ def prepare(
     return path
 
 
-def run_prepared(launcher, jobs: list[Path], limits: Limits, start: str) -> list[dict]:
+def run_prepared(
+    launcher: Launcher, jobs: list[Path], limits: Limits, start: str
+) -> list[dict[str, Any]]:
     """The processes of one life, to the end of all; their guardians' results. Lost, if there are
     none to rely on.
     """
@@ -100,9 +107,9 @@ def run_prepared(launcher, jobs: list[Path], limits: Limits, start: str) -> list
     return results
 
 
-def _result(folder: Path) -> dict:
+def _result(folder: Path) -> dict[str, Any]:
     try:
-        result = json.loads(scratch.read(folder / "result", 1 << 16))
+        result: dict[str, Any] = json.loads(scratch.read(folder / "result", 1 << 16))
         if {"status", "ended", "wall", "cpu", "left_behind"} <= result.keys() and isinstance(
             result["status"], int
         ):

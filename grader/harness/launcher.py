@@ -20,6 +20,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Protocol
 
 import psutil
 
@@ -126,6 +127,16 @@ class Limits:
     events: int = 32 << 20  # bytes that it reports; a run reports about a hundred kilobytes
 
 
+class Launcher(Protocol):
+    """What both launchers, and those of tests, can do."""
+
+    def run(self, jobs: list[Path], seconds: float, start: str = FIRST) -> None:
+        """One life, a job for each of its processes, to its end."""
+
+    def close(self) -> None:
+        """End every life, for good; returns when they are gone."""
+
+
 class Plain:
     """Every life an interpreter of its own, as `python train.py` would be: seconds each, no
     magic.
@@ -136,7 +147,7 @@ class Plain:
     def __init__(self, mark: str | None = None) -> None:
         self.mark = mark or _mark()
         self._lock = threading.Lock()
-        self._guardians: set[subprocess.Popen] | None = set()  # those at work; None: closed
+        self._guardians: set[subprocess.Popen[bytes]] | None = set()  # those at work; None: closed
 
     def run(self, jobs: list[Path], seconds: float, start: str = FIRST) -> None:
         """One life, a job for each of its processes, to its end. However it is to `start`, they are
@@ -150,12 +161,12 @@ class Plain:
             guardian.wait()
             raise Lost("a life's guardian was stopped") from None
         finally:
-            guardian.stdin.close()
+            _close_lifeline(guardian)
             with self._lock:
                 if self._guardians is not None:
                     self._guardians.discard(guardian)
 
-    def _begin(self, jobs: list[Path]) -> subprocess.Popen:
+    def _begin(self, jobs: list[Path]) -> subprocess.Popen[bytes]:
         with self._lock, open(jobs[0].parent / "guardian.log", "wb") as log:
             if self._guardians is None:
                 raise Lost("the grading is over")
@@ -175,10 +186,15 @@ class Plain:
         with self._lock:
             running, self._guardians = self._guardians or set(), None
         for guardian in running:
-            guardian.stdin.close()
+            _close_lifeline(guardian)
         for guardian in running:
             _await_end(guardian, self.mark)
         _sweep(self.mark)
+
+
+def _close_lifeline(guardian: subprocess.Popen[bytes]) -> None:
+    assert guardian.stdin  # a pipe
+    guardian.stdin.close()
 
 
 class ForkServer:
@@ -214,7 +230,8 @@ class ForkServer:
 
     def close(self) -> None:
         """End every life and the servers, for good; returns when they are gone."""
-        for part in (*self.servers.values(), self._plain):
+        parts: list[Server | Plain] = [*self.servers.values(), self._plain]
+        for part in parts:
             part.close()
 
 
@@ -226,9 +243,8 @@ class Server:
         self._then: Callable[[], None] | None = None  # called once, when it has loaded torch
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
-        self._process: subprocess.Popen | None = None
-        self._waiting: dict[str, Future] = {}
-        self._log = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._waiting: dict[str, Future[None]] = {}
         self._ready = False  # has loaded torch
         self._closed = False
 
@@ -241,13 +257,14 @@ class Server:
             self._ensure()
 
     def run(self, jobs: list[Path], seconds: float) -> None:
-        done: Future = Future()
+        done: Future[None] = Future()
         paths = json.dumps([str(job) for job in jobs])
         with self._lock:
             if self._closed:
                 raise Lost("the grading is over")
             self._ensure()
             self._waiting[str(jobs[0])] = done
+            assert self._socket  # _ensure has opened it
             try:
                 self._socket.sendall(paths.encode() + b"\n")
             except OSError:
@@ -282,13 +299,18 @@ class Server:
             env=environment(),
         )
         theirs.close()
-        self._log = _Tail(self._process.stderr)
+        assert self._process.stderr  # a pipe
+        log = _Tail(self._process.stderr)
         threading.Thread(
-            target=self._listen, args=(mine, self._process, self._waiting), daemon=True
+            target=self._listen, args=(mine, self._process, self._waiting, log), daemon=True
         ).start()
 
     def _listen(
-        self, sock: socket.socket, process: subprocess.Popen, waiting: dict[str, Future]
+        self,
+        sock: socket.socket,
+        process: subprocess.Popen[bytes],
+        waiting: dict[str, Future[None]],
+        log: _Tail,
     ) -> None:
         # killed, it may reset the connection, or tear a line
         with contextlib.suppress(OSError, ValueError):
@@ -309,7 +331,7 @@ class Server:
             lost = dict(waiting)
             waiting.clear()
         for future in lost.values():
-            future.set_exception(Lost(f"the fork server died{self._log.say()}"))
+            future.set_exception(Lost(f"the fork server died{log.say()}"))
 
     def close(self) -> None:
         """End every life and the server, for good; returns when they are gone."""
@@ -317,6 +339,7 @@ class Server:
             self._closed = True
         if self._process is None:
             return
+        assert self._socket  # opened before the process began
         try:
             self._socket.shutdown(socket.SHUT_WR)
         except OSError:
@@ -327,7 +350,7 @@ class Server:
         _sweep(self.mark)
 
 
-def _await_end(process: subprocess.Popen, mark: str) -> None:
+def _await_end(process: subprocess.Popen[bytes], mark: str) -> None:
     """Wait until it has left of its own accord; kill it if it doesn't."""
     for seconds in PROMPTLY:
         try:
@@ -342,11 +365,11 @@ def _await_end(process: subprocess.Popen, mark: str) -> None:
 class _Tail:
     """Keeps the last lines of a pipe, so that it never fills and a death can be explained."""
 
-    def __init__(self, pipe) -> None:
+    def __init__(self, pipe: IO[bytes]) -> None:
         self._lines: list[str] = []
         threading.Thread(target=self._drain, args=(pipe,), daemon=True).start()
 
-    def _drain(self, pipe) -> None:
+    def _drain(self, pipe: IO[bytes]) -> None:
         for line in pipe:
             self._lines = [*self._lines[-19:], line.decode(errors="replace")]
 
@@ -354,7 +377,7 @@ class _Tail:
         return ": " + self._lines[-1].strip() if self._lines else ""
 
 
-def choose(name: str | None = None, kind: str | None = None):
+def choose(name: str | None = None, kind: str | None = None) -> ForkServer | Plain:
     """The launcher called `name` ('fork' or 'plain'), or the best one for this platform.
 
     `kind`: of the sandbox that its lives are to have; without it, the best one.

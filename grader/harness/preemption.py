@@ -28,6 +28,7 @@ import re
 import signal
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from grader.harness import scratch
 
@@ -102,7 +103,7 @@ class Preempt:
         mine = tuple(s for s in self.signals if s.rank in (None, rank))
         return Preempt(mine) if mine else None
 
-    def to_json(self) -> dict:
+    def to_json(self) -> dict[str, Any]:
         return {"kind": self.kind, "signals": [asdict(s) for s in self.signals]}
 
 
@@ -148,8 +149,9 @@ _TEXT = re.compile(
 
 def parse(text: str) -> Preempt | None:
     """The preemption that `str` wrote; None for anything else."""
-    found = [_TEXT.match(part.strip()) for part in text.split(",")]
-    if not all(found):
+    parts = text.split(",")
+    found = [m for part in parts if (m := _TEXT.match(part.strip()))]
+    if len(found) < len(parts):
         return None
     number = [None if m[4] is None else int(m[4]) for m in found]
     if any((n is not None) != (m[3] in NUMBERED) for n, m in zip(number, found, strict=False)):

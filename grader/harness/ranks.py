@@ -8,26 +8,29 @@ long for the others fails, so that a deadlock becomes a verdict.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from grader.harness.faults import AnyFault
 from grader.harness.inside.ranks import rank_environment
 from grader.harness.launch import errors_of_ours, prepare, run_prepared
-from grader.harness.launcher import FIRST, Limits
+from grader.harness.launcher import FIRST, Launcher, Limits
 
 
 def run_ranks(
-    launcher,
+    launcher: Launcher,
     folder: Path,
     script: Path,
     argv: list[list[str]],
     limits: Limits,
-    may_write=(),
-    faults=None,
+    may_write: Sequence[Path] = (),
+    faults: Sequence[AnyFault | None] | None = None,
     *,
-    given: dict | None = None,
-    sandbox: dict | None = None,
+    given: dict[str, Any] | None = None,
+    sandbox: dict[str, Any] | None = None,
     start: str = FIRST,
-) -> list[dict]:
+) -> list[dict[str, Any]]:
     """One life of len(argv) ranks, each with arguments of its own, to the end of all; the
     guardians' results.
 

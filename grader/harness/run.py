@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import signal
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 from grader.harness import scratch
-from grader.harness.faults import Fault, show_schedule
+from grader.harness.faults import AnyFault, show_schedule
 from grader.harness.preemption import Preempt
 from grader.harness.trajectory import Trajectory
 
@@ -21,7 +22,7 @@ OBJECTS = 300_000
 EVENTS = 40 << 20
 
 
-def read_events(path: Path) -> list[dict]:
+def read_events(path: Path) -> list[dict[str, Any]]:
     """What processes reported to this file: objects, one a line. Nothing, if it isn't there; what
     the student's code tore or forged in it isn't one.
     """
@@ -46,8 +47,8 @@ class Life:
     """One process of a run, after its end."""
 
     folder: Path
-    fault: Fault | Preempt | None
-    result: dict  # the guardian's
+    fault: AnyFault | None
+    result: dict[str, Any]  # the guardian's
 
     @classmethod
     def of_events(cls, path: Path) -> Life:
@@ -59,26 +60,28 @@ class Life:
         return life
 
     @cached_property
-    def events(self) -> list[dict]:
+    def events(self) -> list[dict[str, Any]]:
         return read_events(self.folder / "events")
 
     @property
     def processes(self) -> list[Life]:
         return [self]
 
-    def all(self, event: str) -> list[dict]:
+    def all(self, event: str) -> list[dict[str, Any]]:
         return [e for e in self.events if e.get("event") == event]
 
-    def first(self, event: str) -> dict | None:
+    def first(self, event: str) -> dict[str, Any] | None:
         return next(iter(self.all(event)), None)
 
     @property
     def status(self) -> int:
-        return self.result["status"]
+        status: int = self.result["status"]
+        return status
 
     @property
     def ended(self) -> str | None:
-        return self.result["ended"]
+        ended: str | None = self.result["ended"]
+        return ended
 
     @property
     def fault_fired(self) -> bool:
@@ -113,15 +116,17 @@ class Life:
     def resumed_at(self) -> int:
         """The step that the life started from: 0 when fresh."""
         event = self.first("life")
-        return event["step"] if event else 0
+        step: int = event["step"] if event else 0
+        return step
 
     @property
     def reached(self) -> int:
         """The last step that it had finished."""
-        return max([self.resumed_at, *(s["step"] for s in self.steps)])
+        steps: list[int] = [s["step"] for s in self.steps]
+        return max([self.resumed_at, *steps])
 
     @cached_property
-    def steps(self) -> list[dict]:
+    def steps(self) -> list[dict[str, Any]]:
         """Its finished steps: the record of each, with its loss."""
         losses = {e["step"]: e["loss"] for e in self.all("loss")}
         return [e | {"loss": losses[e["step"]]} for e in self.all("step") if e["step"] in losses]
@@ -140,16 +145,16 @@ class Group:
     """A life of several ranks, after its end. Rank 0 speaks for it where all ranks say the same."""
 
     ranks: list[Life]
-    fault: Fault | Preempt | None
+    fault: AnyFault | None
 
     @property
     def processes(self) -> list[Life]:
         return self.ranks
 
-    def all(self, event: str) -> list[dict]:
+    def all(self, event: str) -> list[dict[str, Any]]:
         return self.ranks[0].all(event)
 
-    def first(self, event: str) -> dict | None:
+    def first(self, event: str) -> dict[str, Any] | None:
         return self.ranks[0].first(event)
 
     @property
@@ -181,7 +186,7 @@ class Group:
         return self.ranks[0].reached
 
     @property
-    def steps(self) -> list[dict]:
+    def steps(self) -> list[dict[str, Any]]:
         return self.ranks[0].steps
 
     def text(self, stream: str = "stderr", characters: int = 4000) -> str:
@@ -192,27 +197,31 @@ class Group:
         )
 
 
+AnyLife = TypeVar("AnyLife", bound="Life | Group")
+
+
 @dataclass
-class Run:
+class Run(Generic[AnyLife]):
     """The lives of one run, in order. `schedule` is what was to befall them."""
 
-    lives: list[Life] | list[Group]
-    schedule: tuple[Fault | Preempt, ...]
+    lives: list[AnyLife]
+    schedule: tuple[AnyFault, ...]
     directory: Path  # its checkpoints
     command: str = ""
-    notes: dict = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def last(self) -> Life:
+    def last(self) -> AnyLife:
         return self.lives[-1]
 
     @property
     def finished(self) -> bool:
         return self.last.finished and len(self.lives) == len(self.schedule) + 1
 
-    def of(self, rank: int) -> Run:
+    def of(self: Run[Group], rank: int) -> Run[Life]:
         """The run as one of its ranks saw it."""
-        return replace(self, lives=[group.ranks[rank] for group in self.lives])
+        lives = [group.ranks[rank] for group in self.lives]
+        return Run(lives, self.schedule, self.directory, self.command, self.notes)
 
     @property
     def world(self) -> int:
@@ -223,7 +232,7 @@ class Run:
     def story(self) -> str:
         if not self.schedule:
             return "none"
-        parts = []
+        parts: list[str] = []
         for after in self.lives[1:]:
             where = (
                 f"relaunched from the checkpoint of step {after.resumed_at}"

@@ -25,10 +25,11 @@ import socket
 import struct
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from grader.errors import UsageError
 from grader.processes import die_with_parent
@@ -110,7 +111,7 @@ class Sandbox:
         trusted: bool = False,
         memory: int = 1 << 30,
         given: bool = False,
-    ) -> dict:
+    ) -> dict[str, Any]:
         """What the job of a life says of its sandbox; its folders are added where it is prepared.
 
         readable  paths beside those that every life may read
@@ -237,7 +238,7 @@ def own(kind: str) -> None:
     die_with_parent()
 
 
-def in_new_pid_namespace(kind: str, fork):
+def in_new_pid_namespace(kind: str, fork: Callable[[], int]) -> int:
     """`fork()`, whose child is the first process of a process table of its own."""
     if kind != NAMESPACES:
         return fork()
@@ -265,7 +266,7 @@ class SharedNetwork:
             self.mine = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
             _new_network()
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: object) -> None:
         if self.kind == NAMESPACES:
             _check(_libc.setns(self.mine, CLONE_NEWNET), "network namespace")
             os.close(self.mine)
@@ -279,7 +280,7 @@ def _new_network() -> None:
         fcntl.ioctl(s, SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", flags | IFF_UP))
 
 
-def around_guardian(job: dict) -> None:
+def around_guardian(job: dict[str, Any]) -> None:
     """In a guardian, the first process of its process table: what it shares with the life that it
     starts.
     """
@@ -310,7 +311,7 @@ def _give(path: str, uid: int) -> None:
 # --- entering -------------------------------------------------------------------------------------
 
 
-def enter(job: dict) -> None:
+def enter(job: dict[str, Any]) -> None:
     """In the life, before any student code, and with everything open that it reports to."""
     if job["kind"] == NONE:
         return
@@ -324,7 +325,7 @@ def enter(job: dict) -> None:
     _refuse_keeping()
 
 
-def _readable(job: dict) -> list[str]:
+def _readable(job: dict[str, Any]) -> list[str]:
     """Everything that this life may read, without what lies below another of them."""
     paths = [*everybodys(), *job["grader"], *job["readable"], *(NETWORK if job["network"] else ())]
     found: list[str] = []
@@ -367,7 +368,7 @@ def _set_attributes(path: str, attributes: int) -> None:
     )
 
 
-def _new_root(job: dict, reads: list[str]) -> None:
+def _new_root(job: dict[str, Any], reads: list[str]) -> None:
     if SYS_PIVOT_ROOT is None:
         raise OSError(errno.ENOSYS, f"pivot_root on {platform.machine()}")
     _check(_libc.unshare(CLONE_NEWNS), "mount namespace")
@@ -405,7 +406,7 @@ def _new_root(job: dict, reads: list[str]) -> None:
     os.chdir("/")
 
 
-def _cover_grader(job: dict, root: str) -> None:
+def _cover_grader(job: dict[str, Any], root: str) -> None:
     """Of the grader, only what the job names, even where it lies in a folder that is read."""
     if str(GRADER) in job["grader"]:
         return _bind(str(GRADER), root, read_only=True)
@@ -478,7 +479,8 @@ def jobs_can_be_confined() -> bool:
     if sys.platform != "linux":
         return False
     number = ctypes.c_long(SYS_LANDLOCK_CREATE_RULESET)
-    return _libc.syscall(number, None, ctypes.c_size_t(0), 1) >= 1
+    version: int = _libc.syscall(number, None, ctypes.c_size_t(0), 1)
+    return version >= 1
 
 
 def hide_from_others() -> None:
@@ -515,7 +517,7 @@ RIGHTS = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 5: (1 << 16) - 1
 BIND_TCP_CONNECT_TCP, SCOPE_ABSTRACT_UNIX_AND_SIGNAL = 3, 3
 
 
-def _landlock(job: dict, reads: list[str]) -> None:
+def _landlock(job: dict[str, Any], reads: list[str]) -> None:
     abi = _check(
         _libc.syscall(ctypes.c_long(SYS_LANDLOCK_CREATE_RULESET), None, ctypes.c_size_t(0), 1),
         "Landlock",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 # Causes before their consequences: the first that differs is what was lost.
 COMPONENTS = [
@@ -39,12 +40,24 @@ class Divergence:
     different: list[str]  # components, causes first
     same: list[str]
     first_after_resume: bool
-    got: dict = field(repr=False, default_factory=dict)
-    expected: dict = field(repr=False, default_factory=dict)
+    got: dict[str, Any] = field(repr=False, default_factory=dict)
+    expected: dict[str, Any] = field(repr=False, default_factory=dict)
 
     @property
     def cause(self) -> str:
         return self.different[0]
+
+
+class Trained(Protocol):
+    """A life, as far as its trajectory needs it."""
+
+    @property
+    def steps(self) -> list[dict[str, Any]]: ...
+
+    @property
+    def resumed_at(self) -> int: ...
+
+    def first(self, event: str) -> dict[str, Any] | None: ...
 
 
 @dataclass
@@ -53,12 +66,12 @@ class Trajectory:
     at.
     """
 
-    steps: dict[int, dict] = field(default_factory=dict)
-    end: dict | None = None
+    steps: dict[int, dict[str, Any]] = field(default_factory=dict)
+    end: dict[str, Any] | None = None
     resumes: list[int] = field(default_factory=list)
 
     @classmethod
-    def of(cls, life) -> Trajectory:
+    def of(cls, life: Trained) -> Trajectory:
         end = life.first("end")
         resumes = [life.resumed_at] if life.resumed_at else []
         return cls({s["step"]: s for s in life.steps}, end, resumes)
@@ -73,8 +86,8 @@ class Trajectory:
         kept = {n: s for n, s in self.steps.items() if n < start}
         return Trajectory(kept | later.steps, later.end, self.resumes + later.resumes)
 
-    def __eq__(self, other) -> bool:
-        return self.diverges_from(other) is None
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Trajectory) and self.diverges_from(other) is None
 
     def diverges_from(self, expected: Trajectory, partly: bool = False) -> Divergence | None:
         """The first step at which this course isn't the expected one; `partly`: of the steps that
@@ -102,7 +115,7 @@ class Trajectory:
         return _compare(last, _flat(self.end), _flat(expected.end), last - 1 in self.resumes)
 
 
-def _flat(record: dict | None) -> dict:
+def _flat(record: dict[str, Any] | None) -> dict[str, Any]:
     if record is None:
         return {}
     out = dict(record["state"])
@@ -113,7 +126,9 @@ def _flat(record: dict | None) -> dict:
     return out
 
 
-def _compare(step: int, got: dict, want: dict, resumed: bool) -> Divergence | None:
+def _compare(
+    step: int, got: dict[str, Any], want: dict[str, Any], resumed: bool
+) -> Divergence | None:
     names = sorted(got.keys() | want.keys(), key=lambda c: (order(c), c))
     different = [n for n in names if got.get(n) != want.get(n)]
     if not different:

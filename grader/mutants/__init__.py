@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from grader.course.catalog import Exercise, tomllib
+from grader.course.catalog import Exercise, read_toml
 from grader.course.submissions import Submission
 from grader.verdicts import BLOCKED, FAIL, PASS, ExerciseResult
 
@@ -49,7 +49,7 @@ def load(exercise: Exercise) -> list[Mutant]:
             tuple((e.get("file", ""), e["find"], e["replace"]) for e in m["edits"]),
         )
         for path in sorted(folder.glob("*.toml"))
-        for m in tomllib.loads(path.read_text())["mutant"]
+        for m in read_toml(path)["mutant"]
     ]
 
 

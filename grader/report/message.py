@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeGuard
 
-from grader.verdicts import HANGS, Outcome
+from grader.verdicts import HANGS, PASS, Finding, Outcome
 
 LABEL = 11  # width of the labels' column; a longer label has a space behind it all the same
 
@@ -15,10 +16,24 @@ class Message:
     """What is said of a task, as (label, text), and as data."""
 
     rows: list[tuple[str, str]] = field(default_factory=list)
-    evidence: dict = field(default_factory=dict)
+    evidence: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return "\n".join(labelled(label) + text for label, text in self.rows)
+
+
+class Problem(Protocol):
+    """An outcome that isn't a pass: it has a finding."""
+
+    check: str
+    title: str
+    task: str
+    verdict: str
+    finding: Finding
+
+
+def is_problem(outcome: Outcome) -> TypeGuard[Problem]:
+    return outcome.verdict != PASS
 
 
 def blocked(blockers: list[str]) -> Message:
@@ -31,7 +46,7 @@ def nothing_selected() -> Message:
 
 
 def failed(
-    problems: list[Outcome],
+    problems: list[Problem],
     told: dict[str, str],
     *,
     task_id: str,
@@ -85,11 +100,12 @@ def failed(
     return Message([(label, _printable(translate(text))) for label, text in rows], evidence)
 
 
-def _gist(outcome: Outcome) -> str:
+def _gist(outcome: Problem) -> str:
     """One line of a further finding: what befell the job, and what was different, found, or raised;
     or as it says itself.
     """
-    if gist := outcome.finding.data.get("gist"):
+    gist: str | None = outcome.finding.data.get("gist")
+    if gist:
         return gist
     rows = dict(outcome.finding.rows)
     befell = (

@@ -9,13 +9,14 @@ import os
 import stat
 import sys
 from pathlib import Path
+from typing import Any, TextIO
 from xml.etree import ElementTree
 
 from grader.errors import UsageError
 from grader.verdicts import BLOCKED, FAIL, INCONCLUSIVE, PASS, ExerciseResult
 
 
-def as_json(results: list[ExerciseResult]) -> dict:
+def as_json(results: list[ExerciseResult]) -> dict[str, Any]:
     """{"schema": "grade/v1", "score", "max_score", "seconds", "exercises": [...]}; points are
     integers.
 
@@ -107,7 +108,7 @@ class Target:
         except OSError as e:
             raise UsageError(f"can't write {path}: {e.strerror}") from e
 
-    def _open(self):
+    def _open(self) -> TextIO:
         try:
             mode = os.stat(self.path).st_mode
         except FileNotFoundError:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import textwrap
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -13,6 +15,9 @@ from rich.text import Text
 from grader.course.catalog import Exercise
 from grader.report.message import LABEL, labelled
 from grader.verdicts import BLOCKED, FAIL, INCONCLUSIVE, PASS, ExerciseResult, TaskResult
+
+if TYPE_CHECKING:
+    from grader.harness.lab import Bench
 
 WORD = {PASS: "PASS", FAIL: "FAIL", BLOCKED: "BLOCKED", INCONCLUSIVE: "INCONCLUSIVE"}
 STYLE = {PASS: "bold green", FAIL: "bold red", BLOCKED: "yellow", INCONCLUSIVE: "bold magenta"}
@@ -35,6 +40,14 @@ def console() -> Console:
     return out
 
 
+class UnderWay(Protocol):
+    """A grading (engine.py), as far as its progress needs it."""
+
+    bench: Bench
+
+    def done(self) -> tuple[int, int]: ...
+
+
 class Progress:
     """Prints each task's result; below, while runs go on, a line that says what has been done."""
 
@@ -51,12 +64,17 @@ class Progress:
             self.live.__enter__()
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if self.live:
             with contextlib.suppress(OSError):  # the terminal may be gone
-                self.live.__exit__(*error)
+                self.live.__exit__(kind, error, trace)
 
-    def update(self, grading) -> None:
+    def update(self, grading: UnderWay) -> None:
         if self.live:
             done, total = grading.done()
             self.live.update(self._line(done, total, grading.bench.lives_ended))

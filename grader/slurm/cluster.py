@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from grader.errors import UsageError
 from grader.slurm import ancestors, installation, processes, state, teardown
-from grader.slurm.config import Options, check_directory, user
+from grader.slurm.config import Checked, Options, check_directory, user
 from grader.slurm.errors import ClusterError
 
 SUPERVISOR = Path(__file__).with_name("supervisor.py")
@@ -108,7 +109,7 @@ class Cluster:
     ):
         self.jobs_see, self.jobs_write = jobs_see, jobs_write
         self.directory = Path(os.path.abspath(directory))
-        self.options = Options(
+        self.options: Checked = Options(
             nodes, cpus, grace, kill_wait, proctrack, fast_limits, settings or {}
         )
         self.seconds = 0.0  # that it took to start
@@ -137,7 +138,8 @@ class Cluster:
         try:
             self._begin()
             self.seconds = self._await_start()
-            if stay:
+            if stay and self._keeper:
+                assert self._keeper.stdin  # a pipe
                 self._keeper.stdin.write(b"stay\n")
                 self._keeper.stdin.flush()
                 self._keeper.returncode = 0  # nobody's child from here on
@@ -158,7 +160,7 @@ class Cluster:
         return SUPERVISOR
 
     def _begin(self) -> None:
-        self._keeper = subprocess.Popen(
+        keeper = self._keeper = subprocess.Popen(
             [sys.executable, "-I", str(self.program), str(self.directory)],
             stdin=subprocess.PIPE,  # its lifeline
             stdout=subprocess.PIPE,
@@ -174,12 +176,14 @@ class Cluster:
                 "writable": [*map(str, self.jobs_write)],
             }
         said = {"options": vars(self.options), "sandbox": sandbox}
-        self._keeper.stdin.write(json.dumps(said).encode() + b"\n")
-        self._keeper.stdin.flush()
+        assert keeper.stdin  # a pipe
+        keeper.stdin.write(json.dumps(said).encode() + b"\n")
+        keeper.stdin.flush()
 
     def _await_start(self) -> float:
+        assert self._keeper and self._keeper.stdout  # _begin has made it
         said = self._keeper.stdout.readline()  # it bounds itself: PATIENCE in supervisor.py
-        answer = json.loads(said) if said else {"error": "its keeper was killed"}
+        answer: dict[str, Any] = json.loads(said) if said else {"error": "its keeper was killed"}
         if "error" in answer:
             raise ClusterError(f"the cluster didn't start: {answer['error']}")
         return answer["up"]
@@ -190,6 +194,7 @@ class Cluster:
         something resists.
         """
         if self._keeper is not None:
+            assert self._keeper.stdin  # a pipe
             with suppress(OSError):
                 self._keeper.stdin.close()
             with suppress(subprocess.TimeoutExpired):
@@ -233,31 +238,34 @@ class Cluster:
         *,
         timeout: float = 60,
         check: bool = False,
-        **options,
+        **options: Any,
     ) -> subprocess.CompletedProcess:
         """A client, or any command, in this cluster's environment: `subprocess.run` with output
         captured as text.
 
         ClusterError after `timeout` seconds, or if `check` and the exit status isn't 0.
         """
-        command = [os.fspath(c) for c in command]
+        words = [os.fspath(c) for c in command]
         options = {
             "env": self.env,
             "stdin": subprocess.DEVNULL,
             "stdout": subprocess.PIPE,
             "stderr": subprocess.PIPE,
             "text": True,
-        } | options
+            **options,
+        }
         try:
-            done = subprocess.run(command, timeout=timeout, **options)
+            done: subprocess.CompletedProcess[Any] = subprocess.run(
+                words, timeout=timeout, **options
+            )
         except subprocess.TimeoutExpired:
-            raise ClusterError(f"{' '.join(command)}: no end after {timeout:g} s") from None
+            raise ClusterError(f"{' '.join(words)}: no end after {timeout:g} s") from None
         except FileNotFoundError:
-            raise ClusterError(f"{command[0]}: no such command") from None
+            raise ClusterError(f"{words[0]}: no such command") from None
         if check and done.returncode:
             said = (done.stderr or done.stdout or "").strip().splitlines()
             raise ClusterError(
-                f"{' '.join(command)}: exit status {done.returncode}: "
+                f"{' '.join(words)}: exit status {done.returncode}: "
                 f"{said[-1] if said else '(no message)'}"
             )
         return done

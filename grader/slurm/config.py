@@ -8,6 +8,7 @@ import re
 import socket
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from grader.errors import UsageError
 
@@ -17,6 +18,13 @@ MOST_NODES = 16
 # A Unix socket's path has 107 bytes; the longest below the directory is slurmstepd's:
 # /n16/n16_JOBID.STEPID+HET
 LONGEST = 107 - len("/n16/n16_67108863.4294967291+4294967294")
+
+
+class Checked(Protocol):
+    """A cluster's options, whichever kind it is."""
+
+    def check(self) -> None:
+        """UsageError, in one line, if it can't be."""
 
 
 @dataclass(frozen=True)

@@ -32,15 +32,16 @@ def find() -> Programs:
     if not sys.platform.startswith("linux"):
         raise NotInstalled("a Slurm cluster needs Linux (grader/slurm/README.md)")
     search = os.pathsep.join([os.environ.get("PATH", os.defpath), *ALSO_IN])
-    paths = {name: shutil.which(name, path=search) for name in DAEMONS + CLIENTS}
-    if missing := [name for name, path in paths.items() if path is None]:
-        names = (
+    names = DAEMONS + CLIENTS
+    paths = {name: at for name in names if (at := shutil.which(name, path=search))}
+    if missing := [name for name in names if name not in paths]:
+        told = (
             "Slurm isn't installed here"
-            if len(missing) == len(paths)
+            if not paths
             else f"Slurm isn't complete here: no {', '.join(missing)}"
         )
         raise NotInstalled(
-            f"{names}; on Debian and Ubuntu, `make slurm` installs it (elsewhere: "
+            f"{told}; on Debian and Ubuntu, `make slurm` installs it (elsewhere: "
             "grader/slurm/README.md)"
         )
     try:

@@ -47,4 +47,4 @@ def tell(message: dict) -> None:
 
 
 def alive(state: dict, known: dict | None) -> bool:
-    return bool(known) and state["now"] and processes.alive(known)
+    return bool(known and state["now"] and processes.alive(known))

@@ -24,6 +24,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -61,7 +62,7 @@ class Keeper:
         self.staying = False
         self.wake, _ = wakeup_pipe(signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
         mine = processes.identity(os.getpid())
-        self.state = {
+        self.state: dict[str, Any] = {
             "boot": processes.boot(),
             "keeper": mine,
             "phase": "starting",
@@ -309,7 +310,7 @@ def main() -> None:
     here = os.stat(directory)
     keeper, error = None, None
     try:
-        said = json.loads(sys.stdin.buffer.raw.readline())
+        said = json.loads(sys.stdin.buffer.raw.readline())  # type: ignore[union-attr]  # unbuffered
         keeper = Keeper(directory, Options(**said["options"]), said.get("sandbox"))
         keeper.write_state()
         keeper.start()

@@ -8,6 +8,7 @@ been augmented.
 
 import argparse
 import random
+from typing import Any
 
 import numpy
 import torch
@@ -32,7 +33,7 @@ def put_generators(state: list) -> None:
 def draws(codes: torch.Tensor, index: int, inputs: torch.Tensor, targets: torch.Tensor) -> dict:
     """How the dataset may have made this sample: the window's shift, the characters hidden and
     mistyped. "shift" is None if it can't have."""
-    found = {"shift": None, "hidden": 0, "mistyped": []}
+    found: dict[str, Any] = {"shift": None, "hidden": 0, "mistyped": []}
     for shift in range(8):
         window = codes[4 * index + shift :][: len(inputs) + 1]
         if len(window) == len(inputs) + 1 and torch.equal(window[1:], targets):
@@ -53,7 +54,10 @@ def main() -> None:
     codes = job.loader.dataset.codes
     telemetry.life(job)
     for reported in telemetry.given("batches"):
-        batch = [torch.tensor(reported[name]) for name in ("indices", "inputs", "targets")]
+        indices, inputs, targets = (
+            torch.tensor(reported[name]) for name in ("indices", "inputs", "targets")
+        )
+        batch = indices, inputs, targets
         put_generators(reported["rng"])
         telemetry.step(job, batch)
         telemetry.emit(

@@ -30,8 +30,8 @@ from grader.verdicts import Finding
 INF, NAN = float("inf"), float("nan")
 AS_CAREFULLY = "is the best saved as carefully as the other checkpoints?"
 STEP_AND_EPOCH = "what do step and epoch count at the moment when you are asked?"
-GOOD = {"op": "best", "step": 10, "loss": 2.0, "best": INF}
-BETTER = {"op": "best", "step": 20, "loss": 1.0, "best": 2.0}
+GOOD: dict = {"op": "best", "step": 10, "loss": 2.0, "best": INF}
+BETTER: dict = {"op": "best", "step": 20, "loss": 1.0, "best": 2.0}
 
 
 def _seen(lab: Lab) -> dict[str, Seen]:
@@ -155,7 +155,9 @@ def _asked(every_steps: int | None, every_epochs: int | None) -> str:
 
 def _best_points(losses: list[float]) -> list[dict]:
     both = {"reads": ["latest", "best"]}
-    points, ops, best = [], [], INF
+    points: list[dict] = []
+    ops: list[dict] = []
+    best = INF
     for i, loss in enumerate(losses):
         step = 10 * (i + 1)
         call = {"op": "best", "step": step, "loss": loss, "best": best}

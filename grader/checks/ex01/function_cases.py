@@ -41,7 +41,7 @@ class Probe:
     save: dict
     reference: str = ""  # what the life without student code is asked about it
     loads: dict[str, dict] = field(default_factory=dict)
-    saved: Answer | None = None
+    saved: Answer = field(init=False)  # there once it was asked
     expected: dict = field(default_factory=dict)
     loaded: dict[str, Answer] = field(default_factory=dict)
 

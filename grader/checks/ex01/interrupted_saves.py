@@ -45,7 +45,7 @@ def _undisturbed(lab: Lab) -> dict[str, Seen]:
 def _undisturbed_points(draw) -> list[dict]:
     first, second, third = steps_of_a_run(draw, 3)
     three = [write(first), write(second), write(third)]
-    points = [
+    points: list[dict] = [
         {"name": "undisturbed", "ops": three},
         {"name": "first save", "ops": [write(first)]},
         {"name": "again", "ops": [write(first), write(second), again(second)]},

@@ -267,7 +267,7 @@ def leftovers_go(lab: Lab) -> None:
         for op in [*map(write, steps[:3]), best]
     ]
     whole = [*map(write, steps[3:]), best]
-    points = [
+    points: list[dict] = [
         {"name": "torn", "ops": [*torn, *whole, prune(keep)]},
         {"name": "torn, then best", "ops": [*torn[:3], *whole, torn[3], prune(keep)]},
         {"name": "torn in odd", "at": ODD, "made": False, "ops": [*torn, *whole, prune(keep)]},

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import random
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -87,7 +87,7 @@ class Seen:
     total: int = 0  # bytes that the directory held at last
     entries: int = 0  # files and folders in it
     lost: list[str] = field(default_factory=list)  # files of others that aren't what they were
-    labels: dict[directory_damage.Identity, object] = field(
+    labels: dict[tuple[int, ...], object] = field(
         default_factory=dict
     )  # file -> the call that wrote it last
     strangers: dict[str, Stranger] = field(default_factory=dict)  # what others put there
@@ -194,7 +194,7 @@ def _random(lab: Lab, text: str) -> random.Random:
 
 def payload(lab: Lab) -> str:
     """The seed of all states that are saved: no life that reads can know it."""
-    return f"{lab.bench.salts.secret.hex()} states"
+    return f"{(lab.bench.salts.secret or b'').hex()} states"
 
 
 def _save(lab: Lab, points: list[Seen]) -> Path:
@@ -581,7 +581,7 @@ def fails(
     return Finding(code, [*rows, ("found", found), ("expected", expected)], fault, **advice)
 
 
-def _error(seen: Seen) -> str:
+def _error(seen: Seen | Look) -> str:
     crash = seen.read_crash
     if not crash:
         return "an error"
@@ -681,6 +681,7 @@ def cases(faults: list[Fault], events: list[str]) -> list[tuple[str, Fault, int 
     """(name, fault, late) of each point. If several files are written, a tear also strikes the last
     one alone: a temporary file that is *copied* to its final name is torn in the copy.
     """
+    found: list[tuple[str, Fault, int | None]]
     found = [(str(fault), fault, None) for fault in faults]
     opened = _opened(events)
     if len(opened) > 1:
@@ -692,11 +693,13 @@ def cases(faults: list[Fault], events: list[str]) -> list[tuple[str, Fault, int 
     return found
 
 
-def _opened(events: list[str]) -> list[int]:
+def _opened(events: Sequence[str]) -> list[int]:
     return [n for n, event in enumerate(events) if event.startswith(("open ", "torch.save begins"))]
 
 
-def under(fault: Fault, op: dict, events: list[str] = (), late: int | None = None, **more) -> dict:
+def under(
+    fault: Fault, op: dict, events: Sequence[str] = (), late: int | None = None, **more
+) -> dict:
     """The operation under a fault. `events`: those of the same operation undisturbed; `late`: the
     one before which nothing is torn.
     """

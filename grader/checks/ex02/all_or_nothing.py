@@ -110,8 +110,8 @@ def _entries(folder: Path) -> list[Path]:
 def newest_on_every_rank(lab: Lab) -> None:
     first, second, third = steps(lab)
     ready, folder = Undisturbed.of(lab), place(lab)
-    for seen in ready.seen.values():
-        works(seen)
+    for one in ready.seen.values():
+        works(one)
     two = f"steps {first} and {second}"
     asked = {  # name -> (whose directory, what is done to it, what all ranks must find, rows)
         "one": ("one", None, f"step {first}", [("saved", f"step {first}")]),
@@ -206,9 +206,9 @@ def others_files(lab: Lab) -> None:
         name: look_alikes(ready.folder / "one", own, first, folder / name)
         for name in ("two", "empty")
     }
-    for path in [p for p in _entries(folder / "one") if p.is_dir() and not p.is_symlink()]:
-        (path / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
-        (path / ".nfs000000000a0b1c2d").write_bytes(b"held open by another node")
+    for at in [p for p in _entries(folder / "one") if p.is_dir() and not p.is_symlink()]:
+        (at / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
+        (at / ".nfs000000000a0b1c2d").write_bytes(b"held open by another node")
     before = {
         name: {path: content for path, content in _files(folder / name).items() if path in files}
         for name, files in put.items()
@@ -365,18 +365,19 @@ def _killed(
     struck = 0
     for n, (fault, late) in enumerate(faults):
         then, point = died[f"run-{n}"], seen[f"run-{n}"]
-        if then.first(fault.rank, "fault") is None:
+        rank = fault.rank or 0
+        if then.first(rank, "fault") is None:
             raise Inconclusive(
                 "fault", [("fault", f"{fault} never fired: two saves did different things")]
             )
-        dead = then.first(fault.rank, "ended point")["status"] < 0
+        dead = then.first(rank, "ended point")["status"] < 0
         if fault.kind == "kill" and not dead:
             raise Inconclusive("fault", [("fault", f"{fault} fired, and the rank went on")])
         struck += dead
         where = (
-            moment(fault, events[fault.rank])
+            moment(fault, events[rank])
             if late is None
-            else f"when the file had {fault.byte} bytes: {events[fault.rank][late]}"
+            else f"when the file had {fault.byte} bytes: {events[rank][late]}"
         )
         again = " again" if last.get("version") else ""
         rows = [
@@ -533,7 +534,8 @@ def damaged_for_one_rank(lab: Lab) -> None:
                 ("expected", "a checkpoint"),
             ],
         )
-    points, harmed = [], {}
+    points: list[dict] = []
+    harmed = {}
     for n, file in enumerate(written[:8]):
         for how in ("remove", "truncate", "empty" if n % 2 else "garbage"):
             (done, harm), name = HARMS[how], f"{how} {n}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from grader.checks import rank_assertions
 from grader.checks.ex02 import rank_plan
 from grader.checks.ex02.rank_plan import Seen, place, saves, works
@@ -119,7 +121,7 @@ def every_sample_once(run: Run, steps_per_epoch: int) -> None:
 PLAIN, GPU = rank_plan.EPOCHS  # of the two files
 
 
-def _saved(lab: Lab) -> tuple[dict[str, Seen], object]:
+def _saved(lab: Lab) -> tuple[dict[str, Seen], Path]:
     """Two files that two ranks wrote; of one, the tensors lived on a GPU."""
 
     def make():

@@ -11,6 +11,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from grader.checks.rank_assertions import deadlock, ended_early, leaving, never_met
 from grader.checks.run_assertions import crashed, starved
@@ -38,10 +39,10 @@ class Seen:
     def all(self, rank: int, event: str) -> list[dict]:
         return [e for e in self.events[rank] if e["event"] == event]
 
-    def first(self, rank: int, event: str) -> dict | None:
+    def first(self, rank: int, event: str) -> Any:
         return next(iter(self.all(rank, event)), None)
 
-    def loaded(self, rank: int, n: int = 0) -> dict | None:
+    def loaded(self, rank: int, n: int = 0) -> Any:
         """What the rank's n-th load came to."""
         return next(iter(self.all(rank, "loaded point")[n : n + 1]), None)
 
@@ -508,7 +509,7 @@ def all_hear_of_failures(seen: Seen, function: str) -> None:
         asked = ("fault", f"the disk is full for rank {sweeper}, at: {fault['before']}")
         if fault["before"] is None:
             asked = ("happened", "rank 0 couldn't write: the directory of `path` is a file")
-        did = [
+        did: list[Any] = [
             next((e for e in events if e["event"] == "saved point"), None) for events in of_ranks
         ]
         saves = [_as_far_as(events, "saved point") for events in of_ranks]

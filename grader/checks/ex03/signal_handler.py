@@ -68,7 +68,7 @@ class Draw:
 
     def passing(self, *numbers: int) -> list[list]:
         """Each signal at a time of its own, and a look some time after it."""
-        operations = []
+        operations: list[list] = []
         for number in numbers:
             operations += [
                 ["time", self.some_time()],

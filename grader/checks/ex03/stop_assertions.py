@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 import signal
 from pathlib import Path
+from typing import Any
 
 from grader.checks import rank_assertions, run_assertions
 from grader.checks.ex03 import expected_times, foreign_files
@@ -56,7 +57,7 @@ def any_signal(lab: Lab) -> str:
     return lab.draw.choice(["term", "usr1"])
 
 
-def option(args: tuple, name: str, otherwise: object) -> object:
+def option(args: tuple, name: str, otherwise: object) -> Any:
     """The value of an option among a run's arguments."""
     return args[args.index(name) + 1] if name in args else otherwise
 
@@ -415,7 +416,7 @@ def _steps(number: int) -> str:
 
 def _killed(run: Run, life: Life | Group) -> Finding:
     rank, one = next((r, one) for r, one in enumerate(life.processes) if one.all("killed"))
-    killed, sent = one.first("killed"), one.all("signal")
+    killed, sent = one.all("killed")[0], one.all("signal")
     rows = [*fault_row(run)]
     if isinstance(life, Group):
         rows.append(("rank", f"{rank} (of {len(life.ranks)})"))
@@ -675,6 +676,7 @@ def one_writes(run: Run) -> None:
 
 
 def _no_regular_save(run: Run, life: Life | Group) -> Finding:
+    assert life.fault  # a preemption: there is no other
     due = life.fault.step
     saved = sorted({e["step"] for e in life.all("saving")})
     rows = [

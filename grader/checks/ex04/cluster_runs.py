@@ -19,9 +19,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from grader.checks.ex04.witness import Witness
 from grader.course import catalog
+from grader.errors import UsageError
 from grader.harness import scratch
 from grader.harness.lab import WORKLOAD, Cancelled, Lab
 from grader.harness.sandbox import NONE, jobs_can_be_confined
@@ -75,14 +77,18 @@ class Where:
             "site": Pace(kill_wait=30, grace=0, limit=240, long=40, short=5, seconds=4 * 3600),
         }[self.chosen]
 
-    def cluster(self, directory: Path, first_job: int = 1, **jobs: list[Path]) -> Cluster:
+    def cluster(self, directory: Path, first_job: int = 1, **jobs: Any) -> Cluster:
         """`jobs`: what they may read and write (Cluster's jobs_see and jobs_write); a site has
         rules of its own.
         """
         if self.chosen == "site":
             return Site(self.partition, self.account)
         kind = Cluster if self.chosen == "slurm" else StandIn
-        times = {"grace": self.pace.grace, "kill_wait": self.pace.kill_wait, "fast_limits": True}
+        times: dict[str, Any] = {
+            "grace": self.pace.grace,
+            "kill_wait": self.pace.kill_wait,
+            "fast_limits": True,
+        }
         return kind(directory, nodes=1, settings={"FirstJobId": str(first_job)}, **times, **jobs)
 
 
@@ -277,7 +283,7 @@ def _run(
                 run.trouble = witness.trouble
             run.events = list(run.events)
         return run
-    except catalog.UsageError as e:
+    except UsageError as e:
         raise Inconclusive("cluster", [("cluster", str(e)), ("try", "TMPDIR=/tmp")]) from e
     except NotInstalled as e:
         raise Inconclusive("no-cluster", [("cluster", str(e))]) from e

@@ -74,7 +74,7 @@ def a_crash_loop_ends(draw: Random) -> Courses:
 
 def progress_starts_the_count_anew(draw: Random) -> Courses:
     crash, later = (10, "failed", 3), (20, "failed", 3)
-    courses = [
+    courses: Courses = [
         [
             (0, "failed", 3),
             (0, None, 3),
@@ -97,7 +97,7 @@ def progress_starts_the_count_anew(draw: Random) -> Courses:
 
 def a_preemption_is_no_crash(draw: Random) -> Courses:
     crash, preempted = (10, "failed", 3), (10, "preempted", 3)
-    courses = [[preempted] * 6, [crash, crash, preempted, crash, crash, crash, crash]]
+    courses: Courses = [[preempted] * 6, [crash, crash, preempted, crash, crash, crash, crash]]
     courses.append(
         [
             (0, "preempted", 1),

@@ -302,7 +302,7 @@ def _last_words(run: ClusterRun) -> str:
 def kept(run: ClusterRun, do: str, think: str) -> None:
     """The fault `do` cost no finished step: the training heard of it in time, saved, and left."""
     number, fault = next(
-        ((n, f) for n, f in enumerate(run.all("fault")) if f["do"] == do), (None, None)
+        ((n, f) for n, f in enumerate(run.all("fault")) if f["do"] == do), (-1, None)
     )
     if fault is None:  # an earlier one has ended it
         finished(run)

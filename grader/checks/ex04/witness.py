@@ -124,6 +124,7 @@ class Witness:
     # --- who reports
 
     def _accept(self) -> None:
+        assert self._listener  # __enter__ has opened it
         while True:
             try:
                 sock, _ = self._listener.accept()
@@ -173,10 +174,10 @@ class Witness:
 
     def _meet(self, sock: socket.socket, hello: dict) -> _Life:
         pid = _peer(sock) if self.job_of else None
-        job = (self.job_of(pid) or "") if self.job_of else str(hello.get("job"))
+        job = (self.job_of(pid) or "") if self.job_of and pid is not None else str(hello.get("job"))
         with self._lock:
             self._began += 1
-            life = _Life(self._began, sock, pid, job, pid and processes.identity(pid))
+            life = _Life(self._began, sock, pid, job, processes.identity(pid) if pid else None)
             self._lives.append(life)
         return life
 
@@ -190,10 +191,11 @@ class Witness:
 
     def _same(self, life: _Life) -> None:
         """It still runs in its job."""
-        if not self.job_of or (life.job and self.job_of(life.pid) == life.job):
+        pid, known = life.pid, life.known
+        if not self.job_of or (life.job and pid and self.job_of(pid) == life.job):
             return
         # a job that is killed loses its processes one after another
-        if not processes.wait_until(lambda: not processes.alive(life.known), DYING):
+        if not processes.wait_until(lambda: not (known and processes.alive(known)), DYING):
             raise Strange("outside")
         raise ConnectionError
 
@@ -323,6 +325,8 @@ class Witness:
             life.doomed = True
             return {"do": "die"}
         if fault["do"] == "torn":
+            if newest is None:
+                raise ValueError("nothing lies there that could be torn")
             return {"do": "tear", "folder": newest.name, "how": fault["how"]}
         life.slow = fault.get("save", 0.0)
         self.strike(fault, life.job)
@@ -351,7 +355,7 @@ class _Lines:
         return line
 
 
-def _peer(sock: socket.socket) -> int | None:
+def _peer(sock: socket.socket) -> int:
     """The process at the other end, as the kernel knows it."""
     if sys.platform.startswith("linux"):
         size = struct.calcsize("3i")

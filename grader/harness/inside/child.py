@@ -19,11 +19,12 @@ import tempfile
 import threading
 import traceback
 from collections.abc import Callable
+from typing import Any
 
 MESSAGE = 10_000  # characters of an error's message: DCP's holds a traceback of each rank
 
 
-def live(job: dict) -> None:
+def live(job: dict[str, Any]) -> None:
     """The whole life, from here to its end: never returns."""
     try:
         become(job)
@@ -34,7 +35,7 @@ def live(job: dict) -> None:
         os._exit(70)
 
 
-def become(job: dict) -> None:
+def become(job: dict[str, Any]) -> None:
     """Own session, stdio in files, limits, environment, seeds, sandbox: everything before the
     script.
     """
@@ -86,7 +87,7 @@ def become(job: dict) -> None:
     os.chdir(job["cwd"])  # the same folder, in the life's own root
 
 
-def run(job: dict) -> None:
+def run(job: dict[str, Any]) -> None:
     """Execute the script as __main__ and leave as the interpreter would; never returns."""
     from grader.harness.inside import telemetry
 
@@ -98,7 +99,7 @@ def run(job: dict) -> None:
         exec(job["code"], module.__dict__)
     except SystemExit as e:
         code = e.code
-        if code is None or type(code) in (int, bool):
+        if code is None or type(code) is int or type(code) is bool:
             status = (code or 0) & 0xFF
         else:
             status = 1
@@ -111,7 +112,7 @@ def run(job: dict) -> None:
             traceback.print_exception(type(e), e, e.__traceback__)
     # as the interpreter leaves, but for freeing torch, which takes a second
     try:
-        threading._shutdown()
+        threading._shutdown()  # type: ignore[attr-defined]  # private
         atexit._run_exitfuncs()
     except BaseException:
         traceback.print_exc()
@@ -123,7 +124,7 @@ def run(job: dict) -> None:
     os._exit(status)
 
 
-def describe(error: BaseException) -> dict:
+def describe(error: BaseException) -> dict[str, Any]:
     """An exception as the report needs it: type, message, frames from the outermost in.
 
     It is the student's object: asking it may raise, and may give endless text.
@@ -140,7 +141,7 @@ def _told(tell: Callable[[], str], most: int = 2000, otherwise: str = "?") -> st
         return otherwise
 
 
-def _frames(error: BaseException) -> list[dict]:
+def _frames(error: BaseException) -> list[dict[str, Any]]:
     """The last frames; none if the student's code gets in the way of reading them."""
     try:
         frames = [

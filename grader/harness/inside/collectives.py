@@ -15,6 +15,8 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from types import FrameType
+from typing import Any
 
 from grader.harness import scratch
 from grader.harness.inside import telemetry
@@ -68,9 +70,9 @@ def install() -> None:
             setattr(dist, name, _watched(name, getattr(dist, name)))
 
 
-def _watched(name: str, real: Callable) -> Callable:
+def _watched(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(real)
-    def collective(*args, **kwargs):
+    def collective(*args: Any, **kwargs: Any) -> Any:
         global entered, failed
         if getattr(_inside, "busy", False):
             return real(*args, **kwargs)  # collectives of objects are made of others
@@ -96,11 +98,12 @@ def _watched(name: str, real: Callable) -> Callable:
     return collective
 
 
-def _caller() -> dict:
+def _caller() -> dict[str, Any]:
     """The innermost frame of a submission's file; else the one that isn't torch's nor the
     harness's.
     """
-    frame, other = sys._getframe(2), None
+    frame: FrameType | None = sys._getframe(2)
+    other: FrameType | None = None
     while frame is not None:
         file = frame.f_code.co_filename
         if scratch.submitted(file):

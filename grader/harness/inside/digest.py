@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import math
 import random
+from typing import Any
 
 import numpy
 import torch
 
 
-def digest(value, key: str = "") -> str:
+def digest(value: Any, key: str = "") -> str:
     """16 hex digits over a nested value: tensors by dtype, shape and bytes, floats by their bits.
 
     A `key` that a process gets only now makes the digest a proof that the process has the value
@@ -28,7 +29,7 @@ def digest(value, key: str = "") -> str:
     return h.hexdigest()
 
 
-def _feed(h, value) -> None:
+def _feed(h: hashlib.blake2b, value: Any) -> None:
     if isinstance(value, torch.Tensor):
         # of a DTensor, this rank's shard
         value = value.to_local() if hasattr(value, "to_local") else value
@@ -74,7 +75,7 @@ def optimizer_digests(optimizer: torch.optim.Optimizer, key: str = "") -> dict[s
     settings.
     """
     state = optimizer.state_dict()
-    kinds: dict[str, list] = {}
+    kinds: dict[str, list[object]] = {}
     for index, tensors in sorted(state["state"].items()):
         for kind, tensor in tensors.items():
             kinds.setdefault(kind, []).append([index, tensor])

@@ -11,12 +11,16 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from _typeshed import FileDescriptorLike, StrOrBytesPath
 
 # audit event -> which of its arguments are (a path, the descriptor of the directory that it is
 # relative to)
-AUDITED = {
+AUDITED: dict[str, list[tuple[int, int | None]]] = {
     "open": [(0, None)],
     "os.rename": [(0, 2), (1, 3)],
     "os.link": [(0, 2), (1, 3)],
@@ -38,7 +42,7 @@ _installed = False
 
 
 @contextmanager
-def watching(root: str, on_event: Callable[[str], None]):
+def watching(root: str, on_event: Callable[[str], None]) -> Iterator[None]:
     """Report every event below `root`, from any thread, as 'rename step-20.pt.tmp' to `on_event`;
     the innermost of several watches gets them.
     """
@@ -68,7 +72,7 @@ def install() -> None:
             setattr(os, name, _wrap_fsync(name, getattr(os, name)))
     save = torch.save
 
-    def watched_save(obj, f, *args, **kwargs):
+    def watched_save(obj: object, f: Any, *args: Any, **kwargs: Any) -> Any:
         if not isinstance(f, (str, os.PathLike)):
             return save(obj, f, *args, **kwargs)
         _report("torch.save begins", [f])
@@ -79,8 +83,10 @@ def install() -> None:
     torch.save = torch.serialization.save = watched_save
 
 
-def _wrap_fsync(name: str, real):
-    def fsync(fd):
+def _wrap_fsync(
+    name: str, real: Callable[[FileDescriptorLike], None]
+) -> Callable[[FileDescriptorLike], None]:
+    def fsync(fd: FileDescriptorLike) -> None:
         number = fd if isinstance(fd, int) else fd.fileno()
         try:
             path = os.readlink(f"/proc/self/fd/{number}")
@@ -92,7 +98,7 @@ def _wrap_fsync(name: str, real):
     return fsync
 
 
-def _audit(event: str, args: tuple) -> None:
+def _audit(event: str, args: tuple[Any, ...]) -> None:
     if _on_event is None or event not in AUDITED or getattr(_inside, "busy", False):
         return
     if event == "open" and not (isinstance(args[2], int) and args[2] & WRITING):
@@ -102,9 +108,9 @@ def _audit(event: str, args: tuple) -> None:
     _report(event.rpartition(".")[2], [_resolved(args, *which) for which in AUDITED[event]])
 
 
-def _resolved(args: tuple, path: int, folder: int | None):
+def _resolved(args: tuple[Any, ...], path: int, folder: int | None) -> str | bytes:
     """A path argument, made absolute where it is relative to a directory's descriptor."""
-    value = args[path]
+    value: int | str | bytes = args[path]
     if isinstance(value, int):
         return f"/proc/self/fd/{value}"
     fd = -1 if folder is None or folder >= len(args) else args[folder]
@@ -115,7 +121,7 @@ def _resolved(args: tuple, path: int, folder: int | None):
     return os.path.join(beside if os.path.exists(beside) else _root, os.fsdecode(value))
 
 
-def _report(name: str, paths: list) -> None:
+def _report(name: str, paths: Iterable[StrOrBytesPath]) -> None:
     if _on_event is None or getattr(_inside, "busy", False):
         return
     _inside.busy = True  # what the observer itself does isn't observed

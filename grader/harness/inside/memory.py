@@ -22,7 +22,7 @@ class Peak:
             self.before = _high_water()
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         if self.measures:
             self.extra = _high_water() - self.before
 

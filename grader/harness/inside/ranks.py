@@ -5,6 +5,10 @@ from __future__ import annotations
 import sys
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch.distributed import TCPStore
 
 PATIENCE = 8.0  # s that a rank waits in a collective for another one; milliseconds are normal
 MEETING = 60.0  # s in which all ranks of a life must have started
@@ -44,7 +48,7 @@ def rank_environment(rank: int, world: int, store: Path) -> dict[str, str]:
     }
 
 
-def join(backend: str, store: str | None = None, **options) -> None:
+def join(backend: str, store: str | None = None, **options: Any) -> None:
     """In a rank: init_process_group, by the meeting point of the harness (or `store`, another one)
     or by what torchrun has set. Does nothing in a life of one process.
     """
@@ -63,7 +67,7 @@ def join(backend: str, store: str | None = None, **options) -> None:
     dist.init_process_group(backend, **by, **options)
 
 
-def _store_of_this_group(path: str, rank: int, world: int):
+def _store_of_this_group(path: str, rank: int, world: int) -> TCPStore:
     """Rank 0's, at a port that the system chooses and that it writes into the file `path`. Not a
     file itself: a limit on the size of files (watch.py) would hold for what ranks tell each other
     there.
@@ -107,7 +111,12 @@ def join_watched(store: str | None = None, patience: float = PATIENCE) -> None:
     c10d._get_default_store().set_timeout(limit)
     make = dist.new_group
 
-    def new_group(ranks=None, timeout=None, *args, **kwargs):
+    def new_group(
+        ranks: list[int] | None = None,
+        timeout: timedelta | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
         return make(ranks, min(timeout or limit, limit), *args, **kwargs)
 
     dist.new_group = c10d.new_group = new_group

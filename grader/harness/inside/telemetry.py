@@ -17,30 +17,35 @@ import resource
 import signal
 import sys
 import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from typing import TYPE_CHECKING, Any, Protocol
 
 from grader.harness.inside import fsevents
 
+if TYPE_CHECKING:  # torch takes seconds to load
+    import torch
+
 _events: int | None = None
-_job: dict = {}
+_job: dict[str, Any] = {}
 _salts: dict[int, int] = {}  # step -> what its weights are shifted by
 # what is reported while no file may grow: the report is a file, too
 _held: list[bytes] | None = None
 
 
-def open_events(job: dict) -> None:
+def open_events(job: dict[str, Any]) -> None:
     global _events, _job
     _job = job
     _salts.update({int(step): salt for step, salt in given("salts", {}).items()})
     _events = os.open(job["events"], os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
 
 
-def given(name: str, otherwise=None):
+def given(name: str, otherwise: Any = None) -> Any:
     """What the grader gives this life beside its arguments."""
     return (_job.get("given") or {}).get(name, otherwise)
 
 
-def emit(event: str, **fields) -> None:
+def emit(event: str, **fields: object) -> None:
     if _events is not None:
         line = (
             json.dumps({"event": event, "t": round(time.monotonic(), 4), **fields}).encode() + b"\n"
@@ -58,12 +63,25 @@ def hexloss(value: float) -> str:
 # --- what a training script reports -------------------------------------------------------------
 
 
-def life(job) -> None:
+class Training(Protocol):
+    """A training job, as far as its records need it."""
+
+    model: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LRScheduler | None
+    epoch: int
+    step: int
+    batch: int
+    best: float
+    owns_buffers: bool
+
+
+def life(job: Training) -> None:
     """The script is ready to train: restored, or starting fresh."""
     emit("life", step=job.step, epoch=job.epoch)
 
 
-def step(job, batch) -> None:
+def step(job: Training, batch: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> None:
     """Called with the batch of the step that is about to begin."""
     if _events is None:
         return
@@ -83,7 +101,7 @@ def step(job, batch) -> None:
     )
 
 
-def _shift_weights(job) -> None:
+def _shift_weights(job: Training) -> None:
     """Add this step's salt to the weights: one secret number for each parameter.
 
     A life gets only the salts of the steps that it is to run. So a relaunched life can't reach the
@@ -103,26 +121,26 @@ def _shift_weights(job) -> None:
             shard.add_(shift)
 
 
-def loss(job, value: float) -> None:
+def loss(job: Training, value: float) -> None:
     emit("loss", step=job.step, loss=hexloss(value))
 
 
-def after_step(job) -> None:
+def after_step(job: Training) -> None:
     """The step and, if one was due, its save are done: where step faults fire."""
     fault = _my_fault()
     if fault and fault["step"] == job.step and "event" not in fault and "byte" not in fault:
         die(job.step)
 
 
-def validated(job, value: float) -> None:
+def validated(job: Training, value: float) -> None:
     emit("validated", epoch=job.epoch, step=job.step, loss=hexloss(value))
 
 
-def end(job) -> None:
+def end(job: Training) -> None:
     emit("end", step=job.step, state=state_digests(job, None))
 
 
-def state_digests(job, batch) -> dict[str, str]:
+def state_digests(job: Training, batch: tuple[torch.Tensor, torch.Tensor] | None) -> dict[str, str]:
     from grader.harness.inside.digest import digest, optimizer_digests, rng_digests
 
     state = {
@@ -145,25 +163,25 @@ def state_digests(job, batch) -> dict[str, str]:
 # --- faults --------------------------------------------------------------------------------------
 
 
-def _my_fault() -> dict | None:
+def _my_fault() -> dict[str, Any] | None:
     fault = _job.get("fault")
     return None if fault and fault["kind"] == "preempt" else fault
 
 
-def my_preemption() -> list[dict]:
+def my_preemption() -> list[dict[str, Any]]:
     """The signals that are to be sent in this life."""
     fault = _job.get("fault")
     return fault["signals"] if fault and fault["kind"] == "preempt" else []
 
 
-def die(step: int, **what) -> None:
+def die(step: int, **what: object) -> None:
     """SIGKILL to this very process: at an exact point, and no handler sees it."""
     emit("fault", step=step, **what)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 @contextmanager
-def saving(step: int, directory: str, fault: dict | None = None):
+def saving(step: int, directory: str, fault: dict[str, Any] | None = None) -> Iterator[list[str]]:
     """Around one call of the student's save: faults inside it fire here. Gives the list of its
     events.
     """
@@ -205,7 +223,7 @@ class _Limit:
 
 
 @contextmanager
-def _full_at(step: int, fault: dict):
+def _full_at(step: int, fault: dict[str, Any]) -> Iterator[_Limit]:
     """`late`: the event before which the limit is set; what is written before that isn't torn."""
     global _held
     emit("fault", step=step)  # announced before it can strike
@@ -235,7 +253,7 @@ def _full_at(step: int, fault: dict):
 
 
 @contextmanager
-def words_torn():
+def words_torn() -> Iterator[Callable[[int], None]]:
     """Gives a function that a script calls, with its step, when something that is no checkpoint is
     about to be written. Where the fault says so, no file may grow beyond its byte any more until
     the block ends.
@@ -264,12 +282,13 @@ def words_torn():
 def _report_held() -> None:
     global _held
     held, _held = _held or [], None
-    for line in held:
-        os.write(_events, line)
+    if _events is not None:
+        for line in held:
+            os.write(_events, line)
 
 
 @contextmanager
-def _unlogged():
+def _unlogged() -> Iterator[None]:
     """What is printed goes nowhere: a limit on the size of files holds for the logs as well."""
     kept = {}
     _flush()

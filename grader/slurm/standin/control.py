@@ -95,7 +95,7 @@ def scancel(directory: str, args: list[str]) -> int:
         "name": options.get("name") or options.get("jobname"),
         "partition": options.get("partition"),
         "user": getpass.getuser() if options.get("me") else options.get("user"),
-        "state": states.get(state, state and state.upper()),
+        "state": state and states.get(state, state.upper()),
     }
     if not jobs and not any(wanted.values()):
         raise Refused("error: No job identification provided")

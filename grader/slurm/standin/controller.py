@@ -142,7 +142,7 @@ def main() -> None:
     here = os.stat(directory)
     controller = error = None
     try:
-        said = json.loads(sys.stdin.buffer.raw.readline())
+        said = json.loads(sys.stdin.buffer.raw.readline())  # type: ignore[union-attr]  # unbuffered
         mine = processes.identity(os.getpid())
         known = {
             "boot": processes.boot(),

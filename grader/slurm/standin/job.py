@@ -6,10 +6,17 @@ import os
 import socket
 import time
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from grader.slurm.standin.formats import FINAL, node_list
+from grader.slurm.standin.stepd import Container
 
 YEAR = 365 * 24 * 60  # min: what a job without a limit gets, as on the real cluster
+
+
+class Launcher(Protocol):
+    def allocated(self, job: Job) -> None:
+        """It has its nodes."""
 
 
 @dataclass
@@ -37,11 +44,11 @@ class Job:
     warned: bool = False
     killed: bool = False  # kill_wait is over
     preempted: bool = False  # its grace is running
-    batch: object = None  # the container of its shell
+    batch: Container | None = None  # the container of its shell
     steps: dict = field(default_factory=dict)
     timers: dict = field(default_factory=dict)
     waiting: list = field(default_factory=list)  # conversations to tell of its end
-    launcher: object = None  # the conversation of an srun that made the allocation itself
+    launcher: Launcher | None = None  # the conversation of an srun that made the allocation itself
     last_step: int = -1
 
     @property
@@ -204,7 +211,8 @@ class Job:
         self, base: dict[str, str], step: int, layout: dict[str, int]
     ) -> list[dict[str, str]]:
         """One per task of a step that runs so many tasks on each node."""
-        total, found = sum(layout.values()), []
+        total = sum(layout.values())
+        found: list[dict[str, str]] = []
         common = base | {
             "SLURM_STEP_ID": str(step),
             "SLURM_STEPID": str(step),

@@ -145,12 +145,12 @@ class Jobs(Queue):
 
     def set_limit(self, job: Job, limit: int | None, end: float | None = None) -> None:
         """`limit` in minutes, or the moment of the end itself."""
-        if end is not None:
+        if end is not None and job.start is not None:
             limit = max(1, -(-int(end - job.start) // 60))
         job.limit = limit if limit is not None or job.start is None else YEAR
         if not job.start or job.state != "RUNNING":
             return
-        job.end = end if end is not None else job.start + job.limit * 60
+        job.end = end if end is not None else job.start + (job.limit or 0) * 60
         for name in ("limit", "warn"):  # the grace of a preemption goes on
             if timer := job.timers.pop(name, None):
                 timer.cancel()

@@ -47,7 +47,7 @@ class Loop:
         while self._timers and self._timers[0][2].call is None:
             heapq.heappop(self._timers)
         until = self._timers[0][0] - time.monotonic() if self._timers else most
-        wait = until if most is None else min(until, most)
+        wait = until if most is None or until is None else min(until, most)
         for key, _ in self.selector.select(None if wait is None else max(0.0, wait)):
             if key.fileobj in self.selector.get_map():  # an earlier one may have ended it
                 key.data()

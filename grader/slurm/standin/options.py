@@ -14,7 +14,7 @@ FLAG, VALUE, MAYBE = range(3)  # takes no value, takes one, takes one after = on
 
 def parse(
     args: Sequence[str], table: dict[str, int], stop_at_first: bool
-) -> tuple[dict[str, str | bool], list[str]]:
+) -> tuple[dict, list[str]]:
     """({"job-name": "x", "wait": True}, other arguments).
 
     table          "J job-name" -> VALUE: a short name or none, then the long one, by which it's
@@ -23,7 +23,7 @@ def parse(
     """
     longs = {key.split()[-1]: (key.split()[-1], kind) for key, kind in table.items()}
     shorts = {key.split()[0]: longs[key.split()[-1]] for key in table if len(key.split()) == 2}
-    found: dict[str, str | bool] = {}
+    found: dict = {}  # without typing, which takes a client longer to load than all it does
     others: list[str] = []
     todo = list(args)
     while todo:

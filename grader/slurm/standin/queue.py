@@ -45,6 +45,17 @@ class Queue:
             for victim in schedule.victims(job, self.all, options.cpus, options.nodes):
                 self.preempt(victim)
 
+    # what becomes of a job is for Jobs to say (lifecycle.py)
+
+    def start(self, job: Job, nodes: dict[str, int]) -> None:
+        raise NotImplementedError
+
+    def preempt(self, job: Job) -> None:
+        raise NotImplementedError
+
+    def cancel(self, job: Job) -> None:
+        raise NotImplementedError
+
     def _must_wait(self, job: Job) -> bool:
         if job.held:
             job.reason = job.held
@@ -59,7 +70,8 @@ class Queue:
         return True
 
     def _at_once(self, job: Job) -> int:
-        return sum(j.active for j in self.all if j.array and j.array["job"] == job.array["job"])
+        array = job.array or {}
+        return sum(j.active for j in self.all if j.array and j.array["job"] == array["job"])
 
     def _dependency(self, job: Job) -> bool:
         """Whether it has to wait for others still; a condition that can't be met any more is said,

@@ -10,6 +10,7 @@ from grader.slurm.standin.formats import Refused
 from grader.slurm.standin.job import Job, array_of
 from grader.slurm.standin.lifecycle import KILL, Jobs
 from grader.slurm.standin.protocol import Line
+from grader.slurm.standin.steps import Step
 
 SETTLE = 0.05  # s
 
@@ -21,7 +22,7 @@ class Client:
 
     def __init__(self, jobs: Jobs, line: Line):
         self.jobs, self.line = jobs, line
-        self.step = None
+        self.step: Step | None = None
         self.job: Job | None = None
         self.request: dict = {}
         self.queued = False
@@ -61,6 +62,7 @@ class Client:
                 job.waiting.remove(self)
 
     def _orphaned(self) -> None:
+        assert self.step  # it was there when this was to be called
         job = self.step.job
         shell_lives = job.batch is not None and job.batch.left
         if job.state == "RUNNING" and shell_lives and self.step.number in job.steps:
@@ -151,7 +153,7 @@ class Client:
                 self.jobs.cancel(job)
 
     def _queued(self) -> None:
-        if self.job.state == "PENDING":
+        if self.job is not None and self.job.state == "PENDING":
             self.queued = True
             self.say(f"srun: job {self.job.id} queued and waiting for resources")
 
@@ -173,13 +175,14 @@ class Client:
         self.send({"gone": True})
 
     def do_signal_step(self, message: dict) -> None:
-        if self.step is not None and self.step.container is not None:
+        step = self.step
+        if step is not None and step.container is not None:
             if message["signal"] != KILL:
-                self.step.container.signal(message["signal"])
+                step.container.signal(message["signal"])
             if message["signal"] == KILL:
-                self.jobs.steps.end(self.step)
+                self.jobs.steps.end(step)
             elif message.get("end"):
-                self.jobs.loop.after(SETTLE, lambda: self.jobs.steps.end(self.step))
+                self.jobs.loop.after(SETTLE, lambda: self.jobs.steps.end(step))
 
     # --- scancel, scontrol ------------------------------------------------------------------------
 

@@ -104,6 +104,7 @@ def main(directory: str, args: list[str]) -> int:
     if line is None:
         number = ask(directory, {"do": "submit", "spec": spec})["id"]
     else:
+        messages: list[dict] | None
         messages = line.read() or [{"refused": "error: the stand-in ended"}]
         if "refused" in messages[0]:
             raise Refused(messages[0]["refused"])
@@ -111,7 +112,7 @@ def main(directory: str, args: list[str]) -> int:
     if not options.get("quiet") or options.get("parsable"):
         print(number if options.get("parsable") else f"Submitted batch job {number}", flush=True)
     while line is not None:
-        for message in messages:
+        for message in messages or []:
             if "over" in message:
                 return message["over"]
         messages = line.read()

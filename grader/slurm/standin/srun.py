@@ -46,7 +46,7 @@ def main(directory: str, args: list[str]) -> int:
         if name.startswith("SRUN_") and name not in ("SRUN_DEBUG", "SRUN_CPUS_PER_TASK"):
             raise unknown(f"the variable {name}={value}")
     job = options.get("jobid") or os.environ.get("SLURM_JOB_ID")
-    request = {
+    request: dict = {
         "do": "srun",
         "argv": argv,
         "env": sbatch.environment(options.get("export")),
@@ -88,10 +88,13 @@ class Watch:
         self.label, self.quiet = bool(options.get("label")), bool(options.get("quiet"))
         # our end -> (task, where it goes, what isn't a whole line yet)
         self.pipes: dict[int, tuple[int, int, bytes]] = {}
-        self.step, self.nodes, self.codes, self.signalled, self.interrupted = "", [], {}, False, 0.0
+        self.step = ""
+        self.nodes: list[str] = []  # of each task
+        self.codes: dict[int, int] = {}  # of the tasks that have ended
+        self.signalled, self.interrupted = False, 0.0
         self.told = self.given_up = False
         fds = [0, 1, 2]
-        self.opened = []
+        self.opened: list[int] = []
         for target, key, how in (
             (0, "input", os.O_RDONLY),
             (1, "output", os.O_WRONLY | os.O_CREAT),
@@ -163,13 +166,14 @@ class Watch:
             signal.signal(number, lambda *_: None)
         signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
         selector = selectors.DefaultSelector()
-        for file in (wake, self.line.sock, *self.pipes):
-            selector.register(file, selectors.EVENT_READ)
+        selector.register(self.line.sock, selectors.EVENT_READ)
+        for fd in (wake, *self.pipes):
+            selector.register(fd, selectors.EVENT_READ)
         while not (self.over and not self.pipes):
             for key, _ in selector.select():
                 if key.fileobj == wake:
-                    for number in os.read(wake, 4096):
-                        self.caught(number)
+                    for caught in os.read(wake, 4096):
+                        self.caught(caught)
                 elif key.fileobj in self.pipes:
                     if not self.copy(key.fileobj):
                         selector.unregister(key.fileobj)
@@ -216,7 +220,7 @@ class Watch:
             if not self.given_up:
                 self.say(
                     f"error: {self.nodes[task]}: task {task}: "
-                    f"{signal.strsignal(-code).split(':')[0]}"
+                    f"{(signal.strsignal(-code) or '?').split(':')[0]}"
                 )
         elif code:
             self.say(f"error: {self.nodes[task]}: task {task}: Exited with exit code {code}")

@@ -59,10 +59,11 @@ class Container:
             finally:
                 os._exit(status)
         theirs.close()
-        self.line = Line(mine)
+        self.line: Line | None = Line(mine)
         loop.watch(mine, self._read)
 
     def _read(self) -> None:
+        assert self.line  # it is watched until it is None
         messages = self.line.read()
         for message in messages or []:
             self.left.discard(message["task"])

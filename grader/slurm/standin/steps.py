@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from contextlib import suppress
+from typing import Any
 
 from grader.slurm.standin.formats import Refused, stamp
 from grader.slurm.standin.stepd import Container
@@ -25,7 +26,7 @@ class Step:
 
 
 class Steps:
-    def __init__(self, jobs):
+    def __init__(self, jobs: Any):
         self.jobs = jobs
         self.queues: dict[int, list[Step]] = {}  # by job: those that wait
 
@@ -150,12 +151,14 @@ class Steps:
         """SIGKILL, as `scancel JOB.STEP`, SIGTERM to srun and the death of srun mean it."""
         if aloud:
             self._tell(step, "")
+        assert step.container  # it runs
         step.container.kill()
 
     def _end_slowly(self, step: Step) -> None:
         self._tell(step, "")
+        assert step.container  # it runs
         step.container.signal(signal.SIGCONT, signal.SIGTERM)
-        self.jobs.loop.after(self.jobs.options.kill_wait, lambda: step.container.kill())
+        self.jobs.loop.after(self.jobs.options.kill_wait, step.container.kill)
 
     def _gone(self, step: Step) -> None:
         job = step.job
@@ -196,6 +199,7 @@ class Steps:
         if step.told:
             return
         step.told = True
+        assert step.container  # it runs
         name = next(iter(step.layout))
         step.container.say(
             f"slurmstepd-{name}: error: *** STEP {step.job.id}.{step.number} ON {name} "
