@@ -81,7 +81,7 @@ def ended_early(lab: Lab, run: Run, group: Group) -> Finding:
             finding = run_assertions.over_limit(
                 lab, run, life, [*when, ("rank", f"{rank} (of {len(group.ranks)})")]
             )
-            finding.rows += [row for r, row in standing(group) if r != rank]
+            finding.rows += by_rank({r: at for r, at in standing(group).items() if r != rank})
             return finding
     own = [
         (rank, crash)
@@ -96,9 +96,13 @@ def ended_early(lab: Lab, run: Run, group: Group) -> Finding:
             run_assertions.schedule_of(run),
             group.ranks[rank],
         )
-        finding.rows += [
-            row for r, row in standing(group) if r != rank and not _left_well(group.ranks[r])
-        ]
+        finding.rows += by_rank(
+            {
+                r: at
+                for r, at in standing(group).items()
+                if r != rank and not _left_well(group.ranks[r])
+            }
+        )
         return finding
     for rank, life in enumerate(group.ranks):
         if life.first("crash") is None and not life.finished:
@@ -145,9 +149,12 @@ def never_met(crashes: list[dict]) -> Inconclusive | None:
     return None
 
 
-def deadlock(lives: list[Life], when: list, fault: str | None = None) -> Finding:
-    """Ranks waited for each other, in different places."""
-    group = Group(lives, None)
+def deadlock(
+    lives: list[Life], when: list, fault: str | None = None, left: dict[int, str] | None = None
+) -> Finding:
+    """Ranks waited for each other, in different places. `left`: of ranks that had left by then,
+    what is told instead of where they stand now.
+    """
     stand = [_last_collective(life) for life in lives]
     if all(s and s["open"] for s in stand) and len({_identity(s) for s in stand if s}) == 1:
         return Inconclusive(
@@ -168,7 +175,7 @@ def deadlock(lives: list[Life], when: list, fault: str | None = None) -> Finding
             "deadlock",
             f"no rank goes on: a collective failed after waiting {PATIENCE:g} s for the others",
         ),
-        *(row for _, row in standing(group)),
+        *by_rank(standing(Group(lives, None)) | (left or {})),
         *_parted(lives),
     ]
     return Finding(
@@ -179,21 +186,16 @@ def deadlock(lives: list[Life], when: list, fault: str | None = None) -> Finding
     )
 
 
-def leaving(finding: Finding, function: str, errors: dict[int, dict]) -> Finding:
-    """Says of the ranks in `errors` that they left the function by an error of their own, instead
-    of where they stand now.
-    """
-    for rank, error in errors.items():
-        frames = student_frames(error)
-        line = f", {frames[-1][1].split(' ')[0]}" if frames else ""
-        text = (
-            f"left {function} by {error['type']}: "
-            f"{next(iter(error['message'].splitlines()), '')[:150]}{line}"
-        )
-        finding.rows = [
-            (label, text if label == f"rank {rank}" else old) for label, old in finding.rows
-        ]
-    return finding
+def left_by(function: str, error: dict) -> str:
+    """What is told of a rank that left the function by an error of its own."""
+    message = next(iter(error["message"].splitlines()), "")[:150]
+    return f"left {function} by {error['type']}: {message}{_line_of(error)}"
+
+
+def _line_of(error: dict) -> str:
+    """ ", own.py:3": the student's line that raised it, if one did."""
+    frames = student_frames(error)
+    return f", {frames[-1][1].split(' ')[0]}" if frames else ""
 
 
 def _identity(entered: dict) -> tuple:
@@ -253,15 +255,14 @@ def _last_collective(life: Life) -> dict | None:
     return entered[-1] | {"open": entered[-1]["n"] not in left}
 
 
-def standing(group: Group) -> list[tuple[int, tuple[str, str]]]:
-    """For each rank, a row that says where it stood at the end."""
-    rows = []
+def standing(group: Group) -> dict[int, str]:
+    """Rank -> where it stood at the end."""
+    found = {}
     for rank, life in enumerate(group.ranks):
         last = _last_collective(life)
         if last and last["open"]:
             text = f"waits in {last['name']}, {_line(last)}"
         elif crash := life.first("crash"):
-            frames = student_frames(crash)
             inner = [
                 f
                 for f in crash["frames"]
@@ -274,15 +275,20 @@ def standing(group: Group) -> list[tuple[int, tuple[str, str]]]:
                     f"raised {crash['type']}: "
                     f"{crash['message'].splitlines()[0][:200] if crash['message'] else ''}"
                 )
-                text += f", {frames[-1][1].split(' ')[0]}" if frames else ""
+                text += _line_of(crash)
         elif _left_well(life):
             text = "has come to the end of the script"
         else:
             text = f"is gone: it left with {run_assertions.left_with(life.status)}"
             if last:
                 text += f"; its last collective was {last['name']}, {_line(last)}"
-        rows.append((rank, (f"rank {rank}", text)))
-    return rows
+        found[rank] = text
+    return found
+
+
+def by_rank(told: dict[int, str]) -> list[tuple[str, str]]:
+    """As evidence: what is told of each rank."""
+    return [(f"rank {rank}", text) for rank, text in told.items()]
 
 
 def _line(where: dict | None) -> str:
@@ -372,9 +378,7 @@ def _first(run: Run, other: Run, partly: bool = False) -> tuple[int, Divergence]
 
 
 def _where_ranks_part(run: Run, rank: int, found: Divergence) -> list[tuple[str, str]]:
-    rows = divergence_rows(run.of(rank), found)
-    rows.insert(1 if run.schedule else 0, ("rank", f"{rank} (of {run.world})"))
-    return rows
+    return divergence_rows(run.of(rank), found, rank=f"{rank} (of {run.world})")
 
 
 def _parting(run: Run, rank: int, found: Divergence) -> Finding:
@@ -396,7 +400,7 @@ def _parting(run: Run, rank: int, found: Divergence) -> Finding:
         step=found.step,
         different=found.different,
         same=found.same,
-        about=f"{cause}",
+        about=cause,
     )
 
 

@@ -353,8 +353,11 @@ def not_reproducible(lab: Lab, noise: Divergence) -> Finding:
     return Finding("not-reproducible", rows)
 
 
-def divergence_rows(run: Run, found: Divergence) -> list[tuple[str, str]]:
+def divergence_rows(run: Run, found: Divergence, rank: str = "") -> list[tuple[str, str]]:
+    """Where a run parts from the undisturbed one, and in what; `rank`: whose run it is."""
     rows = [("fault", run.story)] if run.schedule else []
+    if rank:
+        rows.append(("rank", rank))
     when = ", the first step after resuming" if found.first_after_resume else ""
     last = max(run.trajectory.steps, default=0)
     at = (

@@ -94,10 +94,13 @@ def every_sample_once(run: Run, steps_per_epoch: int) -> None:
                     f"{epoch}, undisturbed: {len(seen) - len(set(seen))} samples were seen "
                     "more than once",
                 ),
-                ("means", "several ranks train on the same samples, and nobody on others"),
-                ("think", "which part of the data is this rank's, and who decides that?"),
             ]
-            raise Finding("not-a-partition", rows)
+            raise Finding(
+                "not-a-partition",
+                rows,
+                means="several ranks train on the same samples, and nobody on others",
+                think="which part of the data is this rank's, and who decides that?",
+            )
     for epoch in range(1, len(orders)):
         if orders[epoch] == orders[epoch - 1]:
             rows = [
@@ -106,14 +109,16 @@ def every_sample_once(run: Run, steps_per_epoch: int) -> None:
                     f"epochs {epoch - 1} and {epoch} of an undisturbed run show the samples "
                     "in the same order",
                 ),
-                (
-                    "means",
-                    "the model sees the same batches again and again; DistributedSampler "
-                    "shuffles by seed and epoch, and believes that it's always the same epoch",
-                ),
-                ("think", "who tells the sampler which epoch it is?"),
             ]
-            raise Finding("same-order", rows)
+            raise Finding(
+                "same-order",
+                rows,
+                means=(
+                    "the model sees the same batches again and again; DistributedSampler "
+                    "shuffles by seed and epoch, and believes that it's always the same epoch"
+                ),
+                think="who tells the sampler which epoch it is?",
+            )
 
 
 # --- one save -------------------------------------------------------------------------------------
@@ -148,9 +153,7 @@ def loads_alone(lab: Lab, name: str) -> None:
     if not (folder / name / "checkpoint.pt").is_file():
         raise Finding(
             "no-file",
-            [
-                ("saved", "the save returned, and there is no file at `path`"),
-            ],
+            [("saved", "the save returned, and there is no file at `path`")],
             think="where did save_checkpoint_ddp write to?",
         )
     key = rank_plan.secrets(lab)["key"]
@@ -178,7 +181,8 @@ def loads_alone(lab: Lab, name: str) -> None:
     answer = answers[name == "gpu"]
     if answer.crash:
         finding = crashed(answer.crash, [("loaded", loaded)], life=answer.run.last)
-        finding.rows += [("means", means), ("think", think)]
+        finding.means = finding.means or means
+        finding.think = finding.think or think
         raise finding
     given, epoch = answer.given(think, ("loaded", loaded)), PLAIN if name == "plain" else GPU
     if given["epoch"] != str(epoch):
@@ -191,12 +195,12 @@ def loads_alone(lab: Lab, name: str) -> None:
         )
     want = rank_plan.shown(lab, epoch)
     if different := rank_plan.compared(want, given["holds"], "save_checkpoint_ddp"):
-        rows = [
-            ("loaded", loaded),
-            ("different", ", ".join(different)),
-        ]
         raise Finding(
-            "state-lost", rows, about=f"{different[0].split()[0]}", means=means, think=think
+            "state-lost",
+            [("loaded", loaded), ("different", ", ".join(different))],
+            about=different[0].split()[0],
+            means=means,
+            think=think,
         )
 
 

@@ -13,7 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from grader.checks.rank_assertions import deadlock, ended_early, leaving, never_met
+from grader.checks.rank_assertions import (
+    by_rank,
+    deadlock,
+    ended_early,
+    left_by,
+    left_early,
+    never_met,
+)
 from grader.checks.run_assertions import crashed, starved
 from grader.harness.lab import Lab
 from grader.harness.run import Life
@@ -248,14 +255,6 @@ def agrees(
     found = seen.found(n)
     if len(set(found)) == 1 and found[0] in allowed:
         return found[0]
-    told = list(rows)
-    told += [(f"rank {rank}", _told(seen, rank, what, n)) for rank, what in enumerate(found)]
-    told.append(
-        (
-            "expected",
-            f"on every rank: {' or '.join('False' if a == 'nothing' else a for a in allowed)}",
-        )
-    )
     if set(found) == {"an error"} and "nothing" in allowed:
         means = "a job whose first save was interrupted can't begin any more"
     elif set(found) == {"an error"} and "an error" not in allowed:
@@ -267,15 +266,33 @@ def agrees(
         means = "the run starts over, and nothing says that it ever got this far"
     if seen.hangs():
         raise deadlock(seen.until("loaded point", n + 1), rows, fault)
+    code, about = _wrong(found)
+    expected = " or ".join("False" if a == "nothing" else a for a in allowed)
     raise Finding(
-        "ranks disagree" if len(set(found)) > 1 else f"found {found[0]}",
+        code,
         [
-            *told,
+            *rows,
+            *by_rank({rank: _told(seen, rank, what, n) for rank, what in enumerate(found)}),
+            ("expected", f"on every rank: {expected}"),
         ],
         fault,
+        about=about,
         means=means,
         think=think,
     )
+
+
+def _wrong(found: list[str]) -> tuple[str, str]:
+    """The code of what the ranks came to, and what it is about."""
+    if len(set(found)) > 1:
+        return "ranks-disagree", ""
+    if found[0] == "nothing":
+        return "nothing-found", ""
+    if found[0] == "another state":
+        return "unsaved-state", ""
+    if found[0].startswith("step "):
+        return "wrong-checkpoint", found[0]
+    return "resume-fails", found[0]
 
 
 def _told(seen: Seen, rank: int, what: str, n: int) -> str:
@@ -372,14 +389,11 @@ def goes_on(
             if seen.hangs():
                 raise deadlock(seen.until("loaded point", 1), rows, fault)
             finding = crashed(saved["raised"], [*rows, ("rank", str(rank))], fault)
-            finding.rows += [
-                (
-                    "means",
-                    "what lies there already blocks every later save: the job runs, and "
-                    "never saves again",
-                ),
-                ("think", "what may lie there already when your save begins?"),
-            ]
+            finding.means = (
+                "what lies there already blocks every later save: the job runs, and never saves "
+                "again"
+            )
+            finding.think = "what may lie there already when your save begins?"
             raise finding
     agrees(seen, (f"step {step}",), rows, *texts, fault, n=1)
 
@@ -409,22 +423,13 @@ def nobody_left_early(seen: Seen, function: str, what: str = "the checkpoint is 
         )
     for e in held:
         if e["shown"] == "returned":
-            rows = [
-                ("held", stands_still(e)),
-                ("found", f"another rank has come back from {function} meanwhile"),
-                ("expected", f"no rank comes back before {what}"),
-            ]
-            raise Finding(
-                "left-early",
-                rows,
-                means=(
-                    "a rank that goes on may report a checkpoint, delete the one before it, "
-                    "or end the job, while there is none"
-                ),
-                think=(
-                    "what is the last thing that a rank does in your save, and what do the "
-                    "others wait for?"
-                ),
+            raise left_early(
+                stands_still(e),
+                "another rank",
+                function,
+                "what is the last thing that a rank does in your save, and what do the others "
+                "wait for?",
+                until=what,
             )
     loads_what_was_saved(seen, "a rank was held in the save")
 
@@ -465,7 +470,7 @@ def loads_what_was_saved(seen: Seen, when: str) -> None:
                     raise Finding(
                         "state-lost",
                         rows,
-                        about=f"{different[0]}",
+                        about=different[0],
                         think=(
                             "does each rank get back all that it saved, also when another one "
                             "was slow?"
@@ -496,8 +501,8 @@ def all_hear_of_failures(seen: Seen, function: str) -> None:
     """Of each save in which one rank failed: every rank raises, or it did without what failed,
     and all can load it."""
     failing = seen.all(0, "failing")
-    struck = [{e["step"] for e in seen.all(rank, "fault")} for rank in seen.ranks]
     sweeper = seen.point["ops"][0]["rank"]
+    struck = {e["step"] for e in seen.all(sweeper, "fault")}
     if not failing:
         works(seen, function)
         raise Inconclusive(
@@ -505,87 +510,107 @@ def all_hear_of_failures(seen: Seen, function: str) -> None:
         )
     for fault in failing:
         step = fault["step"]
-        of_ranks = [_during(seen, rank, step) for rank in seen.ranks]
         asked = ("fault", f"the disk is full for rank {sweeper}, at: {fault['before']}")
         if fault["before"] is None:
             asked = ("happened", "rank 0 couldn't write: the directory of `path` is a file")
-        did: list[Any] = [
-            next((e for e in events if e["event"] == "saved point"), None) for events in of_ranks
-        ]
-        saves = [_as_far_as(events, "saved point") for events in of_ranks]
-        hung = [any(e["event"] == "collective failed" for e in events) for events in saves]
-        if any(hung) or not all(did):
-            lives = [
-                _as_life(life, events) for life, events in zip(seen.lives, saves, strict=False)
-            ]
-            own = {r: d["raised"] for r, d in enumerate(did) if d and d["raised"] and not hung[r]}
-            if not any(hung):
-                in_time(seen)
-            raise leaving(deadlock(lives, [asked]), function, own)
-        if not struck[sweeper] & {step}:
+        did = _all_come_back(seen, function, step, asked)
+        if step not in struck:
             continue
-        for rank, d in enumerate(did):
-            if d["raised"] and left(d["raised"]):
-                rows = [
-                    asked,
-                    ("found", f"{function} left rank {rank} by {d['raised']['type']}"),
-                    ("expected", "an error on every rank"),
-                ]
-                raise Finding("leaves", rows)
-        silent = [f"rank {rank}" for rank, d in enumerate(did) if not d["raised"]]
-        if silent and len(silent) < len(did):
+        _told_alike(did, function, sweeper, asked)
+        _saves_again(seen, step + 1, asked)
+        if not any(d["raised"] for d in did):
+            _can_load(seen, function, step, did, asked)
+    works_after_failures(seen, function)
+
+
+def _all_come_back(seen: Seen, function: str, step: int, asked: tuple[str, str]) -> list[dict]:
+    """What each rank's save of this step came to; none of them waits for another for ever."""
+    saves = [_as_far_as(_during(seen, rank, step), "saved point") for rank in seen.ranks]
+    did: list[Any] = [
+        next((e for e in events if e["event"] == "saved point"), None) for events in saves
+    ]
+    hung = [any(e["event"] == "collective failed" for e in events) for events in saves]
+    if not any(hung) and all(did):
+        return did
+    lives = [_as_life(life, events) for life, events in zip(seen.lives, saves, strict=False)]
+    own = {
+        rank: left_by(function, d["raised"])
+        for rank, d in enumerate(did)
+        if d and d["raised"] and not hung[rank]
+    }
+    if not any(hung):
+        in_time(seen)
+    raise deadlock(lives, [asked], left=own)
+
+
+def _told_alike(did: list[dict], function: str, sweeper: int, asked: tuple[str, str]) -> None:
+    """All ranks raise an error that a caller can hear of, or none does."""
+    for rank, d in enumerate(did):
+        if d["raised"] and left(d["raised"]):
             rows = [
                 asked,
-                ("found", f"{function} returned on {' and '.join(silent)} as if all were well"),
+                ("found", f"{function} left rank {rank} by {d['raised']['type']}"),
                 ("expected", "an error on every rank"),
-                (
-                    "means",
-                    "ranks that don't know of the failure train on, and wait in their next "
-                    "collective for one that has left",
-                ),
-                (
-                    "think",
-                    f"how does rank {silent[0].split()[1]} get to know what happened to rank "
-                    f"{sweeper}?",
-                ),
             ]
-            raise Finding("error-on-one-rank", rows)
-        after = [
-            next((e for e in _during(seen, r, step + 1) if e["event"] == "saved point"), None)
-            for r in seen.ranks
-        ]
-        if raised := next((a["raised"] for a in after if a and a["raised"]), None):
-            finding = crashed(
-                raised,
-                [asked, ("then", "there was room again, and the same processes saved once more")],
-            )
-            finding.rows.append(
-                ("think", "what did the failed save leave, on the disk or in a variable?")
-            )
-            raise finding
-        if silent:
-            loaded = [[e for e in events if e["event"] == "loaded point"] for events in of_ranks]
-            lost = [
-                r
-                for r, (d, es) in enumerate(zip(did, loaded, strict=False))
-                if not es
-                or es[0]["raised"]
-                or compared(d["holds"], es[0]["holds"], seen.point["call"])
-            ]
-            if lost:
-                rows = [
+            raise Finding("error-ends-process", rows)
+    silent = [rank for rank, d in enumerate(did) if not d["raised"]]
+    if silent and len(silent) < len(did):
+        ranks = " and ".join(f"rank {rank}" for rank in silent)
+        raise Finding(
+            "error-on-one-rank",
+            [
+                asked,
+                ("found", f"{function} returned on {ranks} as if all were well"),
+                ("expected", "an error on every rank"),
+            ],
+            means=(
+                "ranks that don't know of the failure train on, and wait in their next "
+                "collective for one that has left"
+            ),
+            think=f"how does rank {silent[0]} get to know what happened to rank {sweeper}?",
+        )
+
+
+def _saves_again(seen: Seen, step: int, asked: tuple[str, str]) -> None:
+    """The next save, for which there is room, raises nothing."""
+    after = [
+        next((e for e in _during(seen, r, step) if e["event"] == "saved point"), None)
+        for r in seen.ranks
+    ]
+    if raised := next((a["raised"] for a in after if a and a["raised"]), None):
+        finding = crashed(
+            raised,
+            [asked, ("then", "there was room again, and the same processes saved once more")],
+        )
+        finding.think = "what did the failed save leave, on the disk or in a variable?"
+        raise finding
+
+
+def _can_load(
+    seen: Seen, function: str, step: int, did: list[dict], asked: tuple[str, str]
+) -> None:
+    """A save that raised nowhere has saved all."""
+    for rank, d in enumerate(did):
+        loaded = next((e for e in _during(seen, rank, step) if e["event"] == "loaded point"), None)
+        if (
+            not loaded
+            or loaded["raised"]
+            or compared(d["holds"], loaded["holds"], seen.point["call"])
+        ):
+            raise Finding(
+                "error-swallowed",
+                [
                     asked,
                     (
                         "found",
                         f"{function} returned on every rank as if all were well, and rank "
-                        f"{lost[0]} can't load it",
+                        f"{rank} can't load it",
                     ),
                     ("expected", "an error on every rank"),
-                    ("means", "the job believes in a checkpoint that it doesn't have"),
-                    ("think", "how do the others get to know that one rank's part isn't there?"),
-                ]
-                raise Finding("error-swallowed", rows)
-    works_after_failures(seen, function)
+                ],
+                means="the job believes in a checkpoint that it doesn't have",
+                think="how do the others get to know that one rank's part isn't there?",
+            )
 
 
 def works_after_failures(seen: Seen, function: str) -> None:

@@ -25,7 +25,7 @@ def can_shard() -> None:
     """Inconclusive on a torch whose FSDP2 needs a GPU."""
     if tuple(map(int, version("torch").split(".")[:2])) < (2, 7):
         raise Inconclusive(
-            "torch",
+            "torch-too-old",
             [
                 (
                     "torch",
@@ -57,7 +57,7 @@ def nobody_holds_the_whole_model(lab: Lab) -> None:
         for what in ("save", "load"):
             if took[what] is None:
                 raise Inconclusive(
-                    "memory", [("memory", "can't be measured on this system (Linux only)")]
+                    "memory-unknown", [("memory", "can't be measured on this system (Linux only)")]
                 )
             if took[what] > WHOLE * took["weights"]:
                 each = took["weights"] // MEMORY_RANKS >> 20
@@ -70,7 +70,7 @@ def nobody_holds_the_whole_model(lab: Lab) -> None:
                     ("found", f"in {what}_sharded, rank {rank} took {took[what] >> 20} MiB more"),
                 ]
                 raise Finding(
-                    f"whole model in {what}",
+                    "whole-model-saved" if what == "save" else "whole-model-loaded",
                     rows,
                     means=(
                         "that rank holds the whole model. Models are sharded because no GPU, "
@@ -105,16 +105,8 @@ def nobody_leaves_early(lab: Lab) -> None:
                 )
         for e in life.all("loaded held"):
             if e["different"]:
-                raise _lost(
-                    e["different"],
-                    [
-                        (
-                            "saved and loaded",
-                            "by the same 2 ranks, a rank that was held in the save",
-                        ),
-                        ("rank", str(rank)),
-                    ],
-                )
+                when = ("saved and loaded", "by the same 2 ranks, a rank that was held in the save")
+                raise _lost(e["different"], [when, ("rank", str(rank))])
     if not held:
         raise Inconclusive(
             "blind", [("watching", "the saves raised no file-system event that Python can see")]
@@ -170,7 +162,7 @@ def loads(lab: Lab, saved_by: int, loaded_by: int) -> None:
     try:
         all_finished(lab, run)
     except Finding as finding:
-        finding.rows.insert(0, when)
+        finding.rows = [when, *finding.rows]
         raise
     for rank, life in enumerate(run.last.ranks):
         got = life.first("whole")["digests"]
@@ -186,10 +178,11 @@ def loads(lab: Lab, saved_by: int, loaded_by: int) -> None:
                         "and compared bit for bit",
                     ),
                 ],
+                resharded=saved_by != loaded_by,
             )
 
 
-def _lost(different: list[str], when: list) -> Finding:
+def _lost(different: list[str], when: list, resharded: bool = False) -> Finding:
     kinds = list(
         dict.fromkeys(
             " ".join(name.split()[: 2 if name.startswith("optimizer") else 1]) for name in different
@@ -205,10 +198,11 @@ def _lost(different: list[str], when: list) -> Finding:
     return Finding(
         "state-lost",
         rows,
-        about=f"{kinds[0].split()[0]}",
+        about=kinds[0].split()[0],
         means=(
-            "the job goes on as another one"
-            + (" when it gets fewer or more nodes than it had" if when[0][0] == "resharded" else "")
+            "the job goes on as another one when it gets fewer or more nodes than it had"
+            if resharded
+            else "the job goes on as another one"
         ),
         think=(
             "do your files say which rank wrote them, or which part of which tensor they "
@@ -237,9 +231,8 @@ def exports(lab: Lab) -> None:
         rows = [
             when,
             ("found", f"the file holds something else than a dict of plain tensors: {holds}"[:200]),
-            ("think", "what does load_state_dict of a plain model take?"),
         ]
-        raise Finding("not-plain", rows)
+        raise Finding("not-plain", rows, think="what does load_state_dict of a plain model take?")
     want = {k: v for k, v in _want(lab).items() if k.startswith("weights ")}
     for what, got in (("file", answer["digests"]), ("model", answer["filled"])):
         if got != want:
@@ -262,6 +255,7 @@ def exports(lab: Lab) -> None:
             rows = [
                 when,
                 ("found", f"the {what} " + "; ".join(text for text, names in told if names)),
-                ("think", think),
             ]
-            raise Finding("export", rows)
+            raise Finding(
+                "wrong-export" if what == "file" else "model-not-filled", rows, think=think
+            )

@@ -121,7 +121,7 @@ def under_torchrun(lab: Lab) -> None:
     if run.last.ended or not all(life.events for life in lives):
         one_finished(lab, run)
         raise Inconclusive(
-            "torchrun", [("torchrun", f"didn't start its workers: {run.last.text()[-300:]}")]
+            "no-torchrun", [("torchrun", f"didn't start its workers: {run.last.text()[-300:]}")]
         )
     left = [life.first("left") for life in lives]
     if not all(e and e["status"] == PREEMPTED for e in left):
@@ -131,10 +131,8 @@ def under_torchrun(lab: Lab) -> None:
             ("expected", "both leave as preempted"),
         ]
         raise Finding(
-            "torchrun",
-            [
-                *rows,
-            ],
+            "not-preempted-under-torchrun",
+            rows,
             think=(
                 "what does each rank do when it hears of the signal "
                 "from the others before it comes itself?"

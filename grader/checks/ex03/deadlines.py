@@ -150,7 +150,7 @@ def stops_in_time(
         raise Inconclusive("fault", [*when, ("but", "training was done before that")])
     if not life.preempted:
         finding = stop_assertions.ended_early(lab, run, life)
-        finding.rows[:0] = when
+        finding.rows = [*when, *finding.rows]
         raise finding
     stop_assertions.status_says(run.notes["words"][-1], "preempted", when)
     _late_enough(
@@ -170,13 +170,15 @@ def _late_enough(reached: int, times: Times, end: float, when: list) -> None:
             *when,
             ("stopped", "before its first step"),
             ("expected", "it trains as long as it can"),
-            (
-                "think",
-                "how much time is left by the clock that main was "
-                "given, and by which one does yours reckon?",
-            ),
         ]
-        raise Finding("too-early", rows, about="at once")
+        raise Finding(
+            "stopped-at-once",
+            rows,
+            think=(
+                "how much time is left by the clock that main was given, and by which one does "
+                "yours reckon?"
+            ),
+        )
     last_save = times.saves[-1][0] if times.saves else 0.0
     stopped_at = last_save if times.steps and last_save >= times.steps[-1][1] else times.left or end
     longest_save = max((b - a for a, b in times.saves), default=0)
@@ -195,10 +197,13 @@ def _late_enough(reached: int, times: Times, end: float, when: list) -> None:
                 "it trains as long as it can: no more than "
                 f"{most:g} s are left ({EARLY} times both)",
             ),
-            ("means", "time on the cluster that was waited for, and is given back unused"),
-            ("think", "what must still fit in before the end, and how long does it take?"),
         ]
-        raise Finding("too-early", rows)
+        raise Finding(
+            "too-early",
+            rows,
+            means="time on the cluster that was waited for, and is given back unused",
+            think="what must still fit in before the end, and how long does it take?",
+        )
 
 
 # --- a grace after the signal ---------------------------------------------------------------------

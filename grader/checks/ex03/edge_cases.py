@@ -40,21 +40,22 @@ def trains_like_the_yardstick(lab: Lab) -> None:
     finished(lab, run)
     whole = yardstick(lab, args)
     if found := run.trajectory.diverges_from(whole.trajectory):
-        rows = [
-            r for r in run_assertions.divergence_rows(run, found) if r[0] not in ("means", "think")
-        ]
-        rows += [
-            ("compared", "your loop, and the plain one, in which nothing ever stops"),
-            ("think", "what does your loop do in another order, more often, or not at all?"),
-        ]
-        raise Finding("loop", rows, about=f"{found.cause}")
+        raise Finding(
+            "wrong-loop",
+            [
+                *run_assertions.divergence_rows(run, found),
+                ("compared", "your loop, and the plain one, in which nothing ever stops"),
+            ],
+            about=found.cause,
+            think="what does your loop do in another order, more often, or not at all?",
+        )
     all_parts = whole.last.first("epoch")["parts"]
     if parts := [e["parts"] for e in run.last.all("epoch") if e["parts"] != all_parts]:
-        rows = [
-            ("evaluated", f"{parts[0]} parts of {all_parts}, undisturbed"),
-            ("think", "what does a best metric mean that was measured on a part of the data?"),
-        ]
-        raise Finding("evaluation-cut-short", rows)
+        raise Finding(
+            "evaluation-cut-short",
+            [("evaluated", f"{parts[0]} parts of {all_parts}, undisturbed")],
+            think="what does a best metric mean that was measured on a part of the data?",
+        )
     _built_once(run.last)
     _saved_in_time(run.last, every)
     stop_assertions.not_said_too_soon(run, 0, run.last)
@@ -166,7 +167,7 @@ def _preempted_for_nothing(run: Run, when: str) -> Finding:
         ("expected", "exit status 0: nothing was left to do"),
     ]
     return Finding(
-        "done-not-preempted",
+        "preempted-when-done",
         rows,
         schedule_of(run),
         means="the scheduler queues the job again, for nothing",
@@ -219,9 +220,8 @@ def error_is_told(lab: Lab) -> None:
             run_assertions.progress_kept(joined)
             same_course(lab, joined, yardstick(lab, args))
         except Finding as finding:
-            finding.rows.insert(
-                0, ("error", f"{error[0]} in step {step}; run again, the job has no error")
-            )
+            when = ("error", f"{error[0]} in step {step}; run again, the job has no error")
+            finding.rows = [when, *finding.rows]
             raise
 
 

@@ -84,7 +84,7 @@ def _turned_back(event: dict, now: float) -> Inconclusive:
         ),
     ]
     return Inconclusive(
-        "clock",
+        "clock-changed",
         rows,
         means="something has changed the scheduler's clock, so nothing is known of the job's times",
     )

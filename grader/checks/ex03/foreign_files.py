@@ -46,5 +46,5 @@ def untouched(directory: Path, planted: dict[str, bytes]) -> None:
                 ("found", "it is gone" if found is None else "it was changed"),
             ]
             raise Finding(
-                "foreign-file", rows, think="how does your code know which files are its own?"
+                "foreign-files", rows, think="how does your code know which files are its own?"
             )

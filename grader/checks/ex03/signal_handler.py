@@ -282,10 +282,7 @@ def _given(answer: Answer, think: str, when: tuple[str, str] = WHEN) -> dict:
         )
         raise Finding(
             "signal-unhandled",
-            [
-                when,
-                ended,
-            ],
+            [when, ended],
             think=think,
         )
     return answer.given(think, when)
@@ -353,23 +350,9 @@ def _looks_right(log: dict, model: Model, think: str) -> None:
     for n, block in enumerate(model.made):
         got = log["seen"][n] if n < len(log["seen"]) else None
         if got != [block.received, block.at]:
-            raise Finding(
-                "signal-noted",
-                [
-                    *_sent(model),
-                    *_got(n, got, block, model),
-                ],
-                think=think,
-            )
+            raise _misnoted(n, got, block, model, think)
     if log["heard"] != model.heard:
-        raise Finding(
-            "signals-heard",
-            [
-                *_sent(model),
-                *_heard(log["heard"], model),
-            ],
-            think=think,
-        )
+        raise _misheard(log["heard"], model, think)
     _handlers_right(log["handlers"], model, think)
 
 
@@ -378,47 +361,49 @@ def _sent(model: Model) -> list[tuple[str, str]]:
     return [("sent", (", ".join(_name(n) for n, _ in model.sent) or "nothing yet") + blocks)]
 
 
-def _got(which: int, got, block: Block, model: Model) -> list[tuple[str, str]]:
+def _misnoted(which: int, got: list | None, block: Block, model: Model, think: str) -> Finding:
+    """A block's received and at aren't those of the first signal of its own."""
     many = f" of block {which + 1}" if len(model.made) > 1 else ""
     if got is None:
-        return [("found", f"`with StopSignal() as stop` gives nothing{many}")]
+        nothing = ("found", f"`with StopSignal() as stop` gives nothing{many}")
+        return Finding("signal-misnoted", [*_sent(model), nothing], think=think)
     received, at = got
-    rows = []
     if received != block.received:
         name = _name(received) if isinstance(received, int) else received
-        rows += [("found", f"received{many} is {name}"), ("expected", _name(block.received))]
+        rows = [("found", f"received{many} is {name}"), ("expected", _name(block.received))]
     else:
-        rows += [
+        rows = [
             ("found", f"at{many} is {at!r}"),
             ("expected", f"{block.at!r}: the clock's time when {_name(block.received)} came"),
         ]
-    if block.received is not None and received is not None:
-        rows.append(("means", "the grace that is left is counted from the wrong moment"))
-    return rows
-
-
-def _heard(heard: list, model: Model) -> list[tuple[str, str]]:
-    extra = len(heard) > len(model.heard)
-    rows = [("before", "a handler that counts its signals was installed for each of them")]
-    rows.append(
-        (
-            "found",
-            f"it heard {', '.join(map(_name, heard)) or 'none'}; expected "
-            f"{', '.join(map(_name, model.heard)) or 'none'}",
-        )
+    late = block.received is not None and received is not None
+    return Finding(
+        "signal-misnoted",
+        [*_sent(model), *rows],
+        means="the grace that is left is counted from the wrong moment" if late else "",
+        think=think,
     )
-    if extra:
-        return [
-            *rows,
-            ("means", "a signal that belongs to the block went to the handler from before, too"),
-        ]
-    return [
-        *rows,
-        (
-            "means",
-            "after the block, or for signals that it wasn't given, the handler from before is deaf",
+
+
+def _misheard(heard: list, model: Model, think: str) -> Finding:
+    """The handlers from before heard other signals than those that no block had."""
+    got, want = (", ".join(map(_name, numbers)) or "none" for numbers in (heard, model.heard))
+    extra = len(heard) > len(model.heard)
+    return Finding(
+        "signal-heard-twice" if extra else "earlier-handler-deaf",
+        [
+            *_sent(model),
+            ("before", "a handler that counts its signals was installed for each of them"),
+            ("found", f"it heard {got}; expected {want}"),
+        ],
+        means=(
+            "a signal that belongs to the block went to the handler from before, too"
+            if extra
+            else "after the block, or for signals that it wasn't given, the handler from before is "
+            "deaf"
         ),
-    ]
+        think=think,
+    )
 
 
 def _handlers_right(found: dict, model: Model, think: str) -> None:
@@ -454,12 +439,8 @@ def _left_right(log: dict, error: list, block: Block, model: Model, think: str) 
         found = f"{came[0]}: {came[1]}" if came else "nothing: the error was swallowed"
         expected = "it goes on to the caller, as it is" if error else "no error"
         raise Finding(
-            "handler-error",
-            [
-                ("raised", raised),
-                ("found", found),
-                ("expected", expected),
-            ],
+            "block-error-lost" if error else "handler-error",
+            [("raised", raised), ("found", found), ("expected", expected)],
             think=think,
         )
     if any(
@@ -468,7 +449,7 @@ def _left_right(log: dict, error: list, block: Block, model: Model, think: str) 
         if not model.open
     ):
         raise Finding(
-            "handler-works",
+            "handler-too-soon",
             [
                 ("found", "a handler is installed when StopSignal is made"),
                 ("expected", "from the `with` block's begin to its end"),
@@ -480,11 +461,9 @@ def _left_right(log: dict, error: list, block: Block, model: Model, think: str) 
 def _left_alone(around: list, files: list, think: str) -> None:
     if files:
         raise Finding(
-            "handler-files",
-            [
-                ("found", f"files were touched: {files[0]}"),
-                ("expected", "none"),
-            ],
+            "handler-effects",
+            [("found", f"files were touched: {files[0]}"), ("expected", "none")],
+            about="files",
             think=think,
         )
     if len(around) < 2 or around[0] == around[1]:
@@ -503,11 +482,9 @@ def _left_alone(around: list, files: list, think: str) -> None:
         if what == "printed"
         else f"it changed: {what}"
     )
-    rows = [
-        ("found", found),
-        *([("means", means[what])] if what in means else []),
-    ]
-    raise Finding("answer", rows, about=f"{what}", think=think)
+    raise Finding(
+        "handler-effects", [("found", found)], about=what, means=means.get(what, ""), think=think
+    )
 
 
 def _name(number: int | None) -> str:
@@ -526,11 +503,8 @@ def real_time(answer: Answer, think: str) -> None:
     number = answer.question["number"]
     if values["received"] != number:
         raise Finding(
-            "signal-noted",
-            [
-                ("sent", _name(number)),
-                ("found", f"received is {values['received']}"),
-            ],
+            "signal-misnoted",
+            [("sent", _name(number)), ("found", f"received is {values['received']}")],
             think=think,
         )
     at = values["at"]
@@ -540,13 +514,7 @@ def real_time(answer: Answer, think: str) -> None:
             ("found", f"at is {at!r}"),
             ("expected", f"time.time() when it came: {values['before']!r}"),
         ]
-        raise Finding(
-            "signal-time",
-            [
-                *rows,
-            ],
-            think=think,
-        )
+        raise Finding("signal-time", rows, think=think)
 
 
 def saved_whole(answer: Answer, think: str) -> None:
@@ -592,7 +560,7 @@ def at_any_moment(answer: Answer, think: str) -> None:
         question["where"] != "look" and not values["outcomes"]
     ):  # reading an attribute may be a single moment
         raise Inconclusive(
-            "moments", [("found", f"no moment {where} at which a signal could come")]
+            "no-moment", [("found", f"no moment {where} at which a signal could come")]
         )
     for found in values["outcomes"]:
         problem = _moment_problem(found, question["where"], allowed, question["time"], third)
@@ -600,11 +568,8 @@ def at_any_moment(answer: Answer, think: str) -> None:
             sent = f"{_name(allowed[-1])} {where}, at one of {values['moments']} moments"
             raise Finding(
                 "signal-moment",
-                [
-                    ("sent", sent),
-                    ("found", problem),
-                ],
-                about=f"{question['where']}",
+                [("sent", sent), ("found", problem)],
+                about=question["where"],
                 think=think,
             )
 

@@ -11,6 +11,8 @@ from typing import Any
 
 from grader.checks import rank_assertions, run_assertions
 from grader.checks.ex03 import expected_times, foreign_files
+from grader.checks.explanations import meaning
+from grader.checks.rank_assertions import by_rank
 from grader.checks.run_assertions import schedule_of, student_frames
 from grader.harness.costs import Costs
 from grader.harness.lab import Lab
@@ -130,7 +132,7 @@ def as_sent(life: Life, run: Run) -> None:
             ("fault", run.story),
             ("but", "a signal was due, and the daemon that sends them wasn't asked to"),
         ]
-        raise Inconclusive("signals", rows, schedule_of(run))
+        raise Inconclusive("signal-not-sent", rows, schedule_of(run))
 
 
 def newest_checkpoint(directory: Path) -> int | None:
@@ -211,7 +213,7 @@ def rejoined(lab: Lab, run: Run, whole: Run, when: list) -> None:
         nothing_lost(run, always=True)
         same_course(lab, run, whole)
     except Finding as finding:
-        finding.rows[:0] = when
+        finding.rows = [*when, *finding.rows]
         raise
 
 
@@ -231,28 +233,30 @@ def same_course(lab: Lab, run: Run, whole: Run) -> None:
         return
     rank, own, parting = min(found, key=lambda f: (f[2].step, order(f[2].cause), f[0] or 0))
     _machine_repeats(lab, whole)
-    rows = run_assertions.divergence_rows(own, parting)
-    if rank is not None:
-        rows.insert(1 if run.schedule else 0, ("rank", f"{rank} (of {run.world})"))
-    if any(saving[-1]["in_hand"] for life in run.lives[:-1] if (saving := life.all("saving"))):
-        rows = [row for row in rows if row[0] not in ("means", "think")] + [
-            ("saved", "when the next batch had been fetched, and not trained"),
-            (
-                "means",
-                "its augmentation has drawn its random numbers already; the "
-                "resumed run fetches it again, and draws others",
-            ),
-            ("think", "at which place of your loop is nothing half done, and nothing begun?"),
-        ]
-    cause = "optimizer" if parting.cause.startswith("optimizer") else parting.cause
+    means, think = meaning(parting.different)
+    rows = run_assertions.divergence_rows(
+        own, parting, rank="" if rank is None else f"{rank} (of {run.world})"
+    )
+    in_hand = any(
+        saving[-1]["in_hand"] for life in run.lives[:-1] if (saving := life.all("saving"))
+    )
+    if in_hand:
+        rows.append(("saved", "when the next batch had been fetched, and not trained"))
+        means = (
+            "its augmentation has drawn its random numbers already; the resumed run fetches it "
+            "again, and draws others"
+        )
+        think = "at which place of your loop is nothing half done, and nothing begun?"
     raise Finding(
-        "state-lost",
+        "batch-in-hand" if in_hand else "state-lost",
         rows,
         schedule_of(run),
+        about="optimizer" if parting.cause.startswith("optimizer") else parting.cause,
+        means=means,
+        think=think,
         step=parting.step,
         different=parting.different,
         same=parting.same,
-        about=f"{cause}",
     )
 
 
@@ -280,7 +284,7 @@ def ended_early(lab: Lab, run: Run, life: Life | Group) -> Finding:
             *fault_row(run),
             ("machine", "ranks didn't meet; none of your code had been loaded"),
         ]
-        return Inconclusive("meeting", rows, schedule_of(run))
+        return Inconclusive("no-meeting", rows, schedule_of(run))
     if any(one.all("killed") for one in life.processes):
         return _killed(run, life)
     if stopped := _stopped_for_nothing(run, life):
@@ -361,16 +365,12 @@ def left_as_preempted(lab: Lab, run: Run, number: int, life: Life | Group, whole
         raise parted
     finding = ended_early(lab, run, life)
     if any("DataLoader worker" in crash["message"] for one in lives for crash in one.all("crash")):
-        finding.rows = [
-            (label, re.sub(r" \(pid[^)]*\)", "", text)) for label, text in finding.rows
-        ] + [
-            (
-                "means",
-                "the signal went to the whole process group and killed a DataLoader worker; "
-                "the main process, about to save, was told so by an exception",
-            ),
-            ("think", "what does a worker do with the signal, and who decides that?"),
-        ]
+        finding.rows = [(label, re.sub(r" \(pid[^)]*\)", "", text)) for label, text in finding.rows]
+        finding.means = (
+            "the signal went to the whole process group and killed a DataLoader worker; the main "
+            "process, about to save, was told so by an exception"
+        )
+        finding.think = "what does a worker do with the signal, and who decides that?"
     raise finding
 
 
@@ -385,7 +385,6 @@ def _nobody_handles(run: Run, life: Life | Group, rank: int, one: Life) -> Findi
             f"{name} killed the process: nothing handles it "
             f"{'any more' if signals > 1 else 'there'}",
         ),
-        *_lost_row(life),
     ]
     think = {
         "start": (
@@ -394,20 +393,20 @@ def _nobody_handles(run: Run, life: Life | Group, rank: int, one: Life) -> Findi
         "leaving": "when does your handler go, and what is still to be done then?",
     }.get(last["phase"], "which signals does your job listen to, and from when to when?")
     return Finding(
-        "unhandled",
-        [
-            *rows,
-        ],
+        "signal-unhandled",
+        rows,
         schedule_of(run),
         about=f"{name}:{last['phase']}",
+        means=_loss(life),
         think=think,
     )
 
 
-def _lost_row(life: Life | Group) -> list[tuple[str, str]]:
+def _loss(life: Life | Group) -> str:
+    """What a life that was killed has trained in vain."""
     saved = max([e["step"] for e in life.all("saved")], default=life.resumed_at)
     lost = life.reached - saved
-    return [("means", f"{_steps(lost)} lost")] if lost else []
+    return f"{_steps(lost)} lost" if lost else ""
 
 
 def _steps(number: int) -> str:
@@ -451,13 +450,11 @@ def _killed(run: Run, life: Life | Group) -> Finding:
             "how long did the saves before this one take, and how much time was left when it began?"
         )
     return Finding(
-        "killed",
-        [
-            *rows,
-            *_lost_row(life),
-        ],
+        "grace-overrun" if sent else "time-limit-overrun",
+        rows,
         schedule_of(run),
-        about=f"{killed['during']}:{bool(sent)}",
+        about=killed["during"],
+        means=_loss(life),
         think=think,
     )
 
@@ -466,39 +463,36 @@ def _left_as_done(run: Run, life: Life | Group) -> Finding:
     lives = life.processes
     done = [r for r, one in enumerate(lives) if one.status == 0]
     who = "the job" if len(lives) == 1 else f"rank {done[0]}"
-    to_do = (
-        ""
-        if any(one.first("end") for one in lives)
-        else f" after step {life.reached}, before training was done"
+    frames = [row for r in done for row in student_frames(lives[r].first("exit") or {"frames": []})]
+    if any(one.first("end") for one in lives):
+        return Finding(
+            "signal-ignored",
+            [
+                *fault_row(run),
+                ("ended", f"{who} left with exit status 0"),
+                *frames,
+                ("expected", f"it stops when it is told to, and leaves with {PREEMPTED}"),
+            ],
+            schedule_of(run),
+            think=(
+                "which part of the training did the signal cut short, and what did the job do "
+                "instead?"
+            ),
+        )
+    ended = f"{who} left with exit status 0 after step {life.reached}, before training was done"
+    return Finding(
+        "left-as-done",
+        [*fault_row(run), ("ended", ended), *frames],
+        schedule_of(run),
+        means=(
+            "0 tells the scheduler that the job is done: it is never run again, and the model "
+            "stays half trained"
+        ),
+        think=(
+            "which exit status says that it wants to be run again? (The contract says "
+            f"{PREEMPTED}.)"
+        ),
     )
-    rows = [
-        *fault_row(run),
-        ("ended", f"{who} left with exit status 0{to_do}"),
-        *[row for r in done for row in student_frames(lives[r].first("exit") or {"frames": []})],
-    ]
-    if to_do:
-        rows += [
-            (
-                "means",
-                "0 tells the scheduler that the job is done: it is never "
-                "run again, and the model stays half trained",
-            ),
-            (
-                "think",
-                "which exit status says that it wants to be run "
-                f"again? (The contract says {PREEMPTED}.)",
-            ),
-        ]
-    else:
-        rows += [
-            ("expected", f"it stops when it is told to, and leaves with {PREEMPTED}"),
-            (
-                "think",
-                "which part of the training did the signal cut "
-                "short, and what did the job do instead?",
-            ),
-        ]
-    return Finding("exit", rows, schedule_of(run), about="0")
 
 
 def _parted(run: Run, group: Group) -> Finding | None:
@@ -511,11 +505,11 @@ def _parted(run: Run, group: Group) -> Finding | None:
         for r in stay
     ):
         return None
-    standing = dict(rank_assertions.standing(group))
+    standing = rank_assertions.standing(group)
     rows = [
         *fault_row(run),
-        *[(f"rank {r}", f"left as preempted (exit status {PREEMPTED})") for r in left],
-        *[standing[r] for r in stay],
+        *by_rank(dict.fromkeys(left, f"left as preempted (exit status {PREEMPTED})")),
+        *by_rank({r: standing[r] for r in stay}),
     ]
     return Finding(
         "ranks-part",
@@ -548,7 +542,7 @@ def status_says(says: str | None, want: str, rows: list, schedule: str | None = 
             ("expected", f"{want!r}"),
         ]
         raise Finding(
-            "status-file",
+            "wrong-status",
             rows,
             schedule,
             means=(
@@ -615,21 +609,20 @@ def not_said_too_soon(run: Run, number: int, life: Life) -> None:
         at = doing.get(event["event"], "in the evaluation after step {step}").format(
             step=event["step"]
         )
-        rows = [*fault_row(run), ("status.json", f"said {event['says']!r} {at}")]
         if number and event["says"] == run.notes["words"][number - 1]:
-            raise _stale(run, rows[:-1], event["says"], at)
+            raise _stale(run, event["says"], at)
         raise Finding(
             "told-too-soon",
-            rows,
+            [*fault_row(run), ("status.json", f"said {event['says']!r} {at}")],
             schedule_of(run),
             means="killed now, the job has said that it left in good order",
             think="from which moment on is that word true, whatever happens next?",
         )
 
 
-def _stale(run: Run, rows: list, says: str, at: str) -> Finding:
+def _stale(run: Run, says: str, at: str) -> Finding:
     rows = [
-        *rows,
+        *fault_row(run),
         ("status.json", f"says {says!r} {at}: the life before wrote that"),
         ("expected", "that nobody said how this life ended"),
     ]
@@ -645,7 +638,7 @@ def _stale(run: Run, rows: list, says: str, at: str) -> Finding:
 def not_stale(run: Run, number: int) -> None:
     """After a life that SIGKILL ended, status.json doesn't say what the life before had written."""
     if (says := run.notes["words"][number]) in FINAL:
-        raise _stale(run, fault_row(run), says, "after the SIGKILL")
+        raise _stale(run, says, "after the SIGKILL")
 
 
 def one_writes(run: Run) -> None:
@@ -664,7 +657,7 @@ def one_writes(run: Run) -> None:
                 ("expected", "one of them writes status.json"),
             ]
             raise Finding(
-                "several-write",
+                "several-writers",
                 rows,
                 schedule_of(run),
                 means=(
@@ -726,14 +719,15 @@ def nothing_lost(run: Run, always: bool = False) -> None:
                 *fault_row(run),
                 ("stopped", f"after step {reached}, as preempted"),
                 ("resumed", f"at step {after.resumed_at}"),
-                (
-                    "means",
-                    f"{_steps(reached - after.resumed_at)} done "
-                    "again, though there was time for a save",
-                ),
-                ("think", "what is the last thing that your job does before it leaves?"),
             ]
-            raise Finding("steps-lost", rows, schedule_of(run))
+            again = _steps(reached - after.resumed_at)
+            raise Finding(
+                "steps-lost",
+                rows,
+                schedule_of(run),
+                means=f"{again} done again, though there was time for a save",
+                think="what is the last thing that your job does before it leaves?",
+            )
         if (run.notes["newest"][number] or 0) != reached:
             rows = [
                 *fault_row(run),
@@ -743,4 +737,4 @@ def nothing_lost(run: Run, always: bool = False) -> None:
                     f"step {reached}: nothing was proved",
                 ),
             ]
-            raise Inconclusive("saves", rows, schedule_of(run))
+            raise Inconclusive("save-not-proved", rows, schedule_of(run))

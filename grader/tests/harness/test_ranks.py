@@ -152,7 +152,7 @@ def test_the_first_rank_that_fails_is_named_and_not_those_that_lost_it(labs):
     )
     with pytest.raises(Finding) as found:
         rank_assertions.finished(lab, lab.launch(*SAVE_JOB, ranks=2))
-    assert found.value.cause == "crash:ValueError:own.py:3"
+    assert found.value.cause == "crashed:ValueError:own.py:3"
     assert dict(found.value.rows)["rank"].startswith("1")
 
 
@@ -213,7 +213,7 @@ def test_ranks_that_resume_at_different_steps_are_told(labs):
     run.last.ranks[1].first("life")["step"] = 4
     with pytest.raises(Finding) as found:
         rank_assertions.together(run)
-    assert found.value.cause == "ranks disagree"
+    assert found.value.cause == "ranks-disagree"
 
 
 def test_cancelling_ends_every_rank(ex02):
