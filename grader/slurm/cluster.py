@@ -131,7 +131,7 @@ class Cluster:
         try:
             self.directory.mkdir(0o700)
         except FileExistsError:
-            raise UsageError(f"{self.directory} exists already") from None
+            raise UsageError(f"{self.directory} already exists") from None
         except OSError as e:
             raise UsageError(f"{self.directory}: {e.strerror}") from e
         try:
@@ -251,7 +251,7 @@ class Cluster:
         try:
             done = subprocess.run(command, timeout=timeout, **options)
         except subprocess.TimeoutExpired:
-            raise ClusterError(f"{' '.join(command)}: no end after {timeout:g} s") from None
+            raise ClusterError(f"{' '.join(command)}: still running after {timeout:g} s") from None
         except FileNotFoundError:
             raise ClusterError(f"{command[0]}: no such command") from None
         if check and done.returncode:
