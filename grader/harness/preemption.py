@@ -17,8 +17,8 @@ Its text form, printed with every verdict and accepted by `grade --fault`:
     term@7:rank1           of several ranks, to rank 1
     term@7,usr1@8:event2   both, in one life
 
-SIGKILL follows when the grace is over: by the life's own clock
-(grader/workload/ex03/virtual_clock.py), not by the wall's.
+SIGKILL follows when the grace period is over, by the life's own clock
+(grader/workload/ex03/virtual_clock.py), not the wall clock.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def both(*preemptions: Preempt) -> Preempt:
     return Preempt(tuple(s for p in preemptions for s in p.signals))
 
 
-TORN = "(torn)"  # not a word: the file is there, and nobody can read it
+TORN = "(torn)"  # the file is there, but can't be read
 
 
 def last_word(directory: Path) -> str | None:
