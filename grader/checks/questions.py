@@ -31,7 +31,7 @@ class Answer:
     def given(self, think: str, when: tuple[str, str] | None = None) -> dict:
         """The reported values. Raises the Finding of a process that crashed, died or was late.
 
-        think  a question that helps whoever wrote the code
+        think  a question that helps the author of the code
         when   a row of evidence: what the function was asked
         """
         rows = [when] if when else []

@@ -9,7 +9,7 @@ Its text form, printed with every verdict and accepted by `grade --fault`:
     term@0:start           SIGTERM while the job is being built (:resume, while a checkpoint is
                            loaded)
     term@7:failing         SIGTERM in step 7, just before the job raises an error
-    term@7:leaving0        SIGTERM when the job, told to stop and now after step 7, is about to
+    term@7:leaving0        SIGTERM when the job, stopped after step 7, is about to
                            touch something in its directory that isn't a checkpoint, for the first
                            time (1: the second)
     term@7:group           to the whole process group: DataLoader workers, too

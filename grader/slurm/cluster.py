@@ -326,7 +326,7 @@ class Cluster:
                 kind=self.kind,
             )
         facts = self._facts(known)
-        problems = [] if known["now"] else ["the machine was started anew since"]
+        problems = [] if known["now"] else ["the machine has restarted since"]
         if known["now"] and not state.alive(known, known["keeper"]):
             problems.append("its keeper was killed, and its daemons with it")
         if problems:

@@ -324,7 +324,7 @@ def main() -> None:
     except OSError as e:
         error = f"{e.strerror or e}{f': {e.filename}' if e.filename else ''}"
     except Exception as e:
-        # a mistake of ours is told to the starter, too: whatever is written here is removed
+        # our own bugs are reported to the starter, too: what is written here is removed
         error = f"{type(e).__name__} in the keeper: {e}"
     finally:
         clean = keeper is None or keeper.end_processes()

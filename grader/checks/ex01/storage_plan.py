@@ -155,7 +155,7 @@ class Operation:
 
 
 def observe(lab: Lab, points: list[dict]) -> dict[str, Seen]:
-    """Run the points: one life saves (another one goes on after what is done to the files in
+    """Run the points: one life saves (another one continues after what is done to the files in
     between), one reads."""
     defaults = {"at": "", "made": True, "reads": ["latest"], "harms": []}
     seen = {point["name"]: Seen(defaults | point) for point in points}

@@ -33,7 +33,7 @@ from grader.workload.ex04.train import DONE
 MOST_LIVES = 6  # more of them are a loop without end; most runs have five at most
 POLL = 0.2  # s between two looks at the queue
 BUSY = 1.0  # s between two, while a life is under way
-# reasons of a job that will stay in the queue for ever
+# reasons of a job that will stay in the queue forever
 HELD = {"JobHeldUser", "JobHeldAdmin", "job_requeued_in_held_state"}
 NEVER = {"DependencyNeverSatisfied"} | HELD
 STEPS = 40
@@ -364,7 +364,7 @@ def _queue(cluster: Cluster, run: ClusterRun, *options: str) -> tuple[bool, list
 def _watch(
     lab: Lab, cluster: Cluster, run: ClusterRun, first: str, then, most: int, witness: Witness
 ) -> None:
-    """Until nothing of the run is in the queue any more."""
+    """Until nothing of the run is left in the queue."""
     began, looked, empty, looks = time.monotonic(), 0.0, 0, 0
     while not witness.trouble:
         if witness.under_way and time.monotonic() - looked < BUSY:
