@@ -41,7 +41,7 @@ class DefaultToGrade(click.Group):
 
 
 class Name(click.ParamType):
-    """Of a file or directory; an empty one, from an unset variable, would mean the current
+    """A file's or directory's; an empty one, from an unset variable, would mean the current
     directory.
     """
 
@@ -79,7 +79,7 @@ def main_group() -> None:
     "--submission",
     type=Name(),
     metavar="DIR",
-    help="Grade this directory: laid out as starter/ is, or holding ex01...",
+    help="Grade this directory: laid out like starter/, or holding ex01...",
 )
 @click.option("--solution", is_flag=True, help="Grade the reference solutions.")
 @click.option(
@@ -106,7 +106,7 @@ def main_group() -> None:
     "--seed",
     type=click.IntRange(0, 2**31),
     metavar="N",
-    help="Draw model, data and faults from this seed (a fresh one each time).",
+    help="Draw model, data and faults from this seed (a new one each time).",
 )
 @click.option(
     "--fault", metavar="FAULT", help="Inject only this fault, as a message prints it: kill@12."
@@ -134,7 +134,7 @@ def main_group() -> None:
     type=click.Choice(sandbox.POLICIES),
     default="auto",
     help="What student code may see and touch: auto takes the best sandbox that this machine "
-    "has, require ends without one, off is for submissions that you trust.",
+    "has, require fails without one, off is for submissions that you trust.",
 )
 @click.option(
     "--cluster",
@@ -193,7 +193,7 @@ def checks(
         for exercise, work in zip(chosen, submissions, strict=False):
             if starters.untouched(exercise, work):
                 untouched.append(exercise)
-            # no process that student code has run beside serves another submission
+            # a launcher that student code has run beside serves no other submission
             launched = choose(launcher, confined.kind)
             if hasattr(launched, "start"):
                 launched.start()  # torch loads while the rest is set up
@@ -254,8 +254,8 @@ def _exercises(names, submission: Path | None) -> list[Exercise]:
     fitting = [e for e in known if (submission / e.module).exists()]
     if not fitting:
         raise UsageError(
-            f"{submission} looks like no submission; name the exercise: grade ex01 --submission "
-            f"{submission}"
+            f"{submission} doesn't look like a submission; name the exercise: grade ex01 "
+            f"--submission {submission}"
         )
     return fitting
 
@@ -293,7 +293,7 @@ def show(name):
 
 @main_group.command()
 @click.argument("task_name", metavar="TASK")
-@click.option("--again", is_flag=True, help="Begin at the first rung again.")
+@click.option("--again", is_flag=True, help="Begin again at the first rung.")
 def hint(task_name, again):
     """The next hint for a task: one rung of the ladder at a time."""
     from grader.course.hints import Seen
@@ -308,7 +308,7 @@ def hint(task_name, again):
     if rung + 1 < len(task.hints):
         out.print("  Try it. The next call gives the next hint.")
     else:
-        out.print(f"  That was the last one. `grade hint {task.id} --again` begins anew.")
+        out.print(f"  That was the last one. `grade hint {task.id} --again` starts over.")
     seen.remember(task, rung)
 
 
@@ -335,12 +335,12 @@ def explain_command(code):
 @main_group.command()
 @click.argument("name", metavar="EXERCISE")
 def reset(name):
-    """Put an exercise's starter back as it was handed out; your version is kept aside."""
+    """Restore an exercise's starter; your version is kept."""
     exercise = catalog.find(name)
     where = exercise.starter.relative_to(ROOT)
     kept = starters.reset(exercise)
     if kept is None:
-        click.echo(f"{where} is as it was handed out already")
+        click.echo(f"{where} is already as it was handed out")
         return
     if kept.exists():
         click.echo(f"your version is kept in {kept.relative_to(ROOT)}")
@@ -370,7 +370,7 @@ def reset(name):
     "--ranks",
     type=click.IntRange(1, 8),
     metavar="N",
-    help="Ranks (ex02: 2; ex03: without, it's one process). The last one is struck.",
+    help="Ranks (ex02: 2; ex03: one process without it). Faults strike the last one.",
 )
 @click.option(
     "--save-every", type=click.IntRange(1), default=4, metavar="N", help="Save every N steps (4)."
@@ -409,7 +409,7 @@ main_group.add_command(crashtest)
 
 @main_group.group()
 def dev():
-    """For those who build the course."""
+    """Commands for course authors."""
 
 
 @dev.command("derive")
@@ -428,7 +428,7 @@ def derive_command(names):
 @dev.command("check")
 @click.option("--grade", "grading", is_flag=True, help="Also grade starters and solutions.")
 def check_command(grading):
-    """Check that the course agrees with itself: starters, titles, hints, samples, mutants ..."""
+    """Check that the course is consistent: starters, titles, hints, samples, mutants ..."""
     from grader.authoring import dev_check
 
     sys.exit(dev_check.main(grading))
@@ -472,7 +472,7 @@ def main() -> None:
     try:
         end_in_order()
         sandbox.hide_from_others()
-        # what outlives a killed guardian comes to us, and ends with the launcher
+        # processes that outlive a killed guardian become ours, and end with the launcher
         reap_descendants()
         main_group.main(prog_name="grade", standalone_mode=False)
     except UsageError as e:
@@ -491,11 +491,11 @@ def main() -> None:
     except Exception as e:
         at = traceback.extract_tb(e.__traceback__)[-1]
         where = f"{type(e).__name__}: {e} ({os.path.basename(at.filename)}:{at.lineno})"
-        _leave(3, f"this is a mistake of the grader's: {where}{_kept(traceback.format_exc())}")
+        _leave(3, f"this is a bug in the grader: {where}{_kept(traceback.format_exc())}")
 
 
 def _kept(text: str) -> str:
-    """Keep a traceback for those who mend the grader; says where."""
+    """Keep the traceback for a bug report; says where."""
     file = STATE / "error.log"
     with contextlib.suppress(OSError):
         STATE.mkdir(exist_ok=True)

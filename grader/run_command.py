@@ -59,7 +59,7 @@ def play(
             send("term", step, rank=None if ranks is None else ranks - 1) for step in sorted(stops)
         ]
     else:
-        raise UsageError(f"{exercise_id} has no run to play with; ex01, ex02 and ex03 have")
+        raise UsageError(f"{exercise_id} has no run for `grade run`; ex01, ex02 and ex03 have")
     launcher = launchers.choose()
     bench = Bench(work, launcher, seed, jobs=1)
     bench.salts = Salts(None)
@@ -71,8 +71,8 @@ def play(
 
 
 def _said(life: Life | Group) -> str:
-    """What it printed. A rank whose only trouble is that another one is gone says so in one line,
-    not in forty.
+    """What it printed. A rank that failed only because another one is gone gets one line, not
+    forty.
     """
     if isinstance(life, Life):
         return life.text("stdout") + life.text("stderr")
@@ -112,13 +112,13 @@ def _play(lab: Lab, script: tuple, faults: list[AnyFault], ranks: int | None) ->
                 lab, run, stop_assertions.yardstick(lab, script, ranks=ranks)
             )
             print(
-                "The run that was stopped is the undisturbed one, bit for bit."
+                "The stopped run equals the undisturbed one, bit for bit."
                 if faults
                 else "Training is done."
             )
         elif faults:
             expectations.rejoins(lab, run, lab.undisturbed(*script, ranks=ranks))
-            print("The resumed run is the undisturbed one, bit for bit.")
+            print("The resumed run equals the undisturbed one, bit for bit.")
         else:
             expectations.finished(lab, run)
     except Finding as finding:

@@ -19,6 +19,7 @@ class Finding(AssertionError):
     about     what it is about, where one code stands for several: "NumPy RNG"
     means     what it costs in production; without it, what messages.toml says of the code
     think     a question that leads on; without it, as above
+    error     of a crash: the exception, in one line
     data      more, for results as JSON; "log" names a stderr to keep
     """
 
@@ -34,12 +35,13 @@ class Finding(AssertionError):
         about: str = "",
         means: str = "",
         think: str = "",
+        error: str = "",
         **data: Any,
     ):
         super().__init__(code)
         self.code, self.about = code, about
         self.rows, self.fault = rows, fault
-        self.means, self.think = means, think
+        self.means, self.think, self.error = means, think, error
         self.data = data
 
     @property

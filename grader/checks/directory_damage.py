@@ -1,5 +1,4 @@
-"""What may befall the files of a directory: bytes lost, bits flipped, dates changed, and all of it
-undone.
+"""Damage to the files of a directory (bytes lost, bits flipped, dates changed), and its repair.
 
 The grader's own process does it, to directories that student code wrote: only regular files below
 the directory are touched, never what a symbolic link leads to, and a file with several names (hard
@@ -22,7 +21,7 @@ from grader.harness import scratch
 EDGE = 4096  # bytes at both ends of a file, where headers, directories and digests lie
 MOST_FILES = 12  # of a checkpoint that are damaged one after another
 MOST_NAMES = 5000  # below one directory; a save writes a handful
-LARGEST = 64 << 20  # bytes of a file that are looked through
+LARGEST = 64 << 20  # bytes of a file that are searched
 Identity = tuple[int, int, int, int]  # device, inode, size, date: another one after every write
 Value = tuple[
     str, bytes, int, list[int]
@@ -110,12 +109,11 @@ def age(directory: Path) -> None:
         os.utime(directory / path, ns=(date, date), follow_symlinks=False)
 
 
-# --- copies
-# -------------------------------------------------------------------------------------------
+# --- copies ---------------------------------------------------------------------------------------
 
 
 def copy(directory: Path, to: Path) -> None:
-    """The directory as it is, at another place: dates, links, and files of several names, too."""
+    """Copy the directory with its dates, its links, and its files of several names."""
     first: dict[tuple[int, int], Path] = {}
     to.mkdir(parents=True)
     owned_alike(directory, to)
@@ -154,8 +152,7 @@ def knows_its_place(directory: Path) -> bool:
     return False
 
 
-# --- one file after another
-# ---------------------------------------------------------------------------
+# --- one file after another -----------------------------------------------------------------------
 
 
 def all_at_once(files: dict[str, Identity], how: str, to: float) -> list[Harm]:
@@ -204,8 +201,9 @@ def every_way(
 
 
 def far_apart(files: dict[str, Identity], number: int, draw: random.Random) -> Iterator[Harm]:
-    """Single flipped bits in large files, whose digest may cover a part of them only: evenly, and
-    ever nearer to both ends."""
+    """Single flipped bits in large files, whose digest may cover only a part: spread evenly, and
+    ever nearer to both ends.
+    """
     for path, (_, _, size, _) in each_once(files).items():
         if size > EDGE:
             near = (

@@ -12,11 +12,11 @@ MEANINGS = {
         "after a resume at the very end of an epoch, which batches are still to come?",
     ),
     "global step": (
-        "the step counter is off: schedules, logs and the next checkpoint's name go by it",
-        "which number says how many steps are done, and is it saved and put back?",
+        "the step counter is wrong: schedules, logs and checkpoint names depend on it",
+        "which number says how many steps are done, and is it saved and restored?",
     ),
     "epoch": (
-        "the resumed run believes that it is in another epoch",
+        "the resumed run continues in the wrong epoch",
         "which epoch was in progress when the checkpoint was saved?",
     ),
     "position in the epoch": (
@@ -24,54 +24,52 @@ MEANINGS = {
         "how many batches of this epoch are done, and where is that number kept?",
     ),
     "weights": (
-        "training continues from other weights than those that were saved",
+        "training doesn't continue from the weights that were saved",
         "what holds the weights, and does all of it come back, bit for bit?",
     ),
     "buffers": (
-        "a running statistic of the model starts again: every normalised activation is off",
+        "a running statistic of the model restarts: every normalised activation is wrong",
         "what of a model is in its state_dict() and not among its parameters()?",
     ),
     "optimizer": (
-        "the optimizer starts cold: its running averages are gone, and the next steps go "
-        "astray. The loss shows a small bump, nothing more",
+        "the optimizer starts cold: its running averages are gone, and the next steps are "
+        "wrong. The loss shows only a small bump",
         "AdamW remembers two tensors for every weight. Where are they after your load?",
     ),
     "scheduler": (
-        "the learning-rate schedule isn't where it was: the resumed run takes its steps with "
-        "other learning rates",
+        "the learning-rate schedule is at the wrong step: the resumed run uses other learning "
+        "rates",
         "how does the scheduler know at which step it is?",
     ),
     "learning rate": (
-        "the next step is taken with another learning rate",
-        "who sets the learning rate, and when was that saved: before or after the scheduler's "
-        "step?",
+        "the next step uses another learning rate",
+        "who sets the learning rate, and was it saved before or after the scheduler's step?",
     ),
     "batch indices": (
-        "the resumed run trains on samples that it has already seen in this epoch, and never "
-        "sees others",
+        "the resumed run repeats samples of this epoch, and never sees others",
         "what decides which batch comes next, and is it in your checkpoint?",
     ),
     "Python RNG": (
-        "augmentation that draws from Python's random sees other numbers than in the "
-        "undisturbed run, or the same ones again",
+        "augmentation draws other numbers from Python's random than in the undisturbed run, or "
+        "repeats old ones",
         "the training script uses several random generators. Which of them are in your "
-        "checkpoint, and who draws from them after they are back?",
+        "checkpoint, and who draws from them after they are restored?",
     ),
     "NumPy RNG": (
-        "augmentation that draws from numpy.random sees other numbers than in the undisturbed "
-        "run, or the same ones again",
+        "augmentation draws other numbers from numpy.random than in the undisturbed run, or "
+        "repeats old ones",
         "the training script uses several random generators. Which of them are in your "
-        "checkpoint, and who draws from them after they are back?",
+        "checkpoint, and who draws from them after they are restored?",
     ),
     "torch RNG": (
         "dropout masks and shuffles repeat old draws: the resumed run sees other noise than the "
         "undisturbed one",
-        "where does dropout get its random numbers from, and where was that generator when you "
-        "saved? Who else draws from it before training goes on?",
+        "where does dropout get its random numbers, and what state was that generator in when "
+        "you saved? Who else draws from it before training continues?",
     ),
     "augmented inputs": (
-        "the same samples come, but augmented with other random numbers than in the undisturbed "
-        "run",
+        "the samples are the same, but augmented with other random numbers than in the "
+        "undisturbed run",
         "who draws the numbers for augmentation: this process, or the loader's workers? What is "
         "their state after a resume?",
     ),
@@ -80,18 +78,18 @@ MEANINGS = {
         "what is compared when a new best is decided, and does it survive a restart?",
     ),
     "loss": (
-        "everything that the step depends on is equal, and yet its loss isn't",
+        "everything that the step depends on is equal, but its loss isn't",
         "what does the forward pass use that isn't in the state: a mode, a buffer, a cache?",
     ),
 }
 
 
-# the order and the generator that it is drawn from are both off: one cause
+# the order and the generator that draws it are both wrong: one cause
 DRAWN_FROM_ELSEWHERE = (
-    "the epoch's order is drawn from torch's generator, and that isn't where it was: the run "
-    "sees samples again that it has seen, and never sees others",
-    "where did torch's generator stand when the undisturbed run drew this order, and where does "
-    "yours stand when iter(loader) draws it again?",
+    "torch's generator is in the wrong state, so the epoch is shuffled differently: the run "
+    "repeats samples, and never sees others",
+    "what state was torch's generator in when the undisturbed run drew this order, and what "
+    "state is yours in when iter(loader) draws it again?",
 )
 
 

@@ -1,5 +1,6 @@
-"""Files of others among a submission's own, named after them: nobody may read, count, delete or
-trip over them."""
+"""Other people's files beside a submission's own, with similar names: the submission must not read,
+count or delete them, or trip over them.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from grader.checks.directory_damage import owned_alike
 from grader.harness import scratch
 
 LARGEST = 64 << 20  # bytes of a file that are compared
-MOST = 3  # names of the submission's own after which others are called
+MOST = 3  # most of the submission's own names that others imitate
 PLAIN = ("notes.tmp", "checkpoint_final.pt", "best.bak", "latest.txt")
 SYSTEM = (
     ".nfs000000000012ab3400000007",
@@ -23,7 +24,7 @@ SYSTEM = (
 
 @dataclass(frozen=True)
 class Stranger:
-    """Something of others: a file's bytes, where a link leads to, or neither for a folder."""
+    """Something that others own: a file's bytes, a link's target, or neither for a folder."""
 
     content: bytes | None = None
     target: str | None = None
@@ -96,7 +97,7 @@ def _copied(directory: Path, name: str, copy: str, found: dict[str, Stranger]) -
 
 
 def lost(directory: Path, others: dict[str, Stranger]) -> list[str]:
-    """Those that aren't as they were. What lay in a folder of the submission's own goes with it."""
+    """Those that changed. What was in one of the submission's own folders may go with it."""
     return [
         path
         for path, stranger in others.items()

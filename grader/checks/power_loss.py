@@ -1,4 +1,4 @@
-"""What a crash leaves of saves: every state of the disk, read by the student's own load."""
+"""Every disk state that a crash may leave of the saves, read by the student's own load."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from grader.harness.lab import Lab
 from grader.harness.run import Run
 from grader.verdicts import Finding, Inconclusive
 
-# operations before the crash, and things that didn't reach the disk, that a message tells
+# most operations before the crash, and most lost things, that a message names
 SHOWN = 6
-TREES = 120  # different directories that are read; of more, so many are drawn
+TREES = 120  # most different directories that are read; of more, this many are drawn
 
 
 def saves_survive(
@@ -66,16 +66,14 @@ def _record(run: Run, number: int) -> Record:
         raise _unseen(unrecorded)
     reported = run.last.all("record")
     if len(reported) != 1:
-        raise _unseen(
-            {"why": f"{len(reported)} records were reported, and there is one", "seen": True}
-        )
+        raise _unseen({"why": f"{len(reported)} records were reported, not one", "seen": True})
     record = plain.to_record(reported[0]["of"])
     (ended,) = record.ended
     if ended.late or ended.status != 0:
         what = (
             "didn't end in time"
             if ended.late
-            else f"failed, with nothing wrong with the disk (exit status {ended.status})"
+            else f"failed on a healthy disk (exit status {ended.status})"
         )
         raise _unseen({"why": f"the saves {what}", "seen": True})
     marks = [(op.kind, op.save) for op in record.ops if isinstance(op, Mark)]
@@ -85,8 +83,8 @@ def _record(run: Run, number: int) -> Record:
 
 
 def survives(lab: Lab, script: str, *argv: object, steps: list[int], saves: str, load: str) -> None:
-    """`script` saves `steps` and tries every state; what it tells is judged. `saves` and `load`:
-    what the student calls them.
+    """`script` saves `steps` and tries every state; its report is judged. `saves` and `load`: what
+    the student calls them.
     """
     run = lab.launch(script, "--seed", lab.seed, *argv, "--steps", *steps)
     finished(lab, run)
@@ -98,21 +96,19 @@ def survives(lab: Lab, script: str, *argv: object, steps: list[int], saves: str,
 
 def _judge(lab: Lab, report: dict, advice: list, steps: list[int], saves: str, load: str) -> None:
     recorded = report["recorded"]
-    more = f" (of {recorded['left_out']} more none)" if recorded["left_out"] else ""
+    tried, left_out = recorded["trees"], recorded["left_out"]
+    possible = f" (of {tried + left_out:,} possible)" if left_out else ""
     lab.measured(
         "power loss",
-        f"{recorded['states']} states of the disk after {recorded['operations']} operations "
-        f"were read{more}",
+        f"tried {tried} disk states{possible} after {recorded['operations']} operations",
     )
     if not report["passed"]:
         saved = (
             "saved",
             f"steps {', '.join(map(str, steps))}, one after another: saves 1 to {len(steps)}",
         )
-        # of several ranks, which state is the smallest depends on who came first
-        gist = (
-            f"there is a state of the disk of which {load} makes something else than was promised"
-        )
+        # with several ranks, the smallest state depends on which rank came first
+        gist = f"for at least one disk state, {load} breaks its promise"
         raise Finding(
             "power-loss",
             [saved, *_rows(report, advice, load)],
@@ -123,8 +119,8 @@ def _judge(lab: Lab, report: dict, advice: list, steps: list[int], saves: str, l
                 f"{recorded['states']} states are like this)"
             ),
             think=(
-                f"until when does what {saves} wrote lie in the kernel's memory only, and which "
-                "call waits for the disk?"
+                f"until when is what {saves} wrote only in the kernel's memory, and which call "
+                "waits for the disk?"
             ),
         )
 
@@ -132,8 +128,8 @@ def _judge(lab: Lab, report: dict, advice: list, steps: list[int], saves: str, l
 def _unseen(unseen: dict) -> Inconclusive:
     rows = [("unseen", f"what a power loss leaves of your saves: {unseen['why']}")]
     means = (
-        "nothing was found wrong here, and this can't be decided here; grade it on Linux for "
-        "the points (a container will do)"
+        "nothing was found wrong, but this machine can't decide it; grade it on Linux for the "
+        "points (a container will do)"
     )
     blocks = unseen["seen"]
     return Inconclusive("unseen", rows, blocks=blocks, means="" if blocks else means)
@@ -147,7 +143,7 @@ def _rows(report: dict, advice: list, load: str) -> list[tuple[str, str]]:
         (
             "crash",
             f"{worst['crash']} then"
-            + (f" ({_systems(worst['on'])})" if worst["crash"] == "the power goes" else ""),
+            + (f" ({_systems(worst['on'])})" if worst["crash"] == "the power fails" else ""),
         ),
         *([("lost", "; ".join(_few(lost)))] if lost else []),
         ("on disk", "; ".join(_few(disk))),

@@ -18,7 +18,7 @@ SECONDS = 20  # for one question (workload/isolate.py)
 
 @dataclass
 class Answer:
-    """What became of one question. Everything in it was reported beside student code."""
+    """The outcome of one question. All of it was reported beside student code."""
 
     question: dict
     values: dict = field(default_factory=dict)  # what the driver reported
@@ -31,7 +31,7 @@ class Answer:
     def given(self, think: str, when: tuple[str, str] | None = None) -> dict:
         """The reported values. Raises the Finding of a process that crashed, died or was late.
 
-        think  a question that helps whoever wrote the code
+        think  a question that helps the author of the code
         when   a row of evidence: what the function was asked
         """
         rows = [when] if when else []
@@ -59,7 +59,7 @@ class Answer:
                 "answer",
                 [
                     *rows,
-                    ("ended", "the process left before it was asked"),
+                    ("ended", "the process ended before it was asked"),
                 ],
                 about=f"{asked}",
                 think=think,
@@ -80,7 +80,7 @@ class Answer:
         if self.status is not None and self.status < 0:
             name = signal.Signals(-self.status).name
             return f"{name} killed the process that was asked"
-        return f"the process that was asked left with exit status {self.status}"
+        return f"the process that was asked ended with exit status {self.status}"
 
 
 def ask(

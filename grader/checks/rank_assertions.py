@@ -132,7 +132,7 @@ def never_met(crashes: list[dict]) -> Inconclusive | None:
         inside = [
             f
             for f in crash["frames"]
-            if f["file"].endswith("/harness/ranks.py") and f["function"].startswith("join")
+            if f["file"].endswith("/harness/inside/ranks.py") and f["function"].startswith("join")
         ]
         if inside and not student_frames(crash):
             error = next(iter(crash["message"].splitlines()), "")[:200]

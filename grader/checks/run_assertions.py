@@ -1,7 +1,7 @@
 """Expectations on runs. Each returns quietly or raises a Finding with its evidence.
 
 Every resume check asserts three things: the earlier lives really died of their faults and the last
-one finished (`finished`), progress was kept (`progress_kept`), and the course is that of the
+one finished (`finished`), progress was kept (`progress_kept`), and the trajectory is that of the
 undisturbed run, bit for bit (`same_trajectory`).
 """
 
@@ -32,9 +32,7 @@ def rejoins(lab: Lab, run: Run, undisturbed: Run) -> None:
 
 
 def _explained_by_its_course(lab: Lab, run: Run, undisturbed: Run, ended: Finding) -> None:
-    """A run that went astray may crash far from where it did: tell what was lost, not where it
-    ended.
-    """
+    """A run that lost state may crash much later: report what was lost, not where it ended."""
     if len(run.lives) < 2 or not run.last.steps or ended.verdict != FAIL:
         return
     try:
@@ -45,10 +43,8 @@ def _explained_by_its_course(lab: Lab, run: Run, undisturbed: Run, ended: Findin
 
 
 def told_later(lost: Finding, ended: Finding) -> Finding:
-    """`lost`, which also says how the run ended in consequence."""
-    lost.rows.append(
-        ("later", f"the run ended early: {ended.data.get('error', ended.rows[-1][1])}")
-    )
+    """`lost`, with a row that says how the run ended."""
+    lost.rows.append(("later", f"the run ended early: {ended.error or ended.rows[-1][1]}"))
     return lost
 
 
@@ -79,7 +75,7 @@ def ended_early(lab: Lab, run: Run, life: Life) -> Finding:
         return crashed(crash, when, schedule_of(run), life)
     rows = [
         *when,
-        ("ended", f"the process left with {left_with(life.status)} before training was done"),
+        ("ended", f"the process ended with {left_with(life.status)} before training was done"),
     ]
     if leaving := life.first("exit"):
         rows += student_frames(leaving)
@@ -186,14 +182,14 @@ def over_limit(lab: Lab, run: Run, life: Life, when: list) -> Finding:
                 *when,
                 (
                     "machine",
-                    f"too slow now: {limits.wall:g} s weren't enough, nor for a run without "
+                    f"too slow now: {limits.wall:g} s weren't enough, even for a run without "
                     "your code",
                 ),
             ],
         )
     what = {
-        "wall": f"still running after {limits.wall:g} s; a whole run takes about one",
-        "cpu": f"used {life.result['cpu']:.0f} s of CPU time; a whole run takes about one",
+        "wall": f"still running after {limits.wall:g} s; a whole run takes about 1 s",
+        "cpu": f"used {life.result['cpu']:.0f} s of CPU time; a whole run takes about 1 s",
         "memory": f"needed more than {limits.memory >> 20} MiB of memory",
         "output": f"printed more than {limits.output >> 20} MiB",
         "disk": f"wrote more than {limits.disk >> 20} MiB to disk, or thousands of files",
@@ -205,20 +201,18 @@ def over_limit(lab: Lab, run: Run, life: Life, when: list) -> Finding:
 
 
 def starved(allowed: float, waited: float) -> bool:
-    """Did a process that used up its `allowed` seconds of wall time wait for a processor for much
-    of it?
-    """
+    """Did a process that used its `allowed` seconds spend many of them waiting for a processor?"""
     return waited > 0.3 * allowed
 
 
 def _machine_is_slow(lab: Lab) -> bool:
-    """Is it the machine? A run without any of the student's code tells."""
+    """Is the machine slow? A run without the student's code shows it."""
     bare = lab.launch("ex01/train_epochs.py", "--bare", "--seed", lab.seed)
     return not bare.finished or bare.last.result["wall"] > lab.bench.limits.wall / 4
 
 
 def _stands_at(life: Life) -> str:
-    """Where in the student's code the main thread stood when the time was up."""
+    """Where in the student's code the main thread was when the time was up."""
     for file, line, function in re.findall(
         r'File "(.*)", line (\d+) in (.*)', life.text("stack", 20_000)
     ):
@@ -238,12 +232,12 @@ def schedule_of(run: Run) -> str | None:
 
 
 def imports_cleanly(run: Run, functions: list[str]) -> None:
-    """The module imports, ends nothing, and has the functions that the tasks name."""
+    """The module imports, doesn't end the process, and has the functions that the tasks name."""
     life = run.last
     imported = life.first("imported")
     if imported is None:
         if crash := life.first("crash"):
-            # a file with a NUL byte, say, has no line to blame
+            # a file with a NUL byte has no line to show
             where = student_frames(crash)[-1:] or [("file", life.first("importing")["file"])]
             unreadable = crash["type"] == "SyntaxError" or "null byte" in crash["message"]
             label = "can't parse" if unreadable else "can't import"
@@ -255,7 +249,7 @@ def imports_cleanly(run: Run, functions: list[str]) -> None:
             raise Finding(
                 "import",
                 [
-                    ("can't import", f"importing it went over the limit: {life.ended}"),
+                    ("can't import", f"importing it exceeded a limit: {life.ended}"),
                     ("stood at", _stands_at(life) or "its top level"),
                 ],
             )
@@ -297,9 +291,9 @@ def progress_kept(run: Run) -> None:
             again = f"{life.reached - after.resumed_at} of {life.reached} finished steps"
             over = ": the run started over" if after.resumed_at == 0 else ""
             means = f"{again} are done again{over}"
-            think = "which numbers say how far the run has come, and who puts them back?"
+            think = "which numbers say how far the run has come, and who restores them?"
         else:
-            means = "the relaunched job believes that it has done steps which nobody did"
+            means = "the relaunched job counts steps that were never trained"
             think = "what is the step counter at the moment of the save, and after the load?"
         raise Finding("progress", rows, schedule_of(run), means=means, think=think)
 
@@ -308,7 +302,7 @@ def progress_kept(run: Run) -> None:
 
 
 def same_trajectory(lab: Lab, run: Run, undisturbed: Run, partly: bool = False) -> None:
-    """The run's course is the undisturbed one's, bit for bit; `partly`: as far as it came."""
+    """The run's trajectory is the undisturbed one's, bit for bit; `partly`: as far as it got."""
     found = run.trajectory.diverges_from(undisturbed.trajectory, partly)
     if found is None:
         return
@@ -331,7 +325,7 @@ def same_trajectory(lab: Lab, run: Run, undisturbed: Run, partly: bool = False) 
 
 
 def not_reproducible(lab: Lab, noise: Divergence) -> Finding:
-    """Two undisturbed runs differ. Whose doing is it? Runs without the student's code tell."""
+    """Two undisturbed runs differ. Runs without the student's code show if the machine is why."""
     bare = [
         lab.undisturbed(
             "ex01/train_epochs.py", "--bare", "--randomness", "--seed", lab.seed, again=n
@@ -342,7 +336,7 @@ def not_reproducible(lab: Lab, noise: Divergence) -> Finding:
     rows = [
         (
             "undisturbed",
-            f"two runs that nothing disturbed differ at step {noise.step}: {noise.cause}",
+            f"two undisturbed runs differ at step {noise.step}: {noise.cause}",
         ),
         ("same", "two runs without your code"),
     ]
@@ -399,13 +393,13 @@ NEVER = "a run that saves, and the same run that never saves"
 
 
 def quiet(lab: Lab, run: Run, bare: Run, compared: str = NEVER) -> None:
-    """Saving changed nothing in a run that it doesn't disturb."""
+    """Saving changed nothing in an undisturbed run."""
     finished(lab, run)
     finished(lab, bare)
     found = run.trajectory.diverges_from(bare.trajectory)
     if found:
         rows = divergence_rows(run, found)
-        rows.append(("compared", f"{compared}; nothing disturbed either"))
+        rows.append(("compared", f"{compared}; both undisturbed"))
         raise Finding(
             "save-changes-run",
             rows,

@@ -1,4 +1,4 @@
-"""The course as it lies on disk: exercises, their tasks, hints, starters and solutions."""
+"""The course on disk: exercises, their tasks, hints, starters and solutions."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Task:
     points: int
     needs: tuple[str, ...]  # ids of the tasks it builds on
     functions: tuple[str, ...]
-    hints: tuple[str, ...]  # the ladder: each rung tells more
+    hints: tuple[str, ...]  # the ladder: each rung says more
 
     @property
     def number(self) -> int:
@@ -84,7 +84,7 @@ def find_task(name: str) -> tuple[Exercise, Task]:
     """'ex01.3' -> its exercise and task."""
     exercise, _, number = name.partition(".")
     if not number:
-        raise UsageError(f"'{name}' names no task; a task looks like ex01.3")
+        raise UsageError(f"'{name}' isn't a task; a task looks like ex01.3")
     found = find(exercise)
     return found, found.task(number)
 

@@ -29,7 +29,7 @@ def starter_text(text: str, name: str = "the solution") -> str:
         mark = line.strip()
         if mark == BEGIN:
             if since:
-                raise UsageError(f"{name}, line {number}: {BEGIN} inside the one of line {since}")
+                raise UsageError(f"{name}, line {number}: {BEGIN} inside the block of line {since}")
             since = number
         elif mark == END:
             if not since:

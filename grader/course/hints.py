@@ -11,9 +11,7 @@ from grader.files import write_atomically
 
 
 class Seen:
-    """How many rungs of each ladder have been shown, kept in a file that may hold anything by
-    now.
-    """
+    """How many rungs of each ladder have been shown, kept in a file that may hold anything."""
 
     def __init__(self, file: Path):
         self.file = file

@@ -1,4 +1,4 @@
-"""Starters as they were handed out: is this one still untouched, and back to it."""
+"""Starters as they were handed out: whether one is untouched, and its reset."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def untouched(exercise: Exercise, work: Submission) -> bool:
 
 
 def reset(exercise: Exercise) -> Path | None:
-    """Put the starter back; where the student's version is kept now. None if nothing had to be
-    done.
+    """Restore the starter; returns where the student's version is kept, None if nothing had
+    changed.
     """
     pristine = (
         derive.starter_files(exercise) if exercise.solution.is_dir() else _handed_out(exercise)

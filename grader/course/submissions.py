@@ -28,7 +28,7 @@ class Submission:
 
     @property
     def slug(self) -> str:
-        """A name for its logs: readable, and another one for another folder."""
+        """A name for its logs: readable, and different for every folder."""
         path = os.path.abspath(self.folder)
         if os.path.dirname(os.path.dirname(path)) == str(ROOT):
             return os.path.basename(path)  # starter or solution
@@ -44,7 +44,7 @@ class Submission:
         if path.is_symlink():
             return f"{path} is a symbolic link; a submission is plain files"
         if path.is_dir():
-            return f"{path} is a directory, and should be a file"
+            return f"{path} is a directory, but should be a file"
         if not path.exists():
             return f"there is no {self.module} in {self.folder}"
         if path.is_file() and path.stat().st_size > MAX_FILE:
@@ -59,7 +59,7 @@ class Submission:
 
 
 def _snapshot(folder: Path) -> dict[str, bytes]:
-    """The plain files below `folder`. No link is followed, not even one that takes a folder's place
+    """The plain files below `folder`. No link is followed, not even one that replaces a folder
     meanwhile.
     """
     files: dict[str, bytes] = {}
@@ -135,8 +135,8 @@ def _skipped(name: str) -> bool:
 def submission(exercise: Exercise, where: Path | None, solution: bool = False) -> Submission:
     """The submission of one exercise: in the course itself, or in the directory `where`.
 
-    `where` is laid out as starter/ is, or holds such directories named ex01... or as the exercises
-    are.
+    `where` is laid out like starter/, or holds such directories, named ex01... or like the
+    exercises.
     """
     if solution:
         if not exercise.solution.is_dir():
@@ -157,7 +157,9 @@ def submission(exercise: Exercise, where: Path | None, solution: bool = False) -
 
 
 def _no_link(folder: Path) -> Path:
-    """The folder, if it isn't a link: a link leads to somebody else's work, or to the solution."""
+    """The folder, if it isn't a link: a link may lead to another student's work, or to the
+    solution.
+    """
     if folder.is_symlink():
         raise UsageError(f"{folder} is a symbolic link; a submission is a folder of plain files")
     return folder

@@ -1,4 +1,4 @@
-"""`grade crashtest`: anybody's save and load, under every crash."""
+"""`grade crashtest`: any save and load, under every crash."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ PATIENCE = 900  # s for everything
     "models",
     multiple=True,
     type=click.Choice(list(TITLES)),
-    help="Only the crashes of this kind (repeatable).",
+    help="Only crashes of this kind (repeatable).",
 )
 @click.option(
     "--strict-first",
     is_flag=True,
-    help="Where no save has returned yet, load must return None: raising isn't allowed.",
+    help="Before the first save has returned, load must return None: raising isn't allowed.",
 )
 @click.option(
     "--errors/--no-errors",
@@ -82,7 +82,7 @@ PATIENCE = 900  # s for everything
     default=16,
     show_default=True,
     metavar="GiB",
-    help="That one process may use.",
+    help="Memory that one process may use.",
 )
 @click.option(
     "--time-limit",
@@ -117,11 +117,11 @@ def crashtest(
     json_file: str | None,
     picture: str | None,
 ) -> None:
-    """Every state of the disk that a crash may leave of your saves, read by your load.
+    """Read every disk state that a crash may leave of your saves with your load.
 
     Functions are named as package.module:function or file.py:function. Exit status: 0 every state
-    kept the promise, 1 some broke it, 2 wrong usage (also: your save fails, with nothing wrong), 3
-    no verdict (not on Linux, say).
+    kept the promise, 1 some broke it, 2 wrong usage (or your save fails on a healthy disk), 3 no
+    verdict (not on Linux, for example).
     """
     for name in filter(None, (save, load, state)):
         where, colon, what = name.rpartition(":")

@@ -23,10 +23,10 @@ from grader.crash.operations import ROOT, Mark, Tree
 from grader.crash.promise import Failure, Remedy, broken
 from grader.crash.recorder import Incomplete, Record, mark
 
-# calls of one run that are refused, one after another; of more, as many are drawn evenly
+# calls of one run that are refused, one after another; of more, this many are drawn evenly
 MOST_ERRORS = 40
 FLIPS = 64  # bits of the newest checkpoint that are flipped, one after another
-# different directories of one record that are judged; of more, as many are drawn evenly
+# different directories of one record that are judged; of more, this many are drawn evenly
 MOST_TREES = 1500
 SECONDS = 60  # for all saves of one run
 
@@ -139,10 +139,10 @@ def test(
 
         def judged(trees: dict[AnyKey, Tree]) -> dict[AnyKey, Outcome]:
             began = time.perf_counter()
-            # of the name that it had
+            # with the name that it had
             places = [here / f"judge{n}" / "disk" for n in range(workers)]
             if _knows_its_place(here, trees):
-                places = [here / "disk"]  # an absolute path in it is true in this place only
+                places = [here / "disk"]  # an absolute path in it is valid only in this place
             outcomes = judge.judge(trees, program.load, places, patience)
             timed["judge"] += time.perf_counter() - began
             return outcomes
@@ -151,8 +151,7 @@ def test(
         left_out += enumeration.keep(found, set(outcomes))
         failing = promise.failures(found, outcomes, digests, program.fresh)
 
-        # what the power does to this program anyway is no fault of an error's; and it may be
-        # thousands of states
+        # what a power loss breaks anyway isn't due to the error; and it may be thousands of states
         kept = [
             m
             for m in models or TITLES
@@ -216,8 +215,8 @@ def _went_well(record: Record) -> None:
             raise RuntimeError("the saves didn't end in time")
         if ended.status != 0:
             raise RuntimeError(
-                "the saves failed, with nothing wrong with the disk (exit status "
-                f"{ended.status}; their message is above)"
+                f"the saves failed on a healthy disk (exit status {ended.status}; their message "
+                "is above)"
             )
     if not any(isinstance(op, Mark) and op.kind == "returned" for op in record.ops):
         raise RuntimeError("no save returned")
@@ -271,8 +270,8 @@ def _errors(
     prepare: Callable[[Path], None] | None,
     interned: dict[bytes, int],
 ) -> list[_ErrorRun]:
-    """Each write and each sync refused once. What the program says then counts: if it goes on as if
-    all were well, its state must be there, also when the power goes at the end.
+    """Each write and each sync refused once. If the program continues normally after that, its
+    state must be there, even if the power fails at the end.
     """
     chosen = list(range(1, calls + 1))
     if calls > MOST_ERRORS:
@@ -286,7 +285,7 @@ def _errors(
         try:
             record = _run(program, place, seconds, k, prepare)
         except Incomplete:
-            continue  # it went another way than the run that could be recorded
+            continue  # it took another path than the recorded run
         errors = tuple(os.strerror(n) for n in (errno.ENOSPC, errno.EIO))
         what = next(
             (op.text for op in record.ops if op.text.endswith(errors)), f"call {k} is refused"
@@ -307,9 +306,7 @@ def _errors(
 
 
 def _flips(record: Record, seed: int) -> dict[FlipKey, tuple[str, Tree]]:
-    """{key: (what, tree)}: the tree as it lies there at last, with one bit flipped in a file of the
-    newest save.
-    """
+    """{key: (what, tree)}: the final tree, with one bit flipped in a file of the newest save."""
     draw = random.Random(seed)
     last = enumeration.final(record.disk, record.ops)
     began = max(n for n, op in enumerate(record.ops) if isinstance(op, Mark) and op.kind == "began")

@@ -1,4 +1,4 @@
-"""A crash test's result, told: as data, and as text."""
+"""A crash test's result, as data and as text."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from grader.crash.judge import Outcome
 from grader.crash.operations import Mark, Op, Write
 from grader.crash.promise import KINDS, Failure, Remedy
 
-SHOWN = 14  # operations before the crash that a story tells
-MISSING = 4  # missing calls that it names
+SHOWN = 14  # most operations before the crash that a story shows
+MISSING = 4  # most missing calls that it names
 
 
 def as_data(report: Report) -> dict[str, Any]:
@@ -58,8 +58,8 @@ def as_data(report: Report) -> dict[str, Any]:
 
 
 def story(report: Report, failure: Failure) -> dict[str, Any]:
-    """One failing state: what happened, where the crash fell, what the disk held, what load did,
-    what was promised.
+    """One failing state: what happened, when it crashed, what the disk held, what load did, what
+    was promised.
     """
     state = failure.state
     done = report.record.ops[: state.moment]
@@ -67,7 +67,7 @@ def story(report: Report, failure: Failure) -> dict[str, Any]:
     return {
         "events": [_text(op) for op in done],
         "torn": state.torn,
-        "crash": "the process is killed" if PROCESS in state.models else "the power goes",
+        "crash": "the process is killed" if PROCESS in state.models else "the power fails",
         "on": [TITLES[m] for m in TITLES if m in state.models],
         "lost": list(state.lost),
         "disk": held(state.tree),
@@ -82,7 +82,7 @@ def story(report: Report, failure: Failure) -> dict[str, Any]:
 
 
 def held(tree: operations.Tree) -> list[str]:
-    """What lies in a directory, a line each."""
+    """What a directory holds, a line each."""
     out = []
     for path, content in tree.items():
         if content is None:
@@ -102,10 +102,12 @@ def did(failure: Failure) -> str:
 def _answer(outcome: Outcome, kind: str) -> str:
     if outcome.kind == "state":
         return (
-            "gave an older state" if kind == "old state" else "gave a state that no save was given"
+            "returned an older state"
+            if kind == "old state"
+            else "returned a state that was never saved"
         )
     if outcome.kind == "none":
-        return "found nothing (None)"
+        return "returned None"
     if outcome.kind == "error":
         return f"raised {outcome.text}"
     return outcome.text
@@ -124,9 +126,9 @@ def text(report: Report) -> list[str]:
             f"recorded   {len(report.digests)} saves: "
             f"{sum(not isinstance(op, Mark) for op in recorded.ops)} operations on files and names"
         ),
-        f"tried      {sum(report.tried.values())} states ({len(report.space.trees)} different "
-        "directories)"
-        + (f", {report.left_out} more left out" if report.left_out else "")
+        f"tried      {sum(report.tried.values())} disk states ({len(report.space.trees)} "
+        "different directories)"
+        + (f"; {report.left_out} more were left out" if report.left_out else "")
         + (
             f", not every combination at {report.space.bounded} of {report.space.moments} moments"
             if report.space.bounded
@@ -148,7 +150,7 @@ def text(report: Report) -> list[str]:
     if report.failing:
         lines += ["", *told(report)]
     for title, broken in (
-        ("an error of the disk", report.error_failures),
+        ("a disk error", report.error_failures),
         ("a flipped bit", report.flip_failures),
     ):
         if broken:
@@ -170,7 +172,7 @@ def told(report: Report) -> list[str]:
     lines = ["The smallest state that breaks the promise:"]
     begin = max(0, at - SHOWN)
     if begin:
-        lines.append(f"  ...        {begin} operations before")
+        lines.append(f"  ...        {begin} earlier operations")
     numbered = [f"  {n + 1:4}  {_text(op)}" for n, op in enumerate(ops[begin:at], begin)]
     if it["torn"] is not None:
         numbered[-1] += f": {_bytes(it['torn'])} of it"
@@ -198,7 +200,7 @@ def told(report: Report) -> list[str]:
 
 
 def advice(report: Report) -> list[tuple[str, str]]:
-    """Which calls are missing; or that no sync can help. (label, text), a line each."""
+    """Which calls are missing; or that no sync helps. (label, text), a line each."""
     ops = report.record.ops
     out = []
     calls = Counter((_missing(ops, r), r.late) for r in report.remedies)
@@ -217,8 +219,8 @@ def advice(report: Report) -> list[tuple[str, str]]:
         out.append(
             (
                 "order",
-                "no fsync can help where a killed process is enough: the old checkpoint is "
-                "touched, or the new one found, before the new one is whole",
+                "a killed process is enough, so no fsync helps: the old checkpoint is touched, "
+                "or the new one found, before the new one is whole",
             )
         )
     copied = [

@@ -48,7 +48,7 @@ FILE = "\0"  # stands for a file's name, which is another one in every state
 
 @dataclass(frozen=True)
 class Model:
-    """What a file system may lose when the power goes."""
+    """What a file system may lose when the power fails."""
 
     name: str
     title: str

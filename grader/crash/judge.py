@@ -1,5 +1,4 @@
-"""What a program's own load makes of a directory, asked of many directories, each in a fresh
-process.
+"""Asks a program's own load what it finds in a directory: in many of them, each in a fresh process.
 
 The processes are forked from one that has everything loaded: a question costs a fork and not a
 start.
@@ -125,8 +124,8 @@ def _collect(keys: list[K], readers: list[tuple[int, int]]) -> dict[K, Outcome]:
                 found[keys[i]] = Outcome(**outcome)
     if len(found) < len(keys) and not any(o.kind == "late" for o in found.values()):
         raise RuntimeError(
-            f"{len(keys) - len(found)} of {len(keys)} states weren't judged: the process that "
-            "did it ended"
+            f"{len(keys) - len(found)} of {len(keys)} states weren't judged: the judging process "
+            "ended"
         )
     return found
 
@@ -158,7 +157,7 @@ def _ask(load: Callable[[str], str | None], place: Path, seconds: float) -> Outc
             with suppress(ValueError):
                 return Outcome(**json.loads(answer))
         else:
-            return Outcome("late", text=f"after {seconds:g} s it had not ended")
+            return Outcome("late", text=f"was still running after {seconds:g} s")
     finally:
         os.close(reading)
         with suppress(ProcessLookupError, PermissionError):
@@ -169,9 +168,9 @@ def _ask(load: Callable[[str], str | None], place: Path, seconds: float) -> Outc
     code = os.waitstatus_to_exitcode(status)
     return Outcome(
         "died",
-        text=f"killed by {signal.Signals(-code).name}"
+        text=f"was killed by {signal.Signals(-code).name}"
         if code < 0
-        else f"the process ended with exit status {code}",
+        else f"ended its process with exit status {code}",
     )
 
 
@@ -179,7 +178,7 @@ def _loaded(load: Callable[[str], str | None], place: Path) -> Outcome:
     try:
         digest = load(str(place))
     except SystemExit as e:
-        return Outcome("died", text=f"it left with sys.exit({e.code!r})")
+        return Outcome("died", text=f"called sys.exit({e.code!r})")
     except BaseException as e:
         first = next(iter("".join(traceback.format_exception_only(e)).strip().splitlines()), "")
         return Outcome("error", text=first.replace(str(place), ".").strip()[:300])

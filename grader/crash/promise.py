@@ -1,8 +1,8 @@
 """Which outcomes break the promise that a save makes, and which state shows it best.
 
-The promise: once a save has returned, a load gives its state, or a later one, whole, whatever
-happens. Until then the one before counts, or the one under way. A load that finds nothing durable
-may return None or raise.
+The promise: once a save has returned, a load returns its state or a later one, whole, whatever
+happens. Until then, it may return the state before or the one being saved. A load that finds
+nothing durable may return None or raise.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from grader.crash.enumeration import PROCESS, Key, Promise, Space, State, reacha
 from grader.crash.judge import Outcome
 from grader.crash.operations import Disk, Mark, Names, Op, Sync, Tree, Write
 
-ENOUGH = 200  # failures whose remedy is looked for; of more, so many are drawn evenly
+ENOUGH = 200  # most failures for which a remedy is sought; of more, this many are drawn evenly
 
 # what is wrong, worst first, and what it means
 KINDS = {
-    "wrong state": "training goes on from a state that never was, and nothing says so",
-    "old state": "what had been reported as saved is gone",
-    "nothing": "the job starts over, and nothing says so",
+    "wrong state": "training silently continues from a state that never existed",
+    "old state": "a state that was reported as saved is gone",
+    "nothing": "the job silently starts over",
     "error": "the job fails at every start",
     "died": "the job dies at every start",
     "late": "the job hangs at every start",
-    "first save": "no save had ended, and the job can never start",
+    "first save": "no save had finished, and the job can never start",
 }
 
 
 def broken(
     outcome: Outcome, promise: Promise, digests: dict[int, str], fresh: str = "any"
 ) -> str | None:
-    """What of the promise an outcome breaks, a key of KINDS; None if it keeps it.
+    """How an outcome breaks the promise, a key of KINDS; None if it keeps it.
 
     digests   save -> digest of its state
     fresh     what a load must do when no save has returned: "any", or "none" (raising isn't
@@ -91,7 +91,7 @@ def failures(
 
 @dataclass
 class Remedy:
-    """A call that, put into the record, rules failures out."""
+    """A call that prevents failures where the record lacks it."""
 
     text: str
     at: int  # before which operation
@@ -103,9 +103,8 @@ class Remedy:
 def remedies(
     disk: Disk, ops: list[Op], failing: list[Failure], trees: dict[Key, Tree]
 ) -> list[Remedy]:
-    """Syncs that rule out the failures (or as many as syncs can), none of them in vain, in the
-    order of the record. Looked for up to the end of the first save that has any: the others have
-    the same.
+    """Syncs that prevent the failures (or as many as syncs can), none of them superfluous, in the
+    order of the record. The search ends with the first save that has any: the others have the same.
     """
     first = min(f.state.moment for f in failing)
     end = next(
@@ -130,7 +129,7 @@ def remedies(
             for one in reachable(disk, longer, model, wanted, trees)
         }
 
-    # all that there might be, and then without one after another, as long as nothing comes back
+    # all candidates, then without each in turn, as long as no failure comes back
     chosen = _candidates(disk, ops)
     left = still(chosen)
     for candidate in list(chosen):

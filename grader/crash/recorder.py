@@ -507,7 +507,7 @@ class Recorder:
             try:
                 there = Path(self.root, path).read_bytes()
             except OSError as e:
-                raise Incomplete(f"{path} isn't there any more ({e.strerror})") from e
+                raise Incomplete(f"{path} is gone ({e.strerror})") from e
             if there != content:
                 raise Incomplete(f"{path} was written in a way that wasn't seen")
 

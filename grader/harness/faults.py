@@ -14,8 +14,8 @@ A fault has a short text form, printed with every verdict and accepted by `grade
     term@12          a preemption: grader/harness/preemption.py
 
 Torn and full are limits on the size of a file (RLIMIT_FSIZE), which need no root and strike at an
-exact byte. So a full disk fails with EFBIG here, not with ENOSPC; both are an OSError to whoever
-writes.
+exact byte. So a full disk fails with EFBIG here, not with ENOSPC; the writer gets an OSError from
+both.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Fault:
             )
         if self.kind == "word":
             return (
-                f"SIGKILL{struck} while it wrote status.json, or another file that is no "
+                f"SIGKILL{struck} while it wrote status.json, or another file that isn't a "
                 f"checkpoint, after step {self.step}"
             )
         if self.kind == "tear":
@@ -82,7 +82,7 @@ class Fault:
         )
 
     def of_rank(self, rank: int) -> Fault | None:
-        """What of it befalls this rank."""
+        """The part of it that strikes this rank."""
         return self if rank == (self.rank or 0) else None
 
     def to_json(self) -> dict[str, Any]:
@@ -105,8 +105,8 @@ def Tear(step: int, byte: int) -> Fault:
 
 
 def TearWord(step: int) -> Fault:
-    # at byte 0: where some bytes fit in, a write is short, and goes on if nobody looks; SIGKILL
-    # never does that
+    # at byte 0: if some bytes fit, the write is short, and careless code continues; SIGKILL never
+    # allows that
     return Fault("word", step, byte=0)
 
 
@@ -126,7 +126,7 @@ def parse(text: str) -> AnyFault:
     m = _TEXT.match(text.strip())
     if not m:
         raise ValueError(
-            f"'{text}' is no fault; a fault looks like kill@12, kill@20:event3, tear@20:4096, "
+            f"'{text}' isn't a fault; a fault looks like kill@12, kill@20:event3, tear@20:4096, "
             "full@20:4096, kill@12:rank1, term@7 or usr1@8:event2"
         )
     rank = None if m[10] is None else int(m[10])

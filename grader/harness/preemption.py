@@ -9,7 +9,7 @@ Its text form, printed with every verdict and accepted by `grade --fault`:
     term@0:start           SIGTERM while the job is being built (:resume, while a checkpoint is
                            loaded)
     term@7:failing         SIGTERM in step 7, just before the job raises an error
-    term@7:leaving0        SIGTERM when the job, told to stop and now after step 7, is about to
+    term@7:leaving0        SIGTERM when the job, stopped after step 7, is about to
                            touch something in its directory that isn't a checkpoint, for the first
                            time (1: the second)
     term@7:group           to the whole process group: DataLoader workers, too
@@ -17,8 +17,8 @@ Its text form, printed with every verdict and accepted by `grade --fault`:
     term@7:rank1           of several ranks, to rank 1
     term@7,usr1@8:event2   both, in one life
 
-SIGKILL follows when the grace is over: by the life's own clock
-(grader/workload/ex03/virtual_clock.py), not by the wall's.
+SIGKILL follows when the grace period is over, by the life's own clock
+(grader/workload/ex03/virtual_clock.py), not the wall clock.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def both(*preemptions: Preempt) -> Preempt:
     return Preempt(tuple(s for p in preemptions for s in p.signals))
 
 
-TORN = "(torn)"  # not a word: the file is there, and nobody can read it
+TORN = "(torn)"  # the file is there, but can't be read
 
 
 def last_word(directory: Path) -> str | None:

@@ -13,20 +13,20 @@ from grader.slurm.standin.cluster import StandIn
 
 
 def choose(directory: str | os.PathLike, **options) -> Cluster:
-    """A cluster that isn't started yet, with the options that both kinds have. Said aloud where
-    it's the stand-in.
+    """A cluster that isn't started yet, with the options that both kinds have. A line on stderr
+    says if it's the stand-in.
     """
     return kind()(directory, **options)
 
 
 def there(directory: Path) -> Cluster:
-    """The cluster that somebody made in this directory."""
+    """The cluster that was made in this directory."""
     known = state.read(directory) or {}
     return (StandIn if known.get("kind") == StandIn.kind else Cluster)(directory)
 
 
 def missing() -> NotInstalled | None:
-    """What keeps the real one from being had here."""
+    """Why the real one can't be used here; None if it can."""
     try:
         installation.find()
     except NotInstalled as e:
@@ -35,7 +35,7 @@ def missing() -> NotInstalled | None:
 
 
 def kind() -> type[Cluster]:
-    """What can be had here; said aloud where it's the stand-in."""
+    """The kind that can be used here; a line on stderr says if it's the stand-in."""
     if not (why := missing()):
         return Cluster
     print(f"a stand-in instead of Slurm: {why}", file=sys.stderr, flush=True)

@@ -23,8 +23,8 @@ SIGNALS = {
         "on most sites)"
     ),
     "direct": (
-        "reach the batch shell and srun's tasks, not their children (proctrack/pgid, made "
-        "to do as cgroup does)"
+        "reach the batch shell and srun's tasks, not their children (proctrack/pgid, made to "
+        "behave like cgroup)"
     ),
     "pgid": (
         "reach the whole process group: also children, which most sites' proctrack/cgroup "
@@ -72,27 +72,27 @@ def cluster() -> None:
     default=Options.grace,
     show_default=True,
     metavar="S",
-    help="Seconds that a preempted job has.",
+    help="Seconds that a preempted job gets.",
 )
 @click.option(
     "--proctrack",
     type=click.Choice(PROCTRACK),
     default="auto",
     show_default=True,
-    help="Whom a job's signals reach (grader/slurm/README.md).",
+    help="Which processes a job's signals reach (grader/slurm/README.md).",
 )
 @click.option(
     "--fast-limits",
     is_flag=True,
-    help="Look at time limits every 2 s, not every 30 (needs a C compiler).",
+    help="Check time limits every 2 s, not every 30 (needs a C compiler).",
 )
 @click.option(
     "--stand-in",
     is_flag=True,
-    help="A stand-in, as where Slurm isn't installed (grader/slurm/standin).",
+    help="Use the stand-in even if Slurm is installed (grader/slurm/standin).",
 )
 def up(name, nodes, grace, proctrack, fast_limits, stand_in):
-    """Start a cluster; it stays until `down`. Where Slurm is missing, a stand-in."""
+    """Start a cluster; it stays until `down`. Without Slurm, it's a stand-in."""
     registry.free(name)
     made = registry.cluster(
         name,
@@ -114,7 +114,7 @@ def up(name, nodes, grace, proctrack, fast_limits, stand_in):
     )
     show_facts(made, status)
     click.echo(
-        f"  next       grade cluster shell{option}    sbatch, srun, squeue ... in it talk to "
+        f"  next       grade cluster shell{option}    in it, sbatch, srun, squeue ... talk to "
         "this cluster"
     )
     path = (
@@ -138,21 +138,21 @@ def show_facts(made: Cluster, status: Status) -> None:
             "(grader/slurm/standin/README.md)"
         )
         click.echo(
-            "  signals    reach the batch shell and srun's tasks, not their children (as "
-            "proctrack/cgroup's, on most sites)"
+            "  signals    reach the batch shell and srun's tasks, not their children (as with "
+            "proctrack/cgroup, on most sites)"
         )
     elif status.proctrack:
         click.echo(f"  signals    {SIGNALS[status.proctrack]}")
     if not status.only_loopback:
         click.echo(
-            "  listens    on every address, not on loopback alone: this machine's name doesn't "
+            "  listens    on every address, not only on loopback: this machine's name doesn't "
             "mean 127.0.0.1, and there's no C compiler"
         )
 
 
 @cluster.command()
 def status():
-    """Every cluster of yours: its directory, nodes, jobs, and what is wrong with it."""
+    """Your clusters: their directories, nodes, jobs, and what is wrong with them."""
     names, wrong = registry.every(), False
     if not names:
         click.echo("no cluster is up; start one: grade cluster up")
@@ -220,9 +220,9 @@ def shell(name, command):
 
 @cluster.command()
 @name_option
-@click.option("--all", "every", is_flag=True, help="Every cluster of yours.")
+@click.option("--all", "every", is_flag=True, help="All of your clusters.")
 def down(name, every):
-    """End a cluster: its jobs, its daemons, its directory. None there: nothing to do."""
+    """End a cluster: its jobs, its daemons, its directory. Without one, does nothing."""
     chosen = registry.every() if every else [name] if registry.exists(name) else []
     for one in chosen:
         registry.cluster(one).stop()

@@ -132,7 +132,7 @@ class Cluster:
         try:
             self.directory.mkdir(0o700)
         except FileExistsError:
-            raise UsageError(f"{self.directory} exists already") from None
+            raise UsageError(f"{self.directory} already exists") from None
         except OSError as e:
             raise UsageError(f"{self.directory}: {e.strerror}") from e
         try:
@@ -259,7 +259,7 @@ class Cluster:
                 words, timeout=timeout, **options
             )
         except subprocess.TimeoutExpired:
-            raise ClusterError(f"{' '.join(words)}: no end after {timeout:g} s") from None
+            raise ClusterError(f"{' '.join(words)}: still running after {timeout:g} s") from None
         except FileNotFoundError:
             raise ClusterError(f"{words[0]}: no such command") from None
         if check and done.returncode:
@@ -334,7 +334,7 @@ class Cluster:
                 kind=self.kind,
             )
         facts = self._facts(known)
-        problems = [] if known["now"] else ["the machine was started anew since"]
+        problems = [] if known["now"] else ["the machine has restarted since"]
         if known["now"] and not state.alive(known, known["keeper"]):
             problems.append("its keeper was killed, and its daemons with it")
         if problems:

@@ -1,4 +1,4 @@
-"""What a cluster is asked to be, and the slurm.conf that says so."""
+"""A cluster's options, and the slurm.conf made of them."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Options:
             raise UsageError(f"proctrack={self.proctrack!r}: it is one of {', '.join(PROCTRACK)}")
         for key, value in self.settings.items():
             if not key.isalnum() or "\n" in (value or ""):
-                raise UsageError(f"{key}={value!r} is no line of slurm.conf")
+                raise UsageError(f"{key}={value!r} isn't a line of slurm.conf")
 
 
 def check_directory(directory: Path) -> None:
@@ -64,7 +64,7 @@ def check_directory(directory: Path) -> None:
             f"{LONGEST}, because a Unix socket's path has 107"
         )
     if odd := re.search(r"[^A-Za-z0-9._/+@~-]", str(directory)):
-        raise UsageError(f"{directory} has a {odd[0]!r}, which slurm.conf can't hold")
+        raise UsageError(f"{directory} has a {odd[0]!r}, which slurm.conf doesn't allow")
 
 
 def user() -> str:
@@ -72,7 +72,7 @@ def user() -> str:
         return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
         raise UsageError(
-            f"the user id {os.geteuid()} has no name on this machine, and Slurm wants one"
+            f"the user id {os.geteuid()} has no name on this machine, but Slurm needs one"
         ) from None
 
 

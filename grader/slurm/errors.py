@@ -1,4 +1,4 @@
-"""What can go wrong with a cluster that isn't the user's input (that is course.UsageError): exit
+"""What can go wrong with a cluster, other than the user's input (that is errors.UsageError): exit
 status 3.
 """
 

@@ -23,7 +23,7 @@ MARK = "GRADE_SLURM"
 
 
 def boot() -> str:
-    """Which boot of the machine this is: pids and start times begin anew with each."""
+    """Which boot of the machine this is: pids and start times restart with each."""
     if not PROC:
         return str(int(psutil.boot_time()))
     with open("/proc/sys/kernel/random/boot_id") as f:

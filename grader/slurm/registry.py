@@ -33,8 +33,8 @@ def _make_place() -> Path:
         raise UsageError(f"{folder}: {e.strerror}") from e
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
         raise UsageError(
-            f"{folder} isn't a directory that is yours alone; set {PLACE} to another one, with "
-            "a short path"
+            f"{folder} isn't a directory that only you can write to; set {PLACE} to another one, "
+            "with a short path"
         )
     return folder
 
@@ -71,7 +71,7 @@ def free(name: str) -> None:
     if exists(name):
         also = "" if name != DEFAULT else ", or another one: grade cluster up --name NAME"
         raise UsageError(
-            f"there is a cluster '{name}' already: grade cluster status; end it: grade cluster "
+            f"there is already a cluster '{name}': grade cluster status; end it: grade cluster "
             f"down --name {name}{also}"
         )
 

@@ -1,5 +1,5 @@
 """cluster.json in a cluster's directory: which processes are its own. Written by its keeper before
-it starts anything, read by whoever wants to talk to the cluster or to end it.
+it starts anything, read by everything that talks to the cluster or ends it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def still_there(directory: Path, seen: os.stat_result) -> bool:
 
 
 def tell(message: dict) -> None:
-    """A keeper's words to who started it, a line of JSON; perhaps nobody listens any more."""
+    """A keeper's message to its starter, a line of JSON; the starter may be gone."""
     with suppress(OSError):
         print(json.dumps(message), flush=True)
 

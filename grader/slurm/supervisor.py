@@ -108,14 +108,14 @@ class Keeper:
                 name, how = next(iter(self.ended.items()))
                 if "Address already in use" in teardown.log_tail(self.directory, name, 50):
                     raise PortTaken
-                raise ClusterError(f"{name} ended at its start ({how})")
+                raise ClusterError(f"{name} ended when it was started ({how})")
             return condition()
 
         if not processes.wait_until(holds, PATIENCE - (time.monotonic() - began), self.pause):
             raise ClusterError(f"no {what} after {PATIENCE:.0f} s")
 
     def keep(self) -> None:
-        """Until somebody wants the end, or removed the directory."""
+        """Until it's asked to end, or the directory is removed."""
         here = os.stat(self.directory)
         while state.still_there(self.directory, here):
             self.pause(LOOK)
@@ -143,7 +143,7 @@ class Keeper:
                     *(self.directory / "log").iterdir(),
                 ]:
                     file.unlink(missing_ok=True)  # or the next try would take them for its own
-        raise ClusterError(f"others took our ports {TRIES} times over")
+        raise ClusterError(f"other processes took our ports {TRIES} times")
 
     def prepare(self) -> None:
         for name in ("munge", "state", "log", *self.node_names()):
@@ -297,7 +297,7 @@ def tracked_by(wanted: str) -> str:
     if wanted == "cgroup":
         raise ClusterError(
             "proctrack/cgroup needs root and a v1 freezer hierarchy in /sys/fs/cgroup/freezer; "
-            "without: --proctrack direct"
+            "without them: --proctrack direct"
         )
     if wanted == "auto":
         return "direct" if preload.compiler() else "pgid"
@@ -325,7 +325,7 @@ def main() -> None:
     except OSError as e:
         error = f"{e.strerror or e}{f': {e.filename}' if e.filename else ''}"
     except Exception as e:
-        # a mistake of ours is told to the starter, too: whatever is written here is removed
+        # our own bugs are reported to the starter, too: what is written here is removed
         error = f"{type(e).__name__} in the keeper: {e}"
     finally:
         clean = keeper is None or keeper.end_processes()

@@ -1,4 +1,4 @@
-"""How a cluster ends from outside, whatever state it's in, and what its daemons said."""
+"""Ends a cluster from outside, in any state; and what its daemons said."""
 
 from __future__ import annotations
 
@@ -29,8 +29,7 @@ def end(directory: Path) -> None:
     remove(directory)
     if left:
         raise ClusterError(
-            f"processes of the cluster in {directory} are still there, and can't be killed: "
-            f"{', '.join(map(str, left))}"
+            f"processes of the cluster in {directory} can't be killed: {', '.join(map(str, left))}"
         )
 
 
@@ -62,7 +61,7 @@ def sweep(directory: Path, known: dict | None) -> list[int]:
 def remove(directory: Path) -> None:
     with suppress(FileNotFoundError):
         if not stat.S_ISDIR(os.lstat(directory).st_mode):
-            raise ClusterError(f"{directory} is no directory of a cluster; it's left alone")
+            raise ClusterError(f"{directory} isn't a cluster's directory; it's left alone")
         scratch.remove(directory)
     if os.path.lexists(directory):
         raise ClusterError(f"{directory} can't be removed")

@@ -29,13 +29,13 @@ from grader.verdicts import Finding
 
 INF, NAN = float("inf"), float("nan")
 AS_CAREFULLY = "is the best saved as carefully as the other checkpoints?"
-STEP_AND_EPOCH = "what do step and epoch count at the moment when you are asked?"
+STEP_AND_EPOCH = "what do step and epoch count when should_save is called?"
 GOOD: dict = {"op": "best", "step": 10, "loss": 2.0, "best": INF}
 BETTER: dict = {"op": "best", "step": 20, "loss": 1.0, "best": 2.0}
 
 
 def _seen(lab: Lab) -> dict[str, Seen]:
-    """What nothing disturbs, seen once for all checks."""
+    """Undisturbed calls, run once for all checks."""
     return observed(
         lab, "best", lambda: [_due_point(lab.shared), *_best_points(_losses(lab.shared))]
     )
@@ -108,7 +108,7 @@ def saved_when_due(lab: Lab) -> None:
                     ("returned", answer),
                     ("expected", repr(want)),
                 ],
-                means="saves come too often, or not when a job that is killed would need them",
+                means="you save too often, or a killed job loses more than it must",
                 think=STEP_AND_EPOCH,
             )
     _saved_in_a_run(lab)
@@ -137,7 +137,10 @@ def _saved_in_a_run(lab: Lab) -> None:
             ("asked for", _asked(steps, by_epoch)),
             (
                 "saved",
-                f"after steps {', '.join(map(str, saved)) or 'none'}; an epoch has {per_epoch}",
+                (
+                    f"after steps {', '.join(map(str, saved)) or 'none'}; an epoch has "
+                    f"{per_epoch} steps"
+                ),
             ),
             ("expected", f"after steps {', '.join(map(str, sorted(due)))}"),
         ]
@@ -207,11 +210,11 @@ def best_kept_apart(lab: Lab) -> None:
     only = seen["only best"]
     works(only)
     if only.found("best") != "step 10":
-        saved = ("saved", "a best, into a directory that didn't exist yet")
-        raise fails("best-lost", only, [saved], "read_best gives it back", what="best")
+        saved = ("saved", "a best state, into a directory that didn't exist yet")
+        raise fails("best-lost", only, [saved], "read_best returns it", what="best")
     if only.found() != "none":
-        saved = ("saved", "a best, and no checkpoint yet")
-        raise fails("best-taken-for-newest", only, [saved], "read_latest gives None")
+        saved = ("saved", "a best state, and no checkpoint yet")
+        raise fails("best-taken-for-newest", only, [saved], "read_latest returns None")
     _among_strangers(seen["strangers"], seen["cleared"])
 
 
@@ -219,14 +222,14 @@ def _among_strangers(point: Seen, cleared: Seen) -> None:
     rows = [
         (
             "directory",
-            "copies, links and folders that others made lie there, called almost as your files are",
+            "holds copies, links and folders of others, with names like your files'",
         )
     ]
     works(point)
     others_untouched(point, rows)
     for what, want in (("best", "step 20"), ("latest", "step 5")):
         if point.found(what) != want:
-            expected = f"read_{what} gives the state of {want}"
+            expected = f"read_{what} returns the state of {want}"
             raise fails("strangers-taken", point, rows, expected, what=what, think=WHOSE)
     works(cleared)
     if cleared.found("best") != "none":
@@ -267,7 +270,7 @@ def _after_each_loss(point: Seen, losses: list[float], best: float, at: int) -> 
             "best-taken-for-newest",
             point,
             [history],
-            f"read_latest gives the checkpoint of step {10 * len(losses) + 1}",
+            f"read_latest returns the checkpoint of step {10 * len(losses) + 1}",
             think="does the best look like one more checkpoint to read_latest or prune?",
         )
 
@@ -287,7 +290,7 @@ def damaged_best(lab: Lab) -> None:
                 [("damaged", f"{harm.file}, of the best: {in_words(harm)}")],
                 "an error",
                 what="best",
-                means="a model with wrong values is deployed, or none, and nobody is told",
+                means="you deploy a model with wrong values, or none, without a warning",
                 think=YOUR_BYTES,
             )
 
@@ -340,8 +343,8 @@ def best_killed_at_every_event(lab: Lab) -> None:
 
 
 def _first_best_and_full_disk(seen: dict[str, Seen]) -> None:
-    """The very first best, killed half-way; and a better one that doesn't fit on the disk, until
-    there is room.
+    """The very first keep_best, killed half-way; and a better state that doesn't fit on the disk
+    until there is room.
     """
     if seen["first"].found("best") not in ("none", "step 10"):
         raise fails(
@@ -364,7 +367,7 @@ def _first_best_and_full_disk(seen: dict[str, Seen]) -> None:
             what="best",
             think=AS_CAREFULLY,
         )
-    rows = [full, ("then", "there was room again, and the same process called it once more")]
+    rows = [full, ("then", "there was room again, and the same process called keep_best again")]
     if raised := seen["full"].operations[-1].raised:
         raise crashed(raised, rows)
     if seen["full"].found("best") != "step 20":
@@ -375,5 +378,5 @@ def _first_best_and_full_disk(seen: dict[str, Seen]) -> None:
 
 def power_lost(lab: Lab) -> None:
     selected(lab, [])  # no fault is asked for
-    works(_seen(lab)["undisturbed"])  # what fails with nothing wrong is told as that
+    works(_seen(lab)["undisturbed"])  # a failure without a fault is reported as such
     crash_tested(lab, [GOOD, BETTER], "--best", saves="keep_best", load="read_best")

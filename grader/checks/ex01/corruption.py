@@ -1,4 +1,4 @@
-"""ex01.3: checkpoints that were whole once, and aren't any more."""
+"""ex01.3: checkpoints that were damaged after their save."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from grader.checks.ex01.storage_plan import (
 from grader.harness.lab import Lab
 from grader.verdicts import Finding
 
-SAVES = 6  # more than anybody keeps without having been told to
-WRONG_VALUES = "training goes on from wrong values, silently: torch.load verifies no checksum"
+SAVES = 6  # more than anyone keeps by default
+WRONG_VALUES = "training silently continues from wrong values: torch.load verifies no checksum"
 YOUR_BYTES = "how would you know that the bytes you read are the bytes you wrote?"
 
 
 def _seen(lab: Lab) -> dict[str, Seen]:
-    """Every kind of damage, seen once for all checks."""
+    """Every kind of damage, done once for all checks."""
     return observed(lab, "damage", lambda: _points(lab.shared))
 
 
@@ -93,11 +93,11 @@ def newest_gives_way(lab: Lab) -> None:
             rows,
             expected,
             means=(
-                "one bad file and the run can't be resumed, though an older checkpoint is there"
+                "one bad file stops the resume, although an older checkpoint is there"
                 if seen.found() == "error"
-                else "the older checkpoint is there, and nobody looks at it"
+                else "the older checkpoint is there, but isn't used"
             ),
-            think="which errors may a damaged file raise, and where do you go from there?",
+            think="which errors may a damaged file raise, and what do you do then?",
         )
 
 
@@ -124,18 +124,17 @@ def search_goes_back(lab: Lab) -> None:
                 seen,
                 rows,
                 expected,
-                means="an old file that nobody needs takes the newest checkpoint with it",
-                think="what do you look at before the newest checkpoint, and may it be damaged?",
+                means="an old file that you don't need blocks the newest checkpoint",
+                think="what do you read before the newest checkpoint, and may it be damaged?",
             )
         raise fails(
             "no-fallback",
             seen,
             rows,
             expected,
-            means="the last checkpoint that could be loaded is overlooked, or was deleted unasked",
+            means="the last checkpoint that could be loaded is ignored, or a save deleted it",
             think=(
-                "how far back does your search go, and what does a save leave of the earlier "
-                "checkpoints?"
+                "how far back does your search go, and which earlier checkpoints does a save leave?"
             ),
         )
 
@@ -146,16 +145,16 @@ def saved_again(lab: Lab) -> None:
     step = point.point["ops"][-1]["step"]
     if point.found() != f"step {step} again":
         damaged = (
-            f"the files of step {step}, cut short; then the job came to step {step} and "
-            "saved it again"
+            f"the files of step {step}, cut short; then the job reached step {step} and saved it "
+            "again"
         )
         raise fails(
             "not-saved-again",
             point,
             [("damaged", damaged)],
             f"the checkpoint of step {step}, bit for bit",
-            means="a damaged checkpoint stays damaged, and the job believes that it has saved",
-            think="what does your save do when a checkpoint of that step is there already?",
+            means="the checkpoint stays damaged, and the job counts it as saved",
+            think="what does your save do when a checkpoint of that step already exists?",
         )
 
 
@@ -194,7 +193,7 @@ def _everything_damaged(point: Seen) -> None:
     for look, told in zip(point.harmed, ("cut short", "one bit flipped", "emptied"), strict=False):
         files = f"every file in the directory, {told}: {', '.join(harm.file for harm in look.harm)}"
         if told == "one bit flipped" and look.found().startswith("step "):
-            continue  # it lies where this format doesn't need it: what was found is as it was saved
+            continue  # this format doesn't need that bit: the state is as it was saved
         if look.found() != "error":
             raise _silent(look, files)
         if len(look.all("read")) > 1 and look.all("read")[-1]["outcome"] != "error":
@@ -202,15 +201,15 @@ def _everything_damaged(point: Seen) -> None:
                 ("damaged", files),
                 (
                     "found",
-                    "read_latest raised when it was called first, and not when it was called again",
+                    "read_latest raised at the first call, but not at the second",
                 ),
                 ("expected", "an error, every time"),
             ]
             raise Finding(
                 "silent-restart",
                 rows,
-                means="the job crashes once; relaunched, it starts over without a word",
-                think="does reading change what lies on the disk?",
+                means="the job crashes once; relaunched, it silently starts over",
+                think="does reading change what is on the disk?",
             )
 
 
@@ -222,10 +221,7 @@ def _silent(look: Look, damaged: str) -> Finding:
         "an error",
         means=(
             "after a disk problem the job silently starts over, or trains on garbage, and its "
-            "checkpoints then replace what could have been rescued"
+            "checkpoints then replace what you could have rescued"
         ),
-        think=(
-            "how do 'there is no checkpoint' and 'there is no good checkpoint' differ for your "
-            "user?"
-        ),
+        think="for your user, how does 'no checkpoint' differ from 'no good checkpoint'?",
     )

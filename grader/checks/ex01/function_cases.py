@@ -1,8 +1,8 @@
-"""Questions to the functions of exercise 1 that no training run asks
-(grader/workload/ex01/function_cases.py), and what is right.
+"""Questions that no training run asks of exercise 1's functions
+(grader/workload/ex01/function_cases.py), and the right answers.
 
-One life saves, another one loads: it never knows which job was saved, and gets a key that the first
-one never had. What must come back is asked of a life without student code.
+One life saves, and another one loads: it doesn't know which job was saved, and its key is new. A
+life without student code says what must come back.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from grader.verdicts import Finding, Inconclusive
 
 THINK = "what do your functions take for granted about their arguments?"
 OTHER_MODELS = {
-    "layer more": "with one layer more than it",
-    "layer less": "with one layer less",
-    "layer renamed": "in which one layer has another name",
-    "buffer more": "with one buffer more than it",
-    "buffer less": "with one buffer less",
+    "layer more": "with one more layer",
+    "layer less": "with one fewer layer",
+    "layer renamed": "with one layer renamed",
+    "buffer more": "with one more buffer",
+    "buffer less": "with one fewer buffer",
 }
 PLANTED = ("scheduler", "optimizer", "epoch", "torch", "pickle")
 GPUS = (
@@ -152,7 +152,7 @@ def _run(lab: Lab) -> dict[str, Probe]:
                 [
                     (
                         "machine",
-                        f"a life without any of your code can't do '{answer.question['ask']}'",
+                        f"a life without your code can't do '{answer.question['ask']}'",
                     )
                 ],
             )
@@ -160,9 +160,7 @@ def _run(lab: Lab) -> dict[str, Probe]:
     for p in raw:
         p.saved = Answer(p.save, {"": ""}, status=0)
     for p in probes.values():
-        if (
-            "flag" in p.save
-        ):  # a copy was made of the state before it was saved: nobody else's code ran
+        if "flag" in p.save:  # a save that copies the state makes it, too: that isn't loading
             scratch.remove(directory / p.save["flag"])
     loads = [(p, name) for p in probes.values() for name in p.loads]
     lab.draw.shuffle(loads)
@@ -186,12 +184,11 @@ def probes(lab: Lab) -> dict[str, Probe]:
     return lab.bench.once(("probes", lab.bench.submission.key), lambda: _run(lab))
 
 
-# --- what is right
-# --------------------------------------------------------------------------------------
+# --- what is right --------------------------------------------------------------------------------
 
 
 def same_parts(got: dict[str, str], want: dict[str, str], when: str) -> None:
-    """Nothing of a job is different."""
+    """No part of a job differs."""
     if different := [name for name in want if got.get(name) != want[name]]:
         raise Finding(
             "state-lost",
@@ -201,7 +198,7 @@ def same_parts(got: dict[str, str], want: dict[str, str], when: str) -> None:
 
 
 def epoch_came_back(p: Probe, name: str = "", **texts) -> None:
-    """load_checkpoint returned, and gave the epoch that was saved."""
+    """load_checkpoint returned the epoch that was saved."""
     values = p.returned(name, **texts)
     if "raised" in values:
         raise crashed(values["raised"], [texts["when"]] if "when" in texts else [])
@@ -214,9 +211,9 @@ def epoch_came_back(p: Probe, name: str = "", **texts) -> None:
 
 
 def looked_only(
-    p: Probe, function: str, means: str = "the job that trains on isn't the job that was saved"
+    p: Probe, function: str, means: str = "the job that continues isn't the job that was saved"
 ) -> None:
-    """Nothing in the job or in torch is another after a save."""
+    """A save changes nothing in the job or in torch."""
     after, before = p.saved.given(THINK)["looks"], p.expected["looks"]
     if changed := [name for name in before if after.get(name) != before[name]]:
         raise Finding(
@@ -232,12 +229,12 @@ def looked_only(
 
 
 def accepted(p: Probe, name: str) -> bool:
-    """A load that must fail did not."""
+    """A load that must fail succeeded."""
     return "raised" not in p.returned(name)
 
 
 def code_ran(p: Probe) -> bool:
-    """Code from the file was run: its folder is there."""
+    """Code from the file ran: its folder is there."""
     directory: Path = p.loaded[""].run.directory
     return (directory / p.save["flag"]).exists()
 
@@ -245,8 +242,9 @@ def code_ran(p: Probe) -> bool:
 def generators(
     p: Probe, when: tuple[str, str] | None = None, think: str = THINK
 ) -> tuple[list[str], list[str]]:
-    """(those that get_rng_state moved, those that aren't back, or of other devices aren't as they
-    were)"""
+    """(generators that get_rng_state moved, generators that weren't restored or that changed on
+    other devices)
+    """
     got, after = p.returned(when=when, think=think)["generators"], p.saved.values["generators"]
     want = p.expected["there"] | {
         name: d

@@ -33,12 +33,12 @@ from grader.harness.faults import Fault
 from grader.harness.lab import Lab
 from grader.verdicts import Finding
 
-BELIEVES = "training goes on for days and believes that it is saving"
-ODD = "run[1] of 3"  # a directory's name, full of what glob and shells take for something else
+BELIEVES = "training continues for days, and you believe that it saves"
+ODD = "run[1] of 3"  # a directory's name, full of characters that glob and shells interpret
 
 
 def _undisturbed(lab: Lab) -> dict[str, Seen]:
-    """What saves do when nothing disturbs them, seen once for all checks."""
+    """Undisturbed saves, run once for all checks."""
     return observed(lab, "saves", lambda: _undisturbed_points(lab.shared))
 
 
@@ -88,7 +88,7 @@ def _undisturbed_points(draw) -> list[dict]:
 
 def newest_wins(lab: Lab) -> None:
     special = {
-        "again": "the last step was saved twice, with another state",
+        "again": "the last step was saved twice, with different states",
         "relaunched": (
             "the job was killed after the last save, relaunched, and saved that step "
             "again, with another state"
@@ -101,8 +101,8 @@ def newest_wins(lab: Lab) -> None:
             "the directory also holds notes.txt and a folder logs, which somebody else put there"
         ),
         "strangers": (
-            "the directory also holds copies, links and folders that others made, "
-            "called almost as your files are"
+            "the directory also holds copies, links and folders of others, with names like your "
+            "files'"
         ),
         "returned": "the process was killed as soon as write_checkpoint had returned",
     }
@@ -117,7 +117,7 @@ def newest_wins(lab: Lab) -> None:
         want = f"step {saves[-1]['step']}{saves[-1].get('version', '')}"
         if seen.found() != want:
             think = (
-                "what is on disk when write_checkpoint returns, and who still works on the rest?"
+                "what is on disk when write_checkpoint returns, and what is still being written?"
                 if name == "returned"
                 else "what is compared when the newest is chosen, and does every value survive "
                 "the file format?"
@@ -138,8 +138,8 @@ def _nothing_of_its_own(seen: Seen) -> None:
     works(seen)
     if seen.found() != "none":
         directory = (
-            "holds copies, links and folders that others made, called almost as your files are, "
-            "and none of your files"
+            "holds copies, links and folders of others, with names like your files', and none "
+            "of your files"
         )
         raise fails(
             "newest-not-read",
@@ -178,19 +178,17 @@ def every_value_survives(lab: Lab) -> None:
 
 def no_place_to_save(lab: Lab) -> None:
     seen = _undisturbed(lab)["file"]
-    directory = ("directory", "a file lies where the directory should be")
+    directory = ("directory", "there is a file where the directory should be")
     expected = ("expected", "write_checkpoint raises, and leaves the file as it is")
     if seen.raised is None:
         raise Finding(
             "error-swallowed",
-            [directory, ("found", "it returned as if all were well"), expected],
+            [directory, ("found", "it returned normally"), expected],
             means=BELIEVES,
-            think="which errors of making the directory and its files do you pass over?",
+            think="which errors do you ignore when you make the directory and its files?",
         )
     if seen.lost:
-        raise Finding(
-            "foreign-files", [directory, ("found", "the file isn't what it was"), expected]
-        )
+        raise Finding("foreign-files", [directory, ("found", "the file was changed"), expected])
 
 
 def killed_at_every_event(lab: Lab) -> None:
@@ -212,19 +210,18 @@ def killed_at_every_event(lab: Lab) -> None:
                 f"the checkpoint of step {second} (or {third}), bit for bit",
                 str(fault),
                 means=(
-                    "a job that is killed while it saves has lost its last good checkpoint too"
+                    "a job that is killed while it saves loses its last good checkpoint, too"
                     + _consequence(point)
                 ),
                 think=(
-                    "at that moment, which file holds the last good checkpoint, and who has "
+                    "at that moment, which file holds the last good checkpoint, and what has "
                     "touched it?"
                 ),
             )
 
 
 def saved_again_under_every_fault(lab: Lab) -> None:
-    """A step that is saved a second time: until the new checkpoint is whole, the one that is there
-    counts."""
+    """A step that is saved a second time: until the new checkpoint is whole, the old one counts."""
     first, second, _ = steps_of_a_run(lab.shared, 3)
     events, size = events_and_size(_undisturbed(lab)["again"])
     faults = kill_and_tear_points(lab, second, events, size, ("tear", "full"))
@@ -256,10 +253,7 @@ def saved_again_under_every_fault(lab: Lab) -> None:
                 if returned
                 else f"one of the two checkpoints of step {second}, bit for bit",
                 str(fault),
-                means=(
-                    "a step that is saved again costs the good checkpoint that it had"
-                    + _consequence(point)
-                ),
+                means="saving a step again destroys its good checkpoint" + _consequence(point),
                 think=(
                     "until when must the old files of this step stay, and under which name are "
                     "the new ones written?"
@@ -269,7 +263,7 @@ def saved_again_under_every_fault(lab: Lab) -> None:
 
 def _consequence(seen: Seen) -> str:
     return {
-        "none": ", and starts over without a word",
+        "none": ", and silently starts over",
         "error": ", and crashes at every relaunch",
     }.get(seen.found(), "")
 
@@ -296,27 +290,26 @@ def torn_at_bytes(lab: Lab) -> None:
                 point,
                 [
                     ("fault", fault.story),
-                    ("happened", "write_checkpoint returned as if all were well"),
+                    ("happened", "write_checkpoint returned normally"),
                 ],
                 "it raises: the checkpoint isn't there",
                 str(fault),
                 means=BELIEVES,
-                think="who is to know that a checkpoint couldn't be written?",
+                think="how does the caller learn that a checkpoint couldn't be written?",
             )
         if point.found() not in (f"step {second}", f"step {third}"):
-            event = "its file was whole" if fault.kind == "tear" else "the disk was full"
+            event = (
+                "before its file was whole" if fault.kind == "tear" else "because the disk was full"
+            )
             raise fails(
                 "last-good-lost",
                 point,
                 [("fault", fault.story)],
                 f"the checkpoint of step {second}, bit for bit",
                 str(fault),
-                means=(
-                    "a save that fails takes the last good checkpoint with it" + _consequence(point)
-                ),
+                means="a failed save destroys the last good checkpoint" + _consequence(point),
                 think=(
-                    f"when the save broke off before {event}, under which name did the half "
-                    "file lie?"
+                    f"when the save stopped {event}, which name did the half-written file have?"
                 ),
             )
     if lab.only is None:
@@ -328,12 +321,12 @@ def torn_at_bytes(lab: Lab) -> None:
 NEXT = {
     "again": ("tear", 0, "a relaunched job saved the same step again"),
     "later": ("tear", 1, "a relaunched job saved the step after it"),
-    "room": ("full", 1, "the same process went on, and there was room again for its next save"),
+    "room": ("full", 1, "the same process continued, with room again for its next save"),
 }
 
 
 def _next_saves(before: list[dict], third: int, size: int, events: list[str]) -> list[dict]:
-    """What a broken save leaves behind blocks no other, in this process or in the next."""
+    """The leftovers of a broken save block no other save, in this process or in the next."""
     points = []
     for name, (kind, later, _) in NEXT.items():
         broken = under(
@@ -352,9 +345,7 @@ def _next_saves_work(seen: dict[str, Seen], third: int) -> None:
         rows = [("fault", fault.story), ("then", then)]
         died_right(point)
         if raised := point.operations[-1].raised:
-            rows.append(
-                ("expected", "this save works: there is nothing wrong with the disk any more")
-            )
+            rows.append(("expected", "this save works: the disk is healthy again"))
             raise crashed(raised, rows)
         if point.found() != f"step {third + later}":
             raise fails(
@@ -363,9 +354,9 @@ def _next_saves_work(seen: dict[str, Seen], third: int) -> None:
                 rows,
                 f"the checkpoint of step {third + later}",
                 str(fault),
-                means="after one save that failed, no other is worth anything",
+                means="after one failed save, every later one is worthless",
                 think=(
-                    "what did the broken save leave, on the disk or in a variable, and who "
+                    "what did the broken save leave, on the disk or in a variable, and what "
                     "trips over it?"
                 ),
             )
@@ -405,14 +396,14 @@ def first_save_killed(lab: Lab) -> None:
                 rows,
                 f"the checkpoint of step {later}",
                 str(fault),
-                think="what did the killed save leave in the directory, and who trips over it?",
+                think="what did the killed save leave in the directory, and what trips over it?",
             )
 
 
 def power_lost(lab: Lab) -> None:
     """Two steps are saved, and the second of them again."""
     selected(lab, [])  # no fault is asked for
-    # what fails with nothing wrong is told as that
+    # a failure without a fault is reported as such
     events_and_size(_undisturbed(lab)["undisturbed"])
     first, second, _ = steps_of_a_run(lab.shared, 3)
     crash_tested(

@@ -1,5 +1,6 @@
-"""A run whose student code chooses the batches, held against the same batches trained without that
-code."""
+"""A run in which student code chooses the batches, compared with the same batches trained without
+it.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +20,14 @@ def yardstick(lab: Lab, script: str, *argv: object, given: dict | None = None) -
     if not run.finished:
         ended = run.last.ended or f"exit status {run.last.status}"
         raise Inconclusive(
-            "machine", [("machine", f"a run without any of your code doesn't end here ({ended})")]
+            "machine",
+            [("machine", f"a run without your code doesn't finish on this machine ({ended})")],
         )
     return run
 
 
 def replayed(lab: Lab, run: Run, seed: int, epochs: int, steps_per_epoch: int) -> Run:
-    """The batches that an undisturbed run reported, trained again; the run must be just that."""
+    """The batches that an undisturbed run reported, trained again; the run must equal that."""
     finished(lab, run)
     batches, end = run.last.all("batch"), run.last.first("generators")
     if len(batches) != epochs * steps_per_epoch or end is None:
@@ -33,7 +35,7 @@ def replayed(lab: Lab, run: Run, seed: int, epochs: int, steps_per_epoch: int) -
             ("reported", f"{len(batches)} batches"),
             ("expected", f"{epochs * steps_per_epoch}: {epochs} epochs of {steps_per_epoch}"),
         ]
-        raise Finding("not-a-permutation", rows, think="what does an epoch owe to every sample?")
+        raise Finding("not-a-permutation", rows, think="how often must an epoch show each sample?")
     names = ("step", "indices", "inputs", "targets", "rng")
     given = {
         "batches": [{name: batch[name] for name in names} for batch in batches],
@@ -47,7 +49,7 @@ def replayed(lab: Lab, run: Run, seed: int, epochs: int, steps_per_epoch: int) -
             "training-changed",
             [*divergence_rows(run, found), ("compared", compared)],
             about=found.cause,
-            means="something other than the choice of batches changes the course of training",
+            means="something other than the choice of batches changes training",
             think="which of your functions changes weights, a mode or a setting?",
         )
     return again
@@ -61,8 +63,8 @@ def augmented_afresh(again: Run) -> None:
         for number, sample in enumerate(step["samples"]):
             if sample["shift"] is None or len(sample["mistyped"]) > 1:
                 seen = (
-                    f"of step {step['step']}: sample {number + 1} isn't what the dataset "
-                    "makes of its index"
+                    f"of step {step['step']}: sample {number + 1} isn't the dataset's sample for "
+                    "its index"
                 )
                 raise Finding(
                     "other-data",
@@ -78,9 +80,7 @@ def augmented_afresh(again: Run) -> None:
             raise Finding(
                 "same-augmentation",
                 [("augmented", seen)],
-                means=(
-                    "augmentation that repeats itself is none: the model learns the noise by heart"
-                ),
+                means="augmentation that repeats adds nothing: the model memorises the noise",
                 think="does every worker of the loader, in every epoch, get a seed of its own?",
             )
 

@@ -41,7 +41,7 @@ def _drawn(lab: Lab) -> tuple[list[int], int]:
 
 
 def _seen(lab: Lab) -> dict[str, Seen]:
-    """What nothing disturbs, seen once for all checks."""
+    """Undisturbed calls, run once for all checks."""
     return observed(lab, "keeping", lambda: _points(*_drawn(lab)))
 
 
@@ -121,7 +121,7 @@ def last_ones_stay(lab: Lab) -> None:
                 look,
                 [asked, ("damaged", damaged)],
                 f"the checkpoint of step {steps[-1 - broken]}",
-                means="when the newest turns out to be damaged, there is nothing to go back to",
+                means="if the newest one is damaged, there is nothing to fall back to",
                 think="which of them does `keep` count?",
             )
     _few_or_many(seen, steps)
@@ -153,19 +153,19 @@ def _few_or_many(seen: dict[str, Seen], steps: list[int]) -> None:
     ]
     for look, step in zip(aged.looks, (fourth, third), strict=False):
         if look.found() != f"step {step}":
-            raise fails("too-much-pruned", look, rows, "the two of the highest steps stay")
+            raise fails("too-much-pruned", look, rows, "the two with the highest steps stay")
 
 
 def _rewritten(asked: tuple[str, str], step: int) -> Finding:
     rows = [
         asked,
-        ("found", f"prune has written the files of step {step} anew"),
+        ("found", f"prune rewrote the files of step {step}"),
         ("expected", "what stays isn't touched"),
     ]
     return Finding(
         "rewritten",
         rows,
-        means="a job that is killed meanwhile loses the very checkpoints that were to stay",
+        means="if the job is killed meanwhile, you lose checkpoints that should stay",
         think="why does a function that deletes open a file for writing?",
     )
 
@@ -173,14 +173,12 @@ def _rewritten(asked: tuple[str, str], step: int) -> Finding:
 def _no_more_than(
     code: str, seen: Seen, like: Seen, rows: list[tuple[str, str]], **advice: str
 ) -> None:
-    """The directory holds no more than one in which nothing happened but the saves that are to
-    stay.
-    """
+    """The directory holds no more than one with only the saves that should stay."""
     if seen.total <= like.total + ROOM and seen.entries <= like.entries:
         return
     found = f"the directory holds {seen.total} bytes in {seen.entries} files and folders"
     expected = (
-        f"{like.total} bytes in {like.entries}, as when only those to be kept were ever saved"
+        f"{like.total} bytes in {like.entries}, as if only the kept checkpoints had been saved"
     )
     raise Finding(code, [*rows, ("found", found), ("expected", expected)], **advice)
 
@@ -217,12 +215,11 @@ def only_good_one_stays(lab: Lab) -> None:
                     rows,
                     f"the good one of step {want} stays",
                     means=(
-                        "cleaning up deleted a checkpoint that could be loaded, and kept what "
-                        "can't be"
+                        "prune deleted a checkpoint that could be loaded, and kept ones that can't"
                     ),
                     think=(
-                        "what must be true of a checkpoint before it may count as one of those "
-                        "you keep?"
+                        "what must be true of a checkpoint before it counts as one of those you "
+                        "keep?"
                     ),
                 )
         whole = seen["two" if len(left[:kept]) == 2 else "one"]
@@ -232,7 +229,7 @@ def only_good_one_stays(lab: Lab) -> None:
             point,
             whole,
             rows,
-            think="what becomes of checkpoints that can't be loaded, when there are good ones?",
+            think="what happens to checkpoints that can't be loaded, when there are good ones?",
         )
     _nothing_good(seen, keep)
 
@@ -251,8 +248,8 @@ def _nothing_good(seen: dict[str, Seen], keep: int) -> None:
         raise Finding(
             "evidence-deleted",
             rows,
-            means="what could have been rescued by hand is gone",
-            think="what do you keep when nothing is left that could be kept?",
+            means="what you could have rescued by hand is gone",
+            think="what do you keep when no checkpoint is intact?",
         )
 
 
@@ -277,7 +274,7 @@ def leftovers_go(lab: Lab) -> None:
     for name in ("whole", "torn", "torn, then best", "torn in odd"):
         works(seen[name])
         rows = [
-            ("fault", "three saves and a keep_best killed half-way; others that were whole"),
+            ("fault", "three saves and a keep_best killed half-way; the others finished"),
             (
                 "asked for",
                 f"prune(keep={keep})"
@@ -290,9 +287,7 @@ def leftovers_go(lab: Lab) -> None:
             seen["whole"],
             rows,
             means="every interrupted save leaves a file behind, until the quota is full",
-            think=(
-                "what does a save that is killed leave in the directory, and who clears it away?"
-            ),
+            think="what does a killed save leave in the directory, and what deletes it?",
         )
 
 
@@ -336,8 +331,7 @@ def _strangers_stay(point: Seen, like: Seen, steps: list[int]) -> None:
     rows = [
         (
             "directory",
-            "it also holds copies, links and folders that others made, called almost as your "
-            "files are",
+            "it also holds copies, links and folders of others, with names like your files'",
         ),
         ("asked for", "prune(keep=2), of four checkpoints"),
     ]

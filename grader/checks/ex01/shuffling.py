@@ -1,5 +1,5 @@
-"""Is the data really shuffled, whole, and anew in every epoch? A run without chance resumes
-easily.
+"""Is all of the data shuffled, and differently in every epoch? A run without randomness is easy to
+resume.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from grader.verdicts import Finding
 
 
 def every_epoch_is_a_fresh_shuffle(run: Run, steps_per_epoch: int) -> None:
-    """Each epoch shows every sample once, in another order than the others, augmented anew."""
+    """Each epoch shows every sample once, in an order and with augmentation of its own."""
     steps = [s for _, s in sorted(run.trajectory.steps.items())]
     epochs = [steps[i : i + steps_per_epoch] for i in range(0, len(steps), steps_per_epoch)]
     orders = [[i for s in epoch for i in s["indices"]] for epoch in epochs]
@@ -20,19 +20,19 @@ def every_epoch_is_a_fresh_shuffle(run: Run, steps_per_epoch: int) -> None:
         if sorted(order) != list(range(want)):
             twice = len(order) - len(set(order))
             seen = (
-                f"{number}, undisturbed: {len(order)} samples drawn, {twice} of them again, "
+                f"{number}, undisturbed: {len(order)} samples drawn, {twice} of them repeated, "
                 f"of {want}"
             )
             raise Finding(
                 "not-a-permutation",
                 [("epoch", seen)],
                 means="part of the data is never trained on",
-                think="what does an epoch owe to every sample?",
+                think="how often must an epoch show each sample?",
             )
     if any(order == sorted(order) for order in orders):
         raise Finding(
             "no-shuffle",
-            [("order", "the samples come in their order in the file, undisturbed")],
+            [("order", "in an undisturbed run, the samples come in file order")],
             means="a run without shuffling is easy to resume, and trains worse",
             think="how can the order be random and yet the same after a resume?",
         )
@@ -41,7 +41,7 @@ def every_epoch_is_a_fresh_shuffle(run: Run, steps_per_epoch: int) -> None:
             "same-order",
             [("order", "two epochs of an undisturbed run show the samples in the same order")],
             means="the model sees the same batches again and again",
-            think="the order of an epoch must depend on the epoch. What makes yours?",
+            think="the order of an epoch must depend on the epoch. What does yours depend on?",
         )
     _augmentation_is_fresh(epochs)
     _noise_is_fresh(steps, epochs)
@@ -68,15 +68,13 @@ def _augmentation_is_fresh(epochs: list[list[dict]]) -> None:
             raise Finding(
                 "same-augmentation",
                 rows,
-                means="augmentation that repeats is none: the model learns the noise by heart",
+                means="augmentation that repeats adds nothing: the model memorises the noise",
                 think="does every epoch draw numbers of its own for every sample?",
             )
 
 
 def _noise_is_fresh(steps: list[dict], epochs: list[list[dict]]) -> None:
-    """torch's generator never stands where it has stood before: dropout draws new masks at every
-    step.
-    """
+    """torch's generator is never in the same state twice: dropout draws new masks at every step."""
     before = [s["state"]["torch RNG"] for s in steps]
     if len(set(before)) == len(before):
         return
@@ -90,7 +88,7 @@ def _noise_is_fresh(steps: list[dict], epochs: list[list[dict]]) -> None:
         rows,
         means="dropout uses the same masks again, or none at all",
         think=(
-            "is a generator put back without a resume, a seed set, or the model no longer in "
+            "is a generator restored without a resume, a seed set, or the model no longer in "
             "training mode?"
         ),
     )

@@ -2,9 +2,9 @@
 of them.
 
 A point is a directory and what is done there. One life saves, under faults; between its operations
-and afterwards, this process damages files; then another life, which never knew what was saved,
-reads. Its digests have a key that the saving life never had, and they are compared with those of a
-life without student code.
+and afterwards, this process damages files; then another life, which doesn't know what was saved,
+reads. Its digests have a key that the saving life never had; they are compared with those of a life
+without student code.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Look:
     path: Path
     reads: list[str]
     labels: dict[str, str] = field(default_factory=dict)  # digest -> what it is, as text
-    parts: bool = False  # are there to be digests of each part of the state?
+    parts: bool = False  # digests of each part of the state are wanted
     harm: list[Harm] = field(default_factory=list)
     in_place: bool = False  # the harm is done to the directory itself, and undone
     events: list[dict] = field(default_factory=list)
@@ -84,9 +84,9 @@ class Seen:
     point: dict
     events: list[dict] = field(default_factory=list)  # of the saving life
     looks: list[Look] = field(default_factory=list)  # the first one at the directory as it was left
-    total: int = 0  # bytes that the directory held at last
+    total: int = 0  # bytes that the directory held at the end
     entries: int = 0  # files and folders in it
-    lost: list[str] = field(default_factory=list)  # files of others that aren't what they were
+    lost: list[str] = field(default_factory=list)  # files of others that changed
     labels: dict[tuple[int, ...], object] = field(
         default_factory=dict
     )  # file -> the call that wrote it last
@@ -151,17 +151,16 @@ class Operation:
         return [size for _, _, size, _ in self.wrote.values()]
 
 
-# --- running
-# --------------------------------------------------------------------------------------------
+# --- running --------------------------------------------------------------------------------------
 
 
 def observe(lab: Lab, points: list[dict]) -> dict[str, Seen]:
-    """Run the points: one life saves (another one goes on after what is done to the files in
+    """Run the points: one life saves (another one continues after what is done to the files in
     between), one reads."""
     defaults = {"at": "", "made": True, "reads": ["latest"], "harms": []}
     seen = {point["name"]: Seen(defaults | point) for point in points}
     for number, it in enumerate(seen.values()):
-        # names that tell a life nothing
+        # names that say nothing to a life
         it.point |= {
             "id": f"p{number}",
             "at": f"{_opaque(lab, it.point['name'])}/{it.point['at']}".rstrip("/"),
@@ -184,7 +183,7 @@ def observed(lab: Lab, name: str, points: Callable[[], list[dict]]) -> dict[str,
 
 
 def _opaque(lab: Lab, text: str) -> str:
-    """A folder's name that tells a life nothing, and is the same when the grading is replayed."""
+    """A folder's name that says nothing to a life, and is the same when the grading is replayed."""
     return f"{_random(lab, text).getrandbits(32):08x}"
 
 
@@ -198,7 +197,7 @@ def payload(lab: Lab) -> str:
 
 
 def _save(lab: Lab, points: list[Seen]) -> Path:
-    """Do what the points say; the directory that holds theirs."""
+    """Do what the points say; returns the directory that holds theirs."""
     root, left = None, {it.point["id"]: list(it.point["ops"]) for it in points}
     while any(left.values()) or root is None:
         plan = []
@@ -229,7 +228,7 @@ def _until(ops: list[dict]) -> int:
 
 
 def _do(lab: Lab, it: Seen, directory: Path, op: dict) -> None:
-    """What befalls the files between two calls."""
+    """What happens to the files between two calls."""
     _label(it)
     own = _of(it, directory, op.get("of"))
     if op["op"] == "age":
@@ -271,7 +270,7 @@ def _of(it: Seen, directory: Path, labels: list | None) -> dict[str, directory_d
 
 
 def _settle(it: Seen, directory: Path) -> None:
-    """What the directory holds at last, and what of others is gone."""
+    """What the directory holds at the end, and which files of others are gone."""
     _label(it)
     it.lost = foreign_files.lost(directory, it.strangers)
     own = {
@@ -286,8 +285,7 @@ def _settle(it: Seen, directory: Path) -> None:
     it.entries = sum(str(path) not in it.strangers for path in below)
 
 
-# --- reading
-# --------------------------------------------------------------------------------------------
+# --- reading --------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -305,8 +303,9 @@ def key_of(lab: Lab) -> str:
 
 
 def _states(lab: Lab, points: list[dict]) -> States:
-    """Of the states that these points save. Most save the same few: those are asked for together,
-    once a grading."""
+    """About the states that these points save. Most save the same few, which are asked for
+    together, once a grading.
+    """
     ops = [op for point in points for op in point["ops"] if "step" in op]
     labels = {number_of(op): label_of(op) for op in ops}
     numbers = {(number_of(op), op.get("kind", "plain")) for op in ops}
@@ -348,7 +347,7 @@ def _usual_numbers(lab: Lab) -> set[tuple[int, str]]:
 
 
 def crash_tested(lab: Lab, ops: list[dict], *flags: str, saves: str, load: str) -> None:
-    """Every state that a crash may leave of these saves is read rightly."""
+    """Every disk state that a crash may leave of these saves is read correctly."""
     labels = _states(lab, [{"ops": ops}]).labels
     digest_of = {label: digest for digest, label in labels.items()}
     power_loss.saves_survive(
@@ -443,8 +442,7 @@ def _read(lab: Lab, root: Path, looks: list[Look]) -> None:
             repair()
 
 
-# --- what points are made of
-# ----------------------------------------------------------------------------
+# --- what points are made of ----------------------------------------------------------------------
 
 
 def write(step: int, **more) -> dict:
@@ -465,7 +463,7 @@ def put(files: dict[str, str]) -> dict:
 
 
 FOREIGN = put({"notes.txt": "learning rate 3e-4 was too high\n", "logs/events.out": "\0\1"})
-STRANGERS = {"op": "strangers"}  # files of others, called almost as the submission's own are
+STRANGERS = {"op": "strangers"}  # files of others, with names like the submission's own
 
 
 def cut(*steps: int, to: float = 0.5) -> dict:
@@ -519,7 +517,7 @@ def in_time(seen: Seen | Look | Operation) -> None:
     if any(e["late"] for e in seen.all("ended")):
         raise Finding(
             "limit",
-            [("ended", "a call of your storage functions was still running after 20 s")],
+            [("ended", "a call to your storage functions was still running after 20 s")],
             about="wall",
         )
 
@@ -537,20 +535,20 @@ def untouched(look: Look) -> None:
             ("found", f"{first} {done} by it"),
             ("expected", "reading changes nothing on the disk"),
         ],
-        means="what could still be rescued is lost, to a job that only wanted to look",
+        means="a job that only wants to look destroys what you could have rescued",
         think="what does your reader do with a file that it can't use?",
     )
 
 
 def others_untouched(seen: Seen, rows: list[tuple[str, str]]) -> None:
-    """Files that somebody else put into the directory are as they were."""
+    """Other people's files in the directory are as they were."""
     if seen.lost:
         raise Finding(
             "foreign-files",
             [
                 *rows,
-                ("found", f"{seen.lost[0]} isn't what it was"),
-                ("expected", "what others put there stays as it is"),
+                ("found", f"{seen.lost[0]} was changed or deleted"),
+                ("expected", "other people's files stay as they are"),
             ],
             think=WHOSE,
         )
@@ -566,7 +564,7 @@ def fails(
     what: str = "latest",
     **advice: str,
 ) -> Finding:
-    """A reader gave back something else than what was expected.
+    """A reader didn't return what was expected.
 
     rows    what was done before it read
     advice  about, means and think of the Finding
@@ -590,11 +588,11 @@ def _error(seen: Seen | Look) -> str:
 
 
 def same_parts(seen: Seen, what: str = "latest") -> None:
-    """Each part of the state that was saved is what came back."""
+    """Each part of the state came back as it was saved."""
     step = seen.point["ops"][-1]["step"]
     if seen.found(what) == f"step {step}":
         return
-    rows = [("saved", "a state that holds all that a state may hold")]
+    rows = [("saved", "a state with every kind of value")]
     read = seen.looks[0].read(what)
     got = read["parts"] if read and read["outcome"] == "state" else {}
     want = seen.parts[step]
@@ -611,13 +609,12 @@ def same_parts(seen: Seen, what: str = "latest") -> None:
         rows,
         "the same state, bit for bit",
         what=what,
-        means="training goes on from other values than those that were saved, or can't go on",
+        means="training doesn't continue from the values that were saved, or can't continue at all",
         think="which values, types and layouts of a tensor can your file format hold?",
     )
 
 
-# --- faults
-# ------------------------------------------------------------------------------------------
+# --- faults ---------------------------------------------------------------------------------------
 
 
 def events_and_size(seen: Seen) -> tuple[list[str], int]:
@@ -641,14 +638,14 @@ def events_and_size(seen: Seen) -> tuple[list[str], int]:
         raise Finding(
             "another-file-system",
             [
-                ("found", f"a file is made outside of the directory, and then: {moved[0]}"),
-                ("expected", "temporary files lie in `directory` itself"),
+                ("found", f"a file is made outside the directory, and then: {moved[0]}"),
+                ("expected", "temporary files are in `directory` itself"),
             ],
             means=(
-                "on a cluster /tmp is another file system than the checkpoints': there the "
-                "rename fails (EXDEV), or becomes a slow copy that a kill cuts short"
+                "on a cluster, /tmp is another file system than the checkpoints': the rename "
+                "fails (EXDEV), or becomes a slow copy that a kill cuts short"
             ),
-            think="in which folder does your temporary file lie, and which disk is that on?",
+            think="in which folder is your temporary file, and which disk is that on?",
         )
     return events, max(
         (size for operation in seen.operations for size in operation.sizes), default=0
@@ -659,7 +656,7 @@ def kill_points(lab: Lab, step: int, events: list[str]) -> list[Fault]:
     number = len(events)
     if not number:
         raise Inconclusive(
-            "blind", [("watching", "the save raised no file-system event that Python can see")]
+            "blind", [("watching", "the save caused no file-system event that Python can see")]
         )
     picked = (
         range(number)
@@ -736,10 +733,10 @@ def died_right(seen: Seen) -> None:
             "limit-lifted",
             [
                 ("fault", f"no file may grow beyond byte {fault['byte']} (RLIMIT_FSIZE)"),
-                ("found", "the save has changed that limit, and wrote on"),
+                ("found", "the save changed that limit, and kept writing"),
                 ("expected", "the save fails, as it would on a full disk"),
             ],
-            think="what would it have done on a disk that really is full?",
+            think="what would it do on a disk that really is full?",
         )
 
 
@@ -748,5 +745,5 @@ def struck(points: list[Seen]) -> None:
     if points and all(e["status"] == 0 for seen in points for e in seen.all("ended")):
         raise Inconclusive(
             "fault",
-            [("fault", "no file of the save ever reached the byte at which it was to be torn")],
+            [("fault", "no file of the save reached the byte at which it should be torn")],
         )

@@ -48,9 +48,7 @@ def _saved_before(per_epoch: int):
 
 
 def _rejoins_its_course(lab, args: tuple, schedules: list, per_epoch: int, *bare: str) -> None:
-    """Each disturbed run is the undisturbed one, and that one is the run without any of the
-    student's code.
-    """
+    """Each disturbed run equals the undisturbed one, which equals the run without student code."""
     undisturbed = lab.undisturbed(*args)
     for schedule in schedules:
         run = lab.launch(*args, faults=schedule, kept=_saved_before(per_epoch))
@@ -103,7 +101,7 @@ def test_a_scheduler_on_one_side_only_is_no_accident(lab):
                 ("loaded", "the checkpoint of a job without a scheduler into a job that has one"),
                 ("happened", "nothing was raised"),
             ],
-            means="the learning rate warms up again in mid-training, and nobody is told",
+            means="the learning rate warms up again in mid-training, and nothing says so",
             think="what is your scheduler's state after this load?",
         )
 
@@ -147,12 +145,11 @@ def test_loading_runs_no_code_from_the_file(lab):
             "code-in-the-file",
             [
                 ("loaded", "a file in which somebody hid a call"),
-                ("happened", "load_checkpoint made that call: code from the file was run"),
+                ("happened", "load_checkpoint made that call: code from the file ran"),
             ],
-            means="whoever can write into your checkpoint directory can run code as you",
+            means="anyone who can write to your checkpoint directory can run code as you",
             think=(
-                "which argument of torch.load lets nothing but data through, and what did "
-                "you set it to?"
+                "which argument of torch.load lets only data through, and what did you set it to?"
             ),
         )
 
@@ -202,7 +199,7 @@ def test_every_generator_survives_a_file(lab):
         probe = probes(lab)[f"generators 0 0 {gauss}"]
         drew, lost = generators(probe)
         if name := next(iter([*lost, *drew]), None):
-            verb = "isn't back where it was saved" if lost else "was moved by get_rng_state"
+            verb = "wasn't restored" if lost else "was moved by get_rng_state"
             row = (
                 "different",
                 f"{name} {verb}, after torch.save and torch.load(weights_only=True)",
@@ -216,20 +213,20 @@ def test_the_generator_of_every_gpu_is_saved(lab):
     drew, lost = generators(probes(lab)["generators 2 2 1"])
     if lost or drew:
         what = (
-            f"{', '.join(lost)} isn't back where it was saved"
+            f"the generator of {', '.join(lost)} wasn't restored"
             if lost
-            else f"get_rng_state moved {', '.join(drew)}"
+            else f"get_rng_state moved the generator of {', '.join(drew)}"
         )
         raise Finding(
             "state-lost",
             [
                 ("pretended", "two CUDA devices (as far as their generators go)"),
-                ("different", f"the generator of {what}"),
+                ("different", what),
             ],
             about="CUDA RNG",
             means=(
-                "on a GPU, dropout draws there: a resume on the cluster diverges although "
-                "it is exact on your laptop"
+                "on a GPU, dropout draws from it: a resume on the cluster diverges, although "
+                "it's exact on your laptop"
             ),
             think="how many CUDA generators does a machine with two GPUs have?",
         )
@@ -248,7 +245,13 @@ def test_a_machine_with_fewer_or_more_gpus_restores_what_it_can(lab):
         if lost:
             raise Finding(
                 "state-lost",
-                [when, ("different", f"what both machines have isn't back: {', '.join(lost)}")],
+                [
+                    when,
+                    (
+                        "different",
+                        f"both machines have it, but it wasn't restored: {', '.join(lost)}",
+                    ),
+                ],
                 about="CUDA RNG",
             )
 
@@ -332,7 +335,7 @@ def test_a_training_run_killed_in_mid_save_rejoins_the_undisturbed_one(lab):
     events = saved.get(2 * per_epoch, [])
     if not events:
         raise Inconclusive(
-            "blind", [("watching", "the save raised no file-system event that Python can see")]
+            "blind", [("watching", "the save caused no file-system event that Python can see")]
         )
     fault = KillInSave(2 * per_epoch, lab.draw.randrange(len(events)))
     _rejoins_its_course(lab, args, lab.schedules((fault,)), per_epoch)
@@ -347,8 +350,8 @@ def test_whatever_a_power_loss_leaves_of_a_save_is_read_rightly(lab):
 # --------------------------------------------------------- ex01.4  resume in the middle of an epoch
 
 
-# epoch 1 holds the faults; an epoch after it shows whether they leave something behind (forking
-# workers for every epoch is what these runs spend most time on: with workers, two must do)
+# the faults strike in epoch 1; an epoch after it shows whether they leave something behind (with
+# workers only two epochs: forking them takes most of the time)
 EPOCHS = {0: 3, 2: 2}
 
 
@@ -372,8 +375,8 @@ def _mid_epoch(lab, workers: int, save_every: int | None = None) -> tuple[int, i
 
 @contextmanager
 def _where_workers_work(lab, workers: int):
-    """What goes wrong in a run with workers is nobody's mistake where a run without student code
-    can't have any.
+    """A failure with workers is nobody's mistake if a run without student code can't have workers
+    here.
     """
     try:
         yield
@@ -457,7 +460,7 @@ def test_a_captured_job_is_restored_in_another_process(lab, scheduler):
     same_parts(
         probe.returned(when=("asked for", what))["parts"], probe.expected["parts"], f"after {what}"
     )
-    looked_only(probe, "capture", "every save sends training down another path")
+    looked_only(probe, "capture", "every save changes the training after it")
 
 
 @task("ex01.4")

@@ -1,7 +1,7 @@
 """Runs of a job on a cluster: submitted, disturbed as planned, followed until its queue is empty.
 
-Every run has a cluster of its own, so that what happens to one happens to no other. What the checks
-judge was written down by the grader itself: by the run's witness (witness.py) and from the cluster.
+Every run has a cluster of its own, so that no run disturbs another. The checks judge only what the
+grader itself recorded: by the run's witness (witness.py) and from the cluster.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from grader.workload.ex04.train import DONE
 MOST_LIVES = 6  # more of them are a loop without end; most runs have five at most
 POLL = 0.2  # s between two looks at the queue
 BUSY = 1.0  # s between two, while a life is under way
-# reasons of a job that will stay in the queue for ever
+# reasons of a job that will stay in the queue forever
 HELD = {"JobHeldUser", "JobHeldAdmin", "job_requeued_in_held_state"}
 NEVER = {"DependencyNeverSatisfied"} | HELD
 STEPS = 40
@@ -45,7 +45,7 @@ DIFFERS = "the stand-in doesn't know"  # what it says where only the real cluste
 
 @dataclass(frozen=True)
 class Pace:
-    """How much time things have, in s. Slurm can't be made quicker than this, a stand-in can."""
+    """How much time things have, in s. Slurm can't be faster than this, a stand-in can."""
 
     kill_wait: float = 5  # between SIGTERM and SIGKILL
     grace: float = 15  # of a preemption
@@ -230,7 +230,7 @@ def _ran(lab: Lab, where: Where, quick: bool, *rest) -> ClusterRun:
         if where.kind != "auto" or where.chosen == "stand-in":
             raise Inconclusive("cluster", [("cluster", str(e))]) from e
     run = _run(lab, standin, *rest)
-    run.instead = "a stand-in: Slurm is installed here, and didn't start"
+    run.instead = "a stand-in: Slurm is installed here, but didn't start"
     return run
 
 
@@ -346,7 +346,7 @@ def _follow(
         if run.where.chosen == "site":
             cluster.run(["scancel", *run.jobs])
     for i in [row[0] for row in _queue(cluster, run, "-t", "all")[1]]:
-        run.jobs.setdefault(i, {})  # one that nobody has seen: submitted and gone between two looks
+        run.jobs.setdefault(i, {})  # one that came and went between two looks
     for i in run.jobs:
         with suppress(ClusterError):  # it's gone from the cluster's memory
             run.jobs[i] = cluster.job(i)
@@ -370,7 +370,7 @@ def _queue(cluster: Cluster, run: ClusterRun, *options: str) -> tuple[bool, list
 def _watch(
     lab: Lab, cluster: Cluster, run: ClusterRun, first: str, then, most: int, witness: Witness
 ) -> None:
-    """Until nothing of the run is in the queue any more."""
+    """Until nothing of the run is left in the queue."""
     began, looked, empty, looks = time.monotonic(), 0.0, 0, 0
     while not witness.trouble:
         if witness.under_way and time.monotonic() - looked < BUSY:
@@ -388,8 +388,8 @@ def _watch(
         if stuck := next((row for row in mine if row[2] in NEVER), None):
             run.stuck = stuck[2]
             return
-        # in whatever state; twice, as a job may be between two of them; and a slurmctld that is too
-        # busy to say says nothing
+        # in any state; twice, since a job may be between two of them, and a busy slurmctld may not
+        # answer
         empty = empty + 1 if answered and not mine else 0
         if empty == 2:
             if then is None:
@@ -436,10 +436,10 @@ class Refused(Exception):
 
 
 def _inflict(where: Where, cluster: Cluster, fault: dict, job: str) -> set[str]:
-    """Do to the job what is due; the ids of jobs that this takes."""
+    """Do to the job what the fault says; returns the ids of jobs that this takes."""
     if (
         fault["do"] == "preempt" and where.chosen == "site"
-    ):  # nobody may preempt there: what a preemption begins with
+    ):  # users can't preempt there: send what a preemption begins with
         cluster.run(["scancel", "--signal=TERM", job], check=True)
     elif fault["do"] == "preempt":
         return {cluster.submit("-p", "high", "--exclusive", "-o", os.devnull, "--wrap", "true")}

@@ -1,4 +1,4 @@
-"""Task 4.3: what begin_life says to courses of lives, by the contract's own model."""
+"""Task 4.3: begin_life's answers to sequences of lives, judged by a model of the contract."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from grader.checks.questions import ask
 from grader.harness.lab import Lab
 from grader.verdicts import Finding
 
-Life = (
-    tuple  # (step, how it ends, tries or None): "done", "preempted", "failed"; None: without a word
-)
+Life = tuple  # (step, how it ends, tries or None): "done", "preempted", "failed"; None: killed
 TRIES = 3  # where none are given
 
 
@@ -35,7 +33,7 @@ class Model:
 
 
 def expected(*courses: list[Life]) -> list[object]:
-    """What begin_life comes to in each life of the last of the courses, after the others."""
+    """What begin_life does in each life of the last course, after the others."""
     model = Model()
     said = [[model.live(*life) for life in course] for course in courses]
     return said[-1]
@@ -89,7 +87,7 @@ def progress_starts_the_count_anew(draw: Random) -> Courses:
         # not all that began there
         [later, later, crash, crash, crash, crash],
         [crash, crash, later, crash, crash, crash, crash],
-        # after a crash loop, somebody mends the job, and it gets further
+        # after a crash loop, a person fixes the job, and it gets further
         [crash, crash, crash, crash, later, later, later, later],
     ]
     return courses + [_any(draw, ["failed", None]) for _ in range(3)]
@@ -138,7 +136,7 @@ def right(lab: Lab, case: str, think: str) -> None:
 
 
 def _said(lab: Lab, courses: list[list[tuple]], think: str, **more: bool) -> list[list[dict]]:
-    """What came of each life of each course: (job, step, how it ends, tries) each."""
+    """The outcome of each life of each course: (job, step, how it ends, tries) each."""
     (answer,) = ask(lab, "ex04/function_cases.py", [{"ask": "lives", "courses": courses, **more}])
     return answer.given(think)["courses"]
 
@@ -175,7 +173,7 @@ def _wish(wanted: object) -> str:
 
 
 def _story(course: list[Life]) -> str:
-    ended = {"failed": "crashed", None: "killed without a word"}
+    ended = {"failed": "crashed", None: "killed"}
     return "; ".join(f"began at step {step}, {ended.get(ends, ends)}" for step, ends, _ in course)
 
 
@@ -197,13 +195,13 @@ def notes_stay_with_their_job(lab: Lab, think: str) -> None:
 
 
 def look_alikes_are_passed_over(lab: Lab, think: str) -> None:
-    """Beside each file that begin_life and end_life wrote lie others of like names."""
+    """Files with similar names lie beside each file that begin_life and end_life wrote."""
     courses = [
         _any(lab.draw, ["failed", None, "preempted"]),
         [(3, None, 2)] * 4,
         [(3, "failed", 2), (9, "done", 2), (9, None, 2)],
     ]
-    more = " (beside the notes lie files of like names: NAME.bak, .nfs0000NAME ...)"
+    more = " (beside the notes are files with similar names: NAME.bak, .nfs0000NAME ...)"
     said = _said(
         lab, [[(0, *life) for life in course] for course in courses], think, look_alikes=True
     )

@@ -1,4 +1,4 @@
-"""Task 4.4: one process at a time. Courses of processes are drawn here, and judged here."""
+"""Task 4.4: one process at a time. Draws sequences of processes, and judges them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DIRECTORIES = ("run 1", "run 2")
 
 @dataclass
 class Room:
-    """Who is in which directory's block."""
+    """Which process is in which directory's block."""
 
     inside: dict[str, str] = field(default_factory=dict)  # process -> directory
 
@@ -42,7 +42,7 @@ class Room:
 
 
 def _course(draw: Random, words: tuple[str, ...], length: int = 14) -> Does:
-    """A course that two directories and three processes can take, in which somebody is refused."""
+    """A course of three processes and two directories in which some are refused."""
     while True:
         room, does, refused = Room(), [], 0
         for _ in range(length):
@@ -94,7 +94,7 @@ def killed_holders_block_nobody(lab: Lab, think: str) -> None:
 
 
 def other_nodes_are_seen(lab: Lab, think: str) -> None:
-    """Processes of several machines: the same number may be another process there, or none."""
+    """Processes of several machines: the same pid may be another process there, or none."""
     draw = lab.draw
     alive, gone = 1, 4_000_000 + draw.randrange(100_000)
     nodes = {
@@ -172,8 +172,8 @@ def _take(lab: Lab, courses: list[tuple[Does, dict]], think: str) -> None:
                 raise Finding("wrong-lock", rows, think=think)
             if got.get("inside") == 0:
                 rows += [
-                    ("found", "nothing of it lies in the directory"),
-                    ("expected", "all nodes see the directory; what else tells them?"),
+                    ("found", "it put nothing into the directory"),
+                    ("expected", "something in the directory, which all nodes see"),
                 ]
                 raise Finding("wrong-lock", rows)
 
@@ -209,7 +209,7 @@ def _wish(want: str) -> str:
         "Busy": "Busy is raised",
         "left": "it has left",
         "killed": "it is dead",
-    }.get(want, f"{want} goes on")
+    }.get(want, f"{want} propagates")
 
 
 def _story(does: Does, nodes: dict) -> str:
@@ -227,12 +227,12 @@ def _story(does: Does, nodes: dict) -> str:
 
 
 def only_one_wins(lab: Lab, think: str) -> None:
-    """Two want in at the same time, wherever the first one stands when the second comes."""
+    """Two enter at the same time, wherever the first one is when the second comes."""
     starts = [False, True]
     lab.draw.shuffle(starts)
     asked = [{"ask": "race", "after_a_kill": after} for after in starts]
     for after, answer in zip(starts, ask(lab, "ex04/function_cases.py", asked), strict=False):
-        when = ("when", "an earlier holder was killed" if after else "nobody was ever there")
+        when = ("when", "an earlier holder was killed" if after else "nobody ever held it")
         for one in answer.given(think, when)["rounds"]:
             for got in (one["first"], one["second"]):
                 _in_time(got, [when])

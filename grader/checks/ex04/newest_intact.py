@@ -1,5 +1,6 @@
-"""Task 4.1: directories of checkpoints are made here, `newest_intact` is asked beside the student's
-code, and its answers are judged here."""
+"""Task 4.1: makes directories of checkpoints, asks `newest_intact` beside the student's code, and
+judges its answers.
+"""
 
 from __future__ import annotations
 
@@ -29,9 +30,9 @@ LARGEST = 1 << 24
 
 @dataclass
 class Scene:
-    """One directory, and what newest_intact makes of it."""
+    """One directory, and what newest_intact must return for it."""
 
-    what: str  # as a message tells it
+    what: str  # as a message describes it
     want: str | None  # a folder's name, None, or RAISES
     build: Callable[[Path, Random], None]
     called: str = "checkpoints"
@@ -157,7 +158,7 @@ def the_highest_step_counts(draw: Random) -> list[Scene]:
 
 
 def a_damaged_one_is_passed_over(draw: Random) -> list[Scene]:
-    what = "step-8, step-9, step-10; {} of step-10 is {}"
+    what = "step-8, step-9, step-10; {} of step-10: {}"
     scenes = [
         Scene(what.format("state.json", how), "step-9", _damaged(how, "state.json"))
         for how in DAMAGE
@@ -204,7 +205,7 @@ def odd_manifests_are_no_proof(draw: Random) -> list[Scene]:
         "has no list of files": b'{"step": 10}',
         "has null for its files": b'{"step": 10, "files": null}',
         "has a list for its files": b'{"step": 10, "files": ["state.json"]}',
-        "is no UTF-8": lambda f: f.write_bytes(b"\xff\xfe\x9f" + f.read_bytes()),
+        "isn't UTF-8": lambda f: f.write_bytes(b"\xff\xfe\x9f" + f.read_bytes()),
         "is zeros": lambda f: f.write_bytes(bytes(f.stat().st_size)),
         "has null where a file's size and digest belong": _entry(lambda e: None),
         "has a list where a file's size and digest belong": _entry(lambda e: []),
@@ -223,7 +224,7 @@ def odd_manifests_are_no_proof(draw: Random) -> list[Scene]:
     return [
         *scenes,
         Scene(
-            "step-9, step-10, and step-11: a copy of step-9, as its manifest says",
+            "step-9, step-10, and step-11, a copy of step-9 with its manifest",
             "step-10",
             copied,
         ),
@@ -276,7 +277,7 @@ def other_things_may_lie_there(draw: Random) -> list[Scene]:
         (d / "step-old").mkdir()
 
     def copies(d: Path, of: str) -> None:
-        """What people and programs make of a checkpoint, each a copy of an intact one."""
+        """Names that people and programs give to copies of a checkpoint, each intact."""
         for name in (
             f"{of}.bak",
             f"{of}~",
@@ -338,8 +339,8 @@ def other_things_may_lie_there(draw: Random) -> list[Scene]:
         ),
         Scene("no checkpoint; files, folders and copies under other names", None, only_others),
         Scene(
-            "step-9, step-10; in step-10 lie .nfs..., .DS_Store and others "
-            "that its manifest doesn't name",
+            "step-9, step-10; step-10 also holds .nfs..., .DS_Store and others that its "
+            "manifest doesn't name",
             "step-10",
             inside,
         ),
@@ -379,7 +380,9 @@ def none_intact_is_an_error(draw: Random) -> list[Scene]:
             all_of([7], draw.choice(["cut short", "gone"]), "manifest.json"),
         ),
         Scene(
-            "three, all of them damaged", RAISES, all_of([3, 20, 100], "with one bit flipped", None)
+            "three checkpoints, all damaged",
+            RAISES,
+            all_of([3, 20, 100], "with one bit flipped", None),
         ),
         Scene(
             "step-9, damaged; an intact step-12.tmp",
@@ -428,7 +431,7 @@ class Asked:
 
 
 def right(lab: Lab, case: str, think: str) -> None:
-    """The answers to the scenes of one case. All cases are asked in one life, once a grading."""
+    """Judge the answers to one case's scenes. All cases are asked in one life, once a grading."""
     cases, answers = lab.bench.once(("ex04.1", lab.bench.submission.key), lambda: _ask(lab))
     order, answer = answers[case]
     said = dict(
@@ -482,18 +485,21 @@ def _judge(asked: Asked, said: dict, think: str) -> None:
     found = _found(asked, said)
     if found != scene.want:
         want = {RAISES: "NothingIntact is raised", None: "it returns None"}.get(
-            scene.want, f"it returns the path of {scene.want}, in there"
+            scene.want, f"it returns the path of {scene.want} in there"
         )
         chosen = f"chose {found}" if isinstance(found, str) and "returned" in said else told(said)
         rows = [what, ("found", f"newest_intact {chosen}"), ("expected", want)]
         silently = scene.want == RAISES and found is None
-        means = "the run starts over at step 0, and its next saves bury what could be rescued"
+        means = (
+            "the run starts over at step 0, and its next saves overwrite what you could have "
+            "rescued"
+        )
         raise Finding("wrong-newest", rows, means=means if silently else "", think=think)
     if asked.after != asked.before:
         rows = [
             what,
             ("found", "newest_intact changed the directory"),
-            ("expected", "it only looks"),
+            ("expected", "it only reads"),
         ]
         raise Finding(
             "wrong-newest",
@@ -519,7 +525,7 @@ def _found(asked: Asked, said: dict) -> object:
 
 
 def told(said: dict) -> str:
-    """What a call came to, in words."""
+    """The outcome of a call, in words."""
     if "raised" in said:
         return f"raised {said['raised']['type']}: {said['raised']['message'][:200]}"
     if "died" in said:

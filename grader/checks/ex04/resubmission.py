@@ -18,13 +18,13 @@ REQUEUE, CHAIN = "auto_resume.sbatch", "chain.sbatch"
 STORY = {
     "preempt": "preempted at step {step}: SIGTERM to what srun has started, "
     "SIGKILL after {grace:g} s",
-    "limit": "its time limit came near at step {step}: warned as the script asks for, "
-    "SIGTERM at the limit, SIGKILL {kill_wait:g} s later",
+    "limit": "its time limit came near at step {step}: warned as the script asks, SIGTERM at "
+    "the limit, SIGKILL {kill_wait:g} s later",
     "kill": "the training was killed by SIGKILL at step {step}",
     "torn": "the training was killed by SIGKILL at step {step}, "
     "and its newest checkpoint was damaged",
-    "lost": "the whole job was killed by SIGKILL at step {step}, its script as well",
-    "exit": "the training left with exit status {status} at step {step}",
+    "lost": "the whole job, its script included, was killed by SIGKILL at step {step}",
+    "exit": "the training ended with exit status {status} at step {step}",
 }
 AFTER_ALL = 1.5  # s by which the cluster's whole seconds may differ from the clock here
 
@@ -58,8 +58,9 @@ TRIES = 2
 
 
 def crash_loop(lab: Lab) -> ClusterRun:
-    """It crashes at step 12 each time, in other ways. The first life saves on its way there; the
-    others begin at step 10."""
+    """It crashes at step 12 each time, in different ways. The first life saves on its way there;
+    the others begin at step 10.
+    """
     statuses = [1, *lab.shared.sample([2, 134, 139], 2)]
     lab.shared.shuffle(statuses)
     plan = tuple({"step": 12, "do": "exit", "status": status} for status in statuses)
@@ -130,19 +131,22 @@ def _ran(lab: Lab, script: str, *flags, **options) -> ClusterRun:
 
 
 def _witnessed(run: ClusterRun) -> None:
-    """What the witness wrote down is a training's, in jobs that the cluster's own record has."""
+    """The witness recorded a training, in jobs that the cluster has on record."""
     if run.trouble:
         raise Inconclusive("cluster", [*story(run), ("cluster", run.trouble)])
     if strange := next((e["what"] for e in run.all("strange")), None):
         if strange == "outside":
             rows = [
                 *story(run),
-                ("found", "the training ran outside of any job of the cluster that was running"),
+                ("found", "the training ran outside every running job of the cluster"),
             ]
             raise Finding("outside", rows)
         raise Finding(
             "strange",
-            [*story(run), ("found", f"something else than $TRAIN spoke in its name: {strange}")],
+            [
+                *story(run),
+                ("found", f"something other than $TRAIN reported in its name: {strange}"),
+            ],
         )
     if run.where.chosen == "site":
         return
@@ -163,12 +167,13 @@ def _witnessed(run: ClusterRun) -> None:
                 ("but", f"the cluster has no record that job {job} ran then: nothing was proved"),
             ]
             raise Inconclusive("record", rows)
-    # a script that lifts its own limits finishes in one run of the job, through what was to end it
+    # a script that lifts its own limits finishes in one run of the job, although the faults should
+    # end it
     ends = sum(fault["do"] in ("preempt", "limit", "lost") for fault in run.all("fault"))
     if run.finished and len(run.record) <= ends:
         but = (
-            f"the cluster has a record of {len(run.record)} runs of the job, which it was to "
-            f"end {ends} times"
+            f"the cluster has a record of {len(run.record)} runs of the job, but should have "
+            f"ended {ends}"
         )
         raise Inconclusive("record", [*story(run), ("but", f"{but}: nothing was proved")])
 
@@ -182,7 +187,7 @@ def story(run: ClusterRun, until: int | None = None) -> list[tuple[str, str]]:
 # --- what is asked of them ------------------------------------------------------------------------
 
 
-# findings that a slow machine may bring about
+# findings that a slow machine may cause
 TIMED = ("lost", "save-disturbed", "late", "run-again-in-haste")
 
 
@@ -205,18 +210,18 @@ def in_time(check):
 
 @in_time
 def finished(run: ClusterRun) -> None:
-    """It came to its end by itself, and nothing of it is left in the queue."""
+    """It finished by itself, and nothing of it is left in the queue."""
     if run.stuck in HELD:
         rows = [
             *story(run),
             *_standing(run),
-            ("queue", f"the job waits until somebody releases it: {run.stuck}"),
+            ("queue", f"the job waits until a person releases it: {run.stuck}"),
         ]
         raise Finding("held", rows)
     if run.stuck:
         rows = [
             *story(run),
-            ("queue", f"a job of the chain waits for ever: {run.stuck}"),
+            ("queue", f"a job of the chain waits forever: {run.stuck}"),
         ]
         raise Finding("dependency", rows)
     if run.finished and not run.late:
@@ -237,24 +242,21 @@ def finished(run: ClusterRun) -> None:
             else "the training never begins"
         )
         raise Finding(
-            "endless", [*before, ("found", f"the job is run again without end: {lives}"), log]
+            "endless", [*before, ("found", f"the job is run again and again: {lives}"), log]
         )
     if run.late:
         raise Finding(
             "late",
             [*before, ("found", f"still in the queue after {run.where.pace.seconds:g} s"), log],
         )
-    found = (
-        "nothing of the job is in the queue any more, and it isn't done: "
-        f"step {_reached(run)} of {STEPS}"
-    )
+    found = f"the job has left the queue, and it isn't done: step {_reached(run)} of {STEPS}"
     last = run.lives[-1] if run.lives else []
     hurried = any(e["event"] == "fault" and e["do"] in ("preempt", "limit") for e in last)
     raise Finding(
         "run-again-in-haste" if hurried else "not-run-again",
         [*before, ("found", found), log],
         means="the job is never run again, and you find out days later",
-        think="who puts the job back into the queue, and does your script come to that line?",
+        think="who requeues the job, and does your script reach that line?",
     )
 
 
@@ -264,7 +266,7 @@ def _standing(run: ClusterRun) -> list[tuple[str, str]]:
         return [("ended", f"the training never began ({_states(run)})")]
     last = run.lives[-1]
     if left := next((e for e in last if e["event"] == "left"), None):
-        return [("ended", f"the training left with exit status {left['status']}; {_states(run)}")]
+        return [("ended", f"the training ended with exit status {left['status']}; {_states(run)}")]
     if error := next((e for e in last if e["event"] == "error"), None):
         return [
             (
@@ -300,13 +302,13 @@ def _last_words(run: ClusterRun) -> str:
 
 @in_time
 def kept(run: ClusterRun, do: str, think: str) -> None:
-    """The fault `do` cost no finished step: the training heard of it in time, saved, and left."""
+    """The fault `do` cost no finished step: the training was warned in time, saved, and ended."""
     number, fault = next(
         ((n, f) for n, f in enumerate(run.all("fault")) if f["do"] == do), (-1, None)
     )
     if fault is None:  # an earlier one has ended it
         finished(run)
-        raise Finding("fault", [("but", f"'{do}' never came")])
+        raise Finding("fault", [("but", f"'{do}' never fired")])
     life = next(life for life in run.lives if fault in life)
     since = life[life.index(fault) :]
     saved = any(e["event"] == "saved" and e["step"] == fault["step"] for e in since)
@@ -338,7 +340,7 @@ def kept(run: ClusterRun, do: str, think: str) -> None:
 
 @in_time
 def undisturbed_saves(run: ClusterRun) -> None:
-    """While it saved, nobody sent it SIGTERM: a requeue that comes too early does."""
+    """No SIGTERM came during a save: a requeue that comes too early sends one."""
     for life in run.lives:
         saving = None
         for e in life:
@@ -351,15 +353,15 @@ def undisturbed_saves(run: ClusterRun) -> None:
                     *story(run),
                     (
                         "found",
-                        "SIGTERM came while the training was saving: "
-                        "of a requeue, or of the time limit itself",
+                        "SIGTERM came while the training was saving: from a requeue, or from "
+                        "the time limit itself",
                     ),
                 ]
                 raise Finding("save-disturbed", rows)
 
 
 def log_goes_on(run: ClusterRun) -> None:
-    """Each life printed a mark of its own, which stands in the log, in their order."""
+    """Each life printed a mark of its own; the log holds all of them."""
     marks = [e["mark"] for e in run.all("mark")]
     if len(marks) < 2:
         finished(run)
@@ -372,7 +374,8 @@ def log_goes_on(run: ClusterRun) -> None:
     there = [mark for mark in marks if mark in run.log]
     if len(there) < len(marks):
         raise Finding(
-            "log-truncated", [("log", f"train.log tells of {len(there)} of {len(marks)} lives")]
+            "log-truncated",
+            [("log", f"train.log holds the output of {len(there)} of {len(marks)} lives")],
         )
 
 
@@ -392,14 +395,14 @@ def ended_well(run: ClusterRun) -> None:
     last = list(run.jobs.values())[-1]
     if run.finished and last.get("JobState") not in ("COMPLETED", None):
         rows = [
-            ("done", "the training left with exit status 0"),
+            ("done", "the training ended with exit status 0"),
             ("found", _states(run)),
-            ("expected", "COMPLETED: that is how the cluster says that a job is done"),
+            ("expected", "COMPLETED: the cluster's word for a job that is done"),
         ]
         raise Finding(
             "final-state",
             rows,
-            think="which exit status does your script leave with when the training is done?",
+            think="which exit status does your script end with when the training is done?",
         )
 
 
@@ -414,7 +417,7 @@ def does_nothing_when_done(run: ClusterRun) -> None:
     )
     after, requeued = run.lives[done + 1 :], ("requeued", "when it was done")
     if any(e["event"] in ("step", "saved") for life in after for e in life):
-        think = "how does a life get to know that an earlier one has finished?"
+        think = "how does a life learn that an earlier one has finished?"
         raise Finding(
             "done-twice",
             [
@@ -453,7 +456,9 @@ def gives_up(run: ClusterRun) -> None:
         ]
         raise Finding("not-tried-again", rows)
     if run.late or run.stuck or began > TRIES:
-        gave_up = f"after {began} lives that began at step 10, the training left with 70"
+        gave_up = (
+            f"after {began} lives that began at step 10, the training ended with exit status 70"
+        )
         still = "the job is still in the queue"
         again = f"{gave_up}, and {'was run again' if run.endless and not run.stuck else still}"
         rows = [
@@ -471,9 +476,9 @@ def _failed(run: ClusterRun, what: tuple[str, str]) -> None:
         rows = [
             what,
             ("found", _states(run)),
-            ("expected", "FAILED: nobody looks for an error in a job that says it's done"),
+            ("expected", "FAILED: nobody looks for an error in a job that reports success"),
         ]
-        raise Finding("final-state", rows, think="which exit status does your script leave with?")
+        raise Finding("final-state", rows, think="which exit status does your script end with?")
 
 
 @in_time
@@ -481,13 +486,13 @@ def chain_ends(run: ClusterRun) -> None:
     """After 70, nothing of the chain runs again or stays in the queue; its last job has failed."""
     if not run.lives:
         finished(run)
-    what = ("left", "the training left with exit status 70: a person has to look")
+    what = ("left", "the training ended with exit status 70: a person has to look")
     if run.late or run.stuck or len(run.lives) > 1:
         rows = [
             what,
             (
                 "found",
-                f"the next job waits for ever: {run.stuck}" if run.stuck else "the chain goes on",
+                f"the next job waits forever: {run.stuck}" if run.stuck else "the chain continues",
             ),
         ]
         raise Finding("chain-without-end", rows)
@@ -517,7 +522,7 @@ def generations(run: ClusterRun) -> None:
     if ids and len(run.jobs) > len(ids) + 1:
         rows = [
             ("found", f"{len(run.jobs)} jobs were submitted, and {len(ids)} trained"),
-            ("expected", "each job submits one, and the last one's is cancelled"),
+            ("expected", "each job submits one, and the last one's successor is cancelled"),
         ]
         means = "each job that has two successors doubles the chain"
         raise Finding("too-many-jobs", rows, means=means, think=think)
@@ -531,7 +536,7 @@ def resumed_well(run: ClusterRun) -> None:
         if steps > most:
             rows = [
                 *story(run, fault["number"] + 1),
-                ("lost", f"{steps} finished steps; at most {most} had to be"),
+                ("lost", f"{steps} finished steps; at most {most} may be lost"),
             ]
             raise Finding(
                 "too-much-lost",
@@ -543,7 +548,7 @@ def resumed_well(run: ClusterRun) -> None:
             rows = [
                 *story(run, sum(e["t"] < resumed["t"] for e in run.all("fault"))),
                 ("resumed", f"from step {resumed['step']}"),
-                ("expected", f"from step {resumed['newest']}, the newest intact checkpoint then"),
+                ("expected", f"from step {resumed['newest']}, then the newest intact checkpoint"),
             ]
             raise Finding("not-the-newest", rows)
 

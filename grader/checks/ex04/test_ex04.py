@@ -36,7 +36,7 @@ def test_a_manifest_must_be_one(lab):
     newest_intact.right(
         lab,
         "odd_manifests_are_no_proof",
-        "what does a manifest prove that names nothing, or another step?",
+        "what does a manifest prove if it names nothing, or another step?",
     )
 
 
@@ -84,7 +84,7 @@ def test_the_directory_may_be_called_anything(lab):
     newest_intact.right(
         lab,
         "the_directory_may_be_called_anything",
-        "how do you list what lies there, and how do you make a path of it?",
+        "how do you list the directory, and how do you make paths of its names?",
     )
 
 
@@ -97,8 +97,8 @@ def test_a_preempted_job_loses_nothing(lab):
     resubmission.kept(
         resubmission.preempted_and_out_of_time(lab),
         "preempt",
-        "which of the job's processes get SIGTERM when it's preempted? "
-        "And what does srun make of a signal that you send to it?",
+        "which of the job's processes get SIGTERM when it's preempted? And what does srun do "
+        "with a signal that you send to it?",
     )
 
 
@@ -143,16 +143,14 @@ def test_a_job_that_is_done_has_nothing_to_do(lab):
     life_notes.right(
         lab,
         "a_finished_job_has_nothing_to_do",
-        "how does a life get to know that an earlier one has finished?",
+        "how does a life learn that an earlier one has finished?",
     )
 
 
 @task("ex04.3")
 def test_a_crash_loop_ends_after_so_many_tries(lab):
     """A crash loop ends after the given number of tries"""
-    life_notes.right(
-        lab, "a_crash_loop_ends", "who counts a life that is killed without a word, and when?"
-    )
+    life_notes.right(lab, "a_crash_loop_ends", "who counts a life that is killed, and when?")
 
 
 @task("ex04.3")
@@ -187,7 +185,7 @@ def test_a_life_killed_in_its_notes_leaves_them_whole(lab):
 def test_the_notes_stay_with_their_job(lab):
     """The notes stay with their job"""
     life_notes.notes_stay_with_their_job(
-        lab, "where do your notes lie, and what tells one job's from another's?"
+        lab, "where are your notes, and what tells one job's from another's?"
     )
 
 
@@ -229,19 +227,19 @@ def test_a_second_life_is_refused(lab):
 @task("ex04.4")
 def test_a_block_that_raised_is_left(lab):
     """An error in the block releases the lock"""
-    locks.errors_leave_the_block(lab, "who gives the lock back when training fails?")
+    locks.errors_leave_the_block(lab, "who releases the lock when training fails?")
 
 
 @task("ex04.4")
 def test_a_killed_holder_blocks_nobody(lab):
     """A killed holder doesn't block the next process"""
-    locks.killed_holders_block_nobody(lab, "who gives the lock back when its holder can't?")
+    locks.killed_holders_block_nobody(lab, "who releases the lock when its holder can't?")
 
 
 @task("ex04.4")
 def test_of_two_at_the_same_time_one_is_let_in(lab):
     """Of two processes at the same time, one is let in"""
-    locks.only_one_wins(lab, "what may another process do between your look and your next call?")
+    locks.only_one_wins(lab, "what may another process do between your check and your next call?")
 
 
 @task("ex04.4")

@@ -1,11 +1,11 @@
-"""The grader's witness of a job on a cluster: it holds what the training needs, and writes down
-what happens.
+"""The grader's witness of a job on a cluster: it holds what the training needs, and records what
+happens.
 
 The training (grader/workload/ex04/train.py) connects in each life and asks for a number before each
-step. The numbers are secret, and each is given once it is due: so a history can't be written down
-without living it. What the witness sees by itself counts, not what is claimed: which job of the
-cluster the process belongs to, by its ancestors; whether it lives; what time it is; what lies on
-the disk. It strikes the faults, and kills.
+step. The numbers are secret, and each is given when it's due, so a history can't be forged without
+training. Only what the witness sees itself counts, not what is claimed: which job of the cluster
+the process belongs to, by its ancestors; whether it lives; what time it is; what lies on the disk.
+It strikes the faults, and kills.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ LINE = 10_000  # bytes of one report
 REPORTS = 3_000  # of one life; a whole run has 150
 MOST_LETTERS = 100  # lives that report through files; a run has about five
 LARGEST = 1 << 20  # bytes of a checkpoint's file; the job's have 20 KB
-DYING = 2.0  # s in which a process ends that was killed
+DYING = 2.0  # s within which a killed process ends
 TEARS = ("state cut", "state zeros", "state gone", "manifest cut", "manifest gone")
 
 
@@ -52,11 +52,11 @@ class _Life:
     slow: float = 0.0  # s that the save after a signal takes
     struck: bool = False  # a fault is under way, and a signal to come
     signalled: bool = False
-    doomed: bool = False  # it was to die
+    doomed: bool = False  # it must die
 
 
 class Strange(Exception):
-    """A report that the training doesn't make."""
+    """A report that the training never makes."""
 
 
 class Witness:
@@ -182,8 +182,8 @@ class Witness:
         return life
 
     def _beside(self, life: _Life) -> list[str]:
-        """The jobs of other lives that are under way; on other machines, the cluster's queue tells
-        instead.
+        """The jobs of other lives that are under way; on other machines, the cluster's queue says
+        it.
         """
         with self._lock:
             others = [o for o in self._lives if o is not life]
@@ -239,7 +239,7 @@ class Witness:
         """(s to wait, the answer) to one report; None: it waits for none."""
         event, step = report["event"], report.get("step")
         if life.doomed:
-            raise Strange("it goes on after its end")
+            raise Strange("it reports after its end")
         if event == "signal":
             life.signalled = True
             self._note(life, "signal", signal=str(report["signal"])[:10])

@@ -51,10 +51,10 @@ class Options:
                     f"the stand-in doesn't know {key}={value}; the real cluster does: make slurm"
                 )
             if key == "FirstJobId" and not str(value).isdigit():
-                raise UsageError(f"{key}={value!r} is no number")
+                raise UsageError(f"{key}={value!r} isn't a number")
 
 
 def check_socket(directory: Path) -> None:
     """UsageError if a Unix socket can't be made in it: macOS has 103 bytes for its path."""
     if len(str(directory / "socket").encode()) > 103:
-        raise UsageError(f"{directory} is too long a name for a Unix socket below it")
+        raise UsageError(f"{directory} is too long for a Unix socket in it")

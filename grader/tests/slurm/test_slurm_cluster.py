@@ -344,7 +344,7 @@ def test_a_port_that_somebody_takes_meanwhile_is_given_up_for_another(
         with cluster:
             assert cluster.run(["srun", "true"]).returncode == 0
     else:
-        with pytest.raises(ClusterError, match="others took our ports"):
+        with pytest.raises(ClusterError, match="other processes took our ports"):
             cluster.start()
     assert not cluster.directory.exists() and not processes.belonging(str(cluster.directory))
 
