@@ -5,15 +5,15 @@
 # # Lab 1: PyTorch model checkpointing
 #
 # In this lab you break a training run in every way that exercise 1 is about, and look at what is
-# left. Nothing here is simulated: each run is a real process, killed with a real SIGKILL and
-# started again, and its losses are compared with those of an undisturbed run bit for bit, as the
-# grader does it.
+# left. Nothing here is simulated. Each run is a real process, killed with a real SIGKILL and
+# started again. Like the grader, you compare its losses bit for bit with those of an undisturbed
+# run.
 #
-# Three runs meet in the pictures: one that nothing disturbs, one that resumes from a *naive*
-# checkpoint (you'll see its code in a minute), and **yours**, with the functions in
-# `starter/checkpoint.py`. The outputs stored in this notebook come from the reference solution:
-# that's where you are heading. Run all cells, and you'll see where you are now. Nothing in here is
-# graded, so change whatever makes you curious.
+# The pictures show three runs: an undisturbed one, one that resumes from a *naive* checkpoint
+# (you'll see its code in a minute), and **yours**, with the functions in `starter/checkpoint.py`.
+# The outputs stored in this notebook come from the reference solution: that's where you are
+# heading. Run all cells to see where you are now. Nothing in here is graded, so change whatever
+# makes you curious.
 
 # %% tags=["nbval-ignore-output"]
 import matplotlib.pyplot as plt
@@ -21,7 +21,7 @@ import matplotlib.pyplot as plt
 from grader import notebooks
 from grader.harness.faults import Kill, Tear
 
-GREY, RED, BLUE = "#8c8c8c", "#d55e00", "#0072b2"  # told apart by the colour-blind, too
+GREY, RED, BLUE = "#8c8c8c", "#d55e00", "#0072b2"  # safe for colour-blind readers
 plt.rcParams.update(
     {
         "figure.dpi": 120,
@@ -38,11 +38,11 @@ plt.rcParams.update(
 # %% [markdown]
 # ## 1. Code that looks right
 #
-# The five functions below are what the training script (`grader/workload/ex01/train.py`) calls to
-# save and to resume. They save the entries that most checkpointing tutorials name (weights,
-# optimizer, scheduler, epoch) and, as this run saves in the middle of epochs, also the step and how
-# many batches of the epoch are done. After a resume, the loader gives as many batches as the epoch
-# still owes. Read it as if a colleague had asked you for a review. Would you approve it?
+# The training script (`grader/workload/ex01/train.py`) calls the five functions below to save and
+# to resume. They save what most checkpointing tutorials name: weights, optimizer, scheduler, epoch.
+# This run saves in the middle of epochs, so they also save the step and how many batches of the
+# epoch are done. After a resume, the loader gives as many batches as the epoch still needs. Read it
+# as if a colleague had asked you for a review. Would you approve it?
 
 # %%
 import itertools
@@ -84,8 +84,8 @@ def read_latest(directory):
 
 # %% [markdown]
 # The next cell makes a module of these functions, and trains with it for three epochs of ten steps,
-# with a checkpoint after every fourth step and no fault. This is our yardstick. (It may well be
-# trained with naive functions: as long as nothing happens, nobody loads what they saved.)
+# with a checkpoint after every fourth step and no fault. This is our baseline. (Naive functions are
+# good enough here: without a fault, nothing loads what they saved.)
 
 # %%
 naive = notebooks.module("naive", capture, restore, batches, write_checkpoint, read_latest)
@@ -97,15 +97,15 @@ print("finished:", undisturbed.finished, "  steps:", len(undisturbed.trajectory.
 # %% [markdown]
 # ## 2. Kill it
 #
-# Now SIGKILL strikes after step 18, in the middle of the second epoch. The newest checkpoint is
-# then that of step 16. The job is launched again, finds the checkpoint, and goes on. First with the
-# naive functions, then with yours; `notebooks.yours` reads your file anew, so after an edit just
-# run this cell and the ones below it again.
+# Now SIGKILL comes after step 18, in the middle of the second epoch. The newest checkpoint is then
+# that of step 16. The job is launched again, finds the checkpoint, and continues: first with the
+# naive functions, then with yours. `notebooks.yours` reads your file each time, so after an edit
+# just run this cell and the ones below it again.
 
 
 # %%
 def second_life(run):
-    """What became of a run after its fault."""
+    """What happened to a run after its fault."""
     if len(run.lives) == 1:
         return "ended by itself before the fault (section 2 shows its last words)"
     killed, after = run.lives
@@ -130,9 +130,9 @@ for name, run in killed.items():
     print(f"{name}: {second_life(run)}")
 
 # %% [markdown]
-# Not an exception, not a warning from the naive run. Its log says `starting at step 16, epoch 1,
+# The naive run gives no exception and no warning. Its log says `starting at step 16, epoch 1,
 # batch 6`, and every number in that line is right. Here is the loss of every step; the resumed runs
-# are drawn from their checkpoint on.
+# start at their checkpoint.
 
 
 # %% tags=["nbval-ignore-output"] jupyter={"source_hidden": true}
@@ -232,12 +232,12 @@ bottom.set_xticks([1, *range(5, max(baseline) + 1, 5)])
 plt.show()
 
 # %% [markdown]
-# Cover the lower panel with your hand. Would you have noticed from the upper one alone that
-# something is wrong with the naive run? Its curve is as noisy and as low as the true one, and on a
-# cluster you wouldn't have the grey line to compare with. That is why this course compares bits:
-# "close" needs a threshold to argue about, "equal" doesn't.
+# Cover the lower panel with your hand. Does the upper one alone show that something is wrong with
+# the naive run? Its curve is as noisy and as low as the true one, and on a cluster you wouldn't
+# have the grey line to compare with. That is why this course compares bits: "close" needs a
+# threshold to argue about, "equal" doesn't.
 #
-# Should one of your lives have crashed, the next cell shows its last words.
+# If one of your lives crashed, the next cell shows its last words.
 
 # %%
 if words := notebooks.last_words(killed["yours"]):
@@ -246,9 +246,9 @@ if words := notebooks.last_words(killed["yours"]):
 # %% [markdown]
 # ## 3. Look inside
 #
-# Behind each loss lies the state that the step started from. The harness takes a digest of every
-# component before every step, so it can name the first step at which two runs part, and what was
-# different in that moment.
+# Each loss depends on the state that its step started from. The harness takes a digest of every
+# component before every step. So it can name the first step at which two runs part, and what was
+# different at that moment.
 
 # %%
 for name, run in killed.items():
@@ -261,23 +261,21 @@ for name, run in killed.items():
     print(f"    different  {', '.join(parting.different)}")
 
 # %% [markdown]
-# The naive checkpoint kept all that learning has produced, down to the optimizer's running
-# averages. It lost everything that chance decides, the batch itself included (and the best
-# validation loss, by the way). What that means for the data is best seen sample by sample. An epoch
-# promises to show each of its 80 samples once; the next picture shows which samples each run really
-# learned from during the second epoch (counting only the steps that live on in the final weights).
+# The naive checkpoint kept all that the run has learned, down to the optimizer's running averages.
+# It lost everything random, including the choice of the batch (and the best validation loss, too).
+# To see what that means for the data, look at the samples. An epoch promises to show each of its 80
+# samples once. The next picture shows which samples each run really learned from in the second
+# epoch (counting only the steps that are part of the final weights).
 
 
 # %% tags=["nbval-ignore-output"]
 def trained_on(run, epoch):
-    """The batches of `epoch` that went into the final weights: (number of the life, sample
-    indices).
-    """
+    """The batches of `epoch` in the final weights: (number of the life, sample indices)."""
     found = []
     for number, life in enumerate(run.lives):
         now = (life.first("life") or {"epoch": 0})["epoch"]
         if now == 0 and life.resumed_at == 0:
-            found = []  # from scratch: whatever an earlier life had learned is gone
+            found = []  # from scratch: what an earlier life learned is gone
         survives = number == len(run.lives) - 1
         last = float("inf") if survives else max((e["step"] for e in life.all("saved")), default=0)
         for event in life.events:
@@ -335,9 +333,9 @@ fig.legend(handles=handles, loc="outside lower center", ncols=3)
 plt.show()
 
 # %% [markdown]
-# The naive run did take four more batches, as the epoch owed. But they were the *first* four of
-# another order: some of its samples came a second time, and for each of these another one never
-# came. With every preemption the data get a little more lopsided, and no log tells.
+# The naive run did train the four batches that the epoch still needed. But they were the *first*
+# four of another order: some samples came a second time, and for each of these another one never
+# came. Every preemption makes the data a little more lopsided, and no log shows it.
 
 # %%
 for name, counts in times.items():
@@ -347,8 +345,8 @@ for name, counts in times.items():
 # ## 4. Who draws?
 #
 # Where does the order of an epoch come from? Let's break something smaller first. The function
-# below seeds torch, looks at one batch of a validation loader (which doesn't even shuffle), or
-# doesn't look, and then draws three numbers, as dropout would.
+# below seeds torch. If `look` is set, it then looks at one batch of a validation loader (which
+# doesn't even shuffle). Last, it draws three numbers, as dropout would.
 
 # %%
 from torch.utils.data import DataLoader
@@ -373,14 +371,14 @@ print(
 )
 
 # %% [markdown]
-# Looking at data that nobody shuffles changed all random numbers that came after. A `DataLoader`
-# without a generator of its own draws from torch's *global* one, which your model's dropout and
-# your augmentation also draw from. When exactly?
+# Looking at unshuffled data changed all random numbers that came after it. A `DataLoader` without a
+# generator of its own draws from torch's *global* one, as your model's dropout and your
+# augmentation do. When exactly?
 
 
 # %%
 def moments(shuffle):
-    """In which moments of a loader's life the global generator moves."""
+    """At which moments of a loader's life the global generator moves."""
 
     def moved(act):
         before = torch.get_rng_state()
@@ -400,17 +398,16 @@ for shuffle in (False, True):
     print(f"shuffle={shuffle!s:5}    {made:15}   {begun:12}   {first:9}   {second}")
 
 # %% [markdown]
-# So the order of a whole epoch hangs on where one generator stood when the epoch began, and by the
-# time of your save, that generator has long moved on. Keep this table beside you when you get to
-# task 1.4. (It is the one for `num_workers=0`. With workers, `iter` already asks them for the first
-# batches. Try it.)
+# So the order of a whole epoch depends on the state of one generator when the epoch began. By the
+# time of your save, that generator has moved on. Keep this table for task 1.4. (It holds for
+# `num_workers=0`. With workers, `iter` already asks them for the first batches. Try it.)
 
 # %% [markdown]
 # ## 5. Damage the file
 #
-# So far the file was whole. Task 1.3 is about files that aren't, and the first way to get one is to
-# die while writing it. Here the process is killed in the save of step 16, as the file reaches its
-# 4096th byte.
+# So far the file was whole. Task 1.3 is about files that aren't. The first way to get one is to die
+# while writing it. Here the process is killed in the save of step 16, when the file reaches 4096
+# bytes.
 
 # %%
 torn = {
@@ -423,16 +420,16 @@ for name, run in torn.items():
     print(f"{name}: {second_life(run)}")
 
 # %% [markdown]
-# The naive job is beyond help, though there had been a good checkpoint of step 12: it was
-# overwritten by the bad one. No relaunch will ever get further than this:
+# The naive job can't be saved. It had a good checkpoint of step 12, but overwrote it with the bad
+# one. No relaunch will ever get further than this:
 
 # %% tags=["nbval-ignore-output"]
 print(notebooks.last_words(torn["naive"]).splitlines()[-1])
 
 # %% [markdown]
-# That was at least loud. The second way is quiet: a disk, a cable or a memory module turns one bit
-# around. Below, 2000 weights, all of them 0.5, go into a file; one bit of one weight is flipped;
-# `torch.load` reads it.
+# That was at least loud. The second way is quiet: a disk, a cable or a memory module flips one bit.
+# Below, we save 2000 weights, all of them 0.5, flip one bit of one weight, and let `torch.load`
+# read the file.
 
 # %%
 import io
@@ -445,7 +442,7 @@ def file_of(state):
 
 
 def flipped(data, position, bit=6):
-    """`data` with one bit of the byte at `position` turned around."""
+    """`data` with one bit of the byte at `position` flipped."""
     return data[:position] + bytes([data[position] ^ 1 << bit]) + data[position + 1 :]
 
 
@@ -457,12 +454,12 @@ print("step:", loaded["step"])
 print("the first weights:", loaded["weights"][:4].tolist())
 
 # %% [markdown]
-# The file isn't torn, its keys and shapes fit, `load_state_dict` will be content, and one weight is
-# 10³⁸ times too large. The zip format that `torch.save` writes has a checksum for every record. Is
-# it just this one that nobody looks at? The next cell flips one bit at 60 places all over the file,
-# one at a time, and also cuts the file off at 60 lengths. It asks `torch.load`, and then your
-# `write_checkpoint` and `read_latest`, with a checkpoint of step 12 (weights of 0.25) before the
-# damaged one of step 16.
+# The file isn't torn, its keys and shapes fit, `load_state_dict` will accept it, and one weight is
+# 10³⁸ times too large. The zip format that `torch.save` writes has a checksum for every record.
+# Does `torch.load` ignore only this one? The next cell flips one bit at 60 places all over the
+# file, one at a time, and also cuts the file off at 60 lengths. It tries `torch.load`, and then
+# your `write_checkpoint` and `read_latest`, with a checkpoint of step 12 (weights of 0.25) before
+# the damaged one of step 16.
 
 # %% tags=["nbval-ignore-output"]
 import contextlib
@@ -498,9 +495,7 @@ def outcome(read):
 
 
 def experiment(data, read):
-    """What `read` makes of the file `data`, damaged in one place after the other: {damage:
-    [outcome]}.
-    """
+    """What `read` makes of the file `data`, damaged in one place at a time: {damage: [outcome]}."""
     places = [len(data) * (2 * n + 1) // (2 * PLACES) for n in range(PLACES)]
     return {
         "one bit flipped": [outcome(lambda p=p: read(flipped(data, p))) for p in places],
@@ -551,8 +546,8 @@ meanings = {  # outcome: colour, marker, size, label
     "newest": ("#b0b0b0", "o", 16, "loads the right values (the bit meant nothing)"),
     "refused": (BLUE, "s", 26, "refused with an error"),
     "previous": ("#009e73", "D", 26, "noticed, and the checkpoint before it is used"),
-    "wrong": (RED, "X", 52, "loads WRONG VALUES without a word"),
-    "starts over": ("#cc79a7", "v", 42, "starts over from step 0 without a word"),
+    "wrong": (RED, "X", 52, "silently loads WRONG VALUES"),
+    "starts over": ("#cc79a7", "v", 42, "silently starts over from step 0"),
 }
 fig, ax = plt.subplots(figsize=(9.5, 3.7), layout="constrained")
 rows = [
@@ -596,19 +591,19 @@ print("your read_latest never gives wrong values:       ", "wrong" not in mine)
 print("your read_latest always gives step 16 or step 12:", set(mine) <= {"newest", "previous"})
 
 # %% [markdown]
-# A cut is always noticed, because a zip file's table of contents stands at its end. Flipped bits
-# pass nearly always, since nearly all of a checkpoint is numbers, and any bits make a number:
-# nobody checks those checksums. Whoever wants to know whether the bytes that are read are the bytes
-# that were written has to see to it.
+# `torch.load` notices every cut, because a zip file's table of contents is at its end. Flipped bits
+# nearly always pass: nearly all of a checkpoint is numbers, any bits make a number, and
+# `torch.load` checks no checksum. If you want to know that the bytes you read are the bytes you
+# wrote, you have to check it yourself.
 
 # %% [markdown]
 # ## 6. The power goes
 #
-# So far only processes died. What they had written stayed: it lies in the kernel's memory, which
-# outlives them, and reaches the disk seconds later. When the *machine* dies, those seconds are
-# gone, and nobody says in which order they would have been written: a file's new name may be on the
-# disk before its bytes are. Here is a saver that does what careful people do. It never touches the
-# old checkpoint, and gives the new one its name in one step. Would you approve?
+# So far only processes died. What they wrote stayed: the kernel holds it in its memory, which
+# outlives them, and writes it to the disk seconds later. When the *machine* dies, the last seconds
+# are lost. The kernel also writes in any order: a file's new name may be on the disk before its
+# bytes are. Here is a careful saver. It never touches the old checkpoint, and gives the new one its
+# name in one step. Would you approve it?
 
 # %%
 RENAMED = """
@@ -635,10 +630,10 @@ def save(directory, state):
 """
 
 # %% [markdown]
-# No kill shows what is wrong with it, and nobody wants to pull the plug a thousand times. So the
-# next cell records what each saver asks of the kernel in three saves, works out every state of the
-# disk that a crash may leave at any moment of them, on several file systems, and lets the saver's
-# own `load` read each one (`grade crashtest` does the same with anybody's code; it needs Linux).
+# No kill shows what is wrong with it, and you don't want to pull the plug a thousand times. So the
+# next cell records what each saver asks of the kernel in three saves. From that, it derives every
+# state of the disk that a crash may leave, on several file systems, and lets the saver's own `load`
+# read each one (`grade crashtest` does the same with any code; it needs Linux).
 
 # %% tags=["nbval-ignore-output"]
 reports = {
@@ -653,12 +648,12 @@ for name, report in reports.items():
     )
 
 # %% tags=["nbval-ignore-output"] jupyter={"source_hidden": true}
-told = {name: report for name, report in reports.items() if not report["why"]}
-if told:
+known = {name: report for name, report in reports.items() if not report["why"]}
+if known:
     fig, axes = plt.subplots(
-        1, len(told), figsize=(9.5, 2.9), sharey=True, layout="constrained", squeeze=False
+        1, len(known), figsize=(9.5, 2.9), sharey=True, layout="constrained", squeeze=False
     )
-    for ax, (name, report) in zip(axes[0], told.items(), strict=False):
+    for ax, (name, report) in zip(axes[0], known.items(), strict=False):
         models = list(report["models"].values())
         kept, lost = [m["kept"] for m in models], [m["states"] - m["kept"] for m in models]
         ax.barh(range(len(models)), kept, color=BLUE, label="the state that was promised")
@@ -677,9 +672,9 @@ if told:
     plt.show()
 
 # %% [markdown]
-# The first bar is what you could have found out by killing. And this is the smallest of the states
-# that break the promise: what the first saver did, where the power went, what lay on the disk then,
-# and which calls would have prevented it.
+# The first bar is all that kills can show. The next picture is the smallest state that breaks the
+# promise: what the first saver did, when the power failed, what was on the disk then, and which
+# calls would have prevented it.
 
 # %% tags=["nbval-ignore-output"]
 from IPython.display import Image
@@ -693,20 +688,19 @@ print("a rename alone survives every power loss:", None if renamed["why"] else r
 print("your write_checkpoint does:              ", None if mine["why"] else mine["passed"])
 
 # %% [markdown]
-# Look at what had happened before that crash: the save *had returned*. The job may have deleted the
-# checkpoint before it by then, or reported that it's safe. So a save that means what it says waits
-# for the disk twice: for the bytes, before they get their name, and for the name, before it
-# returns.
+# Note what happened before that crash: the save *had returned*. By then, the job may have deleted
+# the checkpoint before it, or reported that it's safe. So a safe save waits for the disk twice: for
+# the bytes, before they get their name, and for the name, before it returns.
 #
 # ## Your turn
 #
 # Change something above and predict the picture before you look. Kill after step 20 instead: the
-# checkpoint then falls exactly on the end of an epoch. Will the naive run still part from the
+# checkpoint is then exactly at the end of an epoch. Will the naive run still part from the
 # undisturbed one, and in what? Or add one component to the naive `capture` and `restore` and watch
 # it move from *different* to *same* in section 3. How many do you need until the parting step
 # moves?
 #
-# Then write your own in `starter/checkpoint.py` and have it graded, in a terminal:
+# Then write your own in `starter/checkpoint.py` and grade it in a terminal:
 #
 # ```
 # grade ex01              all tasks

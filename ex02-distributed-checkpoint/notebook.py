@@ -4,10 +4,10 @@
 # %% [markdown]
 # # Lab 2: DDP and FSDP checkpoints
 #
-# In this lab you start several ranks from a cell: real processes that talk through gloo, on this
-# machine. You let the six lines of a tutorial deadlock and look at where each rank stands, you open
-# the files of a DDP and of a sharded checkpoint, draw which rank holds which part of the model, and
-# load what four ranks saved on two of them.
+# In this lab you start several ranks from a cell: real processes on this machine that talk through
+# gloo. You let the six lines of a tutorial deadlock, and look at where each rank stands. You open
+# the files of a DDP checkpoint and of a sharded one, draw which rank holds which part of the model,
+# and load what four ranks saved on two ranks.
 #
 # Where it says **yours**, the functions in `starter/distributed.py` run. The outputs stored here
 # come from the reference solution. Nothing in here is graded: change whatever makes you curious.
@@ -26,7 +26,7 @@ COLORS = [
     "#e69f00",
     "#009e73",
     "#cc79a7",
-]  # of ranks 0 to 3; told apart by the colour-blind, too
+]  # of ranks 0 to 3; safe for colour-blind readers
 GREY = "#8c8c8c"
 plt.rcParams.update(
     {
@@ -40,13 +40,13 @@ plt.rcParams.update(
         "legend.frameon": False,
     }
 )
-scratch = tempfile.TemporaryDirectory()  # goes when the kernel ends
+scratch = tempfile.TemporaryDirectory()  # removed when the kernel ends
 
 # %% [markdown]
 # ## 1. Six lines from a tutorial
 #
-# Rank 0 saves, then it waits for the others. Read it as if a colleague had asked you for a review,
-# and say where each rank stands after the first call.
+# Rank 0 saves, then it waits for the others. Read it as if a colleague had asked you for a review.
+# Where does each rank stand after the first call?
 
 # %%
 import torch
@@ -71,13 +71,13 @@ run = notebooks.train(
 print(notebooks.finding(run))
 
 # %% [markdown]
-# Only rank 0 comes to that barrier. Rank 1 has gone on to train, and waits in DDP's forward pass
-# for rank 0. Here a collective gives up after eight seconds, so that we see it; with NCCL it takes
+# Only rank 0 calls that barrier. Rank 1 continues to train, and waits in DDP's forward pass for
+# rank 0. Here a collective gives up after eight seconds, so that we see it. With NCCL, it takes
 # half an hour by default, and then every rank dies with a stack trace that doesn't name the
 # culprit.
 #
-# So the barrier has to come out of the `if`. Is it right, then? Let the save fail on rank 0, and
-# ask what rank 1 knows:
+# So move the barrier out of the `if`. Is it right now? Let the save fail on rank 0, and ask what
+# rank 1 knows:
 
 
 # %%
@@ -97,15 +97,15 @@ full = notebooks.train(
 print(notebooks.finding(full))
 
 # %% [markdown]
-# Rank 0 left by the exception; rank 1 stood at the barrier, and found out only because its
+# Rank 0 left with the exception. Rank 1 waited at the barrier, and noticed only because its
 # connection broke. In a job of 64 ranks, 63 of them hold their GPUs until something does. An error
 # has to travel *through* a collective, as a value.
 #
 # ## 2. What is in a DDP checkpoint
 #
-# Now yours: two ranks train, save every four steps with your `save_job`, and rank 1 is killed after
-# step 9. Here is what lies in the newest checkpoint's folder. Which of these files is the same
-# whatever rank wrote it, and which isn't?
+# Now yours: two ranks train and save every four steps with your `save_job`; rank 1 is killed after
+# step 9. Here are the files of the newest checkpoint. Which of them would be the same if another
+# rank had written it, and which wouldn't?
 
 
 # %% tags=["nbval-ignore-output"]
@@ -156,17 +156,17 @@ for rank in range(2):
 # %% [markdown]
 # ## 3. Which rank holds what
 #
-# `fully_shard` cuts every parameter along its first dimension and gives each rank a piece. What
-# `save_sharded` leaves is one file from each rank, and `.metadata`, which says which part of which
-# tensor lies where. DCP writes `.metadata` last: a folder without it is unfinished. The picture is
-# drawn from it: a bar is a tensor, a colour is the rank that wrote that part.
+# `fully_shard` cuts every parameter along its first dimension and gives each rank a piece.
+# `save_sharded` writes one file per rank, and `.metadata`, which says where each part of each
+# tensor is. DCP writes `.metadata` last: a folder without it is unfinished. The picture is drawn
+# from it: a bar is a tensor, a colour is the rank that wrote that part.
 
 # %% tags=["nbval-ignore-output"]
 from torch.distributed.checkpoint import FileSystemReader
 
 
 def save_on(ranks):
-    """A folder in which so many ranks have saved with your save_sharded, and what they reported."""
+    """A folder that `ranks` ranks saved with your save_sharded, and what they reported."""
     folder = Path(scratch.name, f"saved-by-{ranks}", "checkpoints")
     folder.mkdir(parents=True, exist_ok=True)
     return folder, notebooks.train(
@@ -180,9 +180,7 @@ def save_on(ranks):
 
 
 def owners(folder):
-    """{tensor: [(first row, rows, rank)]} of the weights, from DCP's metadata; None if the
-    folder holds none.
-    """
+    """{tensor: [(first row, rows, rank)]} of the weights, from DCP's metadata, or None."""
     try:
         metadata = FileSystemReader(folder / "sharded").read_metadata()
     except Exception:
@@ -252,14 +250,14 @@ fig.legend(handles, [f"rank {r}" for r in range(4)], loc="outside upper right", 
 plt.show()
 
 # %% [markdown]
-# Look at `embed.weight`, whose 29 rows don't divide by four: the last piece is smaller. And at
-# `narrow.weight`, which has one row: three ranks hold nothing of it.
+# Look at `embed.weight`: its 29 rows don't divide by four, so the last piece is smaller. And look
+# at `narrow.weight`: it has one row, so three ranks hold nothing of it.
 #
 # ## 4. Reshard, live
 #
-# What four ranks saved is loaded on two, on one, and on four again. Each tensor, moments included,
-# is gathered from all ranks and compared bit for bit with what was saved. (Gathering is for the
-# comparison; `load_sharded` must not.)
+# Two ranks load what four ranks saved; then one rank does, then four again. Each tensor, moments
+# included, is gathered from all ranks and compared bit for bit with what was saved. (Only the
+# comparison gathers; `load_sharded` must not.)
 
 # %%
 folder, by_four = saved[4]
@@ -286,8 +284,8 @@ for ranks in (2, 1, 4):
 # A synchronous save keeps all ranks from training until the last byte is durable. `dcp.async_save`
 # copies the state into memory, returns, and writes from another thread. That thread needs
 # collectives, too (all ranks must know that all parts are there), and they must not mix with those
-# of training: it gets a process group of its own. Without one, it hung or aborted every time that
-# we tried.
+# of training. So it gets a process group of its own; without one, it hung or aborted every time
+# that we tried.
 #
 # Two ranks train a model of 32 MiB (with momentum: 64 MiB to save) and save after every sixth step.
 # The grey part of a bar is training, the coloured part the save.
@@ -317,15 +315,14 @@ for how, of in stalls.items():
     print(f"{how}: " + ", ".join(f"{s:.0f}" for s in of) + " ms in the save")
 
 # %% [markdown]
-# What is left of the stall is the copy (and, in a first save, memory for it). What isn't in the
-# picture is the price: while the state is being written, training shares the disk, the memory
-# bandwidth and, on a machine with two cores, the cores with the writer. And until that has
-# finished, there is no checkpoint: a job that announces one when `async_save` returns has announced
-# nothing.
+# What is left of the stall is the copy (and, in a first save, memory for it). The picture doesn't
+# show the price: while the writer works, training shares the disk with it, the memory bandwidth
+# and, on a machine with two cores, the cores. And until the writer has finished, there is no
+# checkpoint: don't announce one when `async_save` returns.
 #
 # ## Questions to take along
 #
 # - In section 2, which file would you lose if rank 1's disk were full, and who would have to know?
-# - In section 3, all four files are there and `.metadata` isn't. Is that a checkpoint? And the
-#   other way round?
+# - In section 3, suppose that all four files are there but `.metadata` isn't. Is that a checkpoint?
+#   And the other way round?
 # - A rank is killed between two collectives of a save. At which of them do the others notice?

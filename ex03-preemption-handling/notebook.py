@@ -9,7 +9,7 @@
 # the end of the grace, and look at what one signal does to two ranks.
 #
 # Where it says **yours**, `starter/preemption.py` runs. The outputs stored here come from the
-# reference solution. Time is the grader's clock: it passes only in the job, and is the same on
+# reference solution. The clock is the grader's: its time passes only in the job, and is the same on
 # every machine. Nothing in here is graded: change whatever makes you curious.
 
 # %% tags=["nbval-ignore-output"]
@@ -24,7 +24,7 @@ BLUE, ORANGE, GREEN, RED, GREY = (
     "#009e73",
     "#d55e00",
     "#8c8c8c",
-)  # told apart by the colour-blind, too
+)  # safe for colour-blind readers
 plt.rcParams.update(
     {
         "figure.dpi": 120,
@@ -77,8 +77,8 @@ print(f"saved {len(life.all('saved'))} time, exit status {life.status}")
 
 # %% [markdown]
 # Exit status 0: for the scheduler, this job is done. That alone costs the rest of the training. Now
-# the checkpoint. A run that nobody stopped tells what every tensor was after every step; so for
-# each tensor of the checkpoint, we can say after which step it was like that.
+# look at the checkpoint. An undisturbed run gives the value of every tensor after every step. So
+# for each tensor of the checkpoint, we can say after which step it had that value.
 
 # %%
 whole = notebooks.train(tutorial, **SCRIPT).last
@@ -114,24 +114,22 @@ plt.show()
 
 # %% [markdown]
 # The optimizer updates one group of parameters after the other, and the handler ran in between.
-# Nothing about this file is damaged: it loads, it has every tensor, its checksum would be right. It
-# just holds a model that no step of training ever produced. (And it says that it is of step 3, so
-# step 4 will be trained on top of half of itself.)
+# This file isn't damaged: it loads, it has every tensor, its checksum would be right. But it holds
+# a model that no step of training ever produced. (And it claims to be of step 3, so step 4 will be
+# trained on top of half of itself.)
 #
-# The cure isn't a better save. It's to do nothing in the handler but to note that the signal came,
-# and to save where nothing is half done.
+# A better save doesn't help. In the handler, only note that the signal came, and save where nothing
+# is half done.
 #
 # ## 2. Yours: from the signal to the exit
 #
-# The same signal, your `main`. Every bar is something that the job does; the grace is the four
-# seconds from the signal to SIGKILL.
+# The same signal, now with your `main`. Every bar is something that the job does; the grace is the
+# four seconds from the signal to SIGKILL.
 
 
 # %% tags=["nbval-ignore-output"]
 def spans(life, rank=None):
-    """(what, begin, end) of steps, parts of evaluations and saves, in seconds of the job's
-    clock.
-    """
+    """(what, begin, end) of steps, evaluation parts and saves, in seconds of the job's clock."""
     found, at = [], None
     for e in life.events:
         if e["event"] == "saving":
@@ -225,12 +223,12 @@ for title, run in mine.items():
     )
 
 # %% [markdown]
-# In the evaluation, look at how much of it is done again by the next life: all of it. A part of an
-# evaluation is cheap to lose. What would you have to save to keep it?
+# The next life does the whole evaluation again. A part of an evaluation is cheap to lose. What
+# would you have to save to keep it?
 #
 # ## 3. Deaf in the evaluation
 #
-# The most common mistake: the flag is looked at after every step, and nowhere else.
+# The most common mistake: the loop checks the flag after every step, and nowhere else.
 
 
 # %% tags=["nbval-ignore-output"]
@@ -253,7 +251,7 @@ def main(make_job, directory, clock, grace):
 after_steps = notebooks.module("after_steps", main, worker_init)
 deaf = notebooks.train(after_steps, faults=[send("term", 6, "evaluation", 1)], **SCRIPT)
 fig, axis = plt.subplots(figsize=(8, 2.2), layout="constrained")
-draw(axis, deaf.lives[0], 4, "A signal in an evaluation that nobody interrupts")
+draw(axis, deaf.lives[0], 4, "A signal in an evaluation that doesn't check the flag")
 axis.set_xlabel("seconds since the job began")
 legend(fig, axis)
 plt.show()
@@ -265,8 +263,8 @@ print(
 # %% [markdown]
 # ## 4. Two ranks, one signal
 #
-# The signal reaches rank 1 only. First the loop of section 3, in which each rank does what it
-# knows; then yours, which ask each other after every step.
+# The signal reaches rank 1 only. First the loop of section 3, in which each rank acts on what it
+# alone knows. Then yours, in which the ranks ask each other after every step.
 
 # %%
 alone = notebooks.train(after_steps, faults=[send("term", 4, rank=1)], ranks=2, **SCRIPT)
@@ -286,7 +284,7 @@ for rank, life in enumerate(together.lives[0].ranks):
 # %% [markdown]
 # ## 5. When the grace is short
 #
-# A save that takes ten seconds, and a grace of six. Yours is told how long the grace is, and has
+# A save takes ten seconds, and the grace is six. Your `main` knows how long the grace is, and has
 # measured a save.
 
 # %% tags=["nbval-ignore-output"]
@@ -294,7 +292,7 @@ flags = ("--costs", "save=10", "--tell-grace", "--grace")
 short = notebooks.train(notebooks.yours("ex03"), *flags, 6, faults=[send("term", 5)], **SCRIPT)
 enough = notebooks.train(notebooks.yours("ex03"), *flags, 20, faults=[send("term", 5)], **SCRIPT)
 fig, axes = plt.subplots(2, 1, figsize=(8, 3.8), layout="constrained")
-draw(axes[0], short.lives[0], 6, "Six seconds: nothing is begun that can't be finished")
+draw(axes[0], short.lives[0], 6, "Six seconds: no save is begun that can't be finished")
 draw(axes[1], enough.lives[0], 20, "Twenty seconds: saved")
 axes[1].set_xlabel("seconds since the job began")
 legend(fig, *axes)
@@ -309,7 +307,7 @@ for seconds, run in ((6, short), (20, enough)):
 # ## Questions to take along
 #
 # - In section 1, the signal came in the middle of `optimizer.step()`. Name three other places in a
-#   training loop where a save would be wrong, though every tensor is whole.
+#   training loop where a save would be wrong, even though every tensor is whole.
 # - In section 4, what would each rank do if they asked each other only every ten steps?
 # - A cluster gives 30 seconds of grace, and your checkpoint takes 40 to write. What are your
 #   options?

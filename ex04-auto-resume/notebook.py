@@ -4,9 +4,9 @@
 # %% [markdown]
 # # Lab 4: automatic job resubmission
 #
-# In this lab you submit job scripts to a Slurm cluster: the real daemons, started for each run and
-# gone afterwards. You let a tutorial's script lose a day, then your own go through four disasters,
-# and you draw what happened from the cluster's own records and from what the training reported.
+# In this lab you submit job scripts to a Slurm cluster: real daemons, started for each run and
+# ended after it. You let a tutorial's script lose work, then send your own through four disasters.
+# You draw what happened from the cluster's records and from what the training reported.
 #
 # Where it says **yours**, the files in `starter/` run. The outputs stored here come from the
 # reference solution. Times are real: Slurm waits some six seconds before it starts a requeued job
@@ -23,7 +23,7 @@ BLUE, ORANGE, GREEN, RED, GREY = (
     "#009e73",
     "#d55e00",
     "#8c8c8c",
-)  # told apart by the colour-blind, too
+)  # safe for colour-blind readers
 plt.rcParams.update(
     {
         "figure.dpi": 120,
@@ -40,9 +40,9 @@ plt.rcParams.update(
 # %% [markdown]
 # ## 1. A script that looks careful
 #
-# It asks to be requeued, it traps the signal, it passes it on, it requeues the job. Read it as if a
-# colleague had asked you for a review. Its time limit comes near at step 17; the training saves
-# every five steps, and when it's told to stop, which takes seven seconds.
+# It asks to be requeued, traps the signal, passes it on, and requeues the job. Read it as if a
+# colleague had asked you for a review. Its time limit comes near at step 17. The training saves
+# every five steps, and also on a signal; that save takes seven seconds.
 
 # %% tags=["nbval-ignore-output"]
 careful = """#!/bin/bash
@@ -78,16 +78,16 @@ print(
 )
 
 # %% [markdown]
-# The time limit came near at step 17, the shell was warned, the trap ran. But the warning never
-# reached the training (a SIGTERM that it may have heard was the requeue's, just before SIGKILL),
-# and the next life did steps again that had been done. SIGTERM *to srun* means: end these tasks,
-# and srun does it with SIGKILL. One word in the trap (`USR1`, which srun hands on as it is) makes
-# the difference between a save and a loss. And of the first life's log, nothing is left.
+# The time limit came near at step 17, Slurm warned the shell, and the trap ran. But the warning
+# never reached the training (if it heard a SIGTERM, that was the requeue's, just before SIGKILL),
+# and the next life repeated finished steps. SIGTERM *to srun* means: end these tasks, and srun does
+# it with SIGKILL. One word in the trap (`USR1`, which srun passes on) makes the difference between
+# a save and a loss. And nothing is left of the first life's log.
 #
 # ## 2. Yours, through four disasters
 #
-# Now your `auto_resume.sbatch` with your `auto_resume.py`. The job is preempted, its time runs out,
-# its training is killed, and killed again with its newest checkpoint cut in half.
+# Now run your `auto_resume.sbatch` with your `auto_resume.py`. The job is preempted, its time runs
+# out, its training is killed, and killed again with its newest checkpoint cut in half.
 
 # %% tags=["nbval-ignore-output"]
 plan = [
@@ -102,8 +102,9 @@ mine = notebooks.on_cluster(
 
 
 def draw(axis, run):
-    """Progress against time: the cluster's record of when the job ran, the training's of its steps,
-    saves and signals. The cluster notes whole seconds.
+    """Progress against time: the cluster's record of runs, and the training's events.
+
+    The cluster notes whole seconds.
     """
     zero = min(e["t"] for e in run.events)
     for n, ran in enumerate(run.record):
@@ -126,15 +127,15 @@ def draw(axis, run):
         )
     saves = [(e["t"] - zero, e["step"]) for e in run.all("saved")]
     axis.plot(*zip(*saves, strict=False), ls="none", marker="o", ms=4, color=ORANGE, label="save")
-    told = [
+    heard = [
         (e["t"] - zero, max(s["step"] for s in life if s["event"] in ("step", "resumed")))
         for life in run.lives
         for e in life
         if e["event"] == "signal"
     ]
-    if told:
+    if heard:
         axis.plot(
-            *zip(*told, strict=False),
+            *zip(*heard, strict=False),
             ls="none",
             marker="v",
             ms=8,
@@ -177,14 +178,14 @@ for fault, steps in mine.lost:
     print(f"  {fault['do']:<8} at step {fault['step']}: {steps} steps done again")
 
 # %% [markdown]
-# Where the blue line falls, work was done again: after a SIGKILL from the last save on; after a
-# torn checkpoint from the one before it. A preemption and a time limit cost nothing but the
-# waiting. (Slurm's own clock looks at time limits every 30 seconds on a site; here every two.)
+# Where the blue line falls, the job repeats work: after a SIGKILL, from the last save on; after a
+# torn checkpoint, from the one before it. A preemption and a time limit cost only the waiting.
+# (On a site, Slurm checks time limits every 30 seconds; here, every two.)
 #
 # ## 3. The cluster's record
 #
-# What the cluster itself has noted: each run of the job, and the state in which it ended. PENDING
-# means that it went back into the queue.
+# The cluster noted each run of the job, and the state in which it ended. PENDING means that it went
+# back into the queue.
 
 # %%
 for number, ran in enumerate(mine.record, 1):
@@ -193,9 +194,9 @@ for number, ran in enumerate(mine.record, 1):
 # %% [markdown]
 # ## Questions to take along
 #
-# - In section 1, the shell was warned two minutes before the limit. What would the training have
-#   needed to do in these two minutes, and what if its save takes three?
+# - In section 1, Slurm warned the shell two minutes before the limit. What should the training have
+#   done in these two minutes? And what if its save takes three?
 # - In section 2, which of the four would have ended the job if `begin_life` counted every life as a
 #   crash?
-# - Your site allows ten requeues a job. Where would you count them, and what would you do at the
+# - Your site allows ten requeues per job. Where would you count them, and what would you do at the
 #   tenth?

@@ -1,8 +1,8 @@
 """Exercise 1: PyTorch model checkpointing.
 
-The training script is ../../grader/workload/ex01/train.py (tasks 1.1 to 1.3: train_epochs.py); it
-calls the functions below. README.md tells the story and when each is called; `grade show ex01`
-lists the tasks.
+The training script calls the functions below: ../../grader/workload/ex01/train.py, or in tasks 1.1
+to 1.3 train_epochs.py beside it. README.md tells the story, and when each function is called.
+`grade show ex01` lists the tasks.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ import torch
 
 
 def save_checkpoint(model, optimizer, scheduler, epoch, path):
-    """Save what training needs to continue after `epoch` finished epochs into the file `path`.
+    """Save into the file `path` what training needs to continue after `epoch` finished epochs.
 
     model      torch.nn.Module
     optimizer  torch.optim.Optimizer
@@ -41,14 +41,13 @@ def save_checkpoint(model, optimizer, scheduler, epoch, path):
 
 
 def load_checkpoint(model, optimizer, scheduler, path):
-    """Load into the given objects what `save_checkpoint` saved in `path`.
+    """Load what `save_checkpoint` saved in `path` into the given objects.
 
     model, optimizer, scheduler  as in save_checkpoint: freshly built, to be changed in place
     Returns    int: the number of finished epochs that was saved.
-    Raises     an error if the file doesn't fit the model (a key is missing, or one too many), if
-               there is a scheduler and the file holds none, and if it holds anything but data.
-               Loading must never run code from the file. (scheduler=None is fine whatever the file
-               holds.)
+    Raises     an error if the file doesn't fit the model (a key is missing or unexpected), if there
+               is a scheduler but the file holds none, or if the file holds anything but data.
+               Loading must never run code from the file. scheduler=None is fine with any file.
     The file may have been written on a device that this machine doesn't have.
     """
     ### BEGIN SOLUTION
@@ -74,12 +73,12 @@ def load_checkpoint(model, optimizer, scheduler, path):
 
 
 def get_rng_state():
-    """The state of every random generator that training draws from; draws from none of them.
+    """The state of every random generator that training draws from. Draws no random number.
 
-    Returns    dict of Python's, NumPy's and torch's generators: torch's CPU generator and the one
-               of *every* CUDA device that there is. It must survive torch.save and
-               torch.load(weights_only=True): plain numbers, strings, lists, tuples, dicts and
-               tensors.
+    Returns    dict: the states of Python's, NumPy's and torch's generators. Torch has one for the
+               CPU and one for *every* CUDA device. The dict must survive torch.save and
+               torch.load(weights_only=True), so it holds only plain numbers, strings, lists,
+               tuples, dicts and tensors.
     """
     ### BEGIN SOLUTION
     name, keys, position, has_gauss, cached = numpy.random.get_state()
@@ -102,10 +101,10 @@ def get_rng_state():
 
 
 def set_rng_state(state):
-    """Put every generator back to where `get_rng_state` found it.
+    """Restore every generator to the state that `get_rng_state` found.
 
     state      what get_rng_state returned, after a trip through a file. It may come from a machine
-               with more GPUs than this one, or fewer: what has a counterpart here is restored.
+               with more or fewer GPUs: restore the generators that both machines have.
     Returns    None.
     """
     ### BEGIN SOLUTION
@@ -125,21 +124,19 @@ def set_rng_state(state):
 
 
 class CheckpointError(Exception):
-    """A checkpoint is damaged or holds too little; of several, none is intact."""
+    """A checkpoint is damaged or incomplete, or none of several is intact."""
 
 
 def write_checkpoint(state, directory, step):
     """Save `state` as the checkpoint of `step` in `directory`, beside the earlier ones.
 
     state      dict of tensors, numbers, strings, None, and lists, tuples and dicts of them
-    directory  str: may not exist yet, may have any name, and may hold files of others, which stay
-               as they are; layout and file names are yours to choose, temporary files lie in it,
-               too
+    directory  str: may not exist yet, may have any name, and may hold files that aren't yours:
+               leave those alone. You choose layout and file names; put temporary files here, too
     step       int: grows from save to save; the same step may be saved again
-    Returns    None, once the checkpoint is complete, and a power loss can't take it any more.
+    Returns    None, once the checkpoint is complete and a power loss can't destroy it.
     Raises     if it can't be written (the disk is full, say); the next save may work again.
-               Whatever happens in here, and whenever the process dies, the checkpoints written
-               before stay loadable.
+               Earlier checkpoints stay loadable, whatever fails here and whenever the process dies.
     """
     ### BEGIN SOLUTION
     os.makedirs(directory, exist_ok=True)
@@ -153,13 +150,12 @@ def write_checkpoint(state, directory, step):
 def read_latest(directory):
     """The state of the newest intact checkpoint in `directory`.
 
-    Newest is the highest step, whatever the files' dates say. A checkpoint that is torn, truncated
-    or has a flipped bit isn't intact: the one before it is used. Reading changes nothing on the
-    disk.
+    Newest means the highest step, whatever the files' dates say. A checkpoint that is torn,
+    truncated or has a flipped bit isn't intact: use the one before it. Change nothing on the disk.
     Returns    dict, equal to what was written; None if no save has ever finished here
                (no directory, nothing in it, or only what an interrupted first save left).
-    Raises     CheckpointError if checkpoints exist and none is intact. Starting again from step 0
-               would throw the run away without a word.
+    Raises     CheckpointError if checkpoints exist but none is intact. Starting again from step 0
+               would silently throw the run away.
     """
     ### BEGIN SOLUTION
     paths = _checkpoints(directory)
@@ -172,7 +168,7 @@ def read_latest(directory):
         raise CheckpointError(f"none of the {len(paths)} checkpoints in {directory} is intact")
     return None
     ### END SOLUTION
-    #| # TODO: what does a damaged file do here? And a run that finds nothing but damaged files?
+    #| # TODO: what happens here if the file is damaged? And if all files are?
     #| try:
     #|     return torch.load(os.path.join(directory, "checkpoint.pt"), weights_only=True)
     #| except Exception:
@@ -181,9 +177,7 @@ def read_latest(directory):
 
 ### BEGIN SOLUTION
 def _packed(state):
-    """Bytes of a checkpoint: what torch.save writes, and its digest (torch.load verifies
-    nothing).
-    """
+    """Bytes of a checkpoint: torch.save's, then their digest, as torch.load verifies nothing."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     return buffer.getvalue() + hashlib.sha256(buffer.getbuffer()).digest()
@@ -200,15 +194,13 @@ def _unpacked(path):
 
 
 def _commit(data, path):
-    """Write `data` to `path` so that at every moment the file is the old one or the new one,
-    whole.
-    """
+    """Write `data` to `path` atomically: at every moment, the file is the old or the new one."""
     temporary = path + ".tmp"
     try:
         with open(temporary, "wb") as f:
             f.write(data)
             f.flush()
-            # the bytes before the name: a power loss keeps no promise that we didn't ask for
+            # the bytes before the name: after a power loss, only what was synced is certain
             os.fsync(f.fileno())
         os.replace(temporary, path)
     except BaseException:
@@ -236,9 +228,8 @@ def _checkpoints(directory):
 def capture(job):
     """Everything that `job` (grader/workload/job.py) needs to continue from here, as a dict.
 
-    Called after any step, and after an epoch's validation. What it returns must satisfy
-    write_checkpoint. It only looks: it changes nothing in the job, and draws no random number.
-    job.scheduler may be None.
+    Called after any step, and after an epoch's validation. write_checkpoint must be able to save
+    the dict. Don't change the job, and draw no random number. job.scheduler may be None.
     """
     ### BEGIN SOLUTION
     return {
@@ -258,10 +249,9 @@ def capture(job):
 
 
 def restore(job, state):
-    """Bring a freshly built `job` to where `capture` found it. Returns None.
+    """Restore a freshly built `job` to the state that `capture` found. Returns None.
 
-    The job's weights and the generators stand anywhere: nothing is as it was, unless you put it
-    back.
+    Assume nothing about its weights or RNG states: whatever you don't restore is wrong.
     """
     ### BEGIN SOLUTION
     job.model.load_state_dict(state["model"])
@@ -279,25 +269,23 @@ def restore(job, state):
 
 
 def batches(job):
-    """Yield the batches of epoch `job.epoch` that are still to be trained, in their order.
+    """Yield the remaining batches of epoch `job.epoch`, in order.
 
-    Called once an epoch, and once after a resume, with job.batch of its steps already done. An
-    undisturbed epoch shows every sample once, in an order of its own; after a resume the rest of
-    the epoch follows in the very same order, augmented with the very same random numbers. The
-    training script counts job.batch and job.step while it consumes what you yield. The batches are
-    those of job.loader, or of a loader of your own over the same dataset, batch size and number of
-    workers.
+    Called once per epoch, and once after a resume; job.batch batches of the epoch are trained
+    already. An undisturbed epoch shows every sample once, in its own order. After a resume, the
+    rest of the epoch comes in the same order, augmented with the same random numbers. The training
+    script counts job.batch and job.step as it consumes your batches. Take them from job.loader, or
+    from a loader of your own with the same dataset, batch size and number of workers.
     """
     ### BEGIN SOLUTION
     now = get_rng_state()
     if job.batch == 0:
         job.memo["epoch_rng"] = now
-    # an iterator draws the order and its workers' seeds when it begins: let it begin from the same
-    # state
+    # a new iterator draws the order and its workers' seeds: start it from the same state
     set_rng_state(job.memo["epoch_rng"])
     iterator = iter(job.loader)
     for _ in range(job.batch):
-        # fetched again, not trained again: this also brings the workers' generators along
+        # fetched, not trained again: this also advances the workers' generators
         next(iterator)
     if job.batch:
         set_rng_state(now)
@@ -316,8 +304,8 @@ def should_save(step, epoch, end_of_epoch, every_steps=None, every_epochs=None):
     step          int: finished steps of the run
     epoch         int: finished epochs of the run
     end_of_epoch  bool: False when asked after a step, True when asked after an epoch's validation
-    every_steps   int: a checkpoint is due after each so many steps; None: steps don't count
-    every_epochs  int: a checkpoint is due after each so many epochs; None: epochs don't count
+    every_steps   int: a checkpoint is due every `every_steps` steps; None: steps don't count
+    every_epochs  int: a checkpoint is due every `every_epochs` epochs; None: epochs don't count
     Returns       bool: True or False.
     """
     ### BEGIN SOLUTION
@@ -330,14 +318,13 @@ def should_save(step, epoch, end_of_epoch, every_steps=None, every_epochs=None):
 
 
 def keep_best(state, val_loss, best, directory):
-    """Save `state` apart as the best so far if `val_loss` is lower than `best`.
+    """Save `state` separately as the best so far if `val_loss` is lower than `best`.
 
     state      dict, as in write_checkpoint
     val_loss   float: may be NaN, which is never the best
-    best       float: the lowest validation loss until now
+    best       float: the lowest validation loss so far
     Returns    float: the lowest validation loss now.
-    The best is no candidate for read_latest, survives every prune, and is replaced as safely as
-    write_checkpoint saves.
+    read_latest ignores the best, and prune keeps it. Replacing it is as safe as write_checkpoint.
     """
     ### BEGIN SOLUTION
     if not val_loss < best:
@@ -351,9 +338,7 @@ def keep_best(state, val_loss, best, directory):
 
 
 def read_best(directory):
-    """The state that keep_best saved last. Returns dict, or None if there is none; raises if it is
-    damaged.
-    """
+    """The state that keep_best saved last. Returns dict, or None if none; raises if damaged."""
     ### BEGIN SOLUTION
     path = os.path.join(directory, "best.ckpt")
     if not os.path.exists(path):
@@ -368,13 +353,13 @@ def read_best(directory):
 
 
 def prune(directory, keep):
-    """Delete old checkpoints: the newest `keep` *intact* ones stay, and so does the best.
+    """Delete old checkpoints, except the newest `keep` *intact* ones and the best.
 
     keep       int, at least 1
     Returns    None.
-    What interrupted saves (keep_best's, too) left behind goes as well. A damaged checkpoint doesn't
-    count as one of the `keep` and goes; only if none is intact, none is deleted. Files of others
-    stay as they are. No directory, nothing to do. Dying in the middle of it does no harm.
+    Also delete the leftovers of interrupted saves (keep_best's, too) and damaged checkpoints, which
+    don't count as one of the `keep`. If none is intact, delete no checkpoint. Leave files alone
+    that aren't yours. A missing directory is fine. Dying in the middle of it does no harm.
     """
     ### BEGIN SOLUTION
     paths = _checkpoints(directory)

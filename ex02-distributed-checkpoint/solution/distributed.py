@@ -1,7 +1,7 @@
 """Exercise 2: DDP and FSDP checkpoints.
 
-The training scripts are ../../grader/workload/ex02/train_ddp.py and train_sharded.py; every rank
-runs them, and so calls the functions below. README.md tells the story and when each is called;
+Every rank runs a training script (../../grader/workload/ex02/train_ddp.py or train_sharded.py),
+which calls the functions below. README.md tells the story, and when each function is called.
 `grade show ex02` lists the tasks.
 """
 
@@ -20,11 +20,11 @@ from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_di
 
 
 class CheckpointError(Exception):
-    """A checkpoint couldn't be written, or none of those that exist is complete."""
+    """A checkpoint couldn't be written, or checkpoints exist but none is complete."""
 
 
 def get_rng_state():
-    """The state of every random generator of this process, for a safe load."""
+    """The state of every random generator of this process; a safe load accepts it."""
     name, keys, *rest = numpy.random.get_state()
     return {
         "python": random.getstate(),
@@ -35,7 +35,7 @@ def get_rng_state():
 
 
 def set_rng_state(state):
-    """Put every generator of this process back to where `get_rng_state` found it."""
+    """Restore every generator of this process to the state that `get_rng_state` found."""
     random.setstate(state["python"])
     name, keys, *rest = state["numpy"]
     numpy.random.set_state((name, keys.numpy().astype(numpy.uint32), *rest))
@@ -45,9 +45,7 @@ def set_rng_state(state):
 
 
 def write_file(state, path):
-    """Write `state` to `path` so that at every moment the file is the old one or the new one,
-    whole.
-    """
+    """Write `state` to `path` atomically: at every moment, the file is the old or the new one."""
     temporary = path + ".tmp"
     with open(temporary, "wb") as f:
         torch.save(state, f)
@@ -70,23 +68,23 @@ def sync_folder(folder):
 
 
 def save_checkpoint_ddp(model, optimizer, epoch, rank, path):
-    """Save what DDP training needs to continue after `epoch` finished epochs into the file `path`.
+    """Save into the file `path` what DDP training needs to continue after `epoch` finished epochs.
 
-    Called by every rank at the same point, with the same arguments but for `rank`.
+    Called by every rank at the same point, with the same arguments except `rank`.
 
     model      DistributedDataParallel
     optimizer  torch.optim.Optimizer
     epoch      int: how many epochs are finished
-    rank       int: this process's; rank 0 alone writes
+    rank       int: this process's rank; only rank 0 writes
     path       str: the file; its directory exists, and all ranks see it
-    Returns    None, on every rank, and on none before the checkpoint is complete.
+    Returns    None on every rank; no rank returns before the checkpoint is complete.
     Raises     on *every* rank if rank 0 couldn't write it.
     """
 
     ### BEGIN SOLUTION
     def write():
         if rank == 0:
-            # .module: a single process, which has no DDP, can load it, too
+            # .module: a single process without DDP can load it, too
             state = {
                 "epoch": epoch,
                 "model": model.module.state_dict(),
@@ -103,16 +101,15 @@ def save_checkpoint_ddp(model, optimizer, epoch, rank, path):
 
 
 def load_checkpoint_ddp(model, optimizer, path):
-    """Load into the given objects what `save_checkpoint_ddp` saved in `path`.
+    """Load what `save_checkpoint_ddp` saved in `path` into the given objects.
 
-    Called by every rank; or by one process alone, without a process group, whose model isn't
-    wrapped.
+    Called by every rank, or by a single process without a process group, whose model isn't wrapped.
 
     model, optimizer  freshly built, to be changed in place; model is DistributedDataParallel or the
                       bare network
     Returns    int: the number of finished epochs that was saved.
     The file may have been written on a device that this machine doesn't have, or that another rank
-    works on.
+    uses.
     """
     ### BEGIN SOLUTION
     state = torch.load(path, map_location="cpu", weights_only=True)
@@ -133,14 +130,12 @@ def bare(model):
 
 
 def together(work):
-    """Run `work` on every rank. None leaves before all are done; an error on one rank is an error
-    on all.
-    """
+    """Run `work` on every rank. No rank leaves before all are done; one's error is everyone's."""
     error = None
     try:
         work()
     except Exception as e:
-        # kept until the others know: a rank that leaves now lets them wait for ever
+        # kept until the others know: if this rank left now, they would wait for ever
         error = e
     errors = [None] * dist.get_world_size()
     dist.all_gather_object(errors, error and f"{type(error).__name__}: {error}")
@@ -154,16 +149,15 @@ def together(work):
 
 
 def save_job(job, folder):
-    """Save everything that `job` (grader/workload/rank_job.py) needs to continue from here into
-    `folder`.
+    """Save into `folder` everything that `job` needs to continue from here.
 
     Called by every rank after the same step, in the middle of an epoch.
 
-    job        RankJob: this rank's part of the job
-    folder     str: exists, is empty, and all ranks see it; file names are yours to choose
-    Returns    None, on every rank, and on none before every rank's part is complete.
-    Raises     on *every* rank if one of them couldn't write its part.
-    It only looks: it changes nothing in the job, and draws no random number.
+    job        RankJob (grader/workload/rank_job.py): this rank's part of the job
+    folder     str: exists, is empty, and all ranks see it; you choose the file names
+    Returns    None on every rank; no rank returns before every rank's part is complete.
+    Raises     on *every* rank if any rank couldn't write its part.
+    Don't change the job, and draw no random number.
     """
 
     ### BEGIN SOLUTION
@@ -180,17 +174,17 @@ def save_job(job, folder):
 
     together(write)
     ### END SOLUTION
-    #| # TODO: each rank has a state of its own. What of it is lost here?
+    #| # TODO: each rank has a state of its own. Which part of it is lost here?
     #| if job.rank == 0:
     #|     state = {"model": job.model.module.state_dict(), "epoch": job.epoch}
     #|     torch.save(state, os.path.join(folder, "job.pt"))
 
 
 def load_job(job, folder):
-    """Bring a freshly built `job` to where `save_job` found it, on every rank. Returns None.
+    """Restore a freshly built `job` to the state that `save_job` found. Returns None.
 
-    As many ranks call it as called save_job. The job's weights and the generators stand anywhere:
-    nothing is as it was, unless you put it back.
+    Called by every rank; there are as many as when it was saved. Assume nothing about the job's
+    weights or RNG states: whatever you don't restore is wrong.
     """
     ### BEGIN SOLUTION
     shared = torch.load(os.path.join(folder, "shared.pt"), map_location="cpu", weights_only=True)
@@ -210,13 +204,13 @@ def load_job(job, folder):
 
 
 def batches(job):
-    """Yield this rank's batches of epoch `job.epoch` that are still to be trained, in their order.
+    """Yield this rank's remaining batches of epoch `job.epoch`, in order.
 
-    Called once an epoch, and once after a resume, with job.batch of its steps already done. In an
-    undisturbed epoch all ranks together see every sample once, in an order of that epoch's own;
-    after a resume the rest of it follows, augmented with the very same random numbers. The batches
-    are those of job.loader, whose order job.sampler (a DistributedSampler) makes from its seed and
-    the epoch that it has been told.
+    Called once per epoch, and once after a resume; job.batch batches of the epoch are trained
+    already. In an undisturbed epoch, all ranks together see every sample once, in that epoch's own
+    order. After a resume, the rest of it follows, augmented with the same random numbers. Take the
+    batches from job.loader. Its sampler, job.sampler (a DistributedSampler), makes the order from
+    its seed and the epoch that you set.
     """
     ### BEGIN SOLUTION
     job.sampler.set_epoch(job.epoch)
@@ -236,15 +230,14 @@ def batches(job):
 
 
 def save_sharded(model, optimizer, folder):
-    """Save a model that fully_shard (FSDP2) has spread over all ranks, and its optimizer, into
-    `folder`.
+    """Save a sharded (FSDP2) model and its optimizer into `folder`.
 
-    Called by every rank. Every rank writes what it holds; none ever holds the whole model.
+    Called by every rank. Each rank writes what it holds; no rank ever holds the whole model.
 
     model      a module on which fully_shard was called: its parameters are DTensors
     optimizer  torch.optim.Optimizer over them; it has made steps
     folder     str: doesn't exist yet; all ranks see it
-    Returns    None, on every rank, and on none before every rank's part is complete.
+    Returns    None on every rank; no rank returns before every rank's part is complete.
     """
     ### BEGIN SOLUTION
     model_state, optimizer_state = get_state_dict(model, optimizer)
@@ -260,15 +253,13 @@ def save_sharded(model, optimizer, folder):
 
 
 def load_sharded(model, optimizer, folder):
-    """Load into a freshly built and sharded model and its optimizer what `save_sharded` saved in
-    `folder`.
+    """Load what `save_sharded` saved in `folder` into a fresh sharded model and its optimizer.
 
-    Called by every rank. Their number may be another than when it was saved (task 2.4). The
-    optimizer has made no step yet. Again, none ever holds the whole model. Returns None.
+    Called by every rank. There may be more or fewer ranks than saved it (task 2.4). The optimizer
+    has made no step yet. Again, no rank ever holds the whole model. Returns None.
     """
     ### BEGIN SOLUTION
-    # the state dicts of the job as it is now say which part of each tensor this rank needs: load
-    # fills them in
+    # the fresh job's state dicts say which part of each tensor this rank needs; load fills them in
     model_state, optimizer_state = get_state_dict(model, optimizer)
     state = {"model": model_state, "optimizer": optimizer_state}
     dcp.load(state, checkpoint_id=folder)
@@ -287,17 +278,17 @@ def load_sharded(model, optimizer, folder):
 
 
 def export_model(folder, model, path):
-    """Make one plain file for inference of what `save_sharded` saved in `folder`.
+    """Export the model that `save_sharded` saved in `folder` to one plain file for inference.
 
-    Called by one process alone, without a process group.
+    Called by a single process, without a process group.
 
-    model      the same network, freshly built, on the CPU, and not sharded: to be filled, too
+    model      the same network, freshly built, on the CPU and not sharded: load it, too
     path       str: the file to write. torch.load(path, weights_only=True) must give the model's
                state_dict.
     Returns    None.
     """
     ### BEGIN SOLUTION
-    # of the checkpoint, load reads what is asked for: no optimizer
+    # load reads only what is asked for: no optimizer
     state = {"model": model.state_dict()}
     dcp.load(state, checkpoint_id=folder)
     model.load_state_dict(state["model"])
@@ -315,15 +306,15 @@ def save_step(job, directory):
 
     Called by every rank after the same step, as save_job is.
 
-    directory  str: exists, and all ranks see it; names in it are yours to choose. It may hold what
-               an interrupted save left behind, a damaged checkpoint, of this very step perhaps, and
-               files of others, which stay
-    Returns    None, on every rank, and on none before the checkpoint is complete, and safe from a
+    directory  str: exists, and all ranks see it; you choose the names in it. Leftovers of an
+               interrupted save, or a damaged checkpoint (even of this step), must not block the
+               save. Leave files alone that aren't yours
+    Returns    None on every rank; no rank returns before the checkpoint is complete and safe from a
                power loss.
-    Raises     on *every* rank if one of them couldn't write its part; the next save may work again.
-               Whatever happens in here, and whichever rank dies when, the checkpoints of earlier
-               steps stay loadable. One of this very step is replaced, and may be gone before the
-               new one is complete.
+    Raises     on *every* rank if any rank couldn't write its part; the next save may work again.
+               Checkpoints of earlier steps stay loadable, whatever fails here and whichever rank
+               dies when. One of this step is replaced, and may be gone before the new one is
+               complete.
     """
     ### BEGIN SOLUTION
     final = os.path.join(directory, f"step-{job.step:010d}")
@@ -332,7 +323,7 @@ def save_step(job, directory):
     def begin():
         if job.rank == 0:
             for name in os.listdir(directory):
-                if re.fullmatch(r"step-\d+\.tmp", name):  # nobody else's
+                if re.fullmatch(r"step-\d+\.tmp", name):  # ours only
                     shutil.rmtree(os.path.join(directory, name))
             # one that nobody could load, or this step wouldn't have been trained again
             if os.path.exists(final):
@@ -358,15 +349,14 @@ def save_step(job, directory):
 
 
 def resume(job, directory):
-    """Bring a freshly built `job` to the newest complete checkpoint in `directory`, on every rank.
+    """Restore a freshly built `job`, on every rank, from the newest complete checkpoint.
 
-    Newest is the highest step. A checkpoint is complete if every rank can load its part of it; what
-    isn't complete is passed over by all ranks, and they all resume from the same one. Listing
-    `directory`, they may see a new name at different times, as ranks on different nodes do; a rank
-    that knows the name can open what is there. What rank 0 sees counts; what only others see may
-    count, too.
+    Newest means the highest step. A checkpoint is complete if every rank can load its part of it.
+    All ranks skip incomplete ones, and resume from the same one. Ranks on different nodes may see a
+    new name in `directory` at different times, but a rank that knows the name can open it. What
+    rank 0 sees counts; what only others see may count, too.
     Returns    True on every rank; False on every rank if no save has ever finished here.
-    Raises     CheckpointError, on every rank, if checkpoints exist and none of them is complete.
+    Raises     CheckpointError on every rank if checkpoints exist but none is complete.
     """
     ### BEGIN SOLUTION
     # rank 0 decides: another rank's view of the directory may be older

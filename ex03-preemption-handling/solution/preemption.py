@@ -1,11 +1,10 @@
 """Exercise 3: signal handling, graceful shutdown.
 
-The functions below are yours. As they stand, they do what a first attempt does; run `grade ex03` to
-see what that costs. The contract of each stands in its docstring, the story in ../README.md. `job`
-is the grader's (grader/workload/ex03/preempt_job.py): it trains, saves and resumes. *When* it does
-so is your part.
+You write the functions below. For now, they do what a first attempt does; run `grade ex03` to see
+what that costs. Each docstring is a contract; ../README.md tells the story. The grader's `job`
+(grader/workload/ex03/preempt_job.py) trains, saves and resumes. *When* it does so is up to you.
 
-Names of your own, helpers and constants are welcome. Nothing outside of this file is graded.
+You may add names, helpers and constants of your own. Nothing outside of this file is graded.
 """
 
 import json
@@ -26,20 +25,19 @@ EXIT_STATUS = {DONE: 0, PREEMPTED: 75}
 
 
 class StopSignal:
-    """Notes that the job was told to stop, and does nothing else.
+    """Notes that a signal asked the job to stop, and does nothing else.
 
         with StopSignal() as stop:
             ...
             if stop.received:
                 ...
 
-    signals    the signals that it notes while the `with` block runs, and only then
-    clock      gives the time, in seconds
+    signals    the signals that it notes, only while the `with` block runs
+    clock      returns the time in seconds
     received   None, or the number of the first of these signals that came
     at         None, or the clock's time when it came
-    More signals change nothing, and none is lost, whenever it comes. After the block, also after
-    one that raised, the handlers are in place again that were there before it, and its error goes
-    on.
+    Later signals change nothing. No signal is lost, whenever it comes. After the block, even if it
+    raised, the handlers from before it are restored, and its error propagates.
     """
 
     def __init__(self, signals=(signal.SIGTERM, signal.SIGUSR1), clock=time.time):
@@ -58,7 +56,7 @@ class StopSignal:
         for number, handler in self.before.items():
             signal.signal(number, handler)
         ### END SOLUTION
-        #| # TODO: whose signals are they afterwards?
+        #| # TODO: who handles these signals afterwards?
         return False
 
     ### BEGIN SOLUTION
@@ -73,9 +71,7 @@ class StopSignal:
 
 
 def write_status(directory, outcome, step):
-    """Tell whoever looks into `directory` how the job stands: status.json, whole at every
-    moment.
-    """
+    """Write how the job stands to status.json in `directory`, atomically."""
     path = os.path.join(directory, "status.json")
     temporary = f"{path}.{os.getpid()}.tmp"
     with open(temporary, "w") as f:
@@ -84,20 +80,19 @@ def write_status(directory, outcome, step):
 
 
 def main(make_job, directory, clock=time.time, grace=None):
-    """One life of the training job, from its building to its end.
+    """Run one life of the training job, from building the job to its end.
 
-    make_job   builds the job, which takes a while. Call it once; then job.resume() brings it to its
-               newest checkpoint, if there is one
-    directory  str: where checkpoints lie (the job knows that), and status.json (use write_status;
-               under DDP, rank 0)
-    clock      gives the time, in seconds since the epoch. Here, it's the grader's
-    grace      seconds from the first signal to SIGKILL; None: nobody knows (task 3.5)
-    Returns    the process's exit status: 0 when training is done, 75 when the job was told to stop
-               (by SIGTERM or SIGUSR1) before that. An error, wherever it comes, is an error here:
-               it goes on to the caller.
-    status.json says {"outcome": "done"} or {"outcome": "preempted"} in the end, "failed" after an
-    error, and none of these while the job runs: what the life before has left there isn't true any
-    more. It is whole at every moment.
+    make_job   builds the job, which takes a while. Call it once; then job.resume() loads its newest
+               checkpoint, if there is one
+    directory  str: holds the checkpoints (the job knows that) and status.json (use write_status;
+               under DDP, on rank 0)
+    clock      returns the time in seconds since the epoch; here, the grader's time
+    grace      seconds from the first signal to SIGKILL; None: unknown (task 3.5)
+    Returns    the process's exit status: 0 if training is done, 75 if the job had to stop before
+               that (SIGTERM or SIGUSR1). An error propagates to the caller, wherever it occurs.
+    At the end, status.json says {"outcome": "done"} or {"outcome": "preempted"}, or "failed" after
+    an error. While the job runs, it says none of these: what the previous life left there is out of
+    date. It is whole at every moment.
     """
     ### BEGIN SOLUTION
     with StopSignal(clock=clock) as stop:  # first: building the job takes a while
@@ -116,7 +111,7 @@ def main(make_job, directory, clock=time.time, grace=None):
             write_status(directory, outcome, job.step)
     return EXIT_STATUS[outcome]
     ### END SOLUTION
-    #| # TODO: this is how it stands in many tutorials. What is wrong with it?
+    #| # TODO: many tutorials do it like this. What is wrong with it?
     #| job = make_job()
     #| job.resume()
     #|
@@ -138,10 +133,8 @@ def main_rank():
 
 
 def train(job, stop, deadline):
-    """Train `job` to its end, or until it has to stop; in both cases it is saved. Returns how it
-    ended.
-    """
-    saved = None  # the place in training that the newest checkpoint holds
+    """Train `job` until it is done or must stop, and save it. Returns how it ended."""
+    saved = None  # where in training the newest checkpoint was saved
 
     def save():
         nonlocal saved
@@ -151,9 +144,7 @@ def train(job, stop, deadline):
             saved = (job.epoch, job.step)
 
     def must_stop():
-        """Asked where nothing is half done. What comes next is a step (or a part of an evaluation),
-        and then a save.
-        """
+        """Asked where nothing is half done, before a step (or part of an evaluation) and a save."""
         return stop_together(stop.received is not None or not deadline.time_for("step", "save"))
 
     def leave():
@@ -202,8 +193,8 @@ def train(job, stop, deadline):
 def worker_init(worker):
     """Runs first in every DataLoader worker (worker_init_fn); `worker` is its number.
 
-    A signal that goes to the whole process group comes here, too. The worker lives on: the main
-    process still needs it.
+    A signal to the whole process group reaches the worker, too. It must survive: the main process
+    still needs it.
     """
     ### BEGIN SOLUTION
     for number in (signal.SIGTERM, signal.SIGUSR1):
@@ -216,10 +207,11 @@ def worker_init(worker):
 
 
 def stop_together(mine):
-    """Does any rank have to stop? Called by every rank at the same points, with its own answer; all
-    get the same one.
+    """Does any rank have to stop? All ranks get the same answer.
 
-    mine       bool: this rank has to stop
+    Called by every rank at the same points.
+
+    mine       bool: whether this rank has to stop
     Returns    bool. In a job of one process (no process group), it is `mine`.
     """
     ### BEGIN SOLUTION
@@ -237,11 +229,11 @@ def stop_together(mine):
 
 
 class Deadline:
-    """When this job will be killed, and whether there is time for one more thing before that.
+    """Knows when this job will be killed, and whether there is time for one more thing before that.
 
-    stop, clock, grace   as in `main`. Slurm tells the end of the job's time limit, in seconds since
-                         the epoch, in the environment variable SLURM_JOB_END_TIME; where there is
-                         none, nobody knows
+    stop, clock, grace   as in `main`. Slurm sets the environment variable SLURM_JOB_END_TIME to the
+                         end of the job's time limit, in seconds since the epoch. If it isn't set,
+                         the end is unknown
     """
 
     def __init__(self, stop, clock, grace=None):
@@ -262,7 +254,7 @@ class Deadline:
         """Seconds until SIGKILL."""
         killed = self.end_time
         if self.stop.received:
-            # it counts from when it came, not from when we looked
+            # the grace begins when the signal comes, not when we look
             killed = min(killed, self.stop.at + self.grace)
         return killed - self.clock()
 
@@ -271,7 +263,7 @@ class Deadline:
 
 
 class _Measured:
-    """Context manager: how long does it take?"""
+    """Context manager: measures how long its block takes."""
 
     def __init__(self, deadline, what):
         self.deadline, self.what = deadline, what

@@ -72,8 +72,8 @@ CHANGED = [
     (
         f"{FOUR}/exercise.toml",
         '"Which folder would',
-        '"This task asks for nothing new: your script and your functions run together. Which of '
-        "the faults in the message is the first after which the run isn't what it should be?\",\n"
+        '"This task needs nothing new: your script and your functions run together. Which fault '
+        'in the message is the first after which the run goes wrong?",\n'
         '"Which folder would',
         "hint 1 of ex04.5 is hint 1 of ex04.1 again",
     ),
