@@ -1,4 +1,4 @@
-"""Runs the checks of an exercise against a submission and sums them up as verdicts.
+"""Runs the checks of an exercise against a submission and turns them into verdicts.
 
 Checks are plain pytest tests in grader/checks. Their bodies run in threads here (they mostly wait
 for processes), under pytest as well as under the `grade` command, so both give the same verdicts.
@@ -41,7 +41,7 @@ from grader.verdicts import (
     TaskResult,
 )
 
-# that the grading of one exercise may take; the longest solution takes half a minute
+# the limit for grading one exercise; the longest solution takes half a minute
 SECONDS, SECONDS_ON_A_SITE = 1800.0, 24 * 3600.0
 
 
@@ -66,7 +66,7 @@ class Check:
 
 
 def collect(exercise: Exercise) -> list[Check]:
-    """The exercise's checks in the order of its file, parametrized as pytest would."""
+    """The exercise's checks in the order of its file, parametrized as pytest does it."""
     module = importlib.import_module(f"grader.checks.{exercise.id}.test_{exercise.id}")
     found = []
     for function in vars(module).values():
@@ -81,17 +81,16 @@ def collect(exercise: Exercise) -> list[Check]:
 
 
 def at_once(exercise: Exercise) -> int:
-    """How many of its checks may run at a time, whatever the cores: those that wait for a cluster
-    need none. 0: no matter.
+    """How many of the exercise's checks may run at a time, whatever the cores; 0: no preference.
+
+    Checks that wait for a cluster need no core.
     """
     module = importlib.import_module(f"grader.checks.{exercise.id}.test_{exercise.id}")
     return getattr(module, "AT_ONCE", 0)
 
 
 def _cases(function: Callable) -> Iterable[tuple[str, dict]]:
-    """The parameter sets of a function that has at most one @pytest.mark.parametrize of one
-    name.
-    """
+    """The parameter sets of a function with at most one one-name @pytest.mark.parametrize."""
     marks = [m for m in getattr(function, "pytestmark", []) if m.name == "parametrize"]
     if not marks:
         return [("", {})]
@@ -102,9 +101,7 @@ def _cases(function: Callable) -> Iterable[tuple[str, dict]]:
 
 
 class Grading:
-    """One submission of one exercise being graded. `start` it, then ask for outcomes or the
-    result.
-    """
+    """The grading of one submission. `start` it, then ask for outcomes or the result."""
 
     def __init__(
         self,
@@ -117,10 +114,10 @@ class Grading:
         tasks: list[int] | None = None,
         faults: tuple[Fault, ...] | None = None,
         limits: Limits | None = None,
-        logs: Path | None = None,  # where logs of crashes are kept, in a folder for each submission
+        logs: Path | None = None,  # where to keep logs of crashes, in a folder per submission
         sandbox=None,  # grader.harness.sandbox.Sandbox; None: the best one
-        seconds: float | None = None,  # that the whole grading may take
-        cluster=None,  # grader.checks.ex04.cluster_runs.Where; None: what can be had here
+        seconds: float | None = None,  # for the whole grading
+        cluster=None,  # grader.checks.ex04.cluster_runs.Where; None: what this machine has
         on_change: Callable[[Grading], None] | None = None,
     ):
         self.exercise, self.faults, self.tasks = exercise, faults, tasks
@@ -139,7 +136,7 @@ class Grading:
         self.on_change = on_change or (lambda grading: None)
         self._futures: dict[str, Future] = {}
         self._pool: ThreadPoolExecutor | None = None
-        # check -> its finding of a life that went over a limit, or stood still
+        # check -> its finding of a life that went over a limit or hung
         self._over_limit: dict[str, Finding] = {}
         self.began = time.monotonic()
 
@@ -162,9 +159,7 @@ class Grading:
         self.bench.cancel()
 
     def _preflight(self) -> Finding | None:
-        """Import the submission once: what goes wrong there is one finding, not one for every
-        check.
-        """
+        """Import the submission once, so that an import error is one finding, not many."""
         from grader.checks.run_assertions import imports_cleanly
 
         try:
@@ -211,8 +206,9 @@ class Grading:
         return outcome
 
     def _hopeless(self, check: Check) -> Finding | None:
-        """What a check of the same task has found hanging: this one would only hang as well. One
-        that stands before it: so what is told doesn't depend on which was faster.
+        """The hang that an earlier check of the same task found: this one would hang as well.
+
+        Only checks before it count, so that the report doesn't depend on which was faster.
         """
         before = self.checks[: self.checks.index(check)]
         return next(
@@ -270,7 +266,7 @@ class Grading:
     # --- results
 
     def outcome(self, name: str) -> Outcome | None:
-        """Of the check called `name`, as pytest writes it; waits for it."""
+        """The outcome of the check called `name`, as pytest writes it; waits for it."""
         return self._futures[name].result()
 
     def blockers(self, task_id: str) -> list[str]:
@@ -278,7 +274,7 @@ class Grading:
         return self._blockers(self.exercise.task(task_id))
 
     def replay(self, outcome: message.Problem) -> str:
-        """The command that shows the same again."""
+        """The command that reproduces the outcome."""
         folder, what = self.bench.submission.folder, ""
         if folder != self.exercise.starter:
             what = (
@@ -294,12 +290,13 @@ class Grading:
         return f"{command} --fault {outcome.finding.fault}" if outcome.finding.fault else command
 
     def done(self) -> tuple[int, int]:
-        """Checks that are decided, and all."""
+        """The number of decided checks, and of all."""
         return sum(f.done() for f in self._futures.values()), len(self._futures)
 
     def task_result(self, task: Task, told: dict[str, str]) -> TaskResult:
-        """The verdict of one task, when its checks are done. `told`: cause -> the task that named
-        it.
+        """The verdict of one task, when its checks are done.
+
+        told  cause -> the task that reported it
         """
         outcomes = [o for f in self._of(task.id) if (o := f.result())]
         seconds = max((o.ended for o in outcomes), default=0) - min(
@@ -356,7 +353,7 @@ class Grading:
         return course_paths(text, self.bench)
 
     def result(self, on_task: Callable[[TaskResult], None] | None = None) -> ExerciseResult:
-        """Wait for everything; `on_task` gets each task's result as soon as it stands."""
+        """Wait for everything; `on_task` gets each task's result as soon as it is final."""
         told: dict[str, str] = {}
         results = []
         for task in self.exercise.tasks:
@@ -376,9 +373,7 @@ class Grading:
         )
 
     def close(self) -> None:
-        """Remove what the grading made. Checks that are still under way aren't wanted any more,
-        then.
-        """
+        """Remove what the grading made, and cancel checks that still run."""
         if self._clock:
             self._clock.cancel()
         if not all(future.done() for future in self._futures.values()):
@@ -394,7 +389,7 @@ def default_jobs() -> int:
 
 
 def grade(exercise: Exercise, submission: Submission, launcher=None, **options) -> ExerciseResult:
-    """Grade one submission of one exercise, from start to end."""
+    """Grade one submission of one exercise from start to end."""
     own = launcher is None
     launcher = launcher or launchers.choose()
     on_task = options.pop("on_task", None)

@@ -29,9 +29,9 @@ CELL_TIMEOUT = 120  # s; the slowest cell takes about 5
 
 
 def yours(exercise_id: str) -> Submission:
-    """The submission that a notebook looks at, read anew: the student's starter/.
+    """The submission that a notebook uses, read again: the student's starter/.
 
-    The environment variable GRADE_SUBMISSION names another: "solution", or a directory.
+    The environment variable GRADE_SUBMISSION names another one: "solution", or a directory.
     """
     where = os.environ.get("GRADE_SUBMISSION", "")
     solution = where == "solution"
@@ -44,9 +44,7 @@ def yours(exercise_id: str) -> Submission:
 
 
 def module(name: str, *functions) -> Submission:
-    """A submission that is one module: these functions of a notebook, and imports of the modules
-    they use.
-    """
+    """A submission of one module: functions of a notebook, and imports of the modules they use."""
     sources = [inspect.getsource(function) for function in functions]
     known = {
         k: v.__name__
@@ -74,11 +72,10 @@ def train(
     ranks: int | None = None,
     directory: Path | None = None,
 ) -> Run:
-    """One run, through its lives: one per fault, and one that nothing disturbs; of so many `ranks`,
-    if it has any.
+    """One run through its lives: one per fault, and a last one without; on `ranks` ranks, if given.
 
-    What the lives reported stays readable. Their files are removed at once, as nobody knows how a
-    kernel ends; so are the checkpoints, unless they have a `directory`.
+    What the lives reported stays readable. Their files are removed at once, because a kernel may
+    end at any time; so are the checkpoints, unless you give a `directory`.
     """
     bench = Bench(submission, _launcher(), seed=0, jobs=1)
     bench.salts = Salts(None)
@@ -95,9 +92,10 @@ def train(
 def on_cluster(
     submission: Submission, script: str, *flags: object, plan: Sequence[dict] = (), uses: str = ""
 ):
-    """The run of a job script of the submission on a cluster of its own
-    (grader/checks/ex04/cluster_runs.py), under this plan: [{"step": 7, "do": "preempt"}, ...].
-    UsageError where there is no cluster to be had.
+    """One run of the submission's job script on a cluster of its own (ex04/cluster_runs.py).
+
+    plan    [{"step": 7, "do": "preempt"}, ...]
+    Raises  UsageError if this machine can't run a cluster.
     """
     from grader.checks.ex04 import cluster_runs
 
@@ -111,9 +109,11 @@ def on_cluster(
 
 
 def crash_test(code: str, beside: Submission | None = None) -> dict:
-    """`grade crashtest` of the functions save and load of this code, which may import what `beside`
-    holds: its report as data, with "picture" (PNG of the smallest failing state, or None) and "why"
-    there is no verdict (else empty).
+    """Run `grade crashtest` on the functions save and load of this code; return its report as data.
+
+    beside  a submission whose modules the code may import
+    The report also has "picture" (PNG of the smallest failing state, or None) and "why" (why there
+    is no verdict, or empty).
     """
     with tempfile.TemporaryDirectory() as made:
         here = Path(made)
@@ -160,14 +160,15 @@ def files(name: str, texts: dict[str, str], module: str = "auto_resume.py") -> S
 
 
 def last_words(run: Run) -> str:
-    """What those lives of `run` wrote to stderr that ended by themselves before training was done;
-    empty if none did.
+    """The stderr of those lives of `run` that ended by themselves before the end of training.
+
+    Empty if none did.
     """
     return run.notes["last words"]
 
 
 def finding(run: Run) -> str:
-    """What the grader says about how the run ended; empty if it finished."""
+    """The grader's finding about how the run ended; empty if it finished."""
     return run.notes["finding"]
 
 
@@ -190,7 +191,7 @@ def _last_words(run: Run) -> str:
 
 @functools.cache
 def _launcher():
-    """One for the kernel's life: a fork server loads torch only once."""
+    """One launcher for the kernel's life: a fork server loads torch only once."""
     launcher = launchers.choose()
     atexit.register(launcher.close)
     return launcher

@@ -1,35 +1,31 @@
-"""Checkpoints that survive production: copy this one file into your project (torch and the standard
-library).
+"""Checkpoints that survive production. Copy this one file; it needs only torch.
 
     sampler = ResumableSampler(len(data), batch_size=32, seed=1)
-    loader = DataLoader(data, batch_sampler=sampler, generator=torch.Generator(),
-    worker_init_fn=ignore_signals) with CheckpointManager("checkpoints", {"model": model,
-    "optimizer": optimizer, "scheduler": scheduler,
-                                           "sampler": sampler}, every_steps=1000, keep=3) as ckpt:
-        ckpt.resume()                                   # the newest intact checkpoint, or a fresh
-                                                        start
+    loader = DataLoader(
+        data, batch_sampler=sampler, generator=torch.Generator(), worker_init_fn=ignore_signals
+    )
+    state = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "sampler": sampler}
+    with CheckpointManager("checkpoints", state, every_steps=1000, keep=3) as ckpt:
+        ckpt.resume()                # the newest intact checkpoint, or a fresh start
         while ckpt.epoch < epochs and not ckpt.should_stop():
             for batch in sampler.follow(loader):
-                ...                                     # forward, backward, optimizer.step(),
-                                                        scheduler.step()
-                if ckpt.step():                         # saves when it's due; true: a signal came,
-                                                        leave
+                ...                  # forward, backward, optimizer.step(), scheduler.step()
+                if ckpt.step():      # saves when due; true: stop, a signal came
                     break
             else:
                 ckpt.end_epoch(validate(model))
-    sys.exit(ckpt.exit_status)                          # 0 done, 75 preempted: run me again; an
-                                                        error is 1
+    sys.exit(ckpt.exit_status)       # 0 done, 75 preempted: run me again; an error gives 1
 
 What it promises, on one process, under DDP and under FSDP2:
-- A checkpoint is there wholly or not at all: files, fsync, one rename, fsync of the directory.
-  Every byte is covered by a digest that is checked on loading. Nothing in it is code (JSON and raw
+- A checkpoint appears whole or not at all: files, fsync, one rename, fsync of the directory.
+  A digest covers every byte and is checked on loading. A checkpoint holds no code (JSON and raw
   tensors, no pickle).
-- Resuming takes the newest intact checkpoint, says aloud which ones it passed over, and never
-  starts afresh when there are checkpoints and none is intact.
-- With several ranks a checkpoint exists only when every rank's part is durable, an error on one
+- Resuming takes the newest intact checkpoint and says which ones it skipped. If checkpoints exist
+  but none is intact, it raises; it never silently starts from step 0.
+- With several ranks, a checkpoint exists only when every rank's part is durable. An error on one
   rank is an error on all of them, and all stop at the same step.
-- Asynchronous saves stall training while the state is copied, no longer. A failure is raised by the
-  next call.
+- An asynchronous save stalls training only while the state is copied. The next call raises its
+  failure.
 """
 
 from __future__ import annotations
@@ -80,7 +76,7 @@ Batch = TypeVar("Batch")
 
 
 class Stateful(Protocol):
-    """A model, an optimizer, a scheduler, a sampler: what has a state, and takes it back."""
+    """Anything with a state to save and load: a model, an optimizer, a scheduler, a sampler."""
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -88,22 +84,19 @@ class Stateful(Protocol):
 
 
 class CheckpointError(Exception):
-    """No checkpoint could be written, or none of those that exist is intact."""
+    """A checkpoint can't be written or read, or none of the existing ones is intact."""
 
 
 class Mismatch(CheckpointError):
-    """The checkpoint is intact, and belongs to another model or optimizer: no older one will fit
-    better.
-    """
+    """The checkpoint is intact but doesn't fit this job; older ones won't fit either."""
 
 
 # ---------------------------------------------------------------- one file
-# magic, length of the header, its digest, header (JSON), the tensors' bytes one after another, a
-# digest of all. Tensors go to the file from where they are, and come back into memory of their own:
-# no second copy of them.
+# Layout: magic, header length, header digest, header (JSON), the tensors' bytes in order, a digest
+# of everything. Tensors are written from and read into their own memory, without a second copy.
 
 MAGIC, CHUNK = b"ckpt-v1\n", 8 << 20
-_checkers = ThreadPoolExecutor(2, "digest")  # they keep pace with the disk, beside it
+_checkers = ThreadPoolExecutor(2, "digest")  # two keep pace with the disk
 _syncer = ThreadPoolExecutor(1, "sync")
 
 
@@ -116,12 +109,11 @@ os.register_at_fork(after_in_child=_new_threads)  # threads don't survive a fork
 
 
 class _Digest:
-    """SHA-256 over the CRC-32 of each piece of 8 MiB or less: computed in parallel, and while
-    pieces are written.
+    """SHA-256 over the CRC-32 of each piece (at most 8 MiB), computed while pieces are written.
 
-    It is there to find accidents. A flipped bit or a damaged run of up to 32 bits can't pass; of
-    wilder damage, one in four thousand million. (It is the check that torch.save writes into its
-    files, and torch.load skips.)
+    It finds accidents, not attacks. It catches every flipped bit and every damaged run of up to 32
+    bits, and misses other damage once in 4 billion times. (torch.save writes the same CRC-32 into
+    its files; torch.load ignores it.)
     """
 
     def __init__(self) -> None:
@@ -129,8 +121,8 @@ class _Digest:
         self.whole = hashlib.sha256()
 
     def update(self, piece: bytes | memoryview, owner: object = None) -> None:
-        """`owner` is kept alive until `piece`, its memory, is read."""
-        if len(self.pieces) == 6:  # bounds the memory of pieces that nobody else holds
+        """Add `piece`; `owner` keeps its memory alive until it is read."""
+        if len(self.pieces) == 6:  # bounds the memory that pending pieces hold
             self._take()
         self.pieces.append((len(piece), _checkers.submit(lambda p, _: zlib.crc32(p), piece, owner)))
 
@@ -145,11 +137,11 @@ class _Digest:
 
 
 def write_file(path: AnyPath, state: Any) -> str:
-    """Write `state` (nested dicts, lists and tuples of tensors and plain values) to a new file,
-    durably.
+    """Write `state` durably to a new file and return the file's digest (hex).
 
-    Returns the file's digest. At most 64 MiB of memory beyond the state itself. OSError if the disk
-    is full.
+    state   nested dicts, lists and tuples of tensors and plain values
+    Needs at most 64 MiB of memory beyond the state itself.
+    Raises  OSError if the disk is full or `path` exists; TypeError if a value can't be saved.
     """
     tensors: list[torch.Tensor] = []
     tree = _encode(state, "state", tensors, {})
@@ -160,7 +152,7 @@ def write_file(path: AnyPath, state: Any) -> str:
         head = MAGIC + len(header).to_bytes(8, "little") + hashlib.sha256(header).digest() + header
         _write_all(f, head)
         digest.update(head)
-        # the disk begins with the first bytes, not when fsync is called with the last
+        # sync while writing: the disk starts on the first bytes instead of waiting for the last
         syncing: list[Future[None]] = []
         unsynced = 0
         for t in tensors:
@@ -178,20 +170,21 @@ def write_file(path: AnyPath, state: Any) -> str:
                     unsynced = 0
         _write_all(f, digest.digest())
         for s in syncing:
-            s.result()  # an error of the disk is told once: a later fsync would succeed
+            s.result()  # a disk error is reported only once: a later fsync would succeed
         _fsync(f.fileno())
     return digest.digest().hex()
 
 
 def read_file(path: AnyPath) -> Any:
-    """What `write_file` wrote, tensors on the CPU. CheckpointError if a single bit of the file is
-    wrong.
+    """The state that `write_file` wrote, tensors on the CPU.
+
+    Raises  CheckpointError if the file can't be read or any bit of it is wrong.
     """
     return _read(path)[0]
 
 
 def _read(path: AnyPath, keep: bool = True) -> tuple[Any, str]:
-    """(state, digest); with keep=False the file is verified and nothing of it stays in memory."""
+    """(state, digest); keep=False only verifies the file and gives None as its state."""
     digest = _Digest()
     tensors: list[torch.Tensor] = []
     try:
@@ -200,7 +193,7 @@ def _read(path: AnyPath, keep: bool = True) -> tuple[Any, str]:
             length = int.from_bytes(head[8:16], "little")
             header = f.read(length) if length <= os.fstat(f.fileno()).st_size else b""
             if head[:8] != MAGIC or hashlib.sha256(header).digest() != head[16:]:
-                raise CheckpointError(f"{path} is damaged: its header")
+                raise CheckpointError(f"{path} is damaged: its header is wrong")
             digest.update(head + header)
             about = json.loads(header)
             for dtype, shape in about["tensors"]:
@@ -219,7 +212,7 @@ def _read(path: AnyPath, keep: bool = True) -> tuple[Any, str]:
                         raise CheckpointError(f"{path} is damaged: it ends early")
                     digest.update(piece, t)
             if f.read() != digest.digest():
-                raise CheckpointError(f"{path} is damaged: its digest is another")
+                raise CheckpointError(f"{path} is damaged: its digest doesn't match")
     except OSError as e:
         raise CheckpointError(f"{path} can't be read: {e}") from e
     return _decode(about["tree"], tensors) if keep else None, digest.digest().hex()
@@ -234,7 +227,7 @@ def _memory(t: torch.Tensor) -> memoryview:
 def _write_all(f: FileIO, data: bytes | memoryview) -> None:
     view = memoryview(data)
     while view:
-        view = view[f.write(view) :]  # the disk may take less than it is given
+        view = view[f.write(view) :]  # a write may be short
 
 
 def _fsync(fd: int) -> None:
@@ -250,13 +243,13 @@ def _fsync_path(path: AnyPath) -> None:
         _fsync(fd)
     except OSError as e:
         if not (os.path.isdir(path) and e.errno in (errno.EINVAL, errno.ENOTSUP)):
-            raise  # some file systems can't sync a directory, and need not
+            raise  # some file systems can't sync a directory and don't need to
     finally:
         os.close(fd)
 
 
 def _identity(t: torch.Tensor) -> object:
-    """Equal for tensors that are one (tied weights)."""
+    """Equal for tensors that share their memory (tied weights)."""
     return (
         (t.data_ptr(), t.is_conj(), t.is_neg(), t.dtype, t.shape, t.stride(), t.device)
         if t.numel()
@@ -265,9 +258,7 @@ def _identity(t: torch.Tensor) -> object:
 
 
 def _encode(value: Any, where: str, tensors: list[torch.Tensor], seen: dict[object, int]) -> Any:
-    """`value` as JSON; tensors are appended to `tensors`, those that share their memory (tied
-    weights) once.
-    """
+    """`value` as JSON; its tensors are appended to `tensors`, tied weights only once."""
     if value is None or isinstance(value, (bool, str)):
         return value
     if isinstance(value, torch.Tensor):
@@ -287,16 +278,16 @@ def _encode(value: Any, where: str, tensors: list[torch.Tensor], seen: dict[obje
             tensors.append(t.resolve_conj().resolve_neg().contiguous())
         return {"tensor": seen[key]}
     if hasattr(value, "item") and getattr(value, "shape", None) == ():
-        value = value.item()  # NumPy's numbers: a metric, mostly
+        value = value.item()  # a NumPy number: mostly a metric
     if isinstance(value, int):
         return int(value)
     if isinstance(value, float):
-        return {"float": float(value).hex()}  # exact, and inf and nan have no JSON
+        return {"float": float(value).hex()}  # exact; JSON has no inf and nan
     if isinstance(value, bytes):
         return {"bytes": value.hex()}
     if isinstance(value, dict):
         if type(value) not in (dict, collections.OrderedDict, collections.Counter):
-            raise TypeError(f"{where} is a {type(value).__name__}: it would come back as a dict")
+            raise TypeError(f"{where} is a {type(value).__name__}: it would load as a plain dict")
         items = [
             [
                 _encode(k, f"a key of {where}", tensors, seen),
@@ -337,19 +328,18 @@ def _decode(node: Any, tensors: list[torch.Tensor]) -> Any:
 
 
 class CheckpointDirectory:
-    """Checkpoints are directories step-STEP-N and best-STEP-N (N: saved again); what isn't finished
-    is tmp-...
+    """A directory of checkpoints step-STEP-N and best-STEP-N; N counts the saves of that step.
 
-    A checkpoint is its files and manifest.json, which names each with its digest and carries one of
-    its own.
+    A checkpoint is a directory: its files, and manifest.json with the digest of each file and of
+    itself. Unfinished ones are called tmp-...
     """
 
     def __init__(self, path: AnyPath):
         self.path = Path(path).expanduser()
-        self.trusted: set[str] = set()  # written or verified by this process
+        self.trusted: set[str] = set()  # names that this process has written or verified
 
     def names(self, kind: str = "step") -> list[str]:
-        """Finished checkpoints, newest first: by step, never by date."""
+        """Names of the finished checkpoints, newest first: by step, never by date."""
         entries = os.listdir(self.path) if self.path.is_dir() else []
         found = [
             (int(m[1]), int(m[2]), n)
@@ -359,7 +349,7 @@ class CheckpointDirectory:
         return [name for *_, name in sorted(found, reverse=True)]
 
     def begin(self, kind: str, step: int) -> Path:
-        """A temporary directory to write into; leftovers of interrupted saves go first."""
+        """Delete leftovers of interrupted saves; make a temporary directory to write into."""
         self.path.mkdir(parents=True, exist_ok=True)
         self.clear_leftovers()
         again = [
@@ -375,8 +365,9 @@ class CheckpointDirectory:
                 shutil.rmtree(self.path / name, ignore_errors=True)
 
     def commit(self, tmp: Path, digests: dict[str, str], **more: Any) -> str:
-        """Make what was written into `tmp` a checkpoint: the names first, then the one rename, then
-        its name.
+        """Turn `tmp` into a checkpoint and return its name.
+
+        The order makes it durable: sync the names in it, rename it once, sync its own name.
         """
         body = json.dumps({"files": digests, **more}, sort_keys=True)
         with open(tmp / "manifest.json", "x") as f:
@@ -391,15 +382,13 @@ class CheckpointDirectory:
         return name
 
     def set_aside(self, kind: str, step: int) -> None:
-        """Checkpoints of later steps are another run's that began before this one: kept, and no
-        longer in the way.
-        """
+        """Rename checkpoints of later steps, which an earlier run left, to abandoned-..."""
         for name in self.names(kind):
             if int(name.split("-")[1]) > step:
                 gone = f"abandoned-{time.time_ns()}-{name}"
                 os.rename(self.path / name, self.path / gone)
                 print(
-                    f"{name} is of another run, which this one has overtaken: kept as {gone}",
+                    f"{name} belongs to an earlier run with later steps; moved to {gone}",
                     file=sys.stderr,
                     flush=True,
                 )
@@ -408,24 +397,24 @@ class CheckpointDirectory:
         try:
             body, own, *_ = (self.path / name / "manifest.json").read_bytes().split(b"\n")
             if hashlib.sha256(body).hexdigest().encode() != own:
-                raise ValueError("its digest is another")
+                raise ValueError("its digest doesn't match")
             found: dict[str, Any] = json.loads(body)
             return found
         except (OSError, ValueError) as e:
             raise CheckpointError(f"{name} is damaged: manifest.json: {e}") from e
 
     def read(self, name: str, file: str) -> Any:
-        """One file of a checkpoint, verified; None if the checkpoint never had it."""
+        """The state in one file of a checkpoint, verified; None if the manifest doesn't list it."""
         wanted = self.manifest(name)["files"].get(file)
         if wanted is None:
             return None
         state, digest = _read(self.path / name / file)
         if digest != wanted:
-            raise CheckpointError(f"{name}/{file} is another checkpoint's")
+            raise CheckpointError(f"{name}/{file} belongs to another checkpoint")
         return state
 
     def verify(self, name: str, share: slice = slice(None)) -> None:
-        """CheckpointError unless every file (of this rank's share) is as it was written."""
+        """Raise CheckpointError unless every file (of `share`) is as it was written."""
         for file, wanted in sorted(self.manifest(name)["files"].items())[share]:
             path = self.path / name / file
             if (
@@ -434,7 +423,7 @@ class CheckpointDirectory:
                 raise CheckpointError(f"{path} is damaged")
 
     def prune(self, keep: int, kind: str = "step", trust: bool = True) -> None:
-        """Keep the newest `keep` intact ones; if none is intact, keep all. Safe to be killed in."""
+        """Keep the newest `keep` intact ones, or all if none is intact. A kill does no harm."""
         names = self.names(kind)
         intact: list[str] = []
         for name in names:
@@ -443,7 +432,7 @@ class CheckpointDirectory:
         for name in names if intact else []:
             if name not in intact:
                 gone = self.path / f"tmp-gone-{name}"
-                os.rename(self.path / name, gone)  # in one step: half a checkpoint is never seen
+                os.rename(self.path / name, gone)  # atomic: nobody sees half a checkpoint
         self.clear_leftovers()
 
     def _intact(self, name: str, trust: bool) -> bool:
@@ -453,14 +442,14 @@ class CheckpointDirectory:
             self.verify(name)
         except CheckpointError as e:
             if isinstance(e.__cause__, OSError) and not isinstance(e.__cause__, FileNotFoundError):
-                raise  # a file system that hiccups is no reason to delete anything
+                raise  # a file-system error must not delete anything
             return False
         self.trusted.add(name)
         return True
 
 
 def digest_of(path: AnyPath) -> str:
-    """Digest of a file that isn't ours (a shard of torch.distributed.checkpoint)."""
+    """Digest (hex) of a file in another format (a shard of torch.distributed.checkpoint)."""
     digest = _Digest()
     try:
         with open(path, "rb", buffering=0) as f:
@@ -480,8 +469,9 @@ def _rank_and_world() -> tuple[int, int]:
 
 
 class _Ranks:
-    """What the ranks decide together, over a gloo group of their own: another thread may be in a
-    collective.
+    """What the ranks decide together.
+
+    It has its own gloo group, because another thread may be in a collective.
     """
 
     def __init__(self, timeout: float):
@@ -494,19 +484,17 @@ class _Ranks:
     def _meet(self, what: str, collective: Callable[[], object]) -> None:
         try:
             collective()
-        except RuntimeError as e:  # a rank that is gone, or one that never came
+        except RuntimeError as e:  # a rank has died or never came
             told = (
-                f"rank {self.rank} lost the others in {what}: one has died, or doesn't call "
+                f"rank {self.rank} lost the others in {what}: one has died or didn't call "
                 "it. Every rank must call"
             )
             raise CheckpointError(
-                f"{told} step, end_epoch, should_stop, save and resume, at the same points ({e})"
+                f"{told} step, end_epoch, should_stop, save and resume at the same points ({e})"
             ) from e
 
     def together(self, what: str, work: Callable[[], object]) -> list[Any]:
-        """Run `work` on every rank and return everybody's result; an error on one rank is raised on
-        all.
-        """
+        """Run `work` on every rank and return all results; an error on one is raised on all."""
         mine: tuple[str | None, object] = (None, None)
         error: BaseException | None = None
         try:
@@ -543,11 +531,10 @@ class _Ranks:
 
 
 class StopSignal:
-    """Context manager: SIGTERM and SIGUSR1 raise a flag and nothing else; the old handlers come
-    back.
+    """Context manager: SIGTERM and SIGUSR1 set a flag and do nothing else.
 
-    A handler that saves would interrupt optimizer.step() half-way and save weights of two different
-    steps.
+    `received` is the first signal's name, or None. Leaving restores the old handlers. A handler
+    that saves would interrupt optimizer.step() and save weights of two different steps.
     """
 
     def __init__(self, signals: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGUSR1)):
@@ -560,7 +547,7 @@ class StopSignal:
 
     def __exit__(self, *_: object) -> None:
         for s, handler in self.before.items():
-            # one that wasn't installed from Python can't be put back from there
+            # Python can't restore a handler that C code installed
             if handler is not None:
                 signal.signal(s, handler)
 
@@ -569,7 +556,7 @@ class StopSignal:
 
 
 def _end_workers() -> None:
-    """At exit, Python terminates DataLoader workers and waits for them; but they ignore SIGTERM."""
+    """Kill DataLoader workers: at exit, Python would wait for them, but they ignore SIGTERM."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for child in multiprocessing.active_children():
         if child.daemon:
@@ -577,9 +564,7 @@ def _end_workers() -> None:
 
 
 def ignore_signals(worker: int = 0) -> None:
-    """worker_init_fn for a DataLoader: a signal to the process group must not kill the workers
-    before the save.
-    """
+    """worker_init_fn for a DataLoader: signals to the group must not kill it before the save."""
     for s in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(s, signal.SIG_IGN)
 
@@ -588,23 +573,27 @@ def ignore_signals(worker: int = 0) -> None:
 
 
 class ResumableSampler:
-    """A batch sampler that knows how much of the epoch has been trained: batches that are done
-    aren't fetched again.
+    """A batch sampler that knows its position in the epoch; a resumed epoch skips trained batches.
 
-    The order depends on `seed` and the epoch alone, not on torch's global generator. With several
-    ranks (make it after init_process_group) each gets its own part of every global batch of
-    batch_size times the number of ranks, so that the position is one number, whatever that number.
-    What is left at an epoch's end and fills no global batch is dropped.
+    The order depends only on `seed` and the epoch, not on torch's global generator. With several
+    ranks, make it after init_process_group. A global batch is batch_size times the number of ranks,
+    and each rank gets its part of it. So the position is one number and fits another number of
+    ranks. Samples at an epoch's end that don't fill a global batch are dropped.
+
+    size        samples in an epoch, on all ranks together
+    batch_size  samples in a batch, on one rank
+    Raises      ValueError if there are too few samples for one global batch.
     """
 
     def __init__(self, size: int, batch_size: int, shuffle: bool = True, seed: int = 0):
         self.rank, self.world = _rank_and_world()
         self.size, self.batch_size, self.shuffle, self.seed = size, batch_size, shuffle, seed
-        self.epoch = self.samples = 0  # `samples` of this epoch are trained, on all ranks together
+        self.epoch = self.samples = 0  # samples: trained in this epoch, on all ranks together
         self.resumed = False
         if len(self) < 1:
             raise ValueError(
-                f"{size} samples make no batch of {batch_size} for each of {self.world} ranks"
+                f"{size} samples are too few for a batch of {batch_size} on each of "
+                f"{self.world} ranks"
             )
 
     def __len__(self) -> int:
@@ -620,15 +609,14 @@ class ResumableSampler:
             yield order[mine : mine + self.batch_size]
 
     def follow(self, loader: Iterable[Batch]) -> Iterator[Batch]:
-        """The loader's batches. They count as done when the loop has them, not when a worker
-        fetches them.
+        """The loader's batches; each counts as trained when the loop gets it, not when prefetched.
 
-        A resumed epoch may have none left.
+        A resumed epoch may have none left. RuntimeError if a fresh one has none.
         """
         if self.samples + self.batch_size * self.world > self.size and not self.resumed:
             raise RuntimeError(
-                "this epoch's samples are all trained: is the sampler in the manager's state, "
-                "so that end_epoch() knows it?"
+                "this epoch's samples are all trained: is the sampler in the manager's state? "
+                "Only then does end_epoch() advance it"
             )
         for batch in loader:
             self.samples += self.batch_size * self.world
@@ -645,7 +633,7 @@ class ResumableSampler:
         for name in ("size", "shuffle", "seed"):
             if state[name] != getattr(self, name):
                 raise ValueError(
-                    f"the data were in another order: {name} was {state[name]} and is "
+                    f"the data were in another order: {name} was {state[name]} and is now "
                     f"{getattr(self, name)}"
                 )
         self.epoch, self.samples, self.resumed = state["epoch"], state["samples"], True
@@ -655,7 +643,7 @@ class ResumableSampler:
 
 
 def rng_state() -> dict[str, Any]:
-    """Every generator of this process: Python's, NumPy's, torch's and one for each CUDA device."""
+    """The states of Python's, NumPy's and torch's generators and of one for each CUDA device."""
     state: dict[str, Any]
     state = {"python": random.getstate(), "torch": torch.get_rng_state(), "cuda": []}
     if torch.cuda.is_available():
@@ -667,14 +655,14 @@ def rng_state() -> dict[str, Any]:
 
 
 def set_rng_state(state: dict[str, Any]) -> None:
-    """What this machine has a counterpart for is put back: it may have fewer GPUs, or no NumPy."""
+    """Restore what exists on this machine, which may have fewer GPUs or no NumPy."""
     random.setstate(state["python"])
     torch.set_rng_state(state["torch"])
     for device, rng in enumerate(
         state["cuda"][: torch.cuda.device_count() if torch.cuda.is_available() else 0]
     ):
         torch.cuda.set_rng_state(rng, device)
-    # the one in use, though its number may be another now
+    # the current device's state, even if that device has another number now
     if state["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"][state["device"]], torch.cuda.current_device())
     if numpy is not None and "numpy" in state:
@@ -683,7 +671,7 @@ def set_rng_state(state: dict[str, Any]) -> None:
 
 
 def bare(model: Any) -> Any:
-    """The module inside of DistributedDataParallel, DataParallel and torch.compile."""
+    """The module inside DistributedDataParallel, DataParallel and torch.compile."""
     while isinstance(
         model, (torch.nn.parallel.DistributedDataParallel, torch.nn.DataParallel)
     ) or hasattr(model, "_orig_mod"):
@@ -696,11 +684,11 @@ def _quoted(names: Iterable[str]) -> str:
 
 
 def _plain_key(key: str) -> str:
-    return key.replace("_orig_mod.", "")  # of a compiled part of the model
+    return key.replace("_orig_mod.", "")  # torch.compile inserts it
 
 
 def _versions(part: torch.nn.Module) -> dict[str, dict[str, Any]]:
-    """Of its modules: load_state_dict translates what an older one has saved."""
+    """Its modules' versions, by which load_state_dict converts what older ones saved."""
     return {
         _plain_key(name): dict(about) for name, about in bare(part).state_dict()._metadata.items()
     }
@@ -715,10 +703,10 @@ def _state_of(part: Stateful | None) -> Any:
 def _load_into(
     part: Any, state: Any, name: str, versions: dict[str, dict[str, Any]] | None = None
 ) -> None:
-    """Strictly. Mismatch names what doesn't fit."""
+    """Load `state` strictly; Mismatch says what doesn't fit."""
     if (part is None) != (state is None):
         held = ("checkpoint", "job") if part is None else ("job", "checkpoint")
-        raise Mismatch(f"'{name}': the {held[0]} has one and the {held[1]} has none")
+        raise Mismatch(f"'{name}': the {held[0]} has one, the {held[1]} has none")
     try:
         if isinstance(part, torch.nn.Module):
             fresh = bare(part).state_dict()
@@ -747,7 +735,7 @@ def _load_into(
 
 
 def _map(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    """`value` with every tensor changed, in containers of its own."""
+    """A copy of `value`'s containers with `change` applied to every tensor."""
     if isinstance(value, torch.Tensor):
         return change(value)
     if isinstance(value, dict):
@@ -763,9 +751,7 @@ def _map(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
 
 
 class _Staging:
-    """Copies of a state in reused CPU buffers (pinned, for CUDA): training goes on while they are
-    written.
-    """
+    """Copies a state into reused CPU buffers (pinned for CUDA), so training can continue."""
 
     def __init__(self) -> None:
         self.buffers: list[torch.Tensor | None] = []
@@ -793,7 +779,7 @@ class _Staging:
             return done[key]
 
         staged = _map(tree, change)
-        # the copies are under way: the next step would overwrite what they read
+        # wait for the copies: the next step would overwrite what they read
         for device in devices:
             torch.cuda.current_stream(device).synchronize()
         return staged
@@ -803,23 +789,24 @@ class _Staging:
 
 
 class CheckpointManager:
-    """Saves and resumes a training job. Make it after init_process_group; use it as a context
-    manager.
+    """Saves and resumes a training job. Make it after init_process_group; use it in `with`.
 
-    directory     one that all ranks see, and no other job writes into
-    state         name -> object with state_dict and load_state_dict (or None): the same on every
-                  rank. Call the model "model" and its optimizer "optimizer". Scheduler, GradScaler,
-                  sampler: anything else
-    per_rank      the same, for what every rank has of its own (a torchdata StatefulDataLoader, say)
-    every_*       when to save; also when a signal came, and before the job's time is up
-    keep          how many intact checkpoints stay; the best one stays apart
-    asynchronous  copy the state, then write it beside training
-    gradients     save accumulated gradients, too (for saves in mid-accumulation)
-    end_time      epoch seconds when the job will be killed; default: Slurm's, if there is one
-    margin        s before that by which the last save must be durable
-    timeout       s after which a rank that doesn't answer is an error on the others: longer than a
-                  save takes
-    max_stuck     lives in a row without a new checkpoint after which resume() gives up
+    directory     all ranks must see it; no other job may write into it
+    state         name -> object with state_dict and load_state_dict (or None), equal on all ranks.
+                  Call the model "model" and its optimizer "optimizer". Scheduler, GradScaler and
+                  sampler may have any name
+    per_rank      the same, for objects that differ between ranks (a torchdata StatefulDataLoader)
+    every_*       when to save. It also saves after a signal and before the job's time is up
+    keep          how many intact checkpoints to keep; the best one isn't counted
+    asynchronous  copy the state, then write it while training continues
+    gradients     also save accumulated gradients (for saves between optimizer steps)
+    end_time      Unix time (s) at which the job will be killed; default: $SLURM_JOB_END_TIME
+    margin        s before end_time by which the last save must be durable
+    timeout       s after which an unresponsive rank is an error on the others: longer than a save
+    max_stuck     lives in a row without a new checkpoint after which resume() raises
+
+    Raises ValueError or TypeError for arguments that can't work, CheckpointError for a directory
+    that can't. On several ranks, all must call its methods at the same points.
     """
 
     def __init__(
@@ -851,14 +838,14 @@ class CheckpointManager:
         self.keep, self.asynchronous, self.gradients = keep, asynchronous, gradients
         self.end_time = end_time or float(os.environ.get("SLURM_JOB_END_TIME") or math.inf)
         self.margin, self.max_stuck = margin, max_stuck
-        # this thread's and the writing thread's. A dead rank is noticed at once, whatever the time
-        # limit
+        # one for this thread, one for the writing thread. A dead rank is noticed at once,
+        # whatever the timeout
         self.front, self.back = _Ranks(timeout), _Ranks(timeout)
         self.rank, model = self.front.rank, self.state.get("model")
         self.sharded = model is not None and any(hasattr(p, "to_local") for p in model.parameters())
         if self.sharded and self.state.get("optimizer") is None:
             raise ValueError(
-                "a sharded model is saved with its optimizer, under the name 'optimizer'"
+                "a sharded model is saved together with its optimizer: add it as 'optimizer'"
             )
         for name, part in self.state.items():
             for module in part.modules() if isinstance(part, torch.nn.Module) else ():
@@ -878,8 +865,8 @@ class CheckpointManager:
         )
         self.saving: Future[None] | None = None
         self.device: int | None = None  # the CUDA device in use when a save began
-        self.cost = self.status().get("cost", 0.0)  # s for a save; known from the last life
-        self.longest = 0.0  # s between two looks at signals and the clock
+        self.cost = self.status().get("cost", 0.0)  # s that a save takes, as the last life measured
+        self.longest = 0.0  # s between two checks of signals and the clock
         self.checked_at: float | None = None
         self.saved: tuple[int, int] | None = None
         self.saved_at = time.monotonic()
@@ -897,9 +884,9 @@ class CheckpointManager:
         every_minutes: float | None,
         gradients: bool,
     ) -> None:
-        """What would show hours later, at the first save or the first resume."""
+        """Refuse now what would fail hours later, at the first save or resume."""
         if self.directory.path.exists() and not self.directory.path.is_dir():
-            raise CheckpointError(f"{self.directory.path} is a file: checkpoints need a directory")
+            raise CheckpointError(f"{self.directory.path} is a file: give a directory")
         if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not (
             dist.is_available() and dist.is_initialized()
         ):
@@ -908,7 +895,7 @@ class CheckpointManager:
                 "make the manager"
             )
         if not isinstance(keep, int) or keep < 1:
-            raise ValueError(f"keep={keep!r}: at least one checkpoint must stay")
+            raise ValueError(f"keep={keep!r}: keep at least one checkpoint")
         for name, value in (
             ("every_steps", every_steps),
             ("every_epochs", every_epochs),
@@ -917,13 +904,13 @@ class CheckpointManager:
             if value is not None and (
                 value <= 0 or (name != "every_minutes" and value != int(value))
             ):
-                raise ValueError(f"{name}={value!r}: a positive number, or None")
+                raise ValueError(f"{name}={value!r}: it must be a positive number or None")
         for name, part in (self.state | self.per_rank).items():
             if part is not None and not (
                 hasattr(part, "state_dict") and hasattr(part, "load_state_dict")
             ):
                 raise TypeError(
-                    f"'{name}' is a {type(part).__name__}, which has no state_dict and "
+                    f"'{name}' is a {type(part).__name__} without state_dict and "
                     "load_state_dict: it can't be saved"
                 )
         if gradients and self.state.get("model") is None:
@@ -931,7 +918,7 @@ class CheckpointManager:
         for name, part in self.state.items():
             if isinstance(part, ResumableSampler) and part.world != _rank_and_world()[1]:
                 raise ValueError(
-                    f"'{name}' was made for {part.world} ranks, and there are "
+                    f"'{name}' was made for {part.world} ranks, but there are "
                     f"{_rank_and_world()[1]}: make it after init_process_group"
                 )
 
@@ -949,7 +936,7 @@ class CheckpointManager:
         atexit.register(_end_workers)
         try:
             if error is None:
-                if self.moved and self.saved != self._position():  # preempted, or done since
+                if self.moved and self.saved != self._position():  # trained since the last save
                     self.save()
                 self.flush()
                 self.outcome = PREEMPTED if self.stopping else DONE
@@ -957,11 +944,11 @@ class CheckpointManager:
             self.writer.shutdown(wait=True)
             told = self.outcome
             if told == DONE and not self.moved:
-                # it only looked: what the last life came to still holds
+                # it trained nothing: the last life's outcome still holds
                 told = self.last.get("outcome", DONE)
             try:
                 self._note(outcome=told, interrupted=kind is KeyboardInterrupt)
-            except OSError as e:  # it must not hide what ended the job
+            except OSError as e:  # don't hide the error that ended the job
                 print(f"status.json can't be written: {e}", file=sys.stderr, flush=True)
             self.signal.__exit__()
             if self.lock is not None:
@@ -970,24 +957,25 @@ class CheckpointManager:
 
     @property
     def exit_status(self) -> int:
-        """For sys.exit. torchrun turns every status but 0 into 1: there, read status.json."""
+        """For sys.exit: 0 done, 75 preempted, 1 failed.
+
+        torchrun turns every status but 0 into 1: read status.json there.
+        """
         return EXIT_STATUS[self.outcome or FAILED]
 
     # --- when
 
     def step(self) -> bool:
-        """Call it after every optimizer step, on every rank: saves if it's due; true when training
-        is to stop.
-        """
+        """Call it after every optimizer step, on every rank. It saves if due; True means stop."""
         self._moves()
         self.steps += 1
         return self._check(self.every_steps is not None and self.steps % self.every_steps == 0)
 
     def end_epoch(self, metric: float | None = None) -> bool:
-        """Call it after an epoch and its evaluation. `metric` (rank 0's counts): lower is better,
-        so negate an accuracy.
+        """Call it after an epoch and its evaluation, on every rank; True means stop.
 
-        The best is saved apart.
+        metric  lower is better, so negate an accuracy. Only rank 0's counts. The best checkpoint
+                is saved separately
         """
         self._moves()
         self.epoch += 1
@@ -996,21 +984,19 @@ class CheckpointManager:
                 part.next_epoch()
         mine = metric if self.rank == 0 and metric is not None and metric < self.best else None
         better, best = self.front.highest(mine is not None, -math.inf if mine is None else mine)
-        if better:  # first: the other checkpoint says that the best is saved
+        if better:  # before the other checkpoint, which records self.best as saved
             self.best = best
             self.save("best")
         return self._check(self.every_epochs is not None and self.epoch % self.every_epochs == 0)
 
     def should_stop(self) -> bool:
-        """For evaluation, warm-up and other long stretches between steps; on every rank at the same
-        points.
-        """
+        """Call it in evaluation and other long work, on every rank; True means stop."""
         return self._check(False, save=False)
 
     def _check(self, due: bool, save: bool = True) -> bool:
         now = time.monotonic()
         self.longest, self.checked_at = max(self.longest, now - (self.checked_at or now)), now
-        # the next check comes later
+        # s that remain for training, reckoned up to the next check
         left = self.end_time - time.time() - self.margin - 2 * self.cost - self.longest
         late = (
             self.every_minutes is not None
@@ -1035,25 +1021,24 @@ class CheckpointManager:
             self.moved = True
 
     def _owns_directory(self) -> None:
-        """Before the first step: nothing that lies there is overtaken by accident, and no other job
-        writes there.
-        """
+        """Refuse to train into another run's checkpoints, or beside another job."""
         if self.rank:
             return
         if not self.resumed and (self.directory.names() or self.directory.names("best")):
             raise CheckpointError(
                 f"{self.directory.path} holds checkpoints: call resume() before training, or "
-                "start_over() to put them aside"
+                "start_over() to move them aside"
             )
         if not self._lock():
             raise CheckpointError(
-                f"another job is writing into {self.directory.path}: end it, or take another "
+                f"another job is writing into {self.directory.path}: end it or use another "
                 "directory"
             )
 
     def _lock(self) -> bool:
-        """Is the directory this job's? A lock of the process's, gone when it dies. Where there are
-        no locks, it is.
+        """Take the directory's lock; False if another job holds it.
+
+        The lock ends with the process. A file system without locks counts as locked.
         """
         if self.lock is not None or fcntl is None:
             return True
@@ -1071,14 +1056,15 @@ class CheckpointManager:
     # --- saving
 
     def save(self, kind: str = "step") -> None:
-        """Save now. Asynchronously: returns when the state is copied; what goes wrong is raised by
-        the next call.
+        """Save now, on every rank; CheckpointError (or OSError) if it fails.
+
+        An asynchronous save returns when the state is copied; the next call raises its failure.
         """
         self.flush()
         self.device = torch.cuda.current_device() if torch.cuda.is_initialized() else None
         tree = self._capture()
         if self.rank:
-            tree["shared"] = {}  # rank 0 writes it: the others needn't copy it
+            tree["shared"] = {}  # only rank 0 writes it
         if self.asynchronous:
             tree = self.staging.copy(tree)
             self.saving = self.writer.submit(self._write, kind, self.steps, tree)
@@ -1089,7 +1075,7 @@ class CheckpointManager:
             self.saved = self._position()
 
     def flush(self) -> None:
-        """Wait for the save in flight; raises what went wrong in it."""
+        """Wait for the save in flight and raise its failure."""
         saving, self.saving = self.saving, None
         if saving is not None:
             saving.result()
@@ -1101,7 +1087,7 @@ class CheckpointManager:
         progress: dict[str, Any]
         progress = {"epoch": self.epoch, "steps": self.steps, "best": self.best}
         progress |= {"world_size": self.front.world, "gradients": self.gradients}
-        if self.about is None:  # what doesn't change from save to save
+        if self.about is None:  # doesn't change from save to save
             modules, others = (
                 {
                     n: p
@@ -1138,8 +1124,8 @@ class CheckpointManager:
         if self.sharded:
             from torch.distributed.checkpoint.state_dict import get_state_dict
 
-            # not optimizer.state_dict(): it has no names, and its moments would be dropped without
-            # a word get_state_dict makes a step of nothing then
+            # not optimizer.state_dict(): it has no names, and loading would silently drop the
+            # moments. get_state_dict fills an empty optimizer state by a step without effect
             progress["untouched"] = not self.state["optimizer"].state
             tree["shards"] = dict(
                 zip(
@@ -1155,7 +1141,7 @@ class CheckpointManager:
     def _write(self, kind: str, step: int, tree: dict[str, Any]) -> None:
         began, ranks, first = time.monotonic(), self.back, self.rank == 0
         if self.device is not None:
-            torch.cuda.set_device(self.device)  # each thread has a current device of its own
+            torch.cuda.set_device(self.device)  # the current device is per thread
         tmp = Path(
             ranks.together(
                 "the save", lambda: str(self.directory.begin(kind, step)) if first else None
@@ -1176,7 +1162,7 @@ class CheckpointManager:
         ranks.together(
             "the save", lambda: self._commit(tmp, everything, step, kind) if first else None
         )
-        if first:  # the others needn't wait for it
+        if first:  # the other ranks don't wait for it
             self.directory.prune(self.keep if kind == "step" else 1, kind)
         self.cost = max(self.cost * 0.9, time.monotonic() - began)
 
@@ -1187,16 +1173,16 @@ class CheckpointManager:
     # --- resuming
 
     def resume(self, kind: str = "step") -> bool:
-        """Load the newest intact checkpoint (kind "best": the best one); False if there is none: a
-        fresh start.
+        """Load the newest intact checkpoint, on every rank; False if there is none.
 
-        CheckpointError if there are some and none is intact, Mismatch if it belongs to another job.
+        kind    "best" loads the best one instead
+        Raises  CheckpointError if checkpoints exist but none is intact, or after max_stuck lives
+                without a new one; Mismatch if the checkpoint doesn't fit this job.
         """
         self.flush()
         self.resumed = True
         first = self.rank == 0
-        # another job may be at work there, and this one only look: what it is writing is no
-        # leftover
+        # only with the lock: what another job is writing isn't a leftover
         self.front.together(
             "resuming", lambda: self.directory.clear_leftovers() if first and self._lock() else None
         )
@@ -1211,7 +1197,7 @@ class CheckpointManager:
                 raise
             except CheckpointError as e:
                 if self.rank == 0:
-                    print(f"checkpoint {name} is passed over: {e}", file=sys.stderr, flush=True)
+                    print(f"skipped checkpoint {name}: {e}", file=sys.stderr, flush=True)
                 continue
             self.front.together(f"resuming from {name}", partial(self._apply, name, **box))
             if self.rank == 0:
@@ -1220,7 +1206,7 @@ class CheckpointManager:
         else:
             if names:
                 best = (
-                    "; the best one, apart, may be: resume('best')"
+                    "; the best one may be: try resume('best')"
                     if kind == "step" and self.directory.names("best")
                     else ""
                 )
@@ -1234,9 +1220,7 @@ class CheckpointManager:
         return bool(names)
 
     def start_over(self) -> None:
-        """Begin anew in a directory that may hold another run's checkpoints: they are kept, as
-        abandoned-...
-        """
+        """Start from step 0; existing checkpoints are kept, as abandoned-..."""
 
         def put_aside() -> None:
             self._owns_directory()
@@ -1247,13 +1231,13 @@ class CheckpointManager:
         self.front.together("starting over", put_aside)
 
     def _candidates(self, kind: str) -> list[str]:
-        """Newest first; a job that only ever saved its best goes on from there."""
+        """Newest first; a job that only saved best checkpoints resumes from those."""
         return self.directory.names(kind) or (
             self.directory.names("best") if kind == "step" else []
         )
 
     def _load(self, name: str, box: dict[str, Any]) -> None:
-        """This rank's parts into `box`, verified; nothing of the job is touched yet."""
+        """Read and verify this rank's parts into `box`, without touching the job."""
         shared = self.directory.read(name, "shared.ckpt")
         own = self.directory.read(name, f"rank-{self.rank}.ckpt")
         if self.sharded:
@@ -1261,7 +1245,7 @@ class CheckpointManager:
         box.update(shared=shared, own=own)
 
     def _apply(self, name: str, shared: dict[str, Any], own: dict[str, Any] | None) -> None:
-        self._compare(name, shared, own)  # first: nothing of the job is touched yet
+        self._compare(name, shared, own)  # before anything of the job changes
         if self.sharded:
             _read_shards(
                 self.directory.path / name / "shards",
@@ -1278,13 +1262,13 @@ class CheckpointManager:
         progress = shared["progress"]
         if progress["world_size"] != self.front.world and (progress["gradients"] or self.per_rank):
             raise Mismatch(
-                f"gradients and per_rank state of {progress['world_size']} ranks can't go on "
-                f"with {self.front.world}"
+                f"gradients and per_rank state of {progress['world_size']} ranks can't resume "
+                f"on {self.front.world}"
             )
         self.epoch, self.steps, self.best = progress["epoch"], progress["steps"], progress["best"]
         if own is None:
             print(
-                f"rank {self.rank} is new: its random numbers start afresh",
+                f"rank {self.rank} isn't in the checkpoint: its RNGs aren't restored",
                 file=sys.stderr,
                 flush=True,
             )
@@ -1301,26 +1285,26 @@ class CheckpointManager:
             if grad is not None:
                 p.grad = torch.zeros_like(p)
                 (p.grad.to_local() if hasattr(p, "to_local") else p.grad).copy_(grad)
-        set_rng_state(own["rng"])  # last: whatever drew from a generator until now is undone
+        set_rng_state(own["rng"])  # last: undoes every draw during loading
 
     def _compare(self, name: str, shared: dict[str, Any], own: dict[str, Any] | None) -> None:
-        """Mismatch if the job isn't made of what the checkpoint holds."""
+        """Raise Mismatch unless the job has exactly the parts that the checkpoint holds."""
         where = self.directory.path / name
         apart = {"model", "optimizer"} if self.sharded else set()
         holds, has = set(shared) - {"progress", "about"}, set(self.state) - apart
         if self.sharded and not (where / "shards").is_dir():
-            raise Mismatch(f"{where} is a checkpoint of a model that wasn't sharded")
+            raise Mismatch(f"{where} is a checkpoint of an unsharded model")
         if not self.sharded and (where / "shards").is_dir():
             raise Mismatch(
-                f"{where} is a checkpoint of a sharded model: shard yours with fully_shard, or "
+                f"{where} is a checkpoint of a sharded model: shard yours with fully_shard or "
                 "export it (templates/README.md)"
             )
         if missing := has - holds:
             raise Mismatch(f"{where} holds no {_quoted(missing)}; it holds {_quoted(holds)}")
         if extra := holds - has:
             raise Mismatch(
-                f"{where} holds {_quoted(extra)} as well: register what the job had, or it goes "
-                "on as another one"
+                f"{where} also holds {_quoted(extra)}: register what the job had, or it resumes "
+                "as a different job"
             )
         if own is not None and (missing := set(self.per_rank) - set(own)):
             raise Mismatch(f"{where} holds no per_rank {_quoted(missing)}")
@@ -1328,10 +1312,10 @@ class CheckpointManager:
             target = self.state.get(part, self.per_rank.get(part))
             if target is not None and type(target).__name__ != kind:
                 raise Mismatch(
-                    f"'{part}' was a {kind} in {where}, and is a {type(target).__name__}"
+                    f"'{part}' is a {kind} in {where} but a {type(target).__name__} in the job"
                 )
 
-    # --- what is told to the outside
+    # --- status.json
 
     def status(self) -> dict[str, Any]:
         """The last life's {"outcome", "steps", "started_at", "stuck"}; {} if there was none."""
@@ -1356,8 +1340,9 @@ class CheckpointManager:
             os.replace(tmp, self.directory.path / "status.json")
 
     def _refuse_crash_loop(self) -> None:
-        """Counts lives that began at the same step and died: noted before training, so that SIGKILL
-        counts, too.
+        """Raise after max_stuck lives that began at the same step and died.
+
+        It counts before training, so that a life that SIGKILL ends counts, too.
         """
         if self.rank == 0:
             last = self.status()
@@ -1383,8 +1368,9 @@ def _write_shards(path: Path, tree: dict[str, Any], ranks: _Ranks) -> None:
 
 
 def _seal_shards(path: Path, rank: int) -> dict[str, str]:
-    """Digests of this rank's files, which are synced again: torch syncs .metadata before it has
-    written all of it.
+    """Sync this rank's files and return their digests.
+
+    torch syncs .metadata too early, before it has written all of it.
     """
     files = [
         f
@@ -1405,18 +1391,18 @@ def _read_shards(
     from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
     for p in model.parameters():
-        # or get_state_dict would make no place for the moments, and load would leave them out
+        # else get_state_dict makes no place for the moments, and load skips them
         p.grad = None
     tree: dict[str, Any]
     tree = dict(zip(("model", "optimizer"), get_state_dict(model, optimizer), strict=False))
     if lost := set(FileSystemReader(path).read_metadata().state_dict_metadata) - set(
         flatten_state_dict(tree)[0]
     ):
-        raise Mismatch(f"the job has no place for {sorted(lost)[:3]} of the checkpoint")
+        raise Mismatch(f"the checkpoint holds {sorted(lost)[:3]}, which the job lacks")
     try:
         load(tree, storage_reader=FileSystemReader(path), process_group=ranks.group)
     except BaseException as e:
-        # every rank's traceback is in the message
+        # the message holds every rank's traceback: the first rank's error is enough
         first = next(iter(getattr(e, "failures", {0: (e,)}).values()))[0]
         raise Mismatch(f"the shards don't fit: {first}") from None
     set_state_dict(

@@ -1,15 +1,13 @@
 #!/usr/bin/env python3
-"""A training job that can be killed at any moment and ends where it would have ended. Change data
-and model.
+"""A training job that may be killed at any moment and still ends in the same weights.
 
     python train_with_checkpoint.py --directory runs/a
-    torchrun --nproc-per-node 4 train_with_checkpoint.py --directory runs/a            # DDP
-    torchrun --nproc-per-node 4 train_with_checkpoint.py --directory runs/a --fsdp     # FSDP2:
-                                                                                       sharded
+    torchrun --nproc-per-node 4 train_with_checkpoint.py --directory runs/a           # DDP
+    torchrun --nproc-per-node 4 train_with_checkpoint.py --directory runs/a --fsdp    # FSDP2
 
-Run the same command again after whatever happened. Exit status: 0 done, 75 preempted (run me
-again), 1 failed; runs/a/status.json says the same where a launcher hides it. checkpoint_utils.py
-belongs beside this file.
+Whatever happened, run the same command again. Exit status: 0 done, 75 preempted (run me again),
+1 failed; torchrun hides it, but runs/a/status.json says it, too. Put checkpoint_utils.py beside
+this file; change data and model.
 """
 
 import argparse
@@ -37,7 +35,7 @@ p.add_argument(
     "--resume",
     choices=["auto", "never"],
     default="auto",
-    help="auto: from the newest intact checkpoint, if any; never: put aside what is there",
+    help="auto: from the newest intact checkpoint, if any; never: move existing ones aside",
 )
 p.add_argument(
     "--fsdp", action="store_true", help="shard model and optimizer over the ranks (FSDP2)"
@@ -53,15 +51,13 @@ p.add_argument("--save-every-steps", type=int, default=50)
 p.add_argument("--save-every-minutes", type=float)
 p.add_argument("--keep", type=int, default=3)
 p.add_argument("--sync-saves", action="store_true", help="write checkpoints in the training thread")
-p.add_argument("--trace", help="append step and exact loss of every step to this file")
+p.add_argument("--trace", help="append every step's number and exact loss to this file")
 
 CONTEXT, VOCABULARY = 32, 64
 
 
 class Sequences(Dataset[torch.Tensor]):
-    """Made-up text. What is random depends on seed, epoch and index alone: not on workers, nor on
-    when they start.
-    """
+    """Made-up text. Its randomness depends only on seed, epoch and index, not on the workers."""
 
     def __init__(self, samples: int, seed: int, noise: float):
         self.samples, self.seed, self.noise, self.epoch = samples, seed, noise, 0
@@ -81,7 +77,7 @@ class Sequences(Dataset[torch.Tensor]):
 
 
 class Model(nn.Module):
-    """Tokens (batch, CONTEXT + 1) to the mean loss of predicting each from those before it."""
+    """Tokens (batch, CONTEXT + 1) to the mean loss (a scalar) of next-token prediction."""
 
     def __init__(self, width: int, layers: int):
         super().__init__()
@@ -120,7 +116,7 @@ def distribute(model: Model, args: argparse.Namespace, device: torch.device) -> 
 
 
 def warm_up_and_decay(step: int, steps: int) -> float:
-    """Factor of the learning rate: linear over the first tenth, then a cosine down to zero."""
+    """Learning-rate factor: linear over the first tenth of the steps, then a cosine to zero."""
     start = max(1, steps // 10)
     return (
         (step + 1) / start
@@ -130,11 +126,10 @@ def warm_up_and_decay(step: int, steps: int) -> float:
 
 
 def warm_up(model: nn.Module, device: torch.device) -> None:
-    """Two backward passes, before anything is restored.
+    """Two backward passes before anything is restored; they leave the model's buffers unchanged.
 
-    DDP regroups its gradients after the first one, and with that the order of its sums: a resumed
-    job that trains its first step with the first grouping isn't the job that was killed, from three
-    ranks on. Running means that these passes move are put back.
+    After the first pass, DDP regroups its gradients, which changes the order of its sums. From
+    three ranks on, a resumed job that trains with the first grouping gets other weights.
     """
     buffers = [(b, b.clone()) for b in model.buffers()]
     for _ in range(2):
@@ -148,9 +143,7 @@ def warm_up(model: nn.Module, device: torch.device) -> None:
 def evaluate(
     model: nn.Module, data: Sequences, ckpt: CheckpointManager, device: torch.device
 ) -> float | None:
-    """Mean loss; None if the job was told to stop meanwhile. The same data on every rank, so the
-    same result.
-    """
+    """Mean loss, equal on every rank (all see the same data); None if the job must stop."""
     model.eval()
     losses: list[float] = []
     for start in range(0, len(data), 64):
@@ -165,7 +158,7 @@ def evaluate(
 
 
 def fingerprint(model: nn.Module) -> str:
-    """SHA-256 of the weights: two runs are one run if it's equal."""
+    """SHA-256 (hex) of the weights: equal for bit-identical runs."""
     digest = hashlib.sha256()
     for value in bare(model).state_dict().values():
         value = value.full_tensor() if hasattr(value, "full_tensor") else value
@@ -176,7 +169,7 @@ def fingerprint(model: nn.Module) -> str:
 
 
 class Progress:
-    """One line on a terminal, one line an epoch in a log file; rank 0 alone speaks."""
+    """A progress bar on a terminal, one line an epoch in a log file; only rank 0 prints."""
 
     def __init__(self, total: int, log: str | None):
         self.total, self.on = total, not dist.is_initialized() or dist.get_rank() == 0
@@ -215,7 +208,7 @@ def main() -> None:
         )
     status = run(args, device)
     if dist.is_initialized():
-        # a DDP model that is freed after its group may hang: nothing of the job is alive here
+        # a DDP model that is freed after its group may hang: free it now
         gc.collect()
         dist.barrier()  # torch 2.6 hangs if a rank destroys its groups after another has left
         dist.destroy_process_group()
@@ -223,11 +216,11 @@ def main() -> None:
 
 
 def run(args: argparse.Namespace, device: torch.device) -> int:
-    """The whole job; its exit status."""
+    """Run the whole job and return its exit status."""
     rank = dist.get_rank() if dist.is_initialized() else 0
     torch.manual_seed(args.seed)  # the same weights on every rank
     model = distribute(Model(args.width, args.layers).to(device), args, device)
-    torch.manual_seed(args.seed + 1000 * rank)  # dropout of its own on every rank
+    torch.manual_seed(args.seed + 1000 * rank)  # different dropout on every rank
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     train, val = (
         Sequences(args.samples, args.seed, noise=0.05),
@@ -239,13 +232,12 @@ def run(args: argparse.Namespace, device: torch.device) -> int:
         batch_sampler=sampler,
         num_workers=args.workers,
         worker_init_fn=ignore_signals,
-        # else iter(loader) draws from the global generator, once more after a resume
+        # else iter(loader) draws from the global generator, and a resumed run draws once more
         generator=torch.Generator(),
         pin_memory=device.type == "cuda",
     )
     steps = args.epochs * len(sampler)
-    # its length isn't part of its state: a job that goes on with another number of ranks has more
-    # steps, or fewer
+    # its length isn't part of its state: with another number of ranks, the number of steps changes
     scheduler = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: warm_up_and_decay(step, steps)
     )
@@ -264,7 +256,7 @@ def run(args: argparse.Namespace, device: torch.device) -> int:
         ckpt.resume() if args.resume == "auto" else ckpt.start_over()
         model.train()
         while ckpt.epoch < args.epochs and not ckpt.should_stop():
-            train.epoch = ckpt.epoch  # before the workers start: they get a copy
+            train.epoch = ckpt.epoch  # before the workers start: each gets a copy
             for batch in sampler.follow(loader):
                 loss = model(batch.to(device, non_blocking=True))
                 optimizer.zero_grad()

@@ -3,12 +3,11 @@
 python -m grader.bench                        the grader, crash testing, and the templates
                                               against other savers
 python -m grader.bench --only grading         launch and grading times
-python -m grader.bench --only isolation       the sandbox: a life, a grading, with it and
-                                              without
+python -m grader.bench --only isolation       lives and gradings with and without the sandbox
 python -m grader.bench --only load            20 gradings of each solution beside 8 busy
                                               processes (an hour)
-python -m grader.bench --only crash           states of the disk a second, their growth, the
-                                              cost of a record
+python -m grader.bench --only crash           disk states a second, their growth, the cost of
+                                              recording
 python -m grader.bench --only savers          the templates; --sizes 16,256,1024,4096 MiB
 python -m grader.bench --only flakes          20 gradings of the solution and of every mutant
                                               (hours; --record adds them up)
@@ -30,9 +29,9 @@ from grader.course import catalog
     type=click.Choice(["grading", "isolation", "load", "crash", "savers", "flakes"]),
     help="One part.",
 )
-@click.option("--exercise", help="Whose solution and mutants are graded (ex01; load: all).")
+@click.option("--exercise", help="Exercises whose solution and mutants to grade (ex01; load: all).")
 @click.option("--busy", default=8, help="Busy processes beside the gradings under load.")
-@click.option("--rounds", default=5, help="How often everything is measured.")
+@click.option("--rounds", default=5, help="How often to measure everything.")
 @click.option(
     "--plain/--no-plain", default=True, help="Also grade with plain processes (a minute)."
 )
@@ -41,12 +40,12 @@ from grader.course import catalog
     "--load",
     type=click.Choice(["none", "all", "half"]),
     default="half",
-    help="In how many of them every core is busy.",
+    help="How many of them run with every core busy.",
 )
 @click.option(
     "--record",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Add the flakes' rounds up in this JSON file.",
+    help="Add up the flakes' rounds in this JSON file.",
 )
 @click.option("--sizes", default="16,256,1024", help="MiB of state to save.")
 @click.option(

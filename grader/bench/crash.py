@@ -1,6 +1,4 @@
-"""What crash testing costs: all states of a save, how they grow with its operations, and the record
-of a call.
-"""
+"""What crash testing costs: a save's disk states, their growth with its operations, recording."""
 
 from __future__ import annotations
 
@@ -81,12 +79,12 @@ def _program(saves: int, number: int, synced: bool = True) -> crashtest.Program:
 
 
 def _saves(rounds: int) -> None:
-    """With torch loaded, as it is where checkpoints are tested: a fork copies its page tables."""
+    """Measure with torch loaded, as in a checkpoint test: a fork copies its page tables."""
     import torch  # noqa: F401
 
     jobs = default_jobs()
     shown = table(
-        f"Everything that a crash may leave of a 3-file checkpoint (median of {rounds}, {jobs} "
+        f"All disk states after a crash while saving 3 files (median of {rounds}, {jobs} "
         "at a time)",
         "saves",
         "operations",
@@ -126,7 +124,7 @@ def _saves(rounds: int) -> None:
 def _growth() -> None:
     jobs = default_jobs()
     shown = table(
-        "Two saves, by the number of their files; power loss and killed process only",
+        "Two saves by their number of files; only power loss and killed process",
         "files",
         "synced",
         "operations",
@@ -159,7 +157,7 @@ def _growth() -> None:
 
 
 def _calls(rounds: int) -> None:
-    """A program that writes byte after byte to a file, recorded and not."""
+    """A program that writes byte after byte to a file, recorded and unrecorded."""
 
     def write(directory: str) -> None:
         fd = os.open(f"{directory}/file", os.O_WRONLY | os.O_CREAT)
@@ -188,7 +186,7 @@ def _calls(rounds: int) -> None:
         return time.perf_counter() - began
 
     shown = table(
-        f"A system call, recorded and not (median of {rounds}, {CALLS} calls)",
+        f"A system call, recorded and unrecorded (median of {rounds}, {CALLS} calls)",
         "call",
         "alone µs",
         "recorded µs",
@@ -196,7 +194,7 @@ def _calls(rounds: int) -> None:
     )
     for name, do in (
         ("write of a byte to a watched file", write),
-        ("one that changes no file", look),
+        ("a call that changes no file", look),
     ):
         times: dict[Callable, list[float]] = {alone: [], recorded: []}
         for _ in range(rounds):

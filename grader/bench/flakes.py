@@ -1,6 +1,4 @@
-"""Does the same submission get the same verdict every time, on a quiet machine and on a busy
-one?
-"""
+"""Does a submission get the same verdict every time, on a quiet machine and on a busy one?"""
 
 from __future__ import annotations
 
@@ -27,7 +25,7 @@ def _spin() -> None:
 
 @contextmanager
 def loaded(cores: int):
-    """Every core busy with something else."""
+    """Keep every core busy with something else."""
     spinners = [multiprocessing.Process(target=_spin, daemon=True) for _ in range(cores)]
     for s in spinners:
         s.start()
@@ -48,11 +46,10 @@ def _remembered(record: Path | None) -> dict:
 def run(
     exercise: catalog.Exercise, rounds: int, load: str = "half", record: Path | None = None
 ) -> int:
-    """Grade the solution and every mutant (its own task) `rounds` times; under `load` all, half or
-    none of them.
+    """Grade the solution and every mutant (its own task) `rounds` times; `load`: all, half or none.
 
     All rounds take hours. Those in `record` (a JSON file, rewritten after every round) count too,
-    so they can be run a few at a time and a run that was stopped goes on.
+    so you can do a few at a time, and continue after an interruption.
     """
     quiet = {"none": rounds, "all": 0, "half": rounds // 2}[load]
     subjects: list[tuple[str, list[int] | None, Callable[[], submissions.Submission]]] = [
@@ -82,8 +79,8 @@ def run(
     try:
         for n in range(rounds):
             busy = n >= quiet
-            # as many gradings at a time as there are cores: it fills them, and shows whether they
-            # disturb each other
+            # one grading per core at a time: fills the machine and shows whether they disturb each
+            # other
             with loaded(cores if busy else 0), ThreadPoolExecutor(cores) as pool:
                 for done in [pool.submit(grade, subject, busy) for subject in subjects]:
                     done.result()

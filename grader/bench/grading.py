@@ -68,9 +68,7 @@ def launch_times(rounds: int) -> None:
 
 
 def _plain_python(folder: Path, script: Path, argv: list[str]) -> None:
-    """The same script in an interpreter of its own, with nothing of ours around it but its
-    surroundings.
-    """
+    """The same script in a plain interpreter, with only its environment from us."""
     (folder / "t").mkdir(parents=True)
     job: dict[str, Any] = {
         "script": str(script),
@@ -82,7 +80,7 @@ def _plain_python(folder: Path, script: Path, argv: list[str]) -> None:
         **{name: str(folder / name) for name in ("stdout", "stderr", "events", "stack")},
     }
     (folder / "job.json").write_text(json.dumps(job))
-    # it makes a session of its own
+    # it starts a session of its own
     subprocess.run(
         [sys.executable, "-I", str(HERE / "inside" / "child.py"), str(folder / "job.json")],
         check=True,

@@ -1,6 +1,4 @@
-"""What the sandbox costs: for one life, for the grading of each solution; and whether verdicts hold
-under load.
-"""
+"""What the sandbox costs a life and a grading, and whether verdicts stay right under load."""
 
 from __future__ import annotations
 
@@ -28,7 +26,7 @@ def _available() -> list[Sandbox]:
 
 
 def life_cost(rounds: int) -> None:
-    """The same bare life in each sandbox, in turn: the differences are the sandbox's."""
+    """Time the same bare life in each sandbox in turn: the differences are the sandbox's cost."""
     kinds = _available()
     times: dict[str, list[float]] = {}
     launcher = launchers.choose(kind=kinds[-1].kind)
@@ -66,7 +64,7 @@ def life_cost(rounds: int) -> None:
 
 
 def grading_cost(rounds: int) -> None:
-    """Each solution graded with and without the sandbox, in turn."""
+    """Grade each solution with and without the sandbox, in turn."""
     kinds = [Sandbox(NONE), sandbox.choose()]
     shown = table(
         f"Grading a solution (median of {rounds})",
@@ -97,8 +95,9 @@ def grading_cost(rounds: int) -> None:
 
 
 def under_load(rounds: int, busy: int, names: list[str]) -> int:
-    """Each solution `rounds` times while `busy` processes spin: the number of gradings without full
-    marks.
+    """Grade each solution `rounds` times while `busy` processes spin.
+
+    Returns the number of gradings without full marks.
     """
     wrong = 0
     for exercise in [catalog.find(name) for name in names] or catalog.exercises().values():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def draw(found: dict[int, dict], path: Path) -> None:
-    """Stall, time to durable and time to load, in seconds per GiB, one group of bars a size."""
+    """Draw stall, time to durable and time to load, in s/GiB, one group of bars a size."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -46,7 +46,7 @@ def draw(found: dict[int, dict], path: Path) -> None:
                         fontsize=6,
                     )
         ax.set_title(title, fontsize=10, loc="left")
-        ax.set_xlabel("seconds for each GiB", fontsize=8)
+        ax.set_xlabel("seconds per GiB", fontsize=8)
         ax.tick_params(labelsize=8)
         ax.spines[["top", "right"]].set_visible(False)
     axes[0].set_yticks([y + 0.4 - 0.4 / len(found) for y in range(len(names))], names)

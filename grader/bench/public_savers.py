@@ -1,11 +1,11 @@
-"""Savers that people use, under every crash: the table in SAVERS.md.
+"""Popular savers under every crash: makes the table in SAVERS.md.
 
     python -m grader.bench.public_savers [--only NAME] [--write]
 
-Each is used as its documentation says, by a program that saves three times into one directory and,
-after a crash, loads the newest checkpoint as that library finds it. But for DCP, which syncs its
-files, none of them says that a save is durable when it returns: what a power failure takes is no
-bug of theirs, it is what a user who needs that has to add.
+Seven popular savers, used as their documentation describes, each saving three times into one
+directory. After a crash, the program loads the newest checkpoint as that library finds it. Except
+for DCP, which syncs its files, none of them promises that a save is durable when it returns: what a
+power loss destroys isn't their bug, but what you must add if you need durability.
 """
 
 from __future__ import annotations
@@ -29,14 +29,15 @@ from grader.crash.enumeration import TITLES
 from grader.crash.recorder import mark
 
 SAVES = 3
-MOST_TREES = 300  # of one saver
+MOST_TREES = 300  # for each saver
 TABLE = ROOT / "grader" / "crash" / "SAVERS.md"
 
 
 @dataclass
 class Saver:
-    """`run(directory)` saves SAVES times and marks when; `load(directory)` gives the digest of what
-    a job would resume.
+    """`run(directory)` saves SAVES times and marks when; `load(directory)` gives a digest.
+
+    The digest is that of what a job would resume.
     """
 
     title: str
@@ -71,7 +72,7 @@ def _plain(save: Callable[[str, int, dict], None], load: Callable[[str], object]
 
 
 def _newest(directory: str, pattern: str) -> list[str]:
-    """Paths whose names match, the highest number first."""
+    """Paths whose names match, highest number first."""
     found = [
         (int(m[1]), name) for name in os.listdir(directory) if (m := re.fullmatch(pattern, name))
     ]
@@ -116,7 +117,7 @@ def dcp():
     import torch.distributed.checkpoint as dcp
 
     def load(directory):
-        # a directory without .metadata is unfinished, by DCP's own rule
+        # DCP's own rule: a directory without .metadata is unfinished
         whole = [p for p in _newest(directory, r"step-(\d+)") if os.path.exists(f"{p}/.metadata")]
         if not whole:
             return None
@@ -208,7 +209,7 @@ def transformers():
     ]
 
     class Resumed(Exception):
-        """Everything has been loaded; the message is its digest."""
+        """Everything is loaded; the message is its digest."""
 
     def of(model, optimizer, scheduler, state):
         return digest(
@@ -266,8 +267,9 @@ def transformers():
 
 
 def _import_what_optimizers_need():
-    """The first optimizer of a process imports torch._dynamo (800 modules, a second): here, once,
-    and not again in each process that judges a state.
+    """Import torch._dynamo (800 modules, a second) once, here.
+
+    Otherwise the first optimizer of each process that judges a state imports it.
     """
     import torch._dynamo  # noqa: F401
 
@@ -286,7 +288,7 @@ SAVERS = {
     "dcp": Saver(
         "torch.distributed.checkpoint.save",
         ("torch",),
-        "a directory for each save; one without .metadata is passed over. It syncs its files "
+        "a directory for each save; one without .metadata is skipped. It syncs its files "
         "(sync_files=True): the data, and .metadata before its bytes have left Python's buffer "
         "(filesystem.py, finish)",
         dcp,
@@ -301,8 +303,8 @@ SAVERS = {
         "Accelerate, save_state",
         ("accelerate",),
         "automatic_checkpoint_naming, total_limit=2; load_state() takes the folder of the "
-        "highest number, whole or not (accelerator.py), and goes on with fresh random numbers "
-        "if those that were saved can't be read (checkpointing.py, load_accelerator_state). The "
+        "highest number, whole or not (accelerator.py), and continues with fresh random numbers "
+        "if it can't read the saved ones (checkpointing.py, load_accelerator_state). The "
         "random numbers are compared, too",
         accelerate,
     ),
@@ -311,16 +313,16 @@ SAVERS = {
         ("transformers", "accelerate"),
         "save_steps=1, save_total_limit=2; trained on from get_last_checkpoint, which takes the "
         "folder of the highest number, whole or not (trainer_utils.py), while _save_checkpoint "
-        "fills it under that name. Without optimizer.pt, scheduler.pt or rng_state.pth it goes "
-        "on with fresh ones (trainer.py, _load_optimizer_and_scheduler, _load_rng_state). All "
-        "these are compared, before the first step",
+        "fills it under that name. Without optimizer.pt, scheduler.pt or rng_state.pth it "
+        "continues with fresh ones (trainer.py, _load_optimizer_and_scheduler, _load_rng_state). "
+        "All these are compared before the first step",
         transformers,
     ),
 }
 
 
 def one(name: str) -> dict:
-    """Test one of them, in this process."""
+    """Test one saver in this process."""
     import torch
 
     from grader.crash import crashtest, description
@@ -386,7 +388,7 @@ def _short(title: str) -> str:
 
 
 def rows(results: dict[str, dict]) -> list[str]:
-    """The table itself."""
+    """The table's lines."""
     head = ["saver", *(_short(t) for t in TITLES.values()), "disk errors", "flipped bits"]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for name, found in results.items():
@@ -401,7 +403,7 @@ def rows(results: dict[str, dict]) -> list[str]:
 
 
 def written(results: dict[str, dict], today: str) -> str:
-    """By what, when, and of which versions the table was made."""
+    """When, by what and with which versions the table was made."""
     installed = [v for n in results if (v := _versions(SAVERS[n]))]
     versions = dict.fromkeys(v for text in installed for v in text.split(", "))
     return (
@@ -411,12 +413,12 @@ def written(results: dict[str, dict], today: str) -> str:
 
 
 def page(results: dict[str, dict], today: str) -> str:
-    """SAVERS.md."""
+    """The text of SAVERS.md."""
     out = [
         "# Savers that people use, under every crash",
         "",
         written(results, today),
-        "what they are, and what is promised, stands in [README.md](README.md).",
+        "[README.md](README.md) says what they are and what is promised.",
         "",
         __doc__.strip().split("\n\n", 2)[2].replace("\n", " "),
         "",

@@ -1,10 +1,9 @@
-"""How long savers stall training, how long until a checkpoint is durable, how fast it loads, and
-what it takes.
+"""How long savers stall training, how soon a save is durable, how fast it loads, at what memory.
 
-Every size runs in a process of its own (`python -m grader.bench.savers SIZE_MIB FOLDER`), in which
-all savers take turns, round by round, with the same state: a model and its AdamW moments. A figure
-is the median of the rounds after a first one, which warms buffers and caches. Files are read from
-the page cache: that is the harder case for whoever verifies what it reads.
+Every size runs in a process of its own (`python -m grader.bench.savers SIZE_MIB FOLDER`). All
+savers take turns there, round by round, with the same state: a model and its AdamW moments. A
+figure is the median of all rounds but the first, which warms buffers and caches. Files are read
+from the page cache, which is harder for savers that verify what they read.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from grader.harness.inside.memory import Peak
 
 TEMPLATES = Path(__file__).resolve().parent.parent.parent / "templates"
 MIB = 1 << 20
-sys.path.insert(0, str(TEMPLATES))  # as in a project into which the file was copied
+sys.path.insert(0, str(TEMPLATES))  # as in a project with a copy of the file
 
 COPY, RAW = "copy into warm buffers", "raw write + fsync, raw read"
 SYNC, ASYNC = "checkpoint_utils, synchronous", "checkpoint_utils, asynchronous"
@@ -37,9 +36,7 @@ DCP, DCP_ASYNC = "torch.distributed.checkpoint, save", "torch.distributed.checkp
 
 
 class Weights(torch.nn.Module):
-    """`size` bytes of float32 in matrices of at most 4 MiB, as large models have them, and two
-    small vectors each.
-    """
+    """`size` bytes of float32 in matrices (at most 4 MiB, as in large models) and small vectors."""
 
     def __init__(self, size: int):
         super().__init__()
@@ -54,7 +51,7 @@ class Weights(torch.nn.Module):
 
 
 def training_state(size: int):
-    """(model, optimizer) whose tensors are `size` bytes together, as after a step of AdamW."""
+    """(model, optimizer) with `size` bytes of tensors together, as after a step of AdamW."""
     model = Weights(size // 3)
     optimizer = torch.optim.AdamW(model.parameters())
     for p in model.parameters():
@@ -74,14 +71,12 @@ class Saver:
     stall: list[float] = field(default_factory=list)
     durable: list[float] = field(default_factory=list)
     loading: list[float] = field(default_factory=list)
-    # bytes beyond what the process held before the first save; None: not measured
+    # bytes above the process's level before the first save; None: not measured
     memory: int | None = 0
 
 
 def _sync(path) -> None:
-    """What a saver without fsync of its own still needs before its checkpoint survives a power
-    loss.
-    """
+    """Sync what a saver without fsync leaves, so that its checkpoint survives a power loss."""
     paths = [path, *path.rglob("*")] if path.is_dir() else [path]
     for p in [*paths, path.parent]:
         fd = os.open(p, os.O_RDONLY)
@@ -95,7 +90,7 @@ def raw(model, optimizer) -> Saver:
     size = sum(t.numel() * t.element_size() for t in _tensors(model, optimizer))
     data = torch.empty(size, dtype=torch.uint8).random_(0, 255)
     view = _memory(data)
-    # touched: a load puts its bytes into memory that is there
+    # touched: a load writes into memory that exists
     target = _memory(into := torch.zeros(size, dtype=torch.uint8))
 
     def save(path, owner=data):  # the view alone doesn't keep the memory
@@ -121,7 +116,7 @@ def _tensors(model, optimizer) -> list[torch.Tensor]:
 
 
 def copy_in_memory(model, optimizer) -> Saver:
-    """The least that an asynchronous save must do before training may go on."""
+    """The least that an asynchronous save must do before training may continue."""
     tensors = _tensors(model, optimizer)
     buffers = [torch.empty_like(t) for t in tensors]
 
@@ -140,7 +135,7 @@ def template(model, optimizer, asynchronous: bool) -> Saver:
     )
 
     def save(path):
-        # one manager, as in a training run; a place of its own for each save
+        # one manager, as in a training run, but a new directory for each save
         ckpt.directory = CheckpointDirectory(path)
         ckpt.save()
         return ckpt.flush
@@ -183,14 +178,14 @@ def dcp(model, optimizer, asynchronous: bool) -> Saver:
     if asynchronous:
         from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
-        # its buffers are kept from save to save: the fastest of its stagers without CUDA
+        # it keeps its buffers between saves: DCP's fastest stager without CUDA
         stager = DefaultStager(StagingOptions(False, False, False, False))
         _single_process_group()
     return Saver(DCP_ASYNC if asynchronous else DCP, save, load)
 
 
 def _single_process_group() -> None:
-    """async_save wants a process group, even for one process."""
+    """async_save needs a process group, even for one process."""
     import torch.distributed as dist
 
     if not dist.is_initialized():
@@ -260,7 +255,7 @@ def measure(size: int, folder: Path, rounds: int) -> list[dict]:
     real = sum(t.numel() * t.element_size() for t in _tensors(model, optimizer))
     found = savers(model, optimizer)
     for n in range(rounds + 1):
-        # nobody always follows the same one
+        # vary the order, so that no saver always follows the same one
         for saver in found[n % len(found) :] + found[: n % len(found)]:
             path = folder / f"checkpoint-{n}"
             gc.collect()

@@ -1,6 +1,4 @@
-"""templates/checkpoint_utils.py against other savers and against what the machine can do at
-most.
-"""
+"""templates/checkpoint_utils.py against other savers and against the machine's limits."""
 
 from __future__ import annotations
 
@@ -20,12 +18,12 @@ from grader.bench.show import out, table
 
 
 def run(sizes: list[int], rounds: int, folder: Path | None, plot: Path | None) -> None:
-    """Measure every size (MiB), print the tables, and what the goals came to."""
+    """Measure every size (MiB); print the tables and the figures for the goals."""
     found = {}
     with tempfile.TemporaryDirectory(dir=folder, prefix="bench-") as top:
         for size in sizes:
             if psutil.virtual_memory().available < 5 * (size << 20):
-                out.print(f"{size} MiB: left out, this machine has too little memory free")
+                out.print(f"{size} MiB: left out: this machine has too little free memory")
                 continue
             found[size] = _measure(size, Path(top), rounds)
             _show(size, found[size])
@@ -64,9 +62,7 @@ def _show(size: int, rows: dict[str, dict]) -> None:
 
 
 def _overhead(folder: Path, rounds: int) -> dict[str, float]:
-    """Training time of a compute-bound model with a checkpoint every 10 steps, over that of one
-    without.
-    """
+    """Extra training time of a compute-bound model with a checkpoint every 10 steps, as a share."""
     from checkpoint_utils import CheckpointManager
 
     model, optimizer = training_state(16 << 20)
@@ -83,7 +79,7 @@ def _overhead(folder: Path, rounds: int) -> dict[str, float]:
             after()
         return time.perf_counter() - began
 
-    while steps(lambda: None) < 1:  # until a step takes 0.1 s, as one of a real model does at least
+    while steps(lambda: None) < 1:  # until a step takes 0.1 s, the least of a real model
         x = torch.cat([x, x])
     kinds = {}
     for name, asynchronous in (("asynchronous", True), ("synchronous", False)):

@@ -1,7 +1,7 @@
-"""How long things take in the training job of exercise 3, in seconds of its scheduler's clock.
+"""How long things take in exercise 3's training job, in seconds of its scheduler's clock.
 
-The job lets this time pass. The check reckons with the same numbers, so that a life's clock isn't
-the only witness of its times.
+The job lets this time pass. The check calculates with the same numbers, so it doesn't depend on
+the life's own clock.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from dataclasses import dataclass, fields
 
 @dataclass(frozen=True)
 class Costs:
-    build: float = 1.0  # building the job; resuming takes as long again
+    build: float = 1.0  # building the job; resuming takes the same time again
     step: float = 1.0
-    part: float = 1.0  # of an evaluation
+    part: float = 1.0  # a part of an evaluation
     save: float = 1.0
-    slower: float = 1.0  # each save takes so many times as long as the one before
-    first: float = 1.0  # a life's first step and first save take so many times as long
-    near: float = 0.0  # what begins with less than so many seconds left ...
-    last: float = 1.0  # ... takes so many times as long
+    slower: float = 1.0  # each save takes this many times as long as the one before
+    first: float = 1.0  # factor for a life's first step and first save
+    near: float = 0.0  # with fewer seconds left than this ...
+    last: float = 1.0  # ... everything takes this many times as long
 
     @classmethod
     def parse(cls, text: str) -> Costs:
-        """Of "step=2,save=6,slower=1.3"."""
+        """Parse "step=2,save=6,slower=1.3"."""
         return cls(
             **{k: float(v) for k, v in (part.split("=") for part in text.split(",") if part)}
         )
@@ -32,8 +32,9 @@ class Costs:
         return ",".join(f"{k}={v:g}" for k, v in changed if v != getattr(type(self), k))
 
     def takes(self, what: str, number: int, left: float) -> float:
-        """Seconds that a "step", "part" or "save" takes: the life's `number`th (from 0) of them,
-        begun when `left` seconds are left to SIGKILL.
+        """Seconds that the life's `number`th (from 0) "step", "part" or "save" takes.
+
+        left  seconds to SIGKILL when it begins
         """
         seconds: float = getattr(self, what)
         if what == "save":

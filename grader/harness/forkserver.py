@@ -1,9 +1,12 @@
-"""A warm process with torch loaded: a forked life reaches its first step about a hundred times
-sooner than `python train.py` (which spends seconds in `import torch`).
+"""A warm process with torch loaded, from which lives are forked.
 
-python -I forkserver.py FD KIND MARK MODULE...: one line per request, the paths of a life's jobs
-(one for each rank); it answers {"id": the first path} when the life's guardians have left. KIND: of
-the sandbox. When the grader's end of the socket closes, every life ends.
+A forked life reaches its first step about a hundred times sooner than `python train.py`, which
+spends seconds in `import torch`.
+
+python -I forkserver.py FD KIND MARK MODULE...
+KIND is the kind of sandbox. A request is one line: the paths of a life's jobs, one for each rank.
+The server answers {"id": the first path} when the life's guardians have left. When the grader's end
+of the socket closes, every life ends.
 
 It must never run a torch operator: a warm thread pool before the fork would hang the child.
 """
@@ -30,7 +33,7 @@ def serve(sock: socket.socket) -> None:
     from grader.processes import children, reap_descendants
     from grader.wakeup import wakeup_pipe
 
-    reap_descendants()  # a life whose guardian was killed becomes ours, and is killed
+    reap_descendants()  # adopt the life of a guardian that was killed, to kill it, too
     gc.collect()
     gc.freeze()
     wake_r, wake_w = wakeup_pipe(signal.SIGCHLD)
@@ -70,7 +73,7 @@ def serve(sock: socket.socket) -> None:
             except ConnectionResetError:
                 data = b""
             if not data:
-                os.close(life_w)  # the guardians end their lives; wait until they have
+                os.close(life_w)  # the guardians end their lives; wait for them
                 while guardians:
                     try:
                         guardians.pop(os.waitpid(-1, 0)[0], None)
@@ -111,8 +114,9 @@ def _guard(job: dict[str, Any], lifeline: int) -> None:
 
 
 def preload(modules: list[str]) -> None:
-    """Everything a life would import. Optimizers import dynamo on first use: 1.5 to 2 s of their
-    own.
+    """Import everything that a life would import.
+
+    Optimizers import dynamo on first use, which alone takes 1.5 to 2 s.
     """
     import numpy  # noqa: F401
     import psutil  # noqa: F401
@@ -124,16 +128,16 @@ def preload(modules: list[str]) -> None:
     import torch.utils.data  # noqa: F401
 
     for late in ("torch.utils.serialization.config", "torch.profiler._cupti_monitor"):
-        with suppress(ImportError):  # torch.save and optimizers import them, in newer versions
+        with suppress(ImportError):  # newer versions import them in torch.save and optimizers
             importlib.import_module(late)
 
     for name in modules:
         importlib.import_module(name)
 
-    # torch would free each of its operator libraries when a life ends: 40 ms, and nobody sees it
+    # else torch frees its operator libraries at every life's end, which takes 40 ms for nothing
     for finalizer in list(getattr(weakref.finalize, "_registry", ())):
         finalizer.atexit = False
-    # a life can't keep what it has compiled
+    # lives can't write bytecode
     from grader.harness import sandbox
 
     for folder in ("crash", "given", "harness", "workload"):

@@ -1,18 +1,19 @@
-"""One guardian per life: it starts the student's process, bounds it, and leaves nothing of it
-behind.
+"""The guardian of one life: it starts the student's process, limits it, and cleans up after it.
 
 The guardian is trusted code between the grader and the student's process. It sits in the same place
-whether the life came from the fork server or was started plainly, so both give equal verdicts.
+whether the fork server forked the life or it was started plainly, so both give equal verdicts.
 
-- On Linux it is the reaper of every descendant, however often they fork or call setsid: when the
-  main process ends, for whatever reason, all that is left of the life is its children, and they are
-  killed.
-- It ends the life at the limits of wall time, CPU time, memory, output, and what it writes to disk.
-- It watches a lifeline (a pipe): when the grader dies, so does the life.
+- On Linux it is the reaper of every descendant, even after a fork or setsid. So when the main
+  process ends, everything left of the life is the guardian's child, and it kills all of that.
+- It ends the life at its limits of wall time, CPU time, memory, output and disk usage.
+- It watches a lifeline (a pipe): when the grader dies, the life ends, too.
 
-The outcome is written to `result` as JSON: {"status": exit status or -signal, "ended": null or
-which limit ended it, "wall": s, "cpu": s, "waited": s that it could have run but got no processor
-(of a life that was ended), "left_behind": processes still alive at the end}.
+It writes the outcome to `result` as JSON:
+    status       exit status or -signal
+    ended        null, or which limit ended it
+    wall, cpu    s
+    waited       s that it was ready to run but got no processor (of a life that was ended)
+    left_behind  processes still alive at the end
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
-if __name__ == "__main__":  # plainly started, with -I: only the standard library is found
+if __name__ == "__main__":  # started plainly with -I, it finds only the standard library
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
 from grader.files import write_atomically
@@ -41,13 +42,13 @@ from grader.harness import sandbox
 from grader.processes import children, reap_descendants
 from grader.wakeup import wakeup_pipe
 
-POLL = 0.1  # s between two looks at memory and output; the end of a process is an event, not polled
-DISK_POLL = 1.0  # s between two looks at all that it has written
-MOST_FILES = 20_000  # more of them are over any limit
+POLL = 0.1  # s between two checks of memory and output; the process's end needs no polling
+DISK_POLL = 1.0  # s between two measurements of disk usage
+MOST_FILES = 20_000  # more files than this are over any limit
 
 
 def guard(job: dict[str, Any], start: Callable[[], int], lifeline: int) -> dict[str, Any]:
-    """Run `start` (which forks the main process and gives its pid) within job["limits"]."""
+    """Run `start`, which forks the main process and returns its pid, within job["limits"]."""
     sandbox.around_guardian(job["sandbox"])
     became_reaper = reap_descendants()
     wake_r, _ = wakeup_pipe(signal.SIGCHLD, signal.SIGTERM)
@@ -79,8 +80,7 @@ def guard(job: dict[str, Any], start: Callable[[], int], lifeline: int) -> dict[
             _kill(main)
             _, code, usage = os.wait4(main, 0)
             status, cpu = os.waitstatus_to_exitcode(code), usage.ru_utime + usage.ru_stime
-    # SIGXCPU says it by itself: the kernel counts in ticks, and what it ends may have used a little
-    # less
+    # SIGXCPU needs no comparison: the kernel counts in ticks, and may send it slightly early
     if ended is None and (
         status == -signal.SIGXCPU or (status == -signal.SIGKILL and cpu >= limits["cpu"])
     ):
@@ -118,13 +118,13 @@ def _over(job: dict[str, Any], main: int, wall: float) -> str | None:
 
 
 def _written(folders: list[str]) -> float:
-    """Bytes on disk below the folders; infinitely many if the files are."""
+    """Bytes on disk below the folders; infinite if there are too many files."""
     total, seen, todo = sum(_unnamed(on_disk=folders)), 0, list(folders)
     while todo:
         try:
             entries = os.scandir(todo.pop())
         except OSError:
-            continue  # gone meanwhile
+            continue  # it has gone in the meantime
         with entries:
             for entry in entries:
                 seen += 1
@@ -135,15 +135,15 @@ def _written(folders: list[str]) -> float:
                     if entry.is_dir(follow_symlinks=False):
                         todo.append(entry.path)
                 except OSError as e:
-                    if e.errno == errno.ENAMETOOLONG:  # so deep only to hide something
+                    if e.errno == errno.ENAMETOOLONG:  # nesting this deep only hides something
                         return math.inf
     return total
 
 
 def _unnamed(on_disk: list[str] | None = None) -> list[int]:
-    """Bytes of each file that the life's processes hold open and that has no name (any more).
+    """Bytes of each file without a name that the life's processes hold open.
 
-    on_disk  of those on the disks of these folders; without it, of those that are memory (memfd)
+    on_disk  only files on the disks of these folders; without it, only files in memory (memfd)
     """
     disks = {os.stat(folder).st_dev for folder in on_disk or [] if os.path.isdir(folder)}
     found: dict[tuple[int, int], int] = {}
@@ -157,12 +157,12 @@ def _unnamed(on_disk: list[str] | None = None) -> list[int]:
                 if st.st_dev in disks if on_disk else os.readlink(at).startswith("/memfd:"):
                     found[st.st_dev, st.st_ino] = st.st_blocks * 512
         except OSError:
-            pass  # it has ended meanwhile
+            pass  # it has ended in the meantime
     return list(found.values())
 
 
 def _processes() -> Iterator[int]:
-    """Of the life, those that have lost their parents included; none where there is no /proc."""
+    """The life's processes, also those that lost their parents; none where there is no /proc."""
     todo = children() if os.path.exists("/proc/self/statm") else []
     while todo:
         pid = todo.pop()
@@ -172,12 +172,11 @@ def _processes() -> Iterator[int]:
                 with open(f"/proc/{pid}/task/{thread}/children") as f:
                     todo += map(int, f.read().split())
         except OSError:
-            pass  # it has ended meanwhile
+            pass  # it has ended in the meantime
 
 
 def _memory(main: int, own_file_systems: bool) -> int:
-    """Bytes of the life's processes and of what they keep in /tmp and /dev/shm, where these are the
-    life's own.
+    """Bytes that the life's processes hold, and what they keep in a /tmp and /dev/shm of their own.
 
     Pages shared with the fork server cost nothing; shared memory counts once.
     """
@@ -186,13 +185,13 @@ def _memory(main: int, own_file_systems: bool) -> int:
         for name in ("tmp", "dev/shm"):
             try:
                 there = f"/proc/{main}/root/{name}"
-                # it has entered its sandbox
+                # only after it has entered its sandbox
                 if os.stat(there).st_dev != os.stat(f"/{name}").st_dev:
                     found = os.statvfs(there)
                     kept += (found.f_blocks - found.f_bfree) * found.f_frsize
             except OSError:
-                pass  # it has ended meanwhile
-    # psutil looks at every process of the machine to find a few children
+                pass  # it has ended in the meantime
+    # psutil would scan every process of the machine to find a few children
     if os.path.exists("/proc/self/statm"):
         for pid in _processes():
             try:
@@ -205,8 +204,8 @@ def _memory(main: int, own_file_systems: bool) -> int:
                     )
                 shared_memory = max(shared_memory, int(mapped.split()[1]) << 10)
             except OSError:
-                pass  # it has ended meanwhile
-        return total + max(kept, shared_memory)  # what is kept may be mapped, too
+                pass  # it has ended in the meantime
+        return total + max(kept, shared_memory)  # kept files may also be mapped
 
     import psutil
 
@@ -221,9 +220,7 @@ def _memory(main: int, own_file_systems: bool) -> int:
 
 
 def waited_for_a_processor(pid: int) -> float:
-    """Seconds that the process's main thread was ready to run and didn't; 0 where the kernel
-    doesn't say.
-    """
+    """Seconds that the process's main thread was ready but didn't run; 0 if unknown."""
     try:
         with open(f"/proc/{pid}/schedstat") as f:
             return int(f.read().split()[1]) / 1e9
@@ -240,16 +237,16 @@ def _kill(pid: int) -> None:
 
 
 def _kill_the_rest(main: int, reaper: bool) -> int:
-    """Kill what outlived the main process until none is left; how many there were."""
+    """Kill everything that outlived the main process; return how many processes that were."""
     killed, deadline = set(), time.monotonic() + 10
-    if not reaper:  # elsewhere than on Linux: its process group is all that can be named
+    if not reaper:  # outside Linux, only its process group can be found
         try:
             os.killpg(main, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):
             pass
         return 0
     while time.monotonic() < deadline:
-        try:  # the orphans of an orphan become our children as soon as it is dead
+        try:  # an orphan's orphans become our children as soon as it is dead
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
         except ChildProcessError:
@@ -265,15 +262,16 @@ def _kill_the_rest(main: int, reaper: bool) -> int:
 
 
 def set_limits(job: dict[str, Any]) -> None:
-    """In the main process, before any of the student's code."""
+    """Set the main process's limits, before any of the student's code runs."""
     cpu = int(job["limits"]["cpu"])
     resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu + 2))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def begin(jobs: list[dict[str, Any]], body: Callable[[dict[str, Any]], None]) -> list[int]:
-    """Fork a guardian for each rank of a life, which runs `body(job)` and leaves; their process
-    ids.
+    """Fork a guardian for each rank of a life; return their process ids.
+
+    Each runs `body(job)` and exits.
     """
     kind = jobs[0]["sandbox"]["kind"]
 

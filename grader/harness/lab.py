@@ -1,7 +1,7 @@
-"""The lab: what a check has in hand. It launches runs of one submission, under faults.
+"""The lab: with it, a check launches runs of one submission under faults.
 
-A check draws its numbers from `lab.draw`, which depends on the grading's seed and the check's name
-alone: the same seed replays the same faults, whatever else runs beside it.
+A check draws its numbers from `lab.draw`, which depends only on the grading's seed and the check's
+name: the same seed replays the same faults, whatever else runs at the same time.
 """
 
 from __future__ import annotations
@@ -37,9 +37,7 @@ WORKLOAD = Path(__file__).resolve().parent.parent / "workload"
 
 
 class Bench:
-    """What the labs of one grading share: the submission, the launcher, process slots,
-    baselines.
-    """
+    """What the labs of one grading share: submission, launcher, process slots, baselines."""
 
     def __init__(
         self,
@@ -54,29 +52,25 @@ class Bench:
         self.limits, self.sandbox = limits or Limits(), sandbox or choose_sandbox()
         self._slots, self._turn = threading.Semaphore(jobs), threading.Lock()
         self.scratch = scratch.make()
-        # at the latest when Python ends
+        # at the latest when Python exits
         self._remove = weakref.finalize(self, scratch.remove, self.scratch)
         self.salts = Salts(seed)
         self.lives_ended = 0
-        # which one runs are to have that need one (grader/checks/ex04/cluster_runs.py)
+        # the cluster for runs that need one (grader/checks/ex04/cluster_runs.py)
         self.cluster: Any = None
         self.cancelled = threading.Event()
         self._baselines: dict[tuple[object, ...], Future[Any]] = {}
         self._lock = threading.Lock()
 
     def folder(self, suffix: str = "") -> Path:
-        """A new one. Its name tells a life nothing: not what is checked, nor which fault is to
-        come.
-        """
+        """Make a new folder, whose name reveals neither the check nor a coming fault."""
         return Path(tempfile.mkdtemp(prefix="", suffix=suffix, dir=self.scratch))
 
     @contextmanager
     def slots(self, number: int) -> Iterator[None]:
-        """Room for so many processes; a group of ranks that is larger than the machine gets all
-        there is.
-        """
+        """Hold this many process slots; a group larger than the machine gets all of them."""
         number = min(number, self.jobs)
-        with self._turn:  # two groups that hold half of what they need would wait for each other
+        with self._turn:  # else two groups that hold half of their slots wait for each other
             for _ in range(number):
                 self._slots.acquire()
         try:
@@ -85,7 +79,7 @@ class Bench:
             self._slots.release(number)
 
     def once(self, key: tuple[object, ...], make: Callable[[], T]) -> T:
-        """`make()`, run by whoever asks first; everybody gets its result."""
+        """`make()`, run by the first caller; all callers get its result."""
         with self._lock:
             mine = key not in self._baselines
             future: Future[T] = self._baselines.setdefault(key, Future())
@@ -97,8 +91,9 @@ class Bench:
         return future.result()
 
     def cancel(self) -> None:
-        """End every life now, and begin none: who waits for one gets Cancelled. The launcher is of
-        no use then.
+        """End every life and refuse new ones: callers that wait for one get Cancelled.
+
+        The launcher can't be used afterwards.
         """
         self.cancelled.set()
         self.launcher.close()
@@ -117,27 +112,25 @@ class Lab:
         faults: tuple[AnyFault, ...] | None = None,
         hopeless: Callable[[], Finding | None] = lambda: None,
     ):
-        """`hopeless`: asked before each life; what it returns is raised instead of living it."""
+        """`hopeless` is asked before each life; a finding that it returns is raised instead."""
         self.bench, self.name, self.only, self.hopeless = bench, name, faults, hopeless
-        # the lives see this one; the grading's own seed, from which salts and faults are drawn,
-        # they never see
+        # lives see this seed; they never see the grading's own, from which salts and faults are
+        # drawn
         self.seed = _number(f"{bench.seed} training") % 10_000
         self.draw = _random(f"{bench.seed} {name}")
         self.figures: dict[str, str] = {}
 
     @property
     def shared(self) -> random.Random:
-        """The same draws in every check of a grading: what runs have in common, so baselines are
-        shared.
-        """
+        """Draws that are equal in all checks of a grading, so that they can share baselines."""
         return _random(f"{self.bench.seed}")
 
     def measured(self, what: str, text: str) -> None:
-        """A figure to be shown with the task's verdict, whatever that is."""
+        """Record a figure to show with the task's verdict, whatever that is."""
         self.figures[what] = text
 
     def submitted(self) -> Path:
-        """A fresh copy of the submission; what a life does to it harms no other."""
+        """Copy the submission afresh: what one life does to its copy can't affect another."""
         return self.bench.submission.copy_to(self.bench.folder(suffix=scratch.CODE) / "code")
 
     def launch(
@@ -147,26 +140,24 @@ class Lab:
         kept: Callable[[AnyFault], int] | None = None, given: dict[str, Any] | None = None,
         trusted: bool = False, fresh: bool = False, network: bool = False,
     ) -> Run[Any]:  # fmt: skip
-        """Run `script` of the workload through its lives: one per fault, and one that nothing
-        disturbs.
+        """Run `script` of the workload through its lives: one per fault, and a last one without.
 
-        ranks      of every life; None: it is one process, and no rank of anything
-        directory  where the checkpoints lie; a new one without it. `since`: the step of its
-                   checkpoint
-        kept       the step that a life resumes from at the earliest, after this fault: the next
-                   life doesn't get the salts of the steps up to it. Default: the last save before
-                   the fault, by --save-every
-        given      what the script gets beside its arguments (watch.given)
-        fresh      every life in a plainly started interpreter
-        trusted    run it without the submission: no copy is there, and --checkpoint isn't passed
-        network    its processes speak to each other over loopback, as ranks do
+        ranks      of every life; None: one process that is no rank of anything
+        directory  where the checkpoints are; without it, a new one. `since`: its checkpoint's step
+        kept       fault -> the earliest step from which the next life resumes: it doesn't get the
+                   salts of the steps up to there. Default: the last save before the fault, by
+                   --save-every
+        given      what the script gets beside its arguments (telemetry.given)
+        fresh      start every life plainly, in a new interpreter
+        trusted    run it without the submission: no copy and no --checkpoint
+        network    its processes talk to each other over loopback, as ranks do
 
-        Its lives are a Life each, or a Group if there are ranks. The run ends early when a life
-        doesn't end as its fault says: what follows would prove nothing.
+        Its lives are Life objects, or Groups if there are ranks. The run ends early when a life
+        doesn't end as its fault says: whatever followed would prove nothing.
         """
         if kept is None:
             kept = _last_save(argv) if before_relaunch is None else (lambda fault: 0)
-        # what lies there was written by an earlier life
+        # an earlier life wrote what is there
         first = FIRST if directory is None else RELAUNCHED
         if directory is None:
             directory = self.bench.folder() / "checkpoints"
@@ -237,7 +228,7 @@ class Lab:
             except Lost:
                 if not bench.cancelled.is_set():
                     raise
-            if bench.cancelled.is_set():  # it didn't end of its own accord
+            if bench.cancelled.is_set():  # else it didn't end by itself
                 raise Cancelled
             if not trusted and (link := scratch.link_out_of(directory.parent)):
                 raise _leads_out(link)
@@ -253,11 +244,9 @@ class Lab:
     def undisturbed(
         self, script: str, *argv: object, again: int = 0, ranks: int | None = None
     ) -> Run[Any]:
-        """The baseline: the same script with the same arguments and no fault. Computed once a
-        grading.
-        """
+        """The baseline: the same script and arguments without a fault. Computed once a grading."""
         key = (self.bench.submission.key, script, *map(str, argv), again, ranks)
-        # others want it, too, whatever has become of this one's task
+        # other checks need it, too, even if this one's task is hopeless by now
         alone = Lab(self.bench, self.name, self.only)
         return self.bench.once(key, lambda: alone.launch(script, *argv, ranks=ranks))
 
@@ -268,7 +257,7 @@ class Lab:
         ranks: int | None = None,
         given: dict[str, Any] | None = None,
     ) -> Run[Any]:
-        """The same script without any student code: a yardstick. Computed once a grading."""
+        """The same script without student code, as a yardstick. Computed once a grading."""
         key = ("trusted", script, *map(str, argv), ranks, json.dumps(given, sort_keys=True))
         alone = Lab(self.bench, self.name, self.only)
         return self.bench.once(
@@ -285,36 +274,34 @@ class Lab:
 
 
 def _leads_out(link: Path) -> Finding:
-    """Checks copy, change and write files where a life has saved, and may do more than it may."""
+    """Checks copy, change and write files where a life has saved, with more rights than a life."""
     return Finding(
         "link",
         [
             ("found", f"a symbolic link to {os.readlink(link)!r}, which lies outside: {link}"),
             ("expected", "a link in the directory leads to something in the directory"),
         ],
-        means="whoever copies or clears away the directory meets what isn't yours",
+        means="copying or deleting the directory reaches files that aren't yours",
         think="where does your code put its files?",
     )
 
 
-# scripts of later exercises, which are given what exercise 1 asks for (grader/given)
+# scripts of later exercises, which get what exercise 1 asks for (grader/given)
 GIVEN_GENERATORS = {
     "ex02/train_ddp.py",
     "ex02/train_sharded.py",
     "ex03/train_preempt.py",
     "ex03/under_torchrun.py",
 }
-MOST_STEPS = 200  # of a run; the longest has about thirty
+MOST_STEPS = 200  # in a run; the longest has about thirty
 
 
 class Salts:
-    """Step -> a secret number, by which the workload shifts its weights before that step
-    (watch.py).
-    """
+    """Step -> a secret number by which the workload shifts its weights before that step."""
 
     def __init__(self, seed: int | None):
-        """None: no step has one, in runs that nobody grades."""
-        # slow on purpose: student code that tries all seeds runs out of CPU time
+        """None: no salts, for runs that aren't graded."""
+        # slow on purpose: student code that tries all seeds must run out of CPU time
         key = (
             None
             if seed is None
@@ -323,7 +310,7 @@ class Salts:
         self.secret = key
 
     def between(self, resumed_at: int, last: int | None) -> dict[int, int]:
-        """Those of the steps after `resumed_at`, up to `last` (None: all that a run can have)."""
+        """The salts of the steps after `resumed_at`, up to `last` (None: all of a run)."""
         if self.secret is None:
             return {}
         steps = range(resumed_at + 1, MOST_STEPS + 1 if last is None else last + 1)
@@ -331,14 +318,12 @@ class Salts:
 
 
 def _last_step(fault: AnyFault | None) -> int | None:
-    """The last step that a life with this fault can come to; None: the end of training."""
+    """The last step that a life with this fault can reach; None: the end of training."""
     return fault.step if fault and fault.kind in ("kill", "tear") else None
 
 
 def _last_save(argv: tuple[object, ...]) -> Callable[[AnyFault], int]:
-    """Fault -> the last step before it after which a save was finished, by --save-every; 0 without
-    it.
-    """
+    """Fault -> the last step before it at which --save-every saves; 0 without that option."""
     words = list(map(str, argv))
     every = int(words[words.index("--save-every") + 1]) if "--save-every" in words else 0
 
@@ -358,13 +343,11 @@ def _random(text: str) -> random.Random:
 
 
 class Cancelled(Exception):
-    """Nobody wants the check any more: the grading was interrupted."""
+    """The grading was interrupted: nobody needs the check any more."""
 
 
 def course_paths(text: str, bench: Bench) -> str:
-    """Replaces the paths of a life's copies by the student's own, and of scratch by what it stands
-    for.
-    """
+    """Replace the paths of a life's copies by the student's, and scratch paths by their meaning."""
     inside = re.escape(str(bench.scratch)) + r"/[^/\s\"']+"
     text = re.sub(inside + scratch.CODE + r"/code", lambda _: str(bench.submission.folder), text)
     text = re.sub(inside + r"/(?:my )?checkpoints(?:/[0-9a-f]{8}\b)*", "CHECKPOINTS", text)

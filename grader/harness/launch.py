@@ -1,5 +1,6 @@
-"""One life from its preparation to its result: whatever goes wrong on our side of it is Lost, never
-a traceback.
+"""One life from its preparation to its result.
+
+Whatever goes wrong on our side of it is Lost, never a traceback.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ from grader.harness.faults import AnyFault
 from grader.harness.launcher import FIRST, HERE, DiskFull, Launcher, Limits, Lost, environment
 from grader.harness.sandbox import NONE, Sandbox
 
-# s beyond a life's own limit, after which its guardian must have been killed or stopped
+# s beyond a life's own limit; by then its guardian must have been killed or stopped
 PATIENCE = 60
 
-# bytes on the disk of a life that failed, below which its failure proves nothing
+# bytes free on the disk; with less, a life's failure proves nothing
 MIN_FREE = 16 << 20
 
 
 def life_environment(own: str) -> dict[str, str]:
-    """The environment of every life, whose own folder is `own`."""
+    """The environment of every life; `own` is the life's own folder."""
     return environment() | {"TMPDIR": own, "HOME": own, "PYTHONDONTWRITEBYTECODE": "1"}
 
 
@@ -35,13 +36,13 @@ def run_life(
     limits: Limits, may_write: Sequence[Path] = (), *, given: dict[str, Any] | None = None,
     sandbox: dict[str, Any] | None = None, start: str = FIRST,
 ) -> dict[str, Any]:  # fmt: skip
-    """One life of one process in `folder`, to its end; the guardian's result. Blocks.
+    """Run one life of one process in `folder` to its end; return the guardian's result. Blocks.
 
-    given    what the script gets beside its arguments (watch.given): questions, salts
+    given    what the script gets beside its arguments (telemetry.given): questions, salts
     sandbox  from Sandbox.job; without it, none
-    start    as a run's first life, a relaunched one, or in a fresh interpreter (launcher.py)
+    start    how the life starts (launcher.py): FIRST, RELAUNCHED or FRESH
 
-    Raises Lost if there is no result to rely on.
+    Raises Lost if there is no reliable result.
     """
     with errors_of_ours(folder):
         job = prepare(folder, script, argv, fault, limits, may_write, given=given, sandbox=sandbox)
@@ -50,7 +51,7 @@ def run_life(
 
 @contextmanager
 def errors_of_ours(folder: Path) -> Iterator[None]:
-    """An error of the operating system in here isn't the student's: it's Lost."""
+    """Turn an error of the operating system into Lost: it isn't the student's."""
     try:
         yield
     except OSError as e:
@@ -64,14 +65,15 @@ def prepare(
     may_write: Sequence[Path] = (), *, env: dict[str, str] | None = None,
     given: dict[str, Any] | None = None, sandbox: dict[str, Any] | None = None,
 ) -> Path:  # fmt: skip
-    """The job of one process, as a file in `folder`. Only folder/t and `may_write` are the
-    process's to write to.
+    """Write the job of one process into `folder`.
+
+    The process may write only to folder/t and `may_write`.
     """
     own = folder / "t"  # short: sockets are made below it
     sandbox = sandbox or Sandbox(NONE).job()
     path = folder / "job.json"
     variables = list((life_environment(str(own)) | (env or {})).items())
-    random.SystemRandom().shuffle(variables)  # no two real processes agree on the order, either
+    random.SystemRandom().shuffle(variables)  # real processes don't agree on the order, either
     job = {
         "path": str(path),
         "script": str(script),
@@ -96,8 +98,9 @@ def prepare(
 def run_prepared(
     launcher: Launcher, jobs: list[Path], limits: Limits, start: str
 ) -> list[dict[str, Any]]:
-    """The processes of one life, to the end of all; their guardians' results. Lost, if there are
-    none to rely on.
+    """Run the processes of one life to the end of all; return their guardians' results.
+
+    Raises Lost if there is no reliable result.
     """
     launcher.run(jobs, limits.wall + PATIENCE, start)
     results = [_result(job.parent) for job in jobs]

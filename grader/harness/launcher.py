@@ -1,4 +1,4 @@
-"""Starts lives: through the fork server where it is safe, as plain processes anywhere.
+"""Starts lives: through the fork server where it is safe, as plain processes elsewhere.
 
 Both put the same guardian between the grader and the life, and both give the same outcome.
 """
@@ -27,7 +27,7 @@ import psutil
 from grader.harness import sandbox
 
 HERE = Path(__file__).resolve().parent
-# what a fork server loads beside torch: what every life imports, of the grader's
+# what a fork server loads besides torch: the grader's modules that every life imports
 PRELOADED = (
     *(f"grader.harness.inside.{name}" for name in ("child", "collectives", "digest", "fsevents")),
     *(f"grader.harness.inside.{name}" for name in ("ranks", "telemetry")),
@@ -42,29 +42,23 @@ _launchers = itertools.count(1)
 
 
 def _mark() -> str:
-    """Stands in the command line of every process of one launcher, and of all that forks from
-    them.
-    """
+    """A mark for the command line of every process of one launcher, inherited by its forks."""
     return f"grader={os.getpid()}-{next(_launchers)}"
 
 
-# how a life starts: as a run's first one, as a later one, or in an interpreter of its own, whatever
-# the launcher is
+# how a life starts: as a run's first one, as a later one, or plainly in a new interpreter
 FIRST, RELAUNCHED, FRESH = "first", "relaunched", "fresh"
 
-# s in which everything ends when the grader wants it to, before and after whoever was stopped is
-# woken
+# s to wait for an end that the grader has asked for, before and after waking stopped processes
 PROMPTLY = (2, 10)
 
 
 def _sweep(mark: str, number: int = signal.SIGKILL) -> None:
-    """Kill whatever still carries the mark: nothing does, unless somebody tampered with a
-    guardian.
-    """
+    """Kill every process with the mark: none is left unless someone tampered with a guardian."""
     try:
         found = list(psutil.process_iter(["pid", "cmdline"]))
     except (psutil.Error, OSError, IndexError):
-        return  # without /proc, nobody can be found
+        return  # without /proc, there is nothing to search
     for process in found:
         if mark in (process.info["cmdline"] or []) and process.pid != os.getpid():
             try:
@@ -73,8 +67,7 @@ def _sweep(mark: str, number: int = signal.SIGKILL) -> None:
                 pass
 
 
-# what lives, and the processes around them, get of the caller's environment: secrets and habits
-# stay outside
+# what lives and their helpers get of the caller's environment: no secrets, no habits
 PASSED_ON = (
     "PATH",
     "LANG",
@@ -90,7 +83,7 @@ PASSED_ON = (
 
 
 def environment() -> dict[str, str]:
-    """One thread, no GPU, and little of the caller's."""
+    """One thread, no GPU, and little of the caller's environment."""
     passed_on = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     return passed_on | THREADS | {"CUDA_VISIBLE_DEVICES": ""}
 
@@ -102,14 +95,13 @@ class Lost(Exception):
 
 
 class DiskFull(Lost):
-    """There is no space left to work in."""
+    """The disk that the grader works on is full."""
 
     label = "disk"
 
     def __init__(self, where: object):
         super().__init__(
-            f"the machine's disk is full, at {where}: make room, or set TMPDIR to a disk that "
-            "has some"
+            f"the machine's disk is full, at {where}: free some space or set TMPDIR to another disk"
         )
 
     @staticmethod
@@ -123,35 +115,34 @@ class Limits:
     cpu: float = 30.0  # s, per process
     memory: int = 4 << 30  # bytes, private, all processes of a life together
     output: int = 16 << 20  # bytes, stdout and stderr each
-    disk: int = 2 << 30  # bytes, in all folders that a life is given
-    events: int = 32 << 20  # bytes that it reports; a run reports about a hundred kilobytes
+    disk: int = 2 << 30  # bytes, in all folders that a life may write to
+    events: int = 32 << 20  # bytes of its report; a run reports about a hundred kilobytes
 
 
 class Launcher(Protocol):
     """What both launchers, and those of tests, can do."""
 
     def run(self, jobs: list[Path], seconds: float, start: str = FIRST) -> None:
-        """One life, a job for each of its processes, to its end."""
+        """Run one life, with a job for each of its processes, to its end."""
 
     def close(self) -> None:
-        """End every life, for good; returns when they are gone."""
+        """End every life for good; return when all are gone."""
 
 
 class Plain:
-    """Every life an interpreter of its own, as `python train.py` would be: seconds each, no
-    magic.
-    """
+    """Every life in an interpreter of its own, as `python train.py` starts: it takes seconds."""
 
     name = "plain"
 
     def __init__(self, mark: str | None = None) -> None:
         self.mark = mark or _mark()
         self._lock = threading.Lock()
-        self._guardians: set[subprocess.Popen[bytes]] | None = set()  # those at work; None: closed
+        self._guardians: set[subprocess.Popen[bytes]] | None = set()  # running; None: closed
 
     def run(self, jobs: list[Path], seconds: float, start: str = FIRST) -> None:
-        """One life, a job for each of its processes, to its end. However it is to `start`, they are
-        fresh interpreters.
+        """Run one life, with a job for each of its processes, to its end.
+
+        Every `start` means new interpreters here.
         """
         guardian = self._begin(jobs)
         try:
@@ -182,7 +173,7 @@ class Plain:
             return guardian
 
     def close(self) -> None:
-        """End every life, for good; returns when they are gone."""
+        """End every life for good; return when all are gone."""
         with self._lock:
             running, self._guardians = self._guardians or set(), None
         for guardian in running:
@@ -200,15 +191,15 @@ def _close_lifeline(guardian: subprocess.Popen[bytes]) -> None:
 class ForkServer:
     """Two warm processes from which lives are forked.
 
-    A relaunched job is another process than the one before it: it has another hash secret, other
-    addresses. Two forks of one server share both. So the lives that begin a run come from one
-    server, and those that go on with it from the other.
+    A relaunched job is another process than the one before: its hash secret and addresses differ.
+    Two forks of one server share both. So one server forks the first lives of runs, and the other
+    one the later lives.
     """
 
     name = "fork server"
 
     def __init__(self, kind: str | None = None) -> None:
-        """`kind`: of the sandbox that its lives are to have."""
+        """kind  of the lives' sandbox"""
         self.mark = _mark()
         self.kind = kind or sandbox.choose().kind
         self.servers = {
@@ -218,34 +209,34 @@ class ForkServer:
         self._plain = Plain(self.mark)
 
     def start(self) -> None:
-        """Begin loading torch in the background; `run` waits for it by itself."""
+        """Begin loading torch in the background; `run` waits for it."""
         self.servers[FIRST].start(then=self.servers[RELAUNCHED].start)
 
     def run(self, jobs: list[Path], seconds: float, start: str = FIRST) -> None:
-        """One life, a job for each of its processes, to its end."""
+        """Run one life, with a job for each of its processes, to its end."""
         if start == FRESH:
             self._plain.run(jobs, seconds)
         else:
             self.servers[start].run(jobs, seconds)
 
     def close(self) -> None:
-        """End every life and the servers, for good; returns when they are gone."""
+        """End every life and the servers for good; return when all are gone."""
         parts: list[Server | Plain] = [*self.servers.values(), self._plain]
         for part in parts:
             part.close()
 
 
 class Server:
-    """One warm process; started on first use, again if it dies."""
+    """One warm process; started on first use, and again if it dies."""
 
     def __init__(self, mark: str, kind: str) -> None:
         self.mark, self.kind = mark, kind
-        self._then: Callable[[], None] | None = None  # called once, when it has loaded torch
+        self._then: Callable[[], None] | None = None  # called once, when torch is loaded
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._waiting: dict[str, Future[None]] = {}
-        self._ready = False  # has loaded torch
+        self._ready = False  # torch is loaded
         self._closed = False
 
     def start(self, then: Callable[[], None] | None = None) -> None:
@@ -279,7 +270,7 @@ class Server:
         if self._process is not None and self._process.poll() is None:
             return
         mine, theirs = socket.socketpair()
-        # whoever still waits for a dead one is its listener's affair
+        # the old listener fails the futures of the dead server
         self._socket, self._ready, self._waiting = mine, False, {}
         self._process = subprocess.Popen(
             [
@@ -312,7 +303,7 @@ class Server:
         waiting: dict[str, Future[None]],
         log: _Tail,
     ) -> None:
-        # killed, it may reset the connection, or tear a line
+        # a killed server may reset the connection or tear a line
         with contextlib.suppress(OSError, ValueError):
             for line in sock.makefile():
                 message = json.loads(line)
@@ -334,36 +325,36 @@ class Server:
             future.set_exception(Lost(f"the fork server died{log.say()}"))
 
     def close(self) -> None:
-        """End every life and the server, for good; returns when they are gone."""
+        """End every life and the server for good; return when all are gone."""
         with self._lock:
             self._closed = True
         if self._process is None:
             return
-        assert self._socket  # opened before the process began
+        assert self._socket  # opened before the process started
         try:
             self._socket.shutdown(socket.SHUT_WR)
         except OSError:
             pass
-        if not self._ready:  # it would first load all of torch
+        if not self._ready:  # else it would first load all of torch
             self._process.kill()
         _await_end(self._process, self.mark)
         _sweep(self.mark)
 
 
 def _await_end(process: subprocess.Popen[bytes], mark: str) -> None:
-    """Wait until it has left of its own accord; kill it if it doesn't."""
+    """Wait until the process ends by itself; kill it if it doesn't."""
     for seconds in PROMPTLY:
         try:
             process.wait(seconds)
             return
         except subprocess.TimeoutExpired:
-            _sweep(mark, signal.SIGCONT)  # whoever was stopped can't end its life
+            _sweep(mark, signal.SIGCONT)  # a stopped guardian can't end its life
     process.kill()
     process.wait()
 
 
 class _Tail:
-    """Keeps the last lines of a pipe, so that it never fills and a death can be explained."""
+    """Keeps the last lines of a pipe, so that it never fills and can explain a death."""
 
     def __init__(self, pipe: IO[bytes]) -> None:
         self._lines: list[str] = []
@@ -380,7 +371,7 @@ class _Tail:
 def choose(name: str | None = None, kind: str | None = None) -> ForkServer | Plain:
     """The launcher called `name` ('fork' or 'plain'), or the best one for this platform.
 
-    `kind`: of the sandbox that its lives are to have; without it, the best one.
+    kind  of the lives' sandbox; without it, the best one
     """
     if name is None:
         # forking a process that has loaded macOS frameworks isn't safe

@@ -1,9 +1,8 @@
-"""Several ranks as one life: the same script in N processes, each with the variables that torchrun
-sets.
+"""Several ranks as one life: the same script in N processes, with torchrun's variables.
 
-They meet through a file in a folder of their own: no port is chosen, so no two groups can collide,
-and gloo's connections stay on loopback. A fault is aimed at one rank. A collective that waits too
-long for the others fails, so that a deadlock becomes a verdict.
+They meet through a file in a folder of their own: without ports, no two groups can collide, and
+gloo's connections stay on loopback. A fault hits one rank. A collective that waits too long for the
+others fails, so that a deadlock becomes a verdict.
 """
 
 from __future__ import annotations
@@ -31,11 +30,11 @@ def run_ranks(
     sandbox: dict[str, Any] | None = None,
     start: str = FIRST,
 ) -> list[dict[str, Any]]:
-    """One life of len(argv) ranks, each with arguments of its own, to the end of all; the
-    guardians' results.
+    """Run one life of len(argv) ranks to the end of all; return the guardians' results.
 
-    `faults`: one for each rank, or None. Rank r lives in folder/r. The rest, and what is raised:
-    run_life.
+    argv    each rank's arguments
+    faults  one for each rank, or None
+    Rank r lives in folder/r. The other parameters and errors are those of run_life.
     """
     meeting = folder / "meeting"  # where they find each other
     with errors_of_ours(folder):

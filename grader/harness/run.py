@@ -1,4 +1,4 @@
-"""A run: a training job to completion, across its lives. What came out of it is read here."""
+"""A run: a training job to completion, across its lives, and what it reported."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from grader.harness.faults import AnyFault, show_schedule
 from grader.harness.preemption import Preempt
 from grader.harness.trajectory import Trajectory
 
-# exit status of a job that was told to stop, has saved, and wants to be run again (EX_TEMPFAIL)
+# exit status of a job that was asked to stop, has saved, and wants to run again (EX_TEMPFAIL)
 PREEMPTED = 75
-# JSON's lists and objects that are kept of a life's events: small in a file, large here
+# the most JSON lists and objects to keep of a life's events: small in a file, large in memory
 OBJECTS = 300_000
-# bytes that are read of a life's events; its guardian ends it earlier (Limits.events)
+# the most bytes to read of a life's events; its guardian ends it earlier (Limits.events)
 EVENTS = 40 << 20
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:
-    """What processes reported to this file: objects, one a line. Nothing, if it isn't there; what
-    the student's code tore or forged in it isn't one.
+    """What processes reported to this file: one object a line; empty if there is no file.
+
+    Lines that aren't JSON objects are skipped: the student's code may have torn or forged them.
     """
     try:
         lines = scratch.read(path, EVENTS).splitlines()
@@ -52,9 +53,7 @@ class Life:
 
     @classmethod
     def of_events(cls, path: Path) -> Life:
-        """A process that was started by somebody else, of which nothing is known but what it
-        reported to `path`.
-        """
+        """A process that something else started: all we know is what it reported to `path`."""
         life = cls(path.parent, None, {"status": 0, "ended": None})
         life.events = read_events(path)
         return life
@@ -89,19 +88,19 @@ class Life:
 
     @property
     def preempted(self) -> bool:
-        """It left by itself, with the exit status that says so."""
+        """It left by itself, with the exit status of a preempted job."""
         return self.status == PREEMPTED and not self.ended
 
     @property
     def obeyed_fault(self) -> bool:
-        """It ended as its fault says, so that a relaunch proves something."""
+        """It ended as its fault says, so a relaunch proves something."""
         if isinstance(self.fault, Preempt):
             return self.fault_fired and self.preempted
         return self.died_of_fault
 
     @property
     def died_of_fault(self) -> bool:
-        """It announced the fault, and then died by the signal that the fault sends."""
+        """It announced the fault and then died by the signal that the fault sends."""
         return (
             self.fault_fired
             and self.status in (-signal.SIGKILL, -signal.SIGXFSZ)
@@ -114,20 +113,20 @@ class Life:
 
     @property
     def resumed_at(self) -> int:
-        """The step that the life started from: 0 when fresh."""
+        """The step at which the life started; 0 for a fresh start."""
         event = self.first("life")
         step: int = event["step"] if event else 0
         return step
 
     @property
     def reached(self) -> int:
-        """The last step that it had finished."""
+        """The last step that the life finished."""
         steps: list[int] = [s["step"] for s in self.steps]
         return max([self.resumed_at, *steps])
 
     @cached_property
     def steps(self) -> list[dict[str, Any]]:
-        """Its finished steps: the record of each, with its loss."""
+        """Its finished steps: each one's record with its loss."""
         losses = {e["step"]: e["loss"] for e in self.all("loss")}
         return [e | {"loss": losses[e["step"]]} for e in self.all("step") if e["step"] in losses]
 
@@ -142,7 +141,7 @@ class Life:
 
 @dataclass
 class Group:
-    """A life of several ranks, after its end. Rank 0 speaks for it where all ranks say the same."""
+    """A life of several ranks, after its end. Rank 0 speaks for all where they agree."""
 
     ranks: list[Life]
     fault: AnyFault | None
@@ -163,14 +162,14 @@ class Group:
 
     @property
     def obeyed_fault(self) -> bool:
-        """All ranks left as preempted, or died if one was killed."""
+        """All ranks left as preempted, or the killed rank died."""
         if isinstance(self.fault, Preempt):
             return self.preempted and any(life.fault_fired for life in self.ranks)
         return self.died_of_fault
 
     @property
     def died_of_fault(self) -> bool:
-        """The rank that it was aimed at did; what the others did then is their own affair."""
+        """The fault's rank died of it; what the other ranks did then doesn't matter."""
         return self.fault is not None and self.ranks[self.fault.rank or 0].died_of_fault
 
     @property
@@ -190,7 +189,7 @@ class Group:
         return self.ranks[0].steps
 
     def text(self, stream: str = "stderr", characters: int = 4000) -> str:
-        """What the ranks printed, each line with its rank before it."""
+        """What the ranks printed, each line after its rank."""
         texts = [(rank, life.text(stream, characters)) for rank, life in enumerate(self.ranks)]
         return "".join(
             f"[rank {rank}] {line}\n" for rank, text in texts for line in text.splitlines()
@@ -202,7 +201,7 @@ AnyLife = TypeVar("AnyLife", bound="Life | Group")
 
 @dataclass
 class Run(Generic[AnyLife]):
-    """The lives of one run, in order. `schedule` is what was to befall them."""
+    """The lives of one run, in order. `schedule` holds the faults that were planned for them."""
 
     lives: list[AnyLife]
     schedule: tuple[AnyFault, ...]
@@ -225,7 +224,7 @@ class Run(Generic[AnyLife]):
 
     @property
     def world(self) -> int:
-        """The number of ranks; those of its last life, if they aren't always the same."""
+        """The number of ranks in the last life."""
         return len(self.last.ranks) if isinstance(self.last, Group) else 1
 
     @property
@@ -246,7 +245,7 @@ class Run(Generic[AnyLife]):
 
     @property
     def steps_lost(self) -> list[int]:
-        """For each relaunch, how many finished steps it had to do again."""
+        """For each relaunch, how many finished steps it had to repeat."""
         lost = []
         for life, after in zip(self.lives, self.lives[1:], strict=False):
             lost.append(life.reached - after.resumed_at)
@@ -254,7 +253,7 @@ class Run(Generic[AnyLife]):
 
     @cached_property
     def trajectory(self) -> Trajectory:
-        """What the run trained, in the end: each life continues from where it resumed."""
+        """What the run trained in the end: each life continues from where it resumed."""
         joined = Trajectory()
         for life in self.lives:
             joined = joined.join(Trajectory.of(life))

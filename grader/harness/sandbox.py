@@ -4,12 +4,12 @@
                 process table; as root, a user id of its own. Needs root or user namespaces (Linux
                 5.12).
     landlock    the same files by path, and no signals to others (Linux 5.13; signals from 6.12 on).
-                /tmp isn't private there: it can't be written to. /dev/shm is shared.
-    none        nothing of that: for submissions that are trusted
+                /tmp isn't private and can't be written to. /dev/shm is shared.
+    none        no restrictions: for trusted submissions
 
-Everything is done by the process that it binds, before it runs any student code, and can't be
-undone by it. No root, no helper program, no container runtime. System calls go through ctypes;
-their numbers and flags are those of linux/mount.h, linux/landlock.h, linux/sched.h.
+The life's own process sets all this up before it runs any student code, and can't undo it. That
+needs no root, no helper program and no container runtime. System calls go through ctypes; their
+numbers and flags come from linux/mount.h, linux/landlock.h and linux/sched.h.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ NAMESPACES, LANDLOCK, NONE = "namespaces", "landlock", "none"
 POLICIES = ("auto", "require", "off")
 
 GRADER = Path(__file__).resolve().parent.parent
-# what of the grader a life with student code may see
+# the parts of the grader that a life with student code may see
 INSIDE = ("__init__.py", "errors.py", "processes.py", "workload", "harness", "crash")
 
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
@@ -56,7 +56,7 @@ ETC = (
 OTHER = ("/sys/devices/system/cpu", "/sys/devices/system/node")
 NETWORK = ("/sys/class/net", "/sys/bus/pci", "/sys/devices")  # gloo looks for interfaces there
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
-INODES = 50_000  # of /tmp and /dev/shm, each: an empty file needs memory, too
+INODES = 50_000  # of /tmp and /dev/shm, each: empty files need memory, too
 UIDS = range(50_000, 60_000)  # as root, lives run under these: no users of a usual system
 
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x0002_0000, 0x0400_0000, 0x0800_0000
@@ -68,8 +68,8 @@ AT_FDCWD, AT_RECURSIVE = -100, 0x8000
 SYS_MOUNT_SETATTR = 442
 SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}.get(platform.machine())
 SYS_LANDLOCK_CREATE_RULESET, SYS_LANDLOCK_ADD_RULE, SYS_LANDLOCK_RESTRICT_SELF = 444, 445, 446
-# add_key, request_key, keyctl: keys outlive a process; shmget, semget, msgget, mq_open: so do
-# these, without namespaces
+# these keep something for later processes: add_key, request_key, keyctl; without namespaces also
+# shmget, semget, msgget, mq_open
 KEEPING_CALLS = {
     "x86_64": (248, 249, 250, 29, 64, 68, 240),
     "aarch64": (217, 218, 219, 194, 190, 186, 180),
@@ -112,13 +112,13 @@ class Sandbox:
         memory: int = 1 << 30,
         given: bool = False,
     ) -> dict[str, Any]:
-        """What the job of a life says of its sandbox; its folders are added where it is prepared.
+        """The sandbox settings for a life's job. Its folders are added where the job is prepared.
 
-        readable  paths beside those that every life may read
-        network   whether it speaks to other ranks, over loopback
-        trusted   runs no student code: may import all of the grader
-        given     runs a job of a later exercise, which has what exercise 1 asks for (grader/given)
-        memory    bytes that its /tmp and /dev/shm hold at most, each
+        readable  paths besides those that every life may read
+        network   it talks to other ranks over loopback
+        trusted   it runs no student code and may import all of the grader
+        given     it runs a later exercise's job, which gets what exercise 1 asks for (grader/given)
+        memory    the most bytes that its /tmp and its /dev/shm may hold, each
         """
         names = (*INSIDE, "given") if given else INSIDE
         pieces = [GRADER] if trusted else [GRADER / name for name in names]
@@ -133,13 +133,15 @@ class Sandbox:
 
 
 def choose(policy: str = "auto") -> Sandbox:
-    """The best sandbox that this machine has. UsageError if the policy is "require" and there is
-    none.
+    """The best sandbox on this machine.
+
+    Raises UsageError if the policy is "require" and there is none.
     """
     if policy == "off":
         return Sandbox(NONE)
     tried = []
-    # root that can't read the interpreter under another user id keeps its own, without capabilities
+    # if the interpreter can't be read under another user id, root keeps its own without
+    # capabilities
     uid = random.SystemRandom().choice(UIDS) if os.geteuid() == 0 else None
     for found in (Sandbox(NAMESPACES, uid), Sandbox(NAMESPACES), Sandbox(LANDLOCK)):
         if why := _unavailable(found):
@@ -148,16 +150,13 @@ def choose(policy: str = "auto") -> Sandbox:
             return found
     if policy == "require":
         raise UsageError(
-            f"no sandbox can be had here ({'; '.join(tried)}); --sandbox off grades trusted "
-            "submissions"
+            f"no sandbox works here ({'; '.join(tried)}); --sandbox off grades trusted submissions"
         )
     return Sandbox(NONE)
 
 
 def _unavailable(sandbox: Sandbox) -> str:
-    """Why this sandbox can't be had here; empty if it can. Tried for real, in a process of its
-    own.
-    """
+    """Why this sandbox doesn't work here; empty if it does. A child process really tries it."""
     if sys.platform != "linux":
         return "only on Linux"
     r, w = os.pipe()
@@ -213,16 +212,16 @@ def _try(sandbox: Sandbox) -> None:
 
 
 def own(kind: str) -> None:
-    """In the process that starts guardians, before it has threads: the right to make namespaces,
-    without root.
+    """Get the right to make namespaces without root. For the process that starts guardians.
 
-    Whoever isn't root may leave a namespace only for one that is its own, too. So this process goes
-    on as a child, in namespaces of its own; the parent waits for it, and ends as it does.
+    Call it before there are threads. A process without root may leave a namespace only for one that
+    it owns. So this process continues as a child in namespaces of its own; the parent waits for it
+    and ends as the child does.
     """
     if kind != NAMESPACES or os.geteuid() == 0:
         return
     uid, gid = os.getuid(), os.getgid()
-    # or uid_map is root's (hide_from_others)
+    # else uid_map belongs to root (hide_from_others)
     _check(_libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0), "dumpable")
     _check(_libc.unshare(CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET), "user namespace")
     for file, text in (
@@ -239,7 +238,7 @@ def own(kind: str) -> None:
 
 
 def in_new_pid_namespace(kind: str, fork: Callable[[], int]) -> int:
-    """`fork()`, whose child is the first process of a process table of its own."""
+    """`fork()`, whose child becomes the first process of a new process table."""
     if kind != NAMESPACES:
         return fork()
     mine = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
@@ -254,9 +253,7 @@ def in_new_pid_namespace(kind: str, fork: Callable[[], int]) -> int:
 
 
 class SharedNetwork:
-    """While it is entered, processes that are forked share a network of their own: loopback
-    alone.
-    """
+    """While entered, forked processes share a network of their own with only loopback."""
 
     def __init__(self, kind: str):
         self.kind = kind
@@ -281,17 +278,15 @@ def _new_network() -> None:
 
 
 def around_guardian(job: dict[str, Any]) -> None:
-    """In a guardian, the first process of its process table: what it shares with the life that it
-    starts.
-    """
+    """In a guardian, the first of its process table: set up what it shares with its life."""
     if job["kind"] != NAMESPACES:
         return
     _check(_libc.unshare(CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS), "namespaces")
-    if not job["network"]:  # ranks have one together (SharedNetwork)
+    if not job["network"]:  # ranks share one (SharedNetwork)
         _new_network()
     _mount(None, "/", None, MS_REC | MS_PRIVATE)
     _mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
-    # two lives never know each other's process ids, as two real processes don't
+    # two lives must not know each other's process ids: real processes don't, either
     with open("/proc/sys/kernel/ns_last_pid", "w") as f:
         f.write(str(random.SystemRandom().randrange(300, 30_000)))
     if job["uid"] is not None:
@@ -300,7 +295,10 @@ def around_guardian(job: dict[str, Any]) -> None:
 
 
 def _give(path: str, uid: int) -> None:
-    """`path` and all below it. By descriptors: another rank may run already, and move folders."""
+    """Give `path` and all below it to the user.
+
+    By descriptors: another rank may already run and move folders.
+    """
     os.chown(path, uid, uid, follow_symlinks=False)
     for _, names, files, folder in os.fwalk(path):
         for name in (*names, *files):
@@ -312,7 +310,7 @@ def _give(path: str, uid: int) -> None:
 
 
 def enter(job: dict[str, Any]) -> None:
-    """In the life, before any student code, and with everything open that it reports to."""
+    """In the life, before any student code, when everything that it reports to is open."""
     if job["kind"] == NONE:
         return
     reads = _readable(job)
@@ -326,7 +324,7 @@ def enter(job: dict[str, Any]) -> None:
 
 
 def _readable(job: dict[str, Any]) -> list[str]:
-    """Everything that this life may read, without what lies below another of them."""
+    """Everything that this life may read, without paths that lie below another one."""
     paths = [*everybodys(), *job["grader"], *job["readable"], *(NETWORK if job["network"] else ())]
     found: list[str] = []
     for path in sorted({os.path.normpath(p) for p in paths if os.path.lexists(p)}):
@@ -337,13 +335,12 @@ def _readable(job: dict[str, Any]) -> list[str]:
 
 @cache
 def everybodys() -> tuple[str, ...]:
-    """What every life may read: the system, the interpreter, and libraries that are loaded from
-    elsewhere.
+    """What every life may read: the system, the interpreter, and libraries loaded from elsewhere.
 
-    A fork server asks once, when torch is loaded: its lives inherit the answer.
+    A fork server asks once, after it has loaded torch: its lives inherit the answer.
     """
     interpreter = [sys.prefix, sys.base_prefix, sys.exec_prefix]
-    interpreter += [os.path.realpath(path) for path in interpreter]  # either may be a link
+    interpreter += [os.path.realpath(path) for path in interpreter]  # either may be a symbolic link
     paths = [*SYSTEM, *(f"/etc/{name}" for name in ETC), *OTHER, *interpreter]
     with open("/proc/self/maps") as f:
         files = {line.rstrip("\n").partition("/")[2] for line in f if ".so" in line}
@@ -381,7 +378,7 @@ def _new_root(job: dict[str, Any], reads: list[str]) -> None:
             _mount("tmpfs", f"{root}/{name}", "tmpfs", MS_NOSUID | MS_NODEV, options)
     for path in reads:
         if path == str(GRADER) or (str(GRADER) not in job["grader"] and path in job["grader"]):
-            continue  # below
+            continue  # it is mounted below
         _bind(path, root, read_only=True)
     _cover_grader(job, root)
     for path in job["writable"]:
@@ -400,14 +397,14 @@ def _new_root(job: dict[str, Any], reads: list[str]) -> None:
     os.umask(mask)
     os.chdir(root)
     number = ctypes.c_long(SYS_PIVOT_ROOT)
-    # the old root lies on top of the new one now
+    # the old root now covers the new one
     _check(_libc.syscall(number, b".", b"."), "pivot_root")
     _check(_libc.umount2(b".", MNT_DETACH), "umount")
     os.chdir("/")
 
 
 def _cover_grader(job: dict[str, Any], root: str) -> None:
-    """Of the grader, only what the job names, even where it lies in a folder that is read."""
+    """Show only the parts of the grader that the job names, even inside a readable folder."""
     if str(GRADER) in job["grader"]:
         return _bind(str(GRADER), root, read_only=True)
     os.makedirs(f"{root}{GRADER}", exist_ok=True)
@@ -437,7 +434,7 @@ def _bind(path: str, root: str, read_only: bool = False) -> None:
 
 
 def _drop(uid: int | None) -> None:
-    """No capability, and none to come; as root, another user."""
+    """Give up all capabilities for good; as root, become another user."""
     for capability in range(64):
         _libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)  # those beyond the kernel's last fail
     if uid is not None:
@@ -446,19 +443,19 @@ def _drop(uid: int | None) -> None:
         os.setresuid(uid, uid, uid)
     header = struct.pack("Ii", 0x2008_0522, 0)  # _LINUX_CAPABILITY_VERSION_3, this process
     _check(_libc.capset(header, struct.pack("6I", *[0] * 6)), "capset")
-    # /proc/self stays readable to itself
+    # else it couldn't read its own /proc/self
     _check(_libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0), "dumpable")
 
 
-# what slurmd needs as root: another user's files and processes, the job's user id, limits
-# CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, SYS_NICE, SYS_RESOURCE
+# what slurmd needs as root: other users' files and processes, the job's user id, limits: CHOWN,
+# DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, SYS_NICE, SYS_RESOURCE
 KEPT_CAPABILITIES = {0, 1, 3, 4, 5, 6, 7, 23, 24}
 
 
 def confine_jobs(readable: Sequence[str], writable: Sequence[str]) -> None:
-    """This process and all that it starts, by Landlock: a cluster's daemon and its jobs.
+    """Confine this process and all that it starts by Landlock: a cluster's daemon and its jobs.
 
-    They reach the cluster over the network, and each other by signals. Does nothing where there is
+    They reach the cluster over the network and each other by signals. Does nothing where there is
     no Landlock.
     """
     if not jobs_can_be_confined():
@@ -484,22 +481,23 @@ def jobs_can_be_confined() -> bool:
 
 
 def hide_from_others() -> None:
-    """From now on, processes of the same user that have no capabilities can't read this one's
-    memory or environment.
+    """Stop the same user's processes without capabilities from reading this one's memory.
+
+    Their access to its environment ends, too.
     """
     if sys.platform == "linux":
         _check(_libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0), "dumpable")
 
 
 def _refuse_keeping() -> None:
-    """Refuse the system calls that keep something for a later process, but in files (a seccomp
-    filter).
+    """Refuse, by a seccomp filter, the system calls that keep something for later processes.
+
+    Files stay possible.
     """
     arch, calls = AUDIT_ARCH.get(platform.machine()), KEEPING_CALLS.get(platform.machine(), ())
     if arch is None:
         return
-    # load the architecture; if it's another one: allow; load the number; if it's one of these:
-    # refuse
+    # load the architecture; another one is allowed; load the number; refuse it if it's in the list
     steps = [(0x20, 0, 0, 4), (0x15, 0, len(calls) + 1, arch), (0x20, 0, 0, 0)]
     steps += [(0x15, len(calls) - n, 0, number) for n, number in enumerate(calls)]
     steps += [(0x06, 0, 0, SECCOMP_RET_ALLOW), (0x06, 0, 0, SECCOMP_RET_ERRNO | errno.EPERM)]
@@ -512,7 +510,7 @@ def _refuse_keeping() -> None:
 
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1, 2, 4, 8
 OF_FILES = EXECUTE | WRITE_FILE | READ_FILE | 1 << 14 | 1 << 15  # 14: truncate, 15: ioctl
-# ABI -> all that it knows
+# ABI -> all rights that it knows
 RIGHTS = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 5: (1 << 16) - 1}
 BIND_TCP_CONNECT_TCP, SCOPE_ABSTRACT_UNIX_AND_SIGNAL = 3, 3
 

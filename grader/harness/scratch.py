@@ -1,5 +1,7 @@
-"""Where a grading works: a folder with a short path, gone afterwards whatever was done to it, and
-files in it that the student's code can reach, which may be anything by now.
+"""The folder in which a grading works, and reading files in it that student code can reach.
+
+It has a short path and can be deleted whatever the student's code has done to it. A file may be
+anything by now.
 """
 
 from __future__ import annotations
@@ -14,18 +16,16 @@ from pathlib import Path
 
 from grader.errors import UsageError
 
-# Lives make sockets some 30 characters below their TMPDIR, which lies 22 below this; a socket's
-# path ends at 104.
+# A socket's path has at most 104 characters. Lives make sockets about 30 characters below their
+# TMPDIR, which is 22 below this folder.
 LONGEST = 36
 
 
-CODE = "-code"  # ends the name of a folder that holds a copy of the submission, in "code"
+CODE = "-code"  # ends the name of a folder with a copy of the submission, in "code"
 
 
 def submitted(file: str) -> str | None:
-    """A file of a life's copy of the submission, as the student calls it; None for any other
-    file.
-    """
+    """The student's name for a file in a life's copy of the submission; None for any other file."""
     return file.partition(f"{CODE}/code/")[2] or None
 
 
@@ -49,7 +49,7 @@ def make() -> Path:
 
 
 def remove(folder: Path) -> None:
-    """Also what is locked, or nested deeper than Python can follow. Of a link, the link itself."""
+    """Delete `folder`, even if locked or nested too deeply for Python; of a link, only the link."""
     if folder.is_symlink():
         return folder.unlink(missing_ok=True)
     with suppress(OSError, RecursionError):
@@ -63,7 +63,7 @@ def remove(folder: Path) -> None:
 
 
 def link_out_of(folder: Path) -> Path | None:
-    """A symbolic link somewhere below `folder` that leads out of it."""
+    """A symbolic link somewhere below `folder` that leads out of it; None if there is none."""
     top = os.path.realpath(folder)
     for inside, folders, files in os.walk(top):
         for name in (*folders, *files):
@@ -81,13 +81,14 @@ def _leads_into(link: str, folder: str) -> bool:
 
 
 def read(path: Path, most: int, tail: bool = False) -> bytes:
-    """At most so many bytes of a regular file, the last ones if `tail`. OSError for anything else:
-    no link is followed, and no pipe or device is waited for.
+    """At most `most` bytes of a regular file, the last ones if `tail`.
+
+    Raises OSError for anything else: it follows no link and waits for no pipe or device.
     """
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW), "rb") as f:
         found = os.fstat(f.fileno())
         if not stat.S_ISREG(found.st_mode):
-            raise OSError(f"{path.name} is no file any more")
+            raise OSError(f"{path.name} isn't a file any more")
         if tail:
             f.seek(max(0, found.st_size - most))
         return f.read(most)

@@ -1,11 +1,11 @@
-"""Trajectories: the exact course of a run, and where two of them part."""
+"""Trajectories: the exact course of a run, and the step at which two of them diverge."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-# Causes before their consequences: the first that differs is what was lost.
+# Causes before consequences: the first one that differs is what was lost.
 COMPONENTS = [
     "global step",
     "epoch",
@@ -26,7 +26,7 @@ COMPONENTS = [
 
 
 def order(component: str) -> int:
-    # the optimizer's settings (learning rate, betas) are the scheduler's doing
+    # the scheduler sets the optimizer's settings (learning rate, betas)
     name = "learning rate" if component == "optimizer settings" else component
     name = "optimizer" if name.startswith("optimizer") else name
     return COMPONENTS.index(name) if name in COMPONENTS else len(COMPONENTS)
@@ -34,7 +34,7 @@ def order(component: str) -> int:
 
 @dataclass(frozen=True)
 class Divergence:
-    """The first step at which two trajectories differ, and in what."""
+    """The first step at which two trajectories differ, and in which components."""
 
     step: int  # the step; one past the last for the final state
     different: list[str]  # components, causes first
@@ -49,7 +49,7 @@ class Divergence:
 
 
 class Trained(Protocol):
-    """A life, as far as its trajectory needs it."""
+    """What a trajectory needs of a life."""
 
     @property
     def steps(self) -> list[dict[str, Any]]: ...
@@ -62,9 +62,7 @@ class Trained(Protocol):
 
 @dataclass
 class Trajectory:
-    """Step number -> what the step depended on, and its loss. `resumes` are the steps resumed
-    at.
-    """
+    """Step number -> what the step depended on, and its loss. `resumes`: the steps resumed at."""
 
     steps: dict[int, dict[str, Any]] = field(default_factory=dict)
     end: dict[str, Any] | None = None
@@ -77,9 +75,7 @@ class Trajectory:
         return cls({s["step"]: s for s in life.steps}, end, resumes)
 
     def join(self, later: Trajectory) -> Trajectory:
-        """This trajectory up to where `later` resumed, then `later`: what the run really
-        trained.
-        """
+        """This trajectory up to where `later` resumed, then `later`: what the run trained."""
         start = min(later.steps, default=None)
         if start is None:
             start = (later.resumes or [max(self.steps, default=0)])[0] + 1
@@ -90,8 +86,9 @@ class Trajectory:
         return isinstance(other, Trajectory) and self.diverges_from(other) is None
 
     def diverges_from(self, expected: Trajectory, partly: bool = False) -> Divergence | None:
-        """The first step at which this course isn't the expected one; `partly`: of the steps that
-        both have.
+        """The first step at which this trajectory differs from the expected one, or None.
+
+        partly  compare only the steps that both have
         """
         numbers = (
             self.steps.keys() & expected.steps.keys()

@@ -1,4 +1,4 @@
-"""Keeps what a crashed life wrote, which would else go with the grading's scratch folder."""
+"""Keeps what a crashed life wrote; otherwise it would be deleted with the scratch folder."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from grader.files import write_atomically
 from grader.harness import scratch
 from grader.verdicts import Finding
 
-MOST = 1 << 20  # bytes of each stream, the last ones
+MOST = 1 << 20  # the last bytes of each stream
 
 
 def keep(file: Path, finding: Finding | None, translate: Callable[[str], str]) -> str:
     """Write the log that the finding names to `file`, in place of an earlier one.
 
-    translate  gives a text's paths as the student knows them
+    translate  turns a text's paths into those that the student knows
 
-    Returns the file's path in the course; empty if there is nothing to keep, or nowhere.
+    Returns the file's path in the course; empty if there is nothing to keep or nowhere to keep it.
     """
     try:
         file.unlink(missing_ok=True)
@@ -28,20 +28,18 @@ def keep(file: Path, finding: Finding | None, translate: Callable[[str], str]) -
             return ""
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(file, escaped(translate(text)))
-    except OSError:  # a course that can't be written to
+    except OSError:  # the course can't be written to
         return ""
     return os.path.relpath(file, ROOT) if file.is_relative_to(ROOT) else str(file)
 
 
 def escaped(text: str) -> str:
-    """Several lines of what a life wrote: no control character of it reaches a terminal, not even
-    by `cat`.
-    """
+    """Lines that a life wrote, safe for a terminal: without control characters."""
     return "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in text)
 
 
 def _text(stderr: Path) -> str:
-    """Both streams of the life whose stderr it is."""
+    """Both streams of a life, given its stderr."""
     out = []
     for path in (stderr.with_name("stdout"), stderr):
         try:

@@ -1,4 +1,4 @@
-"""Composes a task's message: evidence, then a question, then how to see it again."""
+"""Composes a task's message: evidence, then a question, then how to reproduce it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any, Protocol, TypeGuard
 
 from grader.verdicts import HANGS, PASS, Finding, Outcome
 
-LABEL = 11  # width of the labels' column; a longer label has a space behind it all the same
+LABEL = 11  # width of the labels' column; a longer label still gets one space after it
 
 
 @dataclass
 class Message:
-    """What is said of a task, as (label, text), and as data."""
+    """A task's message: rows of (label, text), and the same as data."""
 
     rows: list[tuple[str, str]] = field(default_factory=list)
     evidence: dict[str, Any] = field(default_factory=dict)
@@ -55,15 +55,14 @@ def failed(
     log: str,
     translate: Callable[[str], str],
 ) -> Message:
-    """What is said of a task that isn't passed. One cause is told once: in full where it first
-    shows.
+    """The message for a task that isn't passed. A cause is explained in full only once.
 
     problems   the outcomes of its checks that didn't pass, in the order of the checks
-    told       cause -> the task that told it; this task's is added
-    translate  gives a text's paths as the student knows them
+    told       cause -> the task that explained it; this task's causes are added
+    translate  turns a text's paths into those that the student knows
     """
-    # a check that hangs ends those behind it (engine.py); which of them had been decided by then is
-    # chance: not told
+    # a check that hangs ends those after it (engine.py); chance decides which of them had finished,
+    # so leave them out
     hangs = next((n for n, o in enumerate(problems) if o.finding.code in HANGS), len(problems))
     first, *others = problems[: hangs + 1]
     finding = first.finding
@@ -77,7 +76,7 @@ def failed(
         "replay": replay,
         **finding.data,
     }
-    evidence.pop("log", None)  # it lies in a folder that is removed
+    evidence.pop("log", None)  # it is in a folder that will be deleted
     if (elsewhere := told.get(finding.cause)) and finding.code == "import":
         return Message([("same cause", f"as in {elsewhere}")], evidence)
     told.setdefault(finding.cause, task_id)
@@ -101,8 +100,9 @@ def failed(
 
 
 def _gist(outcome: Problem) -> str:
-    """One line of a further finding: what befell the job, and what was different, found, or raised;
-    or as it says itself.
+    """One line for a further finding: its fault, and what was different, found or raised.
+
+    A finding may also give its own line.
     """
     gist: str | None = outcome.finding.data.get("gist")
     if gist:
@@ -122,9 +122,7 @@ def _gist(outcome: Problem) -> str:
 
 
 def _printable(text: str) -> str:
-    """A student's exception may hold anything: no control character reaches a terminal or a
-    report.
-    """
+    """`text` without control characters: a student's exception may hold anything."""
     return "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in text)
 
 

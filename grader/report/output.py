@@ -17,12 +17,11 @@ from grader.verdicts import BLOCKED, FAIL, INCONCLUSIVE, PASS, ExerciseResult
 
 
 def as_json(results: list[ExerciseResult]) -> dict[str, Any]:
-    """{"schema": "grade/v1", "score", "max_score", "seconds", "exercises": [...]}; points are
-    integers.
+    """{"schema": "grade/v1", "score", "max_score", "seconds", "exercises": [...]}
 
-    All seconds are wall time: an exercise's from its grading's begin to its end, and their sum; a
-    task's from its first check's begin to its last one's end. Tasks run at the same time: theirs
-    don't add up.
+    Points are integers. Seconds are wall time: an exercise's from its grading's begin to its end,
+    and their sum; a task's from its first check's begin to its last one's end. Tasks run at the
+    same time, so theirs don't add up.
     """
     return {
         "schema": "grade/v1",
@@ -60,9 +59,7 @@ def json_text(results: list[ExerciseResult]) -> str:
 
 
 def junit_text(results: list[ExerciseResult]) -> str:
-    """One test suite an exercise, one test case a task. Inconclusive is an error, blocked is
-    skipped.
-    """
+    """A test suite per exercise, a test case per task; inconclusive: error, blocked: skipped."""
     suites = ElementTree.Element("testsuites")
     for r in results:
         count = {
@@ -94,10 +91,9 @@ def junit_text(results: list[ExerciseResult]) -> str:
 
 
 class Target:
-    """Where results go; opened before anything is graded, as what is wrong with it shouldn't show
-    afterwards.
+    """Where results go. Opening it before the grading shows errors early.
 
-    A file that exists stays as it is until the results are there. Pipes and devices are written to
+    An existing file stays as it is until the results are there. Pipes and devices are written to
     directly.
     """
 
@@ -118,7 +114,7 @@ class Target:
             "/dev/"
         ):
             file = open(os.open(self.path, os.O_WRONLY | os.O_APPEND), "w", encoding="utf-8")
-            if real == "/dev/full":  # it opens, and takes nothing
+            if real == "/dev/full":  # it can be opened but not written to
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             return file
         if mode is not None and not os.access(real, os.W_OK):
@@ -151,7 +147,7 @@ class Target:
 
 
 def exit_code(results: list[ExerciseResult]) -> int:
-    """0 all pass; 1 some failed or blocked; 3 inconclusive or infrastructure."""
+    """0 all pass; 1 some failed or blocked; 3 inconclusive, or the grader itself failed."""
     verdicts = {t.verdict for r in results for t in r.tasks}
     if FAIL in verdicts:
         return 1

@@ -1,4 +1,4 @@
-"""Results for people: one task after another as its verdict stands, and what runs meanwhile."""
+"""Results for people: each task as soon as its verdict is final, and the progress meanwhile."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ MAX_WIDTH = 110
 
 
 def console() -> Console:
-    """Standard output: as wide as the terminal up to MAX_WIDTH; colours only there."""
+    """Standard output: as wide as the terminal up to MAX_WIDTH; colours only on a terminal."""
     out = Console(highlight=False, soft_wrap=True)
     out.width = min(out.width if out.is_terminal else MAX_WIDTH, MAX_WIDTH)
     return out
 
 
 class UnderWay(Protocol):
-    """A grading (engine.py), as far as its progress needs it."""
+    """What the progress display needs of a grading (engine.py)."""
 
     bench: Bench
 
@@ -49,7 +49,7 @@ class UnderWay(Protocol):
 
 
 class Progress:
-    """Prints each task's result; below, while runs go on, a line that says what has been done."""
+    """Prints each task's result; below them, a progress line while runs continue."""
 
     def __init__(self, out: Console, exercise: Exercise):
         self.out, self.exercise = out, exercise
@@ -104,7 +104,7 @@ def show_task(out: Console, result: TaskResult) -> None:
 
 
 def show_row(out: Console, label: str, text: str) -> None:
-    """A labelled row, wrapped beside its label; a command stays on one line, to be copied."""
+    """A labelled row, wrapped beside its label; a command stays on one line for copying."""
     style = LABEL_STYLE.get(label, "")
     width = max(30, out.width - LABEL - 3)
     lines = (

@@ -1,4 +1,4 @@
-"""What befell a job that a scheduler stopped, by the scheduler's clock."""
+"""The timeline of a job that a scheduler stopped, by the scheduler's clock."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from grader.harness.run import Group, Life
 
 
 def timeline(life: Life | Group) -> list[tuple[float, str]]:
-    """(s since the life began, what happened), of the moments that matter for how it was stopped;
-    of ranks, each says its own, but for what rank 0 can say for all.
+    """[(s since the life began, what happened)]: the moments that matter for how it was stopped.
+
+    Each rank has its own moments; those that are equal on all ranks come from rank 0.
     """
     many = len(life.processes) > 1
     rows = [

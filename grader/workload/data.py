@@ -1,5 +1,4 @@
-"""Generated text for the exercises: small, real enough to learn from, and the same for the same
-seed.
+"""Generated text for the exercises: small, real enough to learn from, equal for equal seeds.
 
 A toy grammar writes sentences; the model reads characters. Training samples are augmented at
 random, from all three generators that training code uses, so forgetting any of them changes the
@@ -21,7 +20,7 @@ ENDS = [" at night.", " again.", " and waits.", ", then stops.", "."]
 # "_": unknown
 ALPHABET = "_" + "".join(sorted(set("".join(SUBJECTS + VERBS + OBJECTS + ENDS) + " ")))
 VOCABULARY = len(ALPHABET)
-CONTEXT = 16  # characters a sample shows to the model
+CONTEXT = 16  # characters of a sample
 
 
 def text(characters: int, seed: int) -> torch.Tensor:
@@ -35,11 +34,10 @@ def text(characters: int, seed: int) -> torch.Tensor:
 
 
 class Windows(Dataset):
-    """Samples (index, inputs, targets): CONTEXT characters and the ones that follow each.
+    """Samples (index, inputs, targets): CONTEXT characters and the character after each.
 
     With `augment`, Python's generator shifts the window, NumPy's hides characters and torch's
-    mistypes one. The draws come from the *global* generators, as in most augmentation code in the
-    wild.
+    mistypes one. The draws come from the *global* generators, as in most real augmentation code.
     """
 
     def __init__(self, samples: int, seed: int, augment: bool):

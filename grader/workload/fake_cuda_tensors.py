@@ -1,6 +1,4 @@
-"""A GPU node's file, without a GPU: while a file is written, tensors are tagged as living on
-cuda:0.
-"""
+"""A GPU node's file without a GPU: tensors written within the context are tagged as cuda:0's."""
 
 from __future__ import annotations
 
@@ -11,8 +9,9 @@ import torch
 
 @contextmanager
 def living_on_gpu(tensors: list[torch.Tensor]):
-    """torch.save writes these tensors as a GPU's. A copy that somebody makes on the CPU isn't
-    tagged, as it wouldn't be on a real GPU node.
+    """torch.save writes these tensors as a GPU's.
+
+    A copy on the CPU isn't tagged, as it wouldn't be on a real GPU node.
     """
     on_gpu = {t.untyped_storage().data_ptr() for t in tensors if t.numel()}
     real_cpu, real_to = torch.Tensor.cpu, torch.Tensor.to

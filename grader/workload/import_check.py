@@ -1,4 +1,4 @@
-"""Imports the student's module and leaves: what fails here would fail everywhere."""
+"""Imports the student's module and exits: what fails here would fail everywhere."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""Many questions in one life, asked in forked processes that may die of them."""
+"""Many questions in one life, each in a forked process that may die of it."""
 
 from __future__ import annotations
 
@@ -16,22 +16,21 @@ SECONDS = 20  # for one question; milliseconds are normal
 
 
 class Helper:
-    """A forked process that answers questions one after another, and is forked anew when it has
-    died.
+    """A forked process that answers questions in order; a new one replaces it when it dies.
 
-    `handle(question)` runs there; a crash in it goes out as an event, and so does how each question
-    ended: {"event": "ended", "point", "part", "status", "late", "waited": s without a processor, of
-    a late one}.
+    `handle(question)` runs there. A crash in it is reported as an event, and so is how each
+    question ended: {"event": "ended", "point", "part", "status", "late", "waited"}. `waited`: s
+    without a processor, for a late one.
     """
 
     def __init__(self, part: str, handle: Callable[[dict], None]):
         self.part, self.handle = part, handle
         self.pid: int | None = None
-        # readable when it is dead; macOS has none, there the pipe must do
+        # readable when the process is dead; macOS has none and relies on the pipe
         self.pidfd: int | None = None
 
     def ask(self, name: str, question: dict) -> int:
-        """How the question ended: 0 when all went well."""
+        """How the question ended: 0 if all went well."""
         if self.pid is None:
             self._fork()
         late, waited = False, 0.0
@@ -41,7 +40,7 @@ class Helper:
             late, waited = True, waited_for_a_processor(self.pid)
             os.kill(self.pid, signal.SIGKILL)
             self._stirs(SECONDS)
-        # when it died, a process that it left behind may hold the pipe open: don't wait for its end
+        # a process that it left behind may hold the pipe open: don't wait for its end
         answered = select.select([self.from_helper], [], [], 0)[0]
         answer = os.read(self.from_helper, 1) if answered else b""
         if answer:
@@ -54,7 +53,7 @@ class Helper:
         return status
 
     def _stirs(self, seconds: float) -> bool:
-        """Wait until it answers or is dead; False when it did neither in time."""
+        """Wait until it answers or is dead; False if neither happens in time."""
         watched = [self.from_helper] if self.pidfd is None else [self.from_helper, self.pidfd]
         return bool(select.select(watched, [], [], seconds)[0])
 

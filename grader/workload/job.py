@@ -20,13 +20,13 @@ BATCH = 8
 
 @dataclass
 class Job:
-    """A training job in memory. What of it must a checkpoint hold?"""
+    """A training job in memory. Which parts of it must a checkpoint hold?"""
 
     model: torch.nn.Module
     optimizer: torch.optim.Optimizer
     scheduler: torch.optim.lr_scheduler.LRScheduler | None  # stepped after every optimizer step
     loader: DataLoader  # shuffles, has no generator of its own; 0 or 2 workers
-    epochs: int  # how many the run is to have
+    epochs: int  # how many the run will have
     epoch: int = 0  # the one in progress, from 0
     step: int = 0  # finished optimizer steps, over the whole run
     batch: int = 0  # finished steps of this epoch
@@ -34,7 +34,7 @@ class Job:
     memo: dict = field(default_factory=dict)  # yours: the training script never touches it
     val_set: Windows | None = None
 
-    # its buffers are its own: nobody else's replace them before the next forward pass
+    # no other rank's buffers replace them before the next forward pass
     owns_buffers = True
 
     def train_step(self, batch) -> float:
@@ -77,9 +77,7 @@ def build(
     randomness: bool = True,
     spawn: bool = False,
 ) -> Job:
-    """A fresh job. Without `randomness`: no dropout, no augmentation, and the data in its own
-    order.
-    """
+    """A fresh job; without `randomness`: no dropout, no augmentation, and no shuffling."""
     seed_everything(seed)
     model = Transformer(dropout=0.1 if randomness else 0.0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.05)
@@ -95,7 +93,7 @@ def build(
         num_workers=workers,
         # even without shuffling, iter(loader) draws from the global generator unless it has its own
         generator=None if randomness else torch.Generator(),
-        # forked workers start in milliseconds; macOS has no safe fork, there they are spawned
+        # forked workers start in milliseconds; macOS has no safe fork, so it spawns them
         multiprocessing_context=("spawn" if spawn or sys.platform == "darwin" else "fork")
         if workers
         else None,
@@ -105,10 +103,10 @@ def build(
 
 
 def estrange(job: Job, generators: bool = True) -> None:
-    """Make a fresh job unlike any other: other weights, and (if `generators`) other random numbers.
+    """Make a fresh job unlike any other: other weights and (if `generators`) other random numbers.
 
-    A relaunched process that builds its job from the old seed looks half restored although nothing
-    was.
+    Otherwise a relaunched process, which builds its job from the old seed, looks half restored
+    although nothing was restored.
     """
     if generators:
         seed_everything(torch.initial_seed() + 1)

@@ -1,4 +1,4 @@
-"""Loads the module that the student wrote, and nothing else that lies beside it."""
+"""Loads the student's module, and nothing else from its folder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from grader.harness.inside import fsevents, telemetry
 
 
 def load(path: str, quiet: bool = False):
-    """The module at `path`. Its folder is searched last: a random.py beside it shadows nothing."""
+    """The module at `path`. Its folder is searched last: a random.py there shadows nothing."""
     folder, _, name = path.rpartition("/")
     fsevents.install()
     if not quiet:

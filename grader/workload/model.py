@@ -1,6 +1,7 @@
-"""A tiny decoder-only transformer: everything a real one has, at 15 thousand parameters.
+"""A tiny decoder-only transformer: everything that a real one has, in 15 thousand parameters.
 
-It also keeps a running mean, as BatchNorm does: state that the forward pass uses, and no parameter.
+It also keeps a running mean, as BatchNorm does: a buffer that the forward pass uses, not a
+parameter.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Block(nn.Module):
 
 
 class Centre(nn.Module):
-    """Subtracts the running mean of what it has seen in training, shape (WIDTH,)."""
+    """Subtracts the running mean of its training inputs, shape (WIDTH,)."""
 
     def __init__(self):
         super().__init__()

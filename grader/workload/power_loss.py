@@ -1,4 +1,4 @@
-"""Runs a crash test (grader/crash) inside of a life, and tells what it found as events."""
+"""Runs a crash test (grader/crash) inside a life, and emits what it found as events."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from grader.crash.recorder import Incomplete, Unavailable
 from grader.harness.inside import telemetry
 
 SECONDS = 20  # for the saves; milliseconds are normal
-PATIENCE = 8  # s for one load; the same
-TREES = 120  # different directories that are read; of more, so many are drawn
+PATIENCE = 8  # s for one load; milliseconds are normal
+TREES = 120  # the most different directories to read; of more, this many are drawn
 
 
 def test(program: crashtest.Program, directory: str, most_trees: int = TREES) -> None:
-    """Every state that a power loss may leave of the program's saves, tried in folders below
-    `directory`.
+    """Try every state that a power loss may leave of the program's saves, below `directory`.
 
-    What a killed process leaves is left out: other checks kill real ones.
+    It skips what a killed process leaves: other checks kill real ones.
 
-    Emits "crash states" with the report as data; "crash states unseen" with `why` where there is no
+    Emits "crash states" with the report as data; "crash states unseen" with `why` if there is no
     verdict.
     """
     try:
@@ -39,7 +38,7 @@ def test(program: crashtest.Program, directory: str, most_trees: int = TREES) ->
         telemetry.emit("crash states unseen", why=str(e), seen=not isinstance(e, Unavailable))
         return
     except (OSError, ValueError, MemoryError) as e:
-        # of what records and reads, not of the student's
+        # raised by recording or reading, not by the student's code
         telemetry.emit(
             "crash states unseen", why=f"the record broke: {type(e).__name__}: {e}", seen=True
         )

@@ -1,7 +1,7 @@
-"""Questions that a check asks a driver, and what became of each: reported, never judged.
+"""Questions that a check asks a driver, and each one's outcome: reported, never judged.
 
-A driver that answers questions gets them as `watch.given("questions")`: JSON objects with an "id"
-and an "ask", which says what to do.
+A driver gets them as `telemetry.given("questions")`: JSON objects with an "id" and an "ask", which
+says what to do.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ from grader.workload.isolate import Helper
 
 
 def answer_each(handle: Callable[[dict], dict]) -> None:
-    """Answer the life's questions in order, each in a forked process of its own, which may die of
-    it.
+    """Answer the life's questions in order, each in a forked process that may die of it.
 
-    `handle(question)` returns JSON values. They go out as an "answer" event; a crash and the end of
-    each process are reported by Helper, with the question's id as "point".
+    `handle(question)` returns JSON values, which are emitted as an "answer" event. Helper reports a
+    crash and the end of each process, with the question's id as "point".
     """
 
     def answer(question: dict) -> None:
@@ -31,10 +30,10 @@ def answer_each(handle: Callable[[dict], dict]) -> None:
 
 
 def outcome(call: Callable[[], object]) -> dict:
-    """What a call came to: {"returned": its value} or {"raised": the exception's type, bases,
-    message, frames}.
+    """A call's outcome: {"returned": value} or {"raised": the exception's description}.
 
-    The value must be fit for JSON. BaseException counts, too: torch's CheckpointException is one.
+    The description holds type, bases, message and frames. The value must be fit for JSON.
+    BaseException counts, too: torch's CheckpointException is one.
     """
     try:
         return {"returned": call()}

@@ -20,11 +20,11 @@ BATCH = 4  # samples for each rank
 
 @dataclass
 class RankJob(Job):
-    """A rank's part of a training job in memory (what Job says, and its place among the ranks).
+    """A rank's part of a training job in memory (see Job), and its place among the ranks.
 
-    job.model is wrapped: by DistributedDataParallel, so that the network itself is
-    job.model.module, or by fully_shard. job.loader takes its order from job.sampler, and that from
-    the epoch it is told.
+    job.model is wrapped: by DistributedDataParallel, so that the network is job.model.module, or by
+    fully_shard. job.loader takes its order from job.sampler, which takes it from the epoch that you
+    set.
     """
 
     sampler: DistributedSampler | None = None
@@ -33,12 +33,10 @@ class RankJob(Job):
 
     @property
     def owns_buffers(self) -> bool:
-        return self.rank == 0  # DDP gives everybody rank 0's before each forward pass
+        return self.rank == 0  # DDP gives every rank rank 0's before each forward pass
 
     def validate(self) -> float:
-        """Mean loss over the validation set, as rank 0 finds it, on every rank; draws from no
-        generator.
-        """
+        """Rank 0's mean loss over the validation set, on every rank; draws from no generator."""
         loss = torch.zeros((), dtype=torch.float64)
         if self.rank == 0:
             loss.fill_(Job(self.model.module, None, None, None, 0, val_set=self.val_set).validate())
@@ -49,9 +47,10 @@ class RankJob(Job):
 def build_ddp(
     seed: int, epochs: int, steps_per_epoch: int, randomness: bool = True, prime: bool = True
 ) -> RankJob:
-    """A fresh job under DistributedDataParallel, on every rank. Without `randomness`: no dropout,
-    no augmentation, the data in its own order, and no scheduler. One that isn't trained needn't be
-    primed, nor checked.
+    """A fresh job under DistributedDataParallel, on every rank.
+
+    randomness  without it: no dropout, no augmentation, no shuffling, no scheduler
+    prime       a job that isn't trained needs no priming and no check of equal weights
     """
     seed_everything(seed)
     network = Transformer(dropout=0.1 if randomness else 0.0)
@@ -65,9 +64,7 @@ def build_ddp(
 
 
 def build_sharded(seed: int, epochs: int, steps_per_epoch: int) -> RankJob:
-    """A fresh job sharded with FSDP2 over all ranks, with randomness. Its network has no
-    buffers.
-    """
+    """A fresh job sharded with FSDP2 over all ranks, with randomness but without buffers."""
     seed_everything(seed)
     model = Transformer(dropout=0.1, running_mean=False)
     shard(model.block, model)
@@ -75,7 +72,7 @@ def build_sharded(seed: int, epochs: int, steps_per_epoch: int) -> RankJob:
 
 
 def shard(*modules: torch.nn.Module) -> None:
-    """fully_shard over all ranks: the innermost modules first."""
+    """fully_shard over all ranks; give the innermost modules first."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
@@ -87,7 +84,8 @@ def shard(*modules: torch.nn.Module) -> None:
 def announce(newest: Path, folder: str) -> None:
     """Rank 0 writes into `newest`, for the next life, that all ranks have saved into `folder`.
 
-    The barriers around it stand in the scripts: that is where a rank that hangs is said to stand.
+    The barriers around it are in the scripts, so that reports show the script's line for a rank
+    that hangs.
     """
     if dist.get_rank() == 0:
         temporary = newest.with_suffix(".tmp")
@@ -97,8 +95,8 @@ def announce(newest: Path, folder: str) -> None:
 
 def _job(model, seed: int, epochs: int, steps_per_epoch: int, randomness: bool) -> RankJob:
     rank, world = dist.get_rank(), dist.get_world_size()
-    # foreach: DTensor works out for each operator how shards take part in it, and that takes longer
-    # than the step
+    # foreach: for each operator, DTensor works out how shards take part, slower than the step
+    # itself
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.05, foreach=True)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=1e-2, total_steps=epochs * steps_per_epoch + 1, pct_start=0.3
@@ -108,8 +106,7 @@ def _job(model, seed: int, epochs: int, steps_per_epoch: int, randomness: bool) 
     loader = DataLoader(
         data, batch_size=BATCH, sampler=sampler, generator=None if randomness else torch.Generator()
     )
-    # each rank drops other units and augments otherwise: what is averaged must not be N times the
-    # same
+    # each rank's dropout and augmentation must differ: else DDP averages N equal gradients
     seed_everything(seed * 1000 + rank + 1)
     val_set = Windows(32, seed + 1, augment=False)
     return RankJob(
@@ -128,9 +125,9 @@ def _job(model, seed: int, epochs: int, steps_per_epoch: int, randomness: bool) 
 def prime_buckets(model) -> None:
     """Two backward passes before anything is trained or restored.
 
-    DDP puts its gradient buckets in another order after the first of a process's steps; with three
-    ranks or more, that changes the order of summation, and a resumed run would differ from an
-    undisturbed one in the last bits.
+    DDP reorders its gradient buckets after a process's first step. With three ranks or more, that
+    changes the order of summation, and a resumed run would differ from an undisturbed one in the
+    last bits.
     """
     buffers = {name: b.clone() for name, b in model.module.named_buffers()}
     for _ in range(2):

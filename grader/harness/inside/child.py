@@ -1,8 +1,7 @@
-"""The life itself: a process that becomes a training script, in the surroundings that its job
-names.
+"""The life itself: a process that becomes a training script in the environment of its job.
 
 The same code runs after a fork from the warm server and in a plainly started interpreter
-(python -I child.py JOB.json), so a script can't tell them apart.
+(python -I child.py JOB.json), so a script can't distinguish the two.
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-MESSAGE = 10_000  # characters of an error's message: DCP's holds a traceback of each rank
+MESSAGE = 10_000  # of an error's message, in characters: DCP's holds a traceback of each rank
 
 
 def live(job: dict[str, Any]) -> None:
-    """The whole life, from here to its end: never returns."""
+    """Run the whole life to its end; never returns."""
     try:
         become(job)
         run(job)
@@ -36,16 +35,14 @@ def live(job: dict[str, Any]) -> None:
 
 
 def become(job: dict[str, Any]) -> None:
-    """Own session, stdio in files, limits, environment, seeds, sandbox: everything before the
-    script.
-    """
+    """Set up what precedes the script: session, stdio, limits, environment, seeds, sandbox."""
     from grader.harness import sandbox
     from grader.harness.guardian import set_limits
     from grader.harness.inside import telemetry
 
     os.setsid()
     signal.set_wakeup_fd(-1)
-    os.closerange(3, os.sysconf("SC_OPEN_MAX"))  # a fork has its guardian's, too
+    os.closerange(3, os.sysconf("SC_OPEN_MAX"))  # a fork also has its guardian's descriptors
     for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
         signal.signal(
             number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
@@ -61,7 +58,7 @@ def become(job: dict[str, Any]) -> None:
         os.close(opened)
     os.environ.clear()
     os.environ.update(job["env"])
-    # remembered from before the fork; what a killed life leaves goes with its folder
+    # it holds the fork server's; in this folder, what a killed life leaves is deleted with it
     tempfile.tempdir = None
     set_limits(job)
 
@@ -71,24 +68,24 @@ def become(job: dict[str, Any]) -> None:
     # a fork shares its parent's generators, which would hide a missing seed
     random.seed()
     numpy.random.seed(int.from_bytes(os.urandom(4), "little"))
-    torch.default_generator.seed()  # torch.seed reads source files, for GPUs that aren't there
+    torch.default_generator.seed()  # torch.seed also reads source files, for absent GPUs
     torch.set_num_threads(1)
 
     sys.argv[:] = [job["script"], *job["argv"]]
-    # where the main thread stands when the time is nearly up; it works however stuck Python is
+    # where the main thread is when the time is nearly up; it works however stuck Python is
     stack = open(job["stack"], "w")
     faulthandler.dump_traceback_later(job["limits"]["wall"] * 0.9, file=stack)
     telemetry.open_events(job)
-    # a script of the grader's own needn't be seen in the sandbox
+    # the sandbox may hide a script of the grader
     with open(job["script"], "rb") as f:
         job["code"] = compile(f.read(), job["script"], "exec")
     os.chdir(job["cwd"])
     sandbox.enter(job["sandbox"])
-    os.chdir(job["cwd"])  # the same folder, in the life's own root
+    os.chdir(job["cwd"])  # the same folder in the life's own root
 
 
 def run(job: dict[str, Any]) -> None:
-    """Execute the script as __main__ and leave as the interpreter would; never returns."""
+    """Execute the script as __main__ and exit as the interpreter would; never returns."""
     from grader.harness.inside import telemetry
 
     status = 0
@@ -110,7 +107,7 @@ def run(job: dict[str, Any]) -> None:
         telemetry.emit("crash", **describe(e))
         with contextlib.suppress(BaseException):
             traceback.print_exception(type(e), e, e.__traceback__)
-    # as the interpreter leaves, but for freeing torch, which takes a second
+    # exit as the interpreter does, but don't free torch, which takes a second
     try:
         threading._shutdown()  # type: ignore[attr-defined]  # private
         atexit._run_exitfuncs()
@@ -125,11 +122,11 @@ def run(job: dict[str, Any]) -> None:
 
 
 def describe(error: BaseException) -> dict[str, Any]:
-    """An exception as the report needs it: type, message, frames from the outermost in.
+    """An exception as the report needs it: type, message, frames from the outermost inwards.
 
-    It is the student's object: asking it may raise, and may give endless text.
+    It is the student's object: its methods may raise, or return endless text.
     """
-    name = type.__dict__["__name__"].__get__(type(error))  # what its class really is called
+    name = type.__dict__["__name__"].__get__(type(error))  # its class's real name
     message = _told(lambda: str(error), MESSAGE, "(its __str__ fails)")
     return {"type": name[:100], "message": message, "frames": _frames(error)}
 
@@ -142,7 +139,7 @@ def _told(tell: Callable[[], str], most: int = 2000, otherwise: str = "?") -> st
 
 
 def _frames(error: BaseException) -> list[dict[str, Any]]:
-    """The last frames; none if the student's code gets in the way of reading them."""
+    """The last frames; none if the student's code makes them unreadable."""
     try:
         frames = [
             (f.filename, f.lineno, f.name, f.line)
@@ -167,7 +164,7 @@ if __name__ == "__main__":
     sys.path.insert(0, os.path.abspath(os.path.join(os.path.dirname(__file__), "..", "..", "..")))
     with open(sys.argv[1]) as f:
         job = json.load(f)
-    # the module, not __main__, which the script is about to become
+    # the module, not __main__, which the script replaces
     from grader.harness.inside import child
 
     child.live(job)

@@ -1,10 +1,8 @@
-"""Where a rank stands: every collective that it enters and leaves is reported, with the line that
-called it.
+"""Reports every collective that a rank enters and leaves, with the line that called it.
 
-A deadlock has no error of its own. All ranks wait, and what is wrong is that they wait for
-different things; so what each of them entered last, and from where, is the finding
-(grader/checks/rank_assertions.py). Blind spot: collectives that torch's C++ starts by itself (DDP's
-backward pass).
+A deadlock has no error of its own: all ranks wait, but for different things. So the finding is what
+each of them entered last, and from where (grader/checks/rank_assertions.py). Blind spot:
+collectives that torch's C++ starts by itself (DDP's backward pass).
 """
 
 from __future__ import annotations
@@ -48,7 +46,7 @@ HARNESS = os.path.dirname(os.path.abspath(__file__))
 entered = 0  # by this process, so far
 failed = 0  # of these
 on_enter: Callable[[], None] | None = None  # called before a rank waits
-# a collective that fails ends this rank at once, as a launcher would that ends its node
+# whether a failed collective ends this rank at once, as a launcher that ends its node would
 die_with_peers = False
 
 _inside = threading.local()
@@ -56,9 +54,7 @@ _installed = False
 
 
 def install() -> None:
-    """Before the student's module is loaded: `from torch.distributed import barrier` must find what
-    is watched.
-    """
+    """Call it before the student's module is loaded, which may import a collective by name."""
     global _installed
     if _installed:
         return
@@ -75,7 +71,7 @@ def _watched(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
     def collective(*args: Any, **kwargs: Any) -> Any:
         global entered, failed
         if getattr(_inside, "busy", False):
-            return real(*args, **kwargs)  # collectives of objects are made of others
+            return real(*args, **kwargs)  # collectives of objects consist of others
         _inside.busy = True
         entered += 1
         number = entered
@@ -99,9 +95,7 @@ def _watched(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _caller() -> dict[str, Any]:
-    """The innermost frame of a submission's file; else the one that isn't torch's nor the
-    harness's.
-    """
+    """The innermost frame in a submission's file; else that outside torch and the harness."""
     frame: FrameType | None = sys._getframe(2)
     other: FrameType | None = None
     while frame is not None:

@@ -1,7 +1,7 @@
 """Digests of training state: equal digests mean equal bits.
 
-Files are never compared (an archive holds its own name), printed losses never either
-(1, 2 and 4 threads print the same loss and hold different weights): values are.
+They compare values. Files would differ for no reason (an archive holds its own name), and printed
+losses would agree wrongly (1, 2 and 4 threads print the same loss and get different weights).
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import torch
 
 
 def digest(value: Any, key: str = "") -> str:
-    """16 hex digits over a nested value: tensors by dtype, shape and bytes, floats by their bits.
+    """16 hex digits for a nested value: tensors by dtype, shape and bytes, floats by their bits.
 
-    A `key` that a process gets only now makes the digest a proof that the process has the value
-    itself: an earlier process can't have computed it. At most 64 bytes.
+    key  at most 64 bytes. If a process gets it only now, the digest proves that this process has
+         the value itself: an earlier process can't have computed it
 
-    A tuple equals a list of the same items, since JSON-like file formats know only one of them.
+    A tuple equals a list of the same items, since JSON-like file formats know only lists.
     Dictionaries are compared as sets of items: their order isn't state.
     """
     h = hashlib.blake2b(digest_size=8, key=key.encode())
@@ -31,9 +31,9 @@ def digest(value: Any, key: str = "") -> str:
 
 def _feed(h: hashlib.blake2b, value: Any) -> None:
     if isinstance(value, torch.Tensor):
-        # of a DTensor, this rank's shard
+        # a DTensor's local shard
         value = value.to_local() if hasattr(value, "to_local") else value
-        # a view of bytes rather than torch.equal, which misses -0.0 and rejects NaN
+        # as bytes: torch.equal misses -0.0 and rejects NaN
         data = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
         h.update(f"tensor {value.dtype} {tuple(value.shape)}:".encode())
         h.update(data.numpy().tobytes())
@@ -60,7 +60,7 @@ def _feed(h: hashlib.blake2b, value: Any) -> None:
 
 
 def rng_digests(key: str = "") -> dict[str, str]:
-    """The three global generators of this process."""
+    """The digests of this process's three global generators."""
     name, keys, position, *rest = numpy.random.get_state()
     return {
         # 625 integers: ten times faster as one text
@@ -71,9 +71,7 @@ def rng_digests(key: str = "") -> dict[str, str]:
 
 
 def optimizer_digests(optimizer: torch.optim.Optimizer, key: str = "") -> dict[str, str]:
-    """One digest per kind of optimizer tensor (exp_avg, exp_avg_sq, step) and one for the
-    settings.
-    """
+    """One digest per kind of optimizer tensor (exp_avg, exp_avg_sq, step), one for the settings."""
     state = optimizer.state_dict()
     kinds: dict[str, list[object]] = {}
     for index, tensors in sorted(state["state"].items()):

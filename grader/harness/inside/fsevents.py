@@ -1,10 +1,10 @@
 """File-system events of a save, seen from inside the process that saves.
 
 Python's audit events cover open for writing, rename, remove, mkdir, rmdir, link, symlink, truncate
-and shutil's copies; fsync and fdatasync are wrapped, and so is torch.save, whose C++ writer raises
-no audit event. Each is reported just *before* it happens, so that a fault can fall between any two
-of them. Blind spots: native writers that raise no audit event, and os.open relative to a
-directory's descriptor (what they write is torn by size, not by event).
+and shutil's copies. fsync, fdatasync and torch.save (whose C++ writer raises no audit event) are
+wrapped. Each event is reported just *before* it happens, so that a fault can come between any two.
+Blind spots: native writers that raise no audit event, and os.open relative to a directory's
+descriptor (faults tear what they write by size, not by event).
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from _typeshed import FileDescriptorLike, StrOrBytesPath
 
-# audit event -> which of its arguments are (a path, the descriptor of the directory that it is
-# relative to)
+# audit event -> its path arguments, each with the index of the descriptor of the directory that it
+# is relative to
 AUDITED: dict[str, list[tuple[int, int | None]]] = {
     "open": [(0, None)],
     "os.rename": [(0, 2), (1, 3)],
@@ -32,7 +32,7 @@ AUDITED: dict[str, list[tuple[int, int | None]]] = {
     "shutil.copyfile": [(0, None), (1, None)],
 }
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
-# ends the report of what comes in from outside of the root
+# ends the report of a file that comes from outside the root
 FROM_OUTSIDE = " from another directory"
 
 _on_event: Callable[[str], None] | None = None
@@ -43,8 +43,9 @@ _installed = False
 
 @contextmanager
 def watching(root: str, on_event: Callable[[str], None]) -> Iterator[None]:
-    """Report every event below `root`, from any thread, as 'rename step-20.pt.tmp' to `on_event`;
-    the innermost of several watches gets them.
+    """Report every event below `root`, from any thread, to `on_event`: 'rename step-20.pt.tmp'.
+
+    Of several nested watches, the innermost gets the events.
     """
     global _on_event, _root
     install()
@@ -57,11 +58,11 @@ def watching(root: str, on_event: Callable[[str], None]) -> Iterator[None]:
 
 
 def install() -> None:
-    """Before the student's module is loaded: `from os import fsync` must find what is watched."""
+    """Call it before the student's module is loaded, which may import fsync by name."""
     global _installed
     if _installed:
         return
-    _installed = True  # an audit hook can't be removed: it stays, and is idle outside of `watching`
+    _installed = True  # an audit hook can't be removed: outside `watching` it does nothing
     import sys
 
     import torch
@@ -91,7 +92,7 @@ def _wrap_fsync(
         try:
             path = os.readlink(f"/proc/self/fd/{number}")
         except OSError:
-            path = _root  # not Linux: assume that it is one of ours
+            path = _root  # not Linux: assume that it is ours
         _report(name, [path])
         return real(fd)
 
@@ -104,12 +105,12 @@ def _audit(event: str, args: tuple[Any, ...]) -> None:
     if event == "open" and not (isinstance(args[2], int) and args[2] & WRITING):
         return
     if event == "open" and isinstance(args[0], int):
-        return  # a descriptor that is open already
+        return  # an open descriptor
     _report(event.rpartition(".")[2], [_resolved(args, *which) for which in AUDITED[event]])
 
 
 def _resolved(args: tuple[Any, ...], path: int, folder: int | None) -> str | bytes:
-    """A path argument, made absolute where it is relative to a directory's descriptor."""
+    """A path argument, made absolute if it is relative to a directory's descriptor."""
     value: int | str | bytes = args[path]
     if isinstance(value, int):
         return f"/proc/self/fd/{value}"
@@ -117,14 +118,14 @@ def _resolved(args: tuple[Any, ...], path: int, folder: int | None) -> str | byt
     if not isinstance(fd, int) or fd < 0 or os.path.isabs(value):
         return value
     beside = f"/proc/self/fd/{fd}"
-    # not Linux: assume that it is one of ours
+    # not Linux: assume that it is ours
     return os.path.join(beside if os.path.exists(beside) else _root, os.fsdecode(value))
 
 
 def _report(name: str, paths: Iterable[StrOrBytesPath]) -> None:
     if _on_event is None or getattr(_inside, "busy", False):
         return
-    _inside.busy = True  # what the observer itself does isn't observed
+    _inside.busy = True  # don't observe the observer
     try:
         below = [_below_root(os.path.abspath(os.fsdecode(path))) for path in paths]
         if mine := [path for path in below if path]:
@@ -135,7 +136,7 @@ def _report(name: str, paths: Iterable[StrOrBytesPath]) -> None:
 
 
 def _below_root(path: str) -> str | None:
-    """The path without symbolic links (itself, then what it leads to), if it lies in the root."""
+    """The path or its target, without symbolic links, if that is below the root; else None."""
     itself = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
     for real in (itself, os.path.realpath(path)):
         if real == _root or real.startswith(_root + os.sep):

@@ -1,4 +1,4 @@
-"""How far this process's resident memory rises: whatever allocates it, torch, Python or C."""
+"""How far this process's resident memory rises, whether torch, Python or C allocates it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ RESET, STATUS = "/proc/self/clear_refs", "/proc/self/status"
 
 
 class Peak:
-    """Context manager; `extra`: bytes beyond what was held at its begin. None where it can't be
-    measured (not Linux).
+    """Context manager; `extra`: bytes above the level at entry, None where that can't be measured.
+
+    Only Linux can measure it.
     """
 
     extra: int | None = None
@@ -18,7 +19,7 @@ class Peak:
         self.measures = os.access(RESET, os.W_OK)
         if self.measures:
             with open(RESET, "w") as f:
-                f.write("5")  # the high-water mark is now what is held
+                f.write("5")  # reset the high-water mark to the current level
             self.before = _high_water()
         return self
 

@@ -1,4 +1,4 @@
-"""How the ranks of a life meet, wait for each other and leave: called by the training scripts."""
+"""How the ranks of a life meet, wait for each other and leave; the training scripts call it."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch.distributed import TCPStore
 
-PATIENCE = 8.0  # s that a rank waits in a collective for another one; milliseconds are normal
+PATIENCE = 8.0  # s that a rank waits in a collective for the others; milliseconds are normal
 MEETING = 60.0  # s in which all ranks of a life must have started
 
 
 def rank_environment(rank: int, world: int, store: Path) -> dict[str, str]:
-    """What torchrun gives a worker on one of two nodes, but for MASTER_ADDR and MASTER_PORT:
-    RANKS_STORE is met at.
+    """What torchrun gives a worker on one of two nodes, but RANKS_STORE instead of MASTER_ADDR.
 
-    On two nodes a rank's number on its node isn't its number among all of them.
+    With two nodes, a rank's number on its node differs from its number among all ranks.
     """
     nodes = min(2, world)
     on_each = -(-world // nodes)
@@ -49,8 +48,9 @@ def rank_environment(rank: int, world: int, store: Path) -> dict[str, str]:
 
 
 def join(backend: str, store: str | None = None, **options: Any) -> None:
-    """In a rank: init_process_group, by the meeting point of the harness (or `store`, another one)
-    or by what torchrun has set. Does nothing in a life of one process.
+    """Call init_process_group in a rank; in a life of one process, do nothing.
+
+    The ranks meet at `store`, at the harness's meeting point, or through torchrun's variables.
     """
     import os
 
@@ -68,9 +68,9 @@ def join(backend: str, store: str | None = None, **options: Any) -> None:
 
 
 def _store_of_this_group(path: str, rank: int, world: int) -> TCPStore:
-    """Rank 0's, at a port that the system chooses and that it writes into the file `path`. Not a
-    file itself: a limit on the size of files (watch.py) would hold for what ranks tell each other
-    there.
+    """Rank 0's store, at a port that the system chooses and rank 0 writes into the file `path`.
+
+    A FileStore won't do: a limit on file sizes (telemetry.py) would also hold for it.
     """
     import os
     import time
@@ -91,10 +91,9 @@ def _store_of_this_group(path: str, rank: int, world: int) -> TCPStore:
 
 
 def join_watched(store: str | None = None, patience: float = PATIENCE) -> None:
-    """`join`, for a rank whose collectives are watched, and don't wait longer than `patience`
-    seconds.
+    """`join`, for a rank whose collectives are watched and wait at most `patience` seconds.
 
-    Not even those of a group that the student's code makes with a time limit of its own.
+    That also holds for groups that the student's code makes with its own timeout.
     """
     import torch.distributed as dist
     from torch.distributed import distributed_c10d as c10d
@@ -107,7 +106,7 @@ def join_watched(store: str | None = None, patience: float = PATIENCE) -> None:
     dist.barrier()
     c10d._set_pg_timeout(limit, dist.group.WORLD)
     c10d.default_pg_timeout = limit
-    # whoever waits for another rank there, and in no collective
+    # for ranks that wait for others in the store, outside a collective
     c10d._get_default_store().set_timeout(limit)
     make = dist.new_group
 
@@ -123,10 +122,10 @@ def join_watched(store: str | None = None, patience: float = PATIENCE) -> None:
 
 
 def leave() -> None:
-    """All together: a rank that is gone while another one still needs it fails that one.
+    """Wait until all ranks are done: a rank that exits while others need it makes them fail.
 
     The group isn't destroyed: a DDP model that is freed after its group holds the GIL while it
-    joins threads that may need it, and hangs (one time in ten, on a busy machine). The process ends
+    joins threads that may need it, and hangs (one time in ten on a busy machine). The process ends
     anyway.
     """
     import torch.distributed as dist

@@ -1,11 +1,11 @@
-"""The grader's eyes and hands inside a life: what a step depends on goes out, faults come in.
+"""Inside a life: reports what each step depends on, and makes faults happen.
 
 An event is one line of JSON, written by one os.write to a file opened with O_APPEND: it survives
-SIGKILL and costs microseconds. Nobody's run depends on it: without a job, nothing is written.
+SIGKILL and costs microseconds. Without a job, nothing is written, so a script also runs by hand.
 
-The record of step n holds a digest of everything that the step *depends on*, taken when its batch
-has been drawn and its forward pass is about to begin. So the first record in which two runs differ
-names what was lost, before it has spread to everything else.
+The record of step n holds a digest of everything that the step *depends on*, taken after its batch
+is drawn and before its forward pass. So the first record in which two runs differ names what was
+lost, before that affects everything else.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ if TYPE_CHECKING:  # torch takes seconds to load
 
 _events: int | None = None
 _job: dict[str, Any] = {}
-_salts: dict[int, int] = {}  # step -> what its weights are shifted by
-# what is reported while no file may grow: the report is a file, too
+_salts: dict[int, int] = {}  # step -> what shifts its weights
+# reports while no file may grow: the report is a file, too
 _held: list[bytes] | None = None
 
 
@@ -41,7 +41,7 @@ def open_events(job: dict[str, Any]) -> None:
 
 
 def given(name: str, otherwise: Any = None) -> Any:
-    """What the grader gives this life beside its arguments."""
+    """What the grader gives this life besides its arguments."""
     return (_job.get("given") or {}).get(name, otherwise)
 
 
@@ -64,7 +64,7 @@ def hexloss(value: float) -> str:
 
 
 class Training(Protocol):
-    """A training job, as far as its records need it."""
+    """What the records need of a training job."""
 
     model: torch.nn.Module
     optimizer: torch.optim.Optimizer
@@ -77,12 +77,12 @@ class Training(Protocol):
 
 
 def life(job: Training) -> None:
-    """The script is ready to train: restored, or starting fresh."""
+    """Report that the script is ready to train: restored or fresh."""
     emit("life", step=job.step, epoch=job.epoch)
 
 
 def step(job: Training, batch: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> None:
-    """Called with the batch of the step that is about to begin."""
+    """Report the step that is about to begin with this batch."""
     if _events is None:
         return
     indices, inputs, targets = batch
@@ -105,7 +105,7 @@ def _shift_weights(job: Training) -> None:
     """Add this step's salt to the weights: one secret number for each parameter.
 
     A life gets only the salts of the steps that it is to run. So a relaunched life can't reach the
-    right weights by training again from the seed, and an earlier one can't compute what is to come:
+    right weights by training again from the seed, and an earlier life can't compute later ones:
     only a checkpoint carries them across.
     """
     salt = _salts.get(job.step + 1)
@@ -126,7 +126,7 @@ def loss(job: Training, value: float) -> None:
 
 
 def after_step(job: Training) -> None:
-    """The step and, if one was due, its save are done: where step faults fire."""
+    """The step and, if one was due, its save are done: step faults happen here."""
     fault = _my_fault()
     if fault and fault["step"] == job.step and "event" not in fault and "byte" not in fault:
         die(job.step)
@@ -169,22 +169,20 @@ def _my_fault() -> dict[str, Any] | None:
 
 
 def my_preemption() -> list[dict[str, Any]]:
-    """The signals that are to be sent in this life."""
+    """The signals to send in this life."""
     fault = _job.get("fault")
     return fault["signals"] if fault and fault["kind"] == "preempt" else []
 
 
 def die(step: int, **what: object) -> None:
-    """SIGKILL to this very process: at an exact point, and no handler sees it."""
+    """SIGKILL this process: at an exact point, and no handler sees it."""
     emit("fault", step=step, **what)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 @contextmanager
 def saving(step: int, directory: str, fault: dict[str, Any] | None = None) -> Iterator[list[str]]:
-    """Around one call of the student's save: faults inside it fire here. Gives the list of its
-    events.
-    """
+    """Wrap one call of the student's save, with its faults; yield the list of its events."""
     fault = fault or _my_fault()
     if fault is not None and (fault["step"] != step or not ("event" in fault or "byte" in fault)):
         fault = None
@@ -209,9 +207,7 @@ def saving(step: int, directory: str, fault: dict[str, Any] | None = None) -> It
 
 
 class _Limit:
-    """No file of this process may grow beyond so many bytes: where a tear and a full disk come
-    from.
-    """
+    """No file of this process may grow beyond `byte`: this makes torn files and a full disk."""
 
     def __init__(self, byte: int, due: int | None):
         self.byte, self.due = byte, due
@@ -224,15 +220,15 @@ class _Limit:
 
 @contextmanager
 def _full_at(step: int, fault: dict[str, Any]) -> Iterator[_Limit]:
-    """`late`: the event before which the limit is set; what is written before that isn't torn."""
+    """Set the fault's limit at its event `late` (or now); what is written earlier isn't torn."""
     global _held
-    emit("fault", step=step)  # announced before it can strike
+    emit("fault", step=step)  # announced before it can happen
     limit = _Limit(fault["byte"], fault.get("late"))
     old = signal.signal(
         signal.SIGXFSZ, signal.SIG_DFL if fault["kind"] == "tear" else signal.SIG_IGN
     )
     try:
-        # a line printed into a log of that size would be struck instead of the save
+        # else a printed line could reach the limit in a large log, instead of the save
         with _unlogged():
             _held = []
             if limit.due is None:
@@ -254,9 +250,9 @@ def _full_at(step: int, fault: dict[str, Any]) -> Iterator[_Limit]:
 
 @contextmanager
 def words_torn() -> Iterator[Callable[[int], None]]:
-    """Gives a function that a script calls, with its step, when something that is no checkpoint is
-    about to be written. Where the fault says so, no file may grow beyond its byte any more until
-    the block ends.
+    """Yields a function to call, with the step, before writing something that isn't a checkpoint.
+
+    If the fault says so, from then on no file may grow beyond its byte until the block ends.
     """
     fault = _my_fault()
 
@@ -289,7 +285,7 @@ def _report_held() -> None:
 
 @contextmanager
 def _unlogged() -> Iterator[None]:
-    """What is printed goes nowhere: a limit on the size of files holds for the logs as well."""
+    """Discard what is printed: a limit on file sizes also holds for the logs."""
     kept = {}
     _flush()
     nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -272,7 +272,7 @@ def test_a_run_preempted_killed_signalled_and_at_its_time_limit_ends_where_an_un
     assert run.statuses == [75, 137, 75, 75, 0]  # and none of them was cut short
     # saved when told to: steps 2, 7 and 10; killed in step 6: from the last one due
     assert run.resumed == [2, 4, 7, 10], run.log
-    assert "warning: the training is told to save" in run.log
+    assert "warning: asking the training to save" in run.log
     assert run.weights == result(scenarios, "undisturbed").weights
 
 

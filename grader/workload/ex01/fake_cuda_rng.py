@@ -1,4 +1,4 @@
-"""CUDA devices that aren't there, as far as their random generators go."""
+"""Simulates CUDA devices that don't exist, but only their random generators."""
 
 from __future__ import annotations
 
@@ -25,9 +25,7 @@ class Generator:
 
 
 class PretendGpus:
-    """`count` CUDA devices: within the context, torch.cuda answers for them, with torch's own
-    signatures.
-    """
+    """Context manager: torch.cuda answers for `count` CUDA devices, with its own signatures."""
 
     def __init__(self, count: int, seed: int):
         generator = torch.Generator().manual_seed(seed)

@@ -1,8 +1,7 @@
-"""The functions of exercise 1, called as no training run calls them. Each question has a process of
-its own.
+"""Calls the functions of exercise 1 as no training run does, each question in its own process.
 
-Saving and loading are asked of two lives; what a life without student code reports of the same jobs
-shows what must come back.
+One life saves and another one loads. A life without student code reports on the same jobs: that
+shows what must be restored.
 """
 
 import argparse
@@ -27,8 +26,7 @@ args = p.parse_args()
 
 
 def functions():
-    """The student's module, loaded in the process that is asked: what it imports by name it finds
-    as it is now."""
+    """The student's module, loaded in the process that answers: its imports see its devices."""
     return load_submission.load(args.checkpoint, quiet=True)
 
 
@@ -37,7 +35,7 @@ def functions():
 
 
 def built(q: dict, seed: int) -> workload.Job:
-    """A fresh job, of the kind that the question wants."""
+    """A fresh job of the kind that the question asks for."""
     job = workload.build(seed, epochs=2, steps_per_epoch=6, randomness=False)
     if q.get("optimizer", "adamw") != "adamw":
         parameters = list(job.model.parameters())
@@ -56,8 +54,7 @@ def built(q: dict, seed: int) -> workload.Job:
 
 
 def trained(q: dict, batches=None) -> workload.Job:
-    """A job after some steps, with part of it frozen and in evaluation mode, as fine-tuning leaves
-    it."""
+    """A job after some steps, partly frozen and in evaluation mode, as after fine-tuning."""
     job = built(q, q["seed"])
     job.epoch, job.best = q.get("at_epoch", 0), q.get("best", float("inf"))
     samples = [job.val_set[n] for n in range(workload.BATCH)]
@@ -84,8 +81,7 @@ def parts(job: workload.Job, key: str) -> dict[str, str]:
 
 
 def looks(job: workload.Job, key: str) -> dict[str, str]:
-    """Also what a function could change in the job or in torch without a trace in the next step's
-    loss."""
+    """Digests, also of changes in the job or torch that wouldn't affect the next step's loss."""
     return {
         **parts(job, key),
         "training mode": digest([m.training for m in job.model.modules()], key),
@@ -123,7 +119,7 @@ def save(q: dict) -> dict:
 
 
 def reference(q: dict) -> dict:
-    """The job that is saved elsewhere, without a save."""
+    """The job that is saved elsewhere, here without a save."""
     job, _ = trained(q), place(q)
     return {"looks": looks(job, q["key"]), "parts": parts(job, q["load_key"])}
 
@@ -170,8 +166,7 @@ CHANGES = {
 
 
 class Payload:
-    """Unpickled without weights_only, it creates a folder: what it could do instead is up to its
-    author."""
+    """Unpickled without weights_only, it creates a folder; an attacker could do anything."""
 
     def __init__(self, flag: str):
         self.flag = flag
@@ -181,7 +176,7 @@ class Payload:
 
 
 class Planted:
-    """An object to be saved, in whose state somebody has hidden a call."""
+    """An object to save, with a call hidden in its state."""
 
     def __init__(self, flag: str):
         self.flag = flag
@@ -194,8 +189,7 @@ class Planted:
 
 
 def plant(q: dict) -> dict:
-    """A file with a call in it, written with the student's own save: its digest, if there is one,
-    is right."""
+    """A file with a hidden call, written by the student's own save: any digest in it is right."""
     ck, job, path = functions(), trained(q), place(q)
     planted = Planted(os.path.join(args.directory, q["flag"]))
     optimizer = planted if q["planted"] == "optimizer" else job.optimizer
@@ -210,7 +204,7 @@ def plant(q: dict) -> dict:
 
 
 def plant_raw(q: dict) -> dict:
-    """A file with a call in it, written with torch or pickle."""
+    """A file with a hidden call, written by torch or pickle."""
     value = {"epoch": 1, "model_state_dict": Payload(os.path.join(args.directory, q["flag"]))}
     with open(place(q), "wb") as f:
         (torch.save if q["planted"] == "torch" else pickle.dump)(value, f)
@@ -222,8 +216,7 @@ def plant_raw(q: dict) -> dict:
 
 
 def drawn(q: dict) -> None:
-    """The generators after some draws. gauss and randn draw two numbers and keep one back: that is
-    state, too."""
+    """Draw from the generators. gauss and randn draw two numbers and keep one: state, too."""
     workload.seed_everything(q["seed"])
     for _ in range(q["gauss"]):
         random.gauss(0, 1), numpy.random.randn()
@@ -236,7 +229,7 @@ def save_generators(q: dict) -> dict:
     with PretendGpus(q["gpus"], q["seed"]) as gpus:
         ck = (
             functions()
-        )  # `from torch.cuda import get_rng_state_all` at its top finds the pretended devices
+        )  # `from torch.cuda import get_rng_state_all` at its top must find the pretended devices
         state = ck.get_rng_state()
         after = rng_digests(q["key"]) | cuda_digests(gpus, q["key"])
         random.random(), numpy.random.rand(5), torch.rand(2)
@@ -254,8 +247,7 @@ def load_generators(q: dict) -> dict:
 
 
 def reference_generators(q: dict) -> dict:
-    """Where they stand when they are saved, and those of a machine with other devices before
-    anything is restored."""
+    """The generators' states at the save, and those before loading, on other devices."""
     gpus, there = PretendGpus(q["gpus"], q["seed"]), PretendGpus(q["gpus_there"], q["seed_there"])
     drawn(q)
     return {

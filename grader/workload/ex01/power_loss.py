@@ -1,8 +1,8 @@
-"""Records the saves of exercise 1: every operation that they ask of the disk. What they leave is
-worked out elsewhere.
+"""Records the saves of exercise 1: every operation that they ask of the disk.
 
-given: "payload" (the seed of the states) and "saves": [step, number of the state] of each. With
---best it is keep_best that saves, whose loss grows lower each time.
+The grader works out elsewhere what a power loss leaves. given: "payload" (the seed of the states)
+and "saves": [step, number of the state] of each. With --best, keep_best saves, and the loss is
+lower each time.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def save(checkpoint: str, directory: str, best_only: bool) -> None:
 
 def main() -> None:
     args = p.parse_args()
-    sys.dont_write_bytecode = True  # it would stand in the record
+    sys.dont_write_bytecode = True  # else it appears in the record
     directory = os.path.join(args.directory, "disk")
     os.mkdir(directory)
     gc.freeze()
@@ -53,7 +53,7 @@ def main() -> None:
         telemetry.emit("record", of=plain.from_record(record))
     except (Unavailable, Incomplete) as e:
         telemetry.emit("unrecorded", why=str(e), seen=isinstance(e, Incomplete))
-    except (OSError, ValueError, MemoryError) as e:  # of what records, not of the student's
+    except (OSError, ValueError, MemoryError) as e:  # by the recorder, not by student code
         telemetry.emit("unrecorded", why=f"the record broke: {type(e).__name__}: {e}", seen=True)
     telemetry.emit("end", step=0, state={})
 

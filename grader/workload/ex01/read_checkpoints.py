@@ -1,5 +1,4 @@
-"""Asks the reading functions of exercise 1 what a relaunched job would find, in a process that has
-seen no write.
+"""Asks the reading functions of exercise 1 what a relaunched job finds, in a fresh process.
 
 given: "key" (of the digests) and "looks": [{"id", "path", "reads": ["latest" or "best"...],
 "parts"}]; with "parts", each part of a state gets a digest of its own.
@@ -47,7 +46,7 @@ def look(checkpoint: str, key: str, asked: dict) -> None:
 
 def main() -> None:
     args, key = p.parse_args(), telemetry.given("key")
-    gc.freeze()  # the forked processes share what is here: don't let their collector copy it
+    gc.freeze()  # forked processes share these objects; else their collector copies them
     reader = Helper("read", lambda asked: look(args.checkpoint, key, asked))
     for one in telemetry.given("looks"):
         reader.ask(one["id"], one)

@@ -1,4 +1,4 @@
-"""Lays out states of a disk, and reports what the reading functions of exercise 1 make of each.
+"""Creates disk states, and reports what the reading functions of exercise 1 find in each.
 
 given: "key" (of the digests) and "trees" (grader/crash/plain.py). With --best, read_best reads.
 """
@@ -29,7 +29,7 @@ PATIENCE = 8  # s for one load; milliseconds are normal
 
 def main() -> None:
     args, key = p.parse_args(), telemetry.given("key")
-    sys.dont_write_bytecode = True  # it would lie among the states
+    sys.dont_write_bytecode = True  # else it appears among the states
 
     def load(directory: str) -> str | None:
         ck = load_submission.load(args.checkpoint, quiet=True)

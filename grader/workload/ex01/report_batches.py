@@ -1,9 +1,7 @@
-"""Reports the batches that a run trains on, and where its generators stand: what a replay of the
-run needs.
+"""Reports a run's batches and generator states, which a replay of the run needs.
 
-A run whose student code chooses the batches can't be compared with one that has none. So the grader
-trains the reported batches again, without student code (yardstick/replay.py): the same weights and
-losses must come out.
+If student code chooses a run's batches, no run without student code is comparable. So the grader
+trains the reported batches again, without student code: the weights and losses must be equal.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ from grader.harness.inside import telemetry
 
 
 def batch(job, tensors) -> None:
-    """Before a step: the batch, and the generators that its forward pass begins with."""
+    """Report the batch before its step, and the generators at the start of its forward pass."""
     names = ("indices", "inputs", "targets")
     values = {name: tensor.tolist() for name, tensor in zip(names, tensors, strict=False)}
     telemetry.emit("batch", step=job.step + 1, rng=generators(), **values)

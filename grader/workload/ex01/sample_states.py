@@ -19,14 +19,16 @@ DTYPES = (
     ),
     *("uint8", "int8", "int16", "int32", "int64", "uint16", "uint32", "uint64"),
 )
-EDGES = (4 << 10, 8 << 10, 64 << 10, 1 << 20)  # bytes at which code takes another way
+EDGES = (4 << 10, 8 << 10, 64 << 10, 1 << 20)  # sizes (bytes) at which code may behave differently
 LARGE = 8 << 20
 TEXTS = ("", "a.b/c", "0", "\n\t\0", "naïve 日本 😀", "\u2028\ufeff", "'\"\\", "é", "e\u0301")
 
 
 def made_state(seed: int | str, number: int, kind: str = "plain") -> dict:
-    """State `number`: "plain" as a training job would save it, different in every value for another
-    number; "drawn" or "large", it holds whatever a state may hold."""
+    """State `number`; another number changes every value.
+
+    kind  "plain": as a training job saves it; "drawn" or "large": any values that a state may hold
+    """
     draw = random.Random(f"{seed} {number} {kind}")
     generator = torch.Generator().manual_seed(draw.getrandbits(60))
     return (
@@ -79,10 +81,10 @@ def _plain(number: int, draw: random.Random, generator: torch.Generator) -> dict
 
 
 def _drawn(draw: random.Random, generator: torch.Generator, large: bool) -> dict:
-    """Its keys say in words what lies there."""
+    """Any values that a state may hold; its keys describe them in words."""
 
     def bits(dtype: torch.dtype, *shape: int) -> torch.Tensor:
-        """Any bits: NaNs of every kind, infinities, -0.0."""
+        """Random bits: NaNs of every kind, infinities, -0.0."""
         made = torch.empty(shape, dtype=dtype)
         data = torch.randint(
             256, (made.numel() * made.element_size(),), dtype=torch.uint8, generator=generator

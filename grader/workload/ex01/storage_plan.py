@@ -1,15 +1,15 @@
 """Drives the storage functions of exercise 1 through a plan of points, and reports what happened.
 
-A point is a directory and what is done there, in a process forked for it, until it dies. Nothing is
-read here: what a relaunched job finds is asked of another life (reading.py).
+A point is a directory and the operations in it, done in a process forked for it, until that dies.
+Nothing is read here: another life reads what a relaunched job finds (read_checkpoints.py).
 
 given: "payload" (the seed of the states) and "plan": [{"id", "at", "made", "ops": [op...]}]. `at`:
-the directory, below --directory; `made`: whether it exists at first. The operations are calls of
-the student's functions: {"op": "write", "step": n}, {"op": "best", "step": n, "loss": x, "best":
-y}, {"op": "prune", "keep": k} and {"op": "due", "asks": [[step, epoch, ...]...]}. "of" and "kind"
-say which state is saved (states.py), "fault" adds a fault, "dies" kills the process as soon as the
-call has returned. A point ends with an operation that fails, unless "goes_on". {"op": "put",
-"files": {path: text}} puts somebody else's files there.
+the directory, below --directory; `made`: whether it exists at first. The operations call the
+student's functions: {"op": "write", "step": n}, {"op": "best", "step": n, "loss": x, "best": y},
+{"op": "prune", "keep": k} and {"op": "due", "asks": [[step, epoch, ...]...]}. "of" and "kind" say
+which state is saved (sample_states.py), "fault" adds a fault, "dies" kills the process as soon as
+the call has returned. A point ends at the first operation that fails, unless it has "goes_on".
+{"op": "put", "files": {path: text}} writes foreign files there.
 """
 
 import argparse
@@ -28,13 +28,13 @@ p.add_argument("--directory", required=True, help="holds the points' directories
 
 
 class Writer:
-    """Calls the student's functions, in a process that may die of it."""
+    """Calls the student's functions in a process that may die of it."""
 
     def __init__(self, checkpoint: str, payload):
         self.checkpoint, self.payload = checkpoint, payload
 
     def __call__(self, asked: dict) -> None:
-        if asked["fresh"]:  # executed anew: what it remembered from another point is gone
+        if asked["fresh"]:  # executed again: it forgets what it remembered from another point
             self.ck = load_submission.load(self.checkpoint, quiet=True)
         op, directory = asked["op"], asked["directory"]
         step = op.get("step", 0)
@@ -60,8 +60,7 @@ class Writer:
 
 
 def files(directory: str) -> dict[str, list[int]]:
-    """Regular files below `directory` -> device, inode, size, date: other numbers after every
-    write."""
+    """Regular files below `directory` -> device, inode, size, date, which every write changes."""
     found = {}
     for folder, _, names in os.walk(directory):
         for name in names:
@@ -104,12 +103,12 @@ def run(point: dict, root: str, writer: Helper) -> None:
         if status and not op.get("goes_on"):
             break
     if any(op.get("fault") for op in point["ops"]):
-        writer.close()  # what a fault changed in the process harms no other point
+        writer.close()  # what a fault changed in the process must not affect another point
 
 
 def main() -> None:
     args = p.parse_args()
-    gc.freeze()  # the forked processes share what is here: don't let their collector copy it
+    gc.freeze()  # forked processes share these objects; else their collector copies them
     writer = Helper("write", Writer(args.checkpoint, telemetry.given("payload")))
     for point in telemetry.given("plan"):
         run(point, args.directory, writer)

@@ -1,7 +1,7 @@
 """The training job of exercise 1: your checkpoint functions, under faults.
 
 This script belongs to the grader, which always runs its own copy of it. Read it: it shows when each
-of your functions is called. `watch` is the grader's eye; it changes nothing in the run.
+of your functions is called. `telemetry` reports to the grader; it changes nothing in the run.
 """
 
 import argparse
@@ -23,7 +23,7 @@ p.add_argument(
     "--save-every",
     type=int,
     default=0,
-    help="task 1.4: save every so many steps; 0: the functions of task 1.5 decide",
+    help="task 1.4: steps between two saves; 0: the functions of task 1.5 decide",
 )
 p.add_argument(
     "--save-after-epochs", action="store_true", help="... and after every epoch's validation"
@@ -33,7 +33,7 @@ p.add_argument("--every-epochs", type=int, help="should_save's every_epochs")
 p.add_argument(
     "--witness", action="store_true", help="report all batches, so that the run can be replayed"
 )
-p.add_argument("--keep", type=int, default=0, help="prune to so many checkpoints; 0: never")
+p.add_argument("--keep", type=int, default=0, help="prune to this many checkpoints; 0: never")
 
 
 def main() -> None:
@@ -59,7 +59,7 @@ def main() -> None:
     # --- resume, or start fresh
     state = ck.read_latest(args.directory)
     if state is not None:
-        # whatever a resumed run has in common with the old one comes out of `state`
+        # whatever a resumed run has in common with the old one must come from `state`
         workload.estrange(job)
         ck.restore(job, state)
     print(f"starting at step {job.step}, epoch {job.epoch}, batch {job.batch}", flush=True)
@@ -98,5 +98,5 @@ def main() -> None:
     telemetry.end(job)
 
 
-if __name__ == "__main__":  # spawned DataLoader workers import this file as well
+if __name__ == "__main__":  # spawned DataLoader workers import this file, too
     main()

@@ -1,11 +1,11 @@
-"""The seed of exercise 1: a job that saves once an epoch, with save_checkpoint and load_checkpoint.
+"""The first tasks' job: it saves once an epoch, with save_checkpoint and load_checkpoint.
 
-Tasks 1.1 to 1.3 run it in three ways:
-    (nothing)    task 1.1: model, optimizer, scheduler and epoch; the run has no randomness at all
+Tasks 1.1 to 1.3 run it in these ways:
+    (nothing)    task 1.1: model, optimizer, scheduler and epoch; the run has no randomness
     --rng        task 1.2: with randomness; the grader saves the model, your functions the
                  generators
     --store      task 1.3: your write_checkpoint and read_latest hold a state that the grader made
-    --bare       nothing of yours at all: the yardstick
+    --bare       none of your code: the reference run
 """
 
 import argparse
@@ -63,7 +63,7 @@ def resume() -> int:
     if args.bare or not (args.store or os.path.exists(path)):
         return 0
     if not (args.rng or args.store):
-        # whatever a resumed run has in common with the old one comes from the file
+        # whatever a resumed run has in common with the old one must come from the file
         workload.estrange(job, generators=False)
         return ck.load_checkpoint(*parts().values(), path)
     state = ck.read_latest(args.directory) if args.store else torch.load(path, weights_only=True)
@@ -81,7 +81,7 @@ def resume() -> int:
 job.epoch = resume()
 job.step = job.epoch * args.steps_per_epoch
 telemetry.life(job)
-while job.epoch < job.epochs:  # nothing here leaves training mode, so nothing has to go back to it
+while job.epoch < job.epochs:  # nothing here leaves training mode
     for batch in job.loader:
         telemetry.step(job, batch)
         telemetry.loss(job, job.train_step(batch))

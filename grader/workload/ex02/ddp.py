@@ -1,4 +1,4 @@
-"""load_checkpoint_ddp in one process alone, without a process group, into a bare network.
+"""load_checkpoint_ddp in a single process, without a process group, into a bare network.
 
 A question: {"ask": "load", "file": below --directory, "key"}.
 """

@@ -1,4 +1,4 @@
-"""Holds one rank just before a file-system event until it shows what the others do meanwhile."""
+"""Holds one rank just before a file-system event until the others show what they do."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import torch.distributed as dist
 
 from grader.harness.inside import collectives, fsevents
 
-PATIENCE = 4.0  # s after which the held rank goes on although the others show nothing
-MOMENT = 0.01  # s in which a rank that doesn't wait for its collective has left the function
+PATIENCE = 4.0  # s after which the held rank continues although the others show nothing
+MOMENT = 0.01  # s within which a rank that doesn't wait for its collective leaves the function
 
 
 class Hold:
-    """What was seen while a rank was held.
+    """What a held rank saw.
 
-    `shown`: "waits" (every other rank is in a collective that the held rank hasn't entered),
-    "returned" (a rank has left the function), "nothing"; None if there was no such event. `before`:
-    the event; None: its own call.
+    shown   "waits": every other rank is in a collective that the held rank hasn't entered;
+            "returned": a rank has left the function; "nothing"; None: there was no such event
+    before  the event; None: its own call
     """
 
     shown: str | None = None
@@ -29,18 +29,18 @@ class Hold:
 
 @contextmanager
 def holding(pipe: str, directory: str, held: int, event: int):
-    """Around one save, on every rank. Gives a Hold, which the `held` rank fills in.
+    """Wraps one save, on every rank, and yields a Hold, which the `held` rank fills in.
 
     The held rank's `event`-th file-system event below `directory` begins only when the others have
-    shown what they do; -1: its call of the function. They say it through `pipe`, a path that
-    doesn't exist yet, in two bytes.
+    shown what they do; -1 means its call of the function. They report it in two bytes through
+    `pipe`, a path that doesn't exist yet.
     """
     rank, found = dist.get_rank(), Hold()
     if rank == held:
         os.mkfifo(pipe)
         said = os.open(
             pipe, os.O_RDWR | os.O_NONBLOCK
-        )  # before anybody writes: unread letters would be lost
+        )  # before anybody writes: unread messages would be lost
     dist.barrier()
     if rank != held:
         said = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)
@@ -72,7 +72,7 @@ def _held(said: int, found: Hold, directory: str, event: int):
         found.shown = _listen(said, begun)
     with fsevents.watching(directory, on_event):
         yield
-        if listening:  # its own thread is held, and the rank doesn't wait for it
+        if listening:  # its own thread is held, but the rank doesn't wait for it
             listened.wait(PATIENCE + 1)
             found.shown = "returned"
 
@@ -94,7 +94,7 @@ def _listen(said: int, begun: int) -> str:
 @contextmanager
 def _tells(said: int, rank: int):
     def tell(what: str) -> None:
-        with suppress(BlockingIOError):  # nobody reads
+        with suppress(BlockingIOError):  # no reader
             os.write(said, bytes([rank, ord(what)]))
 
     collectives.on_enter = lambda: tell("w")

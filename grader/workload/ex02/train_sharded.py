@@ -1,8 +1,7 @@
-"""The training job of exercise 2, sharded with FSDP2: your save_sharded and load_sharded, on every
-rank (task 2.3).
+"""The training job of exercise 2 under FSDP2 (task 2.3): your functions, on every rank.
 
-This script belongs to the grader. The model and its optimizer are yours to save; the rest of the
-job is saved by the script. It also runs by hand, as train_ddp.py does.
+This script belongs to the grader. save_sharded and load_sharded handle the model and its optimizer;
+the script saves the rest of the job. It also runs by hand, as train_ddp.py does.
 """
 
 import argparse
@@ -11,7 +10,7 @@ import sys
 import warnings
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[3]))  # torchrun knows nothing of the course
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))  # torchrun doesn't know the course
 
 import torch
 import torch.distributed as dist
@@ -32,7 +31,7 @@ p.add_argument("--bare", action="store_true", help="save nothing")
 
 def main() -> None:
     args = p.parse_args()
-    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .*")  # nobody writes into it
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .*")  # nothing writes into it
     ranks.join_watched()
     ck = None if args.bare else load_submission.load(args.checkpoint)
     job = rank_job.build_sharded(args.seed, args.epochs, args.steps_per_epoch)
@@ -55,7 +54,7 @@ def main() -> None:
 
     if not args.bare and newest.exists():
         folder = newest.read_text()
-        # whatever a resumed run has in common with the old one comes from the folder
+        # whatever a resumed run has in common with the old one must come from the folder
         workload.estrange(job)
         ck.load_sharded(job.model, job.optimizer, folder)
         rest = torch.load(f"{folder}-rest-{job.rank}.pt")

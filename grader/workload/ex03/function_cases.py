@@ -1,8 +1,7 @@
-"""What StopSignal does (exercise 3, task 1) in programs that the check draws: signals, blocks,
-looks.
+"""What StopSignal does (exercise 3, task 1) in programs drawn by the check: signals, blocks, looks.
 
 Each question is answered in a process of its own, which may die of it. Signals come from outside,
-from a process that was there before the student's code (scheduler.py).
+from a process that was there before the student's code (virtual_clock.py).
 """
 
 import argparse
@@ -35,7 +34,7 @@ REPORTED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signa
 
 
 class Handlers:
-    """The handlers that are there before the student's: "own" counts its signals."""
+    """The handlers before the student's; "own" counts its signals."""
 
     def __init__(self):
         self.heard: list[int] = []
@@ -49,7 +48,7 @@ class Handlers:
             signal.signal(int(number), of[kind])
 
     def table(self) -> dict:
-        """Signal number -> what is installed: one of ours, or "other"."""
+        """Signal number -> the installed handler: the name of one of ours, or "other"."""
         return {str(int(number)): self._name(signal.getsignal(number)) for number in REPORTED}
 
     def _name(self, handler) -> str:
@@ -73,14 +72,14 @@ class Clock:
 
 
 def plain(value):
-    """For JSON: a number as it is, anything else as text."""
+    """`value` for JSON: a number as it is, anything else as text."""
     if value is None or type(value) in (bool, float):
         return value
     return int(value) if isinstance(value, int) else f"{type(value).__name__}: {value!r}"[:200]
 
 
 def surroundings() -> dict:
-    """What a handler must leave alone, beside files."""
+    """What a handler must leave alone, besides files."""
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     wakeup = signal.set_wakeup_fd(-1)
@@ -189,7 +188,7 @@ def real_time(ck, send, directory: str, question: dict) -> dict:
 
 
 def save(ck, send, directory: str, question: dict) -> dict:
-    """Signals come between any two writes of a save."""
+    """Signals between any two writes of a save."""
     path = os.path.join(directory, "state.pt")
     state = {
         str(n): torch.full((size,), fill) for n, (size, fill) in enumerate(question["tensors"])
@@ -217,9 +216,7 @@ def save(ck, send, directory: str, question: dict) -> dict:
 
 
 def interrupted(ck, send, directory: str, question: dict) -> dict:
-    """A second signal at every moment of what StopSignal does: in the handler, as the block begins,
-    as it ends, or while somebody looks.
-    """
+    """A second signal at every moment of StopSignal: `where` is handler, enter, exit or look."""
     outcomes, moment, step = [], question["from"], question["every"]
     while True:
         found = Interrupted(ck, question).at(moment)
@@ -272,9 +269,7 @@ class Interrupted:
             sys.settrace(None)
 
     def _trace(self, frame, event, argument):
-        """Counts moments: each instruction of the student's own file, each line of what it
-        calls.
-        """
+        """Count moments: each instruction in the student's file, each line in what it calls."""
         file = frame.f_code.co_filename
         if file == __file__:
             return None

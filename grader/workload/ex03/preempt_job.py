@@ -1,7 +1,6 @@
-"""The training job of exercise 3: one process, or one of several ranks under DDP. It knows how to
-save and resume.
+"""The training job of exercise 3: one process, or one of several ranks under DDP.
 
-How a checkpoint is written, and what it holds, was exercises 1 and 2. Here it's about *when*.
+It can save and resume, as exercises 1 and 2 taught. Here the question is *when*.
 """
 
 from __future__ import annotations
@@ -28,10 +27,10 @@ from grader.workload.ex03.virtual_clock import Scheduler
 from grader.workload.model import Transformer
 
 BATCH = 8  # samples for each rank
-PARTS = 12  # of an evaluation
-# in which the time of a save passes: before its second, third and fourth event, and after the last
+PARTS = 12  # parts of an evaluation
+# a save's time passes in four parts: before its second, third and fourth event, and at the end
 SHARES = 4
-FAIL_IN_SAVE = 1  # the event of a save before which it fails: something of it has been written
+FAIL_IN_SAVE = 1  # the event of a save before which it fails: by then it has written something
 
 
 @dataclass(frozen=True)
@@ -39,14 +38,14 @@ class Failure:
     """An error that the job raises, once."""
 
     where: str  # "build", "resume", "step", "evaluation" or "save"
-    step: int  # the optimizer step that fails, or that was the last
+    step: int  # the optimizer step that fails, or the last one before
     error: str  # a built-in exception's name
     message: str
 
 
 @dataclass
 class PreemptJob(workload.Job):
-    """A training job in memory (what Job says), which saves itself and resumes.
+    """A training job in memory (see Job), which saves itself and resumes.
 
     What your `train` uses: epoch, epochs, step, save_every; batches(), train_step(batch);
     validation_parts(), validate(part), end_epoch(losses); save(), resume().
@@ -62,12 +61,12 @@ class PreemptJob(workload.Job):
     costs: Costs = field(default_factory=Costs)
     # "step", "part", "save" -> how many of them this life has begun
     done: dict = field(default_factory=dict)
-    in_hand: bool = False  # a batch has been fetched and not trained
-    epoch_rng: tuple = ()  # the generators as this epoch began: its order of augmentation
+    in_hand: bool = False  # a batch is fetched but not trained
+    epoch_rng: tuple = ()  # the generators as this epoch began: they determine its augmentation
 
     @property
     def owns_buffers(self) -> bool:
-        return self.rank == 0  # DDP gives everybody rank 0's before each forward pass
+        return self.rank == 0  # DDP gives every rank rank 0's before each forward pass
 
     @property
     def network(self) -> torch.nn.Module:
@@ -76,9 +75,7 @@ class PreemptJob(workload.Job):
     # --- training
 
     def batches(self):
-        """The batches of this epoch that are still to be trained; a resumed epoch may have none
-        left.
-        """
+        """The batches left in this epoch; a resumed epoch may have none."""
         self.model.train()
         self.sampler.set_epoch(self.epoch)
         self.in_hand, now = False, generators.rng()
@@ -124,12 +121,12 @@ class PreemptJob(workload.Job):
     # --- evaluation
 
     def validation_parts(self) -> list[int]:
-        """An evaluation takes long: it comes in parts."""
+        """The parts of an evaluation, which takes long."""
         return list(range(PARTS))
 
     @torch.no_grad()
     def validate(self, part: int) -> float:
-        """The loss of one part; draws from no random generator, and changes nothing in the job."""
+        """The loss of one part; draws from no random generator and changes nothing in the job."""
         self.cluster.point(self.step, "evaluation", part)
         self.cluster.passes(self._takes("part"), "evaluation")
         self._may_fail("evaluation", self.step)
@@ -148,11 +145,11 @@ class PreemptJob(workload.Job):
         return loss
 
     def end_epoch(self, losses: list[float]) -> None:
-        """The epoch is trained and evaluated: `losses` of all its parts."""
+        """End a trained and evaluated epoch; `losses`: one for each part of the evaluation."""
         telemetry.emit("epoch", epoch=self.epoch, step=self.step, parts=len(losses))
         loss = torch.tensor(sum(losses) / max(1, len(losses)), dtype=torch.float64)
         if self.world > 1:
-            dist.broadcast(loss, 0)  # buffers are rank 0's: so is the loss
+            dist.broadcast(loss, 0)  # buffers are rank 0's, so the loss is, too
         self.best = min(self.best, loss.item())
         self.epoch += 1
         self.batch = 0
@@ -160,10 +157,9 @@ class PreemptJob(workload.Job):
     # --- checkpoints
 
     def save(self) -> None:
-        """Write a checkpoint of the job as it is now, beside the earlier ones; under DDP every rank
-        calls it.
+        """Write a checkpoint of the job as it is now; under DDP, every rank calls it.
 
-        It appears by a rename, when all of it is written. The newest two stay.
+        It appears by a rename when all of it is written. The newest two stay.
         """
         telemetry.emit(
             "saving",
@@ -200,20 +196,20 @@ class PreemptJob(workload.Job):
         telemetry.emit("saved", step=self.step, clock=self.cluster.clock, events=[])
 
     def resume(self) -> bool:
-        """Bring this freshly built job to its newest checkpoint; False if there is none."""
+        """Load the newest checkpoint into this freshly built job; False if there is none."""
         steps = self._steps()
         self.cluster.point(0, "resume")
         self.cluster.passes(self.costs.build, "loading")
         self._may_fail("resume", 0)
         if steps:
-            # whatever a resumed run has in common with the old one comes from the disk
+            # whatever a resumed run has in common with the old one must come from the disk
             workload.estrange(self)
             self._load(steps[0])
         telemetry.life(self)
         return bool(steps)
 
     def _steps(self) -> list[int]:
-        """Of the complete checkpoints, the newest first."""
+        """The steps of the complete checkpoints, newest first."""
         return sorted(
             (int(p.stem.split("-")[1]) for p in Path(self.directory).glob("step-??????.pt")),
             reverse=True,
@@ -251,7 +247,7 @@ class PreemptJob(workload.Job):
         return self.costs.takes(what, number, self.cluster.left)
 
     def _says(self) -> str | None:
-        """What status.json says meanwhile."""
+        """What status.json says at the moment."""
         return last_word(Path(self.directory))
 
     def _may_fail(self, where: str, step: int) -> None:
@@ -259,7 +255,7 @@ class PreemptJob(workload.Job):
 
 
 def may_fail(failure: Failure | None, cluster: Scheduler, where: str, step: int) -> None:
-    """Raise the job's error, if this is its place."""
+    """Raise the job's error if this is its place."""
     if failure and (failure.where, failure.step) == (where, step):
         cluster.point(step, "failing")
         telemetry.emit("failing", step=step)
@@ -276,11 +272,12 @@ def _write(state: dict, path: Path) -> None:
 
 
 class InTurn(torch.optim.AdamW):
-    """AdamW that updates one group of parameters after the other, as all do; here, a signal can
-    come in between.
+    """AdamW that updates one parameter group after the other, as all do.
+
+    Here, a signal can come in between.
     """
 
-    between = None  # called when the first group is updated and the others aren't
+    between = None  # called after the first group's update, before the others'
 
     def step(self, closure=None):
         groups = self.param_groups
@@ -298,7 +295,7 @@ class InTurn(torch.optim.AdamW):
 def build(
     args, scheduler: Scheduler, costs: Costs, failure: Failure | None, worker_init=None
 ) -> PreemptJob:
-    """A fresh job, which takes a while; `args` are train_preempt.py's."""
+    """A fresh job; building takes a while. `args` are train_preempt.py's."""
     scheduler.point(0, "start")
     scheduler.passes(costs.build, "building")
     may_fail(failure, scheduler, "build", 0)

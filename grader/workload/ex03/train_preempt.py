@@ -1,13 +1,12 @@
 """The training job of exercise 3: your `main`, under a scheduler that stops it.
 
 This script belongs to the grader, which always runs its own copy of it, once for each rank. It also
-runs by hand:
+runs by hand, alone or after `torchrun --nproc-per-node 2`:
 
-    python grader/workload/ex03/train_preempt.py --checkpoint
-    ex03-preemption-handling/starter/preemption.py --directory checkpoints torchrun --nproc-per-node
-    2 grader/workload/ex03/train_preempt.py ...
+    python grader/workload/ex03/train_preempt.py --directory checkpoints \\
+        --checkpoint ex03-preemption-handling/starter/preemption.py
 
-What the scheduler does stands in scheduler.py, what the job is in preempt_job.py.
+virtual_clock.py holds the scheduler, preempt_job.py the job.
 """
 
 # ruff: noqa: E402  (the finder comes before what it finds)
@@ -23,8 +22,10 @@ COURSE = Path(__file__).resolve().parents[3]
 
 
 class Finder:
-    """Finds the grader's modules: torchrun knows nothing of the course, and in a sandbox their
-    files can be read, but not all of their folders listed.
+    """Finds the grader's modules.
+
+    torchrun doesn't know the course's path, and in a sandbox their files can be read, but not all
+    of their folders listed.
     """
 
     @staticmethod
@@ -62,9 +63,9 @@ p.add_argument("--epochs", type=int, default=2)
 p.add_argument("--steps-per-epoch", type=int, default=6)
 p.add_argument("--save-every", type=int, default=4, help="steps between two saves")
 p.add_argument("--workers", type=int, default=0)
-p.add_argument("--ranks-per-node", type=int, help="so many ranks have one node; default: all")
+p.add_argument("--ranks-per-node", type=int, help="ranks on one node; default: all")
 p.add_argument("--grace", type=float, default=4.0, help="s between the first signal and SIGKILL")
-p.add_argument("--tell-grace", action="store_true", help="task 3.5: your main is given the grace")
+p.add_argument("--tell-grace", action="store_true", help="task 3.5: your main gets the grace")
 p.add_argument(
     "--end",
     type=float,
@@ -72,9 +73,9 @@ p.add_argument(
 )
 p.add_argument("--end-of-rank", type=int, help="... on this rank alone")
 p.add_argument(
-    "--end-of-signalled", action="store_true", help="... in lives alone that get a signal"
+    "--end-of-signalled", action="store_true", help="... only in lives that get a signal"
 )
-p.add_argument("--costs", default="", help="what takes how many seconds: step=2,save=6,slower=1.3")
+p.add_argument("--costs", default="", help="how many seconds things take: step=2,save=6,slower=1.3")
 p.add_argument(
     "--fails",
     help="where the job raises an error: step@7, evaluation@6, save@8, build@0 or resume@0",
@@ -85,14 +86,14 @@ p.add_argument(
 p.add_argument("--fails-on-rank", type=int, help="... on this rank alone")
 p.add_argument(
     "--events",
-    help="report to this file, with the rank behind its name: for a job that the grader didn't "
+    help="report to this file, with the rank after its name: for a job that the grader didn't "
     "start itself",
 )
 p.add_argument("--fault", help="... and the signals that it gets: term@7")
 
 
 def bare_main(make_job, directory, clock, grace) -> int:
-    """The yardstick: trains to the end."""
+    """The reference run: trains to the end."""
     job = make_job()
     job.resume()
     while job.epoch < job.epochs:
@@ -110,7 +111,7 @@ def failure_of(args, rank: int) -> preempt_job.Failure | None:
 
 
 def on_nodes(ranks_per_node: int) -> None:
-    """What torchrun says of a rank's node, where several nodes have so many ranks each."""
+    """Set torchrun's variables for a rank's node, where several nodes have this many ranks each."""
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     os.environ |= {
         "LOCAL_RANK": str(rank % ranks_per_node),
@@ -160,10 +161,10 @@ def main() -> int:
         telemetry.emit("built", clock=scheduler.clock)
         return jobs[0]
 
-    leaving = 0  # events since the job was told to stop
+    leaving = 0  # events since the job was asked to stop
 
     def on_event(name: str) -> None:
-        """Something that is no checkpoint is about to be written."""
+        """Something that isn't a checkpoint is about to be written."""
         nonlocal leaving
         step = jobs[0].step if jobs else 0
         telemetry.emit("word", what=name)

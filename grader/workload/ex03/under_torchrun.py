@@ -1,4 +1,4 @@
-"""Runs a training script under torchrun, on two ranks. The launcher itself is this process."""
+"""Runs a training script under torchrun, on two ranks. This process is the launcher itself."""
 
 import argparse
 import json
@@ -22,8 +22,8 @@ def main() -> None:
     from torch.distributed.run import main as torchrun
 
     workload = Path(__file__).resolve().parents[1]
-    # the ranks meet through a file, as in every other run of the grader, and so does torchrun
-    # itself: no port is opened
+    # the ranks meet through a file, as in the grader's other runs, and so does torchrun: no port is
+    # opened
     os.environ["RANKS_STORE"] = os.path.join(os.getcwd(), "store")
     os.environ["GIVEN"] = json.dumps({"salts": telemetry.given("salts", {})})  # to the workers
     torchrun(

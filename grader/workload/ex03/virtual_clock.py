@@ -1,9 +1,8 @@
-"""The cluster's scheduler, as a job meets it: signals at chosen points, then SIGKILL when the grace
-is over.
+"""The cluster's scheduler as a job sees it: signals at chosen points, SIGKILL after the grace.
 
-Time is the grader's own here. It passes only where the job says what it does and how long that
-takes, so a second is the same on every machine, and SIGKILL strikes at an exact point: never
-earlier because a laptop was busy.
+The grader controls the time. It passes only where the job says what it does and how long that
+takes. So a second is the same on every machine, and SIGKILL comes at an exact point, never earlier
+because a laptop was busy.
 """
 
 from __future__ import annotations
@@ -21,20 +20,19 @@ from multiprocessing.connection import wait
 from grader.harness.inside import telemetry
 from grader.harness.preemption import NUMBERS
 
-BOOT = 1_700_000_000.0  # epoch seconds at which every life begins
-FORWARDED = 20.0  # s in which torchrun has forwarded a signal: milliseconds are normal
-WORKERS = 2.0  # s in which a worker that a signal kills is dead, on a busy machine, too
-# to the daemon: a process, or a group (0 or 1), the signal, and the order's number; back: that
-# number
+BOOT = 1_700_000_000.0  # Unix time (s) at which every life begins
+FORWARDED = 20.0  # s within which torchrun forwards a signal: milliseconds are normal
+WORKERS = 2.0  # s within which a signalled worker is dead, even on a busy machine
+# to the daemon: a process or a group (0 or 1), the signal, the order's number; back: that number
 ORDER, SENT = struct.Struct("iiiq"), struct.Struct("q")
 
 
 class Daemon:
-    """The node's daemon: a process outside of the job, which sends it signals.
+    """The node's daemon: a process outside the job that sends it signals.
 
-    It must be made before the student's code is loaded. Then nothing that this code does to its own
-    process keeps a signal away, and a DataLoader worker sees that its parent isn't the sender
-    (PyTorch looks: of a SIGTERM from its own parent, a worker leaves in peace).
+    Make it before the student's code is loaded. Then nothing that this code does to its own process
+    keeps a signal away, and a DataLoader worker sees a sender that isn't its parent. (In PyTorch, a
+    worker exits normally after a SIGTERM from its own parent.)
     """
 
     def __init__(self) -> None:
@@ -48,10 +46,10 @@ class Daemon:
         os.close(sent)
 
     def send(self, number: int, pid: int | None = None, group: bool = False) -> None:
-        """To this process, if no `pid` is named; it has been sent when this returns."""
+        """Send it to `pid`, by default to this process; when this returns, it is sent."""
         order = time.monotonic_ns()
         os.write(self._orders, ORDER.pack(pid or os.getpid(), group, number, order))
-        # an earlier answer may lie there: to a process that died of its signal
+        # an earlier answer may be left, for a process that died of its signal
         while (answer := os.read(self._sent, SENT.size)) != SENT.pack(order):
             if not answer:
                 raise BrokenPipeError
@@ -73,11 +71,11 @@ class Daemon:
 
 
 class Scheduler:
-    """One life's clock, and the signals that it gets.
+    """One life's clock and the signals that it gets.
 
     daemon    sends them; None: none is due
     grace     s from the first signal to SIGKILL
-    end_time  epoch s of SIGKILL without any signal
+    end_time  Unix time (s) of SIGKILL without any signal
     """
 
     def __init__(self, daemon: Daemon | None, grace: float = math.inf, end_time: float = math.inf):
@@ -87,7 +85,7 @@ class Scheduler:
         self.signalled = False
 
     def now(self) -> float:
-        """Epoch seconds, as time.time gives them."""
+        """Unix time (s), as time.time returns it."""
         return self.time
 
     @property
@@ -96,7 +94,7 @@ class Scheduler:
         return self.end_time - self.time
 
     def passes(self, seconds: float, during: str) -> None:
-        """So much time goes by in the job."""
+        """Let this much time pass in the job."""
         if self.time + seconds >= self.end_time:
             self.time = self.end_time
             telemetry.emit("killed", during=during, clock=self.clock)
@@ -109,7 +107,7 @@ class Scheduler:
         return round(self.time - BOOT, 3)
 
     def point(self, step: int, phase: str = "", number: int | None = None) -> None:
-        """The job is here: a signal may be due."""
+        """The job is at this point: send the signal that is due here."""
         for sent in [
             s for s in self.due if (s["step"], s["phase"], s["number"]) == (step, phase, number)
         ]:
@@ -136,7 +134,7 @@ class Scheduler:
             _struck(workers, number)
             gone = [
                 worker for worker in workers if wait([worker.sentinel], 0)
-            ]  # is_alive would take their status away
+            ]  # is_alive would reap them
             telemetry.emit("struck", workers=len(workers), gone=len(gone))
         elif sent["to"] == "agent":
             self._through_the_agent(number)
@@ -144,9 +142,7 @@ class Scheduler:
             self.daemon.send(number)
 
     def _through_the_agent(self, number: int) -> None:
-        """torchrun is our parent: it gets the signal and forwards it; wait until it has come back
-        here.
-        """
+        """Send the signal to torchrun, our parent, and wait until it has forwarded it to us."""
         came, wakes = os.pipe()
         os.set_blocking(wakes, False)
         before = signal.set_wakeup_fd(wakes)
@@ -161,12 +157,13 @@ class Scheduler:
 
 
 def _struck(workers: list, number: int) -> None:
-    """Wait until the workers that the signal kills are dead, and SIGCHLD has come. One that ignores
-    or blocks it lives on, which needs no waiting.
+    """Wait until the workers that the signal kills are dead and SIGCHLD has come.
+
+    Workers that ignore or block it live on: don't wait for them.
     """
     for worker in workers:
         if not _unmoved(worker.pid, number) and wait([worker.sentinel], WORKERS):
-            with suppress(ChildProcessError):  # somebody has asked for its exit status already
+            with suppress(ChildProcessError):  # its exit status may be taken already
                 os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)
 
 

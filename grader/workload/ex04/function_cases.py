@@ -1,5 +1,7 @@
-"""Questions to the functions of exercise 4. Each life of a job, and each process that wants to be
-the only one, is a process of its own."""
+"""Questions to the functions of exercise 4.
+
+Each life of a job, and each process that wants to be the only one, is a process of its own.
+"""
 
 import argparse
 import json
@@ -24,8 +26,8 @@ p = argparse.ArgumentParser()
 p.add_argument("--checkpoint", required=True, help="the student's auto_resume.py")
 p.add_argument("--directory", required=True)
 
-PATIENCE = 8.0  # s that a process which wants in is waited for
-EVENTS = 40  # of one call, before which a process is held
+PATIENCE = 8.0  # s to wait for a process that wants to enter
+EVENTS = 40  # the most events of one call before which a process is held
 
 
 # --- 4.1  which checkpoint ------------------------------------------------------------------------
@@ -43,7 +45,7 @@ def newest(ck, question: dict, top: Path) -> dict:
 
 
 def lives(ck, question: dict, top: Path) -> dict:
-    """By a small process (job_lives.py): to fork this one, with all of torch, costs much more."""
+    """A small process does this (job_lives.py): forking this one, with torch, costs much more."""
     r, w = os.pipe()
     command = [
         sys.executable,
@@ -70,7 +72,7 @@ ERRORS = {
 
 
 class Node:
-    """What a process sees of its machine: as if it were on another one."""
+    """What a process sees of its machine: it makes this one look like another."""
 
     def __init__(self):
         self.pid, self.slept, self.sleep = None, 0.0, time.sleep
@@ -84,7 +86,7 @@ class Node:
         time.sleep = sleep
 
     def be(self, name: str, pid: int, folder: Path) -> None:
-        """Its name, the process id there, and a folder for its own /tmp."""
+        """Set the name, the process id there, and a folder for its own /tmp."""
         self.pid = pid
         folder.mkdir(parents=True, exist_ok=True)
         socket.gethostname = platform.node = lambda: name
@@ -104,11 +106,11 @@ NODE = Node()
 
 
 class Left(Exception):
-    """The block is left."""
+    """A process leaves the block."""
 
 
 class Process:
-    """A process that does what it's sent, with the blocks that it is in."""
+    """A process that obeys commands, and the blocks that it is in."""
 
     def __init__(self, ck, at: dict | None, top: Path):
         self.line, theirs = Pipe()
@@ -146,7 +148,7 @@ class Process:
 
 
 def _serve(ck, line: Connection) -> None:
-    """Words: enter DIRECTORY (and pause before an event); leave; raise ERROR TEXT."""
+    """Obey commands: enter DIRECTORY (and pause before an event); leave; raise ERROR TEXT."""
     while True:
         word, *more = line.recv()
         if word == "leave":
@@ -157,7 +159,7 @@ def _serve(ck, line: Connection) -> None:
 
 
 def _enter(ck, line: Connection, directory: str, pause: int | None = None) -> dict:
-    """What came of the block, when it's over; that it was entered is said before."""
+    """The block's outcome, when it is over; it reports earlier that it has entered."""
     seen = []
 
     def on_event(name: str) -> None:
@@ -185,7 +187,7 @@ def _enter(ck, line: Connection, directory: str, pause: int | None = None) -> di
 
 
 def lock(ck, question: dict, top: Path) -> dict:
-    """Processes that enter, leave, raise in and are killed in blocks: [process, word, ...] each."""
+    """Processes enter or leave blocks, raise or are killed in them: [process, word, ...] each."""
     crew: dict[str, Process] = {}
     said = []
     for name in question["directories"]:
@@ -205,7 +207,7 @@ def lock(ck, question: dict, top: Path) -> dict:
 
 
 def race(ck, question: dict, top: Path) -> dict:
-    """A process is held before each event of its entering, while another one enters."""
+    """Hold a process before each event of entering, while another one enters."""
     rounds = []
     for k in range(EVENTS):
         directory = top / f"round {k}"

@@ -1,8 +1,8 @@
 """Lives of jobs for task 4.3, forked from a process without torch: hundreds of them in a second.
 
-    python -I auto_lives.py AUTO_RESUME DIRECTORY FD     with a question as JSON on standard input
+    python -I job_lives.py AUTO_RESUME DIRECTORY FD     with a question as JSON on standard input
 
-What came of it goes to the file descriptor FD, as JSON.
+It writes the outcome as JSON to the file descriptor FD.
 """
 
 import json
@@ -15,7 +15,7 @@ from multiprocessing.connection import Pipe
 from pathlib import Path
 from types import ModuleType
 
-# in a sandbox, the grader's own folder can't be listed: only these below it
+# in a sandbox, the grader's folder can't be listed, only these below it
 PACKAGES = (
     "grader",
     "grader.crash",
@@ -34,7 +34,7 @@ from grader.crash import enumeration, recorder  # noqa: E402
 from grader.harness.inside import fsevents  # noqa: E402
 from grader.workload.ex04.train import module_at  # noqa: E402
 
-KILLS = 40  # file-system events of one call that are tried
+KILLS = 40  # the most file-system events of one call to try
 LOOK_ALIKES = ("{}.bak", "{}~", "{}.old", ".nfs0000{}", "copy of {}", ".{}.swp")
 
 
@@ -58,7 +58,7 @@ def outcome(call: Callable[[], object]) -> dict:
 
 
 def elsewhere(work: Callable[[], object]) -> dict:
-    """What came of `work()` in a process of its own; {"died": status} if it didn't say."""
+    """The outcome of `work()` in a process of its own; {"died": status} if it reported none."""
     ours, theirs = Pipe()
     if (pid := os.fork()) == 0:
         try:
@@ -76,7 +76,11 @@ def elsewhere(work: Callable[[], object]) -> dict:
 
 
 def live(ck, directory: Path, step: int, ends: str | None, tries: int | None) -> dict:
-    """One life, which trains nothing. `ends`: None, without a word; `tries`: None, not given."""
+    """One life that trains nothing.
+
+    ends   None: it just stops, without end_life
+    tries  None: not passed
+    """
 
     def life():
         more = () if tries is None else (tries,)
@@ -97,7 +101,7 @@ def lives(ck, question: dict, top: Path) -> dict:
 
 
 def course(ck, question: dict, one: list, top: Path) -> list[dict]:
-    """Lives of one job or of several, one after another: [job, step, ends, tries] each."""
+    """Lives of one job or several, one after another: [job, step, ends, tries] each."""
     said, places = [], {}
     for number, (job, *life) in enumerate(one):
         place = places.setdefault(job, top / f"job {job}")
@@ -111,7 +115,7 @@ def course(ck, question: dict, one: list, top: Path) -> list[dict]:
 
 
 def plant(directory: Path) -> None:
-    """Files that look like those that lie there, and are somebody else's."""
+    """Write foreign files that look like the existing ones."""
     for path in [p for p in sorted(directory.rglob("*")) if p.is_file() and not p.is_symlink()]:
         for form in LOOK_ALIKES:
             other = path.with_name(form.format(path.name))
@@ -127,7 +131,7 @@ def is_planted(path: Path) -> bool:
 
 
 def killed(ck, question: dict, top: Path) -> dict:
-    """A life is killed in begin_life or end_life: what later lives do in each state it leaves."""
+    """Kill a life in begin_life or end_life; report what later lives do in each resulting state."""
     start = top / "start"
     start.mkdir(parents=True)
     for life in question["before"]:
@@ -164,7 +168,7 @@ def left_by_a_kill(dies: Callable[[Path], None], start: Path, top: Path):
     space = enumeration.space(record.disk, record.ops, [enumeration.PROCESS], since=since)
     shown = {}
     for state, key in zip(space.states, space.keys, strict=False):
-        # SIGKILL doesn't cut a small write: it falls between two calls
+        # SIGKILL doesn't cut a small write: it comes between two calls
         if state.torn is None or state.torn in record.ops[state.moment - 1].parts:
             shown.setdefault(key, state)
     for key, state in shown.items():
@@ -186,7 +190,7 @@ def lay_out(tree: enumeration.Tree, place: Path) -> None:
 
 
 def _killed_at_events(dies: Callable[[Path], None], start: Path, place: Path):
-    """Where processes can't be traced: just before each event that Python tells of."""
+    """Where processes can't be traced: kill just before each event that Python reports."""
     for k in range(KILLS):
         shutil.rmtree(place)
         shutil.copytree(start, place, symlinks=True)

@@ -1,16 +1,16 @@
-"""The training job of exercise 4, as a cluster runs it: a walk of sixteen numbers, quickly started.
+"""The training job of exercise 4: a random walk of sixteen numbers, which starts quickly.
 
     python train.py --directory D [--code auto_resume.py [--uses lives]] [--witness ADDRESS]
 
-It behaves as exercise 3 taught it: SIGUSR1 and SIGTERM are noted; the step in progress is finished
-and saved; exit status 0 done, 75 preempted, 70 a person has to look (don't run me again), 1 failed.
-With --code, your functions decide what it resumes from, whether it may start, and that it is alone.
+It behaves as exercise 3 taught it: after SIGUSR1 or SIGTERM, it finishes the step and saves. Exit
+status: 0 done, 75 preempted, 70 a person has to look (don't run me again), 1 failed. With --code,
+your functions decide what it resumes from, whether it may start, and that it is alone.
 
-The grader's witness sits at the other end of a socket. It gives a secret number for each step,
-without which nobody reaches the right walk, says what happens at which step, and writes down what
-it hears here. Without a witness (to play), the numbers are 0 and nothing happens.
+The grader's witness is at the other end of a socket. It gives a secret number for each step,
+without which no job gets the right walk, says what happens at which step, and writes down what it
+hears. Without a witness (to play), the numbers are 0 and nothing happens.
 
-It needs no other file of the grader, and no torch.
+It needs no other file of the grader and no torch.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from pathlib import Path
 MANIFEST = "manifest.json"  # {"step": 40, "files": {"state.json": {"bytes": 12, "sha256": "..."}}}
 DONE, PREEMPTED, GAVE_UP, FAILED = 0, 75, 70, 1
 PATIENCE = (
-    900.0  # s that it stands still: a site looks at time limits every 30 s, and warns when it likes
+    900.0  # s that it stands still: a site checks time limits every 30 s and warns when it likes
 )
 WOKEN, WAKES = os.pipe()  # readable when a signal has come
 
@@ -44,16 +44,16 @@ p.add_argument("--code", help="the student's auto_resume.py")
 p.add_argument(
     "--uses",
     default="checkpoint,lives,lock",
-    help="what of it: newest_intact, begin_life and end_life, only_one",
+    help="what to use of it: newest_intact, begin_life and end_life, only_one",
 )
-p.add_argument("--witness", help="unix:PATH, or files:FOLDER that both sides see")
+p.add_argument("--witness", help="unix:PATH, or files:FOLDER, which both sides see")
 p.add_argument("--steps", type=int, default=40)
 p.add_argument("--save-every", type=int, default=5)
 p.add_argument("--tries", type=int, default=3)
 
 
 class Walk:
-    """Sixteen numbers, and the generator that moves them."""
+    """Sixteen numbers and the generator that moves them."""
 
     def __init__(self):
         self.draw, self.step = random.Random(0), 0
@@ -79,11 +79,12 @@ class Walk:
         return hashlib.sha256(json.dumps(self.state()).encode()).hexdigest()
 
 
-# --- checkpoints: which one is intact isn't said here, it is task 4.1 -----------------------------
+# --- checkpoints; deciding which one is intact is task 4.1
+# -----------------------------------------
 
 
 def write_checkpoint(directory: str | Path, step: int, state: dict) -> Path:
-    """Write the checkpoint of `step`, all of it or nothing."""
+    """Write the checkpoint of `step`, whole or not at all."""
     final = Path(directory, f"step-{step}")
     temporary = final.with_name(final.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -96,7 +97,7 @@ def write_checkpoint(directory: str | Path, step: int, state: dict) -> Path:
 
 
 def _seal(folder: Path, step: int) -> None:
-    """Write the manifest of what lies in `folder`."""
+    """Write the manifest of the files in `folder`."""
     files = {}
     for path in sorted(folder.iterdir()):
         if path.name != MANIFEST:
@@ -120,7 +121,7 @@ def read_checkpoint(folder: str | Path) -> dict:
 
 
 class Nobody:
-    """Without a witness."""
+    """Stands in for the witness when there is none."""
 
     def ask(self, event: str, **fields) -> dict:
         return {"salt": 0.0}
@@ -133,7 +134,7 @@ class Nobody:
 
 
 class Witness:
-    """A line of JSON for each event; most are answered by another one."""
+    """The witness: a line of JSON for each event, most of them answered by another line."""
 
     def __init__(self, address: str):
         kind, _, where = address.partition(":")
@@ -162,17 +163,16 @@ class Witness:
         return self._socket.fileno()
 
 
-BEAT = 1.0  # s between two signs of life in the files
-# s without one, after which the other side is gone; a network file system may be late
+BEAT = 1.0  # s between two heartbeats in the files
+# s without a heartbeat after which the other side is gone; a network file system may be late
 SILENT = 60.0
 
 
 def pump(sock: socket.socket, incoming: str, outgoing: str) -> None:
-    """A connection of two machines that see one folder and open no port to each other: two files
-    that grow.
+    """Connect two machines that share a folder but open no port, through two growing files.
 
     What comes from `sock` is appended to `outgoing`, and what appears in `incoming` goes to `sock`,
-    until either side is gone. A blank line is a sign of life.
+    until either side is gone. A blank line is a heartbeat.
     """
     sock.setblocking(False)
     read, rest, heard, beaten = 0, b"", time.monotonic(), 0.0
@@ -186,7 +186,7 @@ def pump(sock: socket.socket, incoming: str, outgoing: str) -> None:
         if data:
             with open(outgoing, "ab") as f:
                 f.write(data)
-        # opened anew: it may be cached otherwise
+        # opened again each time: it may be cached otherwise
         with suppress(FileNotFoundError), open(incoming, "rb") as f:
             f.seek(read)
             if new := f.read(1 << 16):
@@ -283,7 +283,7 @@ def _train(args, walk: Walk, witness, came: list[int]) -> int:
 
 
 def _obey(answer: dict, directory: str, witness, came: list[int], step: int) -> int | None:
-    """What happens at this step; the exit status, if it is the end."""
+    """Do what the witness says about this step; return the exit status if it is the end."""
     do = answer.get("do")
     if do == "tear":
         _tear(Path(directory, answer["folder"]), answer["how"])
@@ -304,7 +304,7 @@ def _obey(answer: dict, directory: str, witness, came: list[int], step: int) -> 
 
 
 def _tear(folder: Path, how: str) -> None:
-    """What a node that dies, or a disk, may do to a checkpoint."""
+    """Do to a checkpoint what a dying node or a disk may do."""
     file = folder / ("manifest.json" if how.startswith("manifest") else "state.json")
     data = file.read_bytes()
     if how.endswith("cut"):
