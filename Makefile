@@ -65,7 +65,7 @@ grade: $(READY)  ## grade your work in starter/ (sets up first)
 	@# 1: graded, and some task isn't passed yet; "make: *** Error 1" would read as a breakdown (docs/grading.md)
 	@$(BIN)/grade $(EX) $(WHAT) $(ARGS) || { s=$$?; [ $$s -eq 1 ] && [ -z "$(SOLUTION)" ] || exit $$s; }
 
-FAST := $(addprefix grader/tests/,checks/test_boundary.py checks/test_explain.py checks/test_imports.py \
+FAST := $(addprefix grader/tests/,checks/test_boundary.py checks/test_explain.py checks/test_imports.py checks/test_run_assertions.py \
 	cli/test_report.py course/test_derive.py course/test_docs.py harness/test_trajectory.py)
 
 check: $(READY_DEV)  ## what a contributor runs before each commit: format, lint, types, fast tests

@@ -6,10 +6,9 @@ from __future__ import annotations
 
 from grader.checks import run_assertions
 from grader.checks.explanations import meaning
-from grader.checks.run_assertions import crashed, divergence_rows, student_frames
+from grader.checks.run_assertions import Controls, crashed, divergence_rows, student_frames
 from grader.harness import scratch
 from grader.harness.inside.ranks import PATIENCE
-from grader.harness.lab import Lab
 from grader.harness.run import Group, Life, Run
 from grader.harness.trajectory import Divergence, order
 from grader.verdicts import FAIL, Finding, Inconclusive
@@ -17,24 +16,13 @@ from grader.verdicts import FAIL, Finding, Inconclusive
 EACH_FOR_ITSELF = ("Python RNG", "NumPy RNG", "torch RNG", "batch indices")
 
 
-def resumes(lab: Lab, args: tuple, schedule: tuple, ranks: int, kept=None) -> None:
-    """The run with these faults rejoins the one without; that one first: what hangs there would
-    hang here as well.
-
-    kept   as Lab.launch has it
-    """
-    undisturbed = lab.undisturbed(*args, ranks=ranks)
-    finished(lab, undisturbed)
-    rejoins(lab, lab.launch(*args, faults=schedule, ranks=ranks, kept=kept), undisturbed)
-
-
-def rejoins(lab: Lab, run: Run, undisturbed: Run) -> None:
+def rejoins(controls: Controls, run: Run, undisturbed: Run) -> None:
     """Every rank's course is the undisturbed one's, bit for bit; no progress was lost; the fault
     struck.
     """
-    finished(lab, undisturbed)
+    finished(controls, undisturbed)
     try:
-        finished(lab, run)
+        finished(controls, run)
     except Finding as ended:
         # a run that went astray may crash far from where it did: tell what was lost, not where it
         # ended
@@ -48,28 +36,28 @@ def rejoins(lab: Lab, run: Run, undisturbed: Run) -> None:
     together(run)
     for rank in range(run.world):
         run_assertions.progress_kept(run.of(rank))
-    same_trajectory(lab, run, undisturbed)
+    same_trajectory(controls, run, undisturbed)
 
 
 # --- ends -----------------------------------------------------------------------------------------
 
 
-def finished(lab: Lab, run: Run) -> None:
+def finished(controls: Controls, run: Run) -> None:
     """Each life ended as its fault says, and every rank of the last one reached the end of
     training.
     """
     for group in run.lives:
         if group.fault is None:
             if not group.finished:
-                raise ended_early(lab, run, group)
+                raise ended_early(controls, run, group)
         elif not group.died_of_fault:
             if group.ranks[group.fault.rank or 0].first("end"):
                 rows = [("fault", group.fault.story), ("but", "it never fired: nothing was proved")]
                 raise Inconclusive("fault", rows, run_assertions.schedule_of(run))
-            raise ended_early(lab, run, group)
+            raise ended_early(controls, run, group)
 
 
-def ended_early(lab: Lab, run: Run, group: Group) -> Finding:
+def ended_early(controls: Controls, run: Run, group: Group) -> Finding:
     """Why: the first rank that went wrong by itself, or a deadlock, of which each rank has its
     half.
     """
@@ -79,7 +67,7 @@ def ended_early(lab: Lab, run: Run, group: Group) -> Finding:
     for rank, life in enumerate(group.ranks):
         if life.ended:
             finding = run_assertions.over_limit(
-                lab, run, life, [*when, ("rank", f"{rank} (of {len(group.ranks)})")]
+                controls, run, life, [*when, ("rank", f"{rank} (of {len(group.ranks)})")]
             )
             finding.rows += by_rank({r: at for r, at in standing(group).items() if r != rank})
             return finding
@@ -340,20 +328,20 @@ def together(run: Run) -> None:
 # --- trajectories ---------------------------------------------------------------------------------
 
 
-def same_trajectory(lab: Lab, run: Run, undisturbed: Run) -> None:
+def same_trajectory(controls: Controls, run: Run, undisturbed: Run) -> None:
     """On every rank; what is told is where the first of them parts."""
     if (found := _first(run, undisturbed)) is None:
         return
-    again = lab.undisturbed(*undisturbed.command.split(), again=1, ranks=undisturbed.world)
+    again = controls.again(undisturbed)
     if again.finished and (noise := _first(again, undisturbed)):
-        raise run_assertions.not_reproducible(lab, noise[1])
+        raise run_assertions.not_reproducible(controls, noise[1])
     raise _parting(run, *found)
 
 
-def quiet(lab: Lab, run: Run, bare: Run, compared: str) -> None:
+def quiet(controls: Controls, run: Run, bare: Run, compared: str) -> None:
     """Saving changed nothing in a run that it doesn't disturb, on any rank."""
-    finished(lab, run)
-    finished(lab, bare)
+    finished(controls, run)
+    finished(controls, bare)
     if found := _first(run, bare):
         rank, parting = found
         raise Finding(

@@ -9,35 +9,57 @@ from __future__ import annotations
 
 import re
 import signal
+from typing import Protocol
 
 from grader.checks.explanations import meaning
 from grader.harness import scratch
 from grader.harness.faults import show_schedule
-from grader.harness.lab import Lab
+from grader.harness.launcher import Limits
 from grader.harness.run import Life, Run
 from grader.harness.trajectory import Divergence
 from grader.verdicts import FAIL, Finding, Inconclusive
 
 
-def rejoins(lab: Lab, run: Run, undisturbed: Run) -> None:
+class Controls(Protocol):
+    """Runs that decide whose fault a difference is, asked for only when there is one.
+
+    A Lab launches them; a test of these functions has them as literals.
+    """
+
+    @property
+    def limits(self) -> Limits: ...
+
+    def again(self, undisturbed: Run) -> Run:
+        """The undisturbed run once more."""
+
+    def bare(self, number: int) -> Run:
+        """A run without the student's code; equal numbers give the same run."""
+
+    def too_slow(self) -> bool:
+        """Is a run without the student's code too slow, too?"""
+
+
+def rejoins(controls: Controls, run: Run, undisturbed: Run) -> None:
     """The three assertions of a resume check, in the order in which they make sense."""
-    finished(lab, undisturbed)
+    finished(controls, undisturbed)
     try:
-        finished(lab, run)
+        finished(controls, run)
     except Finding as ended:
-        _explained_by_its_course(lab, run, undisturbed, ended)
+        _explained_by_its_course(controls, run, undisturbed, ended)
         raise
     progress_kept(run)
-    same_trajectory(lab, run, undisturbed)
+    same_trajectory(controls, run, undisturbed)
 
 
-def _explained_by_its_course(lab: Lab, run: Run, undisturbed: Run, ended: Finding) -> None:
+def _explained_by_its_course(
+    controls: Controls, run: Run, undisturbed: Run, ended: Finding
+) -> None:
     """A run that lost state may crash much later: report what was lost, not where it ended."""
     if len(run.lives) < 2 or not run.last.steps or ended.verdict != FAIL:
         return
     try:
         progress_kept(run)
-        same_trajectory(lab, run, undisturbed, partly=True)
+        same_trajectory(controls, run, undisturbed, partly=True)
     except Finding as lost:
         raise told_later(lost, ended) from None
 
@@ -51,12 +73,12 @@ def told_later(lost: Finding, ended: Finding) -> Finding:
 # --- ends -----------------------------------------------------------------------------------------
 
 
-def finished(lab: Lab, run: Run) -> None:
+def finished(controls: Controls, run: Run) -> None:
     """Each life ended as its fault says, and the last one reached the end of training."""
     for life in run.lives:
         if life.fault is None:
             if not life.finished:
-                raise ended_early(lab, run, life)
+                raise ended_early(controls, run, life)
         elif not life.died_of_fault:
             if life.finished or life.first("end"):
                 raise Inconclusive(
@@ -64,13 +86,13 @@ def finished(lab: Lab, run: Run) -> None:
                     [("fault", life.fault.story), ("but", "it never fired: nothing was proved")],
                     schedule_of(run),
                 )
-            raise ended_early(lab, run, life)
+            raise ended_early(controls, run, life)
 
 
-def ended_early(lab: Lab, run: Run, life: Life) -> Finding:
+def ended_early(controls: Controls, run: Run, life: Life) -> Finding:
     when = [("fault", run.story)] if run.schedule else []
     if life.ended:
-        return over_limit(lab, run, life, when)
+        return over_limit(controls, run, life, when)
     if crash := life.first("crash"):
         return crashed(crash, when, schedule_of(run), life)
     rows = [
@@ -165,8 +187,8 @@ def student_frames(crash: dict) -> list[tuple[str, str]]:
     return rows[-5:]
 
 
-def over_limit(lab: Lab, run: Run, life: Life, when: list) -> Finding:
-    limits = lab.bench.limits
+def over_limit(controls: Controls, run: Run, life: Life, when: list) -> Finding:
+    limits = controls.limits
     if life.ended == "stopped":
         return Inconclusive("stopped", [("stopped", "the life was stopped from outside")])
     if life.ended == "wall" and starved(limits.wall, life.result.get("waited", 0.0)):
@@ -175,7 +197,7 @@ def over_limit(lab: Lab, run: Run, life: Life, when: list) -> Finding:
             "for a processor"
         )
         return Inconclusive("starved", [*when, ("machine", waited)])
-    if life.ended == "wall" and _machine_is_slow(lab):
+    if life.ended == "wall" and controls.too_slow():
         return Inconclusive(
             "slow",
             [
@@ -203,12 +225,6 @@ def over_limit(lab: Lab, run: Run, life: Life, when: list) -> Finding:
 def starved(allowed: float, waited: float) -> bool:
     """Did a process that used its `allowed` seconds spend many of them waiting for a processor?"""
     return waited > 0.3 * allowed
-
-
-def _machine_is_slow(lab: Lab) -> bool:
-    """Is the machine slow? A run without the student's code shows it."""
-    bare = lab.launch("ex01/train_epochs.py", "--bare", "--seed", lab.seed)
-    return not bare.finished or bare.last.result["wall"] > lab.bench.limits.wall / 4
 
 
 def _stands_at(life: Life) -> str:
@@ -301,15 +317,14 @@ def progress_kept(run: Run) -> None:
 # --- trajectories ---------------------------------------------------------------------------------
 
 
-def same_trajectory(lab: Lab, run: Run, undisturbed: Run, partly: bool = False) -> None:
+def same_trajectory(controls: Controls, run: Run, undisturbed: Run, partly: bool = False) -> None:
     """The run's trajectory is the undisturbed one's, bit for bit; `partly`: as far as it got."""
     found = run.trajectory.diverges_from(undisturbed.trajectory, partly)
     if found is None:
         return
-    script, *argv = undisturbed.command.split()
-    again = lab.undisturbed(script, *argv, again=1)
+    again = controls.again(undisturbed)
     if again.finished and (noise := again.trajectory.diverges_from(undisturbed.trajectory)):
-        raise not_reproducible(lab, noise)
+        raise not_reproducible(controls, noise)
     means, think = meaning(found.different)
     raise Finding(
         "state-lost",
@@ -324,14 +339,9 @@ def same_trajectory(lab: Lab, run: Run, undisturbed: Run, partly: bool = False) 
     )
 
 
-def not_reproducible(lab: Lab, noise: Divergence) -> Finding:
+def not_reproducible(controls: Controls, noise: Divergence) -> Finding:
     """Two undisturbed runs differ. Runs without the student's code show if the machine is why."""
-    bare = [
-        lab.undisturbed(
-            "ex01/train_epochs.py", "--bare", "--randomness", "--seed", lab.seed, again=n
-        )
-        for n in (0, 1)
-    ]
+    bare = [controls.bare(number) for number in (0, 1)]
     machine = not all(b.finished for b in bare) or bare[0].trajectory != bare[1].trajectory
     rows = [
         (
@@ -392,10 +402,10 @@ def _some(indices: list[int]) -> str:
 NEVER = "a run that saves, and the same run that never saves"
 
 
-def quiet(lab: Lab, run: Run, bare: Run, compared: str = NEVER) -> None:
+def quiet(controls: Controls, run: Run, bare: Run, compared: str = NEVER) -> None:
     """Saving changed nothing in an undisturbed run."""
-    finished(lab, run)
-    finished(lab, bare)
+    finished(controls, run)
+    finished(controls, bare)
     found = run.trajectory.diverges_from(bare.trajectory)
     if found:
         rows = divergence_rows(run, found)

@@ -250,6 +250,26 @@ class Lab:
         alone = Lab(self.bench, self.name, self.only)
         return self.bench.once(key, lambda: alone.launch(script, *argv, ranks=ranks))
 
+    @property
+    def limits(self) -> Limits:
+        """Of each life."""
+        return self.bench.limits
+
+    def again(self, undisturbed: Run[Any]) -> Run[Any]:
+        """An undisturbed run once more: if the two differ, nothing can be compared with them."""
+        script, *argv = undisturbed.command.split()
+        ranks = undisturbed.world if isinstance(undisturbed.last, Group) else None
+        return self.undisturbed(script, *argv, again=1, ranks=ranks)
+
+    def bare(self, number: int) -> Run[Any]:
+        """A run without the student's code; equal numbers give the same run."""
+        return self.undisturbed(*BARE, "--randomness", "--seed", self.seed, again=number)
+
+    def too_slow(self) -> bool:
+        """Is a run without the student's code too slow, too? Asked anew each time."""
+        bare = self.launch(*BARE, "--seed", self.seed)
+        return not bare.finished or bare.last.result["wall"] > self.limits.wall / 4
+
     def trusted(
         self,
         script: str,
@@ -293,6 +313,7 @@ GIVEN_GENERATORS = {
     "ex03/train_preempt.py",
     "ex03/under_torchrun.py",
 }
+BARE = ("ex01/train_epochs.py", "--bare")  # trains without the student's code
 MOST_STEPS = 200  # in a run; the longest has about thirty
 
 

@@ -16,6 +16,19 @@ from grader.verdicts import Finding
 # --- training runs --------------------------------------------------------------------------------
 
 
+def resumes(lab: Lab, args: tuple, schedule: tuple, ranks: int, kept=None) -> None:
+    """The run with these faults rejoins the one without; that one first: what hangs there would
+    hang here as well.
+
+    kept   as Lab.launch has it
+    """
+    undisturbed = lab.undisturbed(*args, ranks=ranks)
+    rank_assertions.finished(lab, undisturbed)
+    rank_assertions.rejoins(
+        lab, lab.launch(*args, faults=schedule, ranks=ranks, kept=kept), undisturbed
+    )
+
+
 def basic(lab: Lab) -> tuple:
     """The arguments of task 2.1's run; the same for all of its checks."""
     flags = ("--seed", lab.seed, "--steps-per-epoch", lab.shared.randint(4, 6))

@@ -18,7 +18,7 @@ def test_a_run_whose_rank_was_killed_rejoins_the_undisturbed_one(lab):
     per_epoch = args[-1]
     fault = Kill(per_epoch + lab.draw.randint(1, per_epoch - 1), rank=lab.draw.randrange(2))
     for schedule in lab.schedules((fault,)):
-        rank_assertions.resumes(
+        ddp.resumes(
             lab, args, schedule, ranks=2, kept=lambda fault: fault.step // per_epoch * per_epoch
         )
 
@@ -72,7 +72,7 @@ def test_a_run_killed_in_mid_epoch_rejoins_on_every_rank(lab, ranks):
         [n for n in range(3, per_epoch) if (epoch * per_epoch + n) % 3]
     )
     for schedule in lab.schedules((Kill(step, rank=lab.draw.randrange(ranks)),)):
-        rank_assertions.resumes(lab, args, schedule, ranks)
+        ddp.resumes(lab, args, schedule, ranks)
 
 
 @task("ex02.2")
@@ -83,7 +83,7 @@ def test_a_run_killed_twice_within_one_epoch_rejoins(lab):
     for schedule in lab.schedules(
         (Kill(first, rank=1), Kill(first + 3 + lab.draw.randrange(2), rank=0))
     ):
-        rank_assertions.resumes(lab, args, schedule, ranks=2)
+        ddp.resumes(lab, args, schedule, ranks=2)
 
 
 @task("ex02.2")
@@ -91,7 +91,7 @@ def test_a_run_resumed_at_the_last_step_of_an_epoch_rejoins(lab):
     """A run resumed at the last step of an epoch rejoins"""
     per_epoch, args = ddp.mid_epoch(lab, save_every=1)
     for schedule in lab.schedules((Kill(per_epoch, rank=lab.draw.randrange(2)),)):
-        rank_assertions.resumes(lab, args, schedule, ranks=2)
+        ddp.resumes(lab, args, schedule, ranks=2)
 
 
 @task("ex02.2")
@@ -140,9 +140,7 @@ def test_a_sharded_run_whose_rank_was_killed_rejoins(lab):
     sharded.can_shard()
     args = ("ex02/train_sharded.py", "--seed", lab.seed)
     for schedule in lab.schedules((Kill(lab.draw.randint(5, 7), rank=lab.draw.randrange(2)),)):
-        rank_assertions.resumes(
-            lab, args, schedule, ranks=2, kept=lambda fault: fault.step // 4 * 4
-        )
+        ddp.resumes(lab, args, schedule, ranks=2, kept=lambda fault: fault.step // 4 * 4)
 
 
 @task("ex02.3")
@@ -253,7 +251,7 @@ def test_a_training_run_killed_in_mid_save_rejoins_the_undisturbed_one(lab):
     saved = third[rank]
     event = lab.draw.randrange(max(1, len(saved["events"])))
     for schedule in lab.schedules((KillInSave(saved["step"], event, rank),)):
-        rank_assertions.resumes(lab, args, schedule, ranks=2)
+        ddp.resumes(lab, args, schedule, ranks=2)
 
 
 @task("ex02.5")

@@ -1,0 +1,168 @@
+"""Assertions on runs, asked of histories that are written down here: no process runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from grader.checks import rank_assertions, run_assertions
+from grader.harness.faults import Kill
+from grader.harness.launcher import Limits
+from grader.harness.run import Group, Life, Run
+from grader.verdicts import FAIL, INCONCLUSIVE, Finding
+
+STEPS = 6
+
+
+def life(
+    first: int = 1,
+    last: int = STEPS,
+    *,
+    fault: Kill | None = None,
+    saves: int = 2,
+    lost: int | None = None,
+    end: bool = True,
+    status: int = 0,
+    **more,
+) -> Life:
+    """A life that trained the steps from `first` to `last`, and saved after every `saves`-th.
+
+    lost  the step from which on its generator isn't the undisturbed run's
+    more  events that it also reported: name=fields
+    """
+    events: list[dict] = [{"event": "life", "step": first - 1, "epoch": 0}]
+    for n in range(first, last + 1):
+        rng = "other" if lost and n >= lost else f"rng {n}"
+        state = {"weights": f"weights {n}", "torch RNG": rng}
+        events.append({"event": "step", "step": n, "indices": [n], "samples": [], "state": state})
+        events.append({"event": "loss", "step": n, "loss": f"loss {n} {rng}"})
+        if n % saves == 0:
+            events += [{"event": "saving", "step": n}, {"event": "saved", "step": n, "events": []}]
+    if fault:
+        events.append({"event": "fault", "step": last})
+        status = -9
+    elif end and status == 0:
+        events.append({"event": "end", "step": last, "state": {"weights": f"weights {last + 1}"}})
+    events += [{"event": name, **fields} for name, fields in more.items()]
+    made = Life(Path("/nowhere"), fault, {"status": status, "ended": None, "wall": 1.0, "cpu": 1.0})
+    made.__dict__["events"] = events
+    return made
+
+
+def run(*lives: Life | Group, faults: tuple = ()) -> Run:
+    return Run(list(lives), faults, Path("/nowhere/checkpoints"), "train.py --seed 1")
+
+
+class Controls:
+    """Controls that were run already."""
+
+    limits = Limits()
+
+    def __init__(self, again: Run | None = None, bare: tuple[Run, Run] | None = None):
+        self._again, self._bare = again or UNDISTURBED, bare or (UNDISTURBED, UNDISTURBED)
+
+    def again(self, undisturbed: Run) -> Run:
+        return self._again
+
+    def bare(self, number: int) -> Run:
+        return self._bare[number]
+
+    def too_slow(self) -> bool:
+        return False
+
+
+UNDISTURBED = run(life())
+KILL = Kill(3)
+
+
+def resumed(first: int = 3, **more) -> Run:
+    """Killed after step 3; relaunched from the checkpoint of step `first` - 1."""
+    return run(life(1, 3, fault=KILL), life(first, **more), faults=(KILL,))
+
+
+def found(assertion, *args) -> Finding:
+    with pytest.raises(Finding) as raised:
+        assertion(*args)
+    return raised.value
+
+
+def test_a_run_that_rejoins_raises_nothing():
+    run_assertions.rejoins(Controls(), resumed(), UNDISTURBED)
+
+
+def test_a_lost_generator_is_named_with_the_step_at_which_it_shows():
+    finding = found(run_assertions.rejoins, Controls(), resumed(lost=3), UNDISTURBED)
+    assert (finding.code, finding.about, finding.data["step"]) == ("state-lost", "torch RNG", 3)
+    assert finding.fault == "kill@3" and finding.means and finding.think
+    assert {"weights", "batch indices"} <= set(finding.data["same"])
+
+
+def test_a_run_that_starts_over_has_lost_its_progress():
+    finding = found(run_assertions.rejoins, Controls(), resumed(first=1), UNDISTURBED)
+    assert finding.code == "progress" and "started over" in finding.means
+
+
+def test_a_run_that_skips_steps_has_lost_its_progress():
+    finding = found(run_assertions.progress_kept, resumed(first=5))
+    assert finding.code == "progress" and "never trained" in finding.means
+
+
+def test_a_resume_from_the_save_in_progress_is_progress_kept():
+    killed = life(1, 3, fault=KILL, saving={"step": 3})
+    run_assertions.progress_kept(run(killed, life(4), faults=(KILL,)))
+
+
+def test_a_fault_that_never_fired_proves_nothing():
+    alive = life()
+    alive.fault = KILL
+    finding = found(run_assertions.finished, Controls(), run(alive, life(), faults=(KILL,)))
+    assert (finding.verdict, finding.code) == (INCONCLUSIVE, "fault")
+
+
+def test_a_life_that_leaves_with_0_before_the_end_is_told():
+    finding = found(run_assertions.finished, Controls(), run(life(1, 4, end=False)))
+    assert (finding.code, finding.about) == ("exit", "0") and "scheduler" in finding.means
+
+
+def test_a_crash_says_what_was_lost_before_it():
+    crash = {"type": "ValueError", "message": "too late", "frames": []}
+    lost = resumed(lost=3, status=1, crash=crash)
+    finding = found(run_assertions.rejoins, Controls(), lost, UNDISTURBED)
+    assert finding.code == "state-lost"
+    assert finding.rows[-1] == ("later", "the run ended early: ValueError: too late")
+
+
+def test_undisturbed_runs_that_differ_are_not_reproducible():
+    noisy = run(life(lost=2))
+    finding = found(run_assertions.same_trajectory, Controls(again=noisy), noisy, UNDISTURBED)
+    assert (finding.verdict, finding.code) == (FAIL, "not-reproducible")
+
+
+def test_a_machine_on_which_bare_runs_differ_shows_nothing():
+    noisy = run(life(lost=2))
+    controls = Controls(again=noisy, bare=(noisy, UNDISTURBED))
+    finding = found(run_assertions.same_trajectory, controls, noisy, UNDISTURBED)
+    assert (finding.verdict, finding.code) == (INCONCLUSIVE, "machine")
+
+
+def test_saving_that_changes_the_run_is_told_with_what_it_changed():
+    finding = found(run_assertions.quiet, Controls(), run(life(lost=4)), UNDISTURBED)
+    assert (finding.code, finding.about) == ("save-changes-run", "torch RNG")
+
+
+def test_of_ranks_the_first_that_differs_is_named():
+    whole = run(Group([life(), life()], None))
+    killed = Group([life(1, 3, fault=KILL), life(1, 3)], KILL)
+    relaunched = Group([life(3), life(3, lost=3)], None)
+    apart = run(killed, relaunched, faults=(KILL,))
+    finding = found(rank_assertions.rejoins, Controls(again=whole), apart, whole)
+    assert (finding.code, finding.data["rank"]) == ("state-lost", 1)
+
+
+def test_ranks_that_resume_from_different_steps_disagree():
+    killed = Group([life(1, 3, fault=KILL), life(1, 3)], KILL)
+    apart = run(killed, Group([life(3), life(1)], None), faults=(KILL,))
+    whole = run(Group([life(), life()], None))
+    finding = found(rank_assertions.rejoins, Controls(again=whole), apart, whole)
+    assert finding.code == "ranks-disagree"
