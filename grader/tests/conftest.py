@@ -16,8 +16,21 @@ from grader.tests import beside
 IN_CI = bool(os.environ.get("GRADE_CI"))
 
 
+# files whose tests launch training runs by the dozen, or wait for a cluster
+SLOW = (
+    *("test_cluster_runs", "test_hostile", "test_mutants", "test_notebooks", "test_power_loss"),
+    *("test_preemption", "test_quick_reference", "test_ranks", "test_solutions", "test_templates"),
+    *("test_crash_command", "test_crash_templates", "test_workload"),
+)
+
+
 def pytest_collection_modifyitems(config, items):
     beside.in_order(items)
+    for item in items:
+        if item.path.name.startswith(SLOW):
+            item.add_marker("slow")
+        if item.path.parent.name == "slurm":
+            item.add_marker("slurm")
     lacking = [e.id for e in catalog.exercises().values() if not e.solution.is_dir()]
     if not lacking or IN_CI:
         return
