@@ -61,7 +61,7 @@ def test_a_script_that_only_requeues_itself_is_ended(launcher):
         "--no-such-flag\nscontrol requeue $SLURM_JOB_ID\n"
     )
     result = graded(launcher, 2, auto_resume_sbatch=text)
-    assert result.verdict == FAIL and "without end" in result.message
+    assert result.verdict == FAIL and result.evidence["code"] == "endless"
 
 
 def test_a_script_that_never_comes_to_the_training_is_ended(launcher):
@@ -70,7 +70,7 @@ def test_a_script_that_never_comes_to_the_training_is_ended(launcher):
         "scontrol requeue $SLURM_JOB_ID\n"
     )
     result = graded(launcher, 2, auto_resume_sbatch=text)
-    assert result.verdict == FAIL and "without end" in result.message
+    assert result.verdict == FAIL and result.evidence["code"] == "endless"
 
 
 def test_the_newest_checkpoint_is_torn_only_where_there_is_another():
