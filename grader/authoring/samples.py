@@ -99,17 +99,21 @@ def blocks(text: str) -> list[Block]:
 
 
 def cut(root: Path, marker: re.Match, tasks: dict[tuple[str, str], Task]) -> list[str]:
-    """The lines that a marker asks for. ValueError if there is no such snapshot, or line."""
+    """The lines that a marker asks for, of a snapshot's message: its code stands in the heading.
+
+    ValueError if there is no such snapshot, or line.
+    """
     exercise_id, name, wanted = marker.groups()
     path = root / "grader" / "tests" / "snapshots" / exercise_id / f"{name}.txt"
     if not path.exists() or (exercise_id, name) not in tasks:
         raise ValueError(f"there is no snapshot {exercise_id}/{name}.txt")
     # mutants lie in the solution's folder; a student's replay command names none
-    lines = path.read_text().replace(" --solution", "").splitlines()
+    code, *lines = path.read_text().replace(" --solution", "").splitlines()
     numbers = _numbers(wanted, len(lines))
     if out := [n for n in numbers if not 1 <= n <= len(lines)]:
         raise ValueError(f"{exercise_id}/{name}.txt has no line {out[0]}")
-    heading = [_heading(tasks[exercise_id, name])] if numbers[0] == 1 else []
+    task = tasks[exercise_id, name]
+    heading = [_heading(task, code.split()[1])] if numbers[0] == 1 else []
     return [*heading, *(shown for n in numbers for shown in _as_shown(lines[n - 1]))]
 
 
@@ -133,10 +137,12 @@ def _tasks(exercises: list[Exercise]) -> dict[tuple[str, str], Task]:
     }
 
 
-def _heading(task: Task) -> str:
+def _heading(task: Task, code: str) -> str:
     text = io.StringIO()
     out = Console(file=text, width=terminal.MAX_WIDTH, color_system=None)
-    terminal.show_task(out, TaskResult(task.id, task.title, FAIL, 0, task.points, 0.0))
+    terminal.show_task(
+        out, TaskResult(task.id, task.title, FAIL, 0, task.points, 0.0, "", {"code": code})
+    )
     return text.getvalue().rstrip("\n")
 
 
