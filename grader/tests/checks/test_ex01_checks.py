@@ -96,5 +96,5 @@ def test_two_batches_with_the_same_numbers_are_told_apart_from_fresh_ones():
         augmented_afresh(replay_of(batch("01234567", 1), batch("70214365", 1)))
     strange = batch("01234567", 1)
     strange[3]["shift"] = None
-    with pytest.raises(Finding, match="what the dataset makes"):
+    with pytest.raises(Finding, match="isn't the dataset's sample"):
         augmented_afresh(replay_of(strange))

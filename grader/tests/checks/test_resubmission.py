@@ -145,8 +145,12 @@ class Life:
         self.socket.sendall(json.dumps({"event": event, **fields}).encode() + b"\n")
 
     def ask(self, event: str, **fields) -> dict | None:
-        self.say(event, **fields)
-        line = self.answers.readline()
+        """None from a witness that has closed the connection, before this was said or after."""
+        try:
+            self.say(event, **fields)
+            line = self.answers.readline()
+        except (BrokenPipeError, ConnectionResetError):
+            return None
         return json.loads(line) if line else None
 
 

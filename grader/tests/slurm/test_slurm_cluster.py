@@ -338,7 +338,7 @@ def test_a_port_that_somebody_takes_meanwhile_is_given_up_for_another(
         f"    return held\n"
         f"ports.hold = stolen; supervisor.main()\n"
     )
-    monkeypatch.setattr(cluster_module, "KEEPER", keeper)
+    monkeypatch.setattr(cluster_module, "SUPERVISOR", keeper)
     cluster = Cluster(place / "taken", nodes=1)
     if times == 1:
         with cluster:
@@ -468,7 +468,7 @@ def test_a_cluster_whose_directory_is_removed_ends(place):
 @needs_slurm
 def test_a_daemon_that_doesnt_start_is_told_in_its_own_words(place):
     with pytest.raises(
-        ClusterError, match="didn't start: slurmctld ended at its start(.|\n)*NoSuchType"
+        ClusterError, match="didn't start: slurmctld ended when it was started(.|\n)*NoSuchType"
     ):
         Cluster(place / "bad", settings={"SelectType": "select/NoSuchType"}).start()
     assert not (place / "bad").exists() and not processes.belonging(str(place / "bad"))
