@@ -82,11 +82,19 @@ def _record(run: Run, number: int) -> Record:
     return record
 
 
-def survives(lab: Lab, script: str, *argv: object, steps: list[int], saves: str, load: str) -> None:
+def survives(
+    lab: Lab,
+    script: str,
+    *argv: object,
+    given: dict[str, object],
+    steps: list[int],
+    saves: str,
+    load: str,
+) -> None:
     """`script` saves `steps` and tries every state; its report is judged. `saves` and `load`: what
     the student calls them.
     """
-    run = lab.launch(script, "--seed", lab.seed, *argv, "--steps", *steps)
+    run = lab.launch(script, "--seed", lab.seed, *argv, "--steps", *steps, given=given)
     finished(lab, run)
     if unseen := run.last.first("crash states unseen"):
         raise _unseen(unseen)

@@ -21,6 +21,7 @@ from grader.checks.ex02.rank_plan import (
     nobody_left_early_of,
     place,
     saves,
+    secrets,
     steps,
     works,
 )
@@ -591,6 +592,7 @@ def power_lost(lab: Lab) -> None:
         "ex02/power_loss.py",
         "--ranks",
         2,
+        given={"payload": secrets(lab)["saved"]},
         steps=list(steps(lab)[:2]),
         saves="save_step",
         load="resume",

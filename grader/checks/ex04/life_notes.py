@@ -62,7 +62,7 @@ def a_finished_job_has_nothing_to_do(draw: Random) -> Courses:
 
 def a_crash_loop_ends(draw: Random) -> Courses:
     courses = []
-    for tries in (1, 2, 3, 4, None):
+    for tries in (1, 2, 3, 4, None, 8):
         step = draw.randint(0, 90)
         courses.append(
             [(step, draw.choice(["failed", None]), tries) for _ in range((tries or TRIES) + 2)]

@@ -238,15 +238,16 @@ def _copy(folder: Path, other: Path) -> None:
 
 
 def the_search_goes_back(draw: Random) -> list[Scene]:
-    bad = draw.randint(3, 6)
+    def scene(bad: int) -> Scene:
+        def build(d: Path, draw: Random) -> None:
+            several(d, draw, *range(5, 6 + bad + 1))
+            for step in range(7, 7 + bad):
+                file = draw.choice(["state.json", "manifest.json"])
+                damage(d / f"step-{step}", draw, draw.choice(["cut short", "gone", "empty"]), file)
 
-    def build(d: Path, draw: Random) -> None:
-        several(d, draw, *range(5, 6 + bad + 1))
-        for step in range(7, 7 + bad):
-            file = draw.choice(["state.json", "manifest.json"])
-            damage(d / f"step-{step}", draw, draw.choice(["cut short", "gone", "empty"]), file)
+        return Scene(f"step-5 to step-{6 + bad}; the newest {bad} are damaged", "step-6", build)
 
-    return [Scene(f"step-5 to step-{6 + bad}; the newest {bad} are damaged", "step-6", build)]
+    return [scene(draw.randint(3, 6)), scene(draw.randint(11, 15))]
 
 
 def what_was_never_finished_is_none(draw: Random) -> list[Scene]:

@@ -104,11 +104,12 @@ class Point:
                 os.makedirs(self.saved_in, exist_ok=True)
             dist.barrier()
         self.file = "checkpoint.pt"
-        if fault.get("kind") == "blocked":
+        if (op.get("fault") or {}).get("kind") == "blocked":  # the same path for every rank
             self.file = os.path.join("a file", self.file)
             if RANK == 0:
                 open(os.path.join(self.directory, "a file"), "w").close()
-            self.emit("fault", step=step)
+            if fault.get("kind") == "blocked":
+                self.emit("fault", step=step)
             fault = {"step": -1}
         elif op.get("apart"):
             self.file = f"checkpoint-{step}.pt"

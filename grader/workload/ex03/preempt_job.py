@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import builtins
 import os
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from pathlib import Path
 
 import torch
@@ -43,6 +43,14 @@ class Failure:
     message: str
 
 
+# of each job, by its id: what a job is asked for must not tell which signal came, and what is left
+_SCHEDULERS: dict[int, Scheduler | None] = {}
+
+
+def _scheduler(job: PreemptJob) -> Scheduler:
+    return _SCHEDULERS[id(job)]
+
+
 @dataclass
 class PreemptJob(workload.Job):
     """A training job in memory (see Job), which saves itself and resumes.
@@ -56,13 +64,16 @@ class PreemptJob(workload.Job):
     world: int = 1  # the number of ranks
     save_every: int = 4  # steps between two saves
     directory: str = ""
-    cluster: Scheduler | None = None  # its scheduler, which knows the time and sends signals
+    cluster: InitVar[Scheduler | None] = None  # its scheduler: knows the time, sends signals
     failure: Failure | None = None
     costs: Costs = field(default_factory=Costs)
     # "step", "part", "save" -> how many of them this life has begun
     done: dict = field(default_factory=dict)
     in_hand: bool = False  # a batch is fetched but not trained
     epoch_rng: tuple = ()  # the generators as this epoch began: they determine its augmentation
+
+    def __post_init__(self, cluster: Scheduler | None) -> None:
+        _SCHEDULERS[id(self)] = cluster
 
     @property
     def owns_buffers(self) -> bool:
@@ -100,15 +111,15 @@ class PreemptJob(workload.Job):
         telemetry.emit("begins", step=self.step, tensors=self.tensors())
         self.in_hand = False
         takes = self._takes("step")
-        self.cluster.passes(takes / 2, "a step")
+        _scheduler(self).passes(takes / 2, "a step")
         self._may_fail("step", self.step + 1)
         loss = super().train_step(batch)
-        self.cluster.passes(takes / 2, "a step")
+        _scheduler(self).passes(takes / 2, "a step")
         telemetry.loss(self, loss)
         telemetry.emit(
             "trained",
             step=self.step,
-            clock=self.cluster.clock,
+            clock=_scheduler(self).clock,
             tensors=self.tensors(),
             says=self._says(),
         )
@@ -127,8 +138,8 @@ class PreemptJob(workload.Job):
     @torch.no_grad()
     def validate(self, part: int) -> float:
         """The loss of one part; draws from no random generator and changes nothing in the job."""
-        self.cluster.point(self.step, "evaluation", part)
-        self.cluster.passes(self._takes("part"), "evaluation")
+        _scheduler(self).point(self.step, "evaluation", part)
+        _scheduler(self).passes(self._takes("part"), "evaluation")
         self._may_fail("evaluation", self.step)
         self.network.eval()
         _, inputs, targets = zip(
@@ -140,7 +151,7 @@ class PreemptJob(workload.Job):
             logits.flatten(0, 1), torch.stack(targets).flatten()
         ).item()
         telemetry.emit(
-            "part", step=self.step, part=part, clock=self.cluster.clock, says=self._says()
+            "part", step=self.step, part=part, clock=_scheduler(self).clock, says=self._says()
         )
         return loss
 
@@ -164,7 +175,7 @@ class PreemptJob(workload.Job):
         telemetry.emit(
             "saving",
             step=self.step,
-            clock=self.cluster.clock,
+            clock=_scheduler(self).clock,
             tensors=self.tensors(),
             in_hand=self.in_hand,
             says=self._says(),
@@ -174,12 +185,12 @@ class PreemptJob(workload.Job):
 
         def on_event(_: str) -> None:
             nonlocal number
-            self.cluster.point(self.step, "event", number)
+            _scheduler(self).point(self.step, "event", number)
             if number == FAIL_IN_SAVE:
                 self._may_fail("save", self.step)
             number += 1
             if number < SHARES:
-                self.cluster.passes(takes / SHARES, "a save")
+                _scheduler(self).passes(takes / SHARES, "a save")
 
         with fsevents.watching(self.directory, on_event):
             _write(self._own(), self._path(self.step, self.rank))
@@ -192,14 +203,14 @@ class PreemptJob(workload.Job):
                         path.unlink()
             if self.world > 1:
                 dist.barrier()
-        self.cluster.passes(takes - min(number, SHARES - 1) * takes / SHARES, "a save")
-        telemetry.emit("saved", step=self.step, clock=self.cluster.clock, events=[])
+        _scheduler(self).passes(takes - min(number, SHARES - 1) * takes / SHARES, "a save")
+        telemetry.emit("saved", step=self.step, clock=_scheduler(self).clock, events=[])
 
     def resume(self) -> bool:
         """Load the newest checkpoint into this freshly built job; False if there is none."""
         steps = self._steps()
-        self.cluster.point(0, "resume")
-        self.cluster.passes(self.costs.build, "loading")
+        _scheduler(self).point(0, "resume")
+        _scheduler(self).passes(self.costs.build, "loading")
         self._may_fail("resume", 0)
         if steps:
             # whatever a resumed run has in common with the old one must come from the disk
@@ -244,14 +255,14 @@ class PreemptJob(workload.Job):
     def _takes(self, what: str) -> float:
         number = self.done.get(what, 0)
         self.done[what] = number + 1
-        return self.costs.takes(what, number, self.cluster.left)
+        return self.costs.takes(what, number, _scheduler(self).left)
 
     def _says(self) -> str | None:
         """What status.json says at the moment."""
         return last_word(Path(self.directory))
 
     def _may_fail(self, where: str, step: int) -> None:
-        may_fail(self.failure, self.cluster, where, step)
+        may_fail(self.failure, _scheduler(self), where, step)
 
 
 def may_fail(failure: Failure | None, cluster: Scheduler, where: str, step: int) -> None:
