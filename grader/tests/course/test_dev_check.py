@@ -225,7 +225,10 @@ def test_samples_are_written_from_their_snapshots(course):
 
 def test_a_sample_is_as_wide_as_a_terminal(course):
     (course / SNAPSHOTS / "ex01" / "in-place.txt").write_text(
-        "check      one\nmeans      " + "word " * 40 + "\nreplay     grade --solution " + "x" * 120
+        "code       last-good-lost\ncheck      one\nmeans      "
+        + "word " * 40
+        + "\nreplay     grade --solution "
+        + "x" * 120
     )
     change(course, "README.md", "lines 1-6, last", "lines 1-2, last")
     samples.write(course)

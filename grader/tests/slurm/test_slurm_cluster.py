@@ -182,10 +182,11 @@ while :; do wait; done
 """
 LISTEN = """
 import os, signal, sys, time
-def tell(number, frame): print(sys.argv[1], signal.Signals(number).name, flush=True)
+def say(*words): os.write(1, (" ".join(map(str, [sys.argv[1], *words])) + "\\n").encode())
+def tell(number, frame): say(signal.Signals(number).name)
 signal.signal(signal.SIGTERM, tell)
 signal.signal(signal.SIGUSR1, tell)
-print(sys.argv[1], "ready", os.getpid(), flush=True)
+say("ready", os.getpid())
 while True: time.sleep(1)
 """
 
