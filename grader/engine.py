@@ -316,9 +316,7 @@ class Grading:
         score = task.points if verdict == PASS else 0
         result = TaskResult(task.id, task.title, verdict, score, task.points, round(seconds, 3))
         said = self._message(task, verdict, problems, blockers, told)
-        result.message, result.evidence = str(said), said.evidence
-        if said.rows:
-            result.evidence = {"rows": [list(row) for row in said.rows], **said.evidence}
+        result.message, result.evidence = str(said), said.data
         if figures := {what: text for o in outcomes for what, text in o.figures.items()}:
             result.evidence["measured"] = figures
         return result

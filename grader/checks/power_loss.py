@@ -121,7 +121,7 @@ def _judge(lab: Lab, report: dict, advice: list, steps: list[int], saves: str, l
             "power-loss",
             [saved, *_rows(report, advice, load)],
             gist=gist,
-            about=f"{report['smallest']['kind']}",
+            about=report["smallest"]["kind"],
             means=(
                 f"{report['smallest']['means']} ({report['failing_states']} of "
                 f"{recorded['states']} states are like this)"

@@ -54,30 +54,14 @@ class Answer:
             finding = crashed(self.crash, rows, life=self.run.last)
             finding.think = think
             raise finding
-        if self.status is None:
-            raise Finding(
-                "answer",
-                [
-                    *rows,
-                    ("ended", "the process ended before it was asked"),
-                ],
-                about=f"{asked}",
-                think=think,
-            )
-        raise Finding(
-            "answer",
-            [
-                *rows,
-                ("ended", self._how()),
-            ],
-            about=f"{asked}",
-            think=think,
-        )
+        raise Finding("answer", [*rows, ("ended", self._how())], about=asked, think=think)
 
     def _how(self) -> str:
+        if self.status is None:
+            return "the process ended before it was asked"
         if self.late:
             return f"the process that was asked was still running after {SECONDS} s"
-        if self.status is not None and self.status < 0:
+        if self.status < 0:
             name = signal.Signals(-self.status).name
             return f"{name} killed the process that was asked"
         return f"the process that was asked ended with exit status {self.status}"

@@ -377,7 +377,6 @@ def _parting(run: Run, rank: int, found: Divergence) -> Finding:
         rows.append(("equals", f"rank {rank}'s {component} equals rank {other}'s"))
         means = "ranks that draw the same noise: the average over ranks is an average over copies"
         think = "whose state did you save, and who loads it?"
-    cause = "optimizer" if found.cause.startswith("optimizer") else found.cause
     return Finding(
         "state-lost",
         rows,
@@ -388,7 +387,7 @@ def _parting(run: Run, rank: int, found: Divergence) -> Finding:
         step=found.step,
         different=found.different,
         same=found.same,
-        about=cause,
+        about=found.component,
     )
 
 

@@ -335,7 +335,7 @@ def same_trajectory(controls: Controls, run: Run, undisturbed: Run, partly: bool
         step=found.step,
         different=found.different,
         same=found.same,
-        about=f"{'optimizer' if found.cause.startswith('optimizer') else found.cause}",
+        about=found.component,
     )
 
 

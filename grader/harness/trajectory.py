@@ -47,6 +47,11 @@ class Divergence:
     def cause(self) -> str:
         return self.different[0]
 
+    @property
+    def component(self) -> str:
+        """The cause; all parts of the optimizer count as one."""
+        return "optimizer" if self.cause.startswith("optimizer") else self.cause
+
 
 class Trained(Protocol):
     """What a trajectory needs of a life."""

@@ -18,6 +18,11 @@ class Message:
     rows: list[tuple[str, str]] = field(default_factory=list)
     evidence: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def data(self) -> dict[str, Any]:
+        """The evidence, with the rows as they are read."""
+        return {"rows": [list(row) for row in self.rows], **self.evidence} if self.rows else {}
+
     def __str__(self) -> str:
         return "\n".join(labelled(label) + text for label, text in self.rows)
 

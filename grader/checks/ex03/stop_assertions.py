@@ -251,7 +251,7 @@ def same_course(lab: Lab, run: Run, whole: Run) -> None:
         "batch-in-hand" if in_hand else "state-lost",
         rows,
         schedule_of(run),
-        about="optimizer" if parting.cause.startswith("optimizer") else parting.cause,
+        about=parting.component,
         means=means,
         think=think,
         step=parting.step,

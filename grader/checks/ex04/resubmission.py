@@ -329,7 +329,7 @@ def kept(run: ClusterRun, do: str, think: str) -> None:
     raise Finding(
         "lost",
         rows,
-        about=f"{do}",
+        about=do,
         means=(
             "the work since the last regular save is lost: "
             f"steps {fault['saved'] + 1} to {fault['step']}"
