@@ -25,7 +25,7 @@ EVENTS = 40 << 20
 def read_events(path: Path) -> list[dict[str, Any]]:
     """What processes reported to this file: one object a line; empty if there is no file.
 
-    Lines that aren't JSON objects are skipped: the student's code may have torn or forged them.
+    Lines that aren't events are skipped: the student's code may have torn or forged them.
     """
     try:
         lines = scratch.read(path, EVENTS).splitlines()
@@ -40,7 +40,16 @@ def read_events(path: Path) -> list[dict[str, Any]]:
             out.append(json.loads(line))
         except (ValueError, RecursionError):
             pass
-    return [e for e in out if isinstance(e, dict)]
+    return [e for e in out if _is_event(e)]
+
+
+def _is_event(line: object) -> bool:
+    """Has it what `telemetry.emit` writes with every event?"""
+    return (
+        isinstance(line, dict)
+        and isinstance(line.get("event"), str)
+        and isinstance(line.get("t"), float | int)
+    )
 
 
 @dataclass

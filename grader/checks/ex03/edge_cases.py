@@ -58,7 +58,7 @@ def trains_like_the_yardstick(lab: Lab) -> None:
         )
     _built_once(run.last)
     _saved_in_time(run.last, every)
-    stop_assertions.not_said_too_soon(run, 0, run.last)
+    stop_assertions.not_said_too_soon(run, 0)
     _says(run, "done", [("ended", "training was done, exit status 0")])
 
 
@@ -125,8 +125,7 @@ def just_finished(lab: Lab, ranks: int | None = None) -> None:
                 means="run again, the job trains what it has trained already",
                 think="what does the next life find, if this one has just finished?",
             )
-        for one in lives:
-            stop_assertions.not_said_too_soon(run, 0, one)
+        stop_assertions.not_said_too_soon(run, 0)
         _says(run, "done", [("ended", "training was done, exit status 0")])
         _nothing_to_do(lab, run, args, ranks)
 
@@ -350,7 +349,7 @@ def status_is_fresh(lab: Lab) -> None:
         if not run.lives[1].died_of_fault:
             raise ended_early(lab, run, run.lives[1])
         stop_assertions.not_stale(run, 1)
-        stop_assertions.not_said_too_soon(run, 1, run.lives[1])
+        stop_assertions.not_said_too_soon(run, 1)
 
 
 def word_is_whole(lab: Lab) -> None:

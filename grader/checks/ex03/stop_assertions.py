@@ -204,9 +204,8 @@ def rejoined(lab: Lab, run: Run, whole: Run, when: list) -> None:
     """
     try:
         finished(lab, run)
-        for number, life in enumerate(run.lives):
-            for one in life.processes:
-                not_said_too_soon(run, number, one)
+        for number in range(len(run.lives)):
+            not_said_too_soon(run, number)
         if isinstance(run.last, Group):
             rank_assertions.together(run)
             one_writes(run)
@@ -331,14 +330,13 @@ def left_as_preempted(lab: Lab, run: Run, number: int, life: Life | Group, whole
     """
     lives = life.processes
     if not isinstance(life.fault, Preempt):
-        for one in lives:
-            not_said_too_soon(run, number, one)
+        not_said_too_soon(run, number)
         if life.fault and not life.died_of_fault:
             raise ended_early(lab, run, life)
         return
     for one in lives:
         _not_torn(run, one, whole)
-        not_said_too_soon(run, number, one)
+    not_said_too_soon(run, number)
     if life.obeyed_fault:
         status_says(run.notes["words"][number], SAYS[PREEMPTED], fault_row(run), schedule_of(run))
         return
@@ -597,27 +595,41 @@ def _not_torn(run: Run, life: Life, whole: Run) -> None:
             )
 
 
-def not_said_too_soon(run: Run, number: int, life: Life) -> None:
-    """While the job works, status.json doesn't say how its life ended."""
-    for event in life.events:
-        if event.get("says") not in FINAL:
+def not_said_too_soon(run: Run, number: int) -> None:
+    """While life `number` works, status.json doesn't say how it ended."""
+    life = run.lives[number]
+    doing = {
+        "saving": "when the save of step {step} began",
+        "trained": "when step {step} was done",
+    }
+    for event in [event for one in life.processes for event in one.events]:
+        says = event.get("says")
+        if says not in FINAL or (says == "failed" and _broken_by_then(life, event["t"])):
             continue
-        doing = {
-            "saving": "when the save of step {step} began",
-            "trained": "when step {step} was done",
-        }
         at = doing.get(event["event"], "in the evaluation after step {step}").format(
             step=event["step"]
         )
-        if number and event["says"] == run.notes["words"][number - 1]:
-            raise _stale(run, event["says"], at)
+        if number and says == run.notes["words"][number - 1]:
+            raise _stale(run, says, at)
         raise Finding(
             "told-too-soon",
-            [*fault_row(run), ("status.json", f"said {event['says']!r} {at}")],
+            [*fault_row(run), ("status.json", f"said {says!r} {at}")],
             schedule_of(run),
             means="killed now, the job has said that it left in good order",
             think="from which moment on is that word true, whatever happens next?",
         )
+
+
+def _broken_by_then(life: Life | Group, t: float) -> bool:
+    """Had a rank failed or been killed by then? The others work on until they meet it.
+
+    A crash is recorded after the word is written: its time says nothing.
+    """
+    return any(
+        event["event"] == "crash" or (event["event"] in ("failing", "killed") and event["t"] <= t)
+        for one in life.processes
+        for event in one.events
+    )
 
 
 def _stale(run: Run, says: str, at: str) -> Finding:

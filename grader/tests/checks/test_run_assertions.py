@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from grader.checks import rank_assertions, run_assertions
+from grader.checks.ex03 import stop_assertions
 from grader.harness.faults import Kill
 from grader.harness.launcher import Limits
 from grader.harness.run import Group, Life, Run
@@ -166,3 +167,24 @@ def test_ranks_that_resume_from_different_steps_disagree():
     whole = run(Group([life(), life()], None))
     finding = found(rank_assertions.rejoins, Controls(again=whole), apart, whole)
     assert finding.code == "ranks-disagree"
+
+
+def status_says(events: list[dict]) -> None:
+    made = life(end=False, status=1)
+    made.__dict__["events"] = events
+    stop_assertions.not_said_too_soon(run(made), 0)
+
+
+def evaluates(says: str, t: float) -> dict:
+    return {"event": "part", "step": 5, "t": t, "says": says}
+
+
+def test_a_rank_that_works_on_may_see_that_another_one_has_failed():
+    ended = {"event": "killed", "t": 2.0}
+    status_says([evaluates("running", 1.0), ended, evaluates("failed", 3.0)])
+    # a crash is recorded after the word is written
+    status_says([evaluates("failed", 3.0), {"event": "crash", "t": 4.0}])
+    for said_too_soon in ([evaluates("failed", 1.0), ended], [ended, evaluates("done", 3.0)]):
+        with pytest.raises(Finding) as raised:
+            status_says(said_too_soon)
+        assert raised.value.code == "told-too-soon"

@@ -7,6 +7,7 @@ refused otherwise.
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import sys
@@ -562,8 +563,28 @@ def test_a_virtual_environment_that_is_a_link_can_be_read(tmp_path, monkeypatch)
 
 def test_a_flood_of_events_is_read_in_part(tmp_path):
     """Each life's are kept to the end of a grading."""
-    for line in (b"{}\n", b'{"event": "x", "of": [' + b"[]," * 5000 + b"0]}\n"):
-        (tmp_path / "events").write_bytes(b'{"event": "first"}\n' + line * (3_000_000 // len(line)))
+    first = {"event": "first", "t": 0.5}
+    short, long = b'{"event": "", "t": 0}\n', b'{"event": "x", "t": 0, "of": [%s0]}\n'
+    for line in (short, long % (b"[]," * 5000)):
+        (tmp_path / "events").write_bytes(
+            json.dumps(first).encode() + b"\n" + line * (3_000_000 // len(line))
+        )
         events = read_events(tmp_path / "events")
-        assert events[0] == {"event": "first"}
+        assert events[0] == first and len(events) > 1
         assert sum(1 + len(e.get("of", ())) for e in events) <= OBJECTS
+
+
+def test_lines_that_are_no_events_are_skipped(tmp_path):
+    """A life's file may be torn, or hold what the submission wrote into it."""
+    lines = [
+        "{}",
+        "[]",
+        "3",
+        '{"event": "end"}',
+        '{"event": 3, "t": 1}',
+        '{"t": 1}',
+        '{"event": "e',
+    ]
+    whole = {"event": "end", "t": 1.5, "step": 3}
+    (tmp_path / "events").write_text("\n".join([*lines, json.dumps(whole)]))
+    assert read_events(tmp_path / "events") == [whole]
