@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from grader.course import catalog, derive, starters, submissions
+from grader.course import catalog, derive, selection, starters, submissions
 from grader.course.catalog import ROOT, Exercise
 from grader.crash.cli import crashtest
 from grader.errors import UsageError
@@ -53,7 +53,7 @@ class Name(click.ParamType):
 
 SYNTAX = """
 \b
-grade [ex01 ...] [--task 3] [--submission DIR | --solution]
+grade [ex01 | ex01.3 | ex01.3/CHECK ...] [--submission DIR | --solution]
       [--json FILE] [--junit FILE] [--jobs N] [--seed N] [--fault F] [--launcher fork|plain]
       [--cluster slurm|stand-in|site] [--sandbox auto|require|off]
 
@@ -71,9 +71,17 @@ def main_group() -> None:
 
 
 @main_group.command("checks", hidden=True)
-@click.argument("names", nargs=-1, metavar="[EXERCISE]...")
+@click.argument("names", nargs=-1, metavar="[EXERCISE | TASK | TASK/CHECK]...")
 @click.option(
     "--task", "task_names", multiple=True, metavar="N", help="Grade only this task (repeatable)."
+)
+@click.option(
+    "--check",
+    "check_names",
+    multiple=True,
+    metavar="NAME",
+    help="Run only this check (repeatable); a part of its name is enough. ex01.3/NAME means the "
+    "same. `grade show ex01.3` lists them.",
 )
 @click.option(
     "--submission",
@@ -146,6 +154,7 @@ def main_group() -> None:
 def checks(
     names,
     task_names,
+    check_names,
     submission,
     solution,
     json_file,
@@ -168,15 +177,16 @@ def checks(
     from grader.harness.launcher import Limits, choose
     from grader.report import output, terminal
 
-    chosen = _exercises(names, submission)
-    if len(chosen) > 1 and task_names:
-        raise UsageError("--task goes with one exercise: grade ex01 --task 3")
-    tasks = [chosen[0].task(name).number for name in task_names] or None
+    chosen = selection.parse(
+        names or [e.id for e in _exercises(submission)], task_names, check_names
+    )
     faults = _parse(parse_schedule, fault) if fault else None
     if (partition or account) and cluster != "site":
         raise UsageError("--partition and --account go with --cluster site")
     where = Where(cluster, partition, account) if cluster else None
-    submissions = [_submission(exercise, submission, solution) for exercise in chosen]
+    submissions = [_submission(each.exercise, submission, solution) for each in chosen]
+    for each in chosen:
+        selection.choose(engine.collect(each.exercise), each.checks)  # an error before any grading
     limits = Limits(wall=time_limit, cpu=max(5.0, time_limit / 2)) if time_limit else Limits()
     confined = sandbox.choose(policy)
     seed = random.SystemRandom().randrange(2**31) if seed is None else seed
@@ -190,7 +200,8 @@ def checks(
             for write, file in ((output.json_text, json_file), (output.junit_text, junit_file))
             if file
         ]
-        for exercise, work in zip(chosen, submissions, strict=False):
+        for each, work in zip(chosen, submissions, strict=True):
+            exercise = each.exercise
             if starters.untouched(exercise, work):
                 untouched.append(exercise)
             # a launcher that student code has run beside serves no other submission
@@ -206,7 +217,8 @@ def checks(
                     seconds=grading_limit,
                     seed=seed,
                     jobs=jobs,
-                    tasks=tasks,
+                    tasks=each.numbers,
+                    only=each.checks,
                     faults=faults,
                     limits=limits,
                     logs=STATE / "logs",
@@ -231,16 +243,8 @@ def _submission(
     return submissions.submission(exercise, submission, solution)
 
 
-def _exercises(names, submission: Path | None) -> list[Exercise]:
-    """Those named; else those that the submission holds; else all."""
-    for name in names:
-        if "." in name:
-            exercise, task = catalog.find_task(name)
-            raise UsageError(
-                f"{name} is a task, not an exercise: grade {exercise.id} --task {task.number}"
-            )
-    if names:
-        return [catalog.find(name) for name in names]
+def _exercises(submission: Path | None) -> list[Exercise]:
+    """Those that the submission holds; without one, all."""
     known = list(catalog.exercises().values())
     if submission is None:
         return known
@@ -271,12 +275,21 @@ def _parse(parse, text):
 
 
 @main_group.command()
-@click.argument("name", required=False, metavar="[EXERCISE]")
+@click.argument("name", required=False, metavar="[EXERCISE | TASK]")
 def show(name):
-    """Tasks, points, and where to begin."""
+    """Tasks, points, and where to begin; of a task, its checks."""
+    from grader import engine
     from grader.report import terminal
 
     out = terminal.console()
+    if name and "." in name:
+        exercise, task = catalog.find_task(name)
+        out.print(f"[bold]{task.id}[/bold]  {task.title}  ({task.points} points)")
+        for check in engine.collect(exercise):
+            if check.task == task.id:
+                out.print(f"\n  {task.id}/{check.slug}", markup=False)
+                terminal.show_row(out, "", check.title)
+        return
     for exercise in [catalog.find(name)] if name else catalog.exercises().values():
         out.print(f"[bold]{exercise.id}[/bold]  {exercise.title}  ({exercise.points} points)")
         for task in exercise.tasks:

@@ -14,11 +14,12 @@ import shlex
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from grader.course import selection
 from grader.course.catalog import Exercise, Task
 from grader.course.submissions import Submission
 from grader.explain import complete
@@ -26,7 +27,7 @@ from grader.harness import launcher as launchers
 from grader.harness.faults import Fault
 from grader.harness.lab import Bench, Cancelled, Lab, course_paths
 from grader.harness.launcher import DiskFull, Limits, Lost
-from grader.report import logs, message
+from grader.report import logs, message, printed
 from grader.verdicts import (
     BLOCKED,
     FAIL,
@@ -57,6 +58,12 @@ class Check:
     @property
     def name(self) -> str:
         return self.function.__name__ + self.case
+
+    @property
+    def slug(self) -> str:
+        """Its name on the command line: "signals-harm-no-save", "a-torn-file:event2"."""
+        words = self.function.__name__.removeprefix("test_").replace("_", "-")
+        return words + (f":{self.case[1:-1]}" if self.case else "")
 
     @property
     def title(self) -> str:
@@ -112,6 +119,7 @@ class Grading:
         seed: int | None = None,
         jobs: int | None = None,
         tasks: list[int] | None = None,
+        only: Sequence[str] = (),  # checks' names, or parts of them; empty: all
         faults: tuple[Fault, ...] | None = None,
         limits: Limits | None = None,
         logs: Path | None = None,  # where to keep logs of crashes, in a folder per submission
@@ -133,6 +141,11 @@ class Grading:
         self.checks = [
             c for c in collect(exercise) if not tasks or exercise.task(c.task).number in tasks
         ]
+        self.whole = not only  # all checks of the tasks: only then there are points
+        if only:
+            self.checks = selection.choose(self.checks, only)
+            of_them = {exercise.task(c.task).number for c in self.checks}
+            self.tasks = sorted(of_them)
         self.on_change = on_change or (lambda grading: None)
         self._futures: dict[str, Future] = {}
         self._pool: ThreadPoolExecutor | None = None
@@ -201,6 +214,7 @@ class Grading:
             time.monotonic(),
             finding,
             lab.figures,
+            lab.runs,
         )
         self.on_change(self)
         return outcome
@@ -283,10 +297,8 @@ class Grading:
                 else f" --submission {shlex.quote(str(folder))}"
             )
         where = f" --cluster {self.bench.cluster.kind}" if self.bench.cluster else ""
-        command = (
-            f"grade {self.exercise.id}{what} --task {outcome.task.split('.')[1]} --seed "
-            f"{self.seed}{where}"
-        )
+        check = next(c for c in self.checks if c.name == outcome.check)
+        command = f"grade {outcome.task}/{check.slug}{what} --seed {self.seed}{where}"
         return f"{command} --fault {outcome.finding.fault}" if outcome.finding.fault else command
 
     def done(self) -> tuple[int, int]:
@@ -313,8 +325,9 @@ class Grading:
             verdict = INCONCLUSIVE
         else:
             verdict = PASS
-        score = task.points if verdict == PASS else 0
-        result = TaskResult(task.id, task.title, verdict, score, task.points, round(seconds, 3))
+        points = task.points if self.whole else 0
+        score = points if verdict == PASS else 0
+        result = TaskResult(task.id, task.title, verdict, score, points, round(seconds, 3))
         said = self._message(task, verdict, problems, blockers, told)
         result.message, result.evidence = str(said), said.data
         if figures := {what: text for o in outcomes for what, text in o.figures.items()}:
@@ -329,8 +342,9 @@ class Grading:
         blockers: list[str],
         told: dict[str, str],
     ) -> message.Message:
-        first = problems[0].finding if problems and not blockers else None
-        log = logs.keep(self.logs / f"{task.id}.log", first, self._translate) if self.logs else ""
+        first = problems[0] if problems and not blockers else None
+        said = printed.whole(first.runs, self._translate) if first else ""
+        log = logs.keep(self.logs / f"{task.id}.log", said) if self.logs else ""
         if verdict == PASS:
             return message.Message()
         if verdict == BLOCKED:
@@ -344,6 +358,7 @@ class Grading:
             seed=self.seed,
             replay=self.replay(problems[0]),
             log=log,
+            printed=printed.rows(problems[0].runs, problems[0].finding),
             translate=self._translate,
         )
 

@@ -186,7 +186,7 @@ def _last_words(run: Run) -> str:
         for n, life in enumerate(run.lives, 1)
         if not (life.finished or life.died_of_fault)
     ]
-    return "\n".join(f"--- life {n}\n{life.text('stderr').strip()}" for n, life in failed)
+    return "\n".join(f"--- life {n}\n{life.text().strip()}" for n, life in failed)
 
 
 @functools.cache

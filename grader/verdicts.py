@@ -20,7 +20,7 @@ class Finding(AssertionError):
     means     what it costs in production; without it, what messages.toml says of the code
     think     a question that leads on; without it, as above
     error     of a crash: the exception, in one line
-    data      more, for results as JSON; "log" names a stderr to keep
+    data      more, for results as JSON
     """
 
     verdict = FAIL
@@ -96,6 +96,7 @@ class Outcome:
     ended: float
     finding: Finding | None = None
     figures: dict[str, str] = field(default_factory=dict)  # what was measured
+    runs: list[Any] = field(default_factory=list)  # that it launched, with the submission's code
 
     @property
     def blocks(self) -> bool:

@@ -131,7 +131,6 @@ def crashed(crash: dict, when: list, fault: str | None = None, life: Life | None
         error=errors[0][1],
         means=CODE_IN_IT if unsafe else "",
         think=WHICH_VALUE if unsafe else "",
-        log=str(life.folder / "stderr") if life else None,
         about=f"{crash['type']}:{at}",
     )
 

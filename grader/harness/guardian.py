@@ -102,8 +102,7 @@ def _over(job: dict[str, Any], main: int, wall: float) -> str | None:
     if wall > limits["wall"]:
         return "wall"
     watched = (
-        ("stdout", "output", "output"),
-        ("stderr", "output", "output"),
+        ("output", "output", "output"),
         ("events", "events", "disk"),
     )
     for key, limit, name in watched:

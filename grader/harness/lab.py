@@ -119,6 +119,7 @@ class Lab:
         self.seed = _number(f"{bench.seed} training") % 10_000
         self.draw = _random(f"{bench.seed} {name}")
         self.figures: dict[str, str] = {}
+        self.runs: list[Any] = []  # with the submission's code, in the order in which they ended
 
     @property
     def shared(self) -> random.Random:
@@ -184,7 +185,12 @@ class Lab:
             )
             if fault and not lives[-1].obeyed_fault:
                 break
-        return Run(lives, tuple(faults), directory, command=f"{script} {' '.join(map(str, argv))}")
+        run: Run[Any] = Run(
+            lives, tuple(faults), directory, command=f"{script} {' '.join(map(str, argv))}"
+        )
+        if not trusted:
+            self.runs.append(run)
+        return run
 
     def _live(
         self,
@@ -248,7 +254,10 @@ class Lab:
         key = (self.bench.submission.key, script, *map(str, argv), again, ranks)
         # other checks need it, too, even if this one's task is hopeless by now
         alone = Lab(self.bench, self.name, self.only)
-        return self.bench.once(key, lambda: alone.launch(script, *argv, ranks=ranks))
+        run = self.bench.once(key, lambda: alone.launch(script, *argv, ranks=ranks))
+        if not any(run is known for known in self.runs):
+            self.runs.insert(0, run)
+        return run
 
     @property
     def limits(self) -> Limits:
@@ -372,4 +381,5 @@ def course_paths(text: str, bench: Bench) -> str:
     inside = re.escape(str(bench.scratch)) + r"/[^/\s\"']+"
     text = re.sub(inside + scratch.CODE + r"/code", lambda _: str(bench.submission.folder), text)
     text = re.sub(inside + r"/(?:my )?checkpoints(?:/[0-9a-f]{8}\b)*", "CHECKPOINTS", text)
+    text = re.sub(inside + r"/given/train\b", "TRAIN", text)
     return re.sub(inside + r"/t\b", "TMPDIR", text)

@@ -87,7 +87,7 @@ def prepare(
         "sandbox": sandbox
         | {"root": str(folder / "root"), "writable": [str(own), *map(str, may_write)]},
         "child": str(HERE / "inside" / "child.py"),
-        **{name: str(folder / name) for name in ("stdout", "stderr", "events", "stack", "result")},
+        **{name: str(folder / name) for name in ("output", "events", "stack", "result")},
     }
     own.mkdir(parents=True)
     (folder / "root").mkdir()

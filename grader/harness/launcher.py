@@ -114,7 +114,7 @@ class Limits:
     wall: float = 60.0  # s
     cpu: float = 30.0  # s, per process
     memory: int = 4 << 30  # bytes, private, all processes of a life together
-    output: int = 16 << 20  # bytes, stdout and stderr each
+    output: int = 16 << 20  # bytes, of what it prints
     disk: int = 2 << 30  # bytes, in all folders that a life may write to
     events: int = 32 << 20  # bytes of its report; a run reports about a hundred kilobytes
 

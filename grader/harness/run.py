@@ -139,11 +139,10 @@ class Life:
         losses = {e["step"]: e["loss"] for e in self.all("loss")}
         return [e | {"loss": losses[e["step"]]} for e in self.all("step") if e["step"] in losses]
 
-    def text(self, stream: str = "stderr", characters: int = 4000) -> str:
+    def text(self, file: str = "output", characters: int = 4000) -> str:
+        """The end of what it printed, or of another of its files."""
         try:
-            return scratch.read(self.folder / stream, characters, tail=True).decode(
-                errors="replace"
-            )
+            return scratch.read(self.folder / file, characters, tail=True).decode(errors="replace")
         except OSError:
             return ""
 
@@ -197,9 +196,9 @@ class Group:
     def steps(self) -> list[dict[str, Any]]:
         return self.ranks[0].steps
 
-    def text(self, stream: str = "stderr", characters: int = 4000) -> str:
+    def text(self, file: str = "output", characters: int = 4000) -> str:
         """What the ranks printed, each line after its rank."""
-        texts = [(rank, life.text(stream, characters)) for rank, life in enumerate(self.ranks)]
+        texts = [(rank, life.text(file, characters)) for rank, life in enumerate(self.ranks)]
         return "".join(
             f"[rank {rank}] {line}\n" for rank, text in texts for line in text.splitlines()
         )

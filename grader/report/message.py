@@ -35,6 +35,7 @@ class Problem(Protocol):
     task: str
     verdict: str
     finding: Finding
+    runs: list[Any]
 
 
 def is_problem(outcome: Outcome) -> TypeGuard[Problem]:
@@ -58,12 +59,14 @@ def failed(
     seed: int,
     replay: str,
     log: str,
+    printed: list[tuple[str, str]],
     translate: Callable[[str], str],
 ) -> Message:
     """The message for a task that isn't passed. A cause is explained in full only once.
 
     problems   the outcomes of its checks that didn't pass, in the order of the checks
     told       cause -> the task that explained it; this task's causes are added
+    printed    what the processes printed next to the fault
     translate  turns a text's paths into those that the student knows
     """
     # a check that hangs ends those after it (engine.py); chance decides which of them had finished,
@@ -81,14 +84,13 @@ def failed(
         "replay": replay,
         **finding.data,
     }
-    evidence.pop("log", None)  # it is in a folder that will be deleted
     if (elsewhere := told.get(finding.cause)) and finding.code == "import":
         return Message([("same cause", f"as in {elsewhere}")], evidence)
     told.setdefault(finding.cause, task_id)
     rows = (
         [("check", first.title), *finding.rows] if finding.code != "import" else list(finding.rows)
     )
-    rows += finding.advice
+    rows += [*printed, *finding.advice]
     same = [o for o in others if o.finding.cause == finding.cause and o.title != first.title]
     different = {o.finding.cause: o for o in reversed(others) if o.finding.cause != finding.cause}
     if same and finding.code != "import":

@@ -88,7 +88,7 @@ class Progress:
 
 
 def show_task(out: Console, result: TaskResult) -> None:
-    points = f"{result.score}/{result.max_score}"
+    points = f"{result.score}/{result.max_score}" if result.max_score else "one check"
     head = Text.assemble(
         (f"{WORD[result.verdict]:<7}", STYLE[result.verdict]), f"  {result.id}  {result.title}"
     )
@@ -119,7 +119,7 @@ def show_summary(out: Console, results: list[ExerciseResult], untouched: list[Ex
         lives = f"{r.lives} processes" if r.lives != 1 else "1 process"
         out.print(
             Text.assemble(
-                (f"{r.id}  {r.score} of {r.max_score} points", "bold"),
+                (f"{r.id}  {r.score} of {r.max_score} points" if r.max_score else r.id, "bold"),
                 f"   {r.seconds:.1f} s, {lives}, seed {r.seed}",
             )
         )

@@ -26,11 +26,12 @@ from grader.course import catalog
 from grader.errors import UsageError
 from grader.harness import scratch
 from grader.harness.lab import WORKLOAD, Cancelled, Lab
+from grader.harness.printed import Line
 from grader.harness.sandbox import NONE, jobs_can_be_confined
 from grader.slurm import Cluster, ClusterError, NotInstalled, StandIn, backend
 from grader.slurm.site import Site
 from grader.verdicts import Finding, Inconclusive
-from grader.workload.ex04.train import DONE
+from grader.workload.ex04.train import DONE, SAYS_LIFE
 
 MOST_LIVES = 6  # more of them are a loop without end; most runs have five at most
 POLL = 0.2  # s between two looks at the queue
@@ -150,6 +151,16 @@ class ClusterRun:
         except OSError:
             return ""
 
+    def printed(self) -> list[Line]:
+        """The lines of the job's log. All lives write into it, and so does Slurm."""
+        found, life = [], 0
+        for text in self.log.splitlines():
+            script = text.startswith(SAYS_LIFE)
+            life += script
+            if text.strip():
+                found.append(Line(0.0, life, None, text, script))
+        return found
+
     @property
     def finished(self) -> bool:
         """A life trained the last step and left with the status that says so."""
@@ -208,6 +219,7 @@ def ran(
     run = lab.bench.once(
         key, lambda: _ran(lab, where, quick, script, flags, plan, uses, then, most)
     )
+    lab.runs.append(run)
     if run.instead:
         lab.measured("cluster", run.instead)
     return run

@@ -234,27 +234,25 @@ def finished(run: ClusterRun) -> None:
                 ],
             )
         return
-    before, log = [*story(run), *_standing(run)], ("log", _last_words(run))
+    before = [*story(run), *_standing(run)]
     if run.endless:
         lives = (
             f"more than {run.most} lives, and it's in the queue again"
             if run.lives
             else "the training never begins"
         )
-        raise Finding(
-            "endless", [*before, ("found", f"the job is run again and again: {lives}"), log]
-        )
+        raise Finding("endless", [*before, ("found", f"the job is run again and again: {lives}")])
     if run.late:
         raise Finding(
             "late",
-            [*before, ("found", f"still in the queue after {run.where.pace.seconds:g} s"), log],
+            [*before, ("found", f"still in the queue after {run.where.pace.seconds:g} s")],
         )
     found = f"the job has left the queue, and it isn't done: step {_reached(run)} of {STEPS}"
     last = run.lives[-1] if run.lives else []
     hurried = any(e["event"] == "fault" and e["do"] in ("preempt", "limit") for e in last)
     raise Finding(
         "run-again-in-haste" if hurried else "not-run-again",
-        [*before, ("found", found), log],
+        [*before, ("found", found)],
         means="the job is never run again, and you find out days later",
         think="who requeues the job, and does your script reach that line?",
     )
@@ -289,15 +287,6 @@ def _states(run: ClusterRun) -> str:
 
 def _reached(run: ClusterRun) -> int:
     return max([0, *(e["step"] for e in run.all("step"))])
-
-
-def _last_words(run: ClusterRun) -> str:
-    lines = [
-        line.strip()
-        for line in run.log.splitlines()
-        if line.strip() and "DUE TO JOB REQUEUE" not in line
-    ]
-    return lines[-1][:200] if lines else "empty"
 
 
 @in_time
@@ -452,7 +441,6 @@ def gives_up(run: ClusterRun) -> None:
         rows = [
             what,
             ("found", f"{began} lives began at step 10; {_states(run)}"),
-            ("log", _last_words(run)),
         ]
         raise Finding("not-tried-again", rows)
     if run.late or run.stuck or began > TRIES:

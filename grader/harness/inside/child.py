@@ -50,12 +50,15 @@ def become(job: dict[str, Any]) -> None:
     os.umask(0o022)
     for fd, path, flags in (
         (0, os.devnull, os.O_RDONLY),
-        (1, job["stdout"], os.O_WRONLY | os.O_CREAT | os.O_APPEND),
-        (2, job["stderr"], os.O_WRONLY | os.O_CREAT | os.O_APPEND),
+        (1, job["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND),
+        (2, job["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND),
     ):
         opened = os.open(path, flags, 0o644)
         os.dup2(opened, fd)
         os.close(opened)
+    for stream in (sys.stdout, sys.stderr):
+        # a life that is killed has printed what it printed
+        stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
     os.environ.clear()
     os.environ.update(job["env"])
     # it holds the fork server's; in this folder, what a killed life leaves is deleted with it

@@ -27,6 +27,8 @@ if TYPE_CHECKING:  # torch takes seconds to load
     import torch
 
 _events: int | None = None
+_output: int | None = None  # what the process has printed
+_printed = 0  # bytes of it, at the last event
 _job: dict[str, Any] = {}
 _salts: dict[int, int] = {}  # step -> what shifts its weights
 # reports while no file may grow: the report is a file, too
@@ -34,8 +36,9 @@ _held: list[bytes] | None = None
 
 
 def open_events(job: dict[str, Any]) -> None:
-    global _events, _job
-    _job = job
+    global _events, _output, _job, _printed
+    _job, _printed = job, 0
+    _output = os.open(job["output"], os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
     _salts.update({int(step): salt for step, salt in given("salts", {}).items()})
     _events = os.open(job["events"], os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
 
@@ -47,13 +50,31 @@ def given(name: str, otherwise: Any = None) -> Any:
 
 def emit(event: str, **fields: object) -> None:
     if _events is not None:
-        line = (
-            json.dumps({"event": event, "t": round(time.monotonic(), 4), **fields}).encode() + b"\n"
-        )
+        now = {"event": event, "t": round(time.monotonic(), 4), **fields, **_printed_since()}
+        line = json.dumps(now).encode() + b"\n"
         if _held is None:
             os.write(_events, line)
         else:
             _held.append(line)
+
+
+def _printed_since() -> dict[str, int]:
+    """With an event goes how much has been printed by then, if that is more than before.
+
+    So a line has a time, and a place among the events.
+    """
+    global _printed
+    if _output is None:
+        return {}
+    before, _printed = _printed, os.fstat(_output).st_size
+    return {"printed": _printed} if _printed != before else {}
+
+
+def say(text: str) -> None:
+    """Print a line of the training script's own: it isn't the submission's."""
+    emit("saying")
+    print(text, flush=True)
+    emit("said")
 
 
 def hexloss(value: float) -> str:

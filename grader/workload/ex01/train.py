@@ -62,7 +62,7 @@ def main() -> None:
         # whatever a resumed run has in common with the old one must come from `state`
         workload.estrange(job)
         ck.restore(job, state)
-    print(f"starting at step {job.step}, epoch {job.epoch}, batch {job.batch}", flush=True)
+    telemetry.say(f"starting at step {job.step}, epoch {job.epoch}, batch {job.batch}")
     telemetry.life(job)
 
     # --- train
@@ -87,9 +87,8 @@ def main() -> None:
             job.best = ck.keep_best(best_state, val_loss, job.best, args.directory)
         job.epoch += 1
         job.batch = 0
-        print(
-            f"epoch {job.epoch}/{job.epochs}  step {job.step}  validation loss {val_loss:.4f}",
-            flush=True,
+        telemetry.say(
+            f"epoch {job.epoch}/{job.epochs}  step {job.step}  validation loss {val_loss:.4f}"
         )
         if due(end_of_epoch=True):
             save()

@@ -126,7 +126,7 @@ def main() -> None:
     # --- resume, or start fresh
     resume()
     dist.barrier()
-    print(f"starting at step {job.step}, epoch {job.epoch}, batch {job.batch}", flush=True)
+    telemetry.say(f"starting at step {job.step}, epoch {job.epoch}, batch {job.batch}")
     telemetry.life(job)
 
     # --- train
@@ -146,10 +146,9 @@ def main() -> None:
         job.epoch += 1
         job.batch = 0
         if job.rank == 0:
-            print(
+            telemetry.say(
                 f"epoch {job.epoch}/{job.epochs}  step {job.step}  best validation loss "
-                f"{job.best:.4f}",
-                flush=True,
+                f"{job.best:.4f}"
             )
         if by_epoch:
             save()

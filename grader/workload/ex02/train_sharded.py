@@ -63,7 +63,7 @@ def main() -> None:
         job.epoch = rest["epoch"]
         job.step = job.epoch * args.steps_per_epoch
     dist.barrier()
-    print(f"starting at step {job.step}, epoch {job.epoch}", flush=True)
+    telemetry.say(f"starting at step {job.step}, epoch {job.epoch}")
     telemetry.life(job)
 
     while job.epoch < job.epochs:

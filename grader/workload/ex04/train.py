@@ -33,6 +33,7 @@ from pathlib import Path
 
 MANIFEST = "manifest.json"  # {"step": 40, "files": {"state.json": {"bytes": 12, "sha256": "..."}}}
 DONE, PREEMPTED, GAVE_UP, FAILED = 0, 75, 70, 1
+SAYS_LIFE = "life "  # begins the first line that a life prints
 PATIENCE = (
     900.0  # s that it stands still: a site checks time limits every 30 s and warns when it likes
 )
@@ -216,7 +217,7 @@ def main() -> int:
     uses = args.uses.split(",") if ck else []
     mark = witness.ask("life").get("mark", "")
     job, restart = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_RESTART_COUNT", 0)
-    print(f"life {mark} of job {job}, restart {restart}", flush=True)
+    print(f"{SAYS_LIFE}{mark} of job {job}, restart {restart}", flush=True)
     try:
         with ck.only_one(args.directory) if "lock" in uses else nullcontext():
             status = _live(args, ck, uses, witness, came)

@@ -1,0 +1,81 @@
+"""What a failing check's processes printed: the lines next to the fault, and all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from grader.harness.faults import show_schedule
+from grader.harness.printed import Line
+from grader.harness.printed import lines as lines_of
+from grader.verdicts import Finding
+
+MOST = 3  # lines of a life in a message
+OF_A_JOB = 6  # ... of a job whose lives share one log
+WIDTH = 160  # characters of a line in a message
+
+
+def rows(runs: list[Any], finding: Finding) -> list[tuple[str, str]]:
+    """The last lines that the failing run's lives printed before the fault or their end.
+
+    Empty if they printed nothing. Tracebacks aren't among them: the finding has the frames.
+    """
+    run = failing(runs, finding)
+    if run is None:
+        return []
+    said = [line for line in printed(run) if not line.traceback and not line.script]
+    near = said[-OF_A_JOB:] if hasattr(run, "printed") else _near_the_fault(run, said, finding)
+    told = [f"{line.who}: {line.text[:WIDTH]}" for line in near]
+    return [("printed" if n == 0 else "", text) for n, text in enumerate(told)]
+
+
+def _near_the_fault(run: Any, said: list[Line], finding: Finding) -> list[Line]:
+    near: list[Line] = []
+    for number in sorted({line.life for line in said})[-2:]:
+        moment = _moment(run, number, finding)
+        near += [line for line in said if line.life == number and line.t <= moment][-MOST:]
+    return near
+
+
+def failing(runs: list[Any], finding: Finding) -> Any:
+    """The run that the finding is about: the last one with its faults, or the last one."""
+    of_fault = [run for run in runs if _schedule(run) == (finding.fault or "")]
+    return (of_fault or runs or [None])[-1]
+
+
+def printed(run: Any) -> list[Line]:
+    """A run's lines; a run on a cluster has one log for all of its lives."""
+    return run.printed() if hasattr(run, "printed") else lines_of(run)
+
+
+def _schedule(run: Any) -> str:
+    return show_schedule(run.schedule) if getattr(run, "schedule", None) else ""
+
+
+def _moment(run: Any, number: int, finding: Finding) -> float:
+    """When the life met its fault, parted from the undisturbed run, or ended."""
+    life = run.lives[number - 1]
+    times = [e["t"] for one in life.processes for e in one.all("fault")]
+    if not times and number == len(run.lives) and "step" in finding.data:
+        step = finding.data["step"]
+        times = [e["t"] for e in life.all("step") if e.get("step") == step]
+    return min(times, default=float("inf"))
+
+
+def whole(runs: list[Any], translate: Callable[[str], str]) -> str:
+    """Everything that the runs of a check printed, as text for a log; empty if they were silent.
+
+    translate  turns a text's paths into those that the student knows
+    """
+    parts = []
+    for number, run in enumerate(runs, 1):
+        if told := list(_told(printed(run))):
+            story = getattr(run, "story", "")
+            command = getattr(run, "command", "")
+            head = f"=== run {number}: {command}" + (f"\nfault: {story}" if story else "")
+            parts.append("\n".join([head, *told]))
+    return translate("\n\n".join(parts) + "\n") if parts else ""
+
+
+def _told(printed: Iterable[Line]) -> Iterable[str]:
+    return (f"{line.who:<14} | {line.text}" for line in printed)

@@ -1,0 +1,88 @@
+"""What a run printed, in the order of time, from events and outputs that are written down here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from grader.harness.faults import Kill
+from grader.harness.printed import lines
+from grader.harness.run import Group, Life, Run
+from grader.report import printed
+from grader.verdicts import Finding
+
+
+def life(folder: Path, output: str, events: list[dict], fault=None) -> Life:
+    """Events give "printed" as a number of lines; here it becomes bytes."""
+    folder.mkdir()
+    (folder / "output").write_text(output)
+    made = Life(folder, fault, {"status": 0, "ended": None})
+    ends = [0]
+    for line in output.splitlines(keepends=True):
+        ends.append(ends[-1] + len(line.encode()))
+    made.events = [e | ({"printed": ends[e["printed"]]} if "printed" in e else {}) for e in events]
+    return made
+
+
+def event(t: float, name: str = "step", **more) -> dict:
+    return {"event": name, "t": t, **more}
+
+
+def test_lines_have_the_time_of_the_next_event_and_ranks_are_merged(tmp_path):
+    first = life(tmp_path / "0", "a\nb\nc\n", [event(1, printed=1), event(5, printed=3)])
+    second = life(tmp_path / "1", "x\n[W1126 gloo] noise\n", [event(3, printed=1), event(9)])
+    told = lines(Run([Group([first, second], None)], (), tmp_path))
+    assert [(line.who, line.t, line.text) for line in told] == [
+        ("life 1 rank 0", 1, "a"),
+        ("life 1 rank 1", 3, "x"),
+        ("life 1 rank 0", 5, "b"),
+        ("life 1 rank 0", 5, "c"),
+    ]
+
+
+def test_the_scripts_own_lines_and_the_traceback_are_marked(tmp_path):
+    output = "mine\nstarting\nlast words\nTraceback (most recent call last):\nValueError\n"
+    events = [
+        event(1, "saying", printed=1),
+        event(1, "said", printed=2),
+        event(4, "crash", printed=3),
+    ]
+    told = lines(Run([life(tmp_path / "0", output, events)], (), tmp_path))
+    assert [(line.script, line.traceback) for line in told] == [
+        (False, False),
+        (True, False),
+        (False, False),
+        (False, True),
+        (False, True),
+    ]
+
+
+def test_a_message_shows_what_came_before_the_fault_and_before_the_divergence(tmp_path):
+    kill = Kill(2)
+    before = life(
+        tmp_path / "0",
+        "one\ntwo\nthree\nfour\n",
+        [event(1, printed=4), event(2, "fault")],
+        fault=kill,
+    )
+    after = life(
+        tmp_path / "1",
+        "loaded\ntrained on\n",
+        [event(3, printed=1), event(3, "step", step=3), event(9, printed=2)],
+    )
+    run = Run([before, after], (kill,), tmp_path)
+    other = Run([life(tmp_path / "2", "undisturbed\n", [event(0, printed=1)])], (), tmp_path)
+    lost = Finding("state-lost", [], str(kill), step=3)
+    assert printed.rows([other, run], lost) == [
+        ("printed", "life 1: two"),
+        ("", "life 1: three"),
+        ("", "life 1: four"),
+        ("", "life 2: loaded"),
+    ]
+    log = printed.whole([other, run], str)
+    assert "life 2         | trained on" in log and "undisturbed" in log
+
+
+def test_silent_runs_have_no_log(tmp_path):
+    run = Run([life(tmp_path / "0", "", [event(1)])], (), tmp_path)
+    assert printed.rows([run], Finding("x", [])) == [] and printed.whole([run], str) == ""
+    assert printed.rows([], Finding("x", [])) == [] and printed.whole([], str) == ""
