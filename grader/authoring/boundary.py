@@ -75,6 +75,9 @@ def messages(tree: ast.AST) -> list[tuple[int, str]]:
     return found
 
 
+PRINTS = ("print", "say")  # what the training script tells whoever runs it by hand
+
+
 def _silent(tree: ast.AST) -> set[int]:
     """The ids of the nodes whose text isn't part of a report."""
     silent: set[int] = set()
@@ -83,8 +86,8 @@ def _silent(tree: ast.AST) -> set[int]:
         if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
             silent.add(id(body[0].value))
         if isinstance(node, ast.Call):
-            printed = isinstance(node.func, ast.Name) and node.func.id == "print"
-            shown = list(node.args) if printed else []
+            called = getattr(node.func, "id", "") or getattr(node.func, "attr", "")
+            shown = list(node.args) if called in PRINTS else []
             shown += [k.value for k in node.keywords if k.arg in ("help", "description")]
             silent |= {id(part) for value in shown for part in ast.walk(value)}
         if isinstance(node, ast.Raise):
