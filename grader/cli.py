@@ -416,6 +416,40 @@ def run_command(name, kill_after, stop_in, workers, ranks, save_every, seed, sub
     )
 
 
+@main_group.command("debug")
+@click.argument("name", metavar="TASK/CHECK")
+@click.option("--life", metavar="R.N", help="Life N of the check's run R, as a message names it.")
+@click.option("--rank", type=click.IntRange(0, 63), metavar="N", help="This rank of the life.")
+@click.option("--seed", type=click.IntRange(0, 2**31), metavar="N", help="The grading's seed.")
+@click.option("--debugpy", is_flag=True, help="Wait for an IDE's debugger, at a printed address.")
+@click.option("--submission", type=Name(), metavar="DIR")
+@click.option("--solution", is_flag=True)
+def debug_command(name, life, rank, seed, debugpy, submission, solution):
+    """Run a check's failing life on this terminal: breakpoint(), pdb and prints work.
+
+    The check runs as in a grading up to that life, which finds the directory as it was and meets
+    the same fault. Without --life, the one that fails.
+    """
+    from grader import debug_command as debugging
+    from grader import engine
+
+    (chosen,) = selection.parse([name])
+    checks = [
+        c
+        for c in engine.collect(chosen.exercise)
+        if chosen.tasks is None or c.task in {task.id for task in chosen.tasks}
+    ]
+    found = selection.choose(checks, chosen.checks)
+    if len(found) != 1:
+        raise UsageError(f"name a check: grade debug {name}/NAME; `grade show {name}` lists them")
+    work = _submission(chosen.exercise, submission, solution)
+    if work.problem:
+        raise UsageError(work.problem)
+    seed = random.SystemRandom().randrange(2**31) if seed is None else seed
+    how = debugging.DEBUGPY if debugpy else debugging.TERMINAL
+    sys.exit(debugging.debug(found[0], work, seed, life, rank, how))
+
+
 main_group.add_command(cluster)
 main_group.add_command(crashtest)
 

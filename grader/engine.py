@@ -287,19 +287,34 @@ class Grading:
         """The tasks that this one builds on and that didn't pass; waits for them."""
         return self._blockers(self.exercise.task(task_id))
 
+    def _work(self) -> str:
+        """The options that name the submission."""
+        folder = self.bench.submission.folder
+        if folder == self.exercise.starter:
+            return ""
+        if folder == self.exercise.solution:
+            return " --solution"
+        return f" --submission {shlex.quote(str(folder))}"
+
     def replay(self, outcome: message.Problem) -> str:
         """The command that reproduces the outcome."""
-        folder, what = self.bench.submission.folder, ""
-        if folder != self.exercise.starter:
-            what = (
-                " --solution"
-                if folder == self.exercise.solution
-                else f" --submission {shlex.quote(str(folder))}"
-            )
         where = f" --cluster {self.bench.cluster.kind}" if self.bench.cluster else ""
         check = next(c for c in self.checks if c.name == outcome.check)
-        command = f"grade {outcome.task}/{check.slug}{what} --seed {self.seed}{where}"
+        command = f"grade {outcome.task}/{check.slug}{self._work()} --seed {self.seed}{where}"
         return f"{command} --fault {outcome.finding.fault}" if outcome.finding.fault else command
+
+    def debug(self, outcome: message.Problem) -> str:
+        """The command that runs the outcome's failing life on a terminal; empty if none can."""
+        target = printed.failing_life(outcome.runs, outcome.finding)
+        if target is None:
+            return ""
+        life, rank = target
+        check = next(c for c in self.checks if c.name == outcome.check)
+        command = (
+            f"grade debug {outcome.task}/{check.slug}{self._work()} --seed {self.seed} "
+            f"--life {life}"
+        )
+        return f"{command} --rank {rank}" if rank else command
 
     def done(self) -> tuple[int, int]:
         """The number of decided checks, and of all."""
@@ -357,6 +372,7 @@ class Grading:
             task_id=task.id,
             seed=self.seed,
             replay=self.replay(problems[0]),
+            debug=self.debug(problems[0]),
             log=log,
             printed=printed.rows(problems[0].runs, problems[0].finding),
             translate=self._translate,

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from grader.course.submissions import Submission
 from grader.harness import scratch
@@ -102,6 +102,23 @@ class Bench:
         self._remove()
 
 
+class Debugged(Protocol):
+    """A life that is to run in the foreground (grader/debug_command.py)."""
+
+    rank: int  # of its processes, the one that does; the others run beside it
+
+    def launcher(self, inner: Launcher) -> Launcher:
+        """A launcher that runs the life so; `inner` launches the other ranks."""
+
+
+class Debugger(Protocol):
+    def wants(self, life: str) -> Debugged | None:
+        """Is it this one? A life's name: "2.1", the first of the check's second run."""
+
+
+UNDISTURBED = "undisturbed"  # the name of runs that all checks share
+
+
 class Lab:
     """One check's view of the bench."""
 
@@ -111,8 +128,12 @@ class Lab:
         name: str,
         faults: tuple[AnyFault, ...] | None = None,
         hopeless: Callable[[], Finding | None] = lambda: None,
+        debugger: Debugger | None = None,
     ):
         """`hopeless` is asked before each life; a finding that it returns is raised instead."""
+        self.debugger = debugger
+        self._number = 0  # of runs with the submission's code
+        self._run_name = ""  # what its runs are called, if not by their number
         self.bench, self.name, self.only, self.hopeless = bench, name, faults, hopeless
         # lives see this seed; they never see the grading's own, from which salts and faults are
         # drawn
@@ -163,6 +184,9 @@ class Lab:
         if directory is None:
             directory = self.bench.folder() / "checkpoints"
             directory.mkdir()
+        own = not trusted and "--bare" not in argv  # it runs the submission's code
+        self._number += own
+        label = self._run_name or str(self._number)
         lives: list[Any] = []
         for n, fault in enumerate([*faults, None]):
             if n and before_relaunch:
@@ -181,6 +205,7 @@ class Lab:
                     trusted,
                     start,
                     network or bool(ranks),
+                    f"{label}.{n + 1}" if own else "",
                 )
             )
             if fault and not lives[-1].obeyed_fault:
@@ -188,7 +213,8 @@ class Lab:
         run: Run[Any] = Run(
             lives, tuple(faults), directory, command=f"{script} {' '.join(map(str, argv))}"
         )
-        if not trusted:
+        run.notes["label"] = label
+        if own:
             self.runs.append(run)
         return run
 
@@ -203,8 +229,10 @@ class Lab:
         trusted: bool,
         start: str,
         network: bool,
+        label: str,
     ) -> Life | Group:
         bench, number = self.bench, ranks or 1
+        debugged = self.debugger.wants(label) if self.debugger and label else None
         with bench.slots(number):
             if bench.cancelled.is_set():
                 raise Cancelled
@@ -215,6 +243,8 @@ class Lab:
                 bench.folder(),
             )
             arguments = ["--directory", str(directory), *map(str, argv)]
+            if debugged:  # breakpoints are set in the student's own file
+                codes[debugged.rank] = bench.submission.folder
             argvs = [
                 ["--checkpoint", str(code / bench.submission.module), *arguments] for code in codes
             ]
@@ -224,7 +254,8 @@ class Lab:
             given_too = script in GIVEN_GENERATORS
             sandbox = bench.sandbox.job(readable, network, trusted, bench.limits.memory, given_too)
             how: dict[str, Any] = {"given": given, "sandbox": sandbox, "start": start}
-            args = (bench.launcher, where, WORKLOAD / script)
+            launcher = debugged.launcher(bench.launcher) if debugged else bench.launcher
+            args = (launcher, where, WORKLOAD / script)
             try:
                 if ranks is None:
                     results = [run_life(*args, argvs[0], fault, bench.limits, may_write, **how)]
@@ -253,7 +284,8 @@ class Lab:
         """The baseline: the same script and arguments without a fault. Computed once a grading."""
         key = (self.bench.submission.key, script, *map(str, argv), again, ranks)
         # other checks need it, too, even if this one's task is hopeless by now
-        alone = Lab(self.bench, self.name, self.only)
+        alone = Lab(self.bench, self.name, self.only, debugger=self.debugger)
+        alone._run_name = UNDISTURBED
         run = self.bench.once(key, lambda: alone.launch(script, *argv, ranks=ranks))
         if not any(run is known for known in self.runs):
             self.runs.insert(0, run)

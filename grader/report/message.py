@@ -58,6 +58,7 @@ def failed(
     task_id: str,
     seed: int,
     replay: str,
+    debug: str,
     log: str,
     printed: list[tuple[str, str]],
     translate: Callable[[str], str],
@@ -99,6 +100,8 @@ def failed(
     for other in reversed(different.values()):
         rows.append(("and", f"{other.title}: {_gist(other)}"))
     rows.append(("replay", replay))
+    if debug:
+        rows.append(("debug", debug))
     if log:
         rows.append(("log", log))
         evidence["log"] = log

@@ -43,6 +43,21 @@ def failing(runs: list[Any], finding: Finding) -> Any:
     return (of_fault or runs or [None])[-1]
 
 
+def failing_life(runs: list[Any], finding: Finding) -> tuple[str, int] | None:
+    """(life, rank) to look at after this finding: of the run that it's about, the last life.
+
+    None if no run of it can be debugged: it ran on a cluster.
+    """
+    run = failing(runs, finding)
+    if run is None or "label" not in getattr(run, "notes", {}):
+        return None
+    crashes = [(one.first("crash"), rank) for rank, one in enumerate(run.last.processes)]
+    # of several ranks, the others crash when the first is gone
+    first = min(((crash["t"], rank) for crash, rank in crashes if crash), default=(0.0, 0))
+    rank = finding.data.get("rank", first[1])
+    return f"{run.notes['label']}.{len(run.lives)}", rank
+
+
 def printed(run: Any) -> list[Line]:
     """A run's lines; a run on a cluster has one log for all of its lives."""
     return run.printed() if hasattr(run, "printed") else lines_of(run)

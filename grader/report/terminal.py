@@ -25,6 +25,7 @@ LABEL_STYLE = {
     "means": "bold",
     "think": "bold cyan",
     "replay": "dim",
+    "debug": "dim",
     "log": "dim",
     "same": "dim",
     "also": "dim",
@@ -108,7 +109,9 @@ def show_row(out: Console, label: str, text: str) -> None:
     style = LABEL_STYLE.get(label, "")
     width = max(30, out.width - LABEL - 3)
     lines = (
-        [text] if label == "replay" else textwrap.wrap(text, width, break_on_hyphens=False) or [""]
+        [text]
+        if label in ("replay", "debug")
+        else textwrap.wrap(text, width, break_on_hyphens=False) or [""]
     )
     for n, line in enumerate(lines):
         out.print(Text.assemble("  " + labelled(label if n == 0 else ""), (line, style)))
