@@ -599,6 +599,10 @@ def not_said_too_soon(run: Run, number: int) -> None:
     """While life `number` works, status.json doesn't say how it ended."""
     life = run.lives[number]
     doing = {
+        "building": "when the job was being built",
+        "built": "when the job had been built",
+        "resuming": "when the job was about to resume",
+        "begins": "when the job began the step after step {step}",
         "saving": "when the save of step {step} began",
         "trained": "when step {step} was done",
     }
@@ -607,7 +611,7 @@ def not_said_too_soon(run: Run, number: int) -> None:
         if says not in FINAL or (says == "failed" and _broken_by_then(life, event["t"])):
             continue
         at = doing.get(event["event"], "in the evaluation after step {step}").format(
-            step=event["step"]
+            step=event.get("step")
         )
         if number and says == run.notes["words"][number - 1]:
             raise _stale(run, says, at)
@@ -615,7 +619,11 @@ def not_said_too_soon(run: Run, number: int) -> None:
             "told-too-soon",
             [*fault_row(run), ("status.json", f"said {says!r} {at}")],
             schedule_of(run),
-            means="killed now, the job has said that it left in good order",
+            means=(
+                "killed now, the job has said that it failed, though nothing was wrong with it"
+                if says == "failed"
+                else "killed now, the job has said that it left in good order"
+            ),
             think="from which moment on is that word true, whatever happens next?",
         )
 

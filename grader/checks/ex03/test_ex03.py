@@ -182,6 +182,12 @@ def test_a_job_that_has_just_finished_is_done(lab):
 
 
 @task("ex03.2")
+def test_a_save_that_is_due_at_an_epochs_end_is_not_the_last_one(lab):
+    """A save that is due before an evaluation isn't the last one"""
+    edge_cases.due_at_the_end(lab)
+
+
+@task("ex03.2")
 def test_an_error_is_neither_done_nor_preempted(lab):
     """An error is neither done nor preempted"""
     edge_cases.error_is_told(lab)
