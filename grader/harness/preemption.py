@@ -4,6 +4,7 @@ the job.
 Its text form, printed with every verdict and accepted by `grade --fault`:
 
     term@7                 SIGTERM in the middle of step 7, while the optimizer updates the weights
+    term@7:end             SIGTERM at the end of step 7, when its time has passed
     usr1@8:event2          SIGUSR1 just before the 3rd file-system event of a save at step 8
     term@10:evaluation3    SIGTERM before part 3 of the evaluation that follows step 10
     term@0:start           SIGTERM while the job is being built (:resume, while a checkpoint is
@@ -35,6 +36,7 @@ from grader.harness import scratch
 NUMBERS = {"term": signal.SIGTERM, "usr1": signal.SIGUSR1}
 _WHERE = {
     "": "in the middle of step {step}",
+    "end": "at the end of step {step}",
     "start": "while the job was being built",
     "resume": "while a checkpoint was being loaded",
     "evaluation": "in the evaluation after step {step}, before its part {n}",
@@ -143,7 +145,7 @@ def last_word(directory: Path) -> str | None:
 
 NUMBERED = ("evaluation", "event", "leaving")
 _TEXT = re.compile(
-    r"(term|usr1)@(\d+)(?::(start|resume|failing|(?:evaluation|event|leaving)(?=\d))(\d+)?)?(?::(group|agent))?(?::rank(\d+))?\Z"
+    r"(term|usr1)@(\d+)(?::(end|start|resume|failing|(?:evaluation|event|leaving)(?=\d))(\d+)?)?(?::(group|agent))?(?::rank(\d+))?\Z"
 )
 
 

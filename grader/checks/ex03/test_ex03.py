@@ -248,6 +248,12 @@ def test_signals_to_the_process_group_harm_no_save(lab):
 
 
 @task("ex03.4")
+def test_stop_together_gives_all_ranks_the_same_answer(lab):
+    """stop_together gives all ranks the same answer"""
+    coordinated_stop.same_answer(lab)
+
+
+@task("ex03.4")
 def test_a_signal_to_one_rank_or_to_all_stops_all_after_the_same_step(lab):
     """A signal to one rank or to all stops all after the same step"""
     one, last = lab.shared.randrange(2), all_steps(lab) - 1
@@ -339,6 +345,12 @@ def test_a_job_stops_by_itself_before_its_time_limit(lab):
 
 
 @task("ex03.5")
+def test_a_time_limit_before_the_first_save_is_kept(lab):
+    """A time limit before the first save is kept"""
+    deadlines.before_the_first_save(lab)
+
+
+@task("ex03.5")
 def test_a_job_stops_by_itself_in_an_evaluation(lab):
     """A job stops by itself in an evaluation"""
     deadlines.in_an_evaluation(lab)
@@ -396,6 +408,12 @@ def test_a_grace_that_is_too_short_for_a_save_leaves_the_last_one(lab):
 def test_the_grace_counts_from_the_signal(lab):
     """The grace counts from the signal"""
     deadlines.counts_from_the_signal(lab)
+
+
+@task("ex03.5")
+def test_the_grace_counts_from_the_first_signal(lab):
+    """The grace counts from the first signal"""
+    deadlines.counts_from_the_first(lab)
 
 
 @task("ex03.5")

@@ -123,6 +123,7 @@ class PreemptJob(workload.Job):
         self._may_fail("step", self.step + 1)
         loss = super().train_step(batch)
         _scheduler(self).passes(takes / 2, "a step")
+        _scheduler(self).point(self.step, "end")
         telemetry.loss(self, loss)
         telemetry.emit(
             "trained",
