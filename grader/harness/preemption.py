@@ -24,6 +24,7 @@ SIGKILL follows when the grace period is over, by the life's own clock
 
 from __future__ import annotations
 
+import hmac
 import json
 import re
 import signal
@@ -124,6 +125,12 @@ def send(
 def both(*preemptions: Preempt) -> Preempt:
     """One preemption with the signals of all."""
     return Preempt(tuple(s for p in preemptions for s in p.signals))
+
+
+def proof(token: str, event: str, what: dict[str, Any]) -> str:
+    """Who reports this event knows the token."""
+    said = json.dumps([event, what], sort_keys=True).encode()
+    return hmac.new(token.encode(), said, "sha256").hexdigest()
 
 
 TORN = "(torn)"  # the file is there, but can't be read

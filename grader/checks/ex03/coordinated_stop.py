@@ -198,7 +198,7 @@ def under_torchrun(lab: Lab) -> None:
     word, newest = last_word(folder), stop_assertions.newest_checkpoint(folder)
     stop_assertions.status_says(word, "preempted", when)
     for life in lives:
-        stop_assertions.as_sent(life, run)
+        stop_assertions.as_sent(life, run, None)
         stop_assertions.reckoned(args, life)
     again = launch(lab, *args, faults=(), ranks=2, directory=folder, since=step)
     notes = {"words": [word], "newest": [newest]}
