@@ -248,12 +248,6 @@ def test_signals_to_the_process_group_harm_no_save(lab):
 
 
 @task("ex03.4")
-def test_stop_together_gives_all_ranks_the_same_answer(lab):
-    """stop_together gives all ranks the same answer"""
-    coordinated_stop.same_answer(lab)
-
-
-@task("ex03.4")
 def test_a_signal_to_one_rank_or_to_all_stops_all_after_the_same_step(lab):
     """A signal to one rank or to all stops all after the same step"""
     one, last = lab.shared.randrange(2), all_steps(lab) - 1
@@ -333,6 +327,12 @@ def test_agreeing_costs_little(lab):
 def test_under_torchrun_the_job_stops_as_well(lab):
     """Under torchrun, the job stops as well"""
     coordinated_stop.under_torchrun(lab)
+
+
+@task("ex03.4")
+def test_stop_together_gives_all_ranks_the_same_answer(lab):
+    """stop_together gives all ranks the same answer"""
+    coordinated_stop.same_answer(lab)
 
 
 # ---------------------------------------------------------------- ex03.5  the grace period

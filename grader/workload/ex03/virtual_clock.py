@@ -23,6 +23,7 @@ from grader.harness.preemption import NUMBERS, proof
 
 BOOT = 1_700_000_000.0  # Unix time (s) at which every life begins
 FORWARDED = 20.0  # s within which torchrun forwards a signal: milliseconds are normal
+NOTICED = 0.05  # s in which a job gets SIGCHLD after a worker's death, and its handler runs
 WORKERS = 2.0  # s within which a signalled worker is dead, even on a busy machine
 # to the daemon: a process or a group (0 or 1), the signal, the order's number; back: that number
 ORDER, SENT = struct.Struct("iiiq"), struct.Struct("q")
@@ -184,7 +185,10 @@ def _gone(workers: list[int], number: int) -> int:
     until = time.monotonic() + WORKERS
     while _alive(may_die) and time.monotonic() < until:
         time.sleep(0.005)
-    return len(workers) - len(_alive(workers))
+    gone = len(workers) - len(_alive(workers))
+    if gone:
+        time.sleep(NOTICED)
+    return gone
 
 
 def _alive(workers: list[int]) -> list[int]:
