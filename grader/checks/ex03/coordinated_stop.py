@@ -61,8 +61,8 @@ def _answers_right(run: Run, number: int, mine: tuple[bool, ...]) -> None:
         return
     who = [rank for rank, has_to in enumerate(mine) if has_to]
     if isinstance(run.last, Group):
-        ranks = ", ".join(map(str, who))
-        why = f"rank{'s' if len(who) > 1 else ''} {ranks} must stop" if who else "no rank has to stop"
+        ranks = ("ranks " if len(who) > 1 else "rank ") + ", ".join(map(str, who))
+        why = f"{ranks} must stop" if who else "no rank has to stop"
         rows = [
             ("call", f"number {number + 1}, of three ranks"),
             *by_rank({rank: f"stop_together({has_to})" for rank, has_to in enumerate(mine)}),
