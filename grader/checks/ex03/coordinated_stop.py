@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import signal
+from itertools import product
 
 from grader.checks.ex03 import edge_cases, stop_assertions
 from grader.checks.ex03.stop_assertions import between_saves, job, launch, stopped_and_resumed
+from grader.checks.rank_assertions import by_rank
 from grader.checks.run_assertions import finished as one_finished
 from grader.harness import scratch
 from grader.harness.lab import Lab
@@ -13,6 +15,7 @@ from grader.harness.preemption import Preempt, last_word
 from grader.harness.run import PREEMPTED, Group, Life, Run
 from grader.verdicts import Finding, Inconclusive
 
+TOGETHER = "ex03/together_cases.py"
 GRACE = ("--grace", 6)  # s: an agreement every few steps is soon enough
 MOST = 2  # collectives for every question whether to stop
 
@@ -27,6 +30,61 @@ def stops(lab: Lab, *preemptions: Preempt, ranks: int = 2, ranks_per_node: int =
 
 def just_finished(lab: Lab) -> None:
     edge_cases.just_finished(lab, ranks=2)
+
+
+# --- stop_together, alone -------------------------------------------------------------------------
+
+
+def same_answer(lab: Lab) -> None:
+    """Each rank says whether it has to stop, in every combination and in any order; each gets to
+    know whether one has to. Without ranks, the process gets what it says.
+    """
+    for world in (3, None):
+        every = list(product((False, True), repeat=world or 1))
+        asked = [*lab.draw.sample(every, len(every)), *lab.draw.choices(every, k=4)]
+        run = lab.launch(TOGETHER, ranks=world, given={"asked": asked})
+        stop_assertions.finished(lab, run)
+        for number, mine in enumerate(asked):
+            _answers_right(run, number, mine)
+
+
+def _answers_right(run: Run, number: int, mine: tuple[bool, ...]) -> None:
+    said = {}
+    for rank, life in enumerate(run.last.processes):
+        answer = next((e for e in life.all("answer") if e["n"] == number), None)
+        if answer is None:
+            raise Inconclusive(
+                "answer", [("found", f"rank {rank} reported no answer {number + 1}")]
+            )
+        said[rank] = answer["said"]
+    if set(said.values()) == {any(mine)}:
+        return
+    who = [rank for rank, has_to in enumerate(mine) if has_to]
+    if isinstance(run.last, Group):
+        ranks = ("ranks " if len(who) > 1 else "rank ") + ", ".join(map(str, who))
+        why = f"{ranks} must stop" if who else "no rank has to stop"
+        rows = [
+            ("call", f"number {number + 1}, of three ranks"),
+            *by_rank({rank: f"stop_together({has_to})" for rank, has_to in enumerate(mine)}),
+            ("found", ", ".join(f"{answer} on rank {rank}" for rank, answer in said.items())),
+            ("expected", f"{any(mine)} on every rank: {why}"),
+        ]
+    else:
+        rows = [
+            ("call", f"stop_together({mine[0]}), in a job of one process"),
+            ("found", f"{said[0]}"),
+            ("expected", f"{mine[0]}"),
+        ]
+    raise Finding(
+        "stop-not-together",
+        rows,
+        means=(
+            "a rank that doesn't know of it goes on, and waits for one that is gone"
+            if any(mine)
+            else "the job stops for nothing, and waits in the queue again"
+        ),
+        think="what does each rank know, and what must all of them know after the call?",
+    )
 
 
 # --- what it costs --------------------------------------------------------------------------------
@@ -141,7 +199,7 @@ def under_torchrun(lab: Lab) -> None:
     word, newest = last_word(folder), stop_assertions.newest_checkpoint(folder)
     stop_assertions.status_says(word, "preempted", when)
     for life in lives:
-        stop_assertions.as_sent(life, run)
+        stop_assertions.as_sent(life, run, None)
         stop_assertions.reckoned(args, life)
     again = launch(lab, *args, faults=(), ranks=2, directory=folder, since=step)
     notes = {"words": [word], "newest": [newest]}

@@ -4,6 +4,9 @@ after an earlier life.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 from grader.checks import run_assertions
 from grader.checks.ex03 import stop_assertions
 from grader.checks.ex03.stop_assertions import (
@@ -11,6 +14,7 @@ from grader.checks.ex03.stop_assertions import (
     SAVE_EVERY,
     SAYS,
     all_steps,
+    any_signal,
     between_saves,
     ended_early,
     fault_row,
@@ -58,6 +62,7 @@ def trains_like_the_yardstick(lab: Lab) -> None:
         )
     _built_once(run.last)
     _saved_in_time(run.last, every)
+    _saved_no_more(run.last, every, steps_per_epoch(lab))
     stop_assertions.not_said_too_soon(run, 0)
     _says(run, "done", [("ended", "training was done, exit status 0")])
 
@@ -95,6 +100,44 @@ def _saved_in_time(life: Life, every: int) -> None:
             means="a node that dies without a signal takes everything since then with it",
             think="which saves happen though nobody asked the job to stop?",
         )
+
+
+def _saved_no_more(life: Life, every: int, per_epoch: int) -> None:
+    """No fewer steps than that lie between two saves, but for those at the end of an epoch."""
+    saved = [e["step"] for e in life.all("saved") if e["step"] % per_epoch]
+    for before, after in pairwise(saved):
+        if after - before < every:
+            twice = f"twice after step {after}"
+            rows = [
+                ("expected", f"a regular save every {every} steps (job.save_every)"),
+                ("found", twice if after == before else f"after step {before}, and after {after}"),
+            ]
+            raise Finding(
+                "too-many-saves",
+                rows,
+                means="training waits for a save, which takes a minute where the model is large",
+                think="after which steps is a save due?",
+            )
+
+
+def due_at_the_end(lab: Lab) -> None:
+    """A regular save is due after the last step of each epoch. The evaluation and the end of the
+    epoch come after it, and a job that is done has saved them, too.
+    """
+    per_epoch = steps_per_epoch(lab)
+    args = job(lab, "--save-every", per_epoch)
+    whole = yardstick(lab, args)
+    run = launch(lab, *args, faults=())
+    finished(lab, run)
+    same_course(lab, run, whole)
+    _saved_in_time(run.last, per_epoch)
+    _says(run, "done", [("ended", "training was done, exit status 0")])
+    _nothing_to_do(lab, run, args, None)
+    late = send(any_signal(lab), per_epoch, "evaluation", 11)
+    for schedule in lab.schedules((late, send(any_signal(lab), all_steps(lab)))):
+        run = stop_assertions.stopped_and_resumed(lab, args, schedule)
+        _says(run, "done", [*fault_row(run), ("ended", "training was done, exit status 0")])
+        _nothing_to_do(lab, run, args, None)
 
 
 def just_finished(lab: Lab, ranks: int | None = None) -> None:
@@ -151,6 +194,19 @@ def _nothing_to_do(lab: Lab, run: Run, args: tuple, ranks: int | None) -> None:
             rows,
             think="what was saved last, and does it say that the last epoch is over?",
         )
+    resumed = life.first("life")
+    if resumed and resumed["epoch"] < EPOCHS:
+        rows = [
+            ("relaunched", "a job that is done"),
+            ("found", f"in its newest checkpoint, {resumed['epoch']} of {EPOCHS} epochs are over"),
+            ("expected", "all of them: the evaluation and the end of the last one are saved, too"),
+        ]
+        raise Finding(
+            "done-twice",
+            rows,
+            means="run again, the job evaluates once more what it has evaluated already",
+            think="which save is the last one, and what does your job do after it?",
+        )
     if all(one.preempted for one in lives):
         raise _preempted_for_nothing(again, "run again when every epoch was trained and evaluated")
     if not life.finished:
@@ -177,14 +233,18 @@ def _preempted_for_nothing(run: Run, when: str) -> Finding:
 # --- errors ---------------------------------------------------------------------------------------
 
 ERRORS = ("RuntimeError", "OSError", "ValueError", "MemoryError", "TimeoutError", "AssertionError")
+# what isn't an Exception: Ctrl-C, a library that exits, a task that is cancelled, a library's own
+OTHERS = ("KeyboardInterrupt", "SystemExit", "CancelledError", "NodeLost")
 
 
-def _failing(lab: Lab, where: str, step: int, *more: object) -> tuple:
+def _failing(
+    lab: Lab, where: str, step: int, *more: object, kinds: Sequence[str] = ERRORS
+) -> tuple:
     """The arguments of a job that raises an error there, and that error: (type, message). A disk's
     is the likeliest.
     """
     error = (
-        "OSError" if where == "save" else lab.draw.choice(ERRORS),
+        "OSError" if where == "save" else lab.draw.choice(kinds),
         f"node {lab.draw.getrandbits(32):08x}",
     )
     return job(lab, "--fails", f"{where}@{step}", "--fails-with", ":".join(error), *more), error
@@ -203,13 +263,19 @@ def _places(lab: Lab) -> list[tuple[str, int]]:
 
 def error_is_told(lab: Lab) -> None:
     """A job that raises ends as failed: neither done, nor preempted; without the error, it goes on
-    where it was.
+    where it was. At each place, another one isn't an Exception.
     """
-    for where, step in _places(lab):
-        args, error = _failing(lab, where, step)
+    others = iter(lab.draw.sample(OTHERS, len(OTHERS)))
+    cases: list[tuple[str, int, Sequence[str]]] = [("step", between_saves(lab), ERRORS)]
+    cases += [
+        (where, step, ERRORS if where == "save" else (next(others),))
+        for where, step in _places(lab)
+    ]
+    for number, (where, step, kinds) in enumerate(cases):
+        args, error = _failing(lab, where, step, kinds=kinds)
         run = launch(lab, *args, faults=())
         _failed(lab, run, where, step, error)
-        if where != "step":
+        if number:
             continue
         since = step // SAVE_EVERY * SAVE_EVERY
         again = launch(lab, *job(lab), faults=(), directory=run.directory, since=since)
@@ -244,7 +310,7 @@ def error_after_a_signal(lab: Lab) -> None:
 def error_of_ranks(lab: Lab) -> None:
     """On every rank."""
     step = between_saves(lab)
-    args, error = _failing(lab, "step", step)
+    args, error = _failing(lab, "step", step, kinds=OTHERS)
     _failed(lab, launch(lab, *args, faults=(), ranks=2), "step", step, error)
 
 
@@ -287,7 +353,8 @@ def _failed(
         "evaluation": f"in the evaluation after step {step}",
         "save": f"in the save of step {step}",
     }
-    whose = "" if rank is None else f" of rank {rank}"
+    whose = ", which isn't an Exception," if error[0] in OTHERS else ""
+    whose += "" if rank is None else f" of rank {rank}"
     rows = [*fault_row(run), ("error", f"{error[0]}{whose} {place.get(where, f'in the {where}')}")]
     if statuses := [one.status for one in lives if one.status in SAYS]:
         raise Finding(
@@ -314,6 +381,9 @@ def _goes_on(life: Life, rows: list, error: tuple[str, str]) -> None:
     """The caller of main has got this very error."""
     crash = life.first("crash")
     if crash and crash["type"] == error[0] and error[1] in crash["message"]:
+        return
+    raised = life.first("raised")
+    if error[0] == "SystemExit" and raised and error[1] in raised["exit"]:
         return
     if crash:
         finding = crashed(crash, rows, life=life)
@@ -363,6 +433,7 @@ def word_is_whole(lab: Lab) -> None:
         whole = yardstick(lab, job(lab))
         for number, life in enumerate(run.lives):
             if life.fault and life.fault.kind == "word":
+                stop_assertions.not_said_too_soon(run, number)
                 _word_torn(run, number, life)
             stop_assertions.left_as_preempted(lab, run, number, life, whole)
         finished(lab, run)

@@ -16,7 +16,7 @@ from grader.checks.rank_assertions import by_rank
 from grader.checks.run_assertions import schedule_of, student_frames
 from grader.harness.costs import Costs
 from grader.harness.lab import Lab
-from grader.harness.preemption import TORN, Preempt, last_word
+from grader.harness.preemption import NUMBERS, TORN, Preempt, last_word, proof
 from grader.harness.run import PREEMPTED, Group, Life, Run
 from grader.harness.trajectory import order
 from grader.verdicts import Finding, Inconclusive
@@ -94,6 +94,7 @@ def launch(
         words.append(last_word(directory))
         newest.append(newest_checkpoint(directory))
 
+    token = f"{lab.draw.getrandbits(128):032x}"
     every = int(option(args, "--save-every", SAVE_EVERY))
     resumes = iter(_resume_steps(faults, every, since, saved))
     run = lab.launch(
@@ -104,13 +105,14 @@ def launch(
         since=since,
         before_relaunch=look,
         kept=lambda _: next(resumes),
+        given={"token": token},
     )
     look(directory)
-    run.notes |= {"words": words, "newest": newest}
+    run.notes |= {"words": words, "newest": newest, "token": token}
     foreign_files.untouched(directory, planted)
     for life in run.lives:
         for rank, one in enumerate(life.processes):
-            as_sent(one, run)
+            as_sent(one, run, token)
             reckoned(args, one, rank)
     return run
 
@@ -125,9 +127,27 @@ def reckoned(args: tuple, life: Life, rank: int = 0) -> expected_times.Times:
     return expected_times.times(life, costs, end, float(option(args, "--grace", GRACE)))
 
 
-def as_sent(life: Life, run: Run) -> None:
-    """The node's daemon has sent every signal that the job was due."""
-    if len(life.all("sent")) != len(life.all("signal")):
+def reported(life: Life, event: str, token: str | None) -> list[dict[str, Any]]:
+    """What the node's daemon reported, each once: the job knows no `token` to sign with."""
+    found = {}
+    for each in life.all(event):
+        what = {k: v for k, v in each.items() if k not in ("event", "t", "proof")}
+        if token is None or each.get("proof") == proof(token, event, what):
+            found[each.get("n")] = each
+    return list(found.values())
+
+
+def as_sent(life: Life, run: Run, token: str | None) -> None:
+    """The node's daemon has sent every signal that the job was due, to whom it was due.
+
+    Without a token, under torchrun, its reports are believed.
+    """
+    sent = [
+        (e["signal"], "group" if e["group"] else "" if e["job"] else "agent")
+        for e in reported(life, "sent", token)
+    ]
+    due = [(int(NUMBERS[e["signal"]]), e["to"]) for e in life.all("signal")]
+    if sent != due:
         rows = [
             ("fault", run.story),
             ("but", "a signal was due, and the daemon that sends them wasn't asked to"),
@@ -599,6 +619,10 @@ def not_said_too_soon(run: Run, number: int) -> None:
     """While life `number` works, status.json doesn't say how it ended."""
     life = run.lives[number]
     doing = {
+        "building": "when the job was being built",
+        "built": "when the job had been built",
+        "resuming": "when the job was about to resume",
+        "begins": "when the job began the step after step {step}",
         "saving": "when the save of step {step} began",
         "trained": "when step {step} was done",
     }
@@ -607,7 +631,7 @@ def not_said_too_soon(run: Run, number: int) -> None:
         if says not in FINAL or (says == "failed" and _broken_by_then(life, event["t"])):
             continue
         at = doing.get(event["event"], "in the evaluation after step {step}").format(
-            step=event["step"]
+            step=event.get("step")
         )
         if number and says == run.notes["words"][number - 1]:
             raise _stale(run, says, at)
@@ -615,7 +639,11 @@ def not_said_too_soon(run: Run, number: int) -> None:
             "told-too-soon",
             [*fault_row(run), ("status.json", f"said {says!r} {at}")],
             schedule_of(run),
-            means="killed now, the job has said that it left in good order",
+            means=(
+                "killed now, the job has said that it failed, though nothing was wrong with it"
+                if says == "failed"
+                else "killed now, the job has said that it left in good order"
+            ),
             think="from which moment on is that word true, whatever happens next?",
         )
 
