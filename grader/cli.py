@@ -149,6 +149,7 @@ def main_group() -> None:
     type=click.Choice(["slurm", "stand-in", "site"]),
     help="ex04: a real Slurm on this machine, a stand-in, or the site's (on a login node).",
 )
+@click.option("-s", "--stream", is_flag=True, help="Show what your code prints, as it prints it.")
 @click.option("--partition", metavar="P", help="... on the site: the partition.")
 @click.option("--account", metavar="A", help="... on the site: the account.")
 def checks(
@@ -167,6 +168,7 @@ def checks(
     grading_limit,
     policy,
     cluster,
+    stream,
     partition,
     account,
 ):
@@ -225,6 +227,8 @@ def checks(
                     cluster=where,
                     on_change=progress.update,
                 )
+                if stream:
+                    grading.bench.show = progress.line
                 try:
                     results.append(grading.start().result(on_task=progress.show))
                 finally:

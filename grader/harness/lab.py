@@ -16,7 +16,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -25,6 +25,7 @@ from grader.harness import scratch
 from grader.harness.faults import AnyFault
 from grader.harness.launch import run_life
 from grader.harness.launcher import FIRST, FRESH, RELAUNCHED, Launcher, Limits, Lost
+from grader.harness.printed import followed
 from grader.harness.ranks import run_ranks
 from grader.harness.run import Group, Life, Run
 from grader.harness.sandbox import Sandbox
@@ -56,6 +57,8 @@ class Bench:
         self._remove = weakref.finalize(self, scratch.remove, self.scratch)
         self.salts = Salts(seed)
         self.lives_ended = 0
+        # shows lines as lives print them: show(whose, line); None: nobody looks
+        self.show: Callable[[str, str], None] | None = None
         # the cluster for runs that need one (grader/checks/ex04/cluster_runs.py)
         self.cluster: Any = None
         self.cancelled = threading.Event()
@@ -116,6 +119,7 @@ class Debugger(Protocol):
         """Is it this one? A life's name: "2.1", the first of the check's second run."""
 
 
+SHORT = 24  # characters of a check's name at the head of a line
 UNDISTURBED = "undisturbed"  # the name of runs that all checks share
 
 
@@ -146,6 +150,12 @@ class Lab:
     def shared(self) -> random.Random:
         """Draws that are equal in all checks of a grading, so that they can share baselines."""
         return _random(f"{self.bench.seed}")
+
+    @property
+    def short_name(self) -> str:
+        """The check's, for the head of a line."""
+        name = self.name.removeprefix("test_").replace("_", "-")
+        return name if len(name) <= SHORT else f"{name[: SHORT - 3]}..."
 
     def measured(self, what: str, text: str) -> None:
         """Record a figure to show with the task's verdict, whatever that is."""
@@ -257,11 +267,12 @@ class Lab:
             launcher = debugged.launcher(bench.launcher) if debugged else bench.launcher
             args = (launcher, where, WORKLOAD / script)
             try:
-                if ranks is None:
-                    results = [run_life(*args, argvs[0], fault, bench.limits, may_write, **how)]
-                else:
-                    faults = [fault and fault.of_rank(rank) for rank in range(ranks)]
-                    results = run_ranks(*args, argvs, bench.limits, may_write, faults, **how)
+                with self._shown(where, ranks, label):
+                    if ranks is None:
+                        results = [run_life(*args, argvs[0], fault, bench.limits, may_write, **how)]
+                    else:
+                        faults = [fault and fault.of_rank(rank) for rank in range(ranks)]
+                        results = run_ranks(*args, argvs, bench.limits, may_write, faults, **how)
             except Lost:
                 if not bench.cancelled.is_set():
                     raise
@@ -277,6 +288,17 @@ class Lab:
         for life in lives:
             life.events
         return lives[0] if ranks is None else Group(lives, fault)
+
+    def _shown(self, where: Path, ranks: int | None, label: str) -> AbstractContextManager[object]:
+        """While it's open, what the processes of this life print is shown, if anybody looks."""
+        if not self.bench.show or not label:
+            return nullcontext()
+        life = f"{self.short_name} life {label}"
+        if ranks is None:
+            files = {life: where / "output"}
+        else:
+            files = {f"{life} rank {rank}": where / str(rank) / "output" for rank in range(ranks)}
+        return followed(files, self.bench.show)
 
     def undisturbed(
         self, script: str, *argv: object, again: int = 0, ranks: int | None = None

@@ -13,6 +13,7 @@ from rich.spinner import Spinner
 from rich.text import Text
 
 from grader.course.catalog import Exercise
+from grader.report.logs import escaped
 from grader.report.message import LABEL, labelled
 from grader.verdicts import BLOCKED, FAIL, INCONCLUSIVE, PASS, ExerciseResult, TaskResult
 
@@ -83,6 +84,10 @@ class Progress:
     def _line(self, done: int, total: int, lives: int) -> Group:
         text = f" {done} of {total} checks, {lives} processes run" if total else " loading torch"
         return Group(Spinner("dots", text=Text(text, style="dim")))
+
+    def line(self, who: str, text: str) -> None:
+        """A line that a process prints, while it runs."""
+        self.out.print(Text.assemble((f"{who} | ", "dim"), escaped(text)))
 
     def show(self, result: TaskResult) -> None:
         show_task(self.out, result)

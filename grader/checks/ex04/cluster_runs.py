@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -26,7 +26,7 @@ from grader.course import catalog
 from grader.errors import UsageError
 from grader.harness import scratch
 from grader.harness.lab import WORKLOAD, Cancelled, Lab
-from grader.harness.printed import Line
+from grader.harness.printed import Line, followed
 from grader.harness.sandbox import NONE, jobs_can_be_confined
 from grader.slurm import Cluster, ClusterError, NotInstalled, StandIn, backend
 from grader.slurm.site import Site
@@ -352,8 +352,10 @@ def _follow(
         raise Refused(submitted.stderr.strip())
     first = submitted.stdout.strip().split(";")[0]
     run.jobs[first] = {}
+    log = {f"{lab.short_name} job {first}": run.folder / "train.log"}
     try:
-        _watch(lab, cluster, run, first, then, most, witness)
+        with followed(log, lab.bench.show) if lab.bench.show else nullcontext():
+            _watch(lab, cluster, run, first, then, most, witness)
     finally:
         if run.where.chosen == "site":
             cluster.run(["scancel", *run.jobs])

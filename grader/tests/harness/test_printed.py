@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
+from grader.harness import printed as printed_lines
 from grader.harness.faults import Kill
 from grader.harness.printed import lines
 from grader.harness.run import Group, Life, Run
@@ -86,3 +88,21 @@ def test_silent_runs_have_no_log(tmp_path):
     run = Run([life(tmp_path / "0", "", [event(1)])], (), tmp_path)
     assert printed.rows([run], Finding("x", [])) == [] and printed.whole([run], str) == ""
     assert printed.rows([], Finding("x", [])) == [] and printed.whole([], str) == ""
+
+
+def test_lines_are_shown_while_a_process_runs(tmp_path):
+    """Each as soon as it is whole; at the end, also one without a line break."""
+    file, shown, first = tmp_path / "output", [], threading.Event()
+
+    def show(who: str, text: str) -> None:
+        shown.append((who, text))
+        first.set()
+
+    with printed_lines.followed({"life 1.1": file, "life 1.2": tmp_path / "never"}, show):
+        with open(file, "w") as f:
+            f.write("one\ntw")
+            f.flush()
+            assert first.wait(60)
+            assert shown == [("life 1.1", "one")]
+            f.write("o\nthree")
+    assert [text for _, text in shown] == ["one", "two", "three"]
