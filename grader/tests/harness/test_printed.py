@@ -98,11 +98,12 @@ def test_lines_are_shown_while_a_process_runs(tmp_path):
         shown.append((who, text))
         first.set()
 
-    with printed_lines.followed({"life 1.1": file, "life 1.2": tmp_path / "never"}, show):
-        with open(file, "w") as f:
-            f.write("one\ntw")
-            f.flush()
-            assert first.wait(60)
-            assert shown == [("life 1.1", "one")]
-            f.write("o\nthree")
+    files = {"life 1.1": file, "life 1.2": tmp_path / "never"}
+    with printed_lines.followed(files, show), open(file, "w") as f:
+        f.write("one\ntw")
+        f.flush()
+        assert first.wait(60)
+        assert shown == [("life 1.1", "one")]
+        f.write("o\nthree")
+        f.flush()
     assert [text for _, text in shown] == ["one", "two", "three"]
