@@ -364,8 +364,12 @@ def reset(name):
     click.echo(f"{where} is as it was handed out")
 
 
+def _steps(option: str, text: str):
+    return click.option(option, type=int, multiple=True, metavar="STEP", help=text)
+
+
 @main_group.command("run")
-@click.argument("name", metavar="EXERCISE")
+@click.argument("name", metavar="EXERCISE | TASK")
 @click.option(
     "--kill-after",
     type=int,
@@ -392,15 +396,50 @@ def reset(name):
 @click.option(
     "--save-every", type=click.IntRange(1), default=4, metavar="N", help="Save every N steps (4)."
 )
+@_steps("--preempt-at", "ex04: preempt the job at this step (repeatable).")
+@_steps("--limit-at", "ex04: let its time limit come near at this step (repeatable).")
+@click.option(
+    "--pace", type=click.FloatRange(0, 10), default=0.3, metavar="S", help="ex04: s a step takes."
+)
+@click.option("--cluster", type=click.Choice(["slurm", "stand-in", "site"]), help="ex04: which.")
 @click.option("--seed", type=click.IntRange(0, 2**31), default=0)
 @click.option("--submission", type=Name(), metavar="DIR")
 @click.option("--solution", is_flag=True)
-def run_command(name, kill_after, stop_in, workers, ranks, save_every, seed, submission, solution):
-    """Run the training job with your functions, and kill it where you like."""
+def run_command(
+    name,
+    kill_after,
+    stop_in,
+    workers,
+    ranks,
+    save_every,
+    preempt_at,
+    limit_at,
+    pace,
+    cluster,
+    seed,
+    submission,
+    solution,
+):
+    """Run the training job with your functions, and kill it where you like.
+
+    A task (ex01.1) chooses the training that calls its functions.
+    """
     from grader.run_command import STEPS, play
 
-    exercise = catalog.find(name)
+    (chosen,) = selection.parse([name])
+    exercise = chosen.exercise
+    task = chosen.numbers[0] if chosen.numbers else None
     work = _submission(exercise, submission, solution)
+    if exercise.id == "ex04":
+        sys.exit(
+            _run_on_cluster(
+                work,
+                task,
+                {"kill": kill_after, "preempt": preempt_at, "limit": limit_at},
+                pace,
+                cluster,
+            )
+        )
     for option, steps in (("--kill-after", kill_after), ("--stop-in", stop_in)):
         if out := [step for step in steps if not 1 <= step <= STEPS]:
             raise UsageError(f"{option} {out[0]}: the run has steps 1 to {STEPS}")
@@ -452,6 +491,18 @@ def debug_command(name, life, rank, seed, debugpy, submission, solution):
     seed = random.SystemRandom().randrange(2**31) if seed is None else seed
     how = debugging.DEBUGPY if debugpy else debugging.TERMINAL
     sys.exit(debugging.debug(found[0], work, seed, life, rank, how))
+
+
+def _run_on_cluster(work, task, steps: dict[str, tuple[int, ...]], pace, kind) -> int:
+    from grader import run_on_cluster
+    from grader.checks.ex04.cluster_runs import STEPS, Where
+
+    if work.problem:
+        raise UsageError(work.problem)
+    strikes = [(step, do) for do, at in steps.items() for step in at]
+    if wrong := [step for step, _ in strikes if not 1 <= step < STEPS]:
+        raise UsageError(f"step {wrong[0]}: the job has steps 1 to {STEPS}")
+    return run_on_cluster.play(work, task, strikes, pace, Where(kind) if kind else Where())
 
 
 main_group.add_command(cluster)

@@ -79,6 +79,8 @@ class Witness:
         self.command: list[str] = []  # of the training; what has another command line isn't it
         self.events: list[dict] = []
         self.trouble = ""  # why nothing is proved
+        self.pace = 0.0  # s that a step takes, for those who want to follow it
+        self.told: Callable[[dict], None] = lambda event: None  # hears of each event
         self._struck = 0
         self._lives: list[_Life] = []
         self._began = 0
@@ -203,6 +205,7 @@ class Witness:
         who = {"life": life.number, "pid": life.pid, "job": life.job} if life else {}
         with self._lock:
             self.events.append({"event": event, "t": time.time(), **who, **fields})
+            self.told(self.events[-1])
 
     # --- what it reports
 
@@ -292,7 +295,7 @@ class Witness:
             self._note(life, "saved", step=step)
             return 0, {}
         if event == "ready":
-            return 0, self._next(life)
+            return self.pace, self._next(life)
         raise Strange(f"{event!r}")
 
     # --- what happens to it
