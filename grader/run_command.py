@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from grader.checks import rank_assertions, run_assertions
+from grader.checks.endings import finished
 from grader.checks.ex03 import stop_assertions
+from grader.checks.ranks import by_others
+from grader.checks.trajectories import rejoins
 from grader.course.submissions import Submission
 from grader.errors import UsageError
 from grader.harness import launcher as launchers
 from grader.harness.faults import AnyFault, Kill
 from grader.harness.lab import Bench, Lab, Salts, course_paths
 from grader.harness.preemption import send
-from grader.harness.run import Group, Life
+from grader.harness.run import Life
 from grader.report.logs import escaped
 from grader.report.timeline import timeline
 from grader.verdicts import INCONCLUSIVE, Finding
@@ -70,16 +72,16 @@ def play(
         bench.close()
 
 
-def _said(life: Life | Group) -> str:
+def _said(life: Life) -> str:
     """What it printed. A rank that failed only because another one is gone gets one line, not
     forty.
     """
-    if isinstance(life, Life):
+    if life.world == 1:
         return life.text("stdout") + life.text("stderr")
     text = life.text("stdout")
-    for rank, of_rank in enumerate(life.ranks):
+    for rank, of_rank in enumerate(life.processes):
         crash = of_rank.first("crash")
-        if crash and rank_assertions.by_others(of_rank, crash):
+        if crash and by_others(of_rank, crash):
             text += f"[rank {rank}] its collective failed: another rank is gone\n"
         else:
             text += "".join(
@@ -105,7 +107,6 @@ def _play(lab: Lab, script: tuple, faults: list[AnyFault], ranks: int | None) ->
                 "    saved after steps "
                 f"{', '.join(str(e['step']) for e in life.all('saved')) or 'none'}"
             )
-    expectations = run_assertions if ranks is None else rank_assertions
     try:
         if stops:
             stop_assertions.stopped_well(
@@ -117,10 +118,10 @@ def _play(lab: Lab, script: tuple, faults: list[AnyFault], ranks: int | None) ->
                 else "Training is done."
             )
         elif faults:
-            expectations.rejoins(lab, run, lab.undisturbed(*script, ranks=ranks))
+            rejoins(lab, run, lab.undisturbed(*script, ranks=ranks))
             print("The resumed run equals the undisturbed one, bit for bit.")
         else:
-            expectations.finished(lab, run)
+            finished(lab, run)
     except Finding as finding:
         print("--- compared with an undisturbed run" if faults else "--- the run")
         print(course_paths(str(finding).strip("\n"), lab.bench))

@@ -19,7 +19,9 @@ class Finding(AssertionError):
     about     what it is about, where one code stands for several: "NumPy RNG"
     means     what it costs in production; without it, what messages.toml says of the code
     think     a question that leads on; without it, as above
-    error     of a crash: the exception, in one line
+    ending    of a life that ended early: how, in one line (of a crash: the exception)
+    gist      the finding in one line, for where another one is told in full; without it, its
+              ending, or the row with which the evidence begins
     data      more, for results as JSON; "log" names a stderr to keep
     """
 
@@ -35,19 +37,29 @@ class Finding(AssertionError):
         about: str = "",
         means: str = "",
         think: str = "",
-        error: str = "",
+        ending: str = "",
+        gist: str = "",
         **data: Any,
     ):
         super().__init__(code)
         self.code, self.about = code, about
         self.rows, self.fault = rows, fault
-        self.means, self.think, self.error = means, think, error
+        self.means, self.think = means, think
+        self.ending, self._gist = ending, gist or ending
         self.data = data
 
     @property
     def cause(self) -> str:
         """Two findings with one cause are told once."""
         return f"{self.code}:{self.about}" if self.about else self.code
+
+    @property
+    def gist(self) -> str:
+        return self._gist or next((text for _, text in self.rows), "")
+
+    @gist.setter
+    def gist(self, text: str) -> None:
+        self._gist = text
 
     @property
     def advice(self) -> list[tuple[str, str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from grader.checks.run_assertions import finished
+from grader.checks.endings import finished
 from grader.crash import description, enumeration, plain, promise
 from grader.crash.crashtest import Report
 from grader.crash.judge import Outcome

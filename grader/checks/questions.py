@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from grader.checks.run_assertions import crashed, finished, starved
+from grader.checks.crashes import crashed
+from grader.checks.endings import finished, starved
 from grader.harness.lab import Lab
 from grader.verdicts import Finding, Inconclusive
 
@@ -51,7 +52,7 @@ class Answer:
                 ],
             )
         if self.crash:
-            finding = crashed(self.crash, rows, life=self.run.last)
+            finding = crashed(self.crash, rows, process=self.run.last.process)
             finding.think = think
             raise finding
         raise Finding("answer", [*rows, ("ended", self._how())], about=asked, think=think)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from grader.checks.crashes import crashed
+from grader.checks.endings import finished
 from grader.checks.ex01.corruption import YOUR_BYTES, in_words
 from grader.checks.ex01.storage_plan import (
     STRANGERS,
@@ -22,7 +24,6 @@ from grader.checks.ex01.storage_plan import (
     write,
 )
 from grader.checks.fault_points import moment, selected
-from grader.checks.run_assertions import crashed, finished
 from grader.harness.faults import Fault
 from grader.harness.lab import Lab
 from grader.verdicts import Finding

@@ -11,8 +11,8 @@ import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from grader.checks.crashes import crashed
 from grader.checks.questions import Answer, ask
-from grader.checks.run_assertions import crashed
 from grader.harness import scratch
 from grader.harness.lab import Lab
 from grader.verdicts import Finding, Inconclusive

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from grader.checks.crashes import crashed
 from grader.checks.ex01.corruption import WRONG_VALUES
 from grader.checks.ex01.storage_plan import (
     FOREIGN,
@@ -28,7 +29,6 @@ from grader.checks.ex01.storage_plan import (
     write,
 )
 from grader.checks.fault_points import moment, selected
-from grader.checks.run_assertions import crashed
 from grader.harness.faults import Fault
 from grader.harness.lab import Lab
 from grader.verdicts import Finding

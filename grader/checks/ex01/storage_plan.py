@@ -17,10 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from grader.checks import directory_damage, foreign_files, power_loss
+from grader.checks.crashes import crashed
 from grader.checks.directory_damage import Harm
+from grader.checks.endings import finished
 from grader.checks.fault_points import selected
 from grader.checks.foreign_files import Stranger
-from grader.checks.run_assertions import crashed, finished
 from grader.harness import scratch
 from grader.harness.faults import Fault
 from grader.harness.inside.fsevents import FROM_OUTSIDE

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import pytest
 
 from grader.checks import task
+from grader.checks.endings import finished
 from grader.checks.ex01 import best, corruption, interrupted_saves, retention
 from grader.checks.ex01.function_cases import (
     GPUS,
@@ -22,7 +23,7 @@ from grader.checks.ex01.function_cases import (
 )
 from grader.checks.ex01.replay import augmented_afresh, replayed, yardstick
 from grader.checks.ex01.shuffling import every_epoch_is_a_fresh_shuffle
-from grader.checks.run_assertions import finished, quiet, rejoins
+from grader.checks.trajectories import quiet, rejoins
 from grader.harness.faults import Kill, KillInSave
 from grader.verdicts import FAIL, Finding, Inconclusive
 

@@ -4,7 +4,8 @@ after an earlier life.
 
 from __future__ import annotations
 
-from grader.checks import run_assertions
+from grader.checks import crashes, trajectories
+from grader.checks.crashes import crashed
 from grader.checks.ex03 import stop_assertions
 from grader.checks.ex03.stop_assertions import (
     EPOCHS,
@@ -22,11 +23,10 @@ from grader.checks.ex03.stop_assertions import (
     steps_per_epoch,
     yardstick,
 )
-from grader.checks.run_assertions import crashed, schedule_of
 from grader.harness.faults import Kill, TearWord
 from grader.harness.lab import Lab
 from grader.harness.preemption import TORN, send
-from grader.harness.run import PREEMPTED, Life, Run
+from grader.harness.run import PREEMPTED, Life, Process, Run, schedule_of
 from grader.verdicts import Finding, Inconclusive
 
 
@@ -43,7 +43,7 @@ def trains_like_the_yardstick(lab: Lab) -> None:
         raise Finding(
             "wrong-loop",
             [
-                *run_assertions.divergence_rows(run, found),
+                *trajectories.divergence_rows(run, found),
                 ("compared", "your loop, and the plain one, in which nothing ever stops"),
             ],
             about=found.cause,
@@ -216,7 +216,7 @@ def error_is_told(lab: Lab) -> None:
         finished(lab, again)
         joined = Run([run.last, again.last], (), run.directory)
         try:
-            run_assertions.progress_kept(joined)
+            trajectories.progress_kept(joined)
             same_course(lab, joined, yardstick(lab, args))
         except Finding as finding:
             when = ("error", f"{error[0]} in step {step}; run again, the job has no error")
@@ -310,21 +310,20 @@ def _failed(
     _says(run, "failed", rows)
 
 
-def _goes_on(life: Life, rows: list, error: tuple[str, str]) -> None:
+def _goes_on(life: Process, rows: list, error: tuple[str, str]) -> None:
     """The caller of main has got this very error."""
     crash = life.first("crash")
     if crash and crash["type"] == error[0] and error[1] in crash["message"]:
         return
     if crash:
-        finding = crashed(crash, rows, life=life)
+        finding = crashed(crash, rows, process=life)
         finding.rows.append(("expected", "the job's own error goes on to the caller"))
         raise finding
     rows = [
         *rows,
         (
             "ended",
-            "main's caller never got it: the process left with "
-            f"{run_assertions.left_with(life.status)}",
+            f"main's caller never got it: the process left with {crashes.left_with(life.status)}",
         ),
         ("expected", "it goes on to the caller"),
     ]

@@ -12,10 +12,9 @@ from grader.checks.ex03.stop_assertions import (
     stopped_and_resumed,
     yardstick,
 )
-from grader.checks.run_assertions import schedule_of
 from grader.harness.lab import Lab
 from grader.harness.preemption import Preempt
-from grader.harness.run import Run
+from grader.harness.run import Run, schedule_of
 from grader.verdicts import Finding
 
 NUMBER = 2

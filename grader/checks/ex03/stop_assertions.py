@@ -6,19 +6,19 @@ from __future__ import annotations
 
 import re
 import signal
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from grader.checks import rank_assertions, run_assertions
+from grader.checks import endings, trajectories
+from grader.checks.crashes import student_frames
 from grader.checks.ex03 import expected_times, foreign_files
 from grader.checks.explanations import meaning
-from grader.checks.rank_assertions import by_rank
-from grader.checks.run_assertions import schedule_of, student_frames
+from grader.checks.ranks import by_others, by_rank, rank_row, standing, together
 from grader.harness.costs import Costs
 from grader.harness.lab import Lab
 from grader.harness.preemption import TORN, Preempt, last_word
-from grader.harness.run import PREEMPTED, Group, Life, Run
-from grader.harness.trajectory import order
+from grader.harness.run import PREEMPTED, Life, Process, Run, schedule_of
 from grader.verdicts import Finding, Inconclusive
 
 SCRIPT = "ex03/train_preempt.py"
@@ -115,7 +115,7 @@ def launch(
     return run
 
 
-def reckoned(args: tuple, life: Life, rank: int = 0) -> expected_times.Times:
+def reckoned(args: tuple, life: Process, rank: int = 0) -> expected_times.Times:
     """The life's times; Inconclusive, if its clock doesn't add up."""
     here = option(args, "--end-of-rank", rank) == rank and (
         life.fault or "--end-of-signalled" not in args
@@ -125,7 +125,7 @@ def reckoned(args: tuple, life: Life, rank: int = 0) -> expected_times.Times:
     return expected_times.times(life, costs, end, float(option(args, "--grace", GRACE)))
 
 
-def as_sent(life: Life, run: Run) -> None:
+def as_sent(life: Process, run: Run) -> None:
     """The node's daemon has sent every signal that the job was due."""
     if len(life.all("sent")) != len(life.all("signal")):
         rows = [
@@ -190,9 +190,8 @@ def stopped_well(lab: Lab, run: Run, whole: Run, saved: bool = True) -> None:
     for number, life in enumerate(run.lives):
         left_as_preempted(lab, run, number, life, whole)
     finished(lab, run)
-    if isinstance(run.last, Group):
-        rank_assertions.together(run)
-        one_writes(run)
+    together(run)
+    one_writes(run)
     if saved:
         nothing_lost(run)
     same_course(lab, run, whole)
@@ -206,9 +205,8 @@ def rejoined(lab: Lab, run: Run, whole: Run, when: list) -> None:
         finished(lab, run)
         for number in range(len(run.lives)):
             not_said_too_soon(run, number)
-        if isinstance(run.last, Group):
-            rank_assertions.together(run)
-            one_writes(run)
+        together(run)
+        one_writes(run)
         nothing_lost(run, always=True)
         same_course(lab, run, whole)
     except Finding as finding:
@@ -218,24 +216,13 @@ def rejoined(lab: Lab, run: Run, whole: Run, when: list) -> None:
 
 def same_course(lab: Lab, run: Run, whole: Run) -> None:
     """On every rank, the course of training is the yardstick's, bit for bit."""
-    of_ranks = (
-        [(r, run.of(r), whole.of(r)) for r in range(run.world)]
-        if isinstance(run.last, Group)
-        else [(None, run, whole)]
-    )
-    found = [
-        (rank, own, d)
-        for rank, own, its in of_ranks
-        if (d := own.trajectory.diverges_from(its.trajectory))
-    ]
-    if not found:
+    found = trajectories.first_parting(run, whole)
+    if found is None:
         return
-    rank, own, parting = min(found, key=lambda f: (f[2].step, order(f[2].cause), f[0] or 0))
+    rank, parting = found
     _machine_repeats(lab, whole)
     means, think = meaning(parting.different)
-    rows = run_assertions.divergence_rows(
-        own, parting, rank="" if rank is None else f"{rank} (of {run.world})"
-    )
+    rows = trajectories.parting_rows(run, rank, parting)
     in_hand = any(
         saving[-1]["in_hand"] for life in run.lives[:-1] if (saving := life.all("saving"))
     )
@@ -262,10 +249,8 @@ def same_course(lab: Lab, run: Run, whole: Run) -> None:
 def _machine_repeats(lab: Lab, whole: Run) -> None:
     """Two runs without the student's code are the same; else nothing is proved here."""
     script, *argv = whole.command.split()
-    ranks = whole.world if isinstance(whole.last, Group) else None
-    again = lab.launch(script, *argv, ranks=ranks, trusted=True)
-    runs = [(again.of(r), whole.of(r)) for r in range(whole.world)] if ranks else [(again, whole)]
-    if not again.finished or any(one.trajectory != other.trajectory for one, other in runs):
+    again = lab.launch(script, *argv, ranks=whole.ranks, trusted=True)
+    if not again.finished or trajectories.first_parting(again, whole):
         raise Inconclusive(
             "machine", [("machine", "two undisturbed runs differ even without your code")]
         )
@@ -277,7 +262,7 @@ def finished(lab: Lab, run: Run) -> None:
         raise ended_early(lab, run, run.last)
 
 
-def ended_early(lab: Lab, run: Run, life: Life | Group) -> Finding:
+def ended_early(lab: Lab, run: Run, life: Life) -> Finding:
     if any(one.first("crash") and not one.first("importing") for one in life.processes):
         rows = [
             *fault_row(run),
@@ -288,14 +273,10 @@ def ended_early(lab: Lab, run: Run, life: Life | Group) -> Finding:
         return _killed(run, life)
     if stopped := _stopped_for_nothing(run, life):
         return stopped
-    return (
-        rank_assertions.ended_early(lab, run, life)
-        if isinstance(life, Group)
-        else run_assertions.ended_early(lab, run, life)
-    )
+    return endings.ended_early(lab, run, life)
 
 
-def _stopped_for_nothing(run: Run, life: Life | Group) -> Finding | None:
+def _stopped_for_nothing(run: Run, life: Life) -> Finding | None:
     if not all(one.preempted for one in life.processes) or any(
         one.all("signal") for one in life.processes
     ):
@@ -324,7 +305,7 @@ def fault_row(run: Run) -> list[tuple[str, str]]:
 # --- how a stopped life ends ----------------------------------------------------------------------
 
 
-def left_as_preempted(lab: Lab, run: Run, number: int, life: Life | Group, whole: Run) -> None:
+def left_as_preempted(lab: Lab, run: Run, number: int, life: Life, whole: Run) -> None:
     """A life that was told to stop left in time, by itself, with the exit status and the word for
     it.
     """
@@ -359,7 +340,7 @@ def left_as_preempted(lab: Lab, run: Run, number: int, life: Life | Group, whole
         raise _killed(run, life)
     if any(one.status == 0 for one in lives) and all(one.status in (0, PREEMPTED) for one in lives):
         raise _left_as_done(run, life)
-    if isinstance(life, Group) and (parted := _parted(run, life)):
+    if parted := _parted(run, life):
         raise parted
     finding = ended_early(lab, run, life)
     if any("DataLoader worker" in crash["message"] for one in lives for crash in one.all("crash")):
@@ -372,12 +353,12 @@ def left_as_preempted(lab: Lab, run: Run, number: int, life: Life | Group, whole
     raise finding
 
 
-def _nobody_handles(run: Run, life: Life | Group, rank: int, one: Life) -> Finding:
+def _nobody_handles(run: Run, life: Life, rank: int, one: Process) -> Finding:
     name, last = signal.Signals(-one.status).name, one.all("signal")[-1]
     signals = len(one.all("signal"))
     rows = [
         *fault_row(run),
-        *([("rank", f"{rank} (of {len(life.processes)})")] if isinstance(life, Group) else []),
+        *rank_row(life.world, rank),
         (
             "ended",
             f"{name} killed the process: nothing handles it "
@@ -400,7 +381,7 @@ def _nobody_handles(run: Run, life: Life | Group, rank: int, one: Life) -> Findi
     )
 
 
-def _loss(life: Life | Group) -> str:
+def _loss(life: Life) -> str:
     """What a life that was killed has trained in vain."""
     saved = max([e["step"] for e in life.all("saved")], default=life.resumed_at)
     lost = life.reached - saved
@@ -411,12 +392,10 @@ def _steps(number: int) -> str:
     return f"{number} finished steps are" if number > 1 else "a finished step is"
 
 
-def _killed(run: Run, life: Life | Group) -> Finding:
+def _killed(run: Run, life: Life) -> Finding:
     rank, one = next((r, one) for r, one in enumerate(life.processes) if one.all("killed"))
     killed, sent = one.all("killed")[0], one.all("signal")
-    rows = [*fault_row(run)]
-    if isinstance(life, Group):
-        rows.append(("rank", f"{rank} (of {len(life.ranks)})"))
+    rows = [*fault_row(run), *rank_row(life.world, rank)]
     if sent:
         since = killed["clock"] - sent[0]["clock"]
         rows.append(
@@ -457,7 +436,7 @@ def _killed(run: Run, life: Life | Group) -> Finding:
     )
 
 
-def _left_as_done(run: Run, life: Life | Group) -> Finding:
+def _left_as_done(run: Run, life: Life) -> Finding:
     lives = life.processes
     done = [r for r, one in enumerate(lives) if one.status == 0]
     who = "the job" if len(lives) == 1 else f"rank {done[0]}"
@@ -493,21 +472,20 @@ def _left_as_done(run: Run, life: Life | Group) -> Finding:
     )
 
 
-def _parted(run: Run, group: Group) -> Finding | None:
+def _parted(run: Run, life: Life) -> Finding | None:
     """Some ranks have left as preempted, and the others wait for them."""
-    left = [rank for rank, one in enumerate(group.ranks) if one.preempted]
-    stay = [rank for rank in range(len(group.ranks)) if rank not in left]
+    processes = life.processes
+    left = [rank for rank, one in enumerate(processes) if one.preempted]
+    stay = [rank for rank in range(life.world) if rank not in left]
     if not (left and stay) or any(
-        (crash := group.ranks[r].first("crash"))
-        and not rank_assertions.by_others(group.ranks[r], crash)
-        for r in stay
+        (crash := processes[r].first("crash")) and not by_others(processes[r], crash) for r in stay
     ):
         return None
-    standing = rank_assertions.standing(group)
+    stood = standing(processes)
     rows = [
         *fault_row(run),
         *by_rank(dict.fromkeys(left, f"left as preempted (exit status {PREEMPTED})")),
-        *by_rank({r: standing[r] for r in stay}),
+        *by_rank({r: stood[r] for r in stay}),
     ]
     return Finding(
         "ranks-part",
@@ -551,7 +529,7 @@ def status_says(says: str | None, want: str, rows: list, schedule: str | None = 
         )
 
 
-def _not_torn(run: Run, life: Life, whole: Run) -> None:
+def _not_torn(run: Run, life: Process, whole: Run) -> None:
     """No checkpoint holds weights of two different steps."""
     of_step: dict[str, dict[str, int]] = {}
     for known in whole.last.all("trained") + whole.last.all(
@@ -620,7 +598,7 @@ def not_said_too_soon(run: Run, number: int) -> None:
         )
 
 
-def _broken_by_then(life: Life | Group, t: float) -> bool:
+def _broken_by_then(life: Life, t: float) -> bool:
     """Had a rank failed or been killed by then? The others work on until they meet it.
 
     A crash is recorded after the word is written: its time says nothing.
@@ -655,10 +633,10 @@ def not_stale(run: Run, number: int) -> None:
 
 def one_writes(run: Run) -> None:
     """Of several ranks, one writes status.json."""
-    for group in run.lives:
-        writers = [rank for rank, life in enumerate(group.ranks) if life.all("word")]
+    for life in run.lives:
+        writers = [rank for rank, one in enumerate(life.processes) if one.all("word")]
         if len(writers) > 1:
-            what = {life.first("word")["what"] for life in group.ranks if life.first("word")}
+            what = {one.first("word")["what"] for one in life.processes if one.first("word")}
             rows = [
                 *fault_row(run),
                 (
@@ -680,7 +658,7 @@ def one_writes(run: Run) -> None:
             )
 
 
-def _no_regular_save(run: Run, life: Life | Group) -> Finding:
+def _no_regular_save(run: Run, life: Life) -> Finding:
     assert life.fault  # a preemption: there is no other
     due = life.fault.step
     saved = sorted({e["step"] for e in life.all("saving")})
@@ -716,7 +694,7 @@ def _some(names: list[str]) -> str:
 def nothing_lost(run: Run, always: bool = False) -> None:
     """Each relaunch after a preemption (or `always`) goes on exactly where the job stopped."""
     reached, to_keep = 0, False
-    for number, (life, after) in enumerate(zip(run.lives, run.lives[1:], strict=False)):
+    for number, (life, after) in enumerate(pairwise(run.lives)):
         # one that ends before it resumes has reached nothing itself
         reached = max(reached, life.reached)
         to_keep = to_keep or always or isinstance(life.fault, Preempt)

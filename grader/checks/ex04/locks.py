@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from random import Random
 
+from grader.checks.endings import starved
 from grader.checks.ex04.newest_intact import told
 from grader.checks.questions import ask
-from grader.checks.run_assertions import starved
 from grader.harness.lab import Lab
 from grader.verdicts import Finding, Inconclusive
 

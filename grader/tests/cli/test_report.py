@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from grader.checks.run_assertions import crashed
+from grader.checks.crashes import crashed
 from grader.report import message, terminal
 from grader.verdicts import FAIL, Finding, Outcome, TaskResult
 
