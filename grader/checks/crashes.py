@@ -7,7 +7,7 @@ import signal
 
 from grader.harness import scratch
 from grader.harness.run import Process
-from grader.verdicts import Finding
+from grader.verdicts import Finding, Gist
 
 
 def crashed(
@@ -60,7 +60,7 @@ def _error_rows(crash: dict) -> list[tuple[str, str]]:
         )
         what = f": {culprit[1]}" if culprit else ""
         return [
-            (
+            Gist(
                 "error",
                 f"{crash['type']}: a safe load (weights_only=True) refuses what was saved{what}"[
                     :300
@@ -77,7 +77,7 @@ def _error_rows(crash: dict) -> list[tuple[str, str]]:
         )
     first, *more = lines or [""]
     return [
-        ("error", f"{crash['type']}: {first}"[:300]),
+        Gist("error", f"{crash['type']}: {first}"[:300]),
         *(("", line.strip()[:200]) for line in more[:5]),
     ]
 

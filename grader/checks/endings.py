@@ -10,7 +10,7 @@ from grader.checks.crashes import crashed, left_with, student_frames
 from grader.harness import scratch
 from grader.harness.launcher import Limits
 from grader.harness.run import Life, Process, Run, schedule_of
-from grader.verdicts import Finding, Inconclusive
+from grader.verdicts import Finding, Gist, Inconclusive, Struck
 
 
 class Controls(Protocol):
@@ -44,7 +44,7 @@ def finished(controls: Controls, run: Run) -> None:
             if life.struck.first("end"):
                 raise Inconclusive(
                     "fault",
-                    [("fault", life.fault.story), ("but", "it never fired: nothing was proved")],
+                    [Struck(life.fault.story), ("but", "it never fired: nothing was proved")],
                     schedule_of(run),
                 )
             raise ended_early(controls, run, life)
@@ -55,7 +55,7 @@ def ended_early(controls: Controls, run: Run, life: Life) -> Finding:
     half.
     """
     processes, several = life.processes, life.world > 1
-    when = [("fault", run.story)] if run.schedule else []
+    when = [Struck(run.story)] if run.schedule else []
     if apart := ranks.never_met([crash for one in processes for crash in one.all("crash")]):
         return apart
     stood = ranks.standing(processes) if several else {}
@@ -91,8 +91,8 @@ def _left(run: Run, life: Life, rank: int) -> Finding:
     return Finding(
         "exit",
         [
-            *([("fault", run.story)] if run.schedule else []),
-            ("ended", ended),
+            *([Struck(run.story)] if run.schedule else []),
+            Gist("ended", ended),
             *student_frames(process.first("exit") or {"frames": []}),
         ],
         schedule_of(run),
@@ -135,7 +135,7 @@ def over_limit(controls: Controls, run: Run, process: Process, when: list) -> Fi
         "output": f"printed more than {limits.output >> 20} MiB",
         "disk": f"wrote more than {limits.disk >> 20} MiB to disk, or thousands of files",
     }[process.ended or ""]
-    rows = [*when, ("ended", what)]
+    rows = [*when, Gist("ended", what)]
     if where := _stands_at(process):
         rows.append(("stood at", where))
     return Finding("limit", rows, schedule_of(run), about=f"{process.ended}", ending=what)
@@ -176,7 +176,7 @@ def _not_imported(process: Process) -> Finding:
         unreadable = crash["type"] == "SyntaxError" or "null byte" in crash["message"]
         label = "can't parse" if unreadable else "can't import"
         error = f"{crash['type']}: {crash['message']}"[:300]
-        return Finding("import", [(label, where[-1][1]), ("error", error)], gist=error)
+        return Finding("import", [(label, where[-1][1]), Gist("error", error)])
     if process.ended:
         rows = [
             ("can't import", f"importing it exceeded a limit: {process.ended}"),

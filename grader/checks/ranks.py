@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from grader.checks.crashes import left_with, raised_at, student_frames
 from grader.harness import scratch
 from grader.harness.inside.ranks import PATIENCE
 from grader.harness.run import Process, Run, schedule_of
-from grader.verdicts import Finding, Inconclusive
+from grader.verdicts import Finding, Found, Gist, Inconclusive, Struck
 
 
 def never_met(crashes: list[dict]) -> Inconclusive | None:
@@ -36,7 +38,7 @@ def never_met(crashes: list[dict]) -> Inconclusive | None:
 
 def deadlock(
     processes: list[Process],
-    when: list[tuple[str, str]],
+    when: Sequence[tuple[str, str]],
     fault: str | None = None,
     left: dict[int, str] | None = None,
 ) -> Finding:
@@ -62,7 +64,6 @@ def deadlock(
         rows,
         fault,
         about=_line(next((s for s in last if s and s["open"]), None)),
-        gist=when[0][1] if when else waited,
         ending=waited,
     )
 
@@ -174,13 +175,12 @@ def left_early(
     back = f"{who} has come back from {function} meanwhile"
     rows = [
         ("held", held),
-        ("found", back),
+        Found(back),
         ("expected", f"no rank comes back before {until}"),
     ]
     return Finding(
         "left-early",
         rows,
-        gist=back,
         means=(
             "a rank that goes on may report a checkpoint, delete the one before it, or end the "
             "job, while there is none"
@@ -197,9 +197,8 @@ def together(run: Run) -> None:
             resumed = ", ".join(f"rank {rank} at step {step}" for rank, step in enumerate(at))
             raise Finding(
                 "ranks-disagree",
-                [("fault", run.story), ("resumed", resumed)],
+                [Struck(run.story), Gist("resumed", resumed)],
                 schedule_of(run),
-                gist=resumed,
                 means="the ranks train different jobs, and average their gradients",
                 think="who decides which checkpoint it is, and how do the others get to know?",
             )

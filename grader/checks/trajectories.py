@@ -15,7 +15,7 @@ from grader.checks.explanations import meaning
 from grader.checks.ranks import rank_row, together
 from grader.harness.run import Run, schedule_of
 from grader.harness.trajectory import Divergence, order
-from grader.verdicts import FAIL, Finding, Inconclusive
+from grader.verdicts import FAIL, Finding, Gist, Inconclusive, Struck
 
 
 def rejoins(controls: Controls, run: Run, undisturbed: Run) -> None:
@@ -76,9 +76,8 @@ def _progress_kept(run: Run) -> None:
             think = "what is the step counter at the moment of the save, and after the load?"
         raise Finding(
             "progress",
-            [("fault", run.story), ("resumed", resumed)],
+            [Struck(run.story), Gist("resumed", resumed)],
             schedule_of(run),
-            gist=resumed,
             means=means,
             think=think,
         )
@@ -122,7 +121,6 @@ def _lost(run: Run, rank: int, found: Divergence) -> Finding:
         "state-lost",
         rows,
         schedule_of(run),
-        gist=", ".join(found.roots),
         means=means,
         think=think,
         step=found.step,
@@ -180,7 +178,7 @@ def divergence_rows(
     """Where a run parts from the undisturbed one, and in what. `whose`: a row that names its
     rank.
     """
-    rows = [*([("fault", run.story)] if run.schedule else []), *whose]
+    rows = [*([Struck(run.story)] if run.schedule else []), *whose]
     when = ", the first step after resuming" if found.first_after_resume else ""
     last = max(run.trajectory.steps, default=0)
     at = (
@@ -191,7 +189,7 @@ def divergence_rows(
     rows.append(("diverged", at))
     if found.same:
         rows.append(("same", ", ".join(_condensed(found.same, found.different))))
-    rows.append(("different", ", ".join(found.roots)))
+    rows.append(Gist("different", ", ".join(found.roots)))
     if "batch indices" in found.roots:
         got, want = (_some(r["batch indices"]) for r in (found.got, found.expected))
         rows.append(("batch", f"{got} ... expected {want} ..."))
@@ -230,6 +228,5 @@ def quiet(controls: Controls, run: Run, bare: Run, compared: str = NEVER) -> Non
         raise Finding(
             "save-changes-run",
             [*parting_rows(run, rank, found), ("compared", f"{compared}; {undisturbed}")],
-            gist=", ".join(found.roots),
             about=found.cause,
         )

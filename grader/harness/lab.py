@@ -29,7 +29,7 @@ from grader.harness.ranks import run_ranks
 from grader.harness.run import Life, Process, Run
 from grader.harness.sandbox import Sandbox
 from grader.harness.sandbox import choose as choose_sandbox
-from grader.verdicts import Finding, NotSelected
+from grader.verdicts import Finding, Found, NotSelected
 
 T = TypeVar("T")
 
@@ -301,7 +301,7 @@ def _leads_out(link: Path) -> Finding:
     return Finding(
         "link",
         [
-            ("found", f"a symbolic link to {os.readlink(link)!r}, which lies outside: {link}"),
+            Found(f"a symbolic link to {os.readlink(link)!r}, which lies outside: {link}"),
             ("expected", "a link in the directory leads to something in the directory"),
         ],
         means="copying or deleting the directory reaches files that aren't yours",

@@ -15,7 +15,7 @@ from grader.checks.crashes import crashed
 from grader.checks.questions import Answer, ask
 from grader.harness import scratch
 from grader.harness.lab import Lab
-from grader.verdicts import Finding, Inconclusive
+from grader.verdicts import Finding, Gist, Inconclusive
 
 THINK = "what do your functions take for granted about their arguments?"
 OTHER_MODELS = {
@@ -192,7 +192,7 @@ def same_parts(got: dict[str, str], want: dict[str, str], when: str) -> None:
     if different := [name for name in want if got.get(name) != want[name]]:
         raise Finding(
             "state-lost",
-            [("different", f"{when}: {', '.join(different)}")],
+            [Gist("different", f"{when}: {', '.join(different)}")],
             about=different[0].split()[0],
         )
 
@@ -205,7 +205,7 @@ def epoch_came_back(p: Probe, name: str = "", **texts) -> None:
     if values["returned"] != repr(p.save["epoch"]):
         rows = [
             ("saved", f"epoch {p.save['epoch']}"),
-            ("returned", f"load_checkpoint returned {values['returned']}"),
+            Gist("returned", f"load_checkpoint returned {values['returned']}"),
         ]
         raise Finding("epoch", rows)
 

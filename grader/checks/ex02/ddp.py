@@ -11,7 +11,7 @@ from grader.checks.ex02.rank_plan import Seen, place, saves, works
 from grader.checks.questions import ask
 from grader.harness.lab import Lab
 from grader.harness.run import Run
-from grader.verdicts import Finding
+from grader.verdicts import Finding, Gist
 
 # --- training runs --------------------------------------------------------------------------------
 
@@ -203,14 +203,14 @@ def loads_alone(lab: Lab, name: str) -> None:
             "epoch",
             [
                 ("saved", f"epoch {epoch}"),
-                ("returned", f"load_checkpoint_ddp returned {given['epoch']}"),
+                Gist("returned", f"load_checkpoint_ddp returned {given['epoch']}"),
             ],
         )
     want = rank_plan.shown(lab, epoch)
     if different := rank_plan.compared(want, given["holds"], "save_checkpoint_ddp"):
         raise Finding(
             "state-lost",
-            [("loaded", loaded), ("different", ", ".join(different))],
+            [("loaded", loaded), Gist("different", ", ".join(different))],
             about=different[0].split()[0],
             means=means,
             think=think,

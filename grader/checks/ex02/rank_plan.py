@@ -19,7 +19,7 @@ from grader.checks.endings import ended_early, starved
 from grader.checks.ranks import by_rank, deadlock, left_by, left_early, never_met
 from grader.harness.lab import Lab
 from grader.harness.run import Process
-from grader.verdicts import Finding, Inconclusive
+from grader.verdicts import Finding, Found, Gist, Inconclusive, Row, Struck
 
 INTERVAL = 4  # steps between two saves (grader/workload/ex02/rank_plan.py counts like that)
 LEAVES = ("SystemExit", "KeyboardInterrupt", "GeneratorExit")  # no error that a caller hears of
@@ -352,7 +352,7 @@ def in_time(seen: Seen) -> None:
                     )
                 raise Finding(
                     "limit",
-                    [("ended", f"rank {rank} was still in a save or a load after 20 s")],
+                    [Gist("ended", f"rank {rank} was still in a save or a load after 20 s")],
                     about="wall",
                 )
 
@@ -463,7 +463,7 @@ def loads_what_was_saved(seen: Seen, when: str) -> None:
                         "epoch",
                         [
                             ("saved", f"epoch {holds['step']}"),
-                            ("returned", f"load_checkpoint_ddp returned {e['returned']}"),
+                            Gist("returned", f"load_checkpoint_ddp returned {e['returned']}"),
                         ],
                     )
                 if different := compared(holds["holds"], e["holds"], seen.point["call"]):
@@ -514,9 +514,11 @@ def all_hear_of_failures(seen: Seen, function: str) -> None:
         )
     for fault in failing:
         step = fault["step"]
-        asked = ("fault", f"the disk is full for rank {sweeper}, at: {fault['before']}")
+        asked: tuple[str, str] = Struck(
+            f"the disk is full for rank {sweeper}, at: {fault['before']}"
+        )
         if fault["before"] is None:
-            asked = ("happened", "rank 0 couldn't write: the directory of `path` is a file")
+            asked = Gist("happened", "rank 0 couldn't write: the directory of `path` is a file")
         did = _all_come_back(seen, function, step, asked)
         if step not in struck:
             continue
@@ -525,7 +527,7 @@ def all_hear_of_failures(seen: Seen, function: str) -> None:
         if not any(d["raised"] for d in did):
             _can_load(seen, function, step, did, asked)
     if not struck:
-        rows = [("fault", f"the disk is full for rank {sweeper}"), ("but", "it never fired")]
+        rows = [Struck(f"the disk is full for rank {sweeper}"), ("but", "it never fired")]
         raise Inconclusive("fault", rows)
     works_after_failures(seen, function)
 
@@ -556,7 +558,7 @@ def _told_alike(did: list[dict], function: str, sweeper: int, asked: tuple[str, 
         if d["raised"] and left(d["raised"]):
             rows = [
                 asked,
-                ("found", f"{function} left rank {rank} by {d['raised']['type']}"),
+                Found(f"{function} left rank {rank} by {d['raised']['type']}"),
                 ("expected", "an error on every rank"),
             ]
             raise Finding("error-ends-process", rows)
@@ -567,7 +569,7 @@ def _told_alike(did: list[dict], function: str, sweeper: int, asked: tuple[str, 
             "error-on-one-rank",
             [
                 asked,
-                ("found", f"{function} returned on {ranks} as if all were well"),
+                Found(f"{function} returned on {ranks} as if all were well"),
                 ("expected", "an error on every rank"),
             ],
             means=(
@@ -608,8 +610,7 @@ def _can_load(
                 "error-swallowed",
                 [
                     asked,
-                    (
-                        "found",
+                    Found(
                         f"{function} returned on every rank as if all were well, and rank "
                         f"{rank} can't load it",
                     ),

@@ -11,7 +11,7 @@ from grader.checks.ex02 import rank_plan
 from grader.checks.ranks import left_early
 from grader.harness.lab import Lab
 from grader.harness.run import Run
-from grader.verdicts import Finding, Inconclusive
+from grader.verdicts import Finding, Found, Gist, Inconclusive
 
 MEMORY_RANKS = 8
 # A rank of eight holds an eighth of everything. What a save or a load may take beyond that, of the
@@ -67,7 +67,7 @@ def nobody_holds_the_whole_model(lab: Lab) -> None:
                         f"a model of {took['weights'] >> 20} MiB, spread over {MEMORY_RANKS} "
                         f"ranks, each holding {each} MiB of it, and as much of its momentum",
                     ),
-                    ("found", f"in {what}_sharded, rank {rank} took {took[what] >> 20} MiB more"),
+                    Found(f"in {what}_sharded, rank {rank} took {took[what] >> 20} MiB more"),
                 ]
                 raise Finding(
                     "whole-model-saved" if what == "save" else "whole-model-loaded",
@@ -190,7 +190,7 @@ def _lost(different: list[str], when: list, resharded: bool = False) -> Finding:
     )
     rows = [
         *when,
-        (
+        Gist(
             "different",
             f"{', '.join(kinds)}: {', '.join(name.split()[-1] for name in different[:4])}",
         ),
@@ -230,7 +230,7 @@ def exports(lab: Lab) -> None:
         )
         rows = [
             when,
-            ("found", f"the file holds something else than a dict of plain tensors: {holds}"[:200]),
+            Found(f"the file holds something else than a dict of plain tensors: {holds}"[:200]),
         ]
         raise Finding("not-plain", rows, think="what does load_state_dict of a plain model take?")
     want = {k: v for k, v in _want(lab).items() if k.startswith("weights ")}
@@ -254,7 +254,7 @@ def exports(lab: Lab) -> None:
                 )
             rows = [
                 when,
-                ("found", f"the {what} " + "; ".join(text for text, names in told if names)),
+                Found(f"the {what} " + "; ".join(text for text, names in told if names)),
             ]
             raise Finding(
                 "wrong-export" if what == "file" else "model-not-filled", rows, think=think

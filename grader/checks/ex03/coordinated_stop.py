@@ -11,7 +11,7 @@ from grader.harness import scratch
 from grader.harness.lab import Lab
 from grader.harness.preemption import Preempt, last_word
 from grader.harness.run import PREEMPTED, Life, Process, Run
-from grader.verdicts import Finding, Inconclusive
+from grader.verdicts import Finding, Found, Gist, Inconclusive, Struck
 
 GRACE = ("--grace", 6)  # s: an agreement every few steps is soon enough
 MOST = 2  # collectives for every question whether to stop
@@ -45,8 +45,7 @@ def costs_little(lab: Lab) -> None:
     asked = len(run.last.steps) + len(run.last.all("part"))
     if own > MOST * asked + 10:
         rows = [
-            (
-                "found",
+            Found(
                 f"{own} collectives of yours in {len(run.last.steps)} steps and "
                 f"{len(run.last.all('part'))} parts of evaluations",
             ),
@@ -112,8 +111,7 @@ def under_torchrun(lab: Lab) -> None:
     )
     lives = [Process.of_events(events.with_name(f"rank{rank}")) for rank in range(2)]
     when = [
-        (
-            "fault",
+        Struck(
             f"SIGTERM to torchrun after step {step} had begun; it "
             "forwards it to its workers, one after the other",
         )
@@ -127,7 +125,7 @@ def under_torchrun(lab: Lab) -> None:
     if not all(e and e["status"] == PREEMPTED for e in left):
         rows = [
             *when,
-            ("ended", "; ".join(f"rank {r} {_left(life)}" for r, life in enumerate(lives))),
+            Gist("ended", "; ".join(f"rank {r} {_left(life)}" for r, life in enumerate(lives))),
             ("expected", "both leave as preempted"),
         ]
         raise Finding(

@@ -27,7 +27,7 @@ from grader.harness.faults import Kill, TearWord
 from grader.harness.lab import Lab
 from grader.harness.preemption import TORN, send
 from grader.harness.run import PREEMPTED, Life, Process, Run, schedule_of
-from grader.verdicts import Finding, Inconclusive
+from grader.verdicts import Finding, Found, Gist, Inconclusive
 
 
 def trains_like_the_yardstick(lab: Lab) -> None:
@@ -59,14 +59,14 @@ def trains_like_the_yardstick(lab: Lab) -> None:
     _built_once(run.last)
     _saved_in_time(run.last, every)
     stop_assertions.not_said_too_soon(run, 0)
-    _says(run, "done", [("ended", "training was done, exit status 0")])
+    _says(run, "done", [Gist("ended", "training was done, exit status 0")])
 
 
 def _built_once(life: Life) -> None:
     for event, call in (("built", "make_job"), ("life", "job.resume")):
         if (times := len(life.all(event))) > 1:
             rows = [
-                ("found", f"{call}() was called {times} times"),
+                Found(f"{call}() was called {times} times"),
                 ("expected", "once"),
             ]
             raise Finding(
@@ -87,7 +87,7 @@ def _saved_in_time(life: Life, every: int) -> None:
         after = f"after step {at}" if at else "before the first one"
         rows = [
             ("expected", f"a regular save every {every} steps (job.save_every)"),
-            ("found", f"{after}, none in {gap} steps"),
+            Found(f"{after}, none in {gap} steps"),
         ]
         raise Finding(
             "no-regular-save",
@@ -117,7 +117,7 @@ def just_finished(lab: Lab, ranks: int | None = None) -> None:
         if not any(one.all("signal") for one in lives):
             rows = [
                 ("trained", f"to the end, step {last}"),
-                ("found", "no save after it"),
+                Found("no save after it"),
             ]
             raise Finding(
                 "not-saved-at-the-end",
@@ -126,7 +126,7 @@ def just_finished(lab: Lab, ranks: int | None = None) -> None:
                 think="what does the next life find, if this one has just finished?",
             )
         stop_assertions.not_said_too_soon(run, 0)
-        _says(run, "done", [("ended", "training was done, exit status 0")])
+        _says(run, "done", [Gist("ended", "training was done, exit status 0")])
         _nothing_to_do(lab, run, args, ranks)
 
 
@@ -140,8 +140,7 @@ def _nothing_to_do(lab: Lab, run: Run, args: tuple, ranks: int | None) -> None:
     if any(one.steps or one.all("part") for one in lives):
         rows = [
             ("relaunched", "a job that is done"),
-            (
-                "found",
+            Found(
                 f"it trained {len(life.steps)} steps and evaluated {len(life.all('part'))} parts",
             ),
             ("expected", "it finds that nothing is left to do, and says so"),
@@ -156,13 +155,13 @@ def _nothing_to_do(lab: Lab, run: Run, args: tuple, ranks: int | None) -> None:
     if not life.finished:
         stop_assertions.left_as_preempted(lab, again, 0, life, yardstick(lab, args, ranks))
         raise ended_early(lab, again, life)
-    _says(again, "done", [("ended", "nothing was left to do, exit status 0")])
+    _says(again, "done", [Gist("ended", "nothing was left to do, exit status 0")])
 
 
 def _preempted_for_nothing(run: Run, when: str) -> Finding:
     rows = [
         *fault_row(run),
-        ("ended", f"as preempted (exit status {PREEMPTED}), {when}"),
+        Gist("ended", f"as preempted (exit status {PREEMPTED}), {when}"),
         ("expected", "exit status 0: nothing was left to do"),
     ]
     return Finding(
@@ -219,8 +218,8 @@ def error_is_told(lab: Lab) -> None:
             trajectories.progress_kept(joined)
             same_course(lab, joined, yardstick(lab, args))
         except Finding as finding:
-            when = ("error", f"{error[0]} in step {step}; run again, the job has no error")
-            finding.rows = [when, *finding.rows]
+            finding.gist = f"{error[0]} in step {step}; run again, the job has no error"
+            finding.rows = [("error", finding.gist), *finding.rows]
             raise
 
 
@@ -269,7 +268,7 @@ def _failed(
         if where == "save" and life.finished:
             raise Finding(
                 "no-regular-save",
-                [("expected", f"a save after step {step}"), ("found", "none")],
+                [("expected", f"a save after step {step}"), Found("none")],
                 schedule_of(run),
             )
         if life.finished or life.obeyed_fault:
@@ -288,7 +287,10 @@ def _failed(
         "save": f"in the save of step {step}",
     }
     whose = "" if rank is None else f" of rank {rank}"
-    rows = [*fault_row(run), ("error", f"{error[0]}{whose} {place.get(where, f'in the {where}')}")]
+    rows = [
+        *fault_row(run),
+        Gist("error", f"{error[0]}{whose} {place.get(where, f'in the {where}')}"),
+    ]
     if statuses := [one.status for one in lives if one.status in SAYS]:
         raise Finding(
             "error-hidden",

@@ -15,7 +15,7 @@ from grader.checks.ex03.stop_assertions import (
 from grader.harness.lab import Lab
 from grader.harness.preemption import Preempt
 from grader.harness.run import Run, schedule_of
-from grader.verdicts import Finding
+from grader.verdicts import Finding, Found
 
 NUMBER = 2
 
@@ -77,7 +77,7 @@ def draw_apart(lab: Lab) -> None:
                     ),
                 )
     if not seen:
-        raise Finding("no-worker", [("found", "no DataLoader worker ran worker_init to its end")])
+        raise Finding("no-worker", [Found("no DataLoader worker ran worker_init to its end")])
 
 
 def _named(epoch_and_worker: tuple[int, int]) -> str:

@@ -19,7 +19,7 @@ from grader.harness.costs import Costs
 from grader.harness.lab import Lab
 from grader.harness.preemption import TORN, Preempt, last_word
 from grader.harness.run import PREEMPTED, Life, Process, Run, schedule_of
-from grader.verdicts import Finding, Inconclusive
+from grader.verdicts import Finding, Found, Gist, Inconclusive, Struck
 
 SCRIPT = "ex03/train_preempt.py"
 SAYS = {0: "done", PREEMPTED: "preempted"}
@@ -129,7 +129,7 @@ def as_sent(life: Process, run: Run) -> None:
     """The node's daemon has sent every signal that the job was due."""
     if len(life.all("sent")) != len(life.all("signal")):
         rows = [
-            ("fault", run.story),
+            Struck(run.story),
             ("but", "a signal was due, and the daemon that sends them wasn't asked to"),
         ]
         raise Inconclusive("signal-not-sent", rows, schedule_of(run))
@@ -283,7 +283,7 @@ def _stopped_for_nothing(run: Run, life: Life) -> Finding | None:
         return None
     rows = [
         *fault_row(run),
-        (
+        Gist(
             "ended",
             f"the job left as preempted (exit status {PREEMPTED}) after "
             f"step {life.reached}, though nobody told it to stop",
@@ -299,7 +299,7 @@ def _stopped_for_nothing(run: Run, life: Life) -> Finding | None:
 
 
 def fault_row(run: Run) -> list[tuple[str, str]]:
-    return [("fault", run.story)] if run.schedule else []
+    return [Struck(run.story)] if run.schedule else []
 
 
 # --- how a stopped life ends ----------------------------------------------------------------------
@@ -329,7 +329,7 @@ def left_as_preempted(lab: Lab, run: Run, number: int, life: Life, whole: Run) -
                 raise _no_regular_save(run, life)
             raise Inconclusive(
                 "fault",
-                [("fault", life.fault.story), ("but", "it never fired: nothing was proved")],
+                [Struck(life.fault.story), ("but", "it never fired: nothing was proved")],
                 schedule_of(run),
             )
         raise ended_early(lab, run, life)
@@ -344,7 +344,7 @@ def left_as_preempted(lab: Lab, run: Run, number: int, life: Life, whole: Run) -
         raise parted
     finding = ended_early(lab, run, life)
     if any("DataLoader worker" in crash["message"] for one in lives for crash in one.all("crash")):
-        finding.rows = [(label, re.sub(r" \(pid[^)]*\)", "", text)) for label, text in finding.rows]
+        finding.reword(lambda text: re.sub(r" \(pid[^)]*\)", "", text))
         finding.means = (
             "the signal went to the whole process group and killed a DataLoader worker; the main "
             "process, about to save, was told so by an exception"
@@ -359,7 +359,7 @@ def _nobody_handles(run: Run, life: Life, rank: int, one: Process) -> Finding:
     rows = [
         *fault_row(run),
         *rank_row(life.world, rank),
-        (
+        Gist(
             "ended",
             f"{name} killed the process: nothing handles it "
             f"{'any more' if signals > 1 else 'there'}",
@@ -446,7 +446,7 @@ def _left_as_done(run: Run, life: Life) -> Finding:
             "signal-ignored",
             [
                 *fault_row(run),
-                ("ended", f"{who} left with exit status 0"),
+                Gist("ended", f"{who} left with exit status 0"),
                 *frames,
                 ("expected", f"it stops when it is told to, and leaves with {PREEMPTED}"),
             ],
@@ -459,7 +459,7 @@ def _left_as_done(run: Run, life: Life) -> Finding:
     ended = f"{who} left with exit status 0 after step {life.reached}, before training was done"
     return Finding(
         "left-as-done",
-        [*fault_row(run), ("ended", ended), *frames],
+        [*fault_row(run), Gist("ended", ended), *frames],
         schedule_of(run),
         means=(
             "0 tells the scheduler that the job is done: it is never run again, and the model "
@@ -639,8 +639,7 @@ def one_writes(run: Run) -> None:
             what = {one.first("word")["what"] for one in life.processes if one.first("word")}
             rows = [
                 *fault_row(run),
-                (
-                    "found",
+                Found(
                     f"ranks {', '.join(map(str, writers))} write beside the "
                     f"checkpoints: {'; '.join(sorted(what))[:200]}",
                 ),
@@ -708,7 +707,7 @@ def nothing_lost(run: Run, always: bool = False) -> None:
             rows = [
                 *fault_row(run),
                 ("stopped", f"after step {reached}, as preempted"),
-                ("resumed", f"at step {after.resumed_at}"),
+                Gist("resumed", f"at step {after.resumed_at}"),
             ]
             again = _steps(reached - after.resumed_at)
             raise Finding(

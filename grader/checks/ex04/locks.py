@@ -9,7 +9,7 @@ from grader.checks.endings import starved
 from grader.checks.ex04.newest_intact import told
 from grader.checks.questions import ask
 from grader.harness.lab import Lab
-from grader.verdicts import Finding, Inconclusive
+from grader.verdicts import Finding, Found, Inconclusive
 
 Does = list[
     tuple
@@ -159,20 +159,20 @@ def _take(lab: Lab, courses: list[tuple[Does, dict]], think: str) -> None:
                     "wrong-lock",
                     [
                         *rows,
-                        ("found", found),
+                        Found(found),
                         ("expected", f"at once: {_wish(want)}"),
                     ],
                     think=think,
                 )
             if _came_to(one, got) != want:
                 rows += [
-                    ("found", f"only_one {_found(one, got)}"),
+                    Found(f"only_one {_found(one, got)}"),
                     ("expected", _wish(want)),
                 ]
                 raise Finding("wrong-lock", rows, think=think)
             if got.get("inside") == 0:
                 rows += [
-                    ("found", "it put nothing into the directory"),
+                    Found("it put nothing into the directory"),
                     ("expected", "something in the directory, which all nodes see"),
                 ]
                 raise Finding("wrong-lock", rows)
@@ -249,7 +249,7 @@ def only_one_wins(lab: Lab, think: str) -> None:
                     "then",
                     f"two processes enter, the second while the first is about to {one['before']}",
                 ),
-                ("found", "both are in" if came == ["inside", "inside"] else "; ".join(found)),
+                Found("both are in" if came == ["inside", "inside"] else "; ".join(found)),
                 ("expected", "one is in, and Busy is raised in the other"),
             ]
             raise Finding("lock-race", rows, think=think)

@@ -15,7 +15,7 @@ from random import Random
 from grader.checks.questions import Answer, ask
 from grader.harness import scratch
 from grader.harness.lab import Lab
-from grader.verdicts import Finding
+from grader.verdicts import Finding, Found
 
 NAMES = (
     "state.json",
@@ -489,7 +489,7 @@ def _judge(asked: Asked, said: dict, think: str) -> None:
             scene.want, f"it returns the path of {scene.want} in there"
         )
         chosen = f"chose {found}" if isinstance(found, str) and "returned" in said else told(said)
-        rows = [what, ("found", f"newest_intact {chosen}"), ("expected", want)]
+        rows = [what, Found(f"newest_intact {chosen}"), ("expected", want)]
         silently = scene.want == RAISES and found is None
         means = (
             "the run starts over at step 0, and its next saves overwrite what you could have "
@@ -499,7 +499,7 @@ def _judge(asked: Asked, said: dict, think: str) -> None:
     if asked.after != asked.before:
         rows = [
             what,
-            ("found", "newest_intact changed the directory"),
+            Found("newest_intact changed the directory"),
             ("expected", "it only reads"),
         ]
         raise Finding(
