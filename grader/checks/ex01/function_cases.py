@@ -132,7 +132,7 @@ def _run(lab: Lab) -> dict[str, Probe]:
     own = [p for p in probes.values() if p.save["ask"] != "plant_raw"]
     raw = [p for p in probes.values() if p.save["ask"] == "plant_raw"]
     for p, answer in zip(
-        own, ask(lab, "ex01/function_cases.py", [p.save | {"key": key} for p in own]), strict=False
+        own, ask(lab, "ex01/function_cases.py", [p.save | {"key": key} for p in own]), strict=True
     ):
         p.saved = answer
     directory = own[0].saved.run.directory
@@ -145,7 +145,7 @@ def _run(lab: Lab) -> dict[str, Probe]:
         directory=directory,
         trusted=True,
     )
-    for p, answer in zip([*asked, *raw], trusted, strict=False):
+    for p, answer in zip([*asked, *raw], trusted, strict=True):
         if answer.status != 0:
             raise Inconclusive(
                 "machine",
@@ -166,7 +166,7 @@ def _run(lab: Lab) -> dict[str, Probe]:
     lab.draw.shuffle(loads)
     questions = [p.loads[name] | {"key": load_key} for p, name in loads]
     for (p, name), answer in zip(
-        loads, ask(lab, "ex01/function_cases.py", questions, directory=directory), strict=False
+        loads, ask(lab, "ex01/function_cases.py", questions, directory=directory), strict=True
     ):
         p.loaded[name] = answer
     return probes

@@ -19,7 +19,7 @@ from grader.checks.endings import ended_early, starved
 from grader.checks.ranks import by_rank, deadlock, left_by, left_early, never_met
 from grader.harness.lab import Lab
 from grader.harness.run import Process
-from grader.verdicts import Finding, Found, Gist, Inconclusive, Row, Struck
+from grader.verdicts import Finding, Found, Gist, Inconclusive, Struck
 
 INTERVAL = 4  # steps between two saves (grader/workload/ex02/rank_plan.py counts like that)
 LEAVES = ("SystemExit", "KeyboardInterrupt", "GeneratorExit")  # no error that a caller hears of

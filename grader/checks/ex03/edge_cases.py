@@ -4,6 +4,8 @@ after an earlier life.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from grader.checks import crashes, trajectories
 from grader.checks.crashes import crashed
 from grader.checks.ex03 import stop_assertions
@@ -79,10 +81,7 @@ def _built_once(life: Life) -> None:
 def _saved_in_time(life: Life, every: int) -> None:
     """No more steps than that lie between two saves."""
     saved = [0, *(e["step"] for e in life.all("saved"))]
-    gap, at = max(
-        (after - before, before)
-        for before, after in zip(saved, [*saved[1:], life.reached], strict=False)
-    )
+    gap, at = max((after - before, before) for before, after in pairwise([*saved, life.reached]))
     if gap > every:
         after = f"after step {at}" if at else "before the first one"
         rows = [

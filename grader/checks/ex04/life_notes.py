@@ -239,7 +239,7 @@ def a_kill_leaves_them_whole(lab: Lab, think: str) -> None:
         for before, life, after in cases
     ]
     for (before, life, after), answer in zip(
-        cases, ask(lab, "ex04/function_cases.py", asked), strict=False
+        cases, ask(lab, "ex04/function_cases.py", asked), strict=True
     ):
         step, ends, tries = life
         call = "begin_life" if ends is None else f"end_life({ends!r})"

@@ -139,7 +139,7 @@ def _take(lab: Lab, courses: list[tuple[Does, dict]], think: str) -> None:
         for does, nodes in courses
     ]
     for (does, nodes), answer in zip(
-        courses, ask(lab, "ex04/function_cases.py", asked), strict=False
+        courses, ask(lab, "ex04/function_cases.py", asked), strict=True
     ):
         said, room = answer.given(think)["said"], Room()
         for n, one in enumerate(does):
@@ -231,7 +231,7 @@ def only_one_wins(lab: Lab, think: str) -> None:
     starts = [False, True]
     lab.draw.shuffle(starts)
     asked = [{"ask": "race", "after_a_kill": after} for after in starts]
-    for after, answer in zip(starts, ask(lab, "ex04/function_cases.py", asked), strict=False):
+    for after, answer in zip(starts, ask(lab, "ex04/function_cases.py", asked), strict=True):
         when = ("when", "an earlier holder was killed" if after else "nobody ever held it")
         for one in answer.given(think, when)["rounds"]:
             for got in (one["first"], one["second"]):

@@ -457,13 +457,13 @@ def _ask(lab: Lab) -> tuple[dict[str, list[Asked]], dict[str, tuple[list[int], A
     orders = [draw.sample(range(len(cases[name])), len(cases[name])) for name in names]
     questions = [
         {"ask": "newest", "directories": [_given(cases[name][n]) for n in order]}
-        for name, order in zip(names, orders, strict=False)
+        for name, order in zip(names, orders, strict=True)
     ]
     answers = ask(lab, "ex04/function_cases.py", questions, directory=top)
     for case in cases.values():
         for asked in case:
             asked.after = _listing(asked.directory)
-    return cases, dict(zip(names, zip(orders, answers, strict=False), strict=False))
+    return cases, dict(zip(names, zip(orders, answers, strict=True), strict=True))
 
 
 def _make(scene: Scene, top: Path, draw: Random) -> Asked:

@@ -76,7 +76,7 @@ def chained(lab: Lab) -> ClusterRun:
     return _ran(
         lab,
         CHAIN,
-        plan=tuple(fault | {"step": n} for n, fault in zip(steps, faults, strict=False)),
+        plan=tuple(fault | {"step": n} for n, fault in zip(steps, faults, strict=True)),
         uses="lock",
     )
 
@@ -102,7 +102,7 @@ def chaos_plan(draw: Random) -> tuple[dict, ...]:
     return tuple(
         {"step": step, "do": do}
         | ({"how": how} if do == "torn" else {} if do == "kill" else {"save": "short"})
-        for step, do in zip(steps, faults, strict=False)
+        for step, do in zip(steps, faults, strict=True)
     )
 
 
