@@ -447,10 +447,10 @@ def run_command(
         raise UsageError(work.problem)
     sys.exit(
         play(
-            exercise.id,
+            chosen.tasks[0].id if chosen.tasks else exercise.id,
             work,
-            list(kill_after),
-            list(stop_in),
+            kill_after,
+            stop_in,
             int(workers),
             ranks,
             save_every,

@@ -173,7 +173,7 @@ class Grading:
 
     def _preflight(self) -> Finding | None:
         """Import the submission once, so that an import error is one finding, not many."""
-        from grader.checks.run_assertions import imports_cleanly
+        from grader.checks.endings import imports_cleanly
 
         try:
             if self.bench.submission.problem:

@@ -27,10 +27,10 @@ from grader.harness.launch import run_life
 from grader.harness.launcher import FIRST, FRESH, RELAUNCHED, Launcher, Limits, Lost
 from grader.harness.printed import followed
 from grader.harness.ranks import run_ranks
-from grader.harness.run import Group, Life, Run
+from grader.harness.run import Life, Process, Run
 from grader.harness.sandbox import Sandbox
 from grader.harness.sandbox import choose as choose_sandbox
-from grader.verdicts import Finding, NotSelected
+from grader.verdicts import Finding, Found, NotSelected
 
 T = TypeVar("T")
 
@@ -171,7 +171,7 @@ class Lab:
         ranks: int | None = None, directory: Path | None = None, since: int = 0,
         kept: Callable[[AnyFault], int] | None = None, given: dict[str, Any] | None = None,
         trusted: bool = False, fresh: bool = False, network: bool = False,
-    ) -> Run[Any]:  # fmt: skip
+    ) -> Run:  # fmt: skip
         """Run `script` of the workload through its lives: one per fault, and a last one without.
 
         ranks      of every life; None: one process that is no rank of anything
@@ -184,8 +184,8 @@ class Lab:
         trusted    run it without the submission: no copy and no --checkpoint
         network    its processes talk to each other over loopback, as ranks do
 
-        Its lives are Life objects, or Groups if there are ranks. The run ends early when a life
-        doesn't end as its fault says: whatever followed would prove nothing.
+        The run ends early when a life doesn't end as its fault says: whatever followed would prove
+        nothing.
         """
         if kept is None:
             kept = _last_save(argv) if before_relaunch is None else (lambda fault: 0)
@@ -197,7 +197,7 @@ class Lab:
         own = not trusted and "--bare" not in argv  # it runs the submission's code
         self._number += own
         label = self._run_name or str(self._number)
-        lives: list[Any] = []
+        lives: list[Life] = []
         for n, fault in enumerate([*faults, None]):
             if n and before_relaunch:
                 before_relaunch(directory)
@@ -220,9 +220,8 @@ class Lab:
             )
             if fault and not lives[-1].obeyed_fault:
                 break
-        run: Run[Any] = Run(
-            lives, tuple(faults), directory, command=f"{script} {' '.join(map(str, argv))}"
-        )
+        command = f"{script} {' '.join(map(str, argv))}"
+        run = Run(lives, tuple(faults), directory, command, ranks=ranks)
         run.notes["label"] = label
         if own:
             self.runs.append(run)
@@ -240,7 +239,7 @@ class Lab:
         start: str,
         network: bool,
         label: str,
-    ) -> Life | Group:
+    ) -> Life:
         bench, number = self.bench, ranks or 1
         debugged = self.debugger.wants(label) if self.debugger and label else None
         with bench.slots(number):
@@ -282,12 +281,15 @@ class Lab:
                 raise _leads_out(link)
         bench.lives_ended += number
         if ranks is None:
-            lives = [Life(where, fault, results[0])]
+            processes = [Process(where, fault, results[0])]
         else:
-            lives = [Life(where / str(r), faults[r], result) for r, result in enumerate(results)]
-        for life in lives:
-            life.events
-        return lives[0] if ranks is None else Group(lives, fault)
+            processes = [
+                Process(where / str(rank), faults[rank], result)
+                for rank, result in enumerate(results)
+            ]
+        for process in processes:
+            process.events
+        return Life(processes, fault)
 
     def _shown(self, where: Path, ranks: int | None, label: str) -> AbstractContextManager[object]:
         """While it's open, what the processes of this life print is shown, if anybody looks."""
@@ -302,7 +304,7 @@ class Lab:
 
     def undisturbed(
         self, script: str, *argv: object, again: int = 0, ranks: int | None = None
-    ) -> Run[Any]:
+    ) -> Run:
         """The baseline: the same script and arguments without a fault. Computed once a grading."""
         key = (self.bench.submission.key, script, *map(str, argv), again, ranks)
         # other checks need it, too, even if this one's task is hopeless by now
@@ -318,20 +320,19 @@ class Lab:
         """Of each life."""
         return self.bench.limits
 
-    def again(self, undisturbed: Run[Any]) -> Run[Any]:
+    def again(self, undisturbed: Run) -> Run:
         """An undisturbed run once more: if the two differ, nothing can be compared with them."""
         script, *argv = undisturbed.command.split()
-        ranks = undisturbed.world if isinstance(undisturbed.last, Group) else None
-        return self.undisturbed(script, *argv, again=1, ranks=ranks)
+        return self.undisturbed(script, *argv, again=1, ranks=undisturbed.ranks)
 
-    def bare(self, number: int) -> Run[Any]:
+    def bare(self, number: int) -> Run:
         """A run without the student's code; equal numbers give the same run."""
         return self.undisturbed(*BARE, "--randomness", "--seed", self.seed, again=number)
 
     def too_slow(self) -> bool:
         """Is a run without the student's code too slow, too? Asked anew each time."""
         bare = self.launch(*BARE, "--seed", self.seed)
-        return not bare.finished or bare.last.result["wall"] > self.limits.wall / 4
+        return not bare.finished or bare.last.process.result["wall"] > self.limits.wall / 4
 
     def trusted(
         self,
@@ -339,7 +340,7 @@ class Lab:
         *argv: object,
         ranks: int | None = None,
         given: dict[str, Any] | None = None,
-    ) -> Run[Any]:
+    ) -> Run:
         """The same script without student code, as a yardstick. Computed once a grading."""
         key = ("trusted", script, *map(str, argv), ranks, json.dumps(given, sort_keys=True))
         alone = Lab(self.bench, self.name, self.only)
@@ -361,7 +362,7 @@ def _leads_out(link: Path) -> Finding:
     return Finding(
         "link",
         [
-            ("found", f"a symbolic link to {os.readlink(link)!r}, which lies outside: {link}"),
+            Found(f"a symbolic link to {os.readlink(link)!r}, which lies outside: {link}"),
             ("expected", "a link in the directory leads to something in the directory"),
         ],
         means="copying or deleting the directory reaches files that aren't yours",

@@ -47,7 +47,7 @@ class Line:
         return life if self.rank is None else f"{life} rank {self.rank}"
 
 
-def lines(run: Run[Any]) -> list[Line]:
+def lines(run: Run) -> list[Line]:
     """All lines of a run, in the order of time."""
     found = []
     for number, life in enumerate(run.lives, 1):

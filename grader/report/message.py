@@ -98,7 +98,7 @@ def failed(
         titles = list(dict.fromkeys(o.title for o in same))
         rows.append(("also", f"{len(titles)} more for this cause: " + "; ".join(titles)))
     for other in reversed(different.values()):
-        rows.append(("and", f"{other.title}: {_gist(other)}"))
+        rows.append(("and", f"{other.title}: {other.finding.gist}"))
     rows.append(("replay", replay))
     if debug:
         rows.append(("debug", debug))
@@ -107,28 +107,6 @@ def failed(
         evidence["log"] = log
     evidence["checks_failed"] = [o.check for o in problems]
     return Message([(label, _printable(translate(text))) for label, text in rows], evidence)
-
-
-def _gist(outcome: Problem) -> str:
-    """One line for a further finding: its fault, and what was different, found or raised.
-
-    A finding may also give its own line.
-    """
-    gist: str | None = outcome.finding.data.get("gist")
-    if gist:
-        return gist
-    rows = dict(outcome.finding.rows)
-    befell = (
-        f"damaged {rows['damaged']}: "
-        if "damaged" in rows
-        else f"{rows['fault']}: "
-        if "fault" in rows and "found" in rows
-        else ""
-    )
-    for label in ("error", "found", "different", "happened", "ended", "resumed", "returned"):
-        if label in rows:
-            return befell + rows[label]
-    return next(iter(rows.values()), "")
 
 
 def _printable(text: str) -> str:

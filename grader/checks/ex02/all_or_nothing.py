@@ -29,7 +29,7 @@ from grader.checks.fault_points import moment, selected
 from grader.harness import scratch
 from grader.harness.faults import Fault, KillInSave
 from grader.harness.lab import Lab
-from grader.verdicts import Finding, Inconclusive
+from grader.verdicts import Damaged, Finding, Found, Gist, Inconclusive, Struck
 
 MOST = 24  # crash points of one rank's save; of more, so many
 FEW = 4  # of a save that is like another one
@@ -259,7 +259,7 @@ def others_files(lab: Lab) -> None:
                     "foreign-files",
                     [
                         *rows,
-                        ("found", f"after the next save, {path} {gone}"),
+                        Found(f"after the next save, {path} {gone}"),
                         ("expected", "what others put there stays as it is"),
                     ],
                     think="which files are yours, and how do you tell?",
@@ -369,11 +369,11 @@ def _killed(
         rank = fault.rank or 0
         if then.first(rank, "fault") is None:
             raise Inconclusive(
-                "fault", [("fault", f"{fault} never fired: two saves did different things")]
+                "fault", [Struck(f"{fault} never fired: two saves did different things")]
             )
         dead = then.first(rank, "ended point")["status"] < 0
         if fault.kind == "kill" and not dead:
-            raise Inconclusive("fault", [("fault", f"{fault} fired, and the rank went on")])
+            raise Inconclusive("fault", [Struck(f"{fault} fired, and the rank went on")])
         struck += dead
         where = (
             moment(fault, events[rank])
@@ -381,9 +381,7 @@ def _killed(
             else f"when the file had {fault.byte} bytes: {events[rank][late]}"
         )
         again = " again" if last.get("version") else ""
-        rows = [
-            ("fault", f"SIGKILL of rank {fault.rank} in the save of step {step}{again}, {where}")
-        ]
+        rows = [Struck(f"SIGKILL of rank {fault.rank} in the save of step {step}{again}, {where}")]
         means = (
             "a partial checkpoint is taken for a whole one"
             if "nothing" not in allowed
@@ -438,14 +436,14 @@ def earlier_ones_stay(seen: Seen, sweeper: int) -> None:
             or len(steps_found) != 1
         ):
             rows = [
-                ("fault", f"the disk is full for rank {sweeper}, at: {fault['before']}"),
+                Struck(f"the disk is full for rank {sweeper}, at: {fault['before']}"),
                 *(
                     (f"rank {rank}", f"resumes from step {found[0]}")
                     for rank, found in at.items()
                     if found
                 ),
                 *(
-                    ("error", f"{e['raised']['type']}: {e['raised']['message'][:150]}")
+                    Gist("error", f"{e['raised']['type']}: {e['raised']['message'][:150]}")
                     for e in failed
                 ),
                 ("expected", "on every rank, the checkpoint before the one that failed"),
@@ -531,7 +529,7 @@ def damaged_for_one_rank(lab: Lab) -> None:
             "nothing-written",
             [
                 ("saved", f"step {second}"),
-                ("found", "no file in `directory` was written or changed"),
+                Found("no file in `directory` was written or changed"),
                 ("expected", "a checkpoint"),
             ],
         )
@@ -557,11 +555,11 @@ def damaged_for_one_rank(lab: Lab) -> None:
     for point in points:
         found = seen[point["name"]]
         in_time(found)
-        rows = [("saved", f"steps {first} and {second}"), ("damaged", harmed[point["name"]])]
+        rows = [("saved", f"steps {first} and {second}"), Damaged(harmed[point["name"]])]
         resumed = agrees(found, (f"step {first}", f"step {second}"), rows, means, think)
         if point["ops"] is GOES_ON:
             goes_on(found, resumed, rows)
-    rows = [("saved", f"steps {first} and {second}"), ("damaged", "every file: cut in half")]
+    rows = [("saved", f"steps {first} and {second}"), Damaged("every file: cut in half")]
     agrees(
         seen["all"],
         ("an error",),
@@ -571,7 +569,7 @@ def damaged_for_one_rank(lab: Lab) -> None:
     )
     rows = [
         ("saved", f"steps {first}, {second} and {third}"),
-        ("damaged", f"every file of steps {second} and {third}"),
+        Damaged(f"every file of steps {second} and {third}"),
     ]
     resumed = agrees(
         seen["last two"],

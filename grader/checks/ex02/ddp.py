@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from grader.checks import rank_assertions
+from grader.checks import endings, trajectories
+from grader.checks.crashes import crashed
 from grader.checks.ex02 import rank_plan
 from grader.checks.ex02.rank_plan import Seen, place, saves, works
 from grader.checks.questions import ask
-from grader.checks.run_assertions import crashed
 from grader.harness.lab import Lab
 from grader.harness.run import Run
-from grader.verdicts import Finding
+from grader.verdicts import Finding, Gist
 
 # --- training runs --------------------------------------------------------------------------------
 
@@ -23,8 +23,8 @@ def resumes(lab: Lab, args: tuple, schedule: tuple, ranks: int, kept=None) -> No
     kept   as Lab.launch has it
     """
     undisturbed = lab.undisturbed(*args, ranks=ranks)
-    rank_assertions.finished(lab, undisturbed)
-    rank_assertions.rejoins(
+    endings.finished(lab, undisturbed)
+    trajectories.rejoins(
         lab, lab.launch(*args, faults=schedule, ranks=ranks, kept=kept), undisturbed
     )
 
@@ -40,7 +40,7 @@ def trains_as_without_checkpoints(lab: Lab) -> None:
     code."""
     script, *argv = basic(lab)
     argv[argv.index("save_checkpoint_ddp")] = "none"
-    rank_assertions.quiet(
+    trajectories.quiet(
         lab,
         lab.undisturbed(*basic(lab), ranks=2),
         lab.trusted(script, *argv, ranks=2),
@@ -78,13 +78,13 @@ def trains_what_it_says(lab: Lab) -> None:
     """From the batches that the ranks report, and their generators, a run without student code
     takes the same course."""
     run = lab.undisturbed(*mid_epoch(lab, 1)[1], ranks=2)
-    rank_assertions.finished(lab, run)
-    batches = [[e for e in life.events if e["event"] == "batch"] for life in run.last.ranks]
+    endings.finished(lab, run)
+    batches = [[e for e in life.events if e["event"] == "batch"] for life in run.last.processes]
     script, *argv = mid_epoch(lab, 1)[1]
     argv[argv.index("save_job")] = "replay"
     argv.remove("--record")
     again = lab.trusted(script, *argv, ranks=2, given={"batches": batches})
-    rank_assertions.quiet(
+    trajectories.quiet(
         lab, run, again, "the undisturbed run, and one that trains on the batches that it reported"
     )
 
@@ -193,7 +193,7 @@ def loads_alone(lab: Lab, name: str) -> None:
     }[name]
     answer = answers[name == "gpu"]
     if answer.crash:
-        finding = crashed(answer.crash, [("loaded", loaded)], life=answer.run.last)
+        finding = crashed(answer.crash, [("loaded", loaded)], process=answer.run.last.process)
         finding.means = finding.means or means
         finding.think = finding.think or think
         raise finding
@@ -203,14 +203,14 @@ def loads_alone(lab: Lab, name: str) -> None:
             "epoch",
             [
                 ("saved", f"epoch {epoch}"),
-                ("returned", f"load_checkpoint_ddp returned {given['epoch']}"),
+                Gist("returned", f"load_checkpoint_ddp returned {given['epoch']}"),
             ],
         )
     want = rank_plan.shown(lab, epoch)
     if different := rank_plan.compared(want, given["holds"], "save_checkpoint_ddp"):
         raise Finding(
             "state-lost",
-            [("loaded", loaded), ("different", ", ".join(different))],
+            [("loaded", loaded), Gist("different", ", ".join(different))],
             about=different[0].split()[0],
             means=means,
             think=think,
@@ -219,8 +219,8 @@ def loads_alone(lab: Lab, name: str) -> None:
 
 def rank_0_alone_writes(lab: Lab) -> None:
     run = lab.undisturbed(*basic(lab), ranks=2)
-    rank_assertions.finished(lab, run)
-    of_runs = [(e["step"], e["events"]) for e in run.lives[-1].ranks[1].all("saved")]
+    endings.finished(lab, run)
+    of_runs = [(e["step"], e["events"]) for e in run.lives[-1].processes[1].all("saved")]
     of_points = [
         (e["step"], e["events"])
         for point in _saved(lab)[0].values()

@@ -14,18 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from grader.checks.rank_assertions import (
-    by_rank,
-    deadlock,
-    ended_early,
-    left_by,
-    left_early,
-    never_met,
-)
-from grader.checks.run_assertions import crashed, starved
+from grader.checks.crashes import crashed
+from grader.checks.endings import ended_early, starved
+from grader.checks.ranks import by_rank, deadlock, left_by, left_early, never_met
 from grader.harness.lab import Lab
-from grader.harness.run import Life
-from grader.verdicts import Finding, Inconclusive
+from grader.harness.run import Process
+from grader.verdicts import Finding, Found, Gist, Inconclusive, Struck
 
 INTERVAL = 4  # steps between two saves (grader/workload/ex02/rank_plan.py counts like that)
 LEAVES = ("SystemExit", "KeyboardInterrupt", "GeneratorExit")  # no error that a caller hears of
@@ -36,7 +30,7 @@ class Seen:
     """One point, after it ran: what each rank reported there."""
 
     point: dict
-    lives: list[Life]
+    lives: list[Process]
     events: list[list[dict]]  # by rank
     table: list[dict]  # by rank: digests, as a tuple -> what they are, as text
 
@@ -85,14 +79,12 @@ class Seen:
     def hangs(self) -> bool:
         return any(self.all(rank, "collective failed") for rank in self.ranks)
 
-    def until(self, event: str, n: int) -> list[Life]:
+    def until(self, event: str, n: int) -> list[Process]:
         """The ranks' lives as far as the n-th such event of this point, or to the point's end."""
         lives = []
-        for life, events in zip(self.lives, self.events, strict=False):
+        for life, events in zip(self.lives, self.events, strict=True):
             at = [i for i, e in enumerate(events) if e["event"] == event]
-            part = Life(life.folder, life.fault, life.result)
-            part.__dict__["events"] = events[: at[n]] if n < len(at) else events
-            lives.append(part)
+            lives.append(life.with_events(events[: at[n]] if n < len(at) else events))
         return lives
 
 
@@ -152,9 +144,9 @@ def _shown(lab: Lab, ranks: int) -> list[list[dict]]:
     point = {"id": "shown", "call": "nothing", "at": "here", "ops": ops}
     given = {"points": [point], "key": drawn["key"]}
     run = lab.trusted("ex02/rank_plan.py", ranks=ranks, given=given)
-    if any(life.first("end") is None for life in run.last.ranks):
+    if any(life.first("end") is None for life in run.last.processes):
         raise ended_early(lab, run, run.last)
-    return [life.all("shown") for life in run.last.ranks]
+    return [life.all("shown") for life in run.last.processes]
 
 
 def shown(lab: Lab, step: int) -> dict[str, str]:
@@ -220,7 +212,7 @@ def _observe(
     run = lab.launch(
         "ex02/rank_plan.py", "--seed", lab.seed, ranks=ranks, directory=folder, given=given
     )
-    lives = run.last.ranks
+    lives = run.last.processes
     if any(life.first("end") is None for life in lives):
         raise ended_early(lab, run, run.last)
     if apart := never_met([crash for life in lives for crash in life.all("crash")]):
@@ -231,7 +223,7 @@ def _observe(
     }
 
 
-def _part(life: Life, point: str) -> list[dict]:
+def _part(life: Process, point: str) -> list[dict]:
     events, inside = [], False
     for event in life.events:
         if event.get("event") == "point":
@@ -360,7 +352,7 @@ def in_time(seen: Seen) -> None:
                     )
                 raise Finding(
                     "limit",
-                    [("ended", f"rank {rank} was still in a save or a load after 20 s")],
+                    [Gist("ended", f"rank {rank} was still in a save or a load after 20 s")],
                     about="wall",
                 )
 
@@ -471,7 +463,7 @@ def loads_what_was_saved(seen: Seen, when: str) -> None:
                         "epoch",
                         [
                             ("saved", f"epoch {holds['step']}"),
-                            ("returned", f"load_checkpoint_ddp returned {e['returned']}"),
+                            Gist("returned", f"load_checkpoint_ddp returned {e['returned']}"),
                         ],
                     )
                 if different := compared(holds["holds"], e["holds"], seen.point["call"]):
@@ -522,9 +514,11 @@ def all_hear_of_failures(seen: Seen, function: str) -> None:
         )
     for fault in failing:
         step = fault["step"]
-        asked = ("fault", f"the disk is full for rank {sweeper}, at: {fault['before']}")
+        asked: tuple[str, str] = Struck(
+            f"the disk is full for rank {sweeper}, at: {fault['before']}"
+        )
         if fault["before"] is None:
-            asked = ("happened", "rank 0 couldn't write: the directory of `path` is a file")
+            asked = Gist("happened", "rank 0 couldn't write: the directory of `path` is a file")
         did = _all_come_back(seen, function, step, asked)
         if step not in struck:
             continue
@@ -533,7 +527,7 @@ def all_hear_of_failures(seen: Seen, function: str) -> None:
         if not any(d["raised"] for d in did):
             _can_load(seen, function, step, did, asked)
     if not struck:
-        rows = [("fault", f"the disk is full for rank {sweeper}"), ("but", "it never fired")]
+        rows = [Struck(f"the disk is full for rank {sweeper}"), ("but", "it never fired")]
         raise Inconclusive("fault", rows)
     works_after_failures(seen, function)
 
@@ -547,7 +541,7 @@ def _all_come_back(seen: Seen, function: str, step: int, asked: tuple[str, str])
     hung = [any(e["event"] == "collective failed" for e in events) for events in saves]
     if not any(hung) and all(did):
         return did
-    lives = [_as_life(life, events) for life, events in zip(seen.lives, saves, strict=False)]
+    lives = [life.with_events(events) for life, events in zip(seen.lives, saves, strict=True)]
     own = {
         rank: left_by(function, d["raised"])
         for rank, d in enumerate(did)
@@ -564,7 +558,7 @@ def _told_alike(did: list[dict], function: str, sweeper: int, asked: tuple[str, 
         if d["raised"] and left(d["raised"]):
             rows = [
                 asked,
-                ("found", f"{function} left rank {rank} by {d['raised']['type']}"),
+                Found(f"{function} left rank {rank} by {d['raised']['type']}"),
                 ("expected", "an error on every rank"),
             ]
             raise Finding("error-ends-process", rows)
@@ -575,7 +569,7 @@ def _told_alike(did: list[dict], function: str, sweeper: int, asked: tuple[str, 
             "error-on-one-rank",
             [
                 asked,
-                ("found", f"{function} returned on {ranks} as if all were well"),
+                Found(f"{function} returned on {ranks} as if all were well"),
                 ("expected", "an error on every rank"),
             ],
             means=(
@@ -616,8 +610,7 @@ def _can_load(
                 "error-swallowed",
                 [
                     asked,
-                    (
-                        "found",
+                    Found(
                         f"{function} returned on every rank as if all were well, and rank "
                         f"{rank} can't load it",
                     ),
@@ -655,9 +648,3 @@ def _during(seen: Seen, rank: int, step: int) -> list[dict]:
 def _as_far_as(events: list[dict], last: str) -> list[dict]:
     at = next((n for n, e in enumerate(events) if e["event"] == last), len(events))
     return events[: at + 1]
-
-
-def _as_life(life: Life, events: list[dict]) -> Life:
-    part = Life(life.folder, life.fault, life.result)
-    part.__dict__["events"] = events
-    return part

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from grader.checks import rank_assertions, task
+from grader.checks import endings, task, trajectories
 from grader.checks.ex02 import all_or_nothing, ddp, sharded
 from grader.harness.faults import Kill, KillInSave
 
@@ -98,7 +98,7 @@ def test_a_run_resumed_at_the_last_step_of_an_epoch_rejoins(lab):
 def test_saving_more_often_changes_nothing_in_the_run(lab):
     """Saving more often changes nothing in the run"""
     often, seldom = (lab.undisturbed(*ddp.mid_epoch(lab, save_every=n)[1], ranks=2) for n in (1, 3))
-    rank_assertions.quiet(
+    trajectories.quiet(
         lab, often, seldom, "a run that saves after every step, and one that saves less often"
     )
 
@@ -115,7 +115,7 @@ def test_all_ranks_together_see_every_sample_once_in_a_new_order(lab):
     per_epoch, args = ddp.mid_epoch(lab)
     for ranks in (2, 4):
         run = lab.undisturbed(*args, ranks=ranks)
-        rank_assertions.finished(lab, run)
+        endings.finished(lab, run)
         ddp.every_sample_once(run, per_epoch)
 
 
@@ -245,8 +245,8 @@ def test_a_training_run_killed_in_mid_save_rejoins_the_undisturbed_one(lab):
     """A training run killed in mid-save rejoins the undisturbed one"""
     args = ddp.of_save_step(lab)
     undisturbed = lab.undisturbed(*args, ranks=2)
-    rank_assertions.finished(lab, undisturbed)
-    third = [life.all("saved")[2] for life in undisturbed.last.ranks]
+    endings.finished(lab, undisturbed)
+    third = [life.all("saved")[2] for life in undisturbed.last.processes]
     rank = lab.draw.choice([r for r, saved in enumerate(third) if saved["events"]] or [0])
     saved = third[rank]
     event = lab.draw.randrange(max(1, len(saved["events"])))

@@ -5,15 +5,15 @@ from __future__ import annotations
 import signal
 from itertools import product
 
+from grader.checks import endings
 from grader.checks.ex03 import edge_cases, stop_assertions
 from grader.checks.ex03.stop_assertions import between_saves, job, launch, stopped_and_resumed
-from grader.checks.rank_assertions import by_rank
-from grader.checks.run_assertions import finished as one_finished
+from grader.checks.ranks import by_rank
 from grader.harness import scratch
 from grader.harness.lab import Lab
 from grader.harness.preemption import Preempt, last_word
-from grader.harness.run import PREEMPTED, Group, Life, Run
-from grader.verdicts import Finding, Inconclusive
+from grader.harness.run import PREEMPTED, Life, Process, Run
+from grader.verdicts import Finding, Found, Gist, Inconclusive, Struck
 
 TOGETHER = "ex03/together_cases.py"
 GRACE = ("--grace", 6)  # s: an agreement every few steps is soon enough
@@ -60,7 +60,7 @@ def _answers_right(run: Run, number: int, mine: tuple[bool, ...]) -> None:
     if set(said.values()) == {any(mine)}:
         return
     who = [rank for rank, has_to in enumerate(mine) if has_to]
-    if isinstance(run.last, Group):
+    if run.last.world > 1:
         ranks = ("ranks " if len(who) > 1 else "rank ") + ", ".join(map(str, who))
         why = f"{ranks} must stop" if who else "no rank has to stop"
         rows = [
@@ -99,12 +99,11 @@ def costs_little(lab: Lab) -> None:
     stop_assertions.finished(lab, run)
     stop_assertions.same_course(lab, run, stop_assertions.yardstick(lab, args, ranks=2))
     stop_assertions.one_writes(run)
-    own, share = _agreement(run.last.ranks[0])
+    own, share = _agreement(run.last.processes[0])
     asked = len(run.last.steps) + len(run.last.all("part"))
     if own > MOST * asked + 10:
         rows = [
-            (
-                "found",
+            Found(
                 f"{own} collectives of yours in {len(run.last.steps)} steps and "
                 f"{len(run.last.all('part'))} parts of evaluations",
             ),
@@ -123,7 +122,7 @@ def costs_little(lab: Lab) -> None:
     )
 
 
-def _agreement(life: Life) -> tuple[int, float]:
+def _agreement(life: Process) -> tuple[int, float]:
     """Collectives that the submission calls (what a save calls isn't counted), and their share of
     the time of training.
     """
@@ -168,16 +167,15 @@ def under_torchrun(lab: Lab) -> None:
         directory=folder,
         network=True,
     )
-    lives = [Life.of_events(events.with_name(f"rank{rank}")) for rank in range(2)]
+    lives = [Process.of_events(events.with_name(f"rank{rank}")) for rank in range(2)]
     when = [
-        (
-            "fault",
+        Struck(
             f"SIGTERM to torchrun after step {step} had begun; it "
             "forwards it to its workers, one after the other",
         )
     ]
-    if run.last.ended or not all(life.events for life in lives):
-        one_finished(lab, run)
+    if run.last.process.ended or not all(life.events for life in lives):
+        endings.finished(lab, run)
         raise Inconclusive(
             "no-torchrun", [("torchrun", f"didn't start its workers: {run.last.text()[-300:]}")]
         )
@@ -185,7 +183,7 @@ def under_torchrun(lab: Lab) -> None:
     if not all(e and e["status"] == PREEMPTED for e in left):
         rows = [
             *when,
-            ("ended", "; ".join(f"rank {r} {_left(life)}" for r, life in enumerate(lives))),
+            Gist("ended", "; ".join(f"rank {r} {_left(life)}" for r, life in enumerate(lives))),
             ("expected", "both leave as preempted"),
         ]
         raise Finding(
@@ -203,11 +201,11 @@ def under_torchrun(lab: Lab) -> None:
         stop_assertions.reckoned(args, life)
     again = launch(lab, *args, faults=(), ranks=2, directory=folder, since=step)
     notes = {"words": [word], "newest": [newest]}
-    joined = Run([Group(lives, None), again.last], (), folder, notes=notes)
+    joined = Run([Life(lives, None), again.last], (), folder, notes=notes)
     stop_assertions.rejoined(lab, joined, stop_assertions.yardstick(lab, args, ranks=2), when)
 
 
-def _left(life: Life) -> str:
+def _left(life: Process) -> str:
     if life.all("killed"):
         return "was killed by SIGKILL when the grace was over"
     if left := life.first("left"):

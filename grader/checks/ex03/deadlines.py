@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from grader.checks import run_assertions
+from grader.checks import trajectories
 from grader.checks.ex03 import stop_assertions
 from grader.checks.ex03.expected_times import Times
 from grader.checks.ex03.stop_assertions import (
@@ -245,7 +245,7 @@ def counts_from_the_first(lab: Lab) -> None:
     signals = both(send(first, step), send(second, step, "end"))
     args = _told(lab, Costs(step=26, save=5), 16)
     for schedule in lab.schedules((signals,)):
-        run_assertions.progress_kept(stopped_and_resumed(lab, args, schedule, saved=False))
+        trajectories.progress_kept(stopped_and_resumed(lab, args, schedule, saved=False))
 
 
 def unknown_save(lab: Lab) -> None:
@@ -279,7 +279,7 @@ def _leaves_the_last_one(
     rank = None if ranks is None else lab.draw.randrange(ranks)
     for schedule in lab.schedules((send(any_signal(lab), step or _after_a_save(lab), rank=rank),)):
         run = stopped_and_resumed(lab, args, schedule, ranks=ranks, saved=False)
-        run_assertions.progress_kept(run)
+        trajectories.progress_kept(run)
 
 
 def _told(lab: Lab, costs: Costs, grace: float) -> tuple:

@@ -7,7 +7,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from grader.checks import run_assertions
+from grader.checks import crashes, trajectories
+from grader.checks.crashes import crashed
 from grader.checks.ex03 import stop_assertions
 from grader.checks.ex03.stop_assertions import (
     EPOCHS,
@@ -26,12 +27,11 @@ from grader.checks.ex03.stop_assertions import (
     steps_per_epoch,
     yardstick,
 )
-from grader.checks.run_assertions import crashed, schedule_of
 from grader.harness.faults import Kill, TearWord
 from grader.harness.lab import Lab
 from grader.harness.preemption import TORN, send
-from grader.harness.run import PREEMPTED, Life, Run
-from grader.verdicts import Finding, Inconclusive
+from grader.harness.run import PREEMPTED, Life, Process, Run, schedule_of
+from grader.verdicts import Finding, Found, Gist, Inconclusive
 
 
 def trains_like_the_yardstick(lab: Lab) -> None:
@@ -47,7 +47,7 @@ def trains_like_the_yardstick(lab: Lab) -> None:
         raise Finding(
             "wrong-loop",
             [
-                *run_assertions.divergence_rows(run, found),
+                *trajectories.divergence_rows(run, found),
                 ("compared", "your loop, and the plain one, in which nothing ever stops"),
             ],
             about=found.cause,
@@ -64,14 +64,14 @@ def trains_like_the_yardstick(lab: Lab) -> None:
     _saved_in_time(run.last, every)
     _saved_no_more(run.last, every, steps_per_epoch(lab))
     stop_assertions.not_said_too_soon(run, 0)
-    _says(run, "done", [("ended", "training was done, exit status 0")])
+    _says(run, "done", [Gist("ended", "training was done, exit status 0")])
 
 
 def _built_once(life: Life) -> None:
     for event, call in (("built", "make_job"), ("life", "job.resume")):
         if (times := len(life.all(event))) > 1:
             rows = [
-                ("found", f"{call}() was called {times} times"),
+                Found(f"{call}() was called {times} times"),
                 ("expected", "once"),
             ]
             raise Finding(
@@ -84,15 +84,12 @@ def _built_once(life: Life) -> None:
 def _saved_in_time(life: Life, every: int) -> None:
     """No more steps than that lie between two saves."""
     saved = [0, *(e["step"] for e in life.all("saved"))]
-    gap, at = max(
-        (after - before, before)
-        for before, after in zip(saved, [*saved[1:], life.reached], strict=False)
-    )
+    gap, at = max((after - before, before) for before, after in pairwise([*saved, life.reached]))
     if gap > every:
         after = f"after step {at}" if at else "before the first one"
         rows = [
             ("expected", f"a regular save every {every} steps (job.save_every)"),
-            ("found", f"{after}, none in {gap} steps"),
+            Found(f"{after}, none in {gap} steps"),
         ]
         raise Finding(
             "no-regular-save",
@@ -160,7 +157,7 @@ def just_finished(lab: Lab, ranks: int | None = None) -> None:
         if not any(one.all("signal") for one in lives):
             rows = [
                 ("trained", f"to the end, step {last}"),
-                ("found", "no save after it"),
+                Found("no save after it"),
             ]
             raise Finding(
                 "not-saved-at-the-end",
@@ -169,7 +166,7 @@ def just_finished(lab: Lab, ranks: int | None = None) -> None:
                 think="what does the next life find, if this one has just finished?",
             )
         stop_assertions.not_said_too_soon(run, 0)
-        _says(run, "done", [("ended", "training was done, exit status 0")])
+        _says(run, "done", [Gist("ended", "training was done, exit status 0")])
         _nothing_to_do(lab, run, args, ranks)
 
 
@@ -183,8 +180,7 @@ def _nothing_to_do(lab: Lab, run: Run, args: tuple, ranks: int | None) -> None:
     if any(one.steps or one.all("part") for one in lives):
         rows = [
             ("relaunched", "a job that is done"),
-            (
-                "found",
+            Found(
                 f"it trained {len(life.steps)} steps and evaluated {len(life.all('part'))} parts",
             ),
             ("expected", "it finds that nothing is left to do, and says so"),
@@ -212,13 +208,13 @@ def _nothing_to_do(lab: Lab, run: Run, args: tuple, ranks: int | None) -> None:
     if not life.finished:
         stop_assertions.left_as_preempted(lab, again, 0, life, yardstick(lab, args, ranks))
         raise ended_early(lab, again, life)
-    _says(again, "done", [("ended", "nothing was left to do, exit status 0")])
+    _says(again, "done", [Gist("ended", "nothing was left to do, exit status 0")])
 
 
 def _preempted_for_nothing(run: Run, when: str) -> Finding:
     rows = [
         *fault_row(run),
-        ("ended", f"as preempted (exit status {PREEMPTED}), {when}"),
+        Gist("ended", f"as preempted (exit status {PREEMPTED}), {when}"),
         ("expected", "exit status 0: nothing was left to do"),
     ]
     return Finding(
@@ -282,11 +278,11 @@ def error_is_told(lab: Lab) -> None:
         finished(lab, again)
         joined = Run([run.last, again.last], (), run.directory)
         try:
-            run_assertions.progress_kept(joined)
+            trajectories.progress_kept(joined)
             same_course(lab, joined, yardstick(lab, args))
         except Finding as finding:
-            when = ("error", f"{error[0]} in step {step}; run again, the job has no error")
-            finding.rows = [when, *finding.rows]
+            finding.gist = f"{error[0]} in step {step}; run again, the job has no error"
+            finding.rows = [("error", finding.gist), *finding.rows]
             raise
 
 
@@ -335,7 +331,7 @@ def _failed(
         if where == "save" and life.finished:
             raise Finding(
                 "no-regular-save",
-                [("expected", f"a save after step {step}"), ("found", "none")],
+                [("expected", f"a save after step {step}"), Found("none")],
                 schedule_of(run),
             )
         if life.finished or life.obeyed_fault:
@@ -355,7 +351,10 @@ def _failed(
     }
     whose = ", which isn't an Exception," if error[0] in OTHERS else ""
     whose += "" if rank is None else f" of rank {rank}"
-    rows = [*fault_row(run), ("error", f"{error[0]}{whose} {place.get(where, f'in the {where}')}")]
+    rows = [
+        *fault_row(run),
+        Gist("error", f"{error[0]}{whose} {place.get(where, f'in the {where}')}"),
+    ]
     if statuses := [one.status for one in lives if one.status in SAYS]:
         raise Finding(
             "error-hidden",
@@ -377,7 +376,7 @@ def _failed(
     _says(run, "failed", rows)
 
 
-def _goes_on(life: Life, rows: list, error: tuple[str, str]) -> None:
+def _goes_on(life: Process, rows: list, error: tuple[str, str]) -> None:
     """The caller of main has got this very error."""
     crash = life.first("crash")
     if crash and crash["type"] == error[0] and error[1] in crash["message"]:
@@ -386,15 +385,14 @@ def _goes_on(life: Life, rows: list, error: tuple[str, str]) -> None:
     if error[0] == "SystemExit" and raised and error[1] in raised["exit"]:
         return
     if crash:
-        finding = crashed(crash, rows, life=life)
+        finding = crashed(crash, rows, process=life)
         finding.rows.append(("expected", "the job's own error goes on to the caller"))
         raise finding
     rows = [
         *rows,
         (
             "ended",
-            "main's caller never got it: the process left with "
-            f"{run_assertions.left_with(life.status)}",
+            f"main's caller never got it: the process left with {crashes.left_with(life.status)}",
         ),
         ("expected", "it goes on to the caller"),
     ]

@@ -13,11 +13,10 @@ from grader.checks.ex03.stop_assertions import (
     stopped_and_resumed,
     yardstick,
 )
-from grader.checks.run_assertions import schedule_of
 from grader.harness.lab import Lab
 from grader.harness.preemption import Preempt
-from grader.harness.run import Run
-from grader.verdicts import Finding, Inconclusive
+from grader.harness.run import Run, schedule_of
+from grader.verdicts import Finding, Found, Inconclusive
 
 NUMBER = 2
 
@@ -37,7 +36,7 @@ def stops(lab: Lab, preemption: Preempt) -> None:
     for schedule in lab.schedules((preemption,)):
         run = stopped_and_resumed(lab, args, schedule, whole=_whole(lab, args))
         for life in run.lives:
-            struck = reported(life, "struck", run.notes["token"])
+            struck = reported(life.process, "struck", run.notes["token"])
             if gone := max([e["gone"] for e in struck], default=0):
                 raise _gone(run, gone)
             if len(struck) != len(life.all("signal")):
@@ -83,7 +82,7 @@ def draw_apart(lab: Lab) -> None:
                     ),
                 )
     if not seen:
-        raise Finding("no-worker", [("found", "no DataLoader worker ran worker_init to its end")])
+        raise Finding("no-worker", [Found("no DataLoader worker ran worker_init to its end")])
 
 
 def _named(epoch_and_worker: tuple[int, int]) -> str:

@@ -10,7 +10,7 @@ from grader.checks.ex04.cluster_runs import HELD, STEPS, ClusterRun, Refused
 from grader.checks.ex04.witness import TEARS
 from grader.harness.lab import Lab
 from grader.slurm import Cluster
-from grader.verdicts import FAIL, Finding, Inconclusive
+from grader.verdicts import FAIL, Finding, Found, Gist, Inconclusive, Struck
 from grader.workload.ex04 import train
 
 SAVE_EVERY = 5
@@ -76,7 +76,7 @@ def chained(lab: Lab) -> ClusterRun:
     return _ran(
         lab,
         CHAIN,
-        plan=tuple(fault | {"step": n} for n, fault in zip(steps, faults, strict=False)),
+        plan=tuple(fault | {"step": n} for n, fault in zip(steps, faults, strict=True)),
         uses="lock",
     )
 
@@ -102,7 +102,7 @@ def chaos_plan(draw: Random) -> tuple[dict, ...]:
     return tuple(
         {"step": step, "do": do}
         | ({"how": how} if do == "torn" else {} if do == "kill" else {"save": "short"})
-        for step, do in zip(steps, faults, strict=False)
+        for step, do in zip(steps, faults, strict=True)
     )
 
 
@@ -121,7 +121,7 @@ def _ran(lab: Lab, script: str, *flags, **options) -> ClusterRun:
     try:
         run = cluster_runs.ran(lab, script, *flags, **options)
     except Refused as e:
-        rows = [("sbatch", f"refuses {script}"), ("error", str(e)[:300])]
+        rows = [("sbatch", f"refuses {script}"), Gist("error", str(e)[:300])]
         raise Finding("sbatch", rows) from e
     _witnessed(run)
     return run
@@ -138,14 +138,14 @@ def _witnessed(run: ClusterRun) -> None:
         if strange == "outside":
             rows = [
                 *story(run),
-                ("found", "the training ran outside every running job of the cluster"),
+                Found("the training ran outside every running job of the cluster"),
             ]
             raise Finding("outside", rows)
         raise Finding(
             "strange",
             [
                 *story(run),
-                ("found", f"something other than $TRAIN reported in its name: {strange}"),
+                Found(f"something other than $TRAIN reported in its name: {strange}"),
             ],
         )
     if run.where.chosen == "site":
@@ -181,7 +181,7 @@ def _witnessed(run: ClusterRun) -> None:
 def story(run: ClusterRun, until: int | None = None) -> list[tuple[str, str]]:
     faults, times = run.all("fault")[:until], vars(run.where.pace)
     texts = [STORY[f["do"]].format(**times, **f) for f in faults]
-    return [("fault" if n == 0 else "", text) for n, text in enumerate(texts)]
+    return [("", text) if n else Struck(text) for n, text in enumerate(texts)]
 
 
 # --- what is asked of them ------------------------------------------------------------------------
@@ -241,18 +241,18 @@ def finished(run: ClusterRun) -> None:
             if run.lives
             else "the training never begins"
         )
-        raise Finding("endless", [*before, ("found", f"the job is run again and again: {lives}")])
+        raise Finding("endless", [*before, Found(f"the job is run again and again: {lives}")])
     if run.late:
         raise Finding(
             "late",
-            [*before, ("found", f"still in the queue after {run.where.pace.seconds:g} s")],
+            [*before, Found(f"still in the queue after {run.where.pace.seconds:g} s")],
         )
     found = f"the job has left the queue, and it isn't done: step {_reached(run)} of {STEPS}"
     last = run.lives[-1] if run.lives else []
     hurried = any(e["event"] == "fault" and e["do"] in ("preempt", "limit") for e in last)
     raise Finding(
         "run-again-in-haste" if hurried else "not-run-again",
-        [*before, ("found", found)],
+        [*before, Found(found)],
         means="the job is never run again, and you find out days later",
         think="who requeues the job, and does your script reach that line?",
     )
@@ -261,18 +261,20 @@ def finished(run: ClusterRun) -> None:
 def _standing(run: ClusterRun) -> list[tuple[str, str]]:
     """How the last life ended, as far as the training could tell."""
     if not run.lives:
-        return [("ended", f"the training never began ({_states(run)})")]
+        return [Gist("ended", f"the training never began ({_states(run)})")]
     last = run.lives[-1]
     if left := next((e for e in last if e["event"] == "left"), None):
-        return [("ended", f"the training ended with exit status {left['status']}; {_states(run)}")]
+        return [
+            Gist("ended", f"the training ended with exit status {left['status']}; {_states(run)}")
+        ]
     if error := next((e for e in last if e["event"] == "error"), None):
         return [
-            (
+            Gist(
                 "ended",
                 f"the training raised {error['type']}: {error['message'][:200]}; {_states(run)}",
             )
         ]
-    return [("ended", f"the training was killed; {_states(run)}")]
+    return [Gist("ended", f"the training was killed; {_states(run)}")]
 
 
 def _states(run: ClusterRun) -> str:
@@ -310,7 +312,7 @@ def kept(run: ClusterRun, do: str, think: str) -> None:
     rows = [
         *story(run, number + 1),
         ("heard", f"the training got {heard or 'no signal at all'}"),
-        (
+        Gist(
             "ended",
             "it was killed while it saved" if saving else "it was killed before it could save",
         ),
@@ -340,8 +342,7 @@ def undisturbed_saves(run: ClusterRun) -> None:
             elif e["event"] == "signal" and e["signal"] == "SIGTERM" and saving:
                 rows = [
                     *story(run),
-                    (
-                        "found",
+                    Found(
                         "SIGTERM came while the training was saving: from a requeue, or from "
                         "the time limit itself",
                     ),
@@ -374,7 +375,7 @@ def same_course(run: ClusterRun) -> None:
         rows = [
             *story(run),
             ("diverged", f"at step {wrong[0]}"),
-            ("resumed", ", ".join(str(e["step"]) for e in run.all("resumed"))),
+            Gist("resumed", ", ".join(str(e["step"]) for e in run.all("resumed"))),
         ]
         raise Finding("trajectory-differs", rows)
 
@@ -385,7 +386,7 @@ def ended_well(run: ClusterRun) -> None:
     if run.finished and last.get("JobState") not in ("COMPLETED", None):
         rows = [
             ("done", "the training ended with exit status 0"),
-            ("found", _states(run)),
+            Found(_states(run)),
             ("expected", "COMPLETED: the cluster's word for a job that is done"),
         ]
         raise Finding(
@@ -411,12 +412,12 @@ def does_nothing_when_done(run: ClusterRun) -> None:
             "done-twice",
             [
                 requeued,
-                ("found", "it trained again"),
+                Found("it trained again"),
             ],
             think=think,
         )
     if len(after) > 1 or any(e["event"] == "error" for life in after for e in life):
-        found = ("found", f"{len(after)} more lives; {_states(run)}")
+        found = Found(f"{len(after)} more lives; {_states(run)}")
         raise Finding(
             "done-twice",
             [
@@ -440,7 +441,7 @@ def gives_up(run: ClusterRun) -> None:
     if not run.late and began < TRIES:
         rows = [
             what,
-            ("found", f"{began} lives began at step 10; {_states(run)}"),
+            Found(f"{began} lives began at step 10; {_states(run)}"),
         ]
         raise Finding("not-tried-again", rows)
     if run.late or run.stuck or began > TRIES:
@@ -451,7 +452,7 @@ def gives_up(run: ClusterRun) -> None:
         again = f"{gave_up}, and {'was run again' if run.endless and not run.stuck else still}"
         rows = [
             what,
-            ("found", f"more than {TRIES} lives began at step 10" if began > TRIES else again),
+            Found(f"more than {TRIES} lives began at step 10" if began > TRIES else again),
         ]
         raise Finding("crash-loop", rows)
     _failed(run, what)
@@ -463,7 +464,7 @@ def _failed(run: ClusterRun, what: tuple[str, str]) -> None:
     if state not in (["FAILED"], [None], []):
         rows = [
             what,
-            ("found", _states(run)),
+            Found(_states(run)),
             ("expected", "FAILED: nobody looks for an error in a job that reports success"),
         ]
         raise Finding("final-state", rows, think="which exit status does your script end with?")
@@ -478,8 +479,7 @@ def chain_ends(run: ClusterRun) -> None:
     if run.late or run.stuck or len(run.lives) > 1:
         rows = [
             what,
-            (
-                "found",
+            Found(
                 f"the next job waits forever: {run.stuck}" if run.stuck else "the chain continues",
             ),
         ]
@@ -492,7 +492,7 @@ def one_at_a_time(run: ClusterRun) -> None:
     if beside or run.at_once:
         pair = (beside["job"], beside["at_once"][0]) if beside else sorted(run.at_once)[:2]
         rows = [
-            ("found", f"job {pair[0]} ran while job {pair[1]} was running"),
+            Found(f"job {pair[0]} ran while job {pair[1]} was running"),
         ]
         raise Finding("two-at-once", rows)
 
@@ -509,7 +509,7 @@ def generations(run: ClusterRun) -> None:
         raise Finding("no-chain", rows, think=think)
     if ids and len(run.jobs) > len(ids) + 1:
         rows = [
-            ("found", f"{len(run.jobs)} jobs were submitted, and {len(ids)} trained"),
+            Found(f"{len(run.jobs)} jobs were submitted, and {len(ids)} trained"),
             ("expected", "each job submits one, and the last one's successor is cancelled"),
         ]
         means = "each job that has two successors doubles the chain"
@@ -535,7 +535,7 @@ def resumed_well(run: ClusterRun) -> None:
         if resumed["step"] != resumed["newest"]:
             rows = [
                 *story(run, sum(e["t"] < resumed["t"] for e in run.all("fault"))),
-                ("resumed", f"from step {resumed['step']}"),
+                Gist("resumed", f"from step {resumed['step']}"),
                 ("expected", f"from step {resumed['newest']}, then the newest intact checkpoint"),
             ]
             raise Finding("not-the-newest", rows)
