@@ -41,7 +41,11 @@ class Block:
 
 
 def pages(root: Path) -> list[Path]:
-    return [root / "README.md", *sorted(root.glob("ex*/README.md")), root / "docs" / "grading.md"]
+    return [
+        root / "README.md",
+        *sorted(root.glob("ex*/README.md")),
+        *sorted(root.glob("docs/*.md")),
+    ]
 
 
 def problems(root: Path, exercises: list[Exercise]) -> Iterator[str]:

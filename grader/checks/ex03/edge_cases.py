@@ -311,9 +311,17 @@ def error_of_ranks(lab: Lab) -> None:
 
 
 def error_of_one_rank(lab: Lab) -> None:
-    """On a rank other than 0, which alone knows of it."""
-    place = lab.draw.choice([("step", between_saves(lab)), ("evaluation", steps_per_epoch(lab))])
-    for where, step in (place, ("save", SAVE_EVERY)):
+    """On a rank other than 0, which alone knows of it.
+
+    In a step and in a save, the others meet it in a collective of the job's; in an evaluation, in
+    one of the student's.
+    """
+    places = [
+        ("step", between_saves(lab)),
+        ("evaluation", steps_per_epoch(lab)),
+        ("save", SAVE_EVERY),
+    ]
+    for where, step in places:
         args, error = _failing(lab, where, step, "--fails-on-rank", 1)
         run = launch(lab, *args, faults=(), ranks=2)
         _failed(lab, run, where, step, error, rank=1)
