@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from grader.checks import endings, trajectories
 from grader.checks.crashes import crashed
 from grader.checks.ex02 import rank_plan
-from grader.checks.ex02.rank_plan import Seen, place, saves, works
+from grader.checks.ex02.rank_plan import Seen, in_time, place, saves, works
 from grader.checks.questions import ask
 from grader.harness.lab import Lab
 from grader.harness.run import Run
@@ -148,6 +149,7 @@ def _saved(lab: Lab) -> tuple[dict[str, Seen], Path]:
             {
                 "name": name,
                 "call": "save_checkpoint_ddp",
+                "relative": name == "plain",
                 "ops": [
                     {"op": "save", "step": epoch - 1},
                     {"op": "save", "step": epoch, "gpu": name == "gpu"},
@@ -170,22 +172,27 @@ def loads_alone(lab: Lab, name: str) -> None:
             think="where did save_checkpoint_ddp write to?",
         )
     key = rank_plan.secrets(lab)["key"]
-    questions = [
-        {"ask": "load", "file": f"{which}/checkpoint.pt", "key": key} for which in ("plain", "gpu")
-    ]
-    answers = lab.bench.once(
-        ("ddp alone", lab.bench.submission.key),
-        lambda: ask(lab, "ex02/ddp.py", questions, directory=folder),
-    )
+
+    def answered():
+        alone = place(lab)  # the files, with nothing of what lay beside them
+        for which in ("plain", "gpu"):
+            if (saved := folder / which / "checkpoint.pt").is_file():
+                shutil.copyfile(saved, alone / f"{which}.copy")
+        questions = [
+            {"ask": "load", "file": f"{which}.copy", "key": key} for which in ("plain", "gpu")
+        ]
+        return ask(lab, "ex02/ddp.py", questions, directory=alone)
+
+    answers = lab.bench.once(("ddp alone", lab.bench.submission.key), answered)
     loaded, means, think = {
         "plain": (
-            "what 2 ranks saved, by one process alone, into a bare network",
+            "a copy of the file that 2 ranks saved, by one process alone, into a bare network",
             "the checkpoint of a training job can't be evaluated, exported or debugged "
             "without starting ranks",
-            "which prefix do DDP's state_dict keys have, and whose state_dict has none?",
+            "which prefix do DDP's state_dict keys have, and does the file hold all of it?",
         ),
         "gpu": (
-            "a file whose tensors lived on cuda:0",
+            "a copy of a file whose tensors lived on cuda:0",
             "on a node with GPUs every rank's tensors land on rank 0's GPU, which runs out "
             "of memory; on a machine without them the file can't be opened",
             "where does torch.load put a tensor that was saved on cuda:0?",
@@ -279,3 +286,23 @@ def failure_reaches_all(lab: Lab, function: str, failing: tuple[int, ...]) -> No
     ]
     seen = saves(lab, points, place(lab), ranks=3, judged=False)
     rank_plan.all_hear_of_failures_of(list(seen.values()), function)
+
+
+def each_folder_is_whole(lab: Lab) -> None:
+    """Of three checkpoints of one run, each folder is copied elsewhere, alone, and loaded there."""
+    saved, numbers = place(lab), rank_plan.steps(lab)
+    ops = [{"op": "save", "step": step} for step in numbers]
+    point = {"name": "saved", "call": "save_job", "relative": True, "ops": ops}
+    works(saves(lab, [point], saved, judged=False)["saved"], "save_job")
+    folder, points = place(lab), []
+    for step in numbers:
+        rank_plan.alone(saved / "saved" / f"after-{step}", folder / f"copy of {step}", "save_job")
+        load = {"call": "save_job", "relative": step == numbers[0], "ops": [{"op": "load"}]}
+        points.append({"name": f"copy of {step}"} | load)
+    seen = rank_plan.loads(lab, points, folder)
+    for step in numbers:
+        copy = seen[f"copy of {step}"]
+        in_time(copy)
+        for rank in copy.ranks:
+            if different := copy.loaded_as(rank, f"step {step}"):
+                raise rank_plan.not_whole(different, copy.loaded(rank), "save_job", rank)

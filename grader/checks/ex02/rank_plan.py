@@ -76,6 +76,13 @@ class Seen:
                 return [k for k in want if answer["holds"].get(k) != want[k]]
         return ["global step"]
 
+    def loaded_as(self, rank: int, what: str) -> list[str]:
+        """The components in which the rank's first load isn't that; all of them, if it failed."""
+        want = next(dict(holds) for holds, text in self.table[rank].items() if text == what)
+        answer = self.loaded(rank)
+        got = {} if answer is None or answer["raised"] else answer["holds"]
+        return [k for k in want if got.get(k) != want[k]]
+
     def hangs(self) -> bool:
         return any(self.all(rank, "collective failed") for rank in self.ranks)
 
@@ -118,14 +125,21 @@ def steps(lab: Lab) -> tuple[int, int, int]:
     return first, first + INTERVAL, first + 2 * INTERVAL
 
 
+def later_steps(lab: Lab) -> list[int]:
+    """Those after them: with these, no number of checkpoints that a solution may keep or try is
+    enough.
+    """
+    return [steps(lab)[2] + n * INTERVAL for n in range(1, LATER + 1)]
+
+
+LATER = 9
 LARGE = 99_999_999  # and the step after it
 EPOCHS = (7, 8)  # in task 2.1 the number that is saved counts epochs
 
 
 def _shows(lab: Lab, which: str) -> list[tuple[int, int]]:
     """(step, version) of all jobs that are saved, or saved next."""
-    known = [INTERVAL, *steps(lab)]
-    known += [known[-1] + INTERVAL, known[-1] + 2 * INTERVAL]
+    known = [INTERVAL, *steps(lab), *later_steps(lab)]
     if which == "saved":
         known += [0, LARGE, LARGE + 1, *EPOCHS]
     return [(step, 0) for step in dict.fromkeys(known)] + (
@@ -175,6 +189,36 @@ def place(lab: Lab) -> Path:
 def copied(origin: Path, to: Path) -> Path:
     shutil.copytree(origin, to, symlinks=True)
     return to
+
+
+def alone(origin: Path, to: Path, function: str) -> Path:
+    """A copy of the folder that a save was given, without what lies around it."""
+    if not origin.is_dir() or not any(origin.iterdir()):
+        raise Finding(
+            "outside-the-folder",
+            [
+                ("saved", f"{function} returned, and there is nothing in `folder`"),
+                ("expected", "a checkpoint, all of it in `folder`"),
+            ],
+        )
+    return copied(origin, to)
+
+
+def not_whole(different: list[str], loaded: dict | None, function: str, rank: int) -> Finding:
+    """What a rank loaded from a copy isn't what was saved into the folder."""
+    rows = [
+        ("saved", f"several checkpoints of one run by {function}, each into a folder of its own"),
+        ("then", "each folder was copied to another place, and its copy loaded by new processes"),
+    ]
+    if loaded and loaded.get("raised"):
+        rows.append(("rank", str(rank)))
+        finding = crashed(loaded["raised"], rows)
+        finding.means = "a checkpoint that is moved, or outlives the next one, can't be loaded"
+        finding.think = "which of the files that a load needs don't lie in the folder that you got?"
+        return finding
+    rows.append(("rank", f"{rank} gets back something else: {', '.join(different[:5])}"))
+    rows.append(("expected", "what was saved into that folder, whatever was saved later"))
+    return Finding("outside-the-folder", rows)
 
 
 def saves(
@@ -274,6 +318,25 @@ def agrees(
         means=means,
         think=think,
     )
+
+
+def raises_what_it_says(seen: Seen, rows: list) -> None:
+    """The error is the given CheckpointError, on every rank; a module that has none of that name
+    raises what it likes.
+    """
+    for rank in seen.ranks:
+        answer = seen.loaded(rank)
+        raised = answer["raised"]
+        if "CheckpointError" in answer["classes"] and "CheckpointError" not in raised["bases"]:
+            raise Finding(
+                "wrong-error",
+                [
+                    *rows,
+                    (f"rank {rank}", f"resume raised {raised['type']}: {_gist(raised['message'])}"),
+                    ("expected", "on every rank: CheckpointError, which the file gives you"),
+                ],
+                about=raised["type"],
+            )
 
 
 def _wrong(found: list[str]) -> tuple[str, str]:
@@ -514,9 +577,7 @@ def all_hear_of_failures(seen: Seen, function: str) -> None:
         )
     for fault in failing:
         step = fault["step"]
-        asked: tuple[str, str] = Struck(
-            f"the disk is full for rank {sweeper}, at: {fault['before']}"
-        )
+        asked: tuple[str, str] = Struck(refused(fault, sweeper))
         if fault["before"] is None:
             asked = Gist("happened", "rank 0 couldn't write: the directory of `path` is a file")
         did = _all_come_back(seen, function, step, asked)
@@ -532,9 +593,19 @@ def all_hear_of_failures(seen: Seen, function: str) -> None:
     works_after_failures(seen, function)
 
 
+def refused(failing: dict, rank: int) -> str:
+    """What a rank meets in a save that fails."""
+    how = {
+        "silent": f"rank {rank} meets an error without a text, OSError()",
+        "unpicklable": f"rank {rank} meets an OSError that can't be pickled: it holds a lock",
+    }.get(failing["fault"].get("error"), f"the disk is full for rank {rank}")
+    return f"{how}, at: {failing['before']}"
+
+
 def _all_come_back(seen: Seen, function: str, step: int, asked: tuple[str, str]) -> list[dict]:
     """What each rank's save of this step came to; none of them waits for another for ever."""
     saves = [_as_far_as(_during(seen, rank, step), "saved point") for rank in seen.ranks]
+    saves = [[_left_at_once(e) for e in events] for events in saves]
     did: list[Any] = [
         next((e for e in events if e["event"] == "saved point"), None) for events in saves
     ]
@@ -550,6 +621,15 @@ def _all_come_back(seen: Seen, function: str, step: int, asked: tuple[str, str])
     if not any(hung):
         in_time(seen)
     raise deadlock(lives, [asked], left=own)
+
+
+def _left_at_once(event: dict) -> dict:
+    """A collective that raised before it waited, over a value that it can't send, was left."""
+    kind = event.get("type", "")
+    waited = kind == "RuntimeError" or kind.startswith("Dist")
+    if event["event"] == "collective failed" and not waited:
+        return event | {"event": "collective left"}
+    return event
 
 
 def _told_alike(did: list[dict], function: str, sweeper: int, asked: tuple[str, str]) -> None:

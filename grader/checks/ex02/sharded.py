@@ -182,12 +182,41 @@ def loads(lab: Lab, saved_by: int, loaded_by: int) -> None:
             )
 
 
-def _lost(different: list[str], when: list, resharded: bool = False) -> Finding:
-    kinds = list(
-        dict.fromkeys(
-            " ".join(name.split()[: 2 if name.startswith("optimizer") else 1]) for name in different
-        )
+def each_folder_is_whole(lab: Lab) -> None:
+    """The first of several checkpoints is copied elsewhere, alone, and loaded there."""
+    can_shard()
+    drawn = rank_plan.secrets(lab)
+    saved = lab.launch(
+        "ex02/sharded.py", "--do", "several", ranks=2, given={"payload": drawn["saved"]}
     )
+    finished(lab, saved)
+    folder = rank_plan.place(lab)
+    rank_plan.alone(saved.directory / "saved-0", folder / "a copy", "save_sharded")
+    run = lab.launch(
+        "ex02/sharded.py",
+        *("--do", "load", "--folder", "a copy"),
+        ranks=2,
+        directory=folder,
+        given={"key": drawn["key"]},
+    )
+    want = _want(lab)
+    for rank, life in enumerate(run.last.processes):
+        whole, crash = life.first("whole"), life.first("crash")
+        got = whole["digests"] if whole else {}
+        if crash or any(got.get(name) != want[name] for name in want):
+            different = list(dict.fromkeys(_kind(n) for n in want if got.get(n) != want[n]))
+            loaded = {"raised": crash} if crash else None
+            if crash or whole:
+                raise rank_plan.not_whole(different, loaded, "save_sharded", rank)
+    finished(lab, run)
+
+
+def _kind(name: str) -> str:
+    return " ".join(name.split()[: 2 if name.startswith("optimizer") else 1])
+
+
+def _lost(different: list[str], when: list, resharded: bool = False) -> Finding:
+    kinds = list(dict.fromkeys(map(_kind, different)))
     rows = [
         *when,
         Gist(

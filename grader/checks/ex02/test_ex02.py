@@ -126,6 +126,12 @@ def test_no_rank_leaves_before_every_part_is_complete(lab):
 
 
 @task("ex02.2")
+def test_every_checkpoint_lies_whole_in_its_own_folder(lab):
+    """Every checkpoint lies whole in its own folder"""
+    ddp.each_folder_is_whole(lab)
+
+
+@task("ex02.2")
 def test_a_part_that_one_rank_cannot_write_is_an_error_on_every_rank(lab):
     """A part that one rank cannot write is an error on every rank"""
     ddp.failure_reaches_all(lab, "save_job", failing=(0, 2))
@@ -153,6 +159,12 @@ def test_saving_shards_changes_nothing_in_the_run(lab):
 def test_every_shard_comes_back_whatever_its_size(lab):
     """Every shard comes back whatever its size"""
     sharded.loads(lab, 4, 4)
+
+
+@task("ex02.3")
+def test_every_sharded_checkpoint_lies_whole_in_its_own_folder(lab):
+    """Every sharded checkpoint lies whole in its own folder"""
+    sharded.each_folder_is_whole(lab)
 
 
 @task("ex02.3")
@@ -241,6 +253,12 @@ def test_a_checkpoint_damaged_for_one_rank_is_passed_over_by_all(lab):
 
 
 @task("ex02.5")
+def test_all_earlier_checkpoints_stay_loadable(lab):
+    """All earlier checkpoints stay loadable"""
+    all_or_nothing.all_earlier_ones_stay(lab)
+
+
+@task("ex02.5")
 def test_a_training_run_killed_in_mid_save_rejoins_the_undisturbed_one(lab):
     """A training run killed in mid-save rejoins the undisturbed one"""
     args = ddp.of_save_step(lab)
@@ -258,3 +276,9 @@ def test_a_training_run_killed_in_mid_save_rejoins_the_undisturbed_one(lab):
 def test_whatever_a_power_loss_leaves_of_the_saves_all_ranks_resume_rightly(lab):
     """All ranks resume correctly from whatever a power loss leaves of the saves"""
     all_or_nothing.power_lost(lab)
+
+
+@task("ex02.5")
+def test_whatever_a_power_loss_leaves_of_the_same_step_saved_again_all_ranks_resume_rightly(lab):
+    """All ranks resume correctly from whatever a power loss leaves of a step saved again"""
+    all_or_nothing.power_lost_again(lab)
