@@ -188,7 +188,7 @@ def checks(
     where = Where(cluster, partition, account) if cluster else None
     submissions = [_submission(each.exercise, submission, solution) for each in chosen]
     for each in chosen:
-        selection.choose(engine.collect(each.exercise), each.checks)  # an error before any grading
+        engine.select(each)  # an error before any grading
     limits = Limits(wall=time_limit, cpu=max(5.0, time_limit / 2)) if time_limit else Limits()
     confined = sandbox.choose(policy)
     seed = random.SystemRandom().randrange(2**31) if seed is None else seed
@@ -477,13 +477,8 @@ def debug_command(name, life, rank, seed, debugpy, submission, solution):
     from grader import engine
 
     (chosen,) = selection.parse([name])
-    checks = [
-        c
-        for c in engine.collect(chosen.exercise)
-        if chosen.tasks is None or c.task in {task.id for task in chosen.tasks}
-    ]
-    found = selection.choose(checks, chosen.checks)
-    if len(found) != 1:
+    found = engine.select(chosen)
+    if len(found) != 1 or not chosen.checks:
         raise UsageError(f"name a check: grade debug {name}/NAME; `grade show {name}` lists them")
     work = _submission(chosen.exercise, submission, solution)
     if work.problem:

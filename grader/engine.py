@@ -87,6 +87,13 @@ def collect(exercise: Exercise) -> list[Check]:
     return found
 
 
+def select(chosen: selection.Selection) -> list[Check]:
+    """The checks that were chosen, in their order. Raises UsageError for a name of none."""
+    tasks = None if chosen.tasks is None else {task.id for task in chosen.tasks}
+    checks = [c for c in collect(chosen.exercise) if tasks is None or c.task in tasks]
+    return selection.choose(checks, chosen.checks) if chosen.checks else checks
+
+
 def at_once(exercise: Exercise) -> int:
     """How many of the exercise's checks may run at a time, whatever the cores; 0: no preference.
 
@@ -138,12 +145,10 @@ class Grading:
         self.seed = random.SystemRandom().randrange(2**31) if seed is None else seed
         self.bench = Bench(submission, launcher, self.seed, jobs or default_jobs(), limits, sandbox)
         self.bench.cluster = cluster
-        self.checks = [
-            c for c in collect(exercise) if not tasks or exercise.task(c.task).number in tasks
-        ]
+        wanted = tuple(map(exercise.task, map(str, tasks))) if tasks else None
+        self.checks = select(selection.Selection(exercise, wanted, tuple(only)))
         self.whole = not only  # all checks of the tasks: only then there are points
         if only:
-            self.checks = selection.choose(self.checks, only)
             of_them = {exercise.task(c.task).number for c in self.checks}
             self.tasks = sorted(of_them)
         self.on_change = on_change or (lambda grading: None)
