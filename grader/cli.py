@@ -478,7 +478,9 @@ def debug_command(name, life, rank, seed, debugpy, submission, solution):
 
     (chosen,) = selection.parse([name])
     found = engine.select(chosen)
-    if len(found) != 1 or not chosen.checks:
+    if chosen.checks and len(found) > 1:
+        raise UsageError(f"name one of {', '.join(check.slug for check in found)}")
+    if not chosen.checks:
         raise UsageError(f"name a check: grade debug {name}/NAME; `grade show {name}` lists them")
     work = _submission(chosen.exercise, submission, solution)
     if work.problem:

@@ -117,6 +117,7 @@ def test_a_message_ends_with_the_command_and_says_that_a_breakpoint_was_skipped(
     [
         (["ex01.4"], "name a check"),
         (["ex01.4/a-run"], "several checks have"),
+        (["ex01.4/killed-twice"], "name one of"),
         ([CHECK, "--life", "9.1", "--solution"], "has no life 9.1"),
     ],
 )
