@@ -316,6 +316,8 @@ class Grading:
         )
         blockers = self._blockers(task)
         problems = [o for o in outcomes if message.is_problem(o)]
+        # one that never got to what its title says comes after those that did
+        problems.sort(key=lambda o: bool(o.finding.data.get("unreached")))
         if blockers:
             verdict = BLOCKED
         elif any(o.verdict == FAIL for o in problems):

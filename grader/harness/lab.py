@@ -381,5 +381,7 @@ def course_paths(text: str, bench: Bench) -> str:
     inside = re.escape(str(bench.scratch)) + r"/[^/\s\"']+"
     text = re.sub(inside + scratch.CODE + r"/code", lambda _: str(bench.submission.folder), text)
     text = re.sub(inside + r"/(?:my )?checkpoints(?:/[0-9a-f]{8}\b)*", "CHECKPOINTS", text)
+    text = re.sub(inside + r"/my job/checkpoints\b", "CHECKPOINTS", text)
+    text = re.sub(inside + r"/my job\b", lambda _: str(bench.submission.folder), text)
     text = re.sub(inside + r"/given/train\b", "TRAIN", text)
     return re.sub(inside + r"/t\b", "TMPDIR", text)
