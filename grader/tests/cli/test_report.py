@@ -23,6 +23,22 @@ def test_a_further_finding_says_what_befell_the_job():
     assert gist(("asked", "this"), ("found", "None")) == "None"
 
 
+def test_further_findings_that_read_alike_are_one():
+    def outcome(title: str, about: str, *rows: tuple[str, str]) -> Outcome:
+        finding = Finding("crashed", list(rows), about=about)
+        return Outcome(title, title, "ex01.3", FAIL, 0, 1, finding)
+
+    error = ("error", "TypeError: no")
+    grouped = message._grouped(
+        [
+            outcome("a", "1", ("fault", "SIGKILL in save 1"), ("found", "x"), error),
+            outcome("b", "2", ("ended", "exit status 3")),
+            outcome("c", "3", ("fault", "SIGKILL in save 2"), ("found", "x"), error),
+        ]
+    )
+    assert grouped == [(["a", "c"], "TypeError: no"), (["b"], "exit status 3")]
+
+
 def test_no_label_touches_its_text(capsys):
     labels = ("found", "undisturbed", "can't import")
     said = message.Message([(label, "text") for label in labels])
