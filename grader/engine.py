@@ -14,6 +14,7 @@ import shlex
 import threading
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -385,6 +386,7 @@ class Grading:
             self.bench.lives_ended,
             self.seed,
             self.bench.sandbox.kind,
+            dict(Counter(self.bench.clusters)),
         )
 
     def close(self) -> None:

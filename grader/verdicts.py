@@ -125,6 +125,8 @@ class ExerciseResult:
     lives: int  # processes that ran
     seed: int
     sandbox: str = ""  # its kind (harness/sandbox.py)
+    # kind of cluster -> how many of its runs had one of this kind (checks/ex04/cluster_runs.py)
+    clusters: dict[str, int] = field(default_factory=dict)
     problem: str = ""  # why nothing could be run, if so
 
     @property

@@ -58,6 +58,7 @@ class Bench:
         self.lives_ended = 0
         # the cluster for runs that need one (grader/checks/ex04/cluster_runs.py)
         self.cluster: Any = None
+        self.clusters: list[str] = []  # the kind that each run on one had
         self.cancelled = threading.Event()
         self._baselines: dict[tuple[object, ...], Future[Any]] = {}
         self._lock = threading.Lock()

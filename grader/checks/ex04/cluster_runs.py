@@ -259,6 +259,7 @@ def _run(
     then,
     most: int,
 ) -> ClusterRun:
+    lab.bench.clusters.append(where.chosen)
     # the nodes of a site see the home directory, and not this machine's /tmp
     folder = _on_shared_disk() if where.chosen == "site" else lab.bench.folder()
     work = lab.bench.submission.copy_to(folder / FOLDER)

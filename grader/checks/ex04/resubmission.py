@@ -126,6 +126,9 @@ def _ran(lab: Lab, script: str, *flags, **options) -> ClusterRun:
         run = cluster_runs.ran(lab, script, *flags, **options)
     except Refused as e:
         rows = [("sbatch", f"refuses {script}"), ("error", str(e)[:300])]
+        if cluster_runs.DIFFERS in str(e):
+            but = "this isn't Slurm, which may take it: nothing was proved"
+            raise Inconclusive("sbatch", [*rows, ("but", but)]) from e
         raise Finding("sbatch", rows) from e
     _witnessed(run)
     return run
