@@ -14,6 +14,7 @@ import shlex
 import threading
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -336,6 +337,8 @@ class Grading:
         )
         blockers = self._blockers(task)
         problems = [o for o in outcomes if message.is_problem(o)]
+        # one that never got to what its title says comes after those that did
+        problems.sort(key=lambda o: bool(o.finding.data.get("unreached")))
         if blockers:
             verdict = BLOCKED
         elif any(o.verdict == FAIL for o in problems):
@@ -404,6 +407,7 @@ class Grading:
             self.bench.lives_ended,
             self.seed,
             self.bench.sandbox.kind,
+            dict(Counter(self.bench.clusters)),
         )
 
     def close(self) -> None:

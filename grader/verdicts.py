@@ -117,6 +117,12 @@ class Finding(AssertionError):
     def gist(self, text: str) -> None:
         self._gist = text
 
+    @property
+    def core(self) -> str:
+        """The same without what had struck, in which findings of one kind differ."""
+        row = _last(Gist, self.rows)
+        return self._gist or (row.text if row else self.gist)
+
     def reword(self, change: Callable[[str], str]) -> None:
         """Change the text of each row."""
         rows = [row if isinstance(row, Row) else Row(*row) for row in self.rows]
@@ -198,6 +204,8 @@ class ExerciseResult:
     lives: int  # processes that ran
     seed: int
     sandbox: str = ""  # its kind (harness/sandbox.py)
+    # kind of cluster -> how many of its runs had one of this kind (checks/ex04/cluster_runs.py)
+    clusters: dict[str, int] = field(default_factory=dict)
     problem: str = ""  # why nothing could be run, if so
 
     @property

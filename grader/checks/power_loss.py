@@ -127,8 +127,10 @@ def _judge(lab: Lab, report: dict, advice: list, steps: list[int], saves: str, l
                 f"{recorded['states']} states are like this)"
             ),
             think=(
-                f"until when is what {saves} wrote only in the kernel's memory, and which call "
-                "waits for the disk?"
+                "fsync waits for what the kernel has. Which call hands over what Python holds?"
+                if any(call.get("too_early") for call in report["missing"])
+                else f"until when is what {saves} wrote only in the kernel's memory, and which "
+                "call waits for the disk?"
             ),
         )
 

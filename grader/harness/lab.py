@@ -61,6 +61,7 @@ class Bench:
         self.show: Callable[[str, str], None] | None = None
         # the cluster for runs that need one (grader/checks/ex04/cluster_runs.py)
         self.cluster: Any = None
+        self.clusters: list[str] = []  # the kind that each run on one had
         self.cancelled = threading.Event()
         self._baselines: dict[tuple[object, ...], Future[Any]] = {}
         self._lock = threading.Lock()
@@ -436,5 +437,7 @@ def course_paths(text: str, bench: Bench) -> str:
     inside = re.escape(str(bench.scratch)) + r"/[^/\s\"']+"
     text = re.sub(inside + scratch.CODE + r"/code", lambda _: str(bench.submission.folder), text)
     text = re.sub(inside + r"/(?:my )?checkpoints(?:/[0-9a-f]{8}\b)*", "CHECKPOINTS", text)
+    text = re.sub(inside + r"/my job/checkpoints\b", "CHECKPOINTS", text)
+    text = re.sub(inside + r"/my job\b", lambda _: str(bench.submission.folder), text)
     text = re.sub(inside + r"/given/train\b", "TRAIN", text)
     return re.sub(inside + r"/t\b", "TMPDIR", text)

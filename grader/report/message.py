@@ -97,8 +97,8 @@ def failed(
     if same and finding.code != "import":
         titles = list(dict.fromkeys(o.title for o in same))
         rows.append(("also", f"{len(titles)} more for this cause: " + "; ".join(titles)))
-    for other in reversed(different.values()):
-        rows.append(("and", f"{other.title}: {other.finding.gist}"))
+    for titles, gist in _grouped(list(reversed(different.values()))):
+        rows.append(("and", f"{'; '.join(titles)}: {gist}"))
     rows.append(("replay", replay))
     if debug:
         rows.append(("debug", debug))
@@ -107,6 +107,20 @@ def failed(
         evidence["log"] = log
     evidence["checks_failed"] = [o.check for o in problems]
     return Message([(label, _printable(translate(text))) for label, text in rows], evidence)
+
+
+def _grouped(further: list[Problem]) -> list[tuple[list[str], str]]:
+    """(titles, what they have in common) of further findings; those that read alike are one.
+
+    Several causes may end in the same line: an exception in one place, met by many questions.
+    """
+    titles: dict[str, list[str]] = {}
+    gists: dict[str, str] = {}
+    for one in further:
+        core = one.finding.core
+        gists.setdefault(core, one.finding.gist)
+        titles.setdefault(core, []).append(one.title)
+    return [(list(dict.fromkeys(titles[core])), gists[core]) for core in titles]
 
 
 def _printable(text: str) -> str:

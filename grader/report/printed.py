@@ -23,8 +23,11 @@ def rows(runs: list[Any], finding: Finding) -> list[tuple[str, str]]:
     run = failing(runs, finding)
     if run is None:
         return []
-    said = [line for line in printed(run) if not line.traceback and not line.script]
-    near = said[-OF_A_JOB:] if hasattr(run, "printed") else _near_the_fault(run, said, finding)
+    of_a_job = hasattr(run, "printed")
+    # a job script's own traceback is in no finding
+    untold = of_a_job and not finding.ending
+    said = [line for line in printed(run) if not line.script and (untold or not line.traceback)]
+    near = said[-OF_A_JOB:] if of_a_job else _near_the_fault(run, said, finding)
     told = [f"{line.who}: {line.text[:WIDTH]}" for line in near]
     return [("printed" if n == 0 else "", text) for n, text in enumerate(told)]
 

@@ -122,6 +122,18 @@ def show_row(out: Console, label: str, text: str) -> None:
         out.print(Text.assemble("  " + labelled(label if n == 0 else ""), (line, style)))
 
 
+CLUSTERS = {"slurm": "Slurm", "stand-in": "a stand-in for Slurm", "site": "the site's Slurm"}
+
+
+def _clusters(runs: dict[str, int]) -> str:
+    """Which cluster graded: "Slurm (10 runs), a stand-in for Slurm (2 runs)"."""
+    told = [
+        f"{CLUSTERS.get(kind, kind)} ({number} run{'s' if number > 1 else ''})"
+        for kind, number in sorted(runs.items())
+    ]
+    return ", ".join(told)
+
+
 def show_summary(out: Console, results: list[ExerciseResult], untouched: list[Exercise]) -> None:
     for r in results:
         lives = f"{r.lives} processes" if r.lives != 1 else "1 process"
@@ -142,6 +154,10 @@ def show_summary(out: Console, results: list[ExerciseResult], untouched: list[Ex
         )
     elif kinds:
         out.print(Text(f"sandbox  {', '.join(sorted(kinds))}", "dim"))
+    for r in results:
+        if r.clusters:
+            style = "bold yellow" if "stand-in" in r.clusters else "dim"
+            out.print(Text(f"cluster  {_clusters(r.clusters)}", style))
     for exercise in untouched:
         first = exercise.tasks[0]
         out.print(

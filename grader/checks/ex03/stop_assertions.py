@@ -611,11 +611,16 @@ def not_said_too_soon(run: Run, number: int) -> None:
         at = doing.get(event["event"], "in the evaluation after step {step}").format(
             step=event.get("step")
         )
-        if number and says == run.notes["words"][number - 1]:
+        writers = _wrote_by_then(life, event["t"])
+        if number and says == run.notes["words"][number - 1] and not writers:
             raise _stale(run, says, at)
+        rows = [*fault_row(run), ("status.json", f"said {says!r} {at}")]
+        if writers and life.world > 1:
+            ranks = ", ".join(map(str, writers))
+            rows.append(("written", f"in this life, by rank {ranks} (of {life.world})"))
         raise Finding(
             "told-too-soon",
-            [*fault_row(run), ("status.json", f"said {says!r} {at}")],
+            rows,
             schedule_of(run),
             means=(
                 "killed now, the job has said that it failed, though nothing was wrong with it"
@@ -638,10 +643,22 @@ def _broken_by_then(life: Life, t: float) -> bool:
     )
 
 
+def _wrote_by_then(life: Life, t: float) -> list[int]:
+    """The ranks that had written something beside the checkpoints by then."""
+    return [
+        rank
+        for rank, one in enumerate(life.processes)
+        if any(word["t"] <= t for word in one.all("word"))
+    ]
+
+
 def _stale(run: Run, says: str, at: str) -> Finding:
     rows = [
         *fault_row(run),
-        ("status.json", f"says {says!r} {at}: the life before wrote that"),
+        (
+            "status.json",
+            f"says {says!r} {at}: an earlier life wrote that, and this one has written nothing",
+        ),
         ("expected", "that nobody said how this life ended"),
     ]
     return Finding(
@@ -655,7 +672,8 @@ def _stale(run: Run, says: str, at: str) -> Finding:
 
 def not_stale(run: Run, number: int) -> None:
     """After a life that SIGKILL ended, status.json doesn't say what the life before had written."""
-    if (says := run.notes["words"][number]) in FINAL:
+    says = run.notes["words"][number]
+    if says in FINAL and not _wrote_by_then(run.lives[number], float("inf")):
         raise _stale(run, says, "after the SIGKILL")
 
 

@@ -153,12 +153,15 @@ class ClusterRun:
 
     def printed(self) -> list[Line]:
         """The lines of the job's log. All lives write into it, and so does Slurm."""
-        found, life = [], 0
+        found, life, traceback = [], 0, False
         for text in self.log.splitlines():
             script = text.startswith(SAYS_LIFE)
             life += script
+            traceback = traceback or text.startswith("Traceback (most recent call last)")
             if text.strip():
-                found.append(Line(0.0, life, None, text, script))
+                found.append(Line(0.0, life, None, text, script, traceback))
+            # its last line is the error
+            traceback = traceback and text.startswith((" ", "Traceback"))
         return found
 
     @property
@@ -267,6 +270,7 @@ def _run(
     most: int,
     watched: Watched | None,
 ) -> ClusterRun:
+    lab.bench.clusters.append(where.chosen)
     # the nodes of a site see the home directory, and not this machine's /tmp
     folder = _on_shared_disk() if where.chosen == "site" else lab.bench.folder()
     work = lab.bench.submission.copy_to(folder / FOLDER)

@@ -236,3 +236,21 @@ def test_a_rank_that_works_on_may_see_that_another_one_has_failed():
         with pytest.raises(Finding) as raised:
             status_says(said_too_soon)
         assert raised.value.code == "told-too-soon"
+
+
+def second_life(*ranks: list[dict]) -> Run:
+    """The first life left as preempted; in the second one, these were the events of each rank."""
+    processes = [life(3).process.with_events(events) for events in ranks]
+    made = run(group(life(1, 3), life(1, 3)), Life(processes, None))
+    made.notes["words"] = ["preempted", "preempted"]
+    return made
+
+
+def test_a_status_is_stale_only_if_this_life_has_written_none():
+    working = evaluates("preempted", 3.0)
+    stale = found(stop_assertions.not_said_too_soon, second_life([], [working]), 1)
+    assert stale.code == "stale-status" and "this one has written nothing" in stale.rows[-2][1]
+    wrote = [{"event": "word", "t": 2.0, "what": "open status.json"}]
+    soon = found(stop_assertions.not_said_too_soon, second_life(wrote, [working]), 1)
+    assert soon.code == "told-too-soon"
+    assert soon.rows[-1] == ("written", "in this life, by rank 0 (of 2)")

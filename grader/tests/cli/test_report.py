@@ -6,7 +6,7 @@ from rich.console import Console
 
 from grader.checks.crashes import crashed
 from grader.report import message, terminal
-from grader.verdicts import FAIL, Damaged, Finding, Found, Gist, Struck, TaskResult
+from grader.verdicts import FAIL, Damaged, Finding, Found, Gist, Outcome, Struck, TaskResult
 
 
 def gist(*rows: tuple[str, str]) -> str:
@@ -35,6 +35,22 @@ def test_a_row_that_is_reworded_keeps_its_kind():
     finding = Finding("code", [("asked", "a"), Found("b")])
     finding.reword(str.upper)
     assert finding.rows == [("asked", "A"), ("found", "B")] and finding.gist == "B"
+
+
+def test_further_findings_that_read_alike_are_one():
+    def outcome(title: str, about: str, *rows: tuple[str, str]) -> Outcome:
+        finding = Finding("crashed", list(rows), about=about)
+        return Outcome(title, title, "ex01.3", FAIL, 0, 1, finding)
+
+    error = Gist("error", "TypeError: no")
+    grouped = message._grouped(
+        [
+            outcome("a", "1", Struck("SIGKILL in save 1"), Found("x"), error),
+            outcome("b", "2", ("ended", "exit status 3")),
+            outcome("c", "3", Struck("SIGKILL in save 2"), Found("x"), error),
+        ]
+    )
+    assert grouped == [(["a", "c"], "TypeError: no"), (["b"], "exit status 3")]
 
 
 def test_no_label_touches_its_text(capsys):
