@@ -54,8 +54,8 @@ class Name(click.ParamType):
 SYNTAX = """
 \b
 grade [ex01 | ex01.3 | ex01.3/CHECK ...] [--submission DIR | --solution]
-      [--json FILE] [--junit FILE] [--jobs N] [--seed N] [--fault F] [--launcher fork|plain]
-      [--cluster slurm|stand-in|site] [--sandbox auto|require|off]
+      [--json FILE] [--junit FILE] [--html FILE] [--jobs N] [--seed N] [--fault F]
+      [--launcher fork|plain] [--cluster slurm|stand-in|site] [--sandbox auto|require|off]
 
 Runs your training job as real processes, kills it, and compares the resumed run with an
 undisturbed one, bit for bit. Exit status: 0 all graded tasks pass, 1 some don't,
@@ -103,6 +103,14 @@ def main_group() -> None:
     type=Name(),
     metavar="FILE",
     help="Write the results as JUnit XML; - for standard output.",
+)
+@click.option(
+    "--html",
+    "html_file",
+    type=Name(),
+    metavar="FILE",
+    help="Write the results as one page, with timelines of the runs that failed; - for standard "
+    "output.",
 )
 @click.option(
     "--jobs",
@@ -160,6 +168,7 @@ def checks(
     solution,
     json_file,
     junit_file,
+    html_file,
     jobs,
     seed,
     fault,
@@ -173,11 +182,14 @@ def checks(
     account,
 ):
     """Grade exercises (what `grade` does without a command)."""
-    from grader import engine
+    from grader import engine, explain
     from grader.checks.ex04.cluster_runs import Where
     from grader.harness.faults import parse_schedule
     from grader.harness.launcher import Limits, choose
-    from grader.report import output, terminal
+    from grader.report import html, output, terminal
+
+    def page(results):
+        return html.page(results, explain.explanations())
 
     chosen = selection.parse(
         names or [e.id for e in _exercises(submission)], task_names, check_names
@@ -193,13 +205,17 @@ def checks(
     confined = sandbox.choose(policy)
     seed = random.SystemRandom().randrange(2**31) if seed is None else seed
     out = terminal.console()
-    if "-" in (str(json_file), str(junit_file)):
+    if "-" in (str(json_file), str(junit_file), str(html_file)):
         out.file, out.quiet = sys.stderr, True
     results, untouched = [], []
     with contextlib.ExitStack() as stack:
         files = [
             (write, stack.enter_context(contextlib.closing(output.Target(file))))
-            for write, file in ((output.json_text, json_file), (output.junit_text, junit_file))
+            for write, file in (
+                (output.json_text, json_file),
+                (output.junit_text, junit_file),
+                (page, html_file),
+            )
             if file
         ]
         for each, work in zip(chosen, submissions, strict=True):
@@ -225,6 +241,7 @@ def checks(
                     limits=limits,
                     logs=STATE / "logs",
                     cluster=where,
+                    keep_history=html_file is not None,
                     on_change=progress.update,
                 )
                 if stream:

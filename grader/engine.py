@@ -28,7 +28,7 @@ from grader.harness import launcher as launchers
 from grader.harness.faults import Fault
 from grader.harness.lab import Bench, Cancelled, Lab, course_paths
 from grader.harness.launcher import DiskFull, Limits, Lost
-from grader.report import logs, message, printed
+from grader.report import history, logs, message, printed
 from grader.verdicts import (
     BLOCKED,
     FAIL,
@@ -134,10 +134,12 @@ class Grading:
         sandbox=None,  # grader.harness.sandbox.Sandbox; None: the best one
         seconds: float | None = None,  # for the whole grading
         cluster=None,  # grader.checks.ex04.cluster_runs.Where; None: what this machine has
+        keep_history: bool = False,  # of failing checks' runs, for a page
         on_change: Callable[[Grading], None] | None = None,
     ):
         self.exercise, self.faults, self.tasks = exercise, faults, tasks
         self.logs = logs and logs / submission.slug
+        self.keep_history = keep_history
         self.seconds = seconds or (
             SECONDS_ON_A_SITE if cluster and cluster.kind == "site" else SECONDS
         )
@@ -353,6 +355,9 @@ class Grading:
         result = TaskResult(task.id, task.title, verdict, score, points, round(seconds, 3))
         said = self._message(task, verdict, problems, blockers, told)
         result.message, result.evidence = str(said), said.data
+        if self.keep_history and verdict in (FAIL, INCONCLUSIVE):
+            # now: the runs' files are gone when the grading is closed
+            result.history = history.of_task(problems, self._translate, self.replay)
         if figures := {what: text for o in outcomes for what, text in o.figures.items()}:
             result.evidence["measured"] = figures
         return result

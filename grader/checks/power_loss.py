@@ -14,6 +14,7 @@ from grader.verdicts import Finding, Found, Inconclusive
 
 # most operations before the crash, and most lost things, that a message names
 SHOWN = 6
+EVENTS = 40  # ... that the results as JSON hold
 TREES = 120  # most different directories that are read; of more, this many are drawn
 
 
@@ -121,6 +122,7 @@ def _judge(lab: Lab, report: dict, advice: list, steps: list[int], saves: str, l
             "power-loss",
             [saved, *_rows(report, advice, load)],
             gist=gist,
+            disk_state=report["smallest"] | {"events": report["smallest"]["events"][-EVENTS:]},
             about=report["smallest"]["kind"],
             means=(
                 f"{report['smallest']['means']} ({report['failing_states']} of "

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from typing import Any
 
-from grader.crash import operations
+from grader.crash import enumeration, operations
 from grader.crash.crashtest import Report
 from grader.crash.enumeration import PROCESS, TITLES
 from grader.crash.judge import Outcome
@@ -72,6 +73,14 @@ def story(report: Report, failure: Failure) -> dict[str, Any]:
         "on": [TITLES[m] for m in TITLES if m in state.models],
         "lost": list(state.lost),
         "disk": held(state.tree),
+        # the same as data, beside what was promised and what the calls had made of it
+        "files": {
+            "returned": contents(
+                enumeration.final(report.record.disk, _until(done, promise.durable))
+            ),
+            "as_called": contents(enumeration.final(report.record.disk, done)),
+            "on_disk": contents(state.tree),
+        },
         "load": did(failure),
         "kind": failure.kind,
         "means": KINDS[failure.kind],
@@ -80,6 +89,12 @@ def story(report: Report, failure: Failure) -> dict[str, Any]:
         else "nothing yet: no save had returned",
         "under_way": sorted(promise.under_way),
     }
+
+
+def _until(ops: list[Op], save: int) -> list[Op]:
+    """The operations up to this save's return; none of them for save 0."""
+    ends = [n for n, op in enumerate(ops, 1) if isinstance(op, Mark) and op.save == save]
+    return ops[: max(ends, default=0)]
 
 
 def held(tree: operations.Tree) -> list[str]:
@@ -91,9 +106,25 @@ def held(tree: operations.Tree) -> list[str]:
         elif isinstance(content, str):
             out.append(f"{path} -> {content}")
         else:
-            zeros = ", all zeros" if content and not content.strip(b"\0") else ""
-            out.append(f"{path}  {_bytes(len(content))}{zeros}")
+            out.append(f"{path}  {_size(content)}")
     return out
+
+
+def contents(tree: operations.Tree) -> list[list[str]]:
+    """What a directory holds: [path, what lies there, a digest if it is a file's content]."""
+    return [
+        [path, "directory", ""]
+        if content is None
+        else [path, f"link to {content}", ""]
+        if isinstance(content, str)
+        else [path, _size(content), hashlib.sha256(content).hexdigest()[:12]]
+        for path, content in tree.items()
+    ]
+
+
+def _size(content: bytes) -> str:
+    zeros = ", all zeros" if content and not content.strip(b"\0") else ""
+    return f"{_bytes(len(content))}{zeros}"
 
 
 def did(failure: Failure) -> str:

@@ -123,6 +123,18 @@ class Trajectory:
         last = max(expected.steps, default=0) + 1
         return _compare(last, _flat(self.end), _flat(expected.end), last - 1 in self.resumes)
 
+    def by_component(self, expected: Trajectory) -> dict[str, dict[int, bool]]:
+        """Component -> step -> whether it equals the expected one's, causes first.
+
+        Of the steps that both have: where one has none, there is nothing to compare.
+        """
+        found: dict[str, dict[int, bool]] = {}
+        for n in sorted(self.steps.keys() & expected.steps.keys()):
+            got, want = _flat(self.steps[n]), _flat(expected.steps[n])
+            for name in got.keys() | want.keys():
+                found.setdefault(name, {})[n] = got.get(name) == want.get(name)
+        return {name: found[name] for name in sorted(found, key=lambda c: (order(c), c))}
+
 
 def _flat(record: dict[str, Any] | None) -> dict[str, Any]:
     if record is None:

@@ -211,7 +211,23 @@ def test_results_go_into_a_pipe(tmp_path):
     os.close(reader)
 
 
-@pytest.mark.parametrize("file", ["--json", "--junit"])
+def test_the_page_of_a_submission_that_does_not_import_goes_to_a_file_or_to_standard_output(
+    tmp_path,
+):
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "checkpoint.py").write_text("print('<b>bold</b>')\ndef (")
+    page = tmp_path / "page.html"
+    done = grade("ex01", "--submission", work, "--html", page)
+    assert done.returncode == 1
+    text = page.read_text()
+    assert text.startswith("<!DOCTYPE html>") and 'id="ex01.1"' in text and "<b>" not in text
+    assert "SyntaxError" in text
+    out = grade("ex01", "--task", 1, "--submission", work, "--html", "-").stdout
+    assert out.startswith("<!DOCTYPE html>") and out.rstrip().endswith("</html>")
+
+
+@pytest.mark.parametrize("file", ["--json", "--junit", "--html"])
 def test_results_that_cant_be_written_are_one_line_and_exit_3(file, tmp_path):
     work = tmp_path / "work"
     work.mkdir()

@@ -94,3 +94,11 @@ def test_a_fault_reads_back_from_its_text(fault):
 def test_what_is_no_fault_is_refused(text):
     with pytest.raises(ValueError, match="kill@12"):
         faults.parse(text)
+
+
+def test_each_component_is_compared_at_each_step_that_both_have():
+    got = history(record(1), record(2, loss="x"), record(3, loss="x"))
+    compared = got.by_component(history(record(1), record(2), record(4)))
+    assert compared["loss"] == {1: True, 2: False}
+    assert all(compared[name] == {1: True, 2: True} for name in compared if name != "loss")
+    assert list(compared)[-1] == "loss"
