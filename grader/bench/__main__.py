@@ -2,7 +2,7 @@
 
 python -m grader.bench                        the grader, crash testing, and the templates
                                               against other savers
-python -m grader.bench --only grading         launch and grading times
+python -m grader.bench --only grading         launch and grading times, and pages
 python -m grader.bench --only isolation       lives and gradings with and without the sandbox
 python -m grader.bench --only load            20 gradings of each solution beside 8 busy
                                               processes (an hour)
@@ -64,6 +64,7 @@ def main(only, exercise, busy, rounds, plain, flake_rounds, load, record, sizes,
 
         grading.launch_times(rounds)
         grading.grade_times(catalog.find(exercise or "ex01"), plain)
+        grading.page_cost(catalog.find(exercise or "ex01"))
     if only in (None, "isolation"):
         from grader.bench import isolation
 

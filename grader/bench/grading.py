@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import statistics
 import subprocess
@@ -10,16 +11,18 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import click
 
-from grader import engine
+from grader import engine, explain, mutants
 from grader.bench.show import out, table
 from grader.course import catalog, submissions
 from grader.harness.lab import WORKLOAD
 from grader.harness.launch import life_environment, run_life
 from grader.harness.launcher import HERE, ForkServer, Limits, Plain
 from grader.harness.sandbox import NONE, Sandbox
+from grader.report import history, html
 
 # --- launch to first step -------------------------------------------------------------------------
 
@@ -121,3 +124,50 @@ def grade_times(exercise: catalog.Exercise, plain: bool) -> None:
         )
     out.print(shown)
     out.print(f"{cores} cores; {result.lives} processes\n")
+
+
+# --- its page -------------------------------------------------------------------------------------
+
+
+def page_cost(exercise: catalog.Exercise) -> None:
+    """Of one mutant for each task: what `grade --html` adds to the grading, and its size."""
+    first = {m.task: m for m in reversed(mutants.load(exercise))}
+    if not first:
+        return
+    spent, of_task = [0.0], history.of_task
+
+    def timed(*arguments: Any) -> list[dict[str, Any]]:
+        began = time.monotonic()
+        try:
+            return of_task(*arguments)
+        finally:
+            spent[0] += time.monotonic() - began
+
+    shown = table(
+        f"grade --html, of one mutant of {exercise.id} a task",
+        "",
+        "grading, s",
+        "history, s",
+        "page, s",
+        "page, KB",
+    )
+    launcher = ForkServer()
+    with contextlib.closing(launcher), mock.patch.object(history, "of_task", timed):
+        for task in exercise.tasks:
+            if mutant := first.get(task.id):
+                work, spent[0] = mutants.submission(exercise, mutant), 0.0
+                numbers = [task.number]
+                result = engine.grade(
+                    exercise, work, launcher, seed=1, tasks=numbers, keep_history=True
+                )
+                began = time.monotonic()
+                page = html.page([result], explain.explanations())
+                made = time.monotonic() - began
+                shown.add_row(
+                    mutant.name,
+                    f"{result.seconds:.1f}",
+                    f"{spent[0]:.2f}",
+                    f"{made:.2f}",
+                    f"{len(page.encode()) / 1000:.0f}",
+                )
+    out.print(shown)
