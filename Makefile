@@ -66,7 +66,10 @@ grade: $(READY)  ## grade your work in starter/ (sets up first)
 	@$(BIN)/grade $(EX) $(WHAT) $(ARGS) || { s=$$?; [ $$s -eq 1 ] && [ -z "$(SOLUTION)" ] || exit $$s; }
 
 FAST := $(addprefix grader/tests/,checks/test_boundary.py checks/test_explain.py checks/test_imports.py checks/test_run_assertions.py \
-	cli/test_report.py course/test_derive.py course/test_docs.py harness/test_trajectory.py)
+	cli/test_report.py course/test_derive.py course/test_docs.py course/test_selection.py harness/test_printed.py \
+	harness/test_trajectory.py)
+# s for one test: the longest takes two minutes, and may wait for a grading that others wait for, too
+LONGEST := 1200
 
 check: $(READY_DEV)  ## what a contributor runs before each commit: format, lint, types, fast tests
 	$(BIN)/ruff format --check .
@@ -77,7 +80,7 @@ check: $(READY_DEV)  ## what a contributor runs before each commit: format, lint
 
 test: $(if $(SAVERS),$(READY_BENCH),$(READY_DEV))  ## every test of the course and its grader (sets up first)
 	$(BIN)/ruff check grader templates $(wildcard ex*/solution)
-	$(BIN)/python -m pytest $(if $(EX),-k $(EX)) $(ARGS)
+	$(BIN)/python -m pytest --timeout $(LONGEST) $(if $(EX),-k $(EX)) $(ARGS)
 
 bench: $(READY_BENCH)  ## the performance tables
 	@$(BIN)/python -m grader.bench $(ARGS)

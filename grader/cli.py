@@ -157,6 +157,7 @@ def main_group() -> None:
     type=click.Choice(["slurm", "stand-in", "site"]),
     help="ex04: a real Slurm on this machine, a stand-in, or the site's (on a login node).",
 )
+@click.option("-s", "--stream", is_flag=True, help="Show what your code prints, as it prints it.")
 @click.option("--partition", metavar="P", help="... on the site: the partition.")
 @click.option("--account", metavar="A", help="... on the site: the account.")
 def checks(
@@ -176,6 +177,7 @@ def checks(
     grading_limit,
     policy,
     cluster,
+    stream,
     partition,
     account,
 ):
@@ -198,7 +200,7 @@ def checks(
     where = Where(cluster, partition, account) if cluster else None
     submissions = [_submission(each.exercise, submission, solution) for each in chosen]
     for each in chosen:
-        selection.choose(engine.collect(each.exercise), each.checks)  # an error before any grading
+        engine.select(each)  # an error before any grading
     limits = Limits(wall=time_limit, cpu=max(5.0, time_limit / 2)) if time_limit else Limits()
     confined = sandbox.choose(policy)
     seed = random.SystemRandom().randrange(2**31) if seed is None else seed
@@ -242,6 +244,8 @@ def checks(
                     keep_history=html_file is not None,
                     on_change=progress.update,
                 )
+                if stream:
+                    grading.bench.show = progress.line
                 try:
                     results.append(grading.start().result(on_task=progress.show))
                 finally:
@@ -377,8 +381,12 @@ def reset(name):
     click.echo(f"{where} is as it was handed out")
 
 
+def _steps(option: str, text: str):
+    return click.option(option, type=int, multiple=True, metavar="STEP", help=text)
+
+
 @main_group.command("run")
-@click.argument("name", metavar="EXERCISE")
+@click.argument("name", metavar="EXERCISE | TASK")
 @click.option(
     "--kill-after",
     type=int,
@@ -405,15 +413,50 @@ def reset(name):
 @click.option(
     "--save-every", type=click.IntRange(1), default=4, metavar="N", help="Save every N steps (4)."
 )
+@_steps("--preempt-at", "ex04: preempt the job at this step (repeatable).")
+@_steps("--limit-at", "ex04: let its time limit come near at this step (repeatable).")
+@click.option(
+    "--pace", type=click.FloatRange(0, 10), default=0.3, metavar="S", help="ex04: s a step takes."
+)
+@click.option("--cluster", type=click.Choice(["slurm", "stand-in", "site"]), help="ex04: which.")
 @click.option("--seed", type=click.IntRange(0, 2**31), default=0)
 @click.option("--submission", type=Name(), metavar="DIR")
 @click.option("--solution", is_flag=True)
-def run_command(name, kill_after, stop_in, workers, ranks, save_every, seed, submission, solution):
-    """Run the training job with your functions, and kill it where you like."""
+def run_command(
+    name,
+    kill_after,
+    stop_in,
+    workers,
+    ranks,
+    save_every,
+    preempt_at,
+    limit_at,
+    pace,
+    cluster,
+    seed,
+    submission,
+    solution,
+):
+    """Run the training job with your functions, and kill it where you like.
+
+    A task (ex01.1) chooses the training that calls its functions.
+    """
     from grader.run_command import STEPS, play
 
-    exercise = catalog.find(name)
+    (chosen,) = selection.parse([name])
+    exercise = chosen.exercise
+    task = chosen.numbers[0] if chosen.numbers else None
     work = _submission(exercise, submission, solution)
+    if exercise.id == "ex04":
+        sys.exit(
+            _run_on_cluster(
+                work,
+                task,
+                {"kill": kill_after, "preempt": preempt_at, "limit": limit_at},
+                pace,
+                cluster,
+            )
+        )
     for option, steps in (("--kill-after", kill_after), ("--stop-in", stop_in)):
         if out := [step for step in steps if not 1 <= step <= STEPS]:
             raise UsageError(f"{option} {out[0]}: the run has steps 1 to {STEPS}")
@@ -421,16 +464,59 @@ def run_command(name, kill_after, stop_in, workers, ranks, save_every, seed, sub
         raise UsageError(work.problem)
     sys.exit(
         play(
-            exercise.id,
+            chosen.tasks[0].id if chosen.tasks else exercise.id,
             work,
-            list(kill_after),
-            list(stop_in),
+            kill_after,
+            stop_in,
             int(workers),
             ranks,
             save_every,
             seed,
         )
     )
+
+
+@main_group.command("debug")
+@click.argument("name", metavar="TASK/CHECK")
+@click.option("--life", metavar="R.N", help="Life N of the check's run R, as a message names it.")
+@click.option("--rank", type=click.IntRange(0, 63), metavar="N", help="This rank of the life.")
+@click.option("--seed", type=click.IntRange(0, 2**31), metavar="N", help="The grading's seed.")
+@click.option("--debugpy", is_flag=True, help="Wait for an IDE's debugger, at a printed address.")
+@click.option("--submission", type=Name(), metavar="DIR")
+@click.option("--solution", is_flag=True)
+def debug_command(name, life, rank, seed, debugpy, submission, solution):
+    """Run a check's failing life on this terminal: breakpoint(), pdb and prints work.
+
+    The check runs as in a grading up to that life, which finds the directory as it was and meets
+    the same fault. Without --life, the one that fails.
+    """
+    from grader import debug_command as debugging
+    from grader import engine
+
+    (chosen,) = selection.parse([name])
+    found = engine.select(chosen)
+    if chosen.checks and len(found) > 1:
+        raise UsageError(f"name one of {', '.join(check.slug for check in found)}")
+    if not chosen.checks:
+        raise UsageError(f"name a check: grade debug {name}/NAME; `grade show {name}` lists them")
+    work = _submission(chosen.exercise, submission, solution)
+    if work.problem:
+        raise UsageError(work.problem)
+    seed = random.SystemRandom().randrange(2**31) if seed is None else seed
+    how = debugging.DEBUGPY if debugpy else debugging.TERMINAL
+    sys.exit(debugging.debug(found[0], work, seed, life, rank, how))
+
+
+def _run_on_cluster(work, task, steps: dict[str, tuple[int, ...]], pace, kind) -> int:
+    from grader import run_on_cluster
+    from grader.checks.ex04.cluster_runs import STEPS, Where
+
+    if work.problem:
+        raise UsageError(work.problem)
+    strikes = [(step, do) for do, at in steps.items() for step in at]
+    if wrong := [step for step, _ in strikes if not 1 <= step < STEPS]:
+        raise UsageError(f"step {wrong[0]}: the job has steps 1 to {STEPS}")
+    return run_on_cluster.play(work, task, strikes, pace, Where(kind) if kind else Where())
 
 
 main_group.add_command(cluster)

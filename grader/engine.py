@@ -14,6 +14,7 @@ import shlex
 import threading
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -87,6 +88,13 @@ def collect(exercise: Exercise) -> list[Check]:
     return found
 
 
+def select(chosen: selection.Selection) -> list[Check]:
+    """The checks that were chosen, in their order. Raises UsageError for a name of none."""
+    tasks = None if chosen.tasks is None else {task.id for task in chosen.tasks}
+    checks = [c for c in collect(chosen.exercise) if tasks is None or c.task in tasks]
+    return selection.choose(checks, chosen.checks) if chosen.checks else checks
+
+
 def at_once(exercise: Exercise) -> int:
     """How many of the exercise's checks may run at a time, whatever the cores; 0: no preference.
 
@@ -140,12 +148,10 @@ class Grading:
         self.seed = random.SystemRandom().randrange(2**31) if seed is None else seed
         self.bench = Bench(submission, launcher, self.seed, jobs or default_jobs(), limits, sandbox)
         self.bench.cluster = cluster
-        self.checks = [
-            c for c in collect(exercise) if not tasks or exercise.task(c.task).number in tasks
-        ]
+        wanted = tuple(map(exercise.task, map(str, tasks))) if tasks else None
+        self.checks = select(selection.Selection(exercise, wanted, tuple(only)))
         self.whole = not only  # all checks of the tasks: only then there are points
         if only:
-            self.checks = selection.choose(self.checks, only)
             of_them = {exercise.task(c.task).number for c in self.checks}
             self.tasks = sorted(of_them)
         self.on_change = on_change or (lambda grading: None)
@@ -175,7 +181,7 @@ class Grading:
 
     def _preflight(self) -> Finding | None:
         """Import the submission once, so that an import error is one finding, not many."""
-        from grader.checks.run_assertions import imports_cleanly
+        from grader.checks.endings import imports_cleanly
 
         try:
             if self.bench.submission.problem:
@@ -289,19 +295,34 @@ class Grading:
         """The tasks that this one builds on and that didn't pass; waits for them."""
         return self._blockers(self.exercise.task(task_id))
 
+    def _work(self) -> str:
+        """The options that name the submission."""
+        folder = self.bench.submission.folder
+        if folder == self.exercise.starter:
+            return ""
+        if folder == self.exercise.solution:
+            return " --solution"
+        return f" --submission {shlex.quote(str(folder))}"
+
     def replay(self, outcome: message.Problem) -> str:
         """The command that reproduces the outcome."""
-        folder, what = self.bench.submission.folder, ""
-        if folder != self.exercise.starter:
-            what = (
-                " --solution"
-                if folder == self.exercise.solution
-                else f" --submission {shlex.quote(str(folder))}"
-            )
         where = f" --cluster {self.bench.cluster.kind}" if self.bench.cluster else ""
         check = next(c for c in self.checks if c.name == outcome.check)
-        command = f"grade {outcome.task}/{check.slug}{what} --seed {self.seed}{where}"
+        command = f"grade {outcome.task}/{check.slug}{self._work()} --seed {self.seed}{where}"
         return f"{command} --fault {outcome.finding.fault}" if outcome.finding.fault else command
+
+    def debug(self, outcome: message.Problem) -> str:
+        """The command that runs the outcome's failing life on a terminal; empty if none can."""
+        target = printed.failing_life(outcome.runs, outcome.finding)
+        if target is None:
+            return ""
+        life, rank = target
+        check = next(c for c in self.checks if c.name == outcome.check)
+        command = (
+            f"grade debug {outcome.task}/{check.slug}{self._work()} --seed {self.seed} "
+            f"--life {life}"
+        )
+        return f"{command} --rank {rank}" if rank else command
 
     def done(self) -> tuple[int, int]:
         """The number of decided checks, and of all."""
@@ -318,6 +339,8 @@ class Grading:
         )
         blockers = self._blockers(task)
         problems = [o for o in outcomes if message.is_problem(o)]
+        # one that never got to what its title says comes after those that did
+        problems.sort(key=lambda o: bool(o.finding.data.get("unreached")))
         if blockers:
             verdict = BLOCKED
         elif any(o.verdict == FAIL for o in problems):
@@ -362,6 +385,7 @@ class Grading:
             task_id=task.id,
             seed=self.seed,
             replay=self.replay(problems[0]),
+            debug=self.debug(problems[0]),
             log=log,
             printed=printed.rows(problems[0].runs, problems[0].finding),
             translate=self._translate,
@@ -388,6 +412,7 @@ class Grading:
             self.bench.lives_ended,
             self.seed,
             self.bench.sandbox.kind,
+            dict(Counter(self.bench.clusters)),
         )
 
     def close(self) -> None:

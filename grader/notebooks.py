@@ -15,14 +15,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from grader.checks import rank_assertions, run_assertions
+from grader.checks.endings import finished
 from grader.course import catalog, submissions
 from grader.course.submissions import Submission
 from grader.errors import UsageError
 from grader.harness import launcher as launchers
 from grader.harness.faults import Fault
 from grader.harness.lab import Bench, Lab, Salts, course_paths
-from grader.harness.run import Group, Run
+from grader.harness.run import Run
 from grader.verdicts import Finding
 
 CELL_TIMEOUT = 120  # s; the slowest cell takes about 5
@@ -174,7 +174,7 @@ def finding(run: Run) -> str:
 
 def _finding(lab: Lab, run: Run) -> str:
     try:
-        (rank_assertions if isinstance(run.last, Group) else run_assertions).finished(lab, run)
+        finished(lab, run)
     except Finding as found:
         return str(found).strip("\n")
     return ""

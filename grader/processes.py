@@ -25,6 +25,18 @@ def reap_descendants() -> bool:
     return _prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
 
 
+def kill_session(pid: int) -> None:
+    """Kill the process group that this process leads, and the process, which may not lead it yet.
+
+    What has left the group isn't found.
+    """
+    for send in (os.killpg, os.kill):
+        try:
+            send(pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            pass
+
+
 def children() -> list[int]:
     try:
         with open(f"/proc/self/task/{os.getpid()}/children") as f:

@@ -2,12 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 PASS, FAIL, BLOCKED, INCONCLUSIVE = "pass", "fail", "blocked", "inconclusive"
 # causes that a task's other checks would only meet as well, after waiting for them
 HANGS = ("limit", "deadlock")
+
+
+class Row(NamedTuple):
+    """A row of evidence. Most are plain pairs; those of which more is known have a type."""
+
+    label: str
+    text: str
+
+
+class Gist(Row):
+    """It says the finding in one line."""
+
+    __slots__ = ()
+
+
+class Found(Gist):
+    """It does so together with the fault that struck."""
+
+    __slots__ = ()
+
+    def __new__(cls, text: str) -> Found:
+        return cls._make(("found", text))
+
+
+class Struck(Row):
+    """The faults that were injected, and what came of them."""
+
+    __slots__ = ()
+
+    def __new__(cls, text: str) -> Struck:
+        return cls._make(("fault", text))
+
+
+class Damaged(Row):
+    """The files that the check has damaged, and how."""
+
+    __slots__ = ()
+
+    def __new__(cls, text: str) -> Damaged:
+        return cls._make(("damaged", text))
+
+
+def _last(kind: type[Row], rows: Iterable[tuple[str, str]]) -> Row | None:
+    return next((row for row in reversed(list(rows)) if isinstance(row, kind)), None)
 
 
 class Finding(AssertionError):
@@ -19,7 +64,9 @@ class Finding(AssertionError):
     about     what it is about, where one code stands for several: "NumPy RNG"
     means     what it costs in production; without it, what messages.toml says of the code
     think     a question that leads on; without it, as above
-    error     of a crash: the exception, in one line
+    ending    of a life that ended early: how, in one line (of a crash: the exception)
+    gist      the finding in one line, for where another one is told in full; without it, what its
+              rows mark as that
     data      more, for results as JSON
     """
 
@@ -29,25 +76,57 @@ class Finding(AssertionError):
     def __init__(
         self,
         code: str,
-        rows: list[tuple[str, str]],
+        rows: Sequence[tuple[str, str]],
         fault: str | None = None,
         *,
         about: str = "",
         means: str = "",
         think: str = "",
-        error: str = "",
+        ending: str = "",
+        gist: str = "",
         **data: Any,
     ):
         super().__init__(code)
         self.code, self.about = code, about
-        self.rows, self.fault = rows, fault
-        self.means, self.think, self.error = means, think, error
+        self.rows: list[tuple[str, str]] = list(rows)
+        self.fault = fault
+        self.means, self.think = means, think
+        self.ending, self._gist = ending, gist
         self.data = data
 
     @property
     def cause(self) -> str:
         """Two findings with one cause are told once."""
         return f"{self.code}:{self.about}" if self.about else self.code
+
+    @property
+    def gist(self) -> str:
+        """The last row that is a Gist, after what had struck; without one, the first row."""
+        if self._gist or not self.rows:
+            return self._gist
+        gist = _last(Gist, self.rows)
+        if gist is None:
+            return self.rows[0][1]
+        if damaged := _last(Damaged, self.rows):
+            return f"damaged {damaged.text}: {gist.text}"
+        if isinstance(gist, Found) and (struck := _last(Struck, self.rows)):
+            return f"{struck.text}: {gist.text}"
+        return gist.text
+
+    @gist.setter
+    def gist(self, text: str) -> None:
+        self._gist = text
+
+    @property
+    def core(self) -> str:
+        """The same without what had struck, in which findings of one kind differ."""
+        row = _last(Gist, self.rows)
+        return self._gist or (row.text if row else self.gist)
+
+    def reword(self, change: Callable[[str], str]) -> None:
+        """Change the text of each row."""
+        rows = [row if isinstance(row, Row) else Row(*row) for row in self.rows]
+        self.rows = [row._replace(text=change(row.text)) for row in rows]
 
     @property
     def advice(self) -> list[tuple[str, str]]:
@@ -70,7 +149,7 @@ class Inconclusive(Finding):
     def __init__(
         self,
         code: str,
-        rows: list[tuple[str, str]],
+        rows: Sequence[tuple[str, str]],
         fault: str | None = None,
         *,
         blocks: bool = True,
@@ -126,6 +205,8 @@ class ExerciseResult:
     lives: int  # processes that ran
     seed: int
     sandbox: str = ""  # its kind (harness/sandbox.py)
+    # kind of cluster -> how many of its runs had one of this kind (checks/ex04/cluster_runs.py)
+    clusters: dict[str, int] = field(default_factory=dict)
     problem: str = ""  # why nothing could be run, if so
 
     @property

@@ -154,7 +154,8 @@ def save_job(job, folder):
     Called by every rank after the same step, in the middle of an epoch.
 
     job        RankJob (grader/workload/rank_job.py): this rank's part of the job
-    folder     str: exists, is empty, and all ranks see it; you choose the file names
+    folder     str: exists, is empty, and all ranks see it; you choose the file names. All of the
+               checkpoint lies in it: a copy of the folder loads, too
     Returns    None on every rank; no rank returns before every rank's part is complete.
     Raises     on *every* rank if any rank couldn't write its part.
     Don't change the job, and draw no random number.
@@ -236,7 +237,7 @@ def save_sharded(model, optimizer, folder):
 
     model      a module on which fully_shard was called: its parameters are DTensors
     optimizer  torch.optim.Optimizer over them; it has made steps
-    folder     str: doesn't exist yet; all ranks see it
+    folder     str: doesn't exist yet; all ranks see it. All of the checkpoint lies in it
     Returns    None on every rank; no rank returns before every rank's part is complete.
     """
     ### BEGIN SOLUTION
@@ -312,9 +313,9 @@ def save_step(job, directory):
     Returns    None on every rank; no rank returns before the checkpoint is complete and safe from a
                power loss.
     Raises     on *every* rank if any rank couldn't write its part; the next save may work again.
-               Checkpoints of earlier steps stay loadable, whatever fails here and whichever rank
-               dies when. One of this step is replaced, and may be gone before the new one is
-               complete.
+               Checkpoints of earlier steps, however many, stay loadable, whatever fails here and
+               whichever rank dies when: delete none. One of this step is replaced, and may be gone
+               before the new one is complete.
     """
     ### BEGIN SOLUTION
     final = os.path.join(directory, f"step-{job.step:010d}")
@@ -352,9 +353,9 @@ def resume(job, directory):
     """Restore a freshly built `job`, on every rank, from the newest complete checkpoint.
 
     Newest means the highest step. A checkpoint is complete if every rank can load its part of it.
-    All ranks skip incomplete ones, and resume from the same one. Ranks on different nodes may see a
-    new name in `directory` at different times, but a rank that knows the name can open it. What
-    rank 0 sees counts; what only others see may count, too.
+    All ranks skip incomplete ones, however many, and resume from the same one. Ranks on different
+    nodes may see a new name in `directory` at different times, but a rank that knows the name can
+    open it. What rank 0 sees counts; what only others see may count, too.
     Returns    True on every rank; False on every rank if no save has ever finished here.
     Raises     CheckpointError on every rank if checkpoints exist but none is complete.
     """

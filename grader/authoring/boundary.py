@@ -42,7 +42,7 @@ def untrusted(root: Path) -> list[Path]:
 
 def imported(tree: ast.AST) -> set[str]:
     """The modules below `grader` that this code imports, at its top or in a function:
-    "checks.run_assertions".
+    "checks.trajectories".
     """
     found = set()
     for node in ast.walk(tree):

@@ -41,7 +41,8 @@ class Block:
 
 
 def pages(root: Path) -> list[Path]:
-    return [root / "README.md", *sorted(root.glob("ex*/README.md")), root / "docs" / "grading.md"]
+    docs = [root / "docs" / name for name in ("grading.md", "debugging.md")]
+    return [root / "README.md", *sorted(root.glob("ex*/README.md")), *docs]
 
 
 def problems(root: Path, exercises: list[Exercise]) -> Iterator[str]:

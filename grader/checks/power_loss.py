@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from grader.checks.run_assertions import finished
+from grader.checks.endings import finished
 from grader.crash import description, enumeration, plain, promise
 from grader.crash.crashtest import Report
 from grader.crash.judge import Outcome
@@ -10,7 +10,7 @@ from grader.crash.operations import Mark
 from grader.crash.recorder import Record
 from grader.harness.lab import Lab
 from grader.harness.run import Run
-from grader.verdicts import Finding, Inconclusive
+from grader.verdicts import Finding, Found, Inconclusive
 
 # most operations before the crash, and most lost things, that a message names
 SHOWN = 6
@@ -129,8 +129,10 @@ def _judge(lab: Lab, report: dict, advice: list, steps: list[int], saves: str, l
                 f"{recorded['states']} states are like this)"
             ),
             think=(
-                f"until when is what {saves} wrote only in the kernel's memory, and which call "
-                "waits for the disk?"
+                "fsync waits for what the kernel has. Which call hands over what Python holds?"
+                if any(call.get("too_early") for call in report["missing"])
+                else f"until when is what {saves} wrote only in the kernel's memory, and which "
+                "call waits for the disk?"
             ),
         )
 
@@ -157,7 +159,7 @@ def _rows(report: dict, advice: list, load: str) -> list[tuple[str, str]]:
         ),
         *([("lost", "; ".join(_few(lost)))] if lost else []),
         ("on disk", "; ".join(_few(disk))),
-        ("found", f"{load} {worst['load']}"),
+        Found(f"{load} {worst['load']}"),
         (
             "expected",
             f"the state of {worst['promised']}"

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from grader.checks.run_assertions import crashed, finished, starved
+from grader.checks.crashes import crashed
+from grader.checks.endings import finished, starved
 from grader.harness.lab import Lab
-from grader.verdicts import Finding, Inconclusive
+from grader.verdicts import Finding, Gist, Inconclusive
 
 SECONDS = 20  # for one question (workload/isolate.py)
 
@@ -51,10 +52,10 @@ class Answer:
                 ],
             )
         if self.crash:
-            finding = crashed(self.crash, rows, life=self.run.last)
+            finding = crashed(self.crash, rows, process=self.run.last.process)
             finding.think = think
             raise finding
-        raise Finding("answer", [*rows, ("ended", self._how())], about=asked, think=think)
+        raise Finding("answer", [*rows, Gist("ended", self._how())], about=asked, think=think)
 
     def _how(self) -> str:
         if self.status is None:

@@ -26,6 +26,7 @@ class Named(Protocol):
     def name(self) -> str: ...
 
 
+SHOWN = 4  # names in a message
 AnyCheck = TypeVar("AnyCheck", bound=Named)
 
 
@@ -84,15 +85,19 @@ def parse(
 def choose(checks: Sequence[AnyCheck], parts: Iterable[str]) -> list[AnyCheck]:
     """Those of `checks` that the names or parts of names stand for, in their order.
 
+    Checks that differ in their case alone (":two_workers") may share a name.
+
     Raises UsageError for a part that no check has, or several.
     """
     chosen = []
     for part in parts:
         same = [check for check in checks if part in (check.slug, check.name)]
         found = same or [check for check in checks if part in check.slug]
-        if len(found) != 1:
-            close = "\n".join(f"  {check.slug}" for check in found or checks)
-            why = "several checks have" if found else "no check has"
-            raise UsageError(f"{why} '{part}' in the name; there are\n{close}")
+        if len({check.slug.partition(":")[0] for check in found}) != 1:
+            if found:
+                close = ", ".join(check.slug for check in found[:SHOWN])
+                more = ", ..." if len(found) > SHOWN else ""
+                raise UsageError(f"several checks have '{part}' in the name: {close}{more}")
+            raise UsageError(f"no check has '{part}' in the name; `grade show TASK` lists them")
         chosen += found
     return [check for check in checks if check in chosen]

@@ -19,7 +19,7 @@ from pathlib import Path
 from grader.crash import enumeration, judge, operations, promise, recorder
 from grader.crash.enumeration import PROCESS, TITLES, Key, Promise, Space
 from grader.crash.judge import Outcome
-from grader.crash.operations import ROOT, Mark, Tree
+from grader.crash.operations import ROOT, Mark, Op, Tree
 from grader.crash.promise import Failure, Remedy, broken
 from grader.crash.recorder import Incomplete, Record, mark
 
@@ -114,9 +114,10 @@ def test(
     prepare: Callable[[Path], None] | None = None,
     most_trees: int = MOST_TREES,
     patience: float = judge.SECONDS,
+    since: int = 1,
 ) -> Report:
     """Everything above. `prepare` fills the directory before the first save; what it puts there is
-    durable. A load may take `patience` seconds.
+    durable. A load may take `patience` seconds. States are judged once save `since` began.
 
     Raises   recorder.Unavailable, recorder.Incomplete: there is no verdict.
              RuntimeError: the program's own saves fail, with nothing wrong with the disk.
@@ -129,7 +130,8 @@ def test(
         timed = {"record": time.perf_counter() - began}
 
         began = time.perf_counter()
-        found = enumeration.space(record.disk, record.ops, models)
+        skipped = _began(record.ops, since) if since > 1 else 0
+        found = enumeration.space(record.disk, record.ops, models, since=skipped)
         timed["enumerate"] = time.perf_counter() - began
         digests = _digests(record)
 
@@ -220,6 +222,15 @@ def _went_well(record: Record) -> None:
             )
     if not any(isinstance(op, Mark) and op.kind == "returned" for op in record.ops):
         raise RuntimeError("no save returned")
+
+
+def _began(ops: list[Op], save: int) -> int:
+    """How many operations there are up to the begin of this save."""
+    return next(
+        n
+        for n, op in enumerate(ops, 1)
+        if isinstance(op, Mark) and (op.kind, op.save) == ("began", save)
+    )
 
 
 def _digests(record: Record) -> dict[int, str]:

@@ -50,6 +50,7 @@ def as_data(report: Report) -> dict[str, Any]:
                 "call": r.text,
                 "before": _text(_next(report.record.ops, r.at)),
                 "too_late": r.late,
+                "too_early": r.early,
                 "prevents": r.prevents,
             }
             for r in report.remedies
@@ -234,14 +235,12 @@ def advice(report: Report) -> list[tuple[str, str]]:
     """Which calls are missing; or that no sync helps. (label, text), a line each."""
     ops = report.record.ops
     out = []
-    calls = Counter((_missing(ops, r), r.late) for r in report.remedies)
-    for (what, late), number in list(calls.items())[:MISSING]:
+    calls = Counter((_missing(ops, r), _mistimed(r)) for r in report.remedies)
+    for (what, mistimed), number in list(calls.items())[:MISSING]:
         out.append(
             (
                 "missing",
-                what
-                + (" (it comes later, which is too late)" if late else "")
-                + (f" ({number} times)" if number > 1 else ""),
+                what + mistimed + (f" ({number} times)" if number > 1 else ""),
             )
         )
     if len(calls) > MISSING:
@@ -264,6 +263,14 @@ def advice(report: Report) -> list[tuple[str, str]]:
             ("note", f"{copied[0]}: what follows is a copy, written in place under the final name")
         )
     return out
+
+
+def _mistimed(remedy: Remedy) -> str:
+    if remedy.late:
+        return " (it comes later, which is too late)"
+    if remedy.early:
+        return " (it came before these bytes were written: they hadn't left Python's buffer)"
+    return ""
 
 
 def _missing(ops: list[Op], remedy: Remedy) -> str:

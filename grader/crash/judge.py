@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from grader.crash.operations import Tree
-from grader.processes import die_with_parent
+from grader.processes import die_with_parent, kill_session
 
 SECONDS = 20  # for one load; milliseconds are normal
 ENOUGH_LATE = 2  # loads of one process that don't end, after which it asks no more
@@ -160,10 +160,7 @@ def _ask(load: Callable[[str], str | None], place: Path, seconds: float) -> Outc
             return Outcome("late", text=f"was still running after {seconds:g} s")
     finally:
         os.close(reading)
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(pid, signal.SIGKILL)
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+        kill_session(pid)
         _, status = os.waitpid(pid, 0)
     code = os.waitstatus_to_exitcode(status)
     return Outcome(

@@ -98,6 +98,7 @@ class Remedy:
     op: Sync
     prevents: int = 0  # how many of the failures come back without it
     late: bool = False  # the call is made, but only later
+    early: bool = False  # the call is made, but before these bytes were written
 
 
 def remedies(
@@ -163,7 +164,9 @@ def _candidates(disk: Disk, ops: list[Op]) -> list[Remedy]:
                 late = any(
                     isinstance(o, Sync) and o.worked and o.inode == op.inode for o in ops[at + 1 :]
                 )
-                out.append(Remedy(f"fsync of {name}", at + 1, Sync(inode=op.inode), late=late))
+                early = not late and _synced_in_this_save(ops[:at], op.inode)
+                sync = Sync(inode=op.inode)
+                out.append(Remedy(f"fsync of {name}", at + 1, sync, late=late, early=early))
         if isinstance(op, Names):
             for directory in dict.fromkeys(d for d, _, _, after in op.changes if after is not None):
                 name = (
@@ -173,6 +176,15 @@ def _candidates(disk: Disk, ops: list[Op]) -> list[Remedy]:
                 )
                 out.append(Remedy(f"fsync of {name}", at + 1, Sync(inode=directory)))
     return out
+
+
+def _synced_in_this_save(before: list[Op], inode: int) -> bool:
+    for op in reversed(before):
+        if isinstance(op, Mark):
+            return False
+        if isinstance(op, Sync) and op.worked and op.inode == inode:
+            return True
+    return False
 
 
 def _with(ops: list[Op], extra: list[Remedy]) -> list[Op]:

@@ -15,9 +15,10 @@ from grader.harness.inside.digest import digest
 
 
 @contextmanager
-def marked(save: int, holds: object) -> Iterator[None]:
+def marked(save: int, holds: object, replaced: bool = False) -> Iterator[None]:
     """Around one save of all ranks, on each of them: rank 0 says when it begins, with what they all
-    hold, and when it has returned on all.
+    hold, and when it has returned on all. One that the next save replaces counts as under way
+    until then: it may be gone before the next one is complete.
     """
     import torch.distributed as dist
 
@@ -28,7 +29,7 @@ def marked(save: int, holds: object) -> Iterator[None]:
     dist.barrier()
     yield
     dist.barrier()
-    if dist.get_rank() == 0:
+    if dist.get_rank() == 0 and not replaced:
         mark("returned", save)
 
 

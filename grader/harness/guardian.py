@@ -39,7 +39,7 @@ if __name__ == "__main__":  # started plainly with -I, it finds only the standar
 
 from grader.files import write_atomically
 from grader.harness import sandbox
-from grader.processes import children, reap_descendants
+from grader.processes import children, kill_session, reap_descendants
 from grader.wakeup import wakeup_pipe
 
 POLL = 0.1  # s between two checks of memory and output; the process's end needs no polling
@@ -77,7 +77,7 @@ def guard(job: dict[str, Any], start: Callable[[], int], lifeline: int) -> dict[
                 disk_seen = now
         if status is None and ended:
             waited = waited_for_a_processor(main)
-            _kill(main)
+            kill_session(main)
             _, code, usage = os.wait4(main, 0)
             status, cpu = os.waitstatus_to_exitcode(code), usage.ru_utime + usage.ru_stime
     # SIGXCPU needs no comparison: the kernel counts in ticks, and may send it slightly early
@@ -227,14 +227,6 @@ def waited_for_a_processor(pid: int) -> float:
         return 0.0
 
 
-def _kill(pid: int) -> None:
-    for send in (os.killpg, os.kill):
-        try:
-            send(pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            pass
-
-
 def _kill_the_rest(main: int, reaper: bool) -> int:
     """Kill everything that outlived the main process; return how many processes that were."""
     killed, deadline = set(), time.monotonic() + 10
@@ -252,7 +244,7 @@ def _kill_the_rest(main: int, reaper: bool) -> int:
             break
         for pid in children():
             killed.add(pid)
-            _kill(pid)
+            kill_session(pid)
         try:
             os.waitpid(-1, 0)
         except ChildProcessError:

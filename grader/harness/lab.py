@@ -16,20 +16,21 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from grader.course.submissions import Submission
 from grader.harness import scratch
 from grader.harness.faults import AnyFault
 from grader.harness.launch import run_life
 from grader.harness.launcher import FIRST, FRESH, RELAUNCHED, Launcher, Limits, Lost
+from grader.harness.printed import followed
 from grader.harness.ranks import run_ranks
-from grader.harness.run import Group, Life, Run
+from grader.harness.run import Life, Process, Run
 from grader.harness.sandbox import Sandbox
 from grader.harness.sandbox import choose as choose_sandbox
-from grader.verdicts import Finding, NotSelected
+from grader.verdicts import Finding, Found, NotSelected
 
 T = TypeVar("T")
 
@@ -56,8 +57,11 @@ class Bench:
         self._remove = weakref.finalize(self, scratch.remove, self.scratch)
         self.salts = Salts(seed)
         self.lives_ended = 0
+        # shows lines as lives print them: show(whose, line); None: nobody looks
+        self.show: Callable[[str, str], None] | None = None
         # the cluster for runs that need one (grader/checks/ex04/cluster_runs.py)
         self.cluster: Any = None
+        self.clusters: list[str] = []  # the kind that each run on one had
         self.cancelled = threading.Event()
         self._baselines: dict[tuple[object, ...], Future[Any]] = {}
         self._lock = threading.Lock()
@@ -102,6 +106,24 @@ class Bench:
         self._remove()
 
 
+class Debugged(Protocol):
+    """A life that is to run in the foreground (grader/debug_command.py)."""
+
+    rank: int  # of its processes, the one that does; the others run beside it
+
+    def launcher(self, inner: Launcher) -> Launcher:
+        """A launcher that runs the life so; `inner` launches the other ranks."""
+
+
+class Debugger(Protocol):
+    def wants(self, life: str) -> Debugged | None:
+        """Is it this one? A life's name: "2.1", the first of the check's second run."""
+
+
+SHORT = 24  # characters of a check's name at the head of a line
+UNDISTURBED = "undisturbed"  # the name of runs that all checks share
+
+
 class Lab:
     """One check's view of the bench."""
 
@@ -111,8 +133,12 @@ class Lab:
         name: str,
         faults: tuple[AnyFault, ...] | None = None,
         hopeless: Callable[[], Finding | None] = lambda: None,
+        debugger: Debugger | None = None,
     ):
         """`hopeless` is asked before each life; a finding that it returns is raised instead."""
+        self.debugger = debugger
+        self._number = 0  # of runs with the submission's code
+        self._run_name = ""  # what its runs are called, if not by their number
         self.bench, self.name, self.only, self.hopeless = bench, name, faults, hopeless
         # lives see this seed; they never see the grading's own, from which salts and faults are
         # drawn
@@ -125,6 +151,12 @@ class Lab:
     def shared(self) -> random.Random:
         """Draws that are equal in all checks of a grading, so that they can share baselines."""
         return _random(f"{self.bench.seed}")
+
+    @property
+    def short_name(self) -> str:
+        """The check's, for the head of a line."""
+        name = self.name.removeprefix("test_").replace("_", "-")
+        return name if len(name) <= SHORT else f"{name[: SHORT - 3]}..."
 
     def measured(self, what: str, text: str) -> None:
         """Record a figure to show with the task's verdict, whatever that is."""
@@ -140,7 +172,7 @@ class Lab:
         ranks: int | None = None, directory: Path | None = None, since: int = 0,
         kept: Callable[[AnyFault], int] | None = None, given: dict[str, Any] | None = None,
         trusted: bool = False, fresh: bool = False, network: bool = False,
-    ) -> Run[Any]:  # fmt: skip
+    ) -> Run:  # fmt: skip
         """Run `script` of the workload through its lives: one per fault, and a last one without.
 
         ranks      of every life; None: one process that is no rank of anything
@@ -153,8 +185,8 @@ class Lab:
         trusted    run it without the submission: no copy and no --checkpoint
         network    its processes talk to each other over loopback, as ranks do
 
-        Its lives are Life objects, or Groups if there are ranks. The run ends early when a life
-        doesn't end as its fault says: whatever followed would prove nothing.
+        The run ends early when a life doesn't end as its fault says: whatever followed would prove
+        nothing.
         """
         if kept is None:
             kept = _last_save(argv) if before_relaunch is None else (lambda fault: 0)
@@ -163,7 +195,10 @@ class Lab:
         if directory is None:
             directory = self.bench.folder() / "checkpoints"
             directory.mkdir()
-        lives: list[Any] = []
+        own = not trusted and "--bare" not in argv  # it runs the submission's code
+        self._number += own
+        label = self._run_name or str(self._number)
+        lives: list[Life] = []
         for n, fault in enumerate([*faults, None]):
             if n and before_relaunch:
                 before_relaunch(directory)
@@ -181,14 +216,15 @@ class Lab:
                     trusted,
                     start,
                     network or bool(ranks),
+                    f"{label}.{n + 1}" if own else "",
                 )
             )
             if fault and not lives[-1].obeyed_fault:
                 break
-        run: Run[Any] = Run(
-            lives, tuple(faults), directory, command=f"{script} {' '.join(map(str, argv))}"
-        )
-        if not trusted:
+        command = f"{script} {' '.join(map(str, argv))}"
+        run = Run(lives, tuple(faults), directory, command, ranks=ranks)
+        run.notes["label"] = label
+        if own:
             self.runs.append(run)
         return run
 
@@ -203,8 +239,10 @@ class Lab:
         trusted: bool,
         start: str,
         network: bool,
-    ) -> Life | Group:
+        label: str,
+    ) -> Life:
         bench, number = self.bench, ranks or 1
+        debugged = self.debugger.wants(label) if self.debugger and label else None
         with bench.slots(number):
             if bench.cancelled.is_set():
                 raise Cancelled
@@ -215,6 +253,8 @@ class Lab:
                 bench.folder(),
             )
             arguments = ["--directory", str(directory), *map(str, argv)]
+            if debugged:  # breakpoints are set in the student's own file
+                codes[debugged.rank] = bench.submission.folder
             argvs = [
                 ["--checkpoint", str(code / bench.submission.module), *arguments] for code in codes
             ]
@@ -224,13 +264,15 @@ class Lab:
             given_too = script in GIVEN_GENERATORS
             sandbox = bench.sandbox.job(readable, network, trusted, bench.limits.memory, given_too)
             how: dict[str, Any] = {"given": given, "sandbox": sandbox, "start": start}
-            args = (bench.launcher, where, WORKLOAD / script)
+            launcher = debugged.launcher(bench.launcher) if debugged else bench.launcher
+            args = (launcher, where, WORKLOAD / script)
             try:
-                if ranks is None:
-                    results = [run_life(*args, argvs[0], fault, bench.limits, may_write, **how)]
-                else:
-                    faults = [fault and fault.of_rank(rank) for rank in range(ranks)]
-                    results = run_ranks(*args, argvs, bench.limits, may_write, faults, **how)
+                with self._shown(where, ranks, label):
+                    if ranks is None:
+                        results = [run_life(*args, argvs[0], fault, bench.limits, may_write, **how)]
+                    else:
+                        faults = [fault and fault.of_rank(rank) for rank in range(ranks)]
+                        results = run_ranks(*args, argvs, bench.limits, may_write, faults, **how)
             except Lost:
                 if not bench.cancelled.is_set():
                     raise
@@ -240,20 +282,35 @@ class Lab:
                 raise _leads_out(link)
         bench.lives_ended += number
         if ranks is None:
-            lives = [Life(where, fault, results[0])]
+            processes = [Process(where, fault, results[0])]
         else:
-            lives = [Life(where / str(r), faults[r], result) for r, result in enumerate(results)]
-        for life in lives:
-            life.events
-        return lives[0] if ranks is None else Group(lives, fault)
+            processes = [
+                Process(where / str(rank), faults[rank], result)
+                for rank, result in enumerate(results)
+            ]
+        for process in processes:
+            process.events
+        return Life(processes, fault)
+
+    def _shown(self, where: Path, ranks: int | None, label: str) -> AbstractContextManager[object]:
+        """While it's open, what the processes of this life print is shown, if anybody looks."""
+        if not self.bench.show or not label:
+            return nullcontext()
+        life = f"{self.short_name} life {label}"
+        if ranks is None:
+            files = {life: where / "output"}
+        else:
+            files = {f"{life} rank {rank}": where / str(rank) / "output" for rank in range(ranks)}
+        return followed(files, self.bench.show)
 
     def undisturbed(
         self, script: str, *argv: object, again: int = 0, ranks: int | None = None
-    ) -> Run[Any]:
+    ) -> Run:
         """The baseline: the same script and arguments without a fault. Computed once a grading."""
         key = (self.bench.submission.key, script, *map(str, argv), again, ranks)
         # other checks need it, too, even if this one's task is hopeless by now
-        alone = Lab(self.bench, self.name, self.only)
+        alone = Lab(self.bench, self.name, self.only, debugger=self.debugger)
+        alone._run_name = UNDISTURBED
         run = self.bench.once(key, lambda: alone.launch(script, *argv, ranks=ranks))
         if not any(run is known for known in self.runs):
             self.runs.insert(0, run)
@@ -264,20 +321,19 @@ class Lab:
         """Of each life."""
         return self.bench.limits
 
-    def again(self, undisturbed: Run[Any]) -> Run[Any]:
+    def again(self, undisturbed: Run) -> Run:
         """An undisturbed run once more: if the two differ, nothing can be compared with them."""
         script, *argv = undisturbed.command.split()
-        ranks = undisturbed.world if isinstance(undisturbed.last, Group) else None
-        return self.undisturbed(script, *argv, again=1, ranks=ranks)
+        return self.undisturbed(script, *argv, again=1, ranks=undisturbed.ranks)
 
-    def bare(self, number: int) -> Run[Any]:
+    def bare(self, number: int) -> Run:
         """A run without the student's code; equal numbers give the same run."""
         return self.undisturbed(*BARE, "--randomness", "--seed", self.seed, again=number)
 
     def too_slow(self) -> bool:
         """Is a run without the student's code too slow, too? Asked anew each time."""
         bare = self.launch(*BARE, "--seed", self.seed)
-        return not bare.finished or bare.last.result["wall"] > self.limits.wall / 4
+        return not bare.finished or bare.last.process.result["wall"] > self.limits.wall / 4
 
     def trusted(
         self,
@@ -285,7 +341,7 @@ class Lab:
         *argv: object,
         ranks: int | None = None,
         given: dict[str, Any] | None = None,
-    ) -> Run[Any]:
+    ) -> Run:
         """The same script without student code, as a yardstick. Computed once a grading."""
         key = ("trusted", script, *map(str, argv), ranks, json.dumps(given, sort_keys=True))
         alone = Lab(self.bench, self.name, self.only)
@@ -307,7 +363,7 @@ def _leads_out(link: Path) -> Finding:
     return Finding(
         "link",
         [
-            ("found", f"a symbolic link to {os.readlink(link)!r}, which lies outside: {link}"),
+            Found(f"a symbolic link to {os.readlink(link)!r}, which lies outside: {link}"),
             ("expected", "a link in the directory leads to something in the directory"),
         ],
         means="copying or deleting the directory reaches files that aren't yours",
@@ -381,5 +437,7 @@ def course_paths(text: str, bench: Bench) -> str:
     inside = re.escape(str(bench.scratch)) + r"/[^/\s\"']+"
     text = re.sub(inside + scratch.CODE + r"/code", lambda _: str(bench.submission.folder), text)
     text = re.sub(inside + r"/(?:my )?checkpoints(?:/[0-9a-f]{8}\b)*", "CHECKPOINTS", text)
+    text = re.sub(inside + r"/my job/checkpoints\b", "CHECKPOINTS", text)
+    text = re.sub(inside + r"/my job\b", lambda _: str(bench.submission.folder), text)
     text = re.sub(inside + r"/given/train\b", "TRAIN", text)
     return re.sub(inside + r"/t\b", "TMPDIR", text)

@@ -4,6 +4,7 @@ the job.
 Its text form, printed with every verdict and accepted by `grade --fault`:
 
     term@7                 SIGTERM in the middle of step 7, while the optimizer updates the weights
+    term@7:end             SIGTERM at the end of step 7, when its time has passed
     usr1@8:event2          SIGUSR1 just before the 3rd file-system event of a save at step 8
     term@10:evaluation3    SIGTERM before part 3 of the evaluation that follows step 10
     term@0:start           SIGTERM while the job is being built (:resume, while a checkpoint is
@@ -23,6 +24,7 @@ SIGKILL follows when the grace period is over, by the life's own clock
 
 from __future__ import annotations
 
+import hmac
 import json
 import re
 import signal
@@ -35,6 +37,7 @@ from grader.harness import scratch
 NUMBERS = {"term": signal.SIGTERM, "usr1": signal.SIGUSR1}
 _WHERE = {
     "": "in the middle of step {step}",
+    "end": "at the end of step {step}",
     "start": "while the job was being built",
     "resume": "while a checkpoint was being loaded",
     "evaluation": "in the evaluation after step {step}, before its part {n}",
@@ -124,6 +127,12 @@ def both(*preemptions: Preempt) -> Preempt:
     return Preempt(tuple(s for p in preemptions for s in p.signals))
 
 
+def proof(token: str, event: str, what: dict[str, Any]) -> str:
+    """Who reports this event knows the token."""
+    said = json.dumps([event, what], sort_keys=True).encode()
+    return hmac.new(token.encode(), said, "sha256").hexdigest()
+
+
 TORN = "(torn)"  # the file is there, but can't be read
 
 
@@ -143,7 +152,7 @@ def last_word(directory: Path) -> str | None:
 
 NUMBERED = ("evaluation", "event", "leaving")
 _TEXT = re.compile(
-    r"(term|usr1)@(\d+)(?::(start|resume|failing|(?:evaluation|event|leaving)(?=\d))(\d+)?)?(?::(group|agent))?(?::rank(\d+))?\Z"
+    r"(term|usr1)@(\d+)(?::(end|start|resume|failing|(?:evaluation|event|leaving)(?=\d))(\d+)?)?(?::(group|agent))?(?::rank(\d+))?\Z"
 )
 
 

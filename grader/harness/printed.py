@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grader.harness import scratch
@@ -14,6 +18,9 @@ if TYPE_CHECKING:
 MOST = 1 << 20  # the last bytes of a process's output
 # torch's own log lines: "[W1126 ...]", "[rank0]:[W1126 ...]"
 _OF_TORCH = re.compile(r"(\[rank\d+\]:)?\[[IWE]\d{4} ")
+
+
+POLL = 0.1  # s between two looks at what a process that is followed has printed
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,7 @@ class Line:
         return life if self.rank is None else f"{life} rank {self.rank}"
 
 
-def lines(run: Run[Any]) -> list[Line]:
+def lines(run: Run) -> list[Line]:
     """All lines of a run, in the order of time."""
     found = []
     for number, life in enumerate(run.lives, 1):
@@ -88,3 +95,38 @@ def _printed_by(events: list[dict[str, Any]], t: float) -> int:
         [e["printed"] for e in events if isinstance(e.get("printed"), int) and e["t"] <= t],
         default=0,
     )
+
+
+@contextmanager
+def followed(files: dict[str, Path], show: Callable[[str, str], None]) -> Iterator[None]:
+    """Show each line that appears in the files, soon after it does: show(whose, line).
+
+    files  whose output -> the file, which may not exist yet
+    """
+    over = threading.Event()
+    thread = threading.Thread(target=_follow, args=(files, show, over), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _follow(
+    files: dict[str, Path], show: Callable[[str, str], None], over: threading.Event
+) -> None:
+    read = dict.fromkeys(files, 0)
+    while True:
+        last = over.wait(POLL)  # what came before the end is shown, too
+        for who, path in files.items():
+            try:
+                data = scratch.read(path, MOST, start=read[who])
+            except OSError:
+                continue
+            whole = len(data) if last else data.rfind(b"\n") + 1
+            read[who] += whole
+            for line in data[:whole].decode(errors="replace").splitlines():
+                show(who, line)
+        if last:
+            return

@@ -6,8 +6,9 @@ import json
 import signal
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from grader.harness import scratch
 from grader.harness.faults import AnyFault, show_schedule
@@ -53,32 +54,35 @@ def _is_event(line: object) -> bool:
 
 
 @dataclass
-class Life:
-    """One process of a run, after its end."""
+class Process:
+    """One process of a life, after its end."""
 
     folder: Path
-    fault: AnyFault | None
+    fault: AnyFault | None  # the part of the life's that strikes this process
     result: dict[str, Any]  # the guardian's
 
     @classmethod
-    def of_events(cls, path: Path) -> Life:
+    def of_events(cls, path: Path) -> Process:
         """A process that something else started: all we know is what it reported to `path`."""
-        life = cls(path.parent, None, {"status": 0, "ended": None})
-        life.events = read_events(path)
-        return life
+        process = cls(path.parent, None, {"status": 0, "ended": None})
+        process.events = read_events(path)
+        return process
+
+    def with_events(self, events: list[dict[str, Any]]) -> Process:
+        """The same process, as if it had reported only these."""
+        process = Process(self.folder, self.fault, self.result)
+        process.events = events
+        return process
 
     @cached_property
     def events(self) -> list[dict[str, Any]]:
         return read_events(self.folder / "events")
 
-    @property
-    def processes(self) -> list[Life]:
-        return [self]
-
     def all(self, event: str) -> list[dict[str, Any]]:
         return [e for e in self.events if e.get("event") == event]
 
-    def first(self, event: str) -> dict[str, Any] | None:
+    def first(self, event: str) -> Any:
+        """The first such event, a dict; None if there is none."""
         return next(iter(self.all(event)), None)
 
     @property
@@ -101,13 +105,6 @@ class Life:
         return self.status == PREEMPTED and not self.ended
 
     @property
-    def obeyed_fault(self) -> bool:
-        """It ended as its fault says, so a relaunch proves something."""
-        if isinstance(self.fault, Preempt):
-            return self.fault_fired and self.preempted
-        return self.died_of_fault
-
-    @property
     def died_of_fault(self) -> bool:
         """It announced the fault and then died by the signal that the fault sends."""
         return (
@@ -122,14 +119,14 @@ class Life:
 
     @property
     def resumed_at(self) -> int:
-        """The step at which the life started; 0 for a fresh start."""
+        """The step at which it started; 0 for a fresh start."""
         event = self.first("life")
         step: int = event["step"] if event else 0
         return step
 
     @property
     def reached(self) -> int:
-        """The last step that the life finished."""
+        """The last step that it finished."""
         steps: list[int] = [s["step"] for s in self.steps]
         return max([self.resumed_at, *steps])
 
@@ -148,92 +145,114 @@ class Life:
 
 
 @dataclass
-class Group:
-    """A life of several ranks, after its end. Rank 0 speaks for all where they agree."""
+class Life:
+    """One process of a run, or one group of ranks, after its end.
 
-    ranks: list[Life]
+    Where all ranks agree, rank 0 speaks for them.
+    """
+
+    processes: list[Process]  # by rank
     fault: AnyFault | None
 
     @property
-    def processes(self) -> list[Life]:
-        return self.ranks
+    def process(self) -> Process:
+        """Its only process."""
+        (process,) = self.processes
+        return process
+
+    @property
+    def world(self) -> int:
+        return len(self.processes)
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        return self.processes[0].events
 
     def all(self, event: str) -> list[dict[str, Any]]:
-        return self.ranks[0].all(event)
+        return self.processes[0].all(event)
 
-    def first(self, event: str) -> dict[str, Any] | None:
-        return self.ranks[0].first(event)
+    def first(self, event: str) -> Any:
+        return self.processes[0].first(event)
+
+    @property
+    def struck(self) -> Process:
+        """The process that its fault strikes."""
+        aimed_at = self.fault.rank if self.fault else None
+        return self.processes[(aimed_at or 0) if self.world > 1 else 0]
 
     @property
     def preempted(self) -> bool:
-        return all(life.preempted for life in self.ranks)
+        return all(process.preempted for process in self.processes)
 
     @property
     def obeyed_fault(self) -> bool:
-        """All ranks left as preempted, or the killed rank died."""
+        """It ended as its fault says, so a relaunch proves something."""
         if isinstance(self.fault, Preempt):
-            return self.preempted and any(life.fault_fired for life in self.ranks)
+            return self.preempted and any(process.fault_fired for process in self.processes)
         return self.died_of_fault
 
     @property
     def died_of_fault(self) -> bool:
-        """The fault's rank died of it; what the other ranks did then doesn't matter."""
-        return self.fault is not None and self.ranks[self.fault.rank or 0].died_of_fault
+        """The fault's process died of it; what the other ranks did then doesn't matter."""
+        return self.fault is not None and self.struck.died_of_fault
 
     @property
     def finished(self) -> bool:
-        return all(life.finished for life in self.ranks)
+        return all(process.finished for process in self.processes)
 
     @property
     def resumed_at(self) -> int:
-        return self.ranks[0].resumed_at
+        return self.processes[0].resumed_at
 
     @property
     def reached(self) -> int:
-        return self.ranks[0].reached
+        return self.processes[0].reached
 
     @property
     def steps(self) -> list[dict[str, Any]]:
-        return self.ranks[0].steps
+        return self.processes[0].steps
 
     def text(self, file: str = "output", characters: int = 4000) -> str:
-        """What the ranks printed, each line after its rank."""
-        texts = [(rank, life.text(file, characters)) for rank, life in enumerate(self.ranks)]
+        """What it printed; of several ranks, each line after its rank."""
+        texts = [process.text(file, characters) for process in self.processes]
+        if self.world == 1:
+            return texts[0]
         return "".join(
-            f"[rank {rank}] {line}\n" for rank, text in texts for line in text.splitlines()
+            f"[rank {rank}] {line}\n"
+            for rank, text in enumerate(texts)
+            for line in text.splitlines()
         )
 
 
-AnyLife = TypeVar("AnyLife", bound="Life | Group")
-
-
 @dataclass
-class Run(Generic[AnyLife]):
+class Run:
     """The lives of one run, in order. `schedule` holds the faults that were planned for them."""
 
-    lives: list[AnyLife]
+    lives: list[Life]
     schedule: tuple[AnyFault, ...]
     directory: Path  # its checkpoints
     command: str = ""
     notes: dict[str, Any] = field(default_factory=dict)
+    ranks: int | None = None  # as it was launched; None: one process that is no rank of anything
 
     @property
-    def last(self) -> AnyLife:
+    def last(self) -> Life:
         return self.lives[-1]
 
     @property
     def finished(self) -> bool:
         return self.last.finished and len(self.lives) == len(self.schedule) + 1
 
-    def of(self: Run[Group], rank: int) -> Run[Life]:
+    def of(self, rank: int) -> Run:
         """The run as one of its ranks saw it."""
-        lives = [group.ranks[rank] for group in self.lives]
+        processes = [life.processes[rank] for life in self.lives]
+        lives = [Life([process], process.fault) for process in processes]
         return Run(lives, self.schedule, self.directory, self.command, self.notes)
 
     @property
     def world(self) -> int:
-        """The number of ranks in the last life."""
-        return len(self.last.ranks) if isinstance(self.last, Group) else 1
+        """The number of processes in the last life."""
+        return self.last.world
 
     @property
     def story(self) -> str:
@@ -255,7 +274,7 @@ class Run(Generic[AnyLife]):
     def steps_lost(self) -> list[int]:
         """For each relaunch, how many finished steps it had to repeat."""
         lost = []
-        for life, after in zip(self.lives, self.lives[1:], strict=False):
+        for life, after in pairwise(self.lives):
             lost.append(life.reached - after.resumed_at)
         return lost
 
@@ -269,3 +288,8 @@ class Run(Generic[AnyLife]):
 
     def __str__(self) -> str:
         return f"{self.command} [{show_schedule(self.schedule)}]"
+
+
+def schedule_of(run: Run) -> str | None:
+    """Its fault schedule as text, for a replay; None without faults."""
+    return show_schedule(run.schedule) if run.schedule else None

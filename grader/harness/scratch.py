@@ -80,8 +80,8 @@ def _leads_into(link: str, folder: str) -> bool:
         return False
 
 
-def read(path: Path, most: int, tail: bool = False) -> bytes:
-    """At most `most` bytes of a regular file, the last ones if `tail`.
+def read(path: Path, most: int, tail: bool = False, start: int = 0) -> bytes:
+    """At most `most` bytes of a regular file from byte `start` on, the last ones if `tail`.
 
     Raises OSError for anything else: it follows no link and waits for no pipe or device.
     """
@@ -89,6 +89,5 @@ def read(path: Path, most: int, tail: bool = False) -> bytes:
         found = os.fstat(f.fileno())
         if not stat.S_ISREG(found.st_mode):
             raise OSError(f"{path.name} isn't a file any more")
-        if tail:
-            f.seek(max(0, found.st_size - most))
+        f.seek(max(0, found.st_size - most) if tail else start)
         return f.read(most)

@@ -48,6 +48,13 @@ class Divergence:
         return self.different[0]
 
     @property
+    def roots(self) -> list[str]:
+        """What differs, without what only follows from the rest."""
+        return [
+            c for c in self.different if c not in ("loss", "augmented inputs")
+        ] or self.different
+
+    @property
     def component(self) -> str:
         """The cause; all parts of the optimizer count as one."""
         return "optimizer" if self.cause.startswith("optimizer") else self.cause

@@ -58,6 +58,7 @@ def failed(
     task_id: str,
     seed: int,
     replay: str,
+    debug: str,
     log: str,
     printed: list[tuple[str, str]],
     translate: Callable[[str], str],
@@ -96,9 +97,11 @@ def failed(
     if same and finding.code != "import":
         titles = list(dict.fromkeys(o.title for o in same))
         rows.append(("also", f"{len(titles)} more for this cause: " + "; ".join(titles)))
-    for other in reversed(different.values()):
-        rows.append(("and", f"{other.title}: {_gist(other)}"))
+    for titles, gist in _grouped(list(reversed(different.values()))):
+        rows.append(("and", f"{'; '.join(titles)}: {gist}"))
     rows.append(("replay", replay))
+    if debug:
+        rows.append(("debug", debug))
     if log:
         rows.append(("log", log))
         evidence["log"] = log
@@ -106,26 +109,18 @@ def failed(
     return Message([(label, _printable(translate(text))) for label, text in rows], evidence)
 
 
-def _gist(outcome: Problem) -> str:
-    """One line for a further finding: its fault, and what was different, found or raised.
+def _grouped(further: list[Problem]) -> list[tuple[list[str], str]]:
+    """(titles, what they have in common) of further findings; those that read alike are one.
 
-    A finding may also give its own line.
+    Several causes may end in the same line: an exception in one place, met by many questions.
     """
-    gist: str | None = outcome.finding.data.get("gist")
-    if gist:
-        return gist
-    rows = dict(outcome.finding.rows)
-    befell = (
-        f"damaged {rows['damaged']}: "
-        if "damaged" in rows
-        else f"{rows['fault']}: "
-        if "fault" in rows and "found" in rows
-        else ""
-    )
-    for label in ("error", "found", "different", "happened", "ended", "resumed", "returned"):
-        if label in rows:
-            return befell + rows[label]
-    return next(iter(rows.values()), "")
+    titles: dict[str, list[str]] = {}
+    gists: dict[str, str] = {}
+    for one in further:
+        core = one.finding.core
+        gists.setdefault(core, one.finding.gist)
+        titles.setdefault(core, []).append(one.title)
+    return [(list(dict.fromkeys(titles[core])), gists[core]) for core in titles]
 
 
 def _printable(text: str) -> str:

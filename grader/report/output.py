@@ -35,6 +35,7 @@ def as_json(results: list[ExerciseResult]) -> dict[str, Any]:
                 "max_score": r.max_score,
                 "seed": r.seed,
                 "sandbox": r.sandbox,
+                **({"clusters": r.clusters} if r.clusters else {}),
                 "tasks": [
                     {
                         "id": t.id,

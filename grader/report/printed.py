@@ -23,8 +23,11 @@ def rows(runs: list[Any], finding: Finding) -> list[tuple[str, str]]:
     run = failing(runs, finding)
     if run is None:
         return []
-    said = [line for line in printed(run) if not line.traceback and not line.script]
-    near = said[-OF_A_JOB:] if hasattr(run, "printed") else _near_the_fault(run, said, finding)
+    of_a_job = hasattr(run, "printed")
+    # a job script's own traceback is in no finding
+    untold = of_a_job and not finding.ending
+    said = [line for line in printed(run) if not line.script and (untold or not line.traceback)]
+    near = said[-OF_A_JOB:] if of_a_job else _near_the_fault(run, said, finding)
     told = [f"{line.who}: {line.text[:WIDTH]}" for line in near]
     return [("printed" if n == 0 else "", text) for n, text in enumerate(told)]
 
@@ -41,6 +44,21 @@ def failing(runs: list[Any], finding: Finding) -> Any:
     """The run that the finding is about: the last one with its faults, or the last one."""
     of_fault = [run for run in runs if _schedule(run) == (finding.fault or "")]
     return (of_fault or runs or [None])[-1]
+
+
+def failing_life(runs: list[Any], finding: Finding) -> tuple[str, int] | None:
+    """(life, rank) to look at after this finding: of the run that it's about, the last life.
+
+    None if no run of it can be debugged: it ran on a cluster.
+    """
+    run = failing(runs, finding)
+    if run is None or "label" not in getattr(run, "notes", {}):
+        return None
+    crashes = [(one.first("crash"), rank) for rank, one in enumerate(run.last.processes)]
+    # of several ranks, the others crash when the first is gone
+    first = min(((crash["t"], rank) for crash, rank in crashes if crash), default=(0.0, 0))
+    rank = finding.data.get("rank", first[1])
+    return f"{run.notes['label']}.{len(run.lives)}", rank
 
 
 def printed(run: Any) -> list[Line]:

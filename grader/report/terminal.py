@@ -13,6 +13,7 @@ from rich.spinner import Spinner
 from rich.text import Text
 
 from grader.course.catalog import Exercise
+from grader.report.logs import escaped
 from grader.report.message import LABEL, labelled
 from grader.verdicts import BLOCKED, FAIL, INCONCLUSIVE, PASS, ExerciseResult, TaskResult
 
@@ -25,6 +26,7 @@ LABEL_STYLE = {
     "means": "bold",
     "think": "bold cyan",
     "replay": "dim",
+    "debug": "dim",
     "log": "dim",
     "same": "dim",
     "also": "dim",
@@ -83,6 +85,10 @@ class Progress:
         text = f" {done} of {total} checks, {lives} processes run" if total else " loading torch"
         return Group(Spinner("dots", text=Text(text, style="dim")))
 
+    def line(self, who: str, text: str) -> None:
+        """A line that a process prints, while it runs."""
+        self.out.print(Text.assemble((f"{who} | ", "dim"), escaped(text)))
+
     def show(self, result: TaskResult) -> None:
         show_task(self.out, result)
 
@@ -108,10 +114,24 @@ def show_row(out: Console, label: str, text: str) -> None:
     style = LABEL_STYLE.get(label, "")
     width = max(30, out.width - LABEL - 3)
     lines = (
-        [text] if label == "replay" else textwrap.wrap(text, width, break_on_hyphens=False) or [""]
+        [text]
+        if label in ("replay", "debug")
+        else textwrap.wrap(text, width, break_on_hyphens=False) or [""]
     )
     for n, line in enumerate(lines):
         out.print(Text.assemble("  " + labelled(label if n == 0 else ""), (line, style)))
+
+
+CLUSTERS = {"slurm": "Slurm", "stand-in": "a stand-in for Slurm", "site": "the site's Slurm"}
+
+
+def _clusters(runs: dict[str, int]) -> str:
+    """Which cluster graded: "Slurm (10 runs), a stand-in for Slurm (2 runs)"."""
+    told = [
+        f"{CLUSTERS.get(kind, kind)} ({number} run{'s' if number > 1 else ''})"
+        for kind, number in sorted(runs.items())
+    ]
+    return ", ".join(told)
 
 
 def show_summary(out: Console, results: list[ExerciseResult], untouched: list[Exercise]) -> None:
@@ -134,6 +154,10 @@ def show_summary(out: Console, results: list[ExerciseResult], untouched: list[Ex
         )
     elif kinds:
         out.print(Text(f"sandbox  {', '.join(sorted(kinds))}", "dim"))
+    for r in results:
+        if r.clusters:
+            style = "bold yellow" if "stand-in" in r.clusters else "dim"
+            out.print(Text(f"cluster  {_clusters(r.clusters)}", style))
     for exercise in untouched:
         first = exercise.tasks[0]
         out.print(

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from grader.harness.preemption import Sent
-from grader.harness.run import Group, Life
+from grader.harness.run import Life, Process
 
 
-def timeline(life: Life | Group) -> list[tuple[float, str]]:
+def timeline(life: Life) -> list[tuple[float, str]]:
     """[(s since the life began, what happened)]: the moments that matter for how it was stopped.
 
     Each rank has its own moments; those that are equal on all ranks come from rank 0.
     """
-    many = len(life.processes) > 1
     rows = [
         row
         for rank, one in enumerate(life.processes)
-        for row in _of(one, f"rank {rank}: " if many else "", rank == 0)
+        for row in _of(one, f"rank {rank}: " if life.world > 1 else "", rank == 0)
     ]
     return sorted(rows, key=lambda row: row[0])
 
 
-def _of(life: Life, who: str, speaks: bool) -> list[tuple[float, str]]:
+def _of(life: Process, who: str, speaks: bool) -> list[tuple[float, str]]:
     rows = []
     trained = [e["step"] for e in life.all("trained")]
     signalled = [e["clock"] for e in life.all("signal")]

@@ -29,7 +29,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from grader.harness.sandbox import confine_jobs
-from grader.processes import die_with_parent
+from grader.processes import die_with_parent, reap_descendants
 from grader.slurm import freezer, installation, ports, preload, processes, state, teardown
 from grader.slurm.config import Options, cgroup_conf, name_is_here, slurm_conf
 from grader.slurm.errors import ClusterError
@@ -306,7 +306,7 @@ def tracked_by(wanted: str) -> str:
 
 def main() -> None:
     directory = Path(sys.argv[1])
-    processes.become_reaper()
+    reap_descendants()
     here = os.stat(directory)
     keeper, error = None, None
     try:

@@ -14,8 +14,11 @@ PATIENCE = 8  # s for one load; milliseconds are normal
 TREES = 120  # the most different directories to read; of more, this many are drawn
 
 
-def test(program: crashtest.Program, directory: str, most_trees: int = TREES) -> None:
-    """Try every state that a power loss may leave of the program's saves, below `directory`.
+def test(
+    program: crashtest.Program, directory: str, most_trees: int = TREES, since: int = 1
+) -> None:
+    """Try every state that a power loss may leave of the program's saves, from save `since` on,
+    below `directory`.
 
     It skips what a killed process leaves: other checks kill real ones.
 
@@ -30,6 +33,7 @@ def test(program: crashtest.Program, directory: str, most_trees: int = TREES) ->
             flips=False,
             seconds=SECONDS,
             folder=Path(directory),
+            since=since,
             workers=1,
             most_trees=most_trees,
             patience=PATIENCE,

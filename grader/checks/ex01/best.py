@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from grader.checks.crashes import crashed
+from grader.checks.endings import finished
 from grader.checks.ex01.corruption import YOUR_BYTES, in_words
 from grader.checks.ex01.storage_plan import (
     STRANGERS,
@@ -22,10 +24,9 @@ from grader.checks.ex01.storage_plan import (
     write,
 )
 from grader.checks.fault_points import moment, selected
-from grader.checks.run_assertions import crashed, finished
 from grader.harness.faults import Fault
 from grader.harness.lab import Lab
-from grader.verdicts import Finding
+from grader.verdicts import Damaged, Finding, Found, Gist, Struck
 
 INF, NAN = float("inf"), float("nan")
 AS_CAREFULLY = "is the best saved as carefully as the other checkpoints?"
@@ -105,7 +106,7 @@ def saved_when_due(lab: Lab) -> None:
                         f"should_save({step}, {epoch}, {end_of_epoch}, {every_steps}, "
                         f"{every_epochs})",
                     ),
-                    ("returned", answer),
+                    Gist("returned", answer),
                     ("expected", repr(want)),
                 ],
                 means="you save too often, or a killed job loses more than it must",
@@ -250,7 +251,7 @@ def _after_each_loss(point: Seen, losses: list[float], best: float, at: int) -> 
             "best-value",
             [
                 history,
-                ("returned", f"keep_best returned {value}"),
+                Gist("returned", f"keep_best returned {value}"),
                 ("expected", repr(best)),
             ],
             think="what do comparisons with NaN give, and which of two equal losses is the best?",
@@ -287,7 +288,7 @@ def damaged_best(lab: Lab) -> None:
             raise fails(
                 "damage-unnoticed",
                 look,
-                [("damaged", f"{harm.file}, of the best: {in_words(harm)}")],
+                [Damaged(f"{harm.file}, of the best: {in_words(harm)}")],
                 "an error",
                 what="best",
                 means="you deploy a model with wrong values, or none, without a warning",
@@ -303,7 +304,7 @@ def best_killed_at_every_event(lab: Lab) -> None:
             "nothing-written",
             [
                 ("losses", "2.0, then 1.0"),
-                ("found", "keep_best wrote nothing"),
+                Found("keep_best wrote nothing"),
                 ("expected", "the state of loss 1.0 is saved"),
             ],
             think="when is a loss lower?",
@@ -332,7 +333,7 @@ def best_killed_at_every_event(lab: Lab) -> None:
             raise fails(
                 "best-lost",
                 point,
-                [("fault", f"SIGKILL while keep_best replaced the best, {moment(fault, events)}")],
+                [Struck(f"SIGKILL while keep_best replaced the best, {moment(fault, events)}")],
                 "the old best or the new one, whole",
                 str(fault),
                 what="best",
@@ -350,12 +351,12 @@ def _first_best_and_full_disk(seen: dict[str, Seen]) -> None:
         raise fails(
             "best-lost",
             seen["first"],
-            [("fault", "SIGKILL while keep_best saved the very first best")],
+            [Struck("SIGKILL while keep_best saved the very first best")],
             "None, or that best, whole",
             what="best",
             think=AS_CAREFULLY,
         )
-    full = ("fault", "disk full while keep_best replaced the best")
+    full = Struck("disk full while keep_best replaced the best")
     read = seen["full, read"]
     died_right(read)
     if read.found("best") not in (("step 10", "step 20") if read.raised else ("step 20",)):

@@ -16,7 +16,7 @@ from grader.checks.ex01.storage_plan import (
     write,
 )
 from grader.harness.lab import Lab
-from grader.verdicts import Finding
+from grader.verdicts import Damaged, Finding, Found
 
 SAVES = 6  # more than anyone keeps by default
 WRONG_VALUES = "training silently continues from wrong values: torch.load verifies no checksum"
@@ -81,7 +81,7 @@ def newest_gives_way(lab: Lab) -> None:
         if seen.found() in (f"step {second}", f"step {third}"):
             continue
         harm = seen.harm[0]
-        rows = [("damaged", f"{harm.file}, of the newest checkpoint: {in_words(harm)}")]
+        rows = [Damaged(f"{harm.file}, of the newest checkpoint: {in_words(harm)}")]
         expected = f"the checkpoint before it, of step {second}, bit for bit"
         if seen.found() == "another state":
             raise fails(
@@ -115,7 +115,7 @@ def search_goes_back(lab: Lab) -> None:
         files = ", ".join(dict.fromkeys(h.file for h in seen.harm)) or "no file"
         rows = [
             ("saved", f"steps {steps[0]} to {steps[-1]}"),
-            ("damaged", f"what the save of {listed} wrote, cut short: {files}"),
+            Damaged(f"what the save of {listed} wrote, cut short: {files}"),
         ]
         expected = f"the checkpoint of step {want}, bit for bit"
         if want == steps[-1]:
@@ -151,7 +151,7 @@ def saved_again(lab: Lab) -> None:
         raise fails(
             "not-saved-again",
             point,
-            [("damaged", damaged)],
+            [Damaged(damaged)],
             f"the checkpoint of step {step}, bit for bit",
             means="the checkpoint stays damaged, and the job counts it as saved",
             think="what does your save do when a checkpoint of that step already exists?",
@@ -198,9 +198,8 @@ def _everything_damaged(point: Seen) -> None:
             raise _silent(look, files)
         if len(look.all("read")) > 1 and look.all("read")[-1]["outcome"] != "error":
             rows = [
-                ("damaged", files),
-                (
-                    "found",
+                Damaged(files),
+                Found(
                     "read_latest raised at the first call, but not at the second",
                 ),
                 ("expected", "an error, every time"),
@@ -217,7 +216,7 @@ def _silent(look: Look, damaged: str) -> Finding:
     return fails(
         "silent-restart",
         look,
-        [("damaged", damaged)],
+        [Damaged(damaged)],
         "an error",
         means=(
             "after a disk problem the job silently starts over, or trains on garbage, and its "

@@ -11,11 +11,11 @@ import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from grader.checks.crashes import crashed
 from grader.checks.questions import Answer, ask
-from grader.checks.run_assertions import crashed
 from grader.harness import scratch
 from grader.harness.lab import Lab
-from grader.verdicts import Finding, Inconclusive
+from grader.verdicts import Finding, Gist, Inconclusive
 
 THINK = "what do your functions take for granted about their arguments?"
 OTHER_MODELS = {
@@ -132,7 +132,7 @@ def _run(lab: Lab) -> dict[str, Probe]:
     own = [p for p in probes.values() if p.save["ask"] != "plant_raw"]
     raw = [p for p in probes.values() if p.save["ask"] == "plant_raw"]
     for p, answer in zip(
-        own, ask(lab, "ex01/function_cases.py", [p.save | {"key": key} for p in own]), strict=False
+        own, ask(lab, "ex01/function_cases.py", [p.save | {"key": key} for p in own]), strict=True
     ):
         p.saved = answer
     directory = own[0].saved.run.directory
@@ -145,7 +145,7 @@ def _run(lab: Lab) -> dict[str, Probe]:
         directory=directory,
         trusted=True,
     )
-    for p, answer in zip([*asked, *raw], trusted, strict=False):
+    for p, answer in zip([*asked, *raw], trusted, strict=True):
         if answer.status != 0:
             raise Inconclusive(
                 "machine",
@@ -166,7 +166,7 @@ def _run(lab: Lab) -> dict[str, Probe]:
     lab.draw.shuffle(loads)
     questions = [p.loads[name] | {"key": load_key} for p, name in loads]
     for (p, name), answer in zip(
-        loads, ask(lab, "ex01/function_cases.py", questions, directory=directory), strict=False
+        loads, ask(lab, "ex01/function_cases.py", questions, directory=directory), strict=True
     ):
         p.loaded[name] = answer
     return probes
@@ -192,7 +192,7 @@ def same_parts(got: dict[str, str], want: dict[str, str], when: str) -> None:
     if different := [name for name in want if got.get(name) != want[name]]:
         raise Finding(
             "state-lost",
-            [("different", f"{when}: {', '.join(different)}")],
+            [Gist("different", f"{when}: {', '.join(different)}")],
             about=different[0].split()[0],
         )
 
@@ -205,7 +205,7 @@ def epoch_came_back(p: Probe, name: str = "", **texts) -> None:
     if values["returned"] != repr(p.save["epoch"]):
         rows = [
             ("saved", f"epoch {p.save['epoch']}"),
-            ("returned", f"load_checkpoint returned {values['returned']}"),
+            Gist("returned", f"load_checkpoint returned {values['returned']}"),
         ]
         raise Finding("epoch", rows)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from grader.checks.crashes import crashed
 from grader.checks.ex01.corruption import WRONG_VALUES
 from grader.checks.ex01.storage_plan import (
     FOREIGN,
@@ -28,10 +29,9 @@ from grader.checks.ex01.storage_plan import (
     write,
 )
 from grader.checks.fault_points import moment, selected
-from grader.checks.run_assertions import crashed
 from grader.harness.faults import Fault
 from grader.harness.lab import Lab
-from grader.verdicts import Finding
+from grader.verdicts import Damaged, Finding, Found, Gist, Struck
 
 BELIEVES = "training continues for days, and you believe that it saves"
 ODD = "run[1] of 3"  # a directory's name, full of characters that glob and shells interpret
@@ -169,7 +169,7 @@ def every_value_survives(lab: Lab) -> None:
             raise fails(
                 "damage-unnoticed",
                 look,
-                [("damaged", damaged)],
+                [Damaged(damaged)],
                 "the checkpoint before it, bit for bit",
                 means=WRONG_VALUES,
                 think="which bytes of a large file does your digest cover?",
@@ -183,12 +183,12 @@ def no_place_to_save(lab: Lab) -> None:
     if seen.raised is None:
         raise Finding(
             "error-swallowed",
-            [directory, ("found", "it returned normally"), expected],
+            [directory, Found("it returned normally"), expected],
             means=BELIEVES,
             think="which errors do you ignore when you make the directory and its files?",
         )
     if seen.lost:
-        raise Finding("foreign-files", [directory, ("found", "the file was changed"), expected])
+        raise Finding("foreign-files", [directory, Found("the file was changed"), expected])
 
 
 def killed_at_every_event(lab: Lab) -> None:
@@ -206,7 +206,7 @@ def killed_at_every_event(lab: Lab) -> None:
             raise fails(
                 "last-good-lost",
                 point,
-                [("fault", f"SIGKILL in the save of step {third}, {moment(fault, events)}")],
+                [Struck(f"SIGKILL in the save of step {third}, {moment(fault, events)}")],
                 f"the checkpoint of step {second} (or {third}), bit for bit",
                 str(fault),
                 means=(
@@ -243,7 +243,7 @@ def saved_again_under_every_fault(lab: Lab) -> None:
             what = "disk full" if fault.kind == "full" else "SIGKILL"
             rows = [
                 ("saved", saved),
-                ("fault", f"{what} in the second save of step {second}, {moment(fault, events)}"),
+                Struck(f"{what} in the second save of step {second}, {moment(fault, events)}"),
             ]
             raise fails(
                 "saved-again-lost",
@@ -289,8 +289,8 @@ def torn_at_bytes(lab: Lab) -> None:
                 "error-swallowed",
                 point,
                 [
-                    ("fault", fault.story),
-                    ("happened", "write_checkpoint returned normally"),
+                    Struck(fault.story),
+                    Gist("happened", "write_checkpoint returned normally"),
                 ],
                 "it raises: the checkpoint isn't there",
                 str(fault),
@@ -304,7 +304,7 @@ def torn_at_bytes(lab: Lab) -> None:
             raise fails(
                 "last-good-lost",
                 point,
-                [("fault", fault.story)],
+                [Struck(fault.story)],
                 f"the checkpoint of step {second}, bit for bit",
                 str(fault),
                 means="a failed save destroys the last good checkpoint" + _consequence(point),
@@ -342,7 +342,7 @@ def _next_saves_work(seen: dict[str, Seen], third: int) -> None:
             seen[name],
             Fault(NEXT[name][0], third, byte=seen[name].point["ops"][2]["fault"]["byte"]),
         )
-        rows = [("fault", fault.story), ("then", then)]
+        rows = [Struck(fault.story), ("then", then)]
         died_right(point)
         if raised := point.operations[-1].raised:
             rows.append(("expected", "this save works: the disk is healthy again"))
@@ -374,18 +374,18 @@ def first_save_killed(lab: Lab) -> None:
     for name, fault, _ in cases(faults, events):
         point, after = seen[name], seen[f"{name} next"]
         died_right(point)
-        rows = [("fault", f"SIGKILL in the run's very first save, {moment(fault, events)}")]
+        killed = Struck(f"SIGKILL in the run's very first save, {moment(fault, events)}")
         if point.found() not in ("none", f"step {step}"):
             raise fails(
                 "first-save-blocks",
                 point,
-                rows,
+                [killed],
                 "None: no save has ever finished here, so the job may start fresh",
                 str(fault),
                 means="a job that dies in its first save can never start again",
                 think="how does a reader tell a finished checkpoint from the beginning of one?",
             )
-        rows.append(("then", "the relaunched job saved"))
+        rows = [killed, ("then", "the relaunched job saved")]
         if after.raised:
             raise crashed(after.raised, rows, str(fault))
         works(after)

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from itertools import combinations
 
-from grader.checks.run_assertions import divergence_rows, finished
+from grader.checks.endings import finished
+from grader.checks.trajectories import divergence_rows
 from grader.harness.lab import Lab
 from grader.harness.run import Run
 from grader.verdicts import Finding, Inconclusive
@@ -18,7 +19,7 @@ def yardstick(lab: Lab, script: str, *argv: object, given: dict | None = None) -
     """A run without student code. Where it doesn't end well, nothing can be decided."""
     run = lab.trusted(script, *argv, given=given)
     if not run.finished:
-        ended = run.last.ended or f"exit status {run.last.status}"
+        ended = run.last.process.ended or f"exit status {run.last.process.status}"
         raise Inconclusive(
             "machine",
             [("machine", f"a run without your code doesn't finish on this machine ({ended})")],

@@ -25,7 +25,7 @@ from grader.checks.ex01.storage_plan import (
 from grader.checks.fault_points import moment
 from grader.harness.faults import Fault
 from grader.harness.lab import Lab
-from grader.verdicts import Finding
+from grader.verdicts import Damaged, Finding, Found, Struck
 
 LEFT = "which checkpoints are left after the prune?"
 NUMBER = 7  # saves of the run whose directory is kept small
@@ -119,7 +119,7 @@ def last_ones_stay(lab: Lab) -> None:
             raise fails(
                 "too-much-pruned",
                 look,
-                [asked, ("damaged", damaged)],
+                [asked, Damaged(damaged)],
                 f"the checkpoint of step {steps[-1 - broken]}",
                 means="if the newest one is damaged, there is nothing to fall back to",
                 think="which of them does `keep` count?",
@@ -159,7 +159,7 @@ def _few_or_many(seen: dict[str, Seen], steps: list[int]) -> None:
 def _rewritten(asked: tuple[str, str], step: int) -> Finding:
     rows = [
         asked,
-        ("found", f"prune rewrote the files of step {step}"),
+        Found(f"prune rewrote the files of step {step}"),
         ("expected", "what stays isn't touched"),
     ]
     return Finding(
@@ -180,7 +180,7 @@ def _no_more_than(
     expected = (
         f"{like.total} bytes in {like.entries}, as if only the kept checkpoints had been saved"
     )
-    raise Finding(code, [*rows, ("found", found), ("expected", expected)], **advice)
+    raise Finding(code, [*rows, Found(found), ("expected", expected)], **advice)
 
 
 def only_good_one_stays(lab: Lab) -> None:
@@ -208,7 +208,7 @@ def only_good_one_stays(lab: Lab) -> None:
                 if look is not point.looks[0]:
                     if not look.harm:
                         raise _rewritten(asked, left[0])
-                    rows.append(("damaged", f"then also {', '.join(h.file for h in look.harm)}"))
+                    rows.append(Damaged(f"then also {', '.join(h.file for h in look.harm)}"))
                 raise fails(
                     "only-good-one-deleted",
                     look,
@@ -242,7 +242,7 @@ def _nothing_good(seen: dict[str, Seen], keep: int) -> None:
         rows = [
             ("directory", "damaged checkpoints only"),
             ("asked for", f"prune(keep={keep})"),
-            ("found", f"{has.total} bytes in {has.entries} files and folders are left"),
+            Found(f"{has.total} bytes in {has.entries} files and folders are left"),
             ("expected", f"all {had.total} bytes in {had.entries}: none is deleted"),
         ]
         raise Finding(
@@ -274,7 +274,7 @@ def leftovers_go(lab: Lab) -> None:
     for name in ("whole", "torn", "torn, then best", "torn in odd"):
         works(seen[name])
         rows = [
-            ("fault", "three saves and a keep_best killed half-way; the others finished"),
+            Struck("three saves and a keep_best killed half-way; the others finished"),
             (
                 "asked for",
                 f"prune(keep={keep})"
@@ -316,7 +316,7 @@ def nothing_else_goes(lab: Lab) -> None:
             "nothing-pruned",
             [
                 *rows,
-                ("found", f"the directory holds {point.total} bytes"),
+                Found(f"the directory holds {point.total} bytes"),
                 ("expected", f"{seen['killed'].total}, as in another directory"),
             ],
             think=(
@@ -353,7 +353,7 @@ def prune_killed_at_every_event(lab: Lab) -> None:
             "nothing-pruned",
             [
                 ("asked for", "prune(keep=2), of four checkpoints"),
-                ("found", "nothing was deleted"),
+                Found("nothing was deleted"),
                 ("expected", "the two oldest are"),
             ],
             think=LEFT,
@@ -369,7 +369,7 @@ def prune_killed_at_every_event(lab: Lab) -> None:
             raise fails(
                 "newest-pruned",
                 point,
-                [("fault", f"SIGKILL in prune, {moment(fault, events)}")],
+                [Struck(f"SIGKILL in prune, {moment(fault, events)}")],
                 f"the newest checkpoint, of step {steps[-1]}",
                 str(fault),
                 means="a job that is killed while it cleans up has nothing left to start from",

@@ -17,15 +17,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from grader.checks import directory_damage, foreign_files, power_loss
+from grader.checks.crashes import crashed
 from grader.checks.directory_damage import Harm
+from grader.checks.endings import finished
 from grader.checks.fault_points import selected
 from grader.checks.foreign_files import Stranger
-from grader.checks.run_assertions import crashed, finished
 from grader.harness import scratch
 from grader.harness.faults import Fault
 from grader.harness.inside.fsevents import FROM_OUTSIDE
 from grader.harness.lab import Lab
-from grader.verdicts import Finding, Inconclusive
+from grader.verdicts import Finding, Found, Gist, Inconclusive, Struck
 
 MAX_EVENTS = 40  # crash points of one save; a save with more events is sampled evenly
 CALLS = (
@@ -489,7 +490,7 @@ def works(seen: Seen) -> None:
         in_time(operation)
         if bad := [e for e in operation.all("ended") if e["status"] != 0]:
             rows = [
-                ("ended", f"your function ended the process, with status {bad[0]['status']}"),
+                Gist("ended", f"your function ended the process, with status {bad[0]['status']}"),
                 ("expected", "it returns, or raises"),
             ]
             raise Finding("exit", rows)
@@ -517,7 +518,7 @@ def in_time(seen: Seen | Look | Operation) -> None:
     if any(e["late"] for e in seen.all("ended")):
         raise Finding(
             "limit",
-            [("ended", "a call to your storage functions was still running after 20 s")],
+            [Gist("ended", "a call to your storage functions was still running after 20 s")],
             about="wall",
         )
 
@@ -532,7 +533,7 @@ def untouched(look: Look) -> None:
         "reading-writes",
         [
             ("called", " and ".join(f"read_{what}" for what in dict.fromkeys(look.reads))),
-            ("found", f"{first} {done} by it"),
+            Found(f"{first} {done} by it"),
             ("expected", "reading changes nothing on the disk"),
         ],
         means="a job that only wants to look destroys what you could have rescued",
@@ -547,7 +548,7 @@ def others_untouched(seen: Seen, rows: list[tuple[str, str]]) -> None:
             "foreign-files",
             [
                 *rows,
-                ("found", f"{seen.lost[0]} was changed or deleted"),
+                Found(f"{seen.lost[0]} was changed or deleted"),
                 ("expected", "other people's files stay as they are"),
             ],
             think=WHOSE,
@@ -557,7 +558,7 @@ def others_untouched(seen: Seen, rows: list[tuple[str, str]]) -> None:
 def fails(
     code: str,
     seen: Seen | Look,
-    rows: list[tuple[str, str]],
+    rows: Sequence[tuple[str, str]],
     expected: str,
     fault: str | None = None,
     *,
@@ -576,7 +577,7 @@ def fails(
         "nothing": f"the process that called {read} ended",
         "another state": f"{read} returned a state that was never saved",
     }.get(seen.found(what), f"{read} returned the state of {seen.found(what)}")
-    return Finding(code, [*rows, ("found", found), ("expected", expected)], fault, **advice)
+    return Finding(code, [*rows, Found(found), ("expected", expected)], fault, **advice)
 
 
 def _error(seen: Seen | Look) -> str:
@@ -598,7 +599,7 @@ def same_parts(seen: Seen, what: str = "latest") -> None:
     want = seen.parts[step]
     if lost := [name for name, digest in want.items() if got.get(name) != digest]:
         rows.append(
-            (
+            Gist(
                 "different",
                 ", ".join(lost[:5]) + (f", and {len(lost) - 5} more" if len(lost) > 5 else ""),
             )
@@ -627,7 +628,7 @@ def events_and_size(seen: Seen) -> tuple[list[str], int]:
             "nothing-written",
             [
                 ("saved", f"step {last.op['step']}"),
-                ("found", "no file in the directory was written or changed"),
+                Found("no file in the directory was written or changed"),
                 ("expected", "a checkpoint"),
             ],
             think="where does your write_checkpoint write to?",
@@ -638,7 +639,7 @@ def events_and_size(seen: Seen) -> tuple[list[str], int]:
         raise Finding(
             "another-file-system",
             [
-                ("found", f"a file is made outside the directory, and then: {moved[0]}"),
+                Found(f"a file is made outside the directory, and then: {moved[0]}"),
                 ("expected", "temporary files are in `directory` itself"),
             ],
             means=(
@@ -721,7 +722,7 @@ def died_right(seen: Seen) -> None:
             raise crashed(op.raised, [])
         raise Inconclusive(
             "fault",
-            [("fault", f"{seen.point['name']} never fired: two saves did different things")],
+            [Struck(f"{seen.point['name']} never fired: two saves did different things")],
         )
     struck_all = (
         "byte" in fault and fault.get("late") is None
@@ -732,8 +733,8 @@ def died_right(seen: Seen) -> None:
         raise Finding(
             "limit-lifted",
             [
-                ("fault", f"no file may grow beyond byte {fault['byte']} (RLIMIT_FSIZE)"),
-                ("found", "the save changed that limit, and kept writing"),
+                Struck(f"no file may grow beyond byte {fault['byte']} (RLIMIT_FSIZE)"),
+                Found("the save changed that limit, and kept writing"),
                 ("expected", "the save fails, as it would on a full disk"),
             ],
             think="what would it do on a disk that really is full?",
@@ -745,5 +746,5 @@ def struck(points: list[Seen]) -> None:
     if points and all(e["status"] == 0 for seen in points for e in seen.all("ended")):
         raise Inconclusive(
             "fault",
-            [("fault", "no file of the save reached the byte at which it should be torn")],
+            [Struck("no file of the save reached the byte at which it should be torn")],
         )

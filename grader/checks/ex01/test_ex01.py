@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import pytest
 
 from grader.checks import task
+from grader.checks.endings import finished
 from grader.checks.ex01 import best, corruption, interrupted_saves, retention
 from grader.checks.ex01.function_cases import (
     GPUS,
@@ -22,9 +23,9 @@ from grader.checks.ex01.function_cases import (
 )
 from grader.checks.ex01.replay import augmented_afresh, replayed, yardstick
 from grader.checks.ex01.shuffling import every_epoch_is_a_fresh_shuffle
-from grader.checks.run_assertions import finished, quiet, rejoins
+from grader.checks.trajectories import quiet, rejoins
 from grader.harness.faults import Kill, KillInSave
-from grader.verdicts import FAIL, Finding, Inconclusive
+from grader.verdicts import FAIL, Finding, Gist, Inconclusive
 
 # ---------------------------------------------------------------- ex01.1  round trip
 
@@ -99,7 +100,7 @@ def test_a_scheduler_on_one_side_only_is_no_accident(lab):
             "schedule-restarted",
             [
                 ("loaded", "the checkpoint of a job without a scheduler into a job that has one"),
-                ("happened", "nothing was raised"),
+                Gist("happened", "nothing was raised"),
             ],
             means="the learning rate warms up again in mid-training, and nothing says so",
             think="what is your scheduler's state after this load?",
@@ -145,7 +146,7 @@ def test_loading_runs_no_code_from_the_file(lab):
             "code-in-the-file",
             [
                 ("loaded", "a file in which somebody hid a call"),
-                ("happened", "load_checkpoint made that call: code from the file ran"),
+                Gist("happened", "load_checkpoint made that call: code from the file ran"),
             ],
             means="anyone who can write to your checkpoint directory can run code as you",
             think=(
@@ -165,7 +166,7 @@ def test_a_checkpoint_of_another_model_is_refused(lab):
             "lenient-load",
             [
                 ("loaded", f"the checkpoint into a model {models[0]}"),
-                ("happened", "nothing was raised"),
+                Gist("happened", "nothing was raised"),
             ],
             means="a renamed layer keeps its random weights, and nobody notices for days",
             think="how strict is your load_state_dict?",
@@ -200,7 +201,7 @@ def test_every_generator_survives_a_file(lab):
         drew, lost = generators(probe)
         if name := next(iter([*lost, *drew]), None):
             verb = "wasn't restored" if lost else "was moved by get_rng_state"
-            row = (
+            row = Gist(
                 "different",
                 f"{name} {verb}, after torch.save and torch.load(weights_only=True)",
             )
@@ -221,7 +222,7 @@ def test_the_generator_of_every_gpu_is_saved(lab):
             "state-lost",
             [
                 ("pretended", "two CUDA devices (as far as their generators go)"),
-                ("different", what),
+                Gist("different", what),
             ],
             about="CUDA RNG",
             means=(
@@ -247,7 +248,7 @@ def test_a_machine_with_fewer_or_more_gpus_restores_what_it_can(lab):
                 "state-lost",
                 [
                     when,
-                    (
+                    Gist(
                         "different",
                         f"both machines have it, but it wasn't restored: {', '.join(lost)}",
                     ),

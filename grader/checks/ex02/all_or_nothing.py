@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from grader.checks import power_loss
@@ -17,9 +19,12 @@ from grader.checks.ex02.rank_plan import (
     copied,
     goes_on,
     in_time,
+    later_steps,
     loads,
     nobody_left_early_of,
     place,
+    raises_what_it_says,
+    refused,
     saves,
     secrets,
     steps,
@@ -28,13 +33,18 @@ from grader.checks.ex02.rank_plan import (
 from grader.checks.fault_points import moment, selected
 from grader.harness import scratch
 from grader.harness.faults import Fault, KillInSave
+from grader.harness.inside.fsevents import FROM_OUTSIDE
 from grader.harness.lab import Lab
-from grader.verdicts import Finding, Inconclusive
+from grader.verdicts import Damaged, Finding, Found, Gist, Inconclusive, Struck
 
 MOST = 24  # crash points of one rank's save; of more, so many
 FEW = 4  # of a save that is like another one
 MOST_BYTES = 1 << 30  # of one file
 ODD = "run[1] of 3"  # a directory's name, full of what glob and shells take for something else
+RELATIVE = (
+    "a job that is started with a relative path stops saving, or saves elsewhere",
+    "a relative path begins at the working directory. Does your code leave that as it is?",
+)
 LOADS = [{"op": "load"}]
 GOES_ON = [{"op": "load"}, {"op": "next"}, {"op": "load"}]
 
@@ -46,16 +56,22 @@ def save(step: int, **more) -> dict:
 class Undisturbed:
     """Saves that nothing disturbs, and the directories that they leave; made once for all checks.
 
-    "one", "two" and "three" is what lay there after each save of one run.
+    "one", "two" and "three" is what lay there after each save of one run, "many" after all of them.
     """
 
     def __init__(self, lab: Lab):
         first, second, third = steps(lab)
+        later = later_steps(lab)
+        half = len(later) // 2
         points = {
             "run": [
                 *(save(first), {"op": "copy", "to": "one"}),
                 *(save(second), {"op": "copy", "to": "two"}),
                 *(save(third), {"op": "copy", "to": "three"}),
+                *(save(step) for step in later[:half]),
+                {"op": "copy", "to": "half"},
+                *(save(step) for step in later[half:]),
+                {"op": "copy", "to": "many"},
             ],
             "again": [save(first), save(second), save(second, version=1)],
             "zero": [save(0)],
@@ -137,6 +153,12 @@ def newest_on_every_rank(lab: Lab) -> None:
             f"step {second}",
             [("saved", two), ("but", f"the directory is called '{ODD}'")],
         ),
+        "relative": (
+            "two",
+            None,
+            f"step {second}",
+            [("saved", two), ("but", "`directory` is a relative path, 'relative'")],
+        ),
         "dates": (
             "two",
             older_look_newer,
@@ -157,7 +179,9 @@ def newest_on_every_rank(lab: Lab) -> None:
         copied(ready.folder / whose, folder / at)
         if change:
             change(folder / at)
-        points.append({"name": name, "at": at, "ops": GOES_ON if name in ("two", "odd") else LOADS})
+        whole = name in ("two", "odd", "relative")
+        ops = GOES_ON if whole else LOADS
+        points.append({"name": name, "at": at, "ops": ops, "relative": name == "relative"})
     (folder / "empty").mkdir()
     seen = loads(lab, [*points, {"name": "empty", "ops": GOES_ON}], folder)
     for name, (_, _, expected, rows) in asked.items():
@@ -169,7 +193,10 @@ def newest_on_every_rank(lab: Lab) -> None:
             "a resumed job isn't the job that was saved",
             "which parts of the job does each rank get back, and by what is the newest chosen?",
         )
-        if name in ("two", "odd"):
+        if name == "relative":
+            with advising(*RELATIVE):
+                goes_on(seen[name], expected, rows)
+        elif name in ("two", "odd"):
             goes_on(seen[name], expected, rows, texts=AFTER_GOOD)
     rows = [("directory", "empty: nothing was ever saved")]
     agrees(
@@ -259,7 +286,7 @@ def others_files(lab: Lab) -> None:
                     "foreign-files",
                     [
                         *rows,
-                        ("found", f"after the next save, {path} {gone}"),
+                        Found(f"after the next save, {path} {gone}"),
                         ("expected", "what others put there stays as it is"),
                     ],
                     think="which files are yours, and how do you tell?",
@@ -327,6 +354,28 @@ def spread(number: int, most: int, begin: float) -> list[int]:
     )
 
 
+def _stamps(folder: Path) -> dict[str, tuple]:
+    """Everything below the folder, and what changes when it is touched."""
+    found = {}
+    for path in [folder, *_entries(folder)]:
+        stat = path.lstat()
+        found[str(path.relative_to(folder))] = (stat.st_ino, stat.st_size, stat.st_ctime_ns)
+    return found
+
+
+def _first_trace(events: list[str], before: Path | None) -> int:
+    """The number of the first event that can't leave the directory as it was: a name comes, or
+    goes.
+    """
+    for n, event in enumerate(events):
+        what, _, path = event.removesuffix(FROM_OUTSIDE).partition(" ")
+        if what in ("mkdir", "rename", "remove", "rmdir", "link", "symlink"):
+            return n
+        if what == "open" and not (before and os.path.lexists(before / path)):
+            return n
+    return len(events)
+
+
 def killed_at_every_event(lab: Lab) -> None:
     first, second, _ = steps(lab)
     _killed(lab, "two", "one", save(second), (f"step {first}", f"step {second}"), MOST)
@@ -354,36 +403,50 @@ def _killed(
     size = max([(ready.folder / like / file).stat().st_size for file in new], default=2)
     step, points = last["step"], []
     faults = _kills(lab, step, events, most, size)
+    was = []
     for n, (fault, late) in enumerate(faults):
         if before:
             copied(ready.folder / before, folder / f"run-{n}")
+        else:
+            (folder / f"run-{n}").mkdir()
+        was.append(_stamps(folder / f"run-{n}"))
         with_fault = last | {"fault": fault.to_json() | {"late": late}}
         # every other time, the launcher ends the rank that is left as soon as it notices; else it
         # sees the error
         points.append({"name": f"run-{n}", "ops": [with_fault], "node": bool(n % 2)})
     died = saves(lab, points, folder, judged=False)
+    is_now = [_stamps(folder / f"run-{n}") for n in range(len(faults))]
     seen = loads(lab, [{"name": f"run-{n}", "ops": GOES_ON} for n in range(len(faults))], folder)
-    struck = 0
+    # after which of a rank's events something in the directory must look different
+    traced = [
+        _first_trace(of_rank, (ready.folder / before) if before else None) for of_rank in events
+    ]
     for n, (fault, late) in enumerate(faults):
         then, point = died[f"run-{n}"], seen[f"run-{n}"]
         rank = fault.rank or 0
         if then.first(rank, "fault") is None:
             raise Inconclusive(
-                "fault", [("fault", f"{fault} never fired: two saves did different things")]
+                "fault", [Struck(f"{fault} never fired: two saves did different things")]
             )
         dead = then.first(rank, "ended point")["status"] < 0
         if fault.kind == "kill" and not dead:
-            raise Inconclusive("fault", [("fault", f"{fault} fired, and the rank went on")])
-        struck += dead
+            raise Inconclusive("fault", [Struck(f"{fault} fired, and the rank went on")])
+        happened = late if late is not None else fault.event or 0
+        if dead and is_now[n] == was[n] and happened > traced[rank]:
+            raise Inconclusive(
+                "fault",
+                [
+                    Struck(f"SIGKILL of rank {rank} in the save of step {step}"),
+                    ("but", "it died before it had written anything: nothing was interrupted"),
+                ],
+            )
         where = (
             moment(fault, events[rank])
             if late is None
             else f"when the file had {fault.byte} bytes: {events[rank][late]}"
         )
         again = " again" if last.get("version") else ""
-        rows = [
-            ("fault", f"SIGKILL of rank {fault.rank} in the save of step {step}{again}, {where}")
-        ]
+        rows = [Struck(f"SIGKILL of rank {fault.rank} in the save of step {step}{again}, {where}")]
         means = (
             "a partial checkpoint is taken for a whole one"
             if "nothing" not in allowed
@@ -438,14 +501,14 @@ def earlier_ones_stay(seen: Seen, sweeper: int) -> None:
             or len(steps_found) != 1
         ):
             rows = [
-                ("fault", f"the disk is full for rank {sweeper}, at: {fault['before']}"),
+                Struck(refused(fault, sweeper)),
                 *(
                     (f"rank {rank}", f"resumes from step {found[0]}")
                     for rank, found in at.items()
                     if found
                 ),
                 *(
-                    ("error", f"{e['raised']['type']}: {e['raised']['message'][:150]}")
+                    Gist("error", f"{e['raised']['type']}: {e['raised']['message'][:150]}")
                     for e in failed
                 ),
                 ("expected", "on every rank, the checkpoint before the one that failed"),
@@ -531,7 +594,7 @@ def damaged_for_one_rank(lab: Lab) -> None:
             "nothing-written",
             [
                 ("saved", f"step {second}"),
-                ("found", "no file in `directory` was written or changed"),
+                Found("no file in `directory` was written or changed"),
                 ("expected", "a checkpoint"),
             ],
         )
@@ -557,11 +620,11 @@ def damaged_for_one_rank(lab: Lab) -> None:
     for point in points:
         found = seen[point["name"]]
         in_time(found)
-        rows = [("saved", f"steps {first} and {second}"), ("damaged", harmed[point["name"]])]
+        rows = [("saved", f"steps {first} and {second}"), Damaged(harmed[point["name"]])]
         resumed = agrees(found, (f"step {first}", f"step {second}"), rows, means, think)
         if point["ops"] is GOES_ON:
             goes_on(found, resumed, rows)
-    rows = [("saved", f"steps {first} and {second}"), ("damaged", "every file: cut in half")]
+    rows = [("saved", f"steps {first} and {second}"), Damaged("every file: cut in half")]
     agrees(
         seen["all"],
         ("an error",),
@@ -569,9 +632,10 @@ def damaged_for_one_rank(lab: Lab) -> None:
         "the run starts over, and nothing says that it ever got this far",
         "what is the difference between nothing saved and nothing intact?",
     )
+    raises_what_it_says(seen["all"], rows)
     rows = [
         ("saved", f"steps {first}, {second} and {third}"),
-        ("damaged", f"every file of steps {second} and {third}"),
+        Damaged(f"every file of steps {second} and {third}"),
     ]
     resumed = agrees(
         seen["last two"],
@@ -583,17 +647,73 @@ def damaged_for_one_rank(lab: Lab) -> None:
     goes_on(seen["last two"], resumed, rows)
 
 
+def all_earlier_ones_stay(lab: Lab) -> None:
+    """Of many checkpoints, only the oldest is intact, or only those of the first half: it is found,
+    however many lie after it.
+    """
+    selected(lab, [])
+    first, later = steps(lab)[0], later_steps(lab)
+    half = later[len(later) // 2 - 1]
+    ready, folder = Undisturbed.of(lab), place(lab)
+    works(ready.seen["run"])
+    points = {"one": first, "half": half}
+    for name in points:
+        copied(ready.folder / "many", folder / name)
+        for file in ready.new("many", name):
+            HARMS["truncate"][1](folder / name / file)
+    seen = loads(lab, [{"name": name, "ops": GOES_ON} for name in points], folder)
+    for name, step in points.items():
+        in_time(seen[name])
+        there = _files(ready.folder / "many")
+        gone = [file for file in _files(ready.folder / name) if file not in there]
+        rows = [
+            ("saved", f"{len(later) + 3} checkpoints: steps {first} to {later[-1]}"),
+            ("damaged", f"every file that was written after the save of step {step}"),
+        ]
+        if gone:
+            rows.append(("deleted", f"by later saves: {', '.join(gone[:3])}"))
+        means, think = (
+            "weeks of training are lost with a checkpoint that is deleted, changed or never tried",
+            "what does a save do to older checkpoints, and how many does resume try?",
+        )
+        with advising(means, think):
+            resumed = agrees(seen[name], (f"step {step}",), rows, means, think)
+        goes_on(seen[name], resumed, rows)
+
+
+@contextmanager
+def advising(means: str, think: str) -> Iterator[None]:
+    """What a finding means and asks here, whatever it says elsewhere."""
+    try:
+        yield
+    except Finding as finding:
+        finding.means, finding.think = means, think
+        raise
+
+
 def power_lost(lab: Lab) -> None:
+    first, second, _ = steps(lab)
+    _power_lost(lab, [first, second])
+
+
+def power_lost_again(lab: Lab) -> None:
+    first, second, _ = steps(lab)
+    _power_lost(lab, [first, second, second], "--again")
+
+
+def _power_lost(lab: Lab, numbers: list[int], *flags: object) -> None:
     selected(lab, [])  # no fault is asked for
     ready = Undisturbed.of(lab)
-    works(ready.seen["run"])  # what fails with nothing wrong is told as that
+    # what fails with nothing wrong is told as that
+    works(ready.seen["again" if flags else "run"])
     power_loss.survives(
         lab,
         "ex02/power_loss.py",
         "--ranks",
         2,
+        *flags,
         given={"payload": secrets(lab)["saved"]},
-        steps=list(steps(lab)[:2]),
+        steps=numbers,
         saves="save_step",
         load="resume",
     )

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
-from grader.checks import rank_assertions
+from grader.checks import endings, trajectories
+from grader.checks.crashes import crashed
 from grader.checks.ex02 import rank_plan
-from grader.checks.ex02.rank_plan import Seen, place, saves, works
+from grader.checks.ex02.rank_plan import Seen, in_time, place, saves, works
 from grader.checks.questions import ask
-from grader.checks.run_assertions import crashed
 from grader.harness.lab import Lab
 from grader.harness.run import Run
-from grader.verdicts import Finding
+from grader.verdicts import Finding, Gist
 
 # --- training runs --------------------------------------------------------------------------------
 
@@ -23,8 +24,8 @@ def resumes(lab: Lab, args: tuple, schedule: tuple, ranks: int, kept=None) -> No
     kept   as Lab.launch has it
     """
     undisturbed = lab.undisturbed(*args, ranks=ranks)
-    rank_assertions.finished(lab, undisturbed)
-    rank_assertions.rejoins(
+    endings.finished(lab, undisturbed)
+    trajectories.rejoins(
         lab, lab.launch(*args, faults=schedule, ranks=ranks, kept=kept), undisturbed
     )
 
@@ -40,7 +41,7 @@ def trains_as_without_checkpoints(lab: Lab) -> None:
     code."""
     script, *argv = basic(lab)
     argv[argv.index("save_checkpoint_ddp")] = "none"
-    rank_assertions.quiet(
+    trajectories.quiet(
         lab,
         lab.undisturbed(*basic(lab), ranks=2),
         lab.trusted(script, *argv, ranks=2),
@@ -78,13 +79,13 @@ def trains_what_it_says(lab: Lab) -> None:
     """From the batches that the ranks report, and their generators, a run without student code
     takes the same course."""
     run = lab.undisturbed(*mid_epoch(lab, 1)[1], ranks=2)
-    rank_assertions.finished(lab, run)
-    batches = [[e for e in life.events if e["event"] == "batch"] for life in run.last.ranks]
+    endings.finished(lab, run)
+    batches = [[e for e in life.events if e["event"] == "batch"] for life in run.last.processes]
     script, *argv = mid_epoch(lab, 1)[1]
     argv[argv.index("save_job")] = "replay"
     argv.remove("--record")
     again = lab.trusted(script, *argv, ranks=2, given={"batches": batches})
-    rank_assertions.quiet(
+    trajectories.quiet(
         lab, run, again, "the undisturbed run, and one that trains on the batches that it reported"
     )
 
@@ -148,6 +149,7 @@ def _saved(lab: Lab) -> tuple[dict[str, Seen], Path]:
             {
                 "name": name,
                 "call": "save_checkpoint_ddp",
+                "relative": name == "plain",
                 "ops": [
                     {"op": "save", "step": epoch - 1},
                     {"op": "save", "step": epoch, "gpu": name == "gpu"},
@@ -170,22 +172,27 @@ def loads_alone(lab: Lab, name: str) -> None:
             think="where did save_checkpoint_ddp write to?",
         )
     key = rank_plan.secrets(lab)["key"]
-    questions = [
-        {"ask": "load", "file": f"{which}/checkpoint.pt", "key": key} for which in ("plain", "gpu")
-    ]
-    answers = lab.bench.once(
-        ("ddp alone", lab.bench.submission.key),
-        lambda: ask(lab, "ex02/ddp.py", questions, directory=folder),
-    )
+
+    def answered():
+        alone = place(lab)  # the files, with nothing of what lay beside them
+        for which in ("plain", "gpu"):
+            if (saved := folder / which / "checkpoint.pt").is_file():
+                shutil.copyfile(saved, alone / f"{which}.copy")
+        questions = [
+            {"ask": "load", "file": f"{which}.copy", "key": key} for which in ("plain", "gpu")
+        ]
+        return ask(lab, "ex02/ddp.py", questions, directory=alone)
+
+    answers = lab.bench.once(("ddp alone", lab.bench.submission.key), answered)
     loaded, means, think = {
         "plain": (
-            "what 2 ranks saved, by one process alone, into a bare network",
+            "a copy of the file that 2 ranks saved, by one process alone, into a bare network",
             "the checkpoint of a training job can't be evaluated, exported or debugged "
             "without starting ranks",
-            "which prefix do DDP's state_dict keys have, and whose state_dict has none?",
+            "which prefix do DDP's state_dict keys have, and does the file hold all of it?",
         ),
         "gpu": (
-            "a file whose tensors lived on cuda:0",
+            "a copy of a file whose tensors lived on cuda:0",
             "on a node with GPUs every rank's tensors land on rank 0's GPU, which runs out "
             "of memory; on a machine without them the file can't be opened",
             "where does torch.load put a tensor that was saved on cuda:0?",
@@ -193,7 +200,7 @@ def loads_alone(lab: Lab, name: str) -> None:
     }[name]
     answer = answers[name == "gpu"]
     if answer.crash:
-        finding = crashed(answer.crash, [("loaded", loaded)], life=answer.run.last)
+        finding = crashed(answer.crash, [("loaded", loaded)], process=answer.run.last.process)
         finding.means = finding.means or means
         finding.think = finding.think or think
         raise finding
@@ -203,14 +210,14 @@ def loads_alone(lab: Lab, name: str) -> None:
             "epoch",
             [
                 ("saved", f"epoch {epoch}"),
-                ("returned", f"load_checkpoint_ddp returned {given['epoch']}"),
+                Gist("returned", f"load_checkpoint_ddp returned {given['epoch']}"),
             ],
         )
     want = rank_plan.shown(lab, epoch)
     if different := rank_plan.compared(want, given["holds"], "save_checkpoint_ddp"):
         raise Finding(
             "state-lost",
-            [("loaded", loaded), ("different", ", ".join(different))],
+            [("loaded", loaded), Gist("different", ", ".join(different))],
             about=different[0].split()[0],
             means=means,
             think=think,
@@ -219,8 +226,8 @@ def loads_alone(lab: Lab, name: str) -> None:
 
 def rank_0_alone_writes(lab: Lab) -> None:
     run = lab.undisturbed(*basic(lab), ranks=2)
-    rank_assertions.finished(lab, run)
-    of_runs = [(e["step"], e["events"]) for e in run.lives[-1].ranks[1].all("saved")]
+    endings.finished(lab, run)
+    of_runs = [(e["step"], e["events"]) for e in run.lives[-1].processes[1].all("saved")]
     of_points = [
         (e["step"], e["events"])
         for point in _saved(lab)[0].values()
@@ -279,3 +286,23 @@ def failure_reaches_all(lab: Lab, function: str, failing: tuple[int, ...]) -> No
     ]
     seen = saves(lab, points, place(lab), ranks=3, judged=False)
     rank_plan.all_hear_of_failures_of(list(seen.values()), function)
+
+
+def each_folder_is_whole(lab: Lab) -> None:
+    """Of three checkpoints of one run, each folder is copied elsewhere, alone, and loaded there."""
+    saved, numbers = place(lab), rank_plan.steps(lab)
+    ops = [{"op": "save", "step": step} for step in numbers]
+    point = {"name": "saved", "call": "save_job", "relative": True, "ops": ops}
+    works(saves(lab, [point], saved, judged=False)["saved"], "save_job")
+    folder, points = place(lab), []
+    for step in numbers:
+        rank_plan.alone(saved / "saved" / f"after-{step}", folder / f"copy of {step}", "save_job")
+        load = {"call": "save_job", "relative": step == numbers[0], "ops": [{"op": "load"}]}
+        points.append({"name": f"copy of {step}"} | load)
+    seen = rank_plan.loads(lab, points, folder)
+    for step in numbers:
+        copy = seen[f"copy of {step}"]
+        in_time(copy)
+        for rank in copy.ranks:
+            if different := copy.loaded_as(rank, f"step {step}"):
+                raise rank_plan.not_whole(different, copy.loaded(rank), "save_job", rank)

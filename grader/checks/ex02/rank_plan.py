@@ -14,18 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from grader.checks.rank_assertions import (
-    by_rank,
-    deadlock,
-    ended_early,
-    left_by,
-    left_early,
-    never_met,
-)
-from grader.checks.run_assertions import crashed, starved
+from grader.checks.crashes import crashed
+from grader.checks.endings import ended_early, starved
+from grader.checks.ranks import by_rank, deadlock, left_by, left_early, never_met
 from grader.harness.lab import Lab
-from grader.harness.run import Life
-from grader.verdicts import Finding, Inconclusive
+from grader.harness.run import Process
+from grader.verdicts import Finding, Found, Gist, Inconclusive, Struck
 
 INTERVAL = 4  # steps between two saves (grader/workload/ex02/rank_plan.py counts like that)
 LEAVES = ("SystemExit", "KeyboardInterrupt", "GeneratorExit")  # no error that a caller hears of
@@ -36,7 +30,7 @@ class Seen:
     """One point, after it ran: what each rank reported there."""
 
     point: dict
-    lives: list[Life]
+    lives: list[Process]
     events: list[list[dict]]  # by rank
     table: list[dict]  # by rank: digests, as a tuple -> what they are, as text
 
@@ -82,17 +76,22 @@ class Seen:
                 return [k for k in want if answer["holds"].get(k) != want[k]]
         return ["global step"]
 
+    def loaded_as(self, rank: int, what: str) -> list[str]:
+        """The components in which the rank's first load isn't that; all of them, if it failed."""
+        want = next(dict(holds) for holds, text in self.table[rank].items() if text == what)
+        answer = self.loaded(rank)
+        got = {} if answer is None or answer["raised"] else answer["holds"]
+        return [k for k in want if got.get(k) != want[k]]
+
     def hangs(self) -> bool:
         return any(self.all(rank, "collective failed") for rank in self.ranks)
 
-    def until(self, event: str, n: int) -> list[Life]:
+    def until(self, event: str, n: int) -> list[Process]:
         """The ranks' lives as far as the n-th such event of this point, or to the point's end."""
         lives = []
-        for life, events in zip(self.lives, self.events, strict=False):
+        for life, events in zip(self.lives, self.events, strict=True):
             at = [i for i, e in enumerate(events) if e["event"] == event]
-            part = Life(life.folder, life.fault, life.result)
-            part.__dict__["events"] = events[: at[n]] if n < len(at) else events
-            lives.append(part)
+            lives.append(life.with_events(events[: at[n]] if n < len(at) else events))
         return lives
 
 
@@ -126,14 +125,21 @@ def steps(lab: Lab) -> tuple[int, int, int]:
     return first, first + INTERVAL, first + 2 * INTERVAL
 
 
+def later_steps(lab: Lab) -> list[int]:
+    """Those after them: with these, no number of checkpoints that a solution may keep or try is
+    enough.
+    """
+    return [steps(lab)[2] + n * INTERVAL for n in range(1, LATER + 1)]
+
+
+LATER = 9
 LARGE = 99_999_999  # and the step after it
 EPOCHS = (7, 8)  # in task 2.1 the number that is saved counts epochs
 
 
 def _shows(lab: Lab, which: str) -> list[tuple[int, int]]:
     """(step, version) of all jobs that are saved, or saved next."""
-    known = [INTERVAL, *steps(lab)]
-    known += [known[-1] + INTERVAL, known[-1] + 2 * INTERVAL]
+    known = [INTERVAL, *steps(lab), *later_steps(lab)]
     if which == "saved":
         known += [0, LARGE, LARGE + 1, *EPOCHS]
     return [(step, 0) for step in dict.fromkeys(known)] + (
@@ -152,9 +158,9 @@ def _shown(lab: Lab, ranks: int) -> list[list[dict]]:
     point = {"id": "shown", "call": "nothing", "at": "here", "ops": ops}
     given = {"points": [point], "key": drawn["key"]}
     run = lab.trusted("ex02/rank_plan.py", ranks=ranks, given=given)
-    if any(life.first("end") is None for life in run.last.ranks):
+    if any(life.first("end") is None for life in run.last.processes):
         raise ended_early(lab, run, run.last)
-    return [life.all("shown") for life in run.last.ranks]
+    return [life.all("shown") for life in run.last.processes]
 
 
 def shown(lab: Lab, step: int) -> dict[str, str]:
@@ -183,6 +189,36 @@ def place(lab: Lab) -> Path:
 def copied(origin: Path, to: Path) -> Path:
     shutil.copytree(origin, to, symlinks=True)
     return to
+
+
+def alone(origin: Path, to: Path, function: str) -> Path:
+    """A copy of the folder that a save was given, without what lies around it."""
+    if not origin.is_dir() or not any(origin.iterdir()):
+        raise Finding(
+            "outside-the-folder",
+            [
+                ("saved", f"{function} returned, and there is nothing in `folder`"),
+                ("expected", "a checkpoint, all of it in `folder`"),
+            ],
+        )
+    return copied(origin, to)
+
+
+def not_whole(different: list[str], loaded: dict | None, function: str, rank: int) -> Finding:
+    """What a rank loaded from a copy isn't what was saved into the folder."""
+    rows = [
+        ("saved", f"several checkpoints of one run by {function}, each into a folder of its own"),
+        ("then", "each folder was copied to another place, and its copy loaded by new processes"),
+    ]
+    if loaded and loaded.get("raised"):
+        rows.append(("rank", str(rank)))
+        finding = crashed(loaded["raised"], rows)
+        finding.means = "a checkpoint that is moved, or outlives the next one, can't be loaded"
+        finding.think = "which of the files that a load needs don't lie in the folder that you got?"
+        return finding
+    rows.append(("rank", f"{rank} gets back something else: {', '.join(different[:5])}"))
+    rows.append(("expected", "what was saved into that folder, whatever was saved later"))
+    return Finding("outside-the-folder", rows)
 
 
 def saves(
@@ -220,7 +256,7 @@ def _observe(
     run = lab.launch(
         "ex02/rank_plan.py", "--seed", lab.seed, ranks=ranks, directory=folder, given=given
     )
-    lives = run.last.ranks
+    lives = run.last.processes
     if any(life.first("end") is None for life in lives):
         raise ended_early(lab, run, run.last)
     if apart := never_met([crash for life in lives for crash in life.all("crash")]):
@@ -231,7 +267,7 @@ def _observe(
     }
 
 
-def _part(life: Life, point: str) -> list[dict]:
+def _part(life: Process, point: str) -> list[dict]:
     events, inside = [], False
     for event in life.events:
         if event.get("event") == "point":
@@ -282,6 +318,25 @@ def agrees(
         means=means,
         think=think,
     )
+
+
+def raises_what_it_says(seen: Seen, rows: list) -> None:
+    """The error is the given CheckpointError, on every rank; a module that has none of that name
+    raises what it likes.
+    """
+    for rank in seen.ranks:
+        answer = seen.loaded(rank)
+        raised = answer["raised"]
+        if "CheckpointError" in answer["classes"] and "CheckpointError" not in raised["bases"]:
+            raise Finding(
+                "wrong-error",
+                [
+                    *rows,
+                    (f"rank {rank}", f"resume raised {raised['type']}: {_gist(raised['message'])}"),
+                    ("expected", "on every rank: CheckpointError, which the file gives you"),
+                ],
+                about=raised["type"],
+            )
 
 
 def _wrong(found: list[str]) -> tuple[str, str]:
@@ -360,7 +415,7 @@ def in_time(seen: Seen) -> None:
                     )
                 raise Finding(
                     "limit",
-                    [("ended", f"rank {rank} was still in a save or a load after 20 s")],
+                    [Gist("ended", f"rank {rank} was still in a save or a load after 20 s")],
                     about="wall",
                 )
 
@@ -471,7 +526,7 @@ def loads_what_was_saved(seen: Seen, when: str) -> None:
                         "epoch",
                         [
                             ("saved", f"epoch {holds['step']}"),
-                            ("returned", f"load_checkpoint_ddp returned {e['returned']}"),
+                            Gist("returned", f"load_checkpoint_ddp returned {e['returned']}"),
                         ],
                     )
                 if different := compared(holds["holds"], e["holds"], seen.point["call"]):
@@ -522,9 +577,9 @@ def all_hear_of_failures(seen: Seen, function: str) -> None:
         )
     for fault in failing:
         step = fault["step"]
-        asked = ("fault", f"the disk is full for rank {sweeper}, at: {fault['before']}")
+        asked: tuple[str, str] = Struck(refused(fault, sweeper))
         if fault["before"] is None:
-            asked = ("happened", "rank 0 couldn't write: the directory of `path` is a file")
+            asked = Gist("happened", "rank 0 couldn't write: the directory of `path` is a file")
         did = _all_come_back(seen, function, step, asked)
         if step not in struck:
             continue
@@ -533,21 +588,31 @@ def all_hear_of_failures(seen: Seen, function: str) -> None:
         if not any(d["raised"] for d in did):
             _can_load(seen, function, step, did, asked)
     if not struck:
-        rows = [("fault", f"the disk is full for rank {sweeper}"), ("but", "it never fired")]
+        rows = [Struck(f"the disk is full for rank {sweeper}"), ("but", "it never fired")]
         raise Inconclusive("fault", rows)
     works_after_failures(seen, function)
+
+
+def refused(failing: dict, rank: int) -> str:
+    """What a rank meets in a save that fails."""
+    how = {
+        "silent": f"rank {rank} meets an error without a text, OSError()",
+        "unpicklable": f"rank {rank} meets an OSError that can't be pickled: it holds a lock",
+    }.get(failing["fault"].get("error"), f"the disk is full for rank {rank}")
+    return f"{how}, at: {failing['before']}"
 
 
 def _all_come_back(seen: Seen, function: str, step: int, asked: tuple[str, str]) -> list[dict]:
     """What each rank's save of this step came to; none of them waits for another for ever."""
     saves = [_as_far_as(_during(seen, rank, step), "saved point") for rank in seen.ranks]
+    saves = [[_left_at_once(e) for e in events] for events in saves]
     did: list[Any] = [
         next((e for e in events if e["event"] == "saved point"), None) for events in saves
     ]
     hung = [any(e["event"] == "collective failed" for e in events) for events in saves]
     if not any(hung) and all(did):
         return did
-    lives = [_as_life(life, events) for life, events in zip(seen.lives, saves, strict=False)]
+    lives = [life.with_events(events) for life, events in zip(seen.lives, saves, strict=True)]
     own = {
         rank: left_by(function, d["raised"])
         for rank, d in enumerate(did)
@@ -558,13 +623,22 @@ def _all_come_back(seen: Seen, function: str, step: int, asked: tuple[str, str])
     raise deadlock(lives, [asked], left=own)
 
 
+def _left_at_once(event: dict) -> dict:
+    """A collective that raised before it waited, over a value that it can't send, was left."""
+    kind = event.get("type", "")
+    waited = kind == "RuntimeError" or kind.startswith("Dist")
+    if event["event"] == "collective failed" and not waited:
+        return event | {"event": "collective left"}
+    return event
+
+
 def _told_alike(did: list[dict], function: str, sweeper: int, asked: tuple[str, str]) -> None:
     """All ranks raise an error that a caller can hear of, or none does."""
     for rank, d in enumerate(did):
         if d["raised"] and left(d["raised"]):
             rows = [
                 asked,
-                ("found", f"{function} left rank {rank} by {d['raised']['type']}"),
+                Found(f"{function} left rank {rank} by {d['raised']['type']}"),
                 ("expected", "an error on every rank"),
             ]
             raise Finding("error-ends-process", rows)
@@ -575,7 +649,7 @@ def _told_alike(did: list[dict], function: str, sweeper: int, asked: tuple[str, 
             "error-on-one-rank",
             [
                 asked,
-                ("found", f"{function} returned on {ranks} as if all were well"),
+                Found(f"{function} returned on {ranks} as if all were well"),
                 ("expected", "an error on every rank"),
             ],
             means=(
@@ -616,8 +690,7 @@ def _can_load(
                 "error-swallowed",
                 [
                     asked,
-                    (
-                        "found",
+                    Found(
                         f"{function} returned on every rank as if all were well, and rank "
                         f"{rank} can't load it",
                     ),
@@ -655,9 +728,3 @@ def _during(seen: Seen, rank: int, step: int) -> list[dict]:
 def _as_far_as(events: list[dict], last: str) -> list[dict]:
     at = next((n for n, e in enumerate(events) if e["event"] == last), len(events))
     return events[: at + 1]
-
-
-def _as_life(life: Life, events: list[dict]) -> Life:
-    part = Life(life.folder, life.fault, life.result)
-    part.__dict__["events"] = events
-    return part

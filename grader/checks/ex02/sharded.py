@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
-from grader.checks import rank_assertions
+from grader.checks import trajectories
+from grader.checks.crashes import crashed
+from grader.checks.endings import finished
 from grader.checks.ex02 import rank_plan
-from grader.checks.rank_assertions import finished as all_finished
-from grader.checks.rank_assertions import left_early
-from grader.checks.run_assertions import crashed, finished
+from grader.checks.ranks import left_early
 from grader.harness.lab import Lab
 from grader.harness.run import Run
-from grader.verdicts import Finding, Inconclusive
+from grader.verdicts import Finding, Found, Gist, Inconclusive
 
 MEMORY_RANKS = 8
 # A rank of eight holds an eighth of everything. What a save or a load may take beyond that, of the
@@ -40,7 +40,7 @@ def trains_as_without_checkpoints(lab: Lab) -> None:
     can_shard()
     args = ("ex02/train_sharded.py", "--seed", lab.seed)
     bare = lab.trusted(*args, "--bare", ranks=2)
-    rank_assertions.quiet(
+    trajectories.quiet(
         lab,
         lab.undisturbed(*args, ranks=2),
         bare,
@@ -51,8 +51,8 @@ def trains_as_without_checkpoints(lab: Lab) -> None:
 def nobody_holds_the_whole_model(lab: Lab) -> None:
     can_shard()
     run = lab.launch("ex02/sharded.py", "--do", "memory", ranks=MEMORY_RANKS)
-    all_finished(lab, run)
-    for rank, life in enumerate(run.last.ranks):
+    finished(lab, run)
+    for rank, life in enumerate(run.last.processes):
         took = life.first("memory")
         for what in ("save", "load"):
             if took[what] is None:
@@ -67,7 +67,7 @@ def nobody_holds_the_whole_model(lab: Lab) -> None:
                         f"a model of {took['weights'] >> 20} MiB, spread over {MEMORY_RANKS} "
                         f"ranks, each holding {each} MiB of it, and as much of its momentum",
                     ),
-                    ("found", f"in {what}_sharded, rank {rank} took {took[what] >> 20} MiB more"),
+                    Found(f"in {what}_sharded, rank {rank} took {took[what] >> 20} MiB more"),
                 ]
                 raise Finding(
                     "whole-model-saved" if what == "save" else "whole-model-loaded",
@@ -84,7 +84,7 @@ def nobody_leaves_early(lab: Lab) -> None:
     """Each rank is held before each of its file-system events, once."""
     can_shard()
     run = lab.launch("ex02/sharded.py", "--do", "hold", "--seed", lab.seed, ranks=2)
-    held = [e for life in run.last.ranks for e in life.all("held") if e["shown"]]
+    held = [e for life in run.last.processes for e in life.all("held") if e["shown"]]
     for e in held:
         if e["shown"] == "returned":
             think = "what do the ranks wait for at the end of your save?"
@@ -95,8 +95,8 @@ def nobody_leaves_early(lab: Lab) -> None:
                 think,
                 until="every rank's part is complete",
             )
-    all_finished(lab, run)
-    for rank, life in enumerate(run.last.ranks):
+    finished(lab, run)
+    for rank, life in enumerate(run.last.processes):
         for e in life.all("saved held"):
             if e["raised"]:
                 raise crashed(
@@ -124,8 +124,8 @@ def _saved(lab: Lab, ranks: int) -> Run:
         )
 
     run = lab.bench.once(("sharded", ranks, lab.bench.submission.key), make)
-    all_finished(lab, run)
-    for rank, life in enumerate(run.last.ranks):
+    finished(lab, run)
+    for rank, life in enumerate(run.last.processes):
         if changed := life.first("whole")["changed"]:
             rows = [
                 (
@@ -160,11 +160,11 @@ def loads(lab: Lab, saved_by: int, loaded_by: int) -> None:
         f"saved by {saved_by} ranks, loaded by {loaded_by}",
     )
     try:
-        all_finished(lab, run)
+        finished(lab, run)
     except Finding as finding:
         finding.rows = [when, *finding.rows]
         raise
-    for rank, life in enumerate(run.last.ranks):
+    for rank, life in enumerate(run.last.processes):
         got = life.first("whole")["digests"]
         if different := [name for name in want if got.get(name) != want[name]]:
             raise _lost(
@@ -182,15 +182,44 @@ def loads(lab: Lab, saved_by: int, loaded_by: int) -> None:
             )
 
 
-def _lost(different: list[str], when: list, resharded: bool = False) -> Finding:
-    kinds = list(
-        dict.fromkeys(
-            " ".join(name.split()[: 2 if name.startswith("optimizer") else 1]) for name in different
-        )
+def each_folder_is_whole(lab: Lab) -> None:
+    """The first of several checkpoints is copied elsewhere, alone, and loaded there."""
+    can_shard()
+    drawn = rank_plan.secrets(lab)
+    saved = lab.launch(
+        "ex02/sharded.py", "--do", "several", ranks=2, given={"payload": drawn["saved"]}
     )
+    finished(lab, saved)
+    folder = rank_plan.place(lab)
+    rank_plan.alone(saved.directory / "saved-0", folder / "a copy", "save_sharded")
+    run = lab.launch(
+        "ex02/sharded.py",
+        *("--do", "load", "--folder", "a copy"),
+        ranks=2,
+        directory=folder,
+        given={"key": drawn["key"]},
+    )
+    want = _want(lab)
+    for rank, life in enumerate(run.last.processes):
+        whole, crash = life.first("whole"), life.first("crash")
+        got = whole["digests"] if whole else {}
+        if crash or any(got.get(name) != want[name] for name in want):
+            different = list(dict.fromkeys(_kind(n) for n in want if got.get(n) != want[n]))
+            loaded = {"raised": crash} if crash else None
+            if crash or whole:
+                raise rank_plan.not_whole(different, loaded, "save_sharded", rank)
+    finished(lab, run)
+
+
+def _kind(name: str) -> str:
+    return " ".join(name.split()[: 2 if name.startswith("optimizer") else 1])
+
+
+def _lost(different: list[str], when: list, resharded: bool = False) -> Finding:
+    kinds = list(dict.fromkeys(map(_kind, different)))
     rows = [
         *when,
-        (
+        Gist(
             "different",
             f"{', '.join(kinds)}: {', '.join(name.split()[-1] for name in different[:4])}",
         ),
@@ -218,7 +247,7 @@ def exports(lab: Lab) -> None:
     run = lab.launch("ex02/sharded.py", "--do", "export", directory=saved.directory, given=given)
     when = ("exported", "what 4 ranks saved, by one process without a process group")
     if crash := run.last.first("crash"):
-        raise crashed(crash, [when], life=run.last)
+        raise crashed(crash, [when], process=run.last.process)
     finished(lab, run)
     answer = run.last.first("exported")
     kinds = answer["kinds"]
@@ -230,7 +259,7 @@ def exports(lab: Lab) -> None:
         )
         rows = [
             when,
-            ("found", f"the file holds something else than a dict of plain tensors: {holds}"[:200]),
+            Found(f"the file holds something else than a dict of plain tensors: {holds}"[:200]),
         ]
         raise Finding("not-plain", rows, think="what does load_state_dict of a plain model take?")
     want = {k: v for k, v in _want(lab).items() if k.startswith("weights ")}
@@ -254,7 +283,7 @@ def exports(lab: Lab) -> None:
                 )
             rows = [
                 when,
-                ("found", f"the {what} " + "; ".join(text for text, names in told if names)),
+                Found(f"the {what} " + "; ".join(text for text, names in told if names)),
             ]
             raise Finding(
                 "wrong-export" if what == "file" else "model-not-filled", rows, think=think

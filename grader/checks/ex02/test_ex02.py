@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from grader.checks import rank_assertions, task
+from grader.checks import endings, task, trajectories
 from grader.checks.ex02 import all_or_nothing, ddp, sharded
 from grader.harness.faults import Kill, KillInSave
 
@@ -98,7 +98,7 @@ def test_a_run_resumed_at_the_last_step_of_an_epoch_rejoins(lab):
 def test_saving_more_often_changes_nothing_in_the_run(lab):
     """Saving more often changes nothing in the run"""
     often, seldom = (lab.undisturbed(*ddp.mid_epoch(lab, save_every=n)[1], ranks=2) for n in (1, 3))
-    rank_assertions.quiet(
+    trajectories.quiet(
         lab, often, seldom, "a run that saves after every step, and one that saves less often"
     )
 
@@ -115,7 +115,7 @@ def test_all_ranks_together_see_every_sample_once_in_a_new_order(lab):
     per_epoch, args = ddp.mid_epoch(lab)
     for ranks in (2, 4):
         run = lab.undisturbed(*args, ranks=ranks)
-        rank_assertions.finished(lab, run)
+        endings.finished(lab, run)
         ddp.every_sample_once(run, per_epoch)
 
 
@@ -123,6 +123,12 @@ def test_all_ranks_together_see_every_sample_once_in_a_new_order(lab):
 def test_no_rank_leaves_before_every_part_is_complete(lab):
     """No rank leaves before every part is complete"""
     ddp.nobody_leaves_early(lab, "save_job", held=(0, 1))
+
+
+@task("ex02.2")
+def test_every_checkpoint_lies_whole_in_its_own_folder(lab):
+    """Every checkpoint lies whole in its own folder"""
+    ddp.each_folder_is_whole(lab)
 
 
 @task("ex02.2")
@@ -153,6 +159,12 @@ def test_saving_shards_changes_nothing_in_the_run(lab):
 def test_every_shard_comes_back_whatever_its_size(lab):
     """Every shard comes back whatever its size"""
     sharded.loads(lab, 4, 4)
+
+
+@task("ex02.3")
+def test_every_sharded_checkpoint_lies_whole_in_its_own_folder(lab):
+    """Every sharded checkpoint lies whole in its own folder"""
+    sharded.each_folder_is_whole(lab)
 
 
 @task("ex02.3")
@@ -241,12 +253,18 @@ def test_a_checkpoint_damaged_for_one_rank_is_passed_over_by_all(lab):
 
 
 @task("ex02.5")
+def test_all_earlier_checkpoints_stay_loadable(lab):
+    """All earlier checkpoints stay loadable"""
+    all_or_nothing.all_earlier_ones_stay(lab)
+
+
+@task("ex02.5")
 def test_a_training_run_killed_in_mid_save_rejoins_the_undisturbed_one(lab):
     """A training run killed in mid-save rejoins the undisturbed one"""
     args = ddp.of_save_step(lab)
     undisturbed = lab.undisturbed(*args, ranks=2)
-    rank_assertions.finished(lab, undisturbed)
-    third = [life.all("saved")[2] for life in undisturbed.last.ranks]
+    endings.finished(lab, undisturbed)
+    third = [life.all("saved")[2] for life in undisturbed.last.processes]
     rank = lab.draw.choice([r for r, saved in enumerate(third) if saved["events"]] or [0])
     saved = third[rank]
     event = lab.draw.randrange(max(1, len(saved["events"])))
@@ -258,3 +276,9 @@ def test_a_training_run_killed_in_mid_save_rejoins_the_undisturbed_one(lab):
 def test_whatever_a_power_loss_leaves_of_the_saves_all_ranks_resume_rightly(lab):
     """All ranks resume correctly from whatever a power loss leaves of the saves"""
     all_or_nothing.power_lost(lab)
+
+
+@task("ex02.5")
+def test_whatever_a_power_loss_leaves_of_the_same_step_saved_again_all_ranks_resume_rightly(lab):
+    """All ranks resume correctly from whatever a power loss leaves of a step saved again"""
+    all_or_nothing.power_lost_again(lab)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import signal
+from itertools import product
 
+from grader.checks import endings
 from grader.checks.ex03 import edge_cases, stop_assertions
 from grader.checks.ex03.stop_assertions import between_saves, job, launch, stopped_and_resumed
-from grader.checks.run_assertions import finished as one_finished
+from grader.checks.ranks import by_rank
 from grader.harness import scratch
 from grader.harness.lab import Lab
 from grader.harness.preemption import Preempt, last_word
-from grader.harness.run import PREEMPTED, Group, Life, Run
-from grader.verdicts import Finding, Inconclusive
+from grader.harness.run import PREEMPTED, Life, Process, Run
+from grader.verdicts import Finding, Found, Gist, Inconclusive, Struck
 
+TOGETHER = "ex03/together_cases.py"
 GRACE = ("--grace", 6)  # s: an agreement every few steps is soon enough
 MOST = 2  # collectives for every question whether to stop
 
@@ -29,6 +32,61 @@ def just_finished(lab: Lab) -> None:
     edge_cases.just_finished(lab, ranks=2)
 
 
+# --- stop_together, alone -------------------------------------------------------------------------
+
+
+def same_answer(lab: Lab) -> None:
+    """Each rank says whether it has to stop, in every combination and in any order; each gets to
+    know whether one has to. Without ranks, the process gets what it says.
+    """
+    for world in (3, None):
+        every = list(product((False, True), repeat=world or 1))
+        asked = [*lab.draw.sample(every, len(every)), *lab.draw.choices(every, k=4)]
+        run = lab.launch(TOGETHER, ranks=world, given={"asked": asked})
+        stop_assertions.finished(lab, run)
+        for number, mine in enumerate(asked):
+            _answers_right(run, number, mine)
+
+
+def _answers_right(run: Run, number: int, mine: tuple[bool, ...]) -> None:
+    said = {}
+    for rank, life in enumerate(run.last.processes):
+        answer = next((e for e in life.all("answer") if e["n"] == number), None)
+        if answer is None:
+            raise Inconclusive(
+                "answer", [("found", f"rank {rank} reported no answer {number + 1}")]
+            )
+        said[rank] = answer["said"]
+    if set(said.values()) == {any(mine)}:
+        return
+    who = [rank for rank, has_to in enumerate(mine) if has_to]
+    if run.last.world > 1:
+        ranks = ("ranks " if len(who) > 1 else "rank ") + ", ".join(map(str, who))
+        why = f"{ranks} must stop" if who else "no rank has to stop"
+        rows = [
+            ("call", f"number {number + 1}, of three ranks"),
+            *by_rank({rank: f"stop_together({has_to})" for rank, has_to in enumerate(mine)}),
+            ("found", ", ".join(f"{answer} on rank {rank}" for rank, answer in said.items())),
+            ("expected", f"{any(mine)} on every rank: {why}"),
+        ]
+    else:
+        rows = [
+            ("call", f"stop_together({mine[0]}), in a job of one process"),
+            ("found", f"{said[0]}"),
+            ("expected", f"{mine[0]}"),
+        ]
+    raise Finding(
+        "stop-not-together",
+        rows,
+        means=(
+            "a rank that doesn't know of it goes on, and waits for one that is gone"
+            if any(mine)
+            else "the job stops for nothing, and waits in the queue again"
+        ),
+        think="what does each rank know, and what must all of them know after the call?",
+    )
+
+
 # --- what it costs --------------------------------------------------------------------------------
 
 
@@ -41,12 +99,11 @@ def costs_little(lab: Lab) -> None:
     stop_assertions.finished(lab, run)
     stop_assertions.same_course(lab, run, stop_assertions.yardstick(lab, args, ranks=2))
     stop_assertions.one_writes(run)
-    own, share = _agreement(run.last.ranks[0])
+    own, share = _agreement(run.last.processes[0])
     asked = len(run.last.steps) + len(run.last.all("part"))
     if own > MOST * asked + 10:
         rows = [
-            (
-                "found",
+            Found(
                 f"{own} collectives of yours in {len(run.last.steps)} steps and "
                 f"{len(run.last.all('part'))} parts of evaluations",
             ),
@@ -65,7 +122,7 @@ def costs_little(lab: Lab) -> None:
     )
 
 
-def _agreement(life: Life) -> tuple[int, float]:
+def _agreement(life: Process) -> tuple[int, float]:
     """Collectives that the submission calls (what a save calls isn't counted), and their share of
     the time of training.
     """
@@ -110,16 +167,15 @@ def under_torchrun(lab: Lab) -> None:
         directory=folder,
         network=True,
     )
-    lives = [Life.of_events(events.with_name(f"rank{rank}")) for rank in range(2)]
+    lives = [Process.of_events(events.with_name(f"rank{rank}")) for rank in range(2)]
     when = [
-        (
-            "fault",
+        Struck(
             f"SIGTERM to torchrun after step {step} had begun; it "
             "forwards it to its workers, one after the other",
         )
     ]
-    if run.last.ended or not all(life.events for life in lives):
-        one_finished(lab, run)
+    if run.last.process.ended or not all(life.events for life in lives):
+        endings.finished(lab, run)
         raise Inconclusive(
             "no-torchrun", [("torchrun", f"didn't start its workers: {run.last.text()[-300:]}")]
         )
@@ -127,7 +183,7 @@ def under_torchrun(lab: Lab) -> None:
     if not all(e and e["status"] == PREEMPTED for e in left):
         rows = [
             *when,
-            ("ended", "; ".join(f"rank {r} {_left(life)}" for r, life in enumerate(lives))),
+            Gist("ended", "; ".join(f"rank {r} {_left(life)}" for r, life in enumerate(lives))),
             ("expected", "both leave as preempted"),
         ]
         raise Finding(
@@ -141,15 +197,15 @@ def under_torchrun(lab: Lab) -> None:
     word, newest = last_word(folder), stop_assertions.newest_checkpoint(folder)
     stop_assertions.status_says(word, "preempted", when)
     for life in lives:
-        stop_assertions.as_sent(life, run)
+        stop_assertions.as_sent(life, run, None)
         stop_assertions.reckoned(args, life)
     again = launch(lab, *args, faults=(), ranks=2, directory=folder, since=step)
     notes = {"words": [word], "newest": [newest]}
-    joined = Run([Group(lives, None), again.last], (), folder, notes=notes)
+    joined = Run([Life(lives, None), again.last], (), folder, notes=notes)
     stop_assertions.rejoined(lab, joined, stop_assertions.yardstick(lab, args, ranks=2), when)
 
 
-def _left(life: Life) -> str:
+def _left(life: Process) -> str:
     if life.all("killed"):
         return "was killed by SIGKILL when the grace was over"
     if left := life.first("left"):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from grader.checks import run_assertions
+from grader.checks import trajectories
 from grader.checks.ex03 import stop_assertions
 from grader.checks.ex03.expected_times import Times
 from grader.checks.ex03.stop_assertions import (
@@ -22,7 +22,7 @@ from grader.checks.ex03.stop_assertions import (
 )
 from grader.harness.costs import Costs
 from grader.harness.lab import Lab
-from grader.harness.preemption import send
+from grader.harness.preemption import both, send
 from grader.harness.run import Run
 from grader.verdicts import Finding, Inconclusive
 
@@ -74,6 +74,16 @@ def before_the_time_limit(lab: Lab, ranks: int | None = None, *more: object) -> 
     """A step fits in, and no save after it. One rank alone has the limit, if there are several."""
     costs = Costs(step=10, save=6)
     stops_in_time(lab, costs, _before_a_step(lab, costs) + 15, ranks, *more)
+
+
+def before_the_first_save(lab: Lab) -> None:
+    """The limit comes before any save is due: nobody knows how long one takes, but a step doesn't
+    fit in any more.
+    """
+    costs = Costs(step=10, save=2)
+    step = lab.draw.randint(2, SAVE_EVERY)
+    begins = 2 * costs.build + (step - 1) * costs.step
+    stops_in_time(lab, costs, begins + 8)
 
 
 def in_an_evaluation(lab: Lab, ranks: int | None = None) -> None:
@@ -228,6 +238,16 @@ def counts_from_the_signal(lab: Lab) -> None:
     _leaves_the_last_one(lab, _told(lab, Costs(step=26, save=5), 16))
 
 
+def counts_from_the_first(lab: Lab) -> None:
+    """The same, and when the step is over, another signal comes: the grace is no longer for it."""
+    step = _after_a_save(lab)
+    first, second = lab.draw.sample(["term", "usr1"], 2)
+    signals = both(send(first, step), send(second, step, "end"))
+    args = _told(lab, Costs(step=26, save=5), 16)
+    for schedule in lab.schedules((signals,)):
+        trajectories.progress_kept(stopped_and_resumed(lab, args, schedule, saved=False))
+
+
 def unknown_save(lab: Lab) -> None:
     """The signal comes before the life's first save: nobody knows how long one takes, and there is
     time for one.
@@ -259,7 +279,7 @@ def _leaves_the_last_one(
     rank = None if ranks is None else lab.draw.randrange(ranks)
     for schedule in lab.schedules((send(any_signal(lab), step or _after_a_save(lab), rank=rank),)):
         run = stopped_and_resumed(lab, args, schedule, ranks=ranks, saved=False)
-        run_assertions.progress_kept(run)
+        trajectories.progress_kept(run)
 
 
 def _told(lab: Lab, costs: Costs, grace: float) -> tuple:

@@ -4,13 +4,18 @@ after an earlier life.
 
 from __future__ import annotations
 
-from grader.checks import run_assertions
+from collections.abc import Sequence
+from itertools import pairwise
+
+from grader.checks import crashes, trajectories
+from grader.checks.crashes import crashed
 from grader.checks.ex03 import stop_assertions
 from grader.checks.ex03.stop_assertions import (
     EPOCHS,
     SAVE_EVERY,
     SAYS,
     all_steps,
+    any_signal,
     between_saves,
     ended_early,
     fault_row,
@@ -22,12 +27,11 @@ from grader.checks.ex03.stop_assertions import (
     steps_per_epoch,
     yardstick,
 )
-from grader.checks.run_assertions import crashed, schedule_of
 from grader.harness.faults import Kill, TearWord
 from grader.harness.lab import Lab
 from grader.harness.preemption import TORN, send
-from grader.harness.run import PREEMPTED, Life, Run
-from grader.verdicts import Finding, Inconclusive
+from grader.harness.run import PREEMPTED, Life, Process, Run, schedule_of
+from grader.verdicts import Finding, Found, Gist, Inconclusive
 
 
 def trains_like_the_yardstick(lab: Lab) -> None:
@@ -43,7 +47,7 @@ def trains_like_the_yardstick(lab: Lab) -> None:
         raise Finding(
             "wrong-loop",
             [
-                *run_assertions.divergence_rows(run, found),
+                *trajectories.divergence_rows(run, found),
                 ("compared", "your loop, and the plain one, in which nothing ever stops"),
             ],
             about=found.cause,
@@ -58,15 +62,16 @@ def trains_like_the_yardstick(lab: Lab) -> None:
         )
     _built_once(run.last)
     _saved_in_time(run.last, every)
+    _saved_no_more(run.last, every, steps_per_epoch(lab))
     stop_assertions.not_said_too_soon(run, 0)
-    _says(run, "done", [("ended", "training was done, exit status 0")])
+    _says(run, "done", [Gist("ended", "training was done, exit status 0")])
 
 
 def _built_once(life: Life) -> None:
     for event, call in (("built", "make_job"), ("life", "job.resume")):
         if (times := len(life.all(event))) > 1:
             rows = [
-                ("found", f"{call}() was called {times} times"),
+                Found(f"{call}() was called {times} times"),
                 ("expected", "once"),
             ]
             raise Finding(
@@ -79,15 +84,12 @@ def _built_once(life: Life) -> None:
 def _saved_in_time(life: Life, every: int) -> None:
     """No more steps than that lie between two saves."""
     saved = [0, *(e["step"] for e in life.all("saved"))]
-    gap, at = max(
-        (after - before, before)
-        for before, after in zip(saved, [*saved[1:], life.reached], strict=False)
-    )
+    gap, at = max((after - before, before) for before, after in pairwise([*saved, life.reached]))
     if gap > every:
         after = f"after step {at}" if at else "before the first one"
         rows = [
             ("expected", f"a regular save every {every} steps (job.save_every)"),
-            ("found", f"{after}, none in {gap} steps"),
+            Found(f"{after}, none in {gap} steps"),
         ]
         raise Finding(
             "no-regular-save",
@@ -95,6 +97,44 @@ def _saved_in_time(life: Life, every: int) -> None:
             means="a node that dies without a signal takes everything since then with it",
             think="which saves happen though nobody asked the job to stop?",
         )
+
+
+def _saved_no_more(life: Life, every: int, per_epoch: int) -> None:
+    """No fewer steps than that lie between two saves, but for those at the end of an epoch."""
+    saved = [e["step"] for e in life.all("saved") if e["step"] % per_epoch]
+    for before, after in pairwise(saved):
+        if after - before < every:
+            twice = f"twice after step {after}"
+            rows = [
+                ("expected", f"a regular save every {every} steps (job.save_every)"),
+                ("found", twice if after == before else f"after step {before}, and after {after}"),
+            ]
+            raise Finding(
+                "too-many-saves",
+                rows,
+                means="training waits for a save, which takes a minute where the model is large",
+                think="after which steps is a save due?",
+            )
+
+
+def due_at_the_end(lab: Lab) -> None:
+    """A regular save is due after the last step of each epoch. The evaluation and the end of the
+    epoch come after it, and a job that is done has saved them, too.
+    """
+    per_epoch = steps_per_epoch(lab)
+    args = job(lab, "--save-every", per_epoch)
+    whole = yardstick(lab, args)
+    run = launch(lab, *args, faults=())
+    finished(lab, run)
+    same_course(lab, run, whole)
+    _saved_in_time(run.last, per_epoch)
+    _says(run, "done", [("ended", "training was done, exit status 0")])
+    _nothing_to_do(lab, run, args, None)
+    late = send(any_signal(lab), per_epoch, "evaluation", 11)
+    for schedule in lab.schedules((late, send(any_signal(lab), all_steps(lab)))):
+        run = stop_assertions.stopped_and_resumed(lab, args, schedule)
+        _says(run, "done", [*fault_row(run), ("ended", "training was done, exit status 0")])
+        _nothing_to_do(lab, run, args, None)
 
 
 def just_finished(lab: Lab, ranks: int | None = None) -> None:
@@ -117,7 +157,7 @@ def just_finished(lab: Lab, ranks: int | None = None) -> None:
         if not any(one.all("signal") for one in lives):
             rows = [
                 ("trained", f"to the end, step {last}"),
-                ("found", "no save after it"),
+                Found("no save after it"),
             ]
             raise Finding(
                 "not-saved-at-the-end",
@@ -126,7 +166,7 @@ def just_finished(lab: Lab, ranks: int | None = None) -> None:
                 think="what does the next life find, if this one has just finished?",
             )
         stop_assertions.not_said_too_soon(run, 0)
-        _says(run, "done", [("ended", "training was done, exit status 0")])
+        _says(run, "done", [Gist("ended", "training was done, exit status 0")])
         _nothing_to_do(lab, run, args, ranks)
 
 
@@ -140,8 +180,7 @@ def _nothing_to_do(lab: Lab, run: Run, args: tuple, ranks: int | None) -> None:
     if any(one.steps or one.all("part") for one in lives):
         rows = [
             ("relaunched", "a job that is done"),
-            (
-                "found",
+            Found(
                 f"it trained {len(life.steps)} steps and evaluated {len(life.all('part'))} parts",
             ),
             ("expected", "it finds that nothing is left to do, and says so"),
@@ -151,18 +190,31 @@ def _nothing_to_do(lab: Lab, run: Run, args: tuple, ranks: int | None) -> None:
             rows,
             think="what was saved last, and does it say that the last epoch is over?",
         )
+    resumed = life.first("life")
+    if resumed and resumed["epoch"] < EPOCHS:
+        rows = [
+            ("relaunched", "a job that is done"),
+            ("found", f"in its newest checkpoint, {resumed['epoch']} of {EPOCHS} epochs are over"),
+            ("expected", "all of them: the evaluation and the end of the last one are saved, too"),
+        ]
+        raise Finding(
+            "done-twice",
+            rows,
+            means="run again, the job evaluates once more what it has evaluated already",
+            think="which save is the last one, and what does your job do after it?",
+        )
     if all(one.preempted for one in lives):
         raise _preempted_for_nothing(again, "run again when every epoch was trained and evaluated")
     if not life.finished:
         stop_assertions.left_as_preempted(lab, again, 0, life, yardstick(lab, args, ranks))
         raise ended_early(lab, again, life)
-    _says(again, "done", [("ended", "nothing was left to do, exit status 0")])
+    _says(again, "done", [Gist("ended", "nothing was left to do, exit status 0")])
 
 
 def _preempted_for_nothing(run: Run, when: str) -> Finding:
     rows = [
         *fault_row(run),
-        ("ended", f"as preempted (exit status {PREEMPTED}), {when}"),
+        Gist("ended", f"as preempted (exit status {PREEMPTED}), {when}"),
         ("expected", "exit status 0: nothing was left to do"),
     ]
     return Finding(
@@ -177,14 +229,18 @@ def _preempted_for_nothing(run: Run, when: str) -> Finding:
 # --- errors ---------------------------------------------------------------------------------------
 
 ERRORS = ("RuntimeError", "OSError", "ValueError", "MemoryError", "TimeoutError", "AssertionError")
+# what isn't an Exception: Ctrl-C, a library that exits, a task that is cancelled, a library's own
+OTHERS = ("KeyboardInterrupt", "SystemExit", "CancelledError", "NodeLost")
 
 
-def _failing(lab: Lab, where: str, step: int, *more: object) -> tuple:
+def _failing(
+    lab: Lab, where: str, step: int, *more: object, kinds: Sequence[str] = ERRORS
+) -> tuple:
     """The arguments of a job that raises an error there, and that error: (type, message). A disk's
     is the likeliest.
     """
     error = (
-        "OSError" if where == "save" else lab.draw.choice(ERRORS),
+        "OSError" if where == "save" else lab.draw.choice(kinds),
         f"node {lab.draw.getrandbits(32):08x}",
     )
     return job(lab, "--fails", f"{where}@{step}", "--fails-with", ":".join(error), *more), error
@@ -203,24 +259,30 @@ def _places(lab: Lab) -> list[tuple[str, int]]:
 
 def error_is_told(lab: Lab) -> None:
     """A job that raises ends as failed: neither done, nor preempted; without the error, it goes on
-    where it was.
+    where it was. At each place, another one isn't an Exception.
     """
-    for where, step in _places(lab):
-        args, error = _failing(lab, where, step)
+    others = iter(lab.draw.sample(OTHERS, len(OTHERS)))
+    cases: list[tuple[str, int, Sequence[str]]] = [("step", between_saves(lab), ERRORS)]
+    cases += [
+        (where, step, ERRORS if where == "save" else (next(others),))
+        for where, step in _places(lab)
+    ]
+    for number, (where, step, kinds) in enumerate(cases):
+        args, error = _failing(lab, where, step, kinds=kinds)
         run = launch(lab, *args, faults=())
         _failed(lab, run, where, step, error)
-        if where != "step":
+        if number:
             continue
         since = step // SAVE_EVERY * SAVE_EVERY
         again = launch(lab, *job(lab), faults=(), directory=run.directory, since=since)
         finished(lab, again)
         joined = Run([run.last, again.last], (), run.directory)
         try:
-            run_assertions.progress_kept(joined)
+            trajectories.progress_kept(joined)
             same_course(lab, joined, yardstick(lab, args))
         except Finding as finding:
-            when = ("error", f"{error[0]} in step {step}; run again, the job has no error")
-            finding.rows = [when, *finding.rows]
+            finding.gist = f"{error[0]} in step {step}; run again, the job has no error"
+            finding.rows = [("error", finding.gist), *finding.rows]
             raise
 
 
@@ -244,14 +306,22 @@ def error_after_a_signal(lab: Lab) -> None:
 def error_of_ranks(lab: Lab) -> None:
     """On every rank."""
     step = between_saves(lab)
-    args, error = _failing(lab, "step", step)
+    args, error = _failing(lab, "step", step, kinds=OTHERS)
     _failed(lab, launch(lab, *args, faults=(), ranks=2), "step", step, error)
 
 
 def error_of_one_rank(lab: Lab) -> None:
-    """On a rank other than 0, which alone knows of it."""
-    place = lab.draw.choice([("step", between_saves(lab)), ("evaluation", steps_per_epoch(lab))])
-    for where, step in (place, ("save", SAVE_EVERY)):
+    """On a rank other than 0, which alone knows of it.
+
+    In a step and in a save, the others meet it in a collective of the job's; in an evaluation, in
+    one of the student's.
+    """
+    places = [
+        ("step", between_saves(lab)),
+        ("evaluation", steps_per_epoch(lab)),
+        ("save", SAVE_EVERY),
+    ]
+    for where, step in places:
         args, error = _failing(lab, where, step, "--fails-on-rank", 1)
         run = launch(lab, *args, faults=(), ranks=2)
         _failed(lab, run, where, step, error, rank=1)
@@ -269,7 +339,7 @@ def _failed(
         if where == "save" and life.finished:
             raise Finding(
                 "no-regular-save",
-                [("expected", f"a save after step {step}"), ("found", "none")],
+                [("expected", f"a save after step {step}"), Found("none")],
                 schedule_of(run),
             )
         if life.finished or life.obeyed_fault:
@@ -287,8 +357,12 @@ def _failed(
         "evaluation": f"in the evaluation after step {step}",
         "save": f"in the save of step {step}",
     }
-    whose = "" if rank is None else f" of rank {rank}"
-    rows = [*fault_row(run), ("error", f"{error[0]}{whose} {place.get(where, f'in the {where}')}")]
+    whose = ", which isn't an Exception," if error[0] in OTHERS else ""
+    whose += "" if rank is None else f" of rank {rank}"
+    rows = [
+        *fault_row(run),
+        Gist("error", f"{error[0]}{whose} {place.get(where, f'in the {where}')}"),
+    ]
     if statuses := [one.status for one in lives if one.status in SAYS]:
         raise Finding(
             "error-hidden",
@@ -310,21 +384,23 @@ def _failed(
     _says(run, "failed", rows)
 
 
-def _goes_on(life: Life, rows: list, error: tuple[str, str]) -> None:
+def _goes_on(life: Process, rows: list, error: tuple[str, str]) -> None:
     """The caller of main has got this very error."""
     crash = life.first("crash")
     if crash and crash["type"] == error[0] and error[1] in crash["message"]:
         return
+    raised = life.first("raised")
+    if error[0] == "SystemExit" and raised and error[1] in raised["exit"]:
+        return
     if crash:
-        finding = crashed(crash, rows, life=life)
+        finding = crashed(crash, rows, process=life)
         finding.rows.append(("expected", "the job's own error goes on to the caller"))
         raise finding
     rows = [
         *rows,
         (
             "ended",
-            "main's caller never got it: the process left with "
-            f"{run_assertions.left_with(life.status)}",
+            f"main's caller never got it: the process left with {crashes.left_with(life.status)}",
         ),
         ("expected", "it goes on to the caller"),
     ]
@@ -363,6 +439,7 @@ def word_is_whole(lab: Lab) -> None:
         whole = yardstick(lab, job(lab))
         for number, life in enumerate(run.lives):
             if life.fault and life.fault.kind == "word":
+                stop_assertions.not_said_too_soon(run, number)
                 _word_torn(run, number, life)
             stop_assertions.left_as_preempted(lab, run, number, life, whole)
         finished(lab, run)

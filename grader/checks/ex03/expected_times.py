@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, field
 
 from grader.harness.costs import Costs
-from grader.harness.run import Life
+from grader.harness.run import Process
 from grader.verdicts import Inconclusive
 
 CLOSE = 0.01  # s; the report is rounded
@@ -25,7 +25,7 @@ class Times:
     left: float | None = None
 
 
-def times(life: Life, costs: Costs, end: float = math.inf, grace: float = math.inf) -> Times:
+def times(life: Process, costs: Costs, end: float = math.inf, grace: float = math.inf) -> Times:
     """Of a life with SIGKILL after `end` seconds, or `grace` seconds after its first signal.
     Inconclusive, if what it reports doesn't add up.
     """

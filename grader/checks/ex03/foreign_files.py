@@ -8,7 +8,7 @@ import random
 from pathlib import Path
 
 from grader.harness import scratch
-from grader.verdicts import Finding
+from grader.verdicts import Finding, Found
 
 DONE = b'{"outcome": "done", "step": 999999}'
 
@@ -43,7 +43,7 @@ def untouched(directory: Path, planted: dict[str, bytes]) -> None:
         if found != content:
             rows = [
                 ("beside", f"the checkpoints lay {name}, which isn't the job's"),
-                ("found", "it is gone" if found is None else "it was changed"),
+                Found("it is gone" if found is None else "it was changed"),
             ]
             raise Finding(
                 "foreign-files", rows, think="how does your code know which files are its own?"

@@ -8,15 +8,15 @@ from grader.checks.ex03.stop_assertions import (
     finished,
     job,
     launch,
+    reported,
     steps_per_epoch,
     stopped_and_resumed,
     yardstick,
 )
-from grader.checks.run_assertions import schedule_of
 from grader.harness.lab import Lab
 from grader.harness.preemption import Preempt
-from grader.harness.run import Run
-from grader.verdicts import Finding
+from grader.harness.run import Run, schedule_of
+from grader.verdicts import Finding, Found, Inconclusive
 
 NUMBER = 2
 
@@ -35,9 +35,13 @@ def stops(lab: Lab, preemption: Preempt) -> None:
     args = job(lab, "--workers", NUMBER)
     for schedule in lab.schedules((preemption,)):
         run = stopped_and_resumed(lab, args, schedule, whole=_whole(lab, args))
-        for struck in (e for life in run.lives for e in life.all("struck")):
-            if struck["gone"]:
-                raise _gone(run, struck["gone"])
+        for life in run.lives:
+            struck = reported(life.process, "struck", run.notes["token"])
+            if gone := max([e["gone"] for e in struck], default=0):
+                raise _gone(run, gone)
+            if len(struck) != len(life.all("signal")):
+                rows = [*fault_row(run), ("but", "nobody has seen what it did to the workers")]
+                raise Inconclusive("signal-not-sent", rows, schedule_of(run))
 
 
 def _gone(run: Run, number: int) -> Finding:
@@ -78,7 +82,7 @@ def draw_apart(lab: Lab) -> None:
                     ),
                 )
     if not seen:
-        raise Finding("no-worker", [("found", "no DataLoader worker ran worker_init to its end")])
+        raise Finding("no-worker", [Found("no DataLoader worker ran worker_init to its end")])
 
 
 def _named(epoch_and_worker: tuple[int, int]) -> str:

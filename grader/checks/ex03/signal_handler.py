@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from grader.checks.questions import Answer, ask
 from grader.harness.lab import Lab
-from grader.verdicts import Finding, Inconclusive
+from grader.verdicts import Finding, Found, Gist, Inconclusive
 
 TERM, USR1, USR2, HUP, INT = (
     signal.Signals[f"SIG{name}"] for name in ("TERM", "USR1", "USR2", "HUP", "INT")
@@ -276,7 +276,7 @@ class Model:
 def _given(answer: Answer, think: str, when: tuple[str, str] = WHEN) -> dict:
     """What was reported; a process that a signal killed had no handler for it."""
     if answer.status is not None and -answer.status in NOTED:
-        ended = (
+        ended = Gist(
             "ended",
             f"{_name(-answer.status)} killed the process: nothing handles it (any more)",
         )
@@ -340,7 +340,7 @@ def _imported_quietly(values: dict) -> None:
         raise Finding(
             "import-effects",
             [
-                ("found", "importing your file installs a handler"),
+                Found("importing your file installs a handler"),
                 ("expected", "the `with` block does"),
             ],
         )
@@ -365,15 +365,15 @@ def _misnoted(which: int, got: list | None, block: Block, model: Model, think: s
     """A block's received and at aren't those of the first signal of its own."""
     many = f" of block {which + 1}" if len(model.made) > 1 else ""
     if got is None:
-        nothing = ("found", f"`with StopSignal() as stop` gives nothing{many}")
+        nothing = Found(f"`with StopSignal() as stop` gives nothing{many}")
         return Finding("signal-misnoted", [*_sent(model), nothing], think=think)
     received, at = got
     if received != block.received:
         name = _name(received) if isinstance(received, int) else received
-        rows = [("found", f"received{many} is {name}"), ("expected", _name(block.received))]
+        rows = [Found(f"received{many} is {name}"), ("expected", _name(block.received))]
     else:
         rows = [
-            ("found", f"at{many} is {at!r}"),
+            Found(f"at{many} is {at!r}"),
             ("expected", f"{block.at!r}: the clock's time when {_name(block.received)} came"),
         ]
     late = block.received is not None and received is not None
@@ -394,7 +394,7 @@ def _misheard(heard: list, model: Model, think: str) -> Finding:
         [
             *_sent(model),
             ("before", "a handler that counts its signals was installed for each of them"),
-            ("found", f"it heard {got}; expected {want}"),
+            Found(f"it heard {got}; expected {want}"),
         ],
         means=(
             "a signal that belongs to the block went to the handler from before, too"
@@ -414,8 +414,7 @@ def _handlers_right(found: dict, model: Model, think: str) -> None:
     number = min(wrong)
     where = "in a block that wasn't given it" if model.open else "after the block"
     rows = [
-        (
-            "found",
+        Found(
             f"{where}, {_name(number)} has another handler than before "
             f"({wrong[number]}; it was: {expected[number]})",
         ),
@@ -440,7 +439,7 @@ def _left_right(log: dict, error: list, block: Block, model: Model, think: str) 
         expected = "it goes on to the caller, as it is" if error else "no error"
         raise Finding(
             "block-error-lost" if error else "handler-error",
-            [("raised", raised), ("found", found), ("expected", expected)],
+            [("raised", raised), Found(found), ("expected", expected)],
             think=think,
         )
     if any(
@@ -451,7 +450,7 @@ def _left_right(log: dict, error: list, block: Block, model: Model, think: str) 
         raise Finding(
             "handler-too-soon",
             [
-                ("found", "a handler is installed when StopSignal is made"),
+                Found("a handler is installed when StopSignal is made"),
                 ("expected", "from the `with` block's begin to its end"),
             ],
             think=think,
@@ -462,7 +461,7 @@ def _left_alone(around: list, files: list, think: str) -> None:
     if files:
         raise Finding(
             "handler-effects",
-            [("found", f"files were touched: {files[0]}"), ("expected", "none")],
+            [Found(f"files were touched: {files[0]}"), ("expected", "none")],
             about="files",
             think=think,
         )
@@ -483,7 +482,7 @@ def _left_alone(around: list, files: list, think: str) -> None:
         else f"it changed: {what}"
     )
     raise Finding(
-        "handler-effects", [("found", found)], about=what, means=means.get(what, ""), think=think
+        "handler-effects", [Found(found)], about=what, means=means.get(what, ""), think=think
     )
 
 
@@ -504,14 +503,14 @@ def real_time(answer: Answer, think: str) -> None:
     if values["received"] != number:
         raise Finding(
             "signal-misnoted",
-            [("sent", _name(number)), ("found", f"received is {values['received']}")],
+            [("sent", _name(number)), Found(f"received is {values['received']}")],
             think=think,
         )
     at = values["at"]
     if type(at) not in (int, float) or not values["before"] <= at <= values["after"]:
         rows = [
             ("made", "StopSignal() without a clock"),
-            ("found", f"at is {at!r}"),
+            Found(f"at is {at!r}"),
             ("expected", f"time.time() when it came: {values['before']!r}"),
         ]
         raise Finding("signal-time", rows, think=think)
@@ -522,8 +521,7 @@ def saved_whole(answer: Answer, think: str) -> None:
     want = [[size, fill, fill] for size, fill in answer.question["tensors"]]
     if values["read"] != want or values["received"] not in answer.question["numbers"]:
         rows = [
-            (
-                "found",
+            Found(
                 f"a checkpoint in whose writing {values['sent']} signals came isn't what was saved",
             ),
         ]
@@ -556,19 +554,20 @@ def at_any_moment(answer: Answer, think: str) -> None:
         ),
     )
     allowed = (first, second) if question["where"] == "handler" else (first,)
+    if values["retraced"]:
+        rows = [("found", f"your code calls sys.settrace {where}, which sends the signals there")]
+        raise Inconclusive("no-moment", rows, think="what in your code needs a tracer of its own?")
     if (
         question["where"] != "look" and not values["outcomes"]
     ):  # reading an attribute may be a single moment
-        raise Inconclusive(
-            "no-moment", [("found", f"no moment {where} at which a signal could come")]
-        )
+        raise Inconclusive("no-moment", [Found(f"no moment {where} at which a signal could come")])
     for found in values["outcomes"]:
         problem = _moment_problem(found, question["where"], allowed, question["time"], third)
         if problem:
             sent = f"{_name(allowed[-1])} {where}, at one of {values['moments']} moments"
             raise Finding(
                 "signal-moment",
-                [("sent", sent), ("found", problem)],
+                [("sent", sent), Found(problem)],
                 about=question["where"],
                 think=think,
             )

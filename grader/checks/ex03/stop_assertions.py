@@ -6,20 +6,20 @@ from __future__ import annotations
 
 import re
 import signal
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from grader.checks import rank_assertions, run_assertions
+from grader.checks import endings, trajectories
+from grader.checks.crashes import student_frames
 from grader.checks.ex03 import expected_times, foreign_files
 from grader.checks.explanations import meaning
-from grader.checks.rank_assertions import by_rank
-from grader.checks.run_assertions import schedule_of, student_frames
+from grader.checks.ranks import by_others, by_rank, rank_row, standing, together
 from grader.harness.costs import Costs
 from grader.harness.lab import Lab
-from grader.harness.preemption import TORN, Preempt, last_word
-from grader.harness.run import PREEMPTED, Group, Life, Run
-from grader.harness.trajectory import order
-from grader.verdicts import Finding, Inconclusive
+from grader.harness.preemption import NUMBERS, TORN, Preempt, last_word, proof
+from grader.harness.run import PREEMPTED, Life, Process, Run, schedule_of
+from grader.verdicts import Finding, Found, Gist, Inconclusive, Struck
 
 SCRIPT = "ex03/train_preempt.py"
 SAYS = {0: "done", PREEMPTED: "preempted"}
@@ -94,6 +94,7 @@ def launch(
         words.append(last_word(directory))
         newest.append(newest_checkpoint(directory))
 
+    token = f"{lab.draw.getrandbits(128):032x}"
     every = int(option(args, "--save-every", SAVE_EVERY))
     resumes = iter(_resume_steps(faults, every, since, saved))
     run = lab.launch(
@@ -104,18 +105,19 @@ def launch(
         since=since,
         before_relaunch=look,
         kept=lambda _: next(resumes),
+        given={"token": token},
     )
     look(directory)
-    run.notes |= {"words": words, "newest": newest}
+    run.notes |= {"words": words, "newest": newest, "token": token}
     foreign_files.untouched(directory, planted)
     for life in run.lives:
         for rank, one in enumerate(life.processes):
-            as_sent(one, run)
+            as_sent(one, run, token)
             reckoned(args, one, rank)
     return run
 
 
-def reckoned(args: tuple, life: Life, rank: int = 0) -> expected_times.Times:
+def reckoned(args: tuple, life: Process, rank: int = 0) -> expected_times.Times:
     """The life's times; Inconclusive, if its clock doesn't add up."""
     here = option(args, "--end-of-rank", rank) == rank and (
         life.fault or "--end-of-signalled" not in args
@@ -125,11 +127,29 @@ def reckoned(args: tuple, life: Life, rank: int = 0) -> expected_times.Times:
     return expected_times.times(life, costs, end, float(option(args, "--grace", GRACE)))
 
 
-def as_sent(life: Life, run: Run) -> None:
-    """The node's daemon has sent every signal that the job was due."""
-    if len(life.all("sent")) != len(life.all("signal")):
+def reported(life: Process, event: str, token: str | None) -> list[dict[str, Any]]:
+    """What the node's daemon reported, each once: the job knows no `token` to sign with."""
+    found = {}
+    for each in life.all(event):
+        what = {k: v for k, v in each.items() if k not in ("event", "t", "proof", "printed")}
+        if token is None or each.get("proof") == proof(token, event, what):
+            found[each.get("n")] = each
+    return list(found.values())
+
+
+def as_sent(life: Process, run: Run, token: str | None) -> None:
+    """The node's daemon has sent every signal that the job was due, to whom it was due.
+
+    Without a token, under torchrun, its reports are believed.
+    """
+    sent = [
+        (e["signal"], "group" if e["group"] else "" if e["job"] else "agent")
+        for e in reported(life, "sent", token)
+    ]
+    due = [(int(NUMBERS[e["signal"]]), e["to"]) for e in life.all("signal")]
+    if sent != due:
         rows = [
-            ("fault", run.story),
+            Struck(run.story),
             ("but", "a signal was due, and the daemon that sends them wasn't asked to"),
         ]
         raise Inconclusive("signal-not-sent", rows, schedule_of(run))
@@ -190,9 +210,8 @@ def stopped_well(lab: Lab, run: Run, whole: Run, saved: bool = True) -> None:
     for number, life in enumerate(run.lives):
         left_as_preempted(lab, run, number, life, whole)
     finished(lab, run)
-    if isinstance(run.last, Group):
-        rank_assertions.together(run)
-        one_writes(run)
+    together(run)
+    one_writes(run)
     if saved:
         nothing_lost(run)
     same_course(lab, run, whole)
@@ -206,9 +225,8 @@ def rejoined(lab: Lab, run: Run, whole: Run, when: list) -> None:
         finished(lab, run)
         for number in range(len(run.lives)):
             not_said_too_soon(run, number)
-        if isinstance(run.last, Group):
-            rank_assertions.together(run)
-            one_writes(run)
+        together(run)
+        one_writes(run)
         nothing_lost(run, always=True)
         same_course(lab, run, whole)
     except Finding as finding:
@@ -218,24 +236,13 @@ def rejoined(lab: Lab, run: Run, whole: Run, when: list) -> None:
 
 def same_course(lab: Lab, run: Run, whole: Run) -> None:
     """On every rank, the course of training is the yardstick's, bit for bit."""
-    of_ranks = (
-        [(r, run.of(r), whole.of(r)) for r in range(run.world)]
-        if isinstance(run.last, Group)
-        else [(None, run, whole)]
-    )
-    found = [
-        (rank, own, d)
-        for rank, own, its in of_ranks
-        if (d := own.trajectory.diverges_from(its.trajectory))
-    ]
-    if not found:
+    found = trajectories.first_parting(run, whole)
+    if found is None:
         return
-    rank, own, parting = min(found, key=lambda f: (f[2].step, order(f[2].cause), f[0] or 0))
+    rank, parting = found
     _machine_repeats(lab, whole)
     means, think = meaning(parting.different)
-    rows = run_assertions.divergence_rows(
-        own, parting, rank="" if rank is None else f"{rank} (of {run.world})"
-    )
+    rows = trajectories.parting_rows(run, rank, parting)
     in_hand = any(
         saving[-1]["in_hand"] for life in run.lives[:-1] if (saving := life.all("saving"))
     )
@@ -262,10 +269,8 @@ def same_course(lab: Lab, run: Run, whole: Run) -> None:
 def _machine_repeats(lab: Lab, whole: Run) -> None:
     """Two runs without the student's code are the same; else nothing is proved here."""
     script, *argv = whole.command.split()
-    ranks = whole.world if isinstance(whole.last, Group) else None
-    again = lab.launch(script, *argv, ranks=ranks, trusted=True)
-    runs = [(again.of(r), whole.of(r)) for r in range(whole.world)] if ranks else [(again, whole)]
-    if not again.finished or any(one.trajectory != other.trajectory for one, other in runs):
+    again = lab.launch(script, *argv, ranks=whole.ranks, trusted=True)
+    if not again.finished or trajectories.first_parting(again, whole):
         raise Inconclusive(
             "machine", [("machine", "two undisturbed runs differ even without your code")]
         )
@@ -277,7 +282,7 @@ def finished(lab: Lab, run: Run) -> None:
         raise ended_early(lab, run, run.last)
 
 
-def ended_early(lab: Lab, run: Run, life: Life | Group) -> Finding:
+def ended_early(lab: Lab, run: Run, life: Life) -> Finding:
     if any(one.first("crash") and not one.first("importing") for one in life.processes):
         rows = [
             *fault_row(run),
@@ -288,21 +293,17 @@ def ended_early(lab: Lab, run: Run, life: Life | Group) -> Finding:
         return _killed(run, life)
     if stopped := _stopped_for_nothing(run, life):
         return stopped
-    return (
-        rank_assertions.ended_early(lab, run, life)
-        if isinstance(life, Group)
-        else run_assertions.ended_early(lab, run, life)
-    )
+    return endings.ended_early(lab, run, life)
 
 
-def _stopped_for_nothing(run: Run, life: Life | Group) -> Finding | None:
+def _stopped_for_nothing(run: Run, life: Life) -> Finding | None:
     if not all(one.preempted for one in life.processes) or any(
         one.all("signal") for one in life.processes
     ):
         return None
     rows = [
         *fault_row(run),
-        (
+        Gist(
             "ended",
             f"the job left as preempted (exit status {PREEMPTED}) after "
             f"step {life.reached}, though nobody told it to stop",
@@ -318,13 +319,13 @@ def _stopped_for_nothing(run: Run, life: Life | Group) -> Finding | None:
 
 
 def fault_row(run: Run) -> list[tuple[str, str]]:
-    return [("fault", run.story)] if run.schedule else []
+    return [Struck(run.story)] if run.schedule else []
 
 
 # --- how a stopped life ends ----------------------------------------------------------------------
 
 
-def left_as_preempted(lab: Lab, run: Run, number: int, life: Life | Group, whole: Run) -> None:
+def left_as_preempted(lab: Lab, run: Run, number: int, life: Life, whole: Run) -> None:
     """A life that was told to stop left in time, by itself, with the exit status and the word for
     it.
     """
@@ -348,7 +349,7 @@ def left_as_preempted(lab: Lab, run: Run, number: int, life: Life | Group, whole
                 raise _no_regular_save(run, life)
             raise Inconclusive(
                 "fault",
-                [("fault", life.fault.story), ("but", "it never fired: nothing was proved")],
+                [Struck(life.fault.story), ("but", "it never fired: nothing was proved")],
                 schedule_of(run),
             )
         raise ended_early(lab, run, life)
@@ -359,11 +360,11 @@ def left_as_preempted(lab: Lab, run: Run, number: int, life: Life | Group, whole
         raise _killed(run, life)
     if any(one.status == 0 for one in lives) and all(one.status in (0, PREEMPTED) for one in lives):
         raise _left_as_done(run, life)
-    if isinstance(life, Group) and (parted := _parted(run, life)):
+    if parted := _parted(run, life):
         raise parted
     finding = ended_early(lab, run, life)
     if any("DataLoader worker" in crash["message"] for one in lives for crash in one.all("crash")):
-        finding.rows = [(label, re.sub(r" \(pid[^)]*\)", "", text)) for label, text in finding.rows]
+        finding.reword(lambda text: re.sub(r" \(pid[^)]*\)", "", text))
         finding.means = (
             "the signal went to the whole process group and killed a DataLoader worker; the main "
             "process, about to save, was told so by an exception"
@@ -372,13 +373,13 @@ def left_as_preempted(lab: Lab, run: Run, number: int, life: Life | Group, whole
     raise finding
 
 
-def _nobody_handles(run: Run, life: Life | Group, rank: int, one: Life) -> Finding:
+def _nobody_handles(run: Run, life: Life, rank: int, one: Process) -> Finding:
     name, last = signal.Signals(-one.status).name, one.all("signal")[-1]
     signals = len(one.all("signal"))
     rows = [
         *fault_row(run),
-        *([("rank", f"{rank} (of {len(life.processes)})")] if isinstance(life, Group) else []),
-        (
+        *rank_row(life.world, rank),
+        Gist(
             "ended",
             f"{name} killed the process: nothing handles it "
             f"{'any more' if signals > 1 else 'there'}",
@@ -400,7 +401,7 @@ def _nobody_handles(run: Run, life: Life | Group, rank: int, one: Life) -> Findi
     )
 
 
-def _loss(life: Life | Group) -> str:
+def _loss(life: Life) -> str:
     """What a life that was killed has trained in vain."""
     saved = max([e["step"] for e in life.all("saved")], default=life.resumed_at)
     lost = life.reached - saved
@@ -411,12 +412,10 @@ def _steps(number: int) -> str:
     return f"{number} finished steps are" if number > 1 else "a finished step is"
 
 
-def _killed(run: Run, life: Life | Group) -> Finding:
+def _killed(run: Run, life: Life) -> Finding:
     rank, one = next((r, one) for r, one in enumerate(life.processes) if one.all("killed"))
     killed, sent = one.all("killed")[0], one.all("signal")
-    rows = [*fault_row(run)]
-    if isinstance(life, Group):
-        rows.append(("rank", f"{rank} (of {len(life.ranks)})"))
+    rows = [*fault_row(run), *rank_row(life.world, rank)]
     if sent:
         since = killed["clock"] - sent[0]["clock"]
         rows.append(
@@ -457,7 +456,7 @@ def _killed(run: Run, life: Life | Group) -> Finding:
     )
 
 
-def _left_as_done(run: Run, life: Life | Group) -> Finding:
+def _left_as_done(run: Run, life: Life) -> Finding:
     lives = life.processes
     done = [r for r, one in enumerate(lives) if one.status == 0]
     who = "the job" if len(lives) == 1 else f"rank {done[0]}"
@@ -467,7 +466,7 @@ def _left_as_done(run: Run, life: Life | Group) -> Finding:
             "signal-ignored",
             [
                 *fault_row(run),
-                ("ended", f"{who} left with exit status 0"),
+                Gist("ended", f"{who} left with exit status 0"),
                 *frames,
                 ("expected", f"it stops when it is told to, and leaves with {PREEMPTED}"),
             ],
@@ -480,7 +479,7 @@ def _left_as_done(run: Run, life: Life | Group) -> Finding:
     ended = f"{who} left with exit status 0 after step {life.reached}, before training was done"
     return Finding(
         "left-as-done",
-        [*fault_row(run), ("ended", ended), *frames],
+        [*fault_row(run), Gist("ended", ended), *frames],
         schedule_of(run),
         means=(
             "0 tells the scheduler that the job is done: it is never run again, and the model "
@@ -493,21 +492,20 @@ def _left_as_done(run: Run, life: Life | Group) -> Finding:
     )
 
 
-def _parted(run: Run, group: Group) -> Finding | None:
+def _parted(run: Run, life: Life) -> Finding | None:
     """Some ranks have left as preempted, and the others wait for them."""
-    left = [rank for rank, one in enumerate(group.ranks) if one.preempted]
-    stay = [rank for rank in range(len(group.ranks)) if rank not in left]
+    processes = life.processes
+    left = [rank for rank, one in enumerate(processes) if one.preempted]
+    stay = [rank for rank in range(life.world) if rank not in left]
     if not (left and stay) or any(
-        (crash := group.ranks[r].first("crash"))
-        and not rank_assertions.by_others(group.ranks[r], crash)
-        for r in stay
+        (crash := processes[r].first("crash")) and not by_others(processes[r], crash) for r in stay
     ):
         return None
-    standing = rank_assertions.standing(group)
+    stood = standing(processes)
     rows = [
         *fault_row(run),
         *by_rank(dict.fromkeys(left, f"left as preempted (exit status {PREEMPTED})")),
-        *by_rank({r: standing[r] for r in stay}),
+        *by_rank({r: stood[r] for r in stay}),
     ]
     return Finding(
         "ranks-part",
@@ -551,7 +549,7 @@ def status_says(says: str | None, want: str, rows: list, schedule: str | None = 
         )
 
 
-def _not_torn(run: Run, life: Life, whole: Run) -> None:
+def _not_torn(run: Run, life: Process, whole: Run) -> None:
     """No checkpoint holds weights of two different steps."""
     of_step: dict[str, dict[str, int]] = {}
     for known in whole.last.all("trained") + whole.last.all(
@@ -599,6 +597,10 @@ def not_said_too_soon(run: Run, number: int) -> None:
     """While life `number` works, status.json doesn't say how it ended."""
     life = run.lives[number]
     doing = {
+        "building": "when the job was being built",
+        "built": "when the job had been built",
+        "resuming": "when the job was about to resume",
+        "begins": "when the job began the step after step {step}",
         "saving": "when the save of step {step} began",
         "trained": "when step {step} was done",
     }
@@ -607,20 +609,29 @@ def not_said_too_soon(run: Run, number: int) -> None:
         if says not in FINAL or (says == "failed" and _broken_by_then(life, event["t"])):
             continue
         at = doing.get(event["event"], "in the evaluation after step {step}").format(
-            step=event["step"]
+            step=event.get("step")
         )
-        if number and says == run.notes["words"][number - 1]:
+        writers = _wrote_by_then(life, event["t"])
+        if number and says == run.notes["words"][number - 1] and not writers:
             raise _stale(run, says, at)
+        rows = [*fault_row(run), ("status.json", f"said {says!r} {at}")]
+        if writers and life.world > 1:
+            ranks = ", ".join(map(str, writers))
+            rows.append(("written", f"in this life, by rank {ranks} (of {life.world})"))
         raise Finding(
             "told-too-soon",
-            [*fault_row(run), ("status.json", f"said {says!r} {at}")],
+            rows,
             schedule_of(run),
-            means="killed now, the job has said that it left in good order",
+            means=(
+                "killed now, the job has said that it failed, though nothing was wrong with it"
+                if says == "failed"
+                else "killed now, the job has said that it left in good order"
+            ),
             think="from which moment on is that word true, whatever happens next?",
         )
 
 
-def _broken_by_then(life: Life | Group, t: float) -> bool:
+def _broken_by_then(life: Life, t: float) -> bool:
     """Had a rank failed or been killed by then? The others work on until they meet it.
 
     A crash is recorded after the word is written: its time says nothing.
@@ -632,10 +643,22 @@ def _broken_by_then(life: Life | Group, t: float) -> bool:
     )
 
 
+def _wrote_by_then(life: Life, t: float) -> list[int]:
+    """The ranks that had written something beside the checkpoints by then."""
+    return [
+        rank
+        for rank, one in enumerate(life.processes)
+        if any(word["t"] <= t for word in one.all("word"))
+    ]
+
+
 def _stale(run: Run, says: str, at: str) -> Finding:
     rows = [
         *fault_row(run),
-        ("status.json", f"says {says!r} {at}: the life before wrote that"),
+        (
+            "status.json",
+            f"says {says!r} {at}: an earlier life wrote that, and this one has written nothing",
+        ),
         ("expected", "that nobody said how this life ended"),
     ]
     return Finding(
@@ -649,20 +672,20 @@ def _stale(run: Run, says: str, at: str) -> Finding:
 
 def not_stale(run: Run, number: int) -> None:
     """After a life that SIGKILL ended, status.json doesn't say what the life before had written."""
-    if (says := run.notes["words"][number]) in FINAL:
+    says = run.notes["words"][number]
+    if says in FINAL and not _wrote_by_then(run.lives[number], float("inf")):
         raise _stale(run, says, "after the SIGKILL")
 
 
 def one_writes(run: Run) -> None:
     """Of several ranks, one writes status.json."""
-    for group in run.lives:
-        writers = [rank for rank, life in enumerate(group.ranks) if life.all("word")]
+    for life in run.lives:
+        writers = [rank for rank, one in enumerate(life.processes) if one.all("word")]
         if len(writers) > 1:
-            what = {life.first("word")["what"] for life in group.ranks if life.first("word")}
+            what = {one.first("word")["what"] for one in life.processes if one.first("word")}
             rows = [
                 *fault_row(run),
-                (
-                    "found",
+                Found(
                     f"ranks {', '.join(map(str, writers))} write beside the "
                     f"checkpoints: {'; '.join(sorted(what))[:200]}",
                 ),
@@ -680,7 +703,7 @@ def one_writes(run: Run) -> None:
             )
 
 
-def _no_regular_save(run: Run, life: Life | Group) -> Finding:
+def _no_regular_save(run: Run, life: Life) -> Finding:
     assert life.fault  # a preemption: there is no other
     due = life.fault.step
     saved = sorted({e["step"] for e in life.all("saving")})
@@ -716,7 +739,7 @@ def _some(names: list[str]) -> str:
 def nothing_lost(run: Run, always: bool = False) -> None:
     """Each relaunch after a preemption (or `always`) goes on exactly where the job stopped."""
     reached, to_keep = 0, False
-    for number, (life, after) in enumerate(zip(run.lives, run.lives[1:], strict=False)):
+    for number, (life, after) in enumerate(pairwise(run.lives)):
         # one that ends before it resumes has reached nothing itself
         reached = max(reached, life.reached)
         to_keep = to_keep or always or isinstance(life.fault, Preempt)
@@ -730,7 +753,7 @@ def nothing_lost(run: Run, always: bool = False) -> None:
             rows = [
                 *fault_row(run),
                 ("stopped", f"after step {reached}, as preempted"),
-                ("resumed", f"at step {after.resumed_at}"),
+                Gist("resumed", f"at step {after.resumed_at}"),
             ]
             again = _steps(reached - after.resumed_at)
             raise Finding(

@@ -182,6 +182,12 @@ def test_a_job_that_has_just_finished_is_done(lab):
 
 
 @task("ex03.2")
+def test_a_save_that_is_due_at_an_epochs_end_is_not_the_last_one(lab):
+    """A save that is due before an evaluation isn't the last one"""
+    edge_cases.due_at_the_end(lab)
+
+
+@task("ex03.2")
 def test_an_error_is_neither_done_nor_preempted(lab):
     """An error is neither done nor preempted"""
     edge_cases.error_is_told(lab)
@@ -323,6 +329,12 @@ def test_under_torchrun_the_job_stops_as_well(lab):
     coordinated_stop.under_torchrun(lab)
 
 
+@task("ex03.4")
+def test_stop_together_gives_all_ranks_the_same_answer(lab):
+    """stop_together gives all ranks the same answer"""
+    coordinated_stop.same_answer(lab)
+
+
 # ---------------------------------------------------------------- ex03.5  the grace period
 
 
@@ -330,6 +342,12 @@ def test_under_torchrun_the_job_stops_as_well(lab):
 def test_a_job_stops_by_itself_before_its_time_limit(lab):
     """A job stops by itself before its time limit"""
     deadlines.before_the_time_limit(lab)
+
+
+@task("ex03.5")
+def test_a_time_limit_before_the_first_save_is_kept(lab):
+    """A time limit before the first save is kept"""
+    deadlines.before_the_first_save(lab)
 
 
 @task("ex03.5")
@@ -390,6 +408,12 @@ def test_a_grace_that_is_too_short_for_a_save_leaves_the_last_one(lab):
 def test_the_grace_counts_from_the_signal(lab):
     """The grace counts from the signal"""
     deadlines.counts_from_the_signal(lab)
+
+
+@task("ex03.5")
+def test_the_grace_counts_from_the_first_signal(lab):
+    """The grace counts from the first signal"""
+    deadlines.counts_from_the_first(lab)
 
 
 @task("ex03.5")

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -26,7 +26,7 @@ from grader.course import catalog
 from grader.errors import UsageError
 from grader.harness import scratch
 from grader.harness.lab import WORKLOAD, Cancelled, Lab
-from grader.harness.printed import Line
+from grader.harness.printed import Line, followed
 from grader.harness.sandbox import NONE, jobs_can_be_confined
 from grader.slurm import Cluster, ClusterError, NotInstalled, StandIn, backend
 from grader.slurm.site import Site
@@ -153,12 +153,15 @@ class ClusterRun:
 
     def printed(self) -> list[Line]:
         """The lines of the job's log. All lives write into it, and so does Slurm."""
-        found, life = [], 0
+        found, life, traceback = [], 0, False
         for text in self.log.splitlines():
             script = text.startswith(SAYS_LIFE)
             life += script
+            traceback = traceback or text.startswith("Traceback (most recent call last)")
             if text.strip():
-                found.append(Line(0.0, life, None, text, script))
+                found.append(Line(0.0, life, None, text, script, traceback))
+            # its last line is the error
+            traceback = traceback and text.startswith((" ", "Traceback"))
         return found
 
     @property
@@ -187,9 +190,18 @@ class ClusterRun:
         return out
 
 
+@dataclass(frozen=True)
+class Watched:
+    """For a run at which somebody looks: `grade run ex04`."""
+
+    pace: float  # s that a step takes
+    told: Callable[[dict], None]  # gets each event as the witness writes it down
+
+
 def ran(
     lab: Lab, script: str, *flags: object, plan: tuple[dict, ...] = (), uses: str = "",
     then: Callable[[Cluster, str], None] | None = None, most: int = MOST_LIVES, quick: bool = False,
+    watched: Watched | None = None,
 ) -> ClusterRun:  # fmt: skip
     """The run of `script` with these flags of train.py, under this plan; once in a grading.
 
@@ -203,6 +215,7 @@ def ran(
            followed as well
     most   lives; more are a loop without end
     quick  many lives: on the stand-in, where it can run them
+    watched  somebody looks on
     """
     where = lab.bench.cluster or Where()
     key = (
@@ -217,7 +230,7 @@ def ran(
         lab.bench.submission.key,
     )
     run = lab.bench.once(
-        key, lambda: _ran(lab, where, quick, script, flags, plan, uses, then, most)
+        key, lambda: _ran(lab, where, quick, script, flags, plan, uses, then, most, watched)
     )
     lab.runs.append(run)
     if run.instead:
@@ -255,7 +268,9 @@ def _run(
     uses: str,
     then,
     most: int,
+    watched: Watched | None,
 ) -> ClusterRun:
+    lab.bench.clusters.append(where.chosen)
     # the nodes of a site see the home directory, and not this machine's /tmp
     folder = _on_shared_disk() if where.chosen == "site" else lab.bench.folder()
     work = lab.bench.submission.copy_to(folder / FOLDER)
@@ -285,6 +300,8 @@ def _run(
             job_of = None if where.chosen == "site" else cluster.job_of
             with Witness(folder, work / "checkpoints", faults, STEPS, strike, job_of) as witness:
                 code = work / lab.bench.submission.module if uses else None
+                if watched:
+                    witness.pace, witness.told = watched.pace, watched.told
                 witness.command = _training(
                     work / "checkpoints", witness.address, code, uses, flags
                 )
@@ -352,8 +369,10 @@ def _follow(
         raise Refused(submitted.stderr.strip())
     first = submitted.stdout.strip().split(";")[0]
     run.jobs[first] = {}
+    log = {f"{lab.short_name} job {first}": run.folder / "train.log"}
     try:
-        _watch(lab, cluster, run, first, then, most, witness)
+        with followed(log, lab.bench.show) if lab.bench.show else nullcontext():
+            _watch(lab, cluster, run, first, then, most, witness)
     finally:
         if run.where.chosen == "site":
             cluster.run(["scancel", *run.jobs])

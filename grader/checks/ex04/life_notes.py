@@ -8,7 +8,7 @@ from random import Random
 from grader.checks.ex04.newest_intact import told
 from grader.checks.questions import ask
 from grader.harness.lab import Lab
-from grader.verdicts import Finding
+from grader.verdicts import Finding, Found
 
 Life = tuple  # (step, how it ends, tries or None): "done", "preempted", "failed"; None: killed
 TRIES = 3  # where none are given
@@ -151,8 +151,7 @@ def _judge(said: list[dict], course: list[Life], think: str, more: str = "") -> 
                     "life",
                     f"begins at step {life[0]}, tries={life[2] or TRIES}{more}; {before}",
                 ),
-                (
-                    "found",
+                Found(
                     f"begin_life {told(said[n])}"
                     if got != "an end"
                     else f"its life {told(said[n])}",
@@ -240,7 +239,7 @@ def a_kill_leaves_them_whole(lab: Lab, think: str) -> None:
         for before, life, after in cases
     ]
     for (before, life, after), answer in zip(
-        cases, ask(lab, "ex04/function_cases.py", asked), strict=False
+        cases, ask(lab, "ex04/function_cases.py", asked), strict=True
     ):
         step, ends, tries = life
         call = "begin_life" if ends is None else f"end_life({ends!r})"
@@ -263,8 +262,7 @@ def a_kill_leaves_them_whole(lab: Lab, think: str) -> None:
             rows = [
                 (what[0], f"{state['killed']}, {what[1]}"),
                 ("then", _story(after[:n]) or "the next life"),
-                (
-                    "found",
+                Found(
                     f"begin_life {told(state['lives'][n])} at step {after[n][0]}, "
                     f"tries={after[n][2]}",
                 ),

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from random import Random
 
+from grader.checks.endings import starved
 from grader.checks.ex04.newest_intact import told
 from grader.checks.questions import ask
-from grader.checks.run_assertions import starved
 from grader.harness.lab import Lab
-from grader.verdicts import Finding, Inconclusive
+from grader.verdicts import Finding, Found, Inconclusive
 
 Does = list[
     tuple
@@ -139,7 +139,7 @@ def _take(lab: Lab, courses: list[tuple[Does, dict]], think: str) -> None:
         for does, nodes in courses
     ]
     for (does, nodes), answer in zip(
-        courses, ask(lab, "ex04/function_cases.py", asked), strict=False
+        courses, ask(lab, "ex04/function_cases.py", asked), strict=True
     ):
         said, room = answer.given(think)["said"], Room()
         for n, one in enumerate(does):
@@ -159,20 +159,20 @@ def _take(lab: Lab, courses: list[tuple[Does, dict]], think: str) -> None:
                     "wrong-lock",
                     [
                         *rows,
-                        ("found", found),
+                        Found(found),
                         ("expected", f"at once: {_wish(want)}"),
                     ],
                     think=think,
                 )
             if _came_to(one, got) != want:
                 rows += [
-                    ("found", f"only_one {_found(one, got)}"),
+                    Found(f"only_one {_found(one, got)}"),
                     ("expected", _wish(want)),
                 ]
                 raise Finding("wrong-lock", rows, think=think)
             if got.get("inside") == 0:
                 rows += [
-                    ("found", "it put nothing into the directory"),
+                    Found("it put nothing into the directory"),
                     ("expected", "something in the directory, which all nodes see"),
                 ]
                 raise Finding("wrong-lock", rows)
@@ -231,7 +231,7 @@ def only_one_wins(lab: Lab, think: str) -> None:
     starts = [False, True]
     lab.draw.shuffle(starts)
     asked = [{"ask": "race", "after_a_kill": after} for after in starts]
-    for after, answer in zip(starts, ask(lab, "ex04/function_cases.py", asked), strict=False):
+    for after, answer in zip(starts, ask(lab, "ex04/function_cases.py", asked), strict=True):
         when = ("when", "an earlier holder was killed" if after else "nobody ever held it")
         for one in answer.given(think, when)["rounds"]:
             for got in (one["first"], one["second"]):
@@ -249,7 +249,7 @@ def only_one_wins(lab: Lab, think: str) -> None:
                     "then",
                     f"two processes enter, the second while the first is about to {one['before']}",
                 ),
-                ("found", "both are in" if came == ["inside", "inside"] else "; ".join(found)),
+                Found("both are in" if came == ["inside", "inside"] else "; ".join(found)),
                 ("expected", "one is in, and Busy is raised in the other"),
             ]
             raise Finding("lock-race", rows, think=think)

@@ -15,7 +15,7 @@ from random import Random
 from grader.checks.questions import Answer, ask
 from grader.harness import scratch
 from grader.harness.lab import Lab
-from grader.verdicts import Finding
+from grader.verdicts import Finding, Found
 
 NAMES = (
     "state.json",
@@ -457,13 +457,13 @@ def _ask(lab: Lab) -> tuple[dict[str, list[Asked]], dict[str, tuple[list[int], A
     orders = [draw.sample(range(len(cases[name])), len(cases[name])) for name in names]
     questions = [
         {"ask": "newest", "directories": [_given(cases[name][n]) for n in order]}
-        for name, order in zip(names, orders, strict=False)
+        for name, order in zip(names, orders, strict=True)
     ]
     answers = ask(lab, "ex04/function_cases.py", questions, directory=top)
     for case in cases.values():
         for asked in case:
             asked.after = _listing(asked.directory)
-    return cases, dict(zip(names, zip(orders, answers, strict=False), strict=False))
+    return cases, dict(zip(names, zip(orders, answers, strict=True), strict=True))
 
 
 def _make(scene: Scene, top: Path, draw: Random) -> Asked:
@@ -489,7 +489,7 @@ def _judge(asked: Asked, said: dict, think: str) -> None:
             scene.want, f"it returns the path of {scene.want} in there"
         )
         chosen = f"chose {found}" if isinstance(found, str) and "returned" in said else told(said)
-        rows = [what, ("found", f"newest_intact {chosen}"), ("expected", want)]
+        rows = [what, Found(f"newest_intact {chosen}"), ("expected", want)]
         silently = scene.want == RAISES and found is None
         means = (
             "the run starts over at step 0, and its next saves overwrite what you could have "
@@ -499,7 +499,7 @@ def _judge(asked: Asked, said: dict, think: str) -> None:
     if asked.after != asked.before:
         rows = [
             what,
-            ("found", "newest_intact changed the directory"),
+            Found("newest_intact changed the directory"),
             ("expected", "it only reads"),
         ]
         raise Finding(

@@ -10,7 +10,7 @@ from grader.checks.ex04.cluster_runs import HELD, STEPS, ClusterRun, Refused
 from grader.checks.ex04.witness import TEARS
 from grader.harness.lab import Lab
 from grader.slurm import Cluster
-from grader.verdicts import FAIL, Finding, Inconclusive
+from grader.verdicts import FAIL, Finding, Found, Gist, Inconclusive, Struck
 from grader.workload.ex04 import train
 
 SAVE_EVERY = 5
@@ -26,6 +26,10 @@ STORY = {
     "lost": "the whole job, its script included, was killed by SIGKILL at step {step}",
     "exit": "the training ended with exit status {status} at step {step}",
 }
+KILLS = ("kill", "torn", "lost")
+NEVER_CAME = {"preempt": "its preemption", "limit": "its time limit"}
+CONTRACTS = ("CrashLoop", "NothingIntact", "Busy")  # what the functions are to raise
+MODULE = "auto_resume.py"
 AFTER_ALL = 1.5  # s by which the cluster's whole seconds may differ from the clock here
 
 
@@ -76,7 +80,7 @@ def chained(lab: Lab) -> ClusterRun:
     return _ran(
         lab,
         CHAIN,
-        plan=tuple(fault | {"step": n} for n, fault in zip(steps, faults, strict=False)),
+        plan=tuple(fault | {"step": n} for n, fault in zip(steps, faults, strict=True)),
         uses="lock",
     )
 
@@ -102,7 +106,7 @@ def chaos_plan(draw: Random) -> tuple[dict, ...]:
     return tuple(
         {"step": step, "do": do}
         | ({"how": how} if do == "torn" else {} if do == "kill" else {"save": "short"})
-        for step, do in zip(steps, faults, strict=False)
+        for step, do in zip(steps, faults, strict=True)
     )
 
 
@@ -121,7 +125,10 @@ def _ran(lab: Lab, script: str, *flags, **options) -> ClusterRun:
     try:
         run = cluster_runs.ran(lab, script, *flags, **options)
     except Refused as e:
-        rows = [("sbatch", f"refuses {script}"), ("error", str(e)[:300])]
+        rows = [("sbatch", f"refuses {script}"), Gist("error", str(e)[:300])]
+        if cluster_runs.DIFFERS in str(e):
+            but = "this isn't Slurm, which may take it: nothing was proved"
+            raise Inconclusive("sbatch", [*rows, ("but", but)]) from e
         raise Finding("sbatch", rows) from e
     _witnessed(run)
     return run
@@ -138,14 +145,14 @@ def _witnessed(run: ClusterRun) -> None:
         if strange == "outside":
             rows = [
                 *story(run),
-                ("found", "the training ran outside every running job of the cluster"),
+                Found("the training ran outside every running job of the cluster"),
             ]
             raise Finding("outside", rows)
         raise Finding(
             "strange",
             [
                 *story(run),
-                ("found", f"something other than $TRAIN reported in its name: {strange}"),
+                Found(f"something other than $TRAIN reported in its name: {strange}"),
             ],
         )
     if run.where.chosen == "site":
@@ -181,7 +188,7 @@ def _witnessed(run: ClusterRun) -> None:
 def story(run: ClusterRun, until: int | None = None) -> list[tuple[str, str]]:
     faults, times = run.all("fault")[:until], vars(run.where.pace)
     texts = [STORY[f["do"]].format(**times, **f) for f in faults]
-    return [("fault" if n == 0 else "", text) for n, text in enumerate(texts)]
+    return [("", text) if n else Struck(text) for n, text in enumerate(texts)]
 
 
 # --- what is asked of them ------------------------------------------------------------------------
@@ -234,6 +241,7 @@ def finished(run: ClusterRun) -> None:
                 ],
             )
         return
+    _raised(run)
     before = [*story(run), *_standing(run)]
     if run.endless:
         lives = (
@@ -241,18 +249,22 @@ def finished(run: ClusterRun) -> None:
             if run.lives
             else "the training never begins"
         )
-        raise Finding("endless", [*before, ("found", f"the job is run again and again: {lives}")])
+        raise Finding("endless", [*before, Found(f"the job is run again and again: {lives}")])
     if run.late:
         raise Finding(
             "late",
-            [*before, ("found", f"still in the queue after {run.where.pace.seconds:g} s")],
+            [*before, Found(f"still in the queue after {run.where.pace.seconds:g} s")],
         )
     found = f"the job has left the queue, and it isn't done: step {_reached(run)} of {STEPS}"
     last = run.lives[-1] if run.lives else []
-    hurried = any(e["event"] == "fault" and e["do"] in ("preempt", "limit") for e in last)
+    states = [job["JobState"] for job in run.jobs.values() if "JobState" in job]
+    by_itself = states[-1:] in (["FAILED"], ["COMPLETED"])  # the script had come to its end
+    hurried = not by_itself and any(
+        e["event"] == "fault" and e["do"] in ("preempt", "limit") for e in last
+    )
     raise Finding(
         "run-again-in-haste" if hurried else "not-run-again",
-        [*before, ("found", found)],
+        [*before, Found(found)],
         means="the job is never run again, and you find out days later",
         think="who requeues the job, and does your script reach that line?",
     )
@@ -261,18 +273,50 @@ def finished(run: ClusterRun) -> None:
 def _standing(run: ClusterRun) -> list[tuple[str, str]]:
     """How the last life ended, as far as the training could tell."""
     if not run.lives:
-        return [("ended", f"the training never began ({_states(run)})")]
+        return [Gist("ended", f"the training never began ({_states(run)})")]
     last = run.lives[-1]
     if left := next((e for e in last if e["event"] == "left"), None):
-        return [("ended", f"the training ended with exit status {left['status']}; {_states(run)}")]
+        return [
+            Gist("ended", f"the training ended with exit status {left['status']}; {_states(run)}")
+        ]
     if error := next((e for e in last if e["event"] == "error"), None):
         return [
-            (
+            Gist(
                 "ended",
                 f"the training raised {error['type']}: {error['message'][:200]}; {_states(run)}",
             )
         ]
-    return [("ended", f"the training was killed; {_states(run)}")]
+    struck = [e["do"] for e in last if e["event"] == "fault"][-1:]
+    if struck and struck[0] in KILLS:
+        return [Gist("ended", f"the training was killed by that fault; {_states(run)}")]
+    return [Gist("ended", f"the training ended without a word; {_states(run)}")]
+
+
+def _raised(run: ClusterRun) -> None:
+    """The last life of the training didn't end by an error in the student's own functions.
+
+    The contract's exceptions are no errors, and a fault that makes the training fail isn't theirs.
+    """
+    last = run.lives[-1] if run.lives else []
+    error = next((e for e in last if e["event"] == "error" and e.get("frames")), None)
+    if error is None or error["type"] in CONTRACTS:
+        return
+    frames = [
+        f"{MODULE}:{f['line']} in {f['function']}: {f['text']}".replace(" in <module>", "")
+        for f in error["frames"]
+    ]
+    said = f"{error['type']}: {error['message']}"[:300]
+    ended = sum(
+        any(e["event"] == "error" and e.get("frames") == error["frames"] for e in life)
+        for life in run.lives
+    )
+    rows = [
+        *story(run),
+        *(("crashed" if n == 0 else "", text) for n, text in enumerate(frames)),
+        Gist("error", said),
+        ("lives", f"{ended} of {len(run.lives)} ended like this; {_states(run)}"),
+    ]
+    raise Finding("crashed", rows, ending=said, about=f"{error['type']}:{frames[-1].split(' ')[0]}")
 
 
 def _states(run: ClusterRun) -> str:
@@ -296,7 +340,7 @@ def kept(run: ClusterRun, do: str, think: str) -> None:
         ((n, f) for n, f in enumerate(run.all("fault")) if f["do"] == do), (-1, None)
     )
     if fault is None:  # an earlier one has ended it
-        finished(run)
+        _ended_before(run, f"the job didn't get as far as {NEVER_CAME[do]}")
         raise Finding("fault", [("but", f"'{do}' never fired")])
     life = next(life for life in run.lives if fault in life)
     since = life[life.index(fault) :]
@@ -306,14 +350,10 @@ def kept(run: ClusterRun, do: str, think: str) -> None:
     heard = ", ".join(
         f"{e['signal']} after {e['t'] - fault['t']:.0f} s" for e in since if e["event"] == "signal"
     )
-    saving = any(e["event"] == "saving" for e in since)
     rows = [
         *story(run, number + 1),
         ("heard", f"the training got {heard or 'no signal at all'}"),
-        (
-            "ended",
-            "it was killed while it saved" if saving else "it was killed before it could save",
-        ),
+        Gist("ended", _end_after(fault, since)),
     ]
     raise Finding(
         "lost",
@@ -325,6 +365,31 @@ def kept(run: ClusterRun, do: str, think: str) -> None:
         ),
         think=think,
     )
+
+
+def _ended_before(run: ClusterRun, so: str) -> None:
+    """It didn't end by itself before it came to what the check is about."""
+    try:
+        finished(run)
+    except Finding as earlier:
+        earlier.data["unreached"] = True  # a check that is about its end comes first (engine.py)
+        earlier.rows.append(("so", f"{so}, which this check is about"))
+        raise
+
+
+def _end_after(fault: dict, since: list[dict]) -> str:
+    """How the training ended after the fault, as far as anybody saw it."""
+    saved = [e["event"] for e in since if e["event"] in ("saving", "saved")][-1:]
+    when = {"saving": "while it saved", "saved": "after a save"}.get(
+        "".join(saved), "without a save"
+    )
+    if left := next((e for e in since if e["event"] == "left"), None):
+        return f"it left with exit status {left['status']}, {when}"
+    if error := next((e for e in since if e["event"] == "error"), None):
+        return f"it raised {error['type']}: {error['message'][:200]}, {when}"
+    gone = next((e for e in since if e["event"] == "gone"), None)
+    after = f" {gone['t'] - fault['t']:.0f} s after that" if gone else ""
+    return f"it ended without a word{after}, {when}"
 
 
 @in_time
@@ -340,8 +405,7 @@ def undisturbed_saves(run: ClusterRun) -> None:
             elif e["event"] == "signal" and e["signal"] == "SIGTERM" and saving:
                 rows = [
                     *story(run),
-                    (
-                        "found",
+                    Found(
                         "SIGTERM came while the training was saving: from a requeue, or from "
                         "the time limit itself",
                     ),
@@ -353,7 +417,7 @@ def log_goes_on(run: ClusterRun) -> None:
     """Each life printed a mark of its own; the log holds all of them."""
     marks = [e["mark"] for e in run.all("mark")]
     if len(marks) < 2:
-        finished(run)
+        _ended_before(run, "the job had no second life")
     if not run.log:
         rows = [
             ("log", "there is no train.log where the job was submitted from"),
@@ -374,7 +438,7 @@ def same_course(run: ClusterRun) -> None:
         rows = [
             *story(run),
             ("diverged", f"at step {wrong[0]}"),
-            ("resumed", ", ".join(str(e["step"]) for e in run.all("resumed"))),
+            Gist("resumed", ", ".join(str(e["step"]) for e in run.all("resumed"))),
         ]
         raise Finding("trajectory-differs", rows)
 
@@ -385,7 +449,7 @@ def ended_well(run: ClusterRun) -> None:
     if run.finished and last.get("JobState") not in ("COMPLETED", None):
         rows = [
             ("done", "the training ended with exit status 0"),
-            ("found", _states(run)),
+            Found(_states(run)),
             ("expected", "COMPLETED: the cluster's word for a job that is done"),
         ]
         raise Finding(
@@ -411,12 +475,13 @@ def does_nothing_when_done(run: ClusterRun) -> None:
             "done-twice",
             [
                 requeued,
-                ("found", "it trained again"),
+                Found("it trained again"),
             ],
             think=think,
         )
     if len(after) > 1 or any(e["event"] == "error" for life in after for e in life):
-        found = ("found", f"{len(after)} more lives; {_states(run)}")
+        _raised(run)
+        found = Found(f"{len(after)} more lives; {_states(run)}")
         raise Finding(
             "done-twice",
             [
@@ -437,24 +502,40 @@ def gives_up(run: ClusterRun) -> None:
     )
     crashed = [life for life in run.lives if any(e["event"] == "fault" for e in life)]
     began = sum(e["step"] == 10 for life in crashed for e in life if e["event"] == "resumed")
+    if began < TRIES:
+        _raised(run)
     if not run.late and began < TRIES:
         rows = [
             what,
-            ("found", f"{began} lives began at step 10; {_states(run)}"),
+            *_standing(run),
+            Found(f"{began} lives began at step 10"),
         ]
         raise Finding("not-tried-again", rows)
     if run.late or run.stuck or began > TRIES:
-        gave_up = (
-            f"after {began} lives that began at step 10, the training ended with exit status 70"
+        gave_up = _left_with(run, train.GAVE_UP)
+        how = "the training ended with exit status 70" if gave_up else "no life ended with 70"
+        after = (
+            f"after {began} lives that began at step 10, {how}"
+            if began
+            else f"no life began at step 10, and {how}"
         )
-        still = "the job is still in the queue"
-        again = f"{gave_up}, and {'was run again' if run.endless and not run.stuck else still}"
+        again = "was run again" if gave_up else "the job is run again and again"
+        still = again if run.endless and not run.stuck else "the job is still in the queue"
         rows = [
             what,
-            ("found", f"more than {TRIES} lives began at step 10" if began > TRIES else again),
+            *([] if gave_up else _standing(run)),
+            Found(
+                f"more than {TRIES} lives began at step 10"
+                if began > TRIES
+                else f"{after}, and {still}"
+            ),
         ]
         raise Finding("crash-loop", rows)
     _failed(run, what)
+
+
+def _left_with(run: ClusterRun, status: int) -> bool:
+    return any(e["status"] == status for e in run.all("left"))
 
 
 def _failed(run: ClusterRun, what: tuple[str, str]) -> None:
@@ -463,7 +544,7 @@ def _failed(run: ClusterRun, what: tuple[str, str]) -> None:
     if state not in (["FAILED"], [None], []):
         rows = [
             what,
-            ("found", _states(run)),
+            Found(_states(run)),
             ("expected", "FAILED: nobody looks for an error in a job that reports success"),
         ]
         raise Finding("final-state", rows, think="which exit status does your script end with?")
@@ -472,14 +553,13 @@ def _failed(run: ClusterRun, what: tuple[str, str]) -> None:
 @in_time
 def chain_ends(run: ClusterRun) -> None:
     """After 70, nothing of the chain runs again or stays in the queue; its last job has failed."""
-    if not run.lives:
+    if not _left_with(run, train.GAVE_UP):
         finished(run)
     what = ("left", "the training ended with exit status 70: a person has to look")
     if run.late or run.stuck or len(run.lives) > 1:
         rows = [
             what,
-            (
-                "found",
+            Found(
                 f"the next job waits forever: {run.stuck}" if run.stuck else "the chain continues",
             ),
         ]
@@ -492,7 +572,7 @@ def one_at_a_time(run: ClusterRun) -> None:
     if beside or run.at_once:
         pair = (beside["job"], beside["at_once"][0]) if beside else sorted(run.at_once)[:2]
         rows = [
-            ("found", f"job {pair[0]} ran while job {pair[1]} was running"),
+            Found(f"job {pair[0]} ran while job {pair[1]} was running"),
         ]
         raise Finding("two-at-once", rows)
 
@@ -509,7 +589,7 @@ def generations(run: ClusterRun) -> None:
         raise Finding("no-chain", rows, think=think)
     if ids and len(run.jobs) > len(ids) + 1:
         rows = [
-            ("found", f"{len(run.jobs)} jobs were submitted, and {len(ids)} trained"),
+            Found(f"{len(run.jobs)} jobs were submitted, and {len(ids)} trained"),
             ("expected", "each job submits one, and the last one's successor is cancelled"),
         ]
         means = "each job that has two successors doubles the chain"
@@ -535,7 +615,7 @@ def resumed_well(run: ClusterRun) -> None:
         if resumed["step"] != resumed["newest"]:
             rows = [
                 *story(run, sum(e["t"] < resumed["t"] for e in run.all("fault"))),
-                ("resumed", f"from step {resumed['step']}"),
+                Gist("resumed", f"from step {resumed['step']}"),
                 ("expected", f"from step {resumed['newest']}, then the newest intact checkpoint"),
             ]
             raise Finding("not-the-newest", rows)

@@ -79,6 +79,8 @@ class Witness:
         self.command: list[str] = []  # of the training; what has another command line isn't it
         self.events: list[dict] = []
         self.trouble = ""  # why nothing is proved
+        self.pace = 0.0  # s that a step takes, for those who want to follow it
+        self.told: Callable[[dict], None] = lambda event: None  # hears of each event
         self._struck = 0
         self._lives: list[_Life] = []
         self._began = 0
@@ -203,6 +205,7 @@ class Witness:
         who = {"life": life.number, "pid": life.pid, "job": life.job} if life else {}
         with self._lock:
             self.events.append({"event": event, "t": time.time(), **who, **fields})
+            self.told(self.events[-1])
 
     # --- what it reports
 
@@ -246,11 +249,8 @@ class Witness:
             return 0, None
         if event in ("error", "nothing to do"):
             kind, text = str(report.get("type", ""))[:100], str(report.get("message", ""))[:500]
-            self._note(
-                life,
-                event,
-                **({"type": kind, "message": text} if event == "error" else {"step": step}),
-            )
+            error = {"type": kind, "message": text, "frames": _frames(report.get("frames"))}
+            self._note(life, event, **(error if event == "error" else {"step": step}))
             return 0, None
         self._same(life)
         if event == "life":
@@ -292,7 +292,7 @@ class Witness:
             self._note(life, "saved", step=step)
             return 0, {}
         if event == "ready":
-            return 0, self._next(life)
+            return self.pace, self._next(life)
         raise Strange(f"{event!r}")
 
     # --- what happens to it
@@ -318,6 +318,7 @@ class Witness:
             step=life.step,
             number=number,
             saved=_step_of(newest) if newest else 0,
+            **({"status": fault["status"]} if "status" in fault else {}),
         )
         if fault["do"] == "exit":
             return {"do": "exit", "status": fault["status"]}
@@ -338,6 +339,20 @@ class Witness:
         ][-1]
         if intact(self.checkpoints / f"step-{torn}"):
             raise Strange("the checkpoint wasn't torn")
+
+
+def _frames(reported: object) -> list[dict]:
+    """The frames of an error in the student's file, as far as they were reported whole."""
+    frames = reported if isinstance(reported, list) else []
+    return [
+        {
+            "line": f["line"],
+            "function": str(f.get("function", ""))[:100],
+            "text": str(f.get("text", ""))[:300],
+        }
+        for f in frames[-5:]
+        if isinstance(f, dict) and isinstance(f.get("line"), int)
+    ]
 
 
 class _Lines:

@@ -40,6 +40,9 @@ def become(job: dict[str, Any]) -> None:
     from grader.harness.guardian import set_limits
     from grader.harness.inside import telemetry
 
+    if job.get("debug"):
+        become_debugged(job)
+        return
     os.setsid()
     signal.set_wakeup_fd(-1)
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))  # a fork also has its guardian's descriptors
@@ -74,6 +77,7 @@ def become(job: dict[str, Any]) -> None:
     torch.default_generator.seed()  # torch.seed also reads source files, for absent GPUs
     torch.set_num_threads(1)
 
+    sys.breakpointhook = no_terminal
     sys.argv[:] = [job["script"], *job["argv"]]
     # where the main thread is when the time is nearly up; it works however stuck Python is
     stack = open(job["stack"], "w")
@@ -85,6 +89,55 @@ def become(job: dict[str, Any]) -> None:
     os.chdir(job["cwd"])
     sandbox.enter(job["sandbox"])
     os.chdir(job["cwd"])  # the same folder in the life's own root
+
+
+def become_debugged(job: dict[str, Any]) -> None:
+    """The same for a life that `grade debug` runs on a terminal: no limits, no sandbox."""
+    from grader.harness.inside import telemetry
+
+    home = os.environ.get("HOME", "")
+    os.environ.update(job["env"] | {"HOME": home})  # a debugger's own settings lie there
+    sys.dont_write_bytecode = True
+
+    import torch
+
+    torch.set_num_threads(1)
+    sys.argv[:] = [job["script"], *job["argv"]]
+    telemetry.open_events(job)
+    with open(job["script"], "rb") as f:
+        job["code"] = compile(f.read(), job["script"], "exec")
+    os.chdir(job["cwd"])
+    if job["debug"] == "debugpy":
+        import debugpy
+
+        host, port = debugpy.listen(("127.0.0.1", 0))
+        print(f"debugpy listens at {host}:{port}: attach your IDE to it", flush=True)
+        debugpy.wait_for_client()
+
+
+_skipped: set[str] = set()  # breakpoints that were told of
+
+
+def no_terminal(*_: object, **__: object) -> None:
+    """What breakpoint() does in a grading: nobody could answer the debugger."""
+    frame = sys._getframe(1)
+    where = f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
+    if where in _skipped:
+        return
+    _skipped.add(where)
+    print(f"breakpoint() at {where}: skipped, a grading has no terminal; `grade debug` stops here")
+
+
+def look_at(error: BaseException) -> None:
+    """Open a debugger where the error came up, on a terminal."""
+    import bdb
+    import pdb
+
+    if isinstance(error, bdb.BdbQuit):
+        return
+    if sys.stdin.isatty() and sys.stdout.isatty():
+        print("the life crashed; the debugger stands where (q quits)", flush=True)
+        pdb.post_mortem(error.__traceback__)
 
 
 def run(job: dict[str, Any]) -> None:
@@ -110,6 +163,8 @@ def run(job: dict[str, Any]) -> None:
         telemetry.emit("crash", **describe(e))
         with contextlib.suppress(BaseException):
             traceback.print_exception(type(e), e, e.__traceback__)
+            if job.get("debug") == "terminal":
+                look_at(e)
     # exit as the interpreter does, but don't free torch, which takes a second
     try:
         threading._shutdown()  # type: ignore[attr-defined]  # private

@@ -48,6 +48,11 @@ def given(name: str, otherwise: Any = None) -> Any:
     return (_job.get("given") or {}).get(name, otherwise)
 
 
+def take(name: str) -> Any:
+    """The same, and what runs here afterwards doesn't find it any more."""
+    return (_job.get("given") or {}).pop(name, None)
+
+
 def emit(event: str, **fields: object) -> None:
     if _events is not None:
         now = {"event": event, "t": round(time.monotonic(), 4), **fields, **_printed_since()}

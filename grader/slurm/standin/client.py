@@ -8,7 +8,7 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from standin.formats import Refused
+from standin.formats import ELSEWHERE, Refused
 
 
 def main() -> int:
@@ -27,7 +27,7 @@ def main() -> int:
 
             run = getattr(queries, command)
         else:
-            raise Refused(f"the stand-in has no {command}; the real cluster does: make slurm", 2)
+            raise Refused(f"the stand-in has no {command}{ELSEWHERE}", 2)
         if args in (["--version"], ["-V"]):
             print("slurm stand-in")
             return 0

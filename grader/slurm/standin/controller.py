@@ -20,6 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
+from grader.processes import reap_descendants
 from grader.slurm import processes, state, teardown
 from grader.slurm.standin.lifecycle import Jobs
 from grader.slurm.standin.loop import Loop
@@ -138,7 +139,7 @@ def furnish(directory: Path) -> None:
 
 def main() -> None:
     directory, began = Path(sys.argv[1]), time.monotonic()
-    processes.become_reaper()
+    reap_descendants()
     here = os.stat(directory)
     controller = error = None
     try:

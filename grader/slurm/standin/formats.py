@@ -23,6 +23,10 @@ SHORT = {
 }
 
 
+# whether Slurm knows it isn't known here: what was misspelt, it doesn't know either
+ELSEWHERE = "; the real cluster may (on Debian and Ubuntu: make slurm)"
+
+
 class Refused(Exception):
     """What a client says in its last line, and its exit status."""
 
@@ -32,7 +36,7 @@ class Refused(Exception):
 
 
 def unknown(what: str) -> Refused:
-    return Refused(f"the stand-in doesn't know {what}; the real cluster does: make slurm", 2)
+    return Refused(f"the stand-in doesn't know {what}{ELSEWHERE}", 2)
 
 
 def node_list(names: Iterable[str]) -> str:

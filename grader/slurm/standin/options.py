@@ -33,7 +33,7 @@ def parse(
         if arg.startswith("--"):
             name, equals, value = arg[2:].partition("=")
             if name not in longs:
-                raise unknown(f"--{name}")
+                raise unknown(f"--{name}{_meant(name, longs)}")
             key, kind = longs[name]
             if kind == FLAG and equals:
                 raise Refused(f"option '--{name}' doesn't allow an argument", 2)
@@ -57,6 +57,13 @@ def parse(
             if stop_at_first:
                 return found, others + todo
     return found, others
+
+
+def _meant(name: str, known: dict) -> str:
+    import difflib  # only here: a client starts without it
+
+    close = difflib.get_close_matches(name, known, 1)
+    return f" (did you mean --{close[0]}?)" if close else ""
 
 
 def _next(todo: list[str], option: str) -> str:

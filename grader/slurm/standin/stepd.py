@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
+from grader.processes import reap_descendants
 from grader.slurm import processes
 from grader.slurm.standin.loop import Loop
 from grader.slurm.standin.protocol import Line
@@ -107,7 +108,7 @@ def _be(control: socket.socket, tasks: list[dict], fds: list[int], umask: int) -
         if fd > 2 and fd not in keep:
             with suppress(OSError):
                 os.close(fd)
-    orphans_come_here = processes.become_reaper()
+    orphans_come_here = reap_descendants()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     wake, _ = wakeup_pipe(signal.SIGCHLD)

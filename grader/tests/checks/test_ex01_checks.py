@@ -13,7 +13,7 @@ from grader.checks.ex01.replay import augmented_afresh
 from grader.crash import operations, plain
 from grader.crash.recorder import Record
 from grader.crash.tracer import Ended
-from grader.harness.run import Life, Run
+from grader.harness.run import Life, Process, Run
 from grader.verdicts import Finding
 
 
@@ -72,11 +72,11 @@ def test_a_record_is_the_same_after_a_trip_through_json():
 
 
 def replay_of(*steps: list[dict]) -> Run:
-    life = Life(None, None, {"status": 0, "ended": None})
-    life.events = [
+    draws = [
         {"event": "draws", "step": n, "samples": samples} for n, samples in enumerate(steps, 1)
     ]
-    return Run([life], (), None)
+    process = Process(None, None, {"status": 0, "ended": None}).with_events(draws)
+    return Run([Life([process], None)], (), None)
 
 
 def batch(shifts: str, hidden: int = 0) -> list[dict]:

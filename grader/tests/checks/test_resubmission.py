@@ -231,3 +231,65 @@ def test_a_job_that_lifted_its_limits_proves_nothing():
     )  # it was ended: a failure, if anything
     found = cause(resubmission._witnessed, run_of(LIFE, FAULT, *done, record=[here]))
     assert found == f"{INCONCLUSIVE}: record"
+
+
+# --- how a life ended: only what was observed
+
+
+def story_of(check, *args) -> tuple[str, str]:
+    """(cause, the message's rows as text)"""
+    with pytest.raises(Finding) as found:
+        check(*args)
+    return found.value.cause, "\n".join(": ".join(row) for row in found.value.rows)
+
+
+KILLED = {"event": "fault", "do": "kill", "step": 8, "number": 0, "saved": 5}
+NAME_ERROR = {
+    "event": "error",
+    "type": "NameError",
+    "message": "name '_raed' is not defined",
+    "frames": [{"line": 7, "function": "begin_life", "text": "last = _raed(directory)"}],
+}
+
+
+def test_a_life_of_which_nothing_was_heard_ended_without_a_word():
+    job = {"7": {"JobState": "FAILED", "ExitCode": "1:0"}}
+    _, told = story_of(resubmission.finished, run_of(LIFE, jobs=job))
+    assert "ended: the training ended without a word" in told and "killed" not in told
+
+
+def test_a_life_that_the_witness_killed_is_said_to_be_killed():
+    _, told = story_of(resubmission.finished, run_of(LIFE, KILLED))
+    assert "the training was killed by that fault" in told
+
+
+def test_an_error_in_a_function_of_the_student_is_the_cause_in_every_check():
+    again = run_of(LIFE, NAME_ERROR, endless=True)
+    again.late = True
+    for check in (resubmission.finished, resubmission.gives_up, resubmission.chain_ends):
+        found, told = story_of(check, again)
+        assert found == "crashed:NameError:auto_resume.py:7"
+        assert "auto_resume.py:7 in begin_life: last = _raed(directory)" in told
+        assert "left with 70" not in told and "status 70" not in told
+
+
+def test_the_exceptions_of_the_contract_are_no_errors():
+    loop = NAME_ERROR | {"type": "CrashLoop", "message": "3 lives"}
+    job = {"7": {"JobState": "FAILED", "ExitCode": "70:0"}}
+    assert cause(resubmission.finished, run_of(LIFE, loop, jobs=job)) == f"{FAIL}: not-run-again"
+
+
+def test_a_job_that_never_left_with_70_is_not_said_to_have():
+    again = run_of(LIFE, endless=True)
+    again.late = True
+    found, told = story_of(resubmission.gives_up, again)
+    assert found == "crash-loop" and "no life ended with 70" in told
+
+
+def test_a_fault_that_an_earlier_one_kept_from_coming_is_not_what_failed():
+    job = {"7": {"JobState": "FAILED", "ExitCode": "75:0"}}
+    run = run_of(LIFE, FAULT, {"event": "left", "status": 75}, jobs=job)
+    with pytest.raises(Finding) as found:
+        resubmission.kept(run, "limit", "?")
+    assert found.value.code == "not-run-again" and found.value.data["unreached"]
+    assert found.value.rows[-1][1].startswith("the job didn't get as far as its time limit")

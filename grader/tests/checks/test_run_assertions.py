@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from grader.checks import rank_assertions, run_assertions
+from grader.checks import endings, trajectories
 from grader.checks.ex03 import stop_assertions
 from grader.harness.faults import Kill
 from grader.harness.launcher import Limits
-from grader.harness.run import Group, Life, Run
+from grader.harness.run import Life, Process, Run
 from grader.verdicts import FAIL, INCONCLUSIVE, Finding
 
 STEPS = 6
@@ -46,12 +46,15 @@ def life(
     elif end and status == 0:
         events.append({"event": "end", "step": last, "state": {"weights": f"weights {last + 1}"}})
     events += [{"event": name, **fields} for name, fields in more.items()]
-    made = Life(Path("/nowhere"), fault, {"status": status, "ended": None, "wall": 1.0, "cpu": 1.0})
-    made.__dict__["events"] = events
-    return made
+    result = {"status": status, "ended": None, "wall": 1.0, "cpu": 1.0}
+    return Life([Process(Path("/nowhere"), fault, result).with_events(events)], fault)
 
 
-def run(*lives: Life | Group, faults: tuple = ()) -> Run:
+def group(*ranks: Life, fault: Kill | None = None) -> Life:
+    return Life([rank.process for rank in ranks], fault)
+
+
+def run(*lives: Life, faults: tuple = ()) -> Run:
     return Run(list(lives), faults, Path("/nowhere/checkpoints"), "train.py --seed 1")
 
 
@@ -74,7 +77,8 @@ class Controls:
 
 
 UNDISTURBED = run(life())
-KILL = Kill(3)
+KILL, KILL_1 = Kill(3), Kill(3, rank=1)
+PAIR = run(group(life(), life()))
 
 
 def resumed(first: int = 3, **more) -> Run:
@@ -89,90 +93,134 @@ def found(assertion, *args) -> Finding:
 
 
 def test_a_run_that_rejoins_raises_nothing():
-    run_assertions.rejoins(Controls(), resumed(), UNDISTURBED)
+    trajectories.rejoins(Controls(), resumed(), UNDISTURBED)
 
 
 def test_a_lost_generator_is_named_with_the_step_at_which_it_shows():
-    finding = found(run_assertions.rejoins, Controls(), resumed(lost=3), UNDISTURBED)
+    finding = found(trajectories.rejoins, Controls(), resumed(lost=3), UNDISTURBED)
     assert (finding.code, finding.about, finding.data["step"]) == ("state-lost", "torch RNG", 3)
     assert finding.fault == "kill@3" and finding.means and finding.think
     assert {"weights", "batch indices"} <= set(finding.data["same"])
 
 
 def test_a_run_that_starts_over_has_lost_its_progress():
-    finding = found(run_assertions.rejoins, Controls(), resumed(first=1), UNDISTURBED)
+    finding = found(trajectories.rejoins, Controls(), resumed(first=1), UNDISTURBED)
     assert finding.code == "progress" and "started over" in finding.means
 
 
 def test_a_run_that_skips_steps_has_lost_its_progress():
-    finding = found(run_assertions.progress_kept, resumed(first=5))
+    finding = found(trajectories.progress_kept, resumed(first=5))
     assert finding.code == "progress" and "never trained" in finding.means
 
 
 def test_a_resume_from_the_save_in_progress_is_progress_kept():
     killed = life(1, 3, fault=KILL, saving={"step": 3})
-    run_assertions.progress_kept(run(killed, life(4), faults=(KILL,)))
+    trajectories.progress_kept(run(killed, life(4), faults=(KILL,)))
 
 
 def test_a_fault_that_never_fired_proves_nothing():
     alive = life()
     alive.fault = KILL
-    finding = found(run_assertions.finished, Controls(), run(alive, life(), faults=(KILL,)))
+    finding = found(endings.finished, Controls(), run(alive, life(), faults=(KILL,)))
     assert (finding.verdict, finding.code) == (INCONCLUSIVE, "fault")
 
 
 def test_a_life_that_leaves_with_0_before_the_end_is_told():
-    finding = found(run_assertions.finished, Controls(), run(life(1, 4, end=False)))
+    finding = found(endings.finished, Controls(), run(life(1, 4, end=False)))
     assert (finding.code, finding.about) == ("exit", "0") and "scheduler" in finding.means
 
 
 def test_a_crash_says_what_was_lost_before_it():
     crash = {"type": "ValueError", "message": "too late", "frames": []}
     lost = resumed(lost=3, status=1, crash=crash)
-    finding = found(run_assertions.rejoins, Controls(), lost, UNDISTURBED)
+    finding = found(trajectories.rejoins, Controls(), lost, UNDISTURBED)
     assert finding.code == "state-lost"
     assert finding.rows[-1] == ("later", "the run ended early: ValueError: too late")
 
 
 def test_undisturbed_runs_that_differ_are_not_reproducible():
     noisy = run(life(lost=2))
-    finding = found(run_assertions.same_trajectory, Controls(again=noisy), noisy, UNDISTURBED)
+    finding = found(trajectories.same_trajectory, Controls(again=noisy), noisy, UNDISTURBED)
     assert (finding.verdict, finding.code) == (FAIL, "not-reproducible")
 
 
 def test_a_machine_on_which_bare_runs_differ_shows_nothing():
     noisy = run(life(lost=2))
     controls = Controls(again=noisy, bare=(noisy, UNDISTURBED))
-    finding = found(run_assertions.same_trajectory, controls, noisy, UNDISTURBED)
+    finding = found(trajectories.same_trajectory, controls, noisy, UNDISTURBED)
     assert (finding.verdict, finding.code) == (INCONCLUSIVE, "machine")
 
 
 def test_saving_that_changes_the_run_is_told_with_what_it_changed():
-    finding = found(run_assertions.quiet, Controls(), run(life(lost=4)), UNDISTURBED)
+    finding = found(trajectories.quiet, Controls(), run(life(lost=4)), UNDISTURBED)
     assert (finding.code, finding.about) == ("save-changes-run", "torch RNG")
 
 
 def test_of_ranks_the_first_that_differs_is_named():
-    whole = run(Group([life(), life()], None))
-    killed = Group([life(1, 3, fault=KILL), life(1, 3)], KILL)
-    relaunched = Group([life(3), life(3, lost=3)], None)
+    killed = group(life(1, 3, fault=KILL), life(1, 3), fault=KILL)
+    relaunched = group(life(3), life(3, lost=3))
     apart = run(killed, relaunched, faults=(KILL,))
-    finding = found(rank_assertions.rejoins, Controls(again=whole), apart, whole)
+    finding = found(trajectories.rejoins, Controls(again=PAIR), apart, PAIR)
     assert (finding.code, finding.data["rank"]) == ("state-lost", 1)
 
 
+def test_a_group_that_rejoins_on_every_rank_raises_nothing():
+    killed = group(life(1, 3), life(1, 3, fault=KILL), fault=KILL_1)
+    rejoined = run(killed, group(life(3), life(3)), faults=(KILL_1,))
+    trajectories.rejoins(Controls(again=PAIR), rejoined, PAIR)
+
+
+def test_of_a_group_the_rank_that_went_wrong_by_itself_is_told():
+    crash = {"type": "ValueError", "message": "mine", "frames": []}
+    broken = group(life(1, 3, end=False), life(1, 3, status=1, crash=crash))
+    finding = found(endings.finished, Controls(), run(broken))
+    assert (finding.code, finding.ending) == ("crashed", "ValueError: mine")
+    assert ("rank", "1 (of 2)") in finding.rows
+    assert finding.rows[-1] == ("rank 0", "is gone: it left with exit status 0")
+
+
+def test_a_group_whose_fault_struck_no_rank_proves_nothing():
+    alive = group(life(), life(), fault=KILL_1)
+    finding = found(endings.finished, Controls(), run(alive, PAIR.last, faults=(KILL_1,)))
+    assert (finding.verdict, finding.code) == (INCONCLUSIVE, "fault")
+
+
+def test_a_group_that_crashes_says_what_a_rank_had_lost_before():
+    crash = {"type": "ValueError", "message": "too late", "frames": []}
+    killed = group(life(1, 3, fault=KILL), life(1, 3), fault=KILL)
+    crashed = group(life(3, status=1, crash=crash), life(3, lost=3))
+    finding = found(
+        trajectories.rejoins, Controls(again=PAIR), run(killed, crashed, faults=(KILL,)), PAIR
+    )
+    assert (finding.code, finding.data["rank"]) == ("state-lost", 1)
+    assert finding.rows[-1] == ("later", "the run ended early: ValueError: too late")
+
+
+def test_a_rank_that_has_lost_progress_is_found_though_rank_0_has_not():
+    killed = group(life(1, 3, fault=KILL), life(1, 3), fault=KILL)
+    finding = found(
+        trajectories.progress_kept, run(killed, group(life(3), life(5)), faults=(KILL,))
+    )
+    assert finding.code == "progress" and "never trained" in finding.means
+
+
+def test_saving_that_changes_one_rank_is_told_with_that_rank():
+    changed = run(group(life(), life(lost=4)))
+    finding = found(trajectories.quiet, Controls(), changed, PAIR)
+    assert (finding.code, finding.about) == ("save-changes-run", "torch RNG")
+    assert ("rank", "1 (of 2)") in finding.rows
+
+
 def test_ranks_that_resume_from_different_steps_disagree():
-    killed = Group([life(1, 3, fault=KILL), life(1, 3)], KILL)
-    apart = run(killed, Group([life(3), life(1)], None), faults=(KILL,))
-    whole = run(Group([life(), life()], None))
-    finding = found(rank_assertions.rejoins, Controls(again=whole), apart, whole)
+    killed = group(life(1, 3, fault=KILL), life(1, 3), fault=KILL)
+    apart = run(killed, group(life(3), life(1)), faults=(KILL,))
+    finding = found(trajectories.rejoins, Controls(again=PAIR), apart, PAIR)
     assert finding.code == "ranks-disagree"
 
 
 def status_says(events: list[dict]) -> None:
-    made = life(end=False, status=1)
-    made.__dict__["events"] = events
-    stop_assertions.not_said_too_soon(run(made), 0)
+    process = life(end=False, status=1).process.with_events(events)
+    stop_assertions.not_said_too_soon(run(Life([process], None)), 0)
 
 
 def evaluates(says: str, t: float) -> dict:
@@ -188,3 +236,21 @@ def test_a_rank_that_works_on_may_see_that_another_one_has_failed():
         with pytest.raises(Finding) as raised:
             status_says(said_too_soon)
         assert raised.value.code == "told-too-soon"
+
+
+def second_life(*ranks: list[dict]) -> Run:
+    """The first life left as preempted; in the second one, these were the events of each rank."""
+    processes = [life(3).process.with_events(events) for events in ranks]
+    made = run(group(life(1, 3), life(1, 3)), Life(processes, None))
+    made.notes["words"] = ["preempted", "preempted"]
+    return made
+
+
+def test_a_status_is_stale_only_if_this_life_has_written_none():
+    working = evaluates("preempted", 3.0)
+    stale = found(stop_assertions.not_said_too_soon, second_life([], [working]), 1)
+    assert stale.code == "stale-status" and "this one has written nothing" in stale.rows[-2][1]
+    wrote = [{"event": "word", "t": 2.0, "what": "open status.json"}]
+    soon = found(stop_assertions.not_said_too_soon, second_life(wrote, [working]), 1)
+    assert soon.code == "told-too-soon"
+    assert soon.rows[-1] == ("written", "in this life, by rank 0 (of 2)")

@@ -8,9 +8,8 @@ import random
 from grader.checks.ex04.cluster_runs import ClusterRun, Where
 from grader.harness.faults import Kill
 from grader.harness.preemption import Preempt, Sent
-from grader.harness.run import Group
 from grader.report import history
-from grader.tests.checks.test_run_assertions import KILL, UNDISTURBED, life, resumed, run
+from grader.tests.checks.test_run_assertions import KILL, UNDISTURBED, group, life, resumed, run
 from grader.verdicts import FAIL, Finding, Outcome
 
 
@@ -64,12 +63,12 @@ def test_samples_beyond_the_end_of_a_run_that_broke_off_are_not_missed():
 
 def test_each_rank_has_a_lane_and_a_strip():
     fault = Kill(3, rank=1)
-    group = [
-        Group([life(1, 3), life(1, 3, fault=fault)], fault),
-        Group([life(3), life(3, lost=4)], None),
+    lives = [
+        group(life(1, 3), life(1, 3, fault=fault), fault=fault),
+        group(life(3), life(3, lost=4)),
     ]
-    undisturbed = run(Group([life(), life()], None))
-    subject = of(undisturbed, run(*group, faults=(fault,)), fault="kill@3:rank1")["runs"][0]
+    undisturbed = run(group(life(), life()))
+    subject = of(undisturbed, run(*lives, faults=(fault,)), fault="kill@3:rank1")["runs"][0]
     lanes = [lane["who"] for lane in subject["lanes"]]
     assert lanes == ["life 1 rank 0", "life 1 rank 1", "life 2 rank 0", "life 2 rank 1"]
     one, other = subject["strips"]
@@ -80,7 +79,7 @@ def test_each_rank_has_a_lane_and_a_strip():
 def test_a_signal_is_in_the_middle_of_its_step_and_the_exit_is_said():
     fault = Preempt((Sent("term", 3),))
     left = life(1, 3, end=False, status=75)
-    left.fault = fault
+    left.fault = left.process.fault = fault
     left.events.append(
         {"event": "signal", "signal": "term", "step": 3, "phase": "", "number": None}
     )

@@ -4,23 +4,53 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from grader.checks.run_assertions import crashed
+from grader.checks.crashes import crashed
 from grader.report import message, terminal
-from grader.verdicts import FAIL, Finding, Outcome, TaskResult
+from grader.verdicts import FAIL, Damaged, Finding, Found, Gist, Outcome, Struck, TaskResult
 
 
 def gist(*rows: tuple[str, str]) -> str:
-    return message._gist(Outcome("test_x", "x", "ex01.3", FAIL, 0, 1, Finding("cause", list(rows))))
+    return Finding("code", rows).gist
 
 
-def test_a_further_finding_says_what_befell_the_job():
-    assert gist(("damaged", "a.pt"), ("found", "None")) == "damaged a.pt: None"
-    assert gist(("fault", "SIGKILL in the save"), ("found", "None")) == "SIGKILL in the save: None"
-    assert (
-        gist(("fault", "SIGKILL after step 3"), ("diverged", "at step 4"), ("different", "weights"))
-        == "weights"
+def test_a_further_finding_says_what_struck_the_job():
+    assert gist(Damaged("a.pt"), Found("None")) == "damaged a.pt: None"
+    assert gist(Damaged("a.pt"), Gist("error", "ValueError")) == "damaged a.pt: ValueError"
+    assert gist(Struck("SIGKILL in the save"), Found("None")) == "SIGKILL in the save: None"
+    after = (Struck("SIGKILL after step 3"), ("diverged", "at step 4"))
+    assert gist(*after, Gist("different", "weights")) == "weights"
+    assert gist(("asked", "this"), Found("None")) == "None"
+
+
+def test_a_finding_that_marks_no_row_is_told_by_the_first():
+    finding = Finding("code", [("stopped", "at step 3")])
+    assert finding.gist == "at step 3"
+    finding.rows = [("time limit", "90 s"), *finding.rows]
+    assert finding.gist == "90 s"
+    finding.gist = "too late"
+    assert finding.gist == "too late"
+
+
+def test_a_row_that_is_reworded_keeps_its_kind():
+    finding = Finding("code", [("asked", "a"), Found("b")])
+    finding.reword(str.upper)
+    assert finding.rows == [("asked", "A"), ("found", "B")] and finding.gist == "B"
+
+
+def test_further_findings_that_read_alike_are_one():
+    def outcome(title: str, about: str, *rows: tuple[str, str]) -> Outcome:
+        finding = Finding("crashed", list(rows), about=about)
+        return Outcome(title, title, "ex01.3", FAIL, 0, 1, finding)
+
+    error = Gist("error", "TypeError: no")
+    grouped = message._grouped(
+        [
+            outcome("a", "1", Struck("SIGKILL in save 1"), Found("x"), error),
+            outcome("b", "2", ("ended", "exit status 3")),
+            outcome("c", "3", Struck("SIGKILL in save 2"), Found("x"), error),
+        ]
     )
-    assert gist(("asked", "this"), ("found", "None")) == "None"
+    assert grouped == [(["a", "c"], "TypeError: no"), (["b"], "exit status 3")]
 
 
 def test_no_label_touches_its_text(capsys):

@@ -8,8 +8,11 @@ from pathlib import Path
 import click
 import pytest
 
+from grader import engine
 from grader.cli import main_group
+from grader.course import selection
 from grader.course.catalog import ROOT
+from grader.errors import UsageError
 
 README = ROOT / "README.md"
 GUIDES = [README, ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted(ROOT.glob("docs/*.md"))]
@@ -93,6 +96,16 @@ def commands(text: str) -> list[list[str]]:
     return [part for part in parts if part and part[0] in ("make", "grade")]
 
 
+def _is_check(name: str) -> bool:
+    """Is it a check's name, "ex01.3/torn"? CHECK and NAME stand for any."""
+    if re.search(r"/[A-Z]+$", name):
+        return True
+    try:
+        return bool(engine.select(selection.parse([name])[0]))
+    except UsageError:
+        return False
+
+
 def unknown(words: list[str]) -> str:
     """What of a command doesn't exist; empty if all does."""
     program, *rest = words
@@ -105,7 +118,9 @@ def unknown(words: list[str]) -> str:
         name = rest[0] if rest else ""
         if name in command.commands:
             command, rest = command.commands[name], rest[1:]
-        elif command is main_group and re.fullmatch(r"(ex\d\d|\[ex01|-.*|)", name):
+        elif command is main_group and re.fullmatch(r"(ex\d\d(\.\d.*)?|\[ex01|-.*|)", name):
+            if "/" in name and not _is_check(name):
+                return name
             command = command.commands["checks"]
         else:
             return "" if name in ("", "...") else name
@@ -126,6 +141,9 @@ def unknown(words: list[str]) -> str:
         ("grade cluster up --stand-in", ""),
         ("grade cluster sideways", "sideways"),
         ("grade explode ex01", "explode"),
+        ("grade ex01.4/killed-twice", ""),
+        ("grade ex01.4/CHECK --seed 7", ""),
+        ("grade ex01.4/killed-thrice", "ex01.4/killed-thrice"),
         ("grade crashtest --no-flips --moddel ext4", "--moddel"),
     ],
 )

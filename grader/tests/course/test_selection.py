@@ -59,6 +59,10 @@ def test_a_part_of_a_name_is_enough_if_only_one_check_has_it():
     assert selection.choose(checks, ["torn"]) == checks[:1]  # a whole name comes first
     assert selection.choose(checks, ["lost", "twice"]) == checks[1:]
     assert selection.choose(checks, ["test_lost"]) == checks[2:]
+    cases = [Check("kept:one"), Check("kept:two")]
+    assert (
+        selection.choose(cases, ["kept"]) == cases and selection.choose(cases, ["two"]) == cases[1:]
+    )
     for part, why in (("to", "several checks have"), ("gone", "no check has")):
         with pytest.raises(UsageError, match=f"{why} '{part}'"):
             selection.choose(checks, [part])

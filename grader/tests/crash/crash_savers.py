@@ -42,10 +42,15 @@ def _sync(path: str) -> None:
         os.close(fd)
 
 
-def _put(path: str, data: bytes, sync: bool) -> None:
+def _put(path: str, data: bytes, sync: bool | str) -> None:
     with open(path, "wb") as f:
-        f.write(data)
-        f.flush()
+        if sync == "early":
+            f.write(data[:-8])
+            f.flush()
+            f.write(data[-8:])
+        else:
+            f.write(data)
+            f.flush()
         if sync:
             os.fsync(f.fileno())
 
@@ -73,7 +78,13 @@ def save(directory: str, state: dict, mistake: str = "") -> None:
     manifest = json.dumps(
         {name: hashlib.sha256(data).hexdigest() for name, data in parts.items()}
     ).encode()
-    sync = mistake not in ("no file fsync", "fsync after rename", "fsync of another descriptor")
+    sync: bool | str = mistake not in (
+        "no file fsync",
+        "fsync after rename",
+        "fsync of another descriptor",
+    )
+    if mistake == "fsync before flush":
+        sync = "early"
     for name, data in parts.items():
         _put(os.path.join(work, name), data, sync)
     _put(os.path.join(work, "manifest.json"), manifest, sync)

@@ -257,6 +257,12 @@ MISTAKES = {
         {PROCESS},
         "fsync of tmp-00000",
     ),
+    "fsync before flush": (
+        "load_newest",
+        {"ext4", "xfs", "nfs", "posix"},
+        {PROCESS},
+        "fsync of tmp-000001/",
+    ),
     "fsync of another descriptor": (
         "load_newest",
         {"ext4", "xfs", "nfs", "posix"},
@@ -313,6 +319,7 @@ def test_each_mistake_is_caught_where_it_matters_with_its_story(mistake):
         assert any(r["call"].startswith(missing) for r in told["missing"]), told["missing"]
     if mistake == "fsync after rename":
         assert all(r["too_late"] for r in told["missing"])
+    assert any(r["too_early"] for r in told["missing"]) == (mistake == "fsync before flush")
 
 
 @traced

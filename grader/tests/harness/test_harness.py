@@ -55,7 +55,7 @@ def test_another_seed_is_another_run(lab):
 def test_a_kill_after_a_step_ends_the_life_there(lab):
     run = lab.launch("ex01/train.py", "--save-every", 5, faults=(Kill(12),))
     killed, resumed = run.lives
-    assert killed.died_of_fault and killed.status == -signal.SIGKILL
+    assert killed.died_of_fault and killed.process.status == -signal.SIGKILL
     assert killed.steps[-1]["step"] == 12
     assert resumed.resumed_at == 10 and run.steps_lost == [2] and run.finished
 
@@ -78,14 +78,15 @@ def test_a_save_is_seen_event_by_event(lab):
 
 def test_a_fault_that_never_fires_ends_no_life(lab):
     run = lab.launch("ex01/train.py", "--save-every", 5, faults=(Kill(500),))
-    assert len(run.lives) == 1 and run.last.finished and not run.last.fault_fired
+    assert len(run.lives) == 1 and run.last.finished and not run.last.process.fault_fired
     assert not run.finished
 
 
 def test_the_life_leaves_what_it_held_and_no_process(lab):
     run = lab.launch("ex01/train.py", "--save-every", 5, "--workers", 2, faults=(Kill(7),))
-    assert run.lives[0].result["left_behind"] >= 2  # the loader's workers, which the guardian ended
-    assert run.lives[1].result["left_behind"] == 0
+    killed, resumed = (life.process.result["left_behind"] for life in run.lives)
+    assert killed >= 2  # the loader's workers, which the guardian ended
+    assert resumed == 0
 
 
 def test_a_limit_ends_a_life_and_is_named(launcher, ex01):
@@ -95,7 +96,7 @@ def test_a_limit_ends_a_life_and_is_named(launcher, ex01):
     bench = Bench(work, launcher, seed=0, jobs=1, limits=Limits(wall=1))
     try:
         run = Lab(bench, "limit").launch("ex01/train.py")
-        assert run.last.ended == "wall" and not run.finished
+        assert run.last.process.ended == "wall" and not run.finished
     finally:
         bench.close()
 
@@ -141,7 +142,7 @@ FOREVER = "while True: time.sleep(0.05)\n"
 def test_a_life_that_fills_the_disk_is_ended(launcher, ex01, code, limits):
     bench = bench_of(ex01, launcher, IN_LIFE + code + FOREVER, **limits)
     try:
-        assert Lab(bench, "disk").launch("ex01/train.py").last.ended == "disk"
+        assert Lab(bench, "disk").launch("ex01/train.py").last.process.ended == "disk"
     finally:
         bench.close()
 
@@ -242,7 +243,7 @@ def test_a_life_that_fails_on_a_full_disk_proves_nothing(launcher, ex01, monkeyp
 
 
 def test_a_preflight_that_breaks_is_inconclusive(launcher, ex01, monkeypatch):
-    monkeypatch.setattr("grader.checks.run_assertions.imports_cleanly", lambda run, names: 1 / 0)
+    monkeypatch.setattr("grader.checks.endings.imports_cleanly", lambda run, names: 1 / 0)
     result = engine.grade(ex01, submissions.submission(ex01, None, solution=True), launcher, seed=1)
     assert {t.verdict for t in result.tasks if not t.evidence.get("blocked_by")} == {INCONCLUSIVE}
 
@@ -309,7 +310,7 @@ def test_a_long_tmpdir_is_no_students_fault(launcher, ex01, tmp_path, monkeypatc
     try:
         run = Lab(bench, "long").launch("ex01/train.py", "--save-every", 5, "--workers", 2)
         assert run.finished
-        assert len(str(run.last.folder / "t")) <= 60
+        assert len(str(run.last.process.folder / "t")) <= 60
     finally:
         bench.close()
 
@@ -326,12 +327,12 @@ def test_a_short_tmpdir_is_used(ex01, monkeypatch):
 
 def test_names_of_folders_tell_nothing_and_paths_are_translated(lab):
     run = lab.launch("ex01/train.py", "--save-every", 5, faults=(Kill(12),))
-    killed, resumed = (life.folder.relative_to(lab.bench.scratch) for life in run.lives)
+    killed, resumed = (life.process.folder.relative_to(lab.bench.scratch) for life in run.lives)
     assert killed != resumed and not any(
         c in f"{killed}{resumed}{run.directory}" for c in ("harness", "train", "kill", "life")
     )
     code = lab.submitted()
-    text = f"{code}/checkpoint.py {run.directory}/x {run.last.folder}/t/y"
+    text = f"{code}/checkpoint.py {run.directory}/x {run.last.process.folder}/t/y"
     assert (
         course_paths(text, lab.bench)
         == f"{lab.bench.submission.folder}/checkpoint.py CHECKPOINTS/x TMPDIR/y"

@@ -129,7 +129,7 @@ def test_a_signal_comes_in_the_middle_of_its_step(lab_of):
 def test_sigkill_follows_when_the_grace_is_over_and_not_earlier(lab_of):
     lab = lab_of(HEARS.format(after="pass"))
     life = lab.launch("ex03/train_preempt.py", "--grace", 2.75, faults=(send("term", 2),)).lives[0]
-    assert life.status == -signal.SIGKILL and not life.obeyed_fault
+    assert life.process.status == -signal.SIGKILL and not life.obeyed_fault
     sent, killed = life.first("signal"), life.first("killed")
     # in the save after step 4
     assert killed["clock"] - sent["clock"] == 2.75 and killed["during"] == "a save"

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
+from grader.harness import printed as printed_lines
 from grader.harness.faults import Kill
 from grader.harness.printed import lines
-from grader.harness.run import Group, Life, Run
+from grader.harness.run import Life, Process, Run
 from grader.report import printed
 from grader.verdicts import Finding
 
 
-def life(folder: Path, output: str, events: list[dict], fault=None) -> Life:
+def life(folder: Path, output: str, events: list[dict], fault=None) -> Process:
     """Events give "printed" as a number of lines; here it becomes bytes."""
     folder.mkdir()
     (folder / "output").write_text(output)
-    made = Life(folder, fault, {"status": 0, "ended": None})
+    made = Process(folder, fault, {"status": 0, "ended": None})
     ends = [0]
     for line in output.splitlines(keepends=True):
         ends.append(ends[-1] + len(line.encode()))
     made.events = [e | ({"printed": ends[e["printed"]]} if "printed" in e else {}) for e in events]
     return made
+
+
+def alone(process: Process) -> Run:
+    """The run of one process."""
+    return Run([Life([process], None)], (), process.folder)
 
 
 def event(t: float, name: str = "step", **more) -> dict:
@@ -30,7 +37,7 @@ def event(t: float, name: str = "step", **more) -> dict:
 def test_lines_have_the_time_of_the_next_event_and_ranks_are_merged(tmp_path):
     first = life(tmp_path / "0", "a\nb\nc\n", [event(1, printed=1), event(5, printed=3)])
     second = life(tmp_path / "1", "x\n[W1126 gloo] noise\n", [event(3, printed=1), event(9)])
-    told = lines(Run([Group([first, second], None)], (), tmp_path))
+    told = lines(Run([Life([first, second], None)], (), tmp_path))
     assert [(line.who, line.t, line.text) for line in told] == [
         ("life 1 rank 0", 1, "a"),
         ("life 1 rank 1", 3, "x"),
@@ -46,7 +53,7 @@ def test_the_scripts_own_lines_and_the_traceback_are_marked(tmp_path):
         event(1, "said", printed=2),
         event(4, "crash", printed=3),
     ]
-    told = lines(Run([life(tmp_path / "0", output, events)], (), tmp_path))
+    told = lines(alone(life(tmp_path / "0", output, events)))
     assert [(line.script, line.traceback) for line in told] == [
         (False, False),
         (True, False),
@@ -69,8 +76,8 @@ def test_a_message_shows_what_came_before_the_fault_and_before_the_divergence(tm
         "loaded\ntrained on\n",
         [event(3, printed=1), event(3, "step", step=3), event(9, printed=2)],
     )
-    run = Run([before, after], (kill,), tmp_path)
-    other = Run([life(tmp_path / "2", "undisturbed\n", [event(0, printed=1)])], (), tmp_path)
+    run = Run([Life([before], kill), Life([after], None)], (kill,), tmp_path)
+    other = alone(life(tmp_path / "2", "undisturbed\n", [event(0, printed=1)]))
     lost = Finding("state-lost", [], str(kill), step=3)
     assert printed.rows([other, run], lost) == [
         ("printed", "life 1: two"),
@@ -83,6 +90,25 @@ def test_a_message_shows_what_came_before_the_fault_and_before_the_divergence(tm
 
 
 def test_silent_runs_have_no_log(tmp_path):
-    run = Run([life(tmp_path / "0", "", [event(1)])], (), tmp_path)
+    run = alone(life(tmp_path / "0", "", [event(1)]))
     assert printed.rows([run], Finding("x", [])) == [] and printed.whole([run], str) == ""
     assert printed.rows([], Finding("x", [])) == [] and printed.whole([], str) == ""
+
+
+def test_lines_are_shown_while_a_process_runs(tmp_path):
+    """Each as soon as it is whole; at the end, also one without a line break."""
+    file, shown, first = tmp_path / "output", [], threading.Event()
+
+    def show(who: str, text: str) -> None:
+        shown.append((who, text))
+        first.set()
+
+    files = {"life 1.1": file, "life 1.2": tmp_path / "never"}
+    with printed_lines.followed(files, show), open(file, "w") as f:
+        f.write("one\ntw")
+        f.flush()
+        assert first.wait(60)
+        assert shown == [("life 1.1", "one")]
+        f.write("o\nthree")
+        f.flush()
+    assert [text for _, text in shown] == ["one", "two", "three"]

@@ -15,14 +15,14 @@ import psutil
 import pytest
 import torch
 
-from grader.checks import rank_assertions
+from grader.checks import endings, ranks
 from grader.course import catalog, submissions
 from grader.harness.faults import Kill
 from grader.harness.inside.digest import digest
 from grader.harness.inside.ranks import PATIENCE
 from grader.harness.lab import Bench, Cancelled, Lab, Salts
 from grader.harness.launcher import ForkServer, Limits, Plain
-from grader.harness.run import Group, Life
+from grader.harness.run import Life, Process
 from grader.verdicts import Finding, Inconclusive
 
 linux = pytest.mark.skipif(
@@ -78,15 +78,15 @@ def test_two_undisturbed_groups_are_equal_bit_for_bit_on_every_rank(labs, ranks)
 def test_a_fault_strikes_the_rank_that_it_is_aimed_at(labs):
     run = labs().launch(*SAVE_JOB, faults=(Kill(5, rank=1),), ranks=2)
     killed, resumed = run.lives
-    assert killed.died_of_fault and killed.ranks[1].status == -signal.SIGKILL
-    assert killed.ranks[0].first("fault") is None and killed.ranks[0].status == 1
-    assert [life.resumed_at for life in resumed.ranks] == [4, 4] and run.finished
+    assert killed.died_of_fault and killed.processes[1].status == -signal.SIGKILL
+    assert killed.processes[0].first("fault") is None and killed.processes[0].status == 1
+    assert [life.resumed_at for life in resumed.processes] == [4, 4] and run.finished
 
 
 def test_a_fault_that_never_fires_proves_nothing(labs):
     lab = labs()
     with pytest.raises(Inconclusive):
-        rank_assertions.finished(lab, lab.launch(*SAVE_JOB, faults=(Kill(99, rank=1),), ranks=2))
+        endings.finished(lab, lab.launch(*SAVE_JOB, faults=(Kill(99, rank=1),), ranks=2))
 
 
 NAIVE = """
@@ -124,9 +124,9 @@ def test_a_deadlock_names_the_rank_the_collective_and_the_line(labs, imports, wa
     lab = labs(code)
     run = lab.launch(*SAVE_JOB, ranks=2)
     # by its own time limit, not by the guardian's
-    assert all(life.ended is None for life in run.last.ranks)
+    assert all(life.ended is None for life in run.last.processes)
     with pytest.raises(Finding) as found:
-        rank_assertions.finished(lab, run)
+        endings.finished(lab, run)
     line = code.splitlines().index("        " + waits) + 1
     assert found.value.cause == f"deadlock:own.py:{line} in save_job"
     rows = dict(found.value.rows)
@@ -137,7 +137,7 @@ def test_a_deadlock_names_the_rank_the_collective_and_the_line(labs, imports, wa
 def test_barriers_that_fit_by_accident_are_told(labs):
     lab = labs(NAIVE.format(imports="", waits="dist.barrier()"))
     with pytest.raises(Finding) as found:
-        rank_assertions.finished(lab, lab.launch(*SAVE_JOB, ranks=2))
+        endings.finished(lab, lab.launch(*SAVE_JOB, ranks=2))
     parted = dict(found.value.rows)["parted"]
     assert (
         "rank 0 came to barrier, own.py:6 in save_job" in parted
@@ -151,7 +151,7 @@ def test_the_first_rank_that_fails_is_named_and_not_those_that_lost_it(labs):
         "def batches(job):\n    return iter(job.loader)\n"
     )
     with pytest.raises(Finding) as found:
-        rank_assertions.finished(lab, lab.launch(*SAVE_JOB, ranks=2))
+        endings.finished(lab, lab.launch(*SAVE_JOB, ranks=2))
     assert found.value.cause == "crashed:ValueError:own.py:3"
     assert dict(found.value.rows)["rank"].startswith("1")
 
@@ -172,20 +172,17 @@ def test_what_one_rank_does_to_all_is_laid_at_its_door(labs, does, cause):
     lab = labs(code, Limits(cpu=3))
     run = lab.launch(*SAVE_JOB, ranks=2)
     with pytest.raises(Finding) as found:
-        rank_assertions.finished(lab, run)
+        endings.finished(lab, run)
     assert found.value.cause == cause
     assert (
         "1" in dict(found.value.rows).get("rank", "") or "rank 1" in dict(found.value.rows)["ended"]
     )
-    assert all(life.result["left_behind"] == 0 for life in run.last.ranks)
+    assert all(life.result["left_behind"] == 0 for life in run.last.processes)
 
 
-def _life(*events: dict) -> Life:
-    life = Life(
-        Path("nowhere"), None, {"status": 1, "ended": None, "wall": 9, "cpu": 1, "left_behind": 0}
-    )
-    life.__dict__["events"] = list(events)
-    return life
+def _process(*events: dict) -> Process:
+    result = {"status": 1, "ended": None, "wall": 9, "cpu": 1, "left_behind": 0}
+    return Process(Path("nowhere"), None, result).with_events(list(events))
 
 
 def _waits(name: str, line: int, n: int = 3) -> dict:
@@ -200,19 +197,19 @@ def _waits(name: str, line: int, n: int = 3) -> dict:
 
 
 def test_ranks_in_one_collective_that_wait_too_long_are_the_machines_fault():
-    slow = rank_assertions.deadlock([_life(_waits("barrier", 7)), _life(_waits("barrier", 7))], [])
+    slow = ranks.deadlock([_process(_waits("barrier", 7)), _process(_waits("barrier", 7))], [])
     assert isinstance(slow, Inconclusive)
     for other in (_waits("all_reduce", 7), _waits("barrier", 8), _waits("barrier", 7, n=2)):
         assert not isinstance(
-            rank_assertions.deadlock([_life(_waits("barrier", 7)), _life(other)], []), Inconclusive
+            ranks.deadlock([_process(_waits("barrier", 7)), _process(other)], []), Inconclusive
         )
 
 
 def test_ranks_that_resume_at_different_steps_are_told(labs):
     run = labs().launch(*SAVE_JOB, ranks=2)
-    run.last.ranks[1].first("life")["step"] = 4
+    run.last.processes[1].first("life")["step"] = 4
     with pytest.raises(Finding) as found:
-        rank_assertions.together(run)
+        ranks.together(run)
     assert found.value.cause == "ranks-disagree"
 
 
@@ -316,10 +313,10 @@ def test_torchrun_trains_the_same_job(labs, ex02, tmp_path, monkeypatch):
 
 
 def test_a_group_says_what_each_rank_said(tmp_path):
-    lives = []
+    processes = []
     for rank, text in enumerate(("a\nb\n", "c\n")):
         folder = tmp_path / str(rank)
         folder.mkdir()
         (folder / "stdout").write_text(text)
-        lives.append(Life(folder, None, {"status": 0, "ended": None}))
-    assert Group(lives, None).text("stdout") == "[rank 0] a\n[rank 0] b\n[rank 1] c\n"
+        processes.append(Process(folder, None, {"status": 0, "ended": None}))
+    assert Life(processes, None).text("stdout") == "[rank 0] a\n[rank 0] b\n[rank 1] c\n"

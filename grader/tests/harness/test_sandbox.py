@@ -92,8 +92,9 @@ def attack(launcher, ex01, confined):
             .launch("import_check.py", ranks=ranks, directory=directory[0])
             .last
         )
-        if ranks is None and life.status != 0:
-            return f"ended {life.ended} {life.status} {life.text()[-2000:]}"
+        first = life.processes[0]
+        if ranks is None and first.status != 0:
+            return f"ended {first.ended} {first.status} {life.text()[-2000:]}"
         return life.text("stdout") + life.text("stderr")
 
     yield run

@@ -42,6 +42,25 @@ from grader.workload.ex03 import virtual_clock
 virtual_clock.Scheduler.passes = lambda self, seconds, during: None
 """
 
+# a worker leaves on the signal, and a look of the job's own doesn't see that it is gone
+UNSEEN = """
+import multiprocessing.connection
+from grader.workload.ex03 import virtual_clock
+real = multiprocessing.connection.wait
+virtual_clock.wait = multiprocessing.connection.wait = lambda sentinels, seconds=None: (
+    [] if seconds == 0 else real(sentinels, seconds))
+"""
+
+FORGED = """
+from grader.harness.inside import telemetry
+from grader.workload.ex03 import virtual_clock
+came = []
+def send(self, number, pid=None, group=False):
+    came.append(number)
+    telemetry.emit("sent", n=len(came), signal=int(number), job=True, group=group, proof="0" * 64)
+virtual_clock.Daemon.send = send
+"""
+
 NEVER_TRAINS = """
 def main(make_job, directory, clock, grace):
     import glob, sys
@@ -82,9 +101,35 @@ TIMELESS = (
     ),
 )
 
+DEADLY = (
+    (
+        "    for number in (signal.SIGTERM, signal.SIGUSR1):\n"
+        "        signal.signal(number, signal.SIG_IGN)",
+        "    for number in (signal.SIGTERM, signal.SIGUSR1):\n"
+        "        signal.signal(number, lambda *_: os._exit(0))",
+    ),
+)
+UNTRACED = (  # with a handler that a second signal hangs, and that no line-by-line signal meets
+    (
+        "        if self.received is None:\n"
+        "            self.received, self.at = number, self.clock()",
+        "        import sys, threading\n"
+        "        tracing = sys.gettrace()\n"
+        "        sys.settrace(None)\n"
+        "        StopSignal.lock = getattr(StopSignal, 'lock', None) or threading.Lock()\n"
+        "        with StopSignal.lock:\n"
+        "            if self.received is None:\n"
+        "                self.received, self.at = number, self.clock()\n"
+        "        sys.settrace(tracing)",
+    ),
+)
+
 OF_THE_SOLUTION = {  # without the part that the task asks for
     "no signal arrives": (2, NO_SIGNALS, DEAF),
     "the clock stands still": (5, STOPPED_CLOCK, TIMELESS),
+    "a forged signal": (2, FORGED, DEAF),
+    "workers die unseen": (3, UNSEEN, DEADLY),
+    "tracing is switched off": (1, "", UNTRACED),
 }
 
 

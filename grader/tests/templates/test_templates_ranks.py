@@ -9,7 +9,7 @@ import pytest
 
 from grader.harness.launcher import Limits
 from grader.harness.ranks import run_ranks
-from grader.harness.run import Life
+from grader.harness.run import Process
 
 fsdp2 = pytest.mark.skipif(
     version("torch").startswith("2.6"), reason="FSDP2 of torch 2.6 needs CUDA"
@@ -20,11 +20,11 @@ JOB = Path(__file__).parent / "jobs" / "rank_cases.py"
 @pytest.fixture
 def results(launcher, tmp_path):
     def run(case: str) -> list[dict]:
-        argv = [[case, str(tmp_path / "ck")]] * 2
-        ended = run_ranks(launcher, tmp_path / "ranks", JOB, argv, Limits(), [tmp_path / "ck"])
-        lives = [Life(tmp_path / "ranks" / str(r), None, result) for r, result in enumerate(ended)]
-        assert [life.status for life in lives] == [0, 0], "\n".join(life.text() for life in lives)
-        return [life.first("result") for life in lives]
+        argv, folder = [[case, str(tmp_path / "ck")]] * 2, tmp_path / "ranks"
+        results = run_ranks(launcher, folder, JOB, argv, Limits(), [tmp_path / "ck"])
+        ended = [Process(folder / str(rank), None, result) for rank, result in enumerate(results)]
+        assert [rank.status for rank in ended] == [0, 0], "\n".join(rank.text() for rank in ended)
+        return [rank.first("result") for rank in ended]
 
     return run
 

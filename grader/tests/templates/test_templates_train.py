@@ -17,7 +17,7 @@ from grader.harness import scratch
 from grader.harness.launch import run_life
 from grader.harness.launcher import Limits
 from grader.harness.ranks import run_ranks
-from grader.harness.run import Life
+from grader.harness.run import Process
 
 JOB = Path(__file__).parent / "jobs" / "template.py"
 SMALL = (
@@ -40,7 +40,7 @@ SMALL = (
 class Ended:
     """One life of all its ranks."""
 
-    lives: list[Life]
+    lives: list[Process]
     directory: Path
 
     @property
@@ -104,7 +104,7 @@ class Job:
                 [self.directory],
             )
         return Ended(
-            [Life(folder / str(r), None, result) for r, result in enumerate(results)],
+            [Process(folder / str(r), None, result) for r, result in enumerate(results)],
             self.directory,
         )
 

@@ -9,6 +9,7 @@ as much. A point:
     at      its directory, below --directory
     node    true: a rank whose collective fails is killed, as by a launcher; else it gets the error
     stale   {"rank", "hidden": [names]}: this rank doesn't see these names in its directory
+    relative  true: the ranks work in the folder above `at`, and call with relative paths
     ops     what the ranks do there, one after another, in one process each:
 
     {"op": "save", "step", "version", "fault": fault or null}
@@ -18,19 +19,22 @@ as much. A point:
     {"op": "copy", "to"}            copy its directory, as it is now, to `to` below --directory
     {"op": "show", "payload", "step", "version"}   the digests of such a job, without student code
     {"op": "hold", "rank", "step"}  one save for each event of a save, that rank held before it
-    {"op": "fail", "rank", "step", "byte"}  one save for each event of a save, which fails, and one
-                                    for each opened file, with a full disk
+    {"op": "fail", "rank", "step", "byte"}  saves that fail: one for each event of a save, one for
+                                    each opened file, with a full disk, and some with ERRORS
 
 Values are drawn from telemetry.given("payload"); telemetry.given("key") is the digests' key.
 """
 
 import argparse
+import errno
 import os
 import select
 import shutil
 import signal
+import sys
+import threading
 import time
-from contextlib import nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
 
 import torch
@@ -67,6 +71,9 @@ class Point:
         self.steps = steps  # a pipe: each save and load reports that it is done
         self.id, self.call, self.meet = point["id"], point["call"], meet
         self.directory = os.path.join(args.directory, point["at"])
+        if point.get("relative"):
+            above, self.directory = os.path.split(self.directory)
+            os.chdir(above)
         ranks.join_watched(store=f"{meet}-store")
         collectives.die_with_peers = point.get("node", False)
         if args.checkpoint:
@@ -98,6 +105,8 @@ class Point:
         fault = op.get("fault")
         if not (fault and fault["rank"] == RANK):
             fault = {"step": -1}  # no fault, not even the life's own
+        elif fault.get("error"):
+            around = refusing(step, self.directory, fault["event"], ERRORS[fault["error"]])
         if self.call == "save_job":
             self.saved_in = os.path.join(self.directory, f"after-{step}")
             if RANK == 0:
@@ -139,7 +148,7 @@ class Point:
         step = self.loaded = job.step if isinstance(job.step, int) else 0
         self.emit(
             "loaded point", n=self.n, returned=did.get("returned"), raised=did.get("raised"),
-            step=step, holds=self.digests(job),
+            step=step, holds=self.digests(job), classes=classes_of(self.student),
         )  # fmt: skip
         dist.barrier()
 
@@ -198,6 +207,7 @@ class Point:
         own = [n for n in own if not events[n].startswith("torch.save ended")]
         opened = [n for n in own if events[n].startswith(("open ", "torch.save begins"))]
         faults = [{"kind": "error", "event": n} for n in own[:MOST]]
+        faults += [{"kind": "error", "event": n, "error": e} for n, e in odd_errors(own[:MOST])]
         faults += [{"kind": "full", "byte": op["byte"], "late": n} for n in opened[:MOST]]
         if self.call == "save_checkpoint_ddp":
             faults.append({"kind": "blocked"})
@@ -244,6 +254,56 @@ class Point:
 def tensors_of(job) -> list[torch.Tensor]:
     moments = [t for s in job.optimizer.state.values() for t in s.values() if torch.is_tensor(t)]
     return [*job.model.state_dict().values(), *moments]
+
+
+def classes_of(module) -> list[str]:
+    """The names of the exceptions that the submission defines."""
+    found = (name for name, value in list(vars(module).items()) if isinstance(value, type))
+    return [name for name in found if issubclass(vars(module)[name], BaseException)]
+
+
+class Unpicklable(OSError):
+    """An error that holds what no pickle can, as those of many storage clients do."""
+
+    def __init__(self, path: str):
+        super().__init__(errno.EIO, os.strerror(errno.EIO), path)
+        self.connection = threading.Lock()
+
+
+ERRORS = {"silent": lambda path: OSError(), "unpicklable": Unpicklable}
+
+
+def odd_errors(events: list[int]) -> list[tuple[int, str]]:
+    """Each of ERRORS at the first and at the last event, and in turn at those between."""
+    ends = [(n, error) for n in dict.fromkeys(events[:1] + events[-1:]) for error in ERRORS]
+    return ends + [(n, list(ERRORS)[at % 2]) for at, n in enumerate(events[1:-1])]
+
+
+@contextmanager
+def refusing(step: int, directory: str, event: int, error):
+    """telemetry.saving with a fault, whose error is error(path)."""
+    telemetry.emit("saving", step=step)
+    events: list[str] = []
+
+    def on_event(name: str) -> None:
+        events.append(name)
+        # DCP sends its writers' errors through pickle, and hangs over one that can't be pickled
+        if len(events) == event + 1 and not (error is Unpicklable and inside_dcp()):
+            telemetry.emit("fault", step=step, before=name)
+            raise error(name.rpartition(" ")[2])
+
+    with fsevents.watching(directory, on_event):
+        yield events
+    telemetry.emit("saved", step=step, events=events)
+
+
+def inside_dcp() -> bool:
+    frame = sys._getframe()
+    while frame is not None:
+        if f"{os.sep}distributed{os.sep}checkpoint{os.sep}" in frame.f_code.co_filename:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def see_an_older_listing(directory: str, hidden: set[str]) -> None:

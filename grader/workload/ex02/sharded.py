@@ -1,6 +1,7 @@
 """What save_sharded, load_sharded and export_model do beyond a training run, one action a life.
 
     --do save      save a drawn job on these ranks into --directory
+    --do several   save drawn jobs one after another, each into a new folder, "saved-0" and so on
     --do load      load that into a fresh job on these ranks (perhaps another number)
     --do whole     the digests of the drawn job, without student code
     --do export    export_model in one process without ranks, and what torch.load finds
@@ -29,10 +30,12 @@ from grader.workload.questions import outcome
 p = argparse.ArgumentParser()
 p.add_argument("--checkpoint", help="the student's distributed.py")
 p.add_argument("--directory", required=True)
-p.add_argument("--do", choices=["save", "load", "whole", "export", "hold", "memory"], required=True)
+DO = ["save", "several", "load", "whole", "export", "hold", "memory"]
+p.add_argument("--do", choices=DO, required=True)
+p.add_argument("--folder", default="sharded", help="of the checkpoint, below --directory")
 p.add_argument("--seed", type=int, default=0)
 args = p.parse_args()
-folder = os.path.join(args.directory, "sharded")
+folder = os.path.join(args.directory, args.folder)
 SLOW = 40.0  # s; the model of `memory` is slow to write
 MOST = 24  # the most events of one save before which a rank is held
 
@@ -127,6 +130,17 @@ def save(ck) -> None:
     telemetry.emit(
         "whole", digests=now, changed=[name for name in now if now[name] != before[name]]
     )
+
+
+SEVERAL = 3
+
+
+def several(ck) -> None:
+    for n in range(SEVERAL):
+        model, optimizer = built(sharded=True)
+        fill(model, optimizer, telemetry.given("payload", 1) + n)
+        with telemetry.saving(n, args.directory):
+            ck.save_sharded(model, optimizer, os.path.join(args.directory, f"saved-{n}"))
 
 
 def load(ck) -> None:
@@ -252,6 +266,7 @@ def main() -> None:
     ck = load_submission.load(args.checkpoint) if args.checkpoint else None
     do = {
         "save": save,
+        "several": several,
         "load": load,
         "whole": show,
         "export": export,

@@ -63,6 +63,20 @@ class Handlers:
         )
 
 
+class Retraced:
+    """How often something called sys.settrace: an audit hook stays, whatever replaces a name."""
+
+    def __init__(self):
+        self.times = 0
+        sys.addaudithook(self._heard)
+
+    def _heard(self, event: str, args: tuple) -> None:
+        self.times += event == "sys.settrace"
+
+
+retraced = Retraced()
+
+
 class Clock:
     def __init__(self, time: float):
         self.time = time
@@ -220,8 +234,12 @@ def interrupted(ck, send, directory: str, question: dict) -> dict:
     outcomes, moment, step = [], question["from"], question["every"]
     while True:
         found = Interrupted(ck, question).at(moment)
-        if not found["struck"]:
-            return {"outcomes": outcomes, "moments": found["moments"]}
+        if not found["struck"] or found["retraced"]:
+            return {
+                "outcomes": outcomes,
+                "moments": found["moments"],
+                "retraced": found["retraced"],
+            }
         outcomes.append(found)
         moment += step
 
@@ -234,6 +252,7 @@ class Interrupted:
         self.handlers, self.clock = Handlers(), Clock(question["time"])
         self.handlers.install(dict.fromkeys(question["numbers"], OWN))
         self.moments, self.due, self.struck = 0, -1, False
+        self.retraced = False  # the student's code has changed what traces it
 
     def at(self, moment: int) -> dict:
         self.due = moment
@@ -253,7 +272,11 @@ class Interrupted:
             found["late"] = self.handlers.heard[len(found["heard"]) :]
         except BaseException as e:
             found["raised"] = f"{type(e).__name__}: {e}"[:300]
-        return found | {"struck": self.struck, "moments": self.moments}
+        return found | {
+            "struck": self.struck,
+            "moments": self.moments,
+            "retraced": self.retraced,
+        }
 
     @staticmethod
     def _seen(stop) -> list:
@@ -263,9 +286,11 @@ class Interrupted:
         if where != self.where:
             return call()
         sys.settrace(self._trace)
+        before = retraced.times
         try:
             return call()
         finally:
+            self.retraced = retraced.times > before
             sys.settrace(None)
 
     def _trace(self, frame, event, argument):

@@ -5,6 +5,7 @@ It can save and resume, as exercises 1 and 2 taught. Here the question is *when*
 
 from __future__ import annotations
 
+import asyncio
 import builtins
 import os
 from dataclasses import InitVar, dataclass, field
@@ -33,13 +34,20 @@ SHARES = 4
 FAIL_IN_SAVE = 1  # the event of a save before which it fails: by then it has written something
 
 
+class NodeLost(BaseException):
+    """A library's error that isn't an Exception, as torch's CheckpointException isn't."""
+
+
+NOT_BUILT_IN = {kind.__name__: kind for kind in (asyncio.CancelledError, NodeLost)}
+
+
 @dataclass(frozen=True)
 class Failure:
     """An error that the job raises, once."""
 
     where: str  # "build", "resume", "step", "evaluation" or "save"
     step: int  # the optimizer step that fails, or the last one before
-    error: str  # a built-in exception's name
+    error: str  # a built-in exception's name, or one of NOT_BUILT_IN
     message: str
 
 
@@ -108,13 +116,14 @@ class PreemptJob(workload.Job):
     def train_step(self, batch) -> float:
         """Forward, backward, optimizer, learning rate, counters; the loss of the batch."""
         telemetry.step(self, batch)
-        telemetry.emit("begins", step=self.step, tensors=self.tensors())
+        telemetry.emit("begins", step=self.step, tensors=self.tensors(), says=self._says())
         self.in_hand = False
         takes = self._takes("step")
         _scheduler(self).passes(takes / 2, "a step")
         self._may_fail("step", self.step + 1)
         loss = super().train_step(batch)
         _scheduler(self).passes(takes / 2, "a step")
+        _scheduler(self).point(self.step, "end")
         telemetry.loss(self, loss)
         telemetry.emit(
             "trained",
@@ -157,7 +166,9 @@ class PreemptJob(workload.Job):
 
     def end_epoch(self, losses: list[float]) -> None:
         """End a trained and evaluated epoch; `losses`: one for each part of the evaluation."""
-        telemetry.emit("epoch", epoch=self.epoch, step=self.step, parts=len(losses))
+        telemetry.emit(
+            "epoch", epoch=self.epoch, step=self.step, parts=len(losses), says=self._says()
+        )
         loss = torch.tensor(sum(losses) / max(1, len(losses)), dtype=torch.float64)
         if self.world > 1:
             dist.broadcast(loss, 0)  # buffers are rank 0's, so the loss is, too
@@ -209,6 +220,7 @@ class PreemptJob(workload.Job):
     def resume(self) -> bool:
         """Load the newest checkpoint into this freshly built job; False if there is none."""
         steps = self._steps()
+        telemetry.emit("resuming", says=self._says())
         _scheduler(self).point(0, "resume")
         _scheduler(self).passes(self.costs.build, "loading")
         self._may_fail("resume", 0)
@@ -270,7 +282,8 @@ def may_fail(failure: Failure | None, cluster: Scheduler, where: str, step: int)
     if failure and (failure.where, failure.step) == (where, step):
         cluster.point(step, "failing")
         telemetry.emit("failing", step=step)
-        raise getattr(builtins, failure.error)(failure.message)
+        kind = NOT_BUILT_IN.get(failure.error) or getattr(builtins, failure.error)
+        raise kind(failure.message)
 
 
 def _write(state: dict, path: Path) -> None:
@@ -307,10 +320,12 @@ def build(
     args, scheduler: Scheduler, costs: Costs, failure: Failure | None, worker_init=None
 ) -> PreemptJob:
     """A fresh job; building takes a while. `args` are train_preempt.py's."""
+    ranks = dist.is_initialized()
+    # another rank may still be about to write the first word: "built" comes after all have begun
+    telemetry.emit("building", says=None if ranks else last_word(Path(args.directory)))
     scheduler.point(0, "start")
     scheduler.passes(costs.build, "building")
     may_fail(failure, scheduler, "build", 0)
-    ranks = dist.is_initialized()
     rank, world = (dist.get_rank(), dist.get_world_size()) if ranks else (0, 1)
     workload.seed_everything(args.seed)
     network = Transformer(dropout=0.1)

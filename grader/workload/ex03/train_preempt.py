@@ -48,6 +48,7 @@ from grader.harness.costs import Costs
 from grader.harness.faults import parse
 from grader.harness.inside import fsevents, ranks, telemetry
 from grader.harness.inside.digest import rng_digests
+from grader.harness.preemption import last_word
 from grader.workload import load_submission
 from grader.workload.ex03 import preempt_job
 from grader.workload.ex03.virtual_clock import BOOT, Daemon, Scheduler
@@ -158,7 +159,7 @@ def main() -> int:
                 args, scheduler, Costs.parse(args.costs), failure_of(args, rank), ck and worker_init
             )
         )
-        telemetry.emit("built", clock=scheduler.clock)
+        telemetry.emit("built", clock=scheduler.clock, says=last_word(Path(args.directory)))
         return jobs[0]
 
     leaving = 0  # events since the job was asked to stop
@@ -186,6 +187,7 @@ def main() -> int:
             )
         except SystemExit as e:  # another way to leave with a status
             code = 0 if e.code is None else e.code
+            telemetry.emit("raised", exit=str(code))
             if jobs and isinstance(code, int):
                 left(code)
             raise

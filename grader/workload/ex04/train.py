@@ -213,22 +213,34 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, note)
     os.makedirs(args.directory, exist_ok=True)
-    ck = module_at(args.code) if args.code else None
-    uses = args.uses.split(",") if ck else []
+    ck, uses = None, args.uses.split(",") if args.code else []
     mark = witness.ask("life").get("mark", "")
     job, restart = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_RESTART_COUNT", 0)
     print(f"{SAYS_LIFE}{mark} of job {job}, restart {restart}", flush=True)
     try:
+        ck = module_at(args.code) if args.code else None
         with ck.only_one(args.directory) if "lock" in uses else nullcontext():
             status = _live(args, ck, uses, witness, came)
     except BaseException as e:
-        witness.note("error", type=type(e).__name__, message=str(e)[:500])
+        frames = _frames(e, args.code)
+        witness.note("error", type=type(e).__name__, message=str(e)[:500], frames=frames)
         if not ck or not isinstance(e, (ck.CrashLoop, ck.NothingIntact, ck.Busy)):
             raise
         print(f"{type(e).__name__}: {e}", flush=True)
         status = FAILED if isinstance(e, ck.Busy) else GAVE_UP
     witness.ask("left", status=status)
     return status
+
+
+def _frames(error: BaseException, code: str | None) -> list[dict]:
+    """Where in the student's file an error came from."""
+    import traceback  # only here: a job starts without it
+
+    frames = traceback.extract_tb(error.__traceback__)
+    found = [(f.lineno, f.name, f.line) for f in frames if f.filename == code]
+    return [{"line": n, "function": name, "text": (text or "")[:300]} for n, name, text in found][
+        -5:
+    ]
 
 
 def _live(args, ck, uses: list[str], witness, came: list[int]) -> int:

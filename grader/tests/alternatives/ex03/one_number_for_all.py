@@ -78,6 +78,10 @@ def stop_together(mine):
     return least(0.0 if mine else 1.0) < 0.5
 
 
+class Leaves(SystemExit):
+    """The job was told to stop: not another SystemExit, which is an error."""
+
+
 class Longest(dict):
     def __init__(self, clock):
         super().__init__(work=0.0, save=0.0)
@@ -119,7 +123,7 @@ def main(make_job, directory, clock=time.time, grace=None):
                 if (job.epoch, job.step) not in held and least(left() - 1.5 * longest["save"]) > 0:
                     save()
                 say("preempted", job.step)
-                raise SystemExit(75)
+                raise Leaves(75)
 
             while job.epoch < job.epochs:
                 may_stop()
@@ -138,6 +142,8 @@ def main(make_job, directory, clock=time.time, grace=None):
             save()
             say("done", job.step)
             return 0
-        except Exception:
+        except Leaves:
+            raise
+        except BaseException:
             say("failed")
             raise
