@@ -5,7 +5,7 @@ The timelines are SVG from the template, not a plotting library's. Their text st
 screen reader reads and the browser sets in its own size; colours come from the page's style, so
 they follow light and dark; x is in percent, so a phone shows the same figure. matplotlib's SVG of
 one run is 25 to 41 KB with fixed colours and sizes, and its import takes 0.4 s. Here a run takes
-about 6 KB.
+about 15 KB, with its tables and what it printed.
 
 Everything that a submission printed is hostile. The template escapes it, and the page's policy
 allows only the style and the script that we wrote, by their digests.

@@ -79,7 +79,7 @@ def test_each_rank_has_a_lane_and_a_strip():
 def test_a_signal_is_in_the_middle_of_its_step_and_the_exit_is_said():
     fault = Preempt((Sent("term", 3),))
     left = life(1, 3, end=False, status=75)
-    left.fault = fault
+    left.fault = left.process.fault = fault
     left.events.append(
         {"event": "signal", "signal": "term", "step": 3, "phase": "", "number": None}
     )

@@ -12,7 +12,6 @@ from html.parser import HTMLParser
 import pytest
 
 from grader import explain
-from grader.harness.run import Life
 from grader.report import history, html
 from grader.tests.checks.test_run_assertions import KILL, UNDISTURBED, life, run
 from grader.verdicts import BLOCKED, FAIL, PASS, ExerciseResult, Finding, Outcome, TaskResult
@@ -29,8 +28,7 @@ def results(tmp_path_factory) -> list[ExerciseResult]:
     (folder / "output").write_text(HOSTILE + "\n\x1b[31mred\n")
     failing = run(life(1, 3, fault=KILL), life(3, lost=3), faults=(KILL,))
     printing = failing.lives[1]
-    assert isinstance(printing, Life)
-    printing.folder = folder
+    printing.process.folder = folder
     for e in printing.all("step"):
         e["state"] |= {HOSTILE: "x"}
         e["indices"] = [e["step"] - 1]
