@@ -433,7 +433,7 @@ def derive_command(names):
 
     for exercise in [catalog.find(n) for n in names] or catalog.exercises().values():
         for file in derive.write_starter(exercise):
-            click.echo(f"{exercise.id}: wrote starter/{file}")
+            click.echo(f"wrote {file.relative_to(ROOT)}")
     for page in _parse(samples.write, ROOT):
         click.echo(f"wrote the samples in {page.relative_to(ROOT)}")
 

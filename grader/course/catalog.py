@@ -53,6 +53,11 @@ class Exercise:
         return self.folder / "solution"
 
     @property
+    def handed_out(self) -> Path:
+        """A copy of the pristine starter: students edit the other one."""
+        return self.folder.parent / "grader" / "course" / "handed_out" / self.id
+
+    @property
     def points(self) -> int:
         return sum(task.points for task in self.tasks)
 

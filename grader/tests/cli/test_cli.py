@@ -49,6 +49,17 @@ def checkout(tmp_path):
     return target
 
 
+@pytest.fixture
+def zip_hand_out(checkout):
+    """The course as students may get it: no git, and nothing that gives the answers away."""
+    for exercise in catalog.exercises(checkout).values():
+        shutil.rmtree(exercise.solution, ignore_errors=True)
+        shutil.rmtree(checkout / "grader" / "mutants" / exercise.id, ignore_errors=True)
+        shutil.copytree(exercise.handed_out, exercise.starter, dirs_exist_ok=True)
+    shutil.rmtree(checkout / "grader" / "tests")
+    return checkout
+
+
 @pytest.mark.needs_solution
 def test_full_marks_exit_0_and_both_reports(tmp_path):
     done = grade(
@@ -321,7 +332,6 @@ def test_a_hint_that_cant_be_remembered_is_shown_and_said(checkout, way):
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-@pytest.mark.needs_solution
 def test_reset_of_an_untouched_starter_changes_nothing(checkout):
     exercise = checkout / "ex01-basic-checkpoint"
     before = sorted(exercise.iterdir())
@@ -333,12 +343,11 @@ def test_reset_of_an_untouched_starter_changes_nothing(checkout):
     assert (kept / "notes.txt").exists() and not (exercise / "starter" / "notes.txt").exists()
 
 
-@pytest.mark.needs_solution
 @pytest.mark.parametrize("refused", ["mkdir", "write_bytes", "rename"])
 def test_a_reset_that_fails_is_one_line_and_loses_nothing(tmp_path, monkeypatch, refused):
-    exercise = dataclasses.replace(catalog.find("ex01"), folder=tmp_path)
-    shutil.copytree(catalog.find("ex01").solution, exercise.solution)
-    exercise.starter.mkdir()
+    exercise = dataclasses.replace(catalog.find("ex01"), folder=tmp_path / "ex01")
+    shutil.copytree(catalog.find("ex01").handed_out, exercise.handed_out)
+    exercise.starter.mkdir(parents=True)
     (exercise.starter / "checkpoint.py").write_text("mine")
     real = getattr(Path, refused)
 
@@ -351,10 +360,9 @@ def test_a_reset_that_fails_is_one_line_and_loses_nothing(tmp_path, monkeypatch,
     with pytest.raises(catalog.UsageError):
         starters.reset(exercise)
     assert (exercise.starter / "checkpoint.py").read_text() == "mine"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["solution", "starter"]
+    assert [p.name for p in exercise.folder.iterdir()] == ["starter"]
 
 
-@pytest.mark.needs_solution
 def test_reset_keeps_the_students_version_aside(checkout):
     starter = checkout / "ex01-basic-checkpoint" / "starter" / "checkpoint.py"
     for mine in ("# my first work\n", "# my second work\n"):
@@ -362,27 +370,35 @@ def test_reset_keeps_the_students_version_aside(checkout):
         assert grade("reset", "ex01", root=checkout).returncode == 0
     kept = sorted(p.read_text() for p in starter.parent.parent.glob("starter.kept-*/checkpoint.py"))
     assert kept == ["# my first work\n", "# my second work\n"]
-    from grader.course import derive
-
-    assert starter.read_bytes() == derive.starter_files(catalog.find("ex01"))["checkpoint.py"]
+    assert starter.read_bytes() == starters.handed_out(catalog.find("ex01"))["checkpoint.py"]
 
 
-def test_reset_without_solutions_goes_back_to_what_git_first_knew(checkout):
-    exercise = checkout / "ex01-basic-checkpoint"
-    shutil.rmtree(exercise / "solution", ignore_errors=True)
-    done = grade("reset", "ex01", root=checkout)
-    # nothing to go back to, nothing lost
-    assert done.returncode == 2 and (exercise / "starter" / "checkpoint.py").exists()
-    handed_out = (exercise / "starter" / "checkpoint.py").read_text()
-    for step in (
-        ["init", "-q"],
-        ["add", "-A"],
-        ["-c", "user.name=x", "-c", "user.email=x@x", "commit", "-qm", "handed out"],
-    ):
-        subprocess.run(["git", *step], cwd=checkout, check=True)
-    (exercise / "starter" / "checkpoint.py").write_text("# mine\n")
-    assert grade("reset", "ex01", root=checkout).returncode == 0
-    assert (exercise / "starter" / "checkpoint.py").read_text() == handed_out
+def test_a_zip_hand_out_needs_neither_git_nor_solutions(zip_hand_out):
+    starter = zip_hand_out / "ex01-basic-checkpoint" / "starter" / "checkpoint.py"
+    text = starter.read_text()
+    shown = grade("show", root=zip_hand_out)
+    assert shown.returncode == 0 and "ex04.5" in shown.stdout
+    assert "hint 1 of" in grade("hint", "ex01.3", root=zip_hand_out).stdout
+    assert grade("explain", "state-lost", root=zip_hand_out).returncode == 0
+    graded = grade("ex01", "--task", 1, root=zip_hand_out)
+    assert graded.returncode == 1, graded.stderr
+    assert "This is the untouched starter of ex01. Begin with ex01.1" in graded.stdout
+    assert "This checkout has no solutions".lower() in (
+        grade("ex01", "--solution", root=zip_hand_out).stderr
+    )
+    starter.write_text("# mine\n")
+    assert grade("reset", "ex01", root=zip_hand_out).returncode == 0
+    assert starter.read_text() == text
+    (kept,) = starter.parent.parent.glob("starter.kept-*")
+    assert (kept / "checkpoint.py").read_text() == "# mine\n"
+
+
+def test_every_starter_resets_in_a_zip_hand_out(zip_hand_out):
+    for exercise in catalog.exercises(zip_hand_out).values():
+        before = {p.name: p.read_bytes() for p in exercise.starter.iterdir() if p.is_file()}
+        shutil.rmtree(exercise.starter)
+        assert grade("reset", exercise.id, root=zip_hand_out).returncode == 0
+        assert {p.name: p.read_bytes() for p in exercise.starter.iterdir()} == before
 
 
 def test_show_names_every_task_and_its_points():
