@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from grader.course import catalog, derive, selection, starters, submissions
+from grader.course import catalog, derive, progress, selection, starters, submissions
 from grader.course.catalog import ROOT, Exercise
 from grader.crash.cli import crashtest
 from grader.errors import UsageError
@@ -23,6 +23,7 @@ from grader.report.logs import escaped
 from grader.slurm.cli import cluster
 
 STATE = ROOT / ".grade"
+PROGRESS = progress.Progress(STATE / "progress.json")
 
 
 class DefaultToGrade(click.Group):
@@ -208,7 +209,9 @@ def checks(
             launched = choose(launcher, confined.kind)
             if hasattr(launched, "start"):
                 launched.start()  # torch loads while the rest is set up
-            with contextlib.closing(launched), terminal.Progress(out, exercise) as progress:
+            # a student's own work; a part of a task or of its faults proves no task
+            remembered = not solution and not each.checks and faults is None
+            with contextlib.closing(launched), terminal.Progress(out, exercise) as shown:
                 grading = engine.Grading(
                     exercise,
                     work,
@@ -223,10 +226,16 @@ def checks(
                     limits=limits,
                     logs=STATE / "logs",
                     cluster=where,
-                    on_change=progress.update,
+                    on_change=shown.update,
                 )
+
+                def on_task(result, shown=shown, work=work, remembered=remembered):
+                    shown.show(result)
+                    if remembered:
+                        PROGRESS.remember(work, result, seed)
+
                 try:
-                    results.append(grading.start().result(on_task=progress.show))
+                    results.append(grading.start().result(on_task))
                 finally:
                     grading.close()
         terminal.show_summary(out, results, untouched)
@@ -276,8 +285,9 @@ def _parse(parse, text):
 
 @main_group.command()
 @click.argument("name", required=False, metavar="[EXERCISE | TASK]")
-def show(name):
-    """Tasks, points, and where to begin; of a task, its checks."""
+@click.option("--submission", type=Name(), metavar="DIR", help="Progress of this directory.")
+def show(name, submission):
+    """Tasks, points, progress, and where to begin; of a task, its checks."""
     from grader import engine
     from grader.report import terminal
 
@@ -291,38 +301,71 @@ def show(name):
                 terminal.show_row(out, "", check.title)
         return
     for exercise in [catalog.find(name)] if name else catalog.exercises().values():
+        last, files = _last_verdicts(exercise, submission)
         out.print(f"[bold]{exercise.id}[/bold]  {exercise.title}  ({exercise.points} points)")
         for task in exercise.tasks:
             needs = f"   builds on {', '.join(task.needs)}" if task.needs else ""
             out.print(f"  {task.id}  {task.title}  ({task.points}){needs}")
             terminal.show_row(out, "", ", ".join(task.functions))
+            if task.id in last:
+                terminal.show_row(out, "", last[task.id].says(files))
         out.print(f"  read   {exercise.folder.name}/README.md")
         out.print(f"  edit   {exercise.folder.name}/starter/{exercise.module}")
         out.print(
             f"  grade  grade {exercise.id}            one task alone: grade {exercise.id} --task 1"
         )
-        out.print(f"  stuck  grade hint {exercise.tasks[0].id}\n")
+        out.print(f"  stuck  grade hint {exercise.id}\n")
+
+
+def _last_verdicts(
+    exercise: Exercise, submission: Path | None
+) -> tuple[dict[str, progress.Last], str]:
+    """Its tasks' last verdicts, and the digest of the files now.
+
+    The course is shown whatever has become of a starter.
+    """
+    try:
+        work = submissions.submission(exercise, submission)
+    except UsageError:
+        if submission:
+            raise
+        return {}, ""
+    return PROGRESS.of(work.folder), progress.digest(work)
 
 
 @main_group.command()
-@click.argument("task_name", metavar="TASK")
+@click.argument("name", required=False, metavar="[EXERCISE | TASK]")
 @click.option("--again", is_flag=True, help="Begin again at the first rung.")
-def hint(task_name, again):
-    """The next hint for a task: one rung of the ladder at a time."""
+def hint(name, again):
+    """The next hint: for a task, or for an exercise's first task that isn't passed yet.
+
+    Without a name: for the exercise that you graded last.
+    """
     from grader.course.hints import Seen
     from grader.report import terminal
 
-    _, task = catalog.find_task(task_name)
+    out = terminal.console()
+    if name and "." in name:
+        _, task = catalog.find_task(name)
+    else:
+        known = catalog.exercises().values()
+        exercise = catalog.find(name) if name else PROGRESS.last_worked_on(known)
+        found = PROGRESS.first_not_passed(exercise, exercise.starter)
+        if found is None:
+            out.print(f"{exercise.id}: every task is passed. {_what_next(exercise)}")
+            return
+        task = found
     seen = Seen(STATE / "hints.json")
     rung = 0 if again else seen.next_rung(task)
-    out = terminal.console()
-    out.print(f"[bold]{task.id}  {task.title}[/bold]   hint {rung + 1} of {len(task.hints)}")
-    terminal.show_row(out, "", task.hints[rung])
-    if rung + 1 < len(task.hints):
-        out.print("  Try it. The next call gives the next hint.")
-    else:
-        out.print(f"  That was the last one. `grade hint {task.id} --again` starts over.")
+    terminal.show_hint(out, task, rung)
     seen.remember(task, rung)
+
+
+def _what_next(exercise: Exercise) -> str:
+    following = catalog.after(exercise)
+    if following is None:
+        return "That was the last exercise."
+    return f"Next: {following.id}, {following.title} ({following.folder.name}/README.md)"
 
 
 @main_group.command("explain")

@@ -85,6 +85,12 @@ def find(name: str) -> Exercise:
     raise UsageError(f"no exercise '{name}'; there are {', '.join(known)}")
 
 
+def after(exercise: Exercise) -> Exercise | None:
+    """The next exercise; None after the last."""
+    later = [e for e in exercises(exercise.folder.parent).values() if e.id > exercise.id]
+    return later[0] if later else None
+
+
 def find_task(name: str) -> tuple[Exercise, Task]:
     """'ex01.3' -> its exercise and task."""
     exercise, _, number = name.partition(".")

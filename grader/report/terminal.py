@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.spinner import Spinner
 from rich.text import Text
 
-from grader.course.catalog import Exercise
+from grader.course.catalog import Exercise, Task
 from grader.report.message import LABEL, labelled
 from grader.verdicts import BLOCKED, FAIL, INCONCLUSIVE, PASS, ExerciseResult, TaskResult
 
@@ -112,6 +112,15 @@ def show_row(out: Console, label: str, text: str) -> None:
     )
     for n, line in enumerate(lines):
         out.print(Text.assemble("  " + labelled(label if n == 0 else ""), (line, style)))
+
+
+def show_hint(out: Console, task: Task, rung: int) -> None:
+    out.print(f"[bold]{task.id}  {task.title}[/bold]   hint {rung + 1} of {len(task.hints)}")
+    show_row(out, "", task.hints[rung])
+    if rung + 1 < len(task.hints):
+        out.print("  Try it. The next call gives the next hint.")
+    else:
+        out.print(f"  That was the last one. `grade hint {task.id} --again` starts over.")
 
 
 def show_summary(out: Console, results: list[ExerciseResult], untouched: list[Exercise]) -> None:

@@ -132,9 +132,9 @@ def test_a_failure_exits_1_and_its_replay_command_reproduces_it(tmp_path):
         ["ex01", "--task", "ex01.3.4"],
         ["ex01", "--solution", "--submission", "."],
         ["ex01", "--unknown"],
-        ["hint", "ex01"],
         ["hint", "ex01.9"],
-        ["hint"],
+        ["hint", "ex09"],
+        ["show", "ex01", "--submission", "/nowhere"],
         ["show", "nothing"],
         ["reset", "ex77"],
         ["run", "ex01", "--submission", "grader"],
@@ -371,6 +371,34 @@ def test_reset_keeps_the_students_version_aside(checkout):
     kept = sorted(p.read_text() for p in starter.parent.parent.glob("starter.kept-*/checkpoint.py"))
     assert kept == ["# my first work\n", "# my second work\n"]
     assert starter.read_bytes() == starters.handed_out(catalog.find("ex01"))["checkpoint.py"]
+
+
+@pytest.mark.needs_solution
+def test_progress_is_shown_and_leads_to_the_next_hint(checkout):
+    exercise = catalog.find("ex02")
+    mine = checkout / exercise.folder.name / "starter"
+    shutil.copy(exercise.solution / exercise.module, mine / exercise.module)
+    assert "hint 1 of" in grade("hint", root=checkout).stdout  # nothing graded: ex01.1
+    assert grade("ex02.1", "--seed", 5, root=checkout).returncode == 0
+    (progress,) = json.loads((checkout / ".grade" / "progress.json").read_text()).items()
+    assert progress[0] == f"{exercise.folder.name}/starter"
+    assert progress[1]["ex02.1"]["passed_seed"] == 5
+    shown = grade("show", "ex02", root=checkout).stdout
+    assert "passed just now\n" in shown and "changed since" not in shown
+    assert "ex02.2" in grade("hint", "ex02", root=checkout).stdout
+    assert "ex02.2" in grade("hint", root=checkout).stdout
+    (mine / exercise.module).write_text("def (\n")
+    assert "passed just now; your files changed since" in grade("show", root=checkout).stdout
+    assert grade("ex02.1", root=checkout).returncode == 1
+    assert "failed just now: import; last passed just now" in grade("show", root=checkout).stdout
+
+
+@pytest.mark.needs_solution
+def test_only_a_students_whole_tasks_are_remembered(checkout):
+    grade("ex01.1", "--solution", root=checkout)
+    grade("ex01.1/comes-back", "--submission", checkout / "ex01-basic-checkpoint", root=checkout)
+    grade("ex01.1", "--fault", "kill@3", root=checkout)
+    assert not (checkout / ".grade" / "progress.json").exists()
 
 
 def test_a_zip_hand_out_needs_neither_git_nor_solutions(zip_hand_out):
