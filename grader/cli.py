@@ -280,6 +280,54 @@ def _parse(parse, text):
         raise UsageError(str(e)) from e
 
 
+@main_group.command()
+@click.argument("name", required=False, metavar="[EXERCISE | TASK | TASK/CHECK]")
+@click.option("--submission", type=Name(), metavar="DIR", help="Watch this directory.")
+@click.option(
+    "--poll/--no-poll",
+    default=None,
+    help="Look for changes three times a second: where no events arrive, as on NFS (found out).",
+)
+@click.option("--jobs", type=click.IntRange(1, 64), metavar="N", help="Processes at a time.")
+@click.option("--launcher", type=click.Choice(["fork", "plain"]), help="How processes start.")
+@click.option(
+    "--sandbox",
+    "policy",
+    type=click.Choice(sandbox.POLICIES),
+    default="auto",
+    help="As for grading.",
+)
+def watch(name, submission, poll, jobs, launcher, policy):
+    """Grade again whenever you save: the task that you work on first.
+
+    Without a name: the exercise that you graded last.
+    """
+    from grader import engine
+    from grader.watch.session import Session
+
+    (selected,) = selection.parse([name or _to_work_on(submission).id])
+    selection.choose(engine.collect(selected.exercise), selected.checks)
+    Session(
+        selected,
+        submission,
+        PROGRESS,
+        folder=STATE,
+        sandbox=sandbox.choose(policy),
+        launcher=launcher,
+        jobs=jobs,
+        poll=poll,
+    ).run()
+
+
+def _to_work_on(submission: Path | None) -> Exercise:
+    if submission:
+        return _exercises(submission)[0]
+    last = PROGRESS.last_worked_on(catalog.exercises().values())
+    if PROGRESS.first_not_passed(last, last.starter):
+        return last
+    return catalog.after(last) or last
+
+
 # --- beside grading -------------------------------------------------------------------------------
 
 
@@ -352,20 +400,13 @@ def hint(name, again):
         exercise = catalog.find(name) if name else PROGRESS.last_worked_on(known)
         found = PROGRESS.first_not_passed(exercise, exercise.starter)
         if found is None:
-            out.print(f"{exercise.id}: every task is passed. {_what_next(exercise)}")
+            out.print(f"{exercise.id}: every task is passed. {catalog.what_next(exercise)}")
             return
         task = found
     seen = Seen(STATE / "hints.json")
     rung = 0 if again else seen.next_rung(task)
     terminal.show_hint(out, task, rung)
     seen.remember(task, rung)
-
-
-def _what_next(exercise: Exercise) -> str:
-    following = catalog.after(exercise)
-    if following is None:
-        return "That was the last exercise."
-    return f"Next: {following.id}, {following.title} ({following.folder.name}/README.md)"
 
 
 @main_group.command("explain")

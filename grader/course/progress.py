@@ -19,7 +19,7 @@ from grader.course.submissions import Submission
 from grader.files import write_atomically
 from grader.verdicts import BLOCKED, FAIL, PASS, TaskResult
 
-# submissions, those graded last: somebody may grade a whole class here
+# submissions beside the starters, those graded last: somebody may grade a whole class here
 KEPT = 100
 
 
@@ -79,9 +79,14 @@ class Progress:
             passed, seed_then = now, seed
         code = str(result.evidence.get("code") or "")
         tasks[result.id] = Last(result.verdict, code, now, seed, digest(work), passed, seed_then)
-        kept = list({**known, name: tasks}.items())[-KEPT:]
+        known[name] = tasks
+        for old in [each for each in known if os.path.isabs(each)][:-KEPT]:
+            del known[old]
         text = json.dumps(
-            {each: {task: asdict(last) for task, last in them.items()} for each, them in kept},
+            {
+                each: {task: asdict(last) for task, last in them.items()}
+                for each, them in known.items()
+            },
             indent=1,
         )
         with contextlib.suppress(OSError):  # a grading is worth more than its memory

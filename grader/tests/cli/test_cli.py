@@ -39,17 +39,6 @@ def grade(*args, root: Path = ROOT, **options):
 
 
 @pytest.fixture
-def checkout(tmp_path):
-    """A copy of this checkout, for commands that write into it."""
-    target = tmp_path / "course"
-    ignore = shutil.ignore_patterns(
-        ".venv", ".git", "__pycache__", ".grade", "starter.kept-*", "*.ipynb", ".pytest_cache"
-    )
-    shutil.copytree(ROOT, target, ignore=ignore)
-    return target
-
-
-@pytest.fixture
 def zip_hand_out(checkout):
     """The course as students may get it: no git, and nothing that gives the answers away."""
     for exercise in catalog.exercises(checkout).values():

@@ -83,12 +83,14 @@ def test_a_file_that_cant_be_written_is_no_ones_problem(kept, work):
     assert kept.of(work.folder) == {}
 
 
-def test_a_class_doesnt_fill_the_file(kept, tmp_path, monkeypatch):
+def test_a_class_doesnt_fill_the_file(kept, tmp_path, monkeypatch, ex01):
     monkeypatch.setattr(progress, "KEPT", 3)
+    kept.remember(Submission(ex01.starter, ex01.module, {}), result("ex01.1", PASS), seed=7)
     for n in range(5):
         each = Submission(tmp_path / str(n), "checkpoint.py", {})
         kept.remember(each, result("ex01.1", PASS), seed=n)
     assert [bool(kept.of(tmp_path / str(n))) for n in range(5)] == [False, False, True, True, True]
+    assert kept.of(ex01.starter)
 
 
 def test_what_it_says(kept, work, ex01):
