@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from grader.course import catalog, derive, selection, starters, submissions
+from grader.course import catalog, derive, progress, selection, starters, submissions
 from grader.course.catalog import ROOT, Exercise
 from grader.crash.cli import crashtest
 from grader.errors import UsageError
@@ -23,6 +23,7 @@ from grader.report.logs import escaped
 from grader.slurm.cli import cluster
 
 STATE = ROOT / ".grade"
+PROGRESS = progress.Progress(STATE / "progress.json")
 
 
 class DefaultToGrade(click.Group):
@@ -226,7 +227,9 @@ def checks(
             launched = choose(launcher, confined.kind)
             if hasattr(launched, "start"):
                 launched.start()  # torch loads while the rest is set up
-            with contextlib.closing(launched), terminal.Progress(out, exercise) as progress:
+            # a student's own work; a part of a task or of its faults proves no task
+            remembered = not solution and not each.checks and faults is None
+            with contextlib.closing(launched), terminal.Progress(out, exercise) as shown:
                 grading = engine.Grading(
                     exercise,
                     work,
@@ -242,12 +245,18 @@ def checks(
                     logs=STATE / "logs",
                     cluster=where,
                     keep_history=html_file is not None,
-                    on_change=progress.update,
+                    on_change=shown.update,
                 )
                 if stream:
-                    grading.bench.show = progress.line
+                    grading.bench.show = shown.line
+
+                def on_task(result, shown=shown, work=work, remembered=remembered):
+                    shown.show(result)
+                    if remembered:
+                        PROGRESS.remember(work, result, seed)
+
                 try:
-                    results.append(grading.start().result(on_task=progress.show))
+                    results.append(grading.start().result(on_task))
                 finally:
                     grading.close()
         terminal.show_summary(out, results, untouched)
@@ -292,13 +301,62 @@ def _parse(parse, text):
         raise UsageError(str(e)) from e
 
 
+@main_group.command()
+@click.argument("name", required=False, metavar="[EXERCISE | TASK | TASK/CHECK]")
+@click.option("--submission", type=Name(), metavar="DIR", help="Watch this directory.")
+@click.option(
+    "--poll/--no-poll",
+    default=None,
+    help="Look for changes three times a second: where no events arrive, as on NFS (found out).",
+)
+@click.option("--jobs", type=click.IntRange(1, 64), metavar="N", help="Processes at a time.")
+@click.option("--launcher", type=click.Choice(["fork", "plain"]), help="How processes start.")
+@click.option(
+    "--sandbox",
+    "policy",
+    type=click.Choice(sandbox.POLICIES),
+    default="auto",
+    help="As for grading.",
+)
+def watch(name, submission, poll, jobs, launcher, policy):
+    """Grade again whenever you save: the task that you work on first.
+
+    Without a name: the exercise that you graded last.
+    """
+    from grader import engine
+    from grader.watch.session import Session
+
+    (selected,) = selection.parse([name or _to_work_on(submission).id])
+    selection.choose(engine.collect(selected.exercise), selected.checks)
+    Session(
+        selected,
+        submission,
+        PROGRESS,
+        folder=STATE,
+        sandbox=sandbox.choose(policy),
+        launcher=launcher,
+        jobs=jobs,
+        poll=poll,
+    ).run()
+
+
+def _to_work_on(submission: Path | None) -> Exercise:
+    if submission:
+        return _exercises(submission)[0]
+    last = PROGRESS.last_worked_on(catalog.exercises().values())
+    if PROGRESS.first_not_passed(last, last.starter):
+        return last
+    return catalog.after(last) or last
+
+
 # --- beside grading -------------------------------------------------------------------------------
 
 
 @main_group.command()
 @click.argument("name", required=False, metavar="[EXERCISE | TASK]")
-def show(name):
-    """Tasks, points, and where to begin; of a task, its checks."""
+@click.option("--submission", type=Name(), metavar="DIR", help="Progress of this directory.")
+def show(name, submission):
+    """Tasks, points, progress, and where to begin; of a task, its checks."""
     from grader import engine
     from grader.report import terminal
 
@@ -312,37 +370,63 @@ def show(name):
                 terminal.show_row(out, "", check.title)
         return
     for exercise in [catalog.find(name)] if name else catalog.exercises().values():
+        last, files = _last_verdicts(exercise, submission)
         out.print(f"[bold]{exercise.id}[/bold]  {exercise.title}  ({exercise.points} points)")
         for task in exercise.tasks:
             needs = f"   builds on {', '.join(task.needs)}" if task.needs else ""
             out.print(f"  {task.id}  {task.title}  ({task.points}){needs}")
             terminal.show_row(out, "", ", ".join(task.functions))
+            if task.id in last:
+                terminal.show_row(out, "", last[task.id].says(files))
         out.print(f"  read   {exercise.folder.name}/README.md")
         out.print(f"  edit   {exercise.folder.name}/starter/{exercise.module}")
         out.print(
             f"  grade  grade {exercise.id}            one task alone: grade {exercise.id} --task 1"
         )
-        out.print(f"  stuck  grade hint {exercise.tasks[0].id}\n")
+        out.print(f"  stuck  grade hint {exercise.id}\n")
+
+
+def _last_verdicts(
+    exercise: Exercise, submission: Path | None
+) -> tuple[dict[str, progress.Last], str]:
+    """Its tasks' last verdicts, and the digest of the files now.
+
+    The course is shown whatever has become of a starter.
+    """
+    try:
+        work = submissions.submission(exercise, submission)
+    except UsageError:
+        if submission:
+            raise
+        return {}, ""
+    return PROGRESS.of(work.folder), progress.digest(work)
 
 
 @main_group.command()
-@click.argument("task_name", metavar="TASK")
+@click.argument("name", required=False, metavar="[EXERCISE | TASK]")
 @click.option("--again", is_flag=True, help="Begin again at the first rung.")
-def hint(task_name, again):
-    """The next hint for a task: one rung of the ladder at a time."""
+def hint(name, again):
+    """The next hint: for a task, or for an exercise's first task that isn't passed yet.
+
+    Without a name: for the exercise that you graded last.
+    """
     from grader.course.hints import Seen
     from grader.report import terminal
 
-    _, task = catalog.find_task(task_name)
+    out = terminal.console()
+    if name and "." in name:
+        _, task = catalog.find_task(name)
+    else:
+        known = catalog.exercises().values()
+        exercise = catalog.find(name) if name else PROGRESS.last_worked_on(known)
+        found = PROGRESS.first_not_passed(exercise, exercise.starter)
+        if found is None:
+            out.print(f"{exercise.id}: every task is passed. {catalog.what_next(exercise)}")
+            return
+        task = found
     seen = Seen(STATE / "hints.json")
     rung = 0 if again else seen.next_rung(task)
-    out = terminal.console()
-    out.print(f"[bold]{task.id}  {task.title}[/bold]   hint {rung + 1} of {len(task.hints)}")
-    terminal.show_row(out, "", task.hints[rung])
-    if rung + 1 < len(task.hints):
-        out.print("  Try it. The next call gives the next hint.")
-    else:
-        out.print(f"  That was the last one. `grade hint {task.id} --again` starts over.")
+    terminal.show_hint(out, task, rung)
     seen.remember(task, rung)
 
 
@@ -536,7 +620,7 @@ def derive_command(names):
 
     for exercise in [catalog.find(n) for n in names] or catalog.exercises().values():
         for file in derive.write_starter(exercise):
-            click.echo(f"{exercise.id}: wrote starter/{file}")
+            click.echo(f"wrote {file.relative_to(ROOT)}")
     for page in _parse(samples.write, ROOT):
         click.echo(f"wrote the samples in {page.relative_to(ROOT)}")
 

@@ -159,6 +159,8 @@ class Grading:
         self._pool: ThreadPoolExecutor | None = None
         # check -> its finding of a life that went over a limit or hung
         self._over_limit: dict[str, Finding] = {}
+        # the outcome that failed first, which decides its task's verdict before the task is done
+        self.first_failure: Outcome | None = None
         self.began = time.monotonic()
 
     # --- running
@@ -224,6 +226,8 @@ class Grading:
             lab.figures,
             lab.runs,
         )
+        if verdict == FAIL and self.first_failure is None and not self._may_be_blocked(check):
+            self.first_failure = outcome
         self.on_change(self)
         return outcome
 
@@ -277,6 +281,10 @@ class Grading:
             )
             or (not only_known and self._of(need) and self._blockers(self.exercise.task(need)))
         ]
+
+    def _may_be_blocked(self, check: Check) -> bool:
+        graded = {c.task for c in self.checks}
+        return not graded.isdisjoint(self.exercise.task(check.task).needs)
 
     def _of(self, task_id: str) -> list[Future]:
         return [

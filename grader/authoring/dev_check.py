@@ -107,19 +107,21 @@ def _toml(root: Path, exercise: Exercise) -> Path:
 
 def _starters(root: Path, exercises: list[Exercise]) -> Iterator[str]:
     for exercise in exercises:
-        where = exercise.starter.relative_to(root)
         try:
             derived = derive.starter_files(exercise)
         except UsageError as e:
+            where = exercise.starter.relative_to(root)
             yield f"{where}: can't be derived; correct the markers: {e}"
             continue
-        for name, data in derived.items():
-            path = exercise.starter / name
-            if not path.exists() or path.read_bytes() != data:
-                yield f"{where}/{name}: isn't derived from its solution; run grade dev derive"
-        for path in _files(exercise.starter):
-            if str(path.relative_to(exercise.starter)) not in derived:
-                yield f"{path.relative_to(root)}: no solution has this file; remove it"
+        for folder in (exercise.starter, exercise.handed_out):
+            for name, data in derived.items():
+                path = folder / name
+                if not path.exists() or path.read_bytes() != data:
+                    where = path.relative_to(root)
+                    yield f"{where}: isn't derived from its solution; run grade dev derive"
+            for path in _files(folder):
+                if str(path.relative_to(folder)) not in derived:
+                    yield f"{path.relative_to(root)}: no solution has this file; remove it"
 
 
 def _strays(root: Path, exercises: list[Exercise]) -> Iterator[str]:

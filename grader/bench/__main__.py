@@ -3,6 +3,7 @@
 python -m grader.bench                        the grader, crash testing, and the templates
                                               against other savers
 python -m grader.bench --only grading         launch and grading times, and pages
+python -m grader.bench --only watch           from saving a file to its first verdict
 python -m grader.bench --only isolation       lives and gradings with and without the sandbox
 python -m grader.bench --only load            20 gradings of each solution beside 8 busy
                                               processes (an hour)
@@ -26,7 +27,7 @@ from grader.course import catalog
 @click.command(help=__doc__)
 @click.option(
     "--only",
-    type=click.Choice(["grading", "isolation", "load", "crash", "savers", "flakes"]),
+    type=click.Choice(["grading", "watch", "isolation", "load", "crash", "savers", "flakes"]),
     help="One part.",
 )
 @click.option("--exercise", help="Exercises whose solution and mutants to grade (ex01; load: all).")
@@ -65,6 +66,10 @@ def main(only, exercise, busy, rounds, plain, flake_rounds, load, record, sizes,
         grading.launch_times(rounds)
         grading.grade_times(catalog.find(exercise or "ex01"), plain)
         grading.page_cost(catalog.find(exercise or "ex01"))
+    if only in (None, "watch"):
+        from grader.bench import watch
+
+        watch.first_verdicts(rounds)
     if only in (None, "isolation"):
         from grader.bench import isolation
 

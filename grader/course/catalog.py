@@ -53,6 +53,11 @@ class Exercise:
         return self.folder / "solution"
 
     @property
+    def handed_out(self) -> Path:
+        """A copy of the pristine starter: students edit the other one."""
+        return self.folder.parent / "grader" / "course" / "handed_out" / self.id
+
+    @property
     def points(self) -> int:
         return sum(task.points for task in self.tasks)
 
@@ -78,6 +83,19 @@ def find(name: str) -> Exercise:
         if name.rstrip("/") in (exercise.id, exercise.folder.name):
             return exercise
     raise UsageError(f"no exercise '{name}'; there are {', '.join(known)}")
+
+
+def after(exercise: Exercise) -> Exercise | None:
+    """The next exercise; None after the last."""
+    later = [e for e in exercises(exercise.folder.parent).values() if e.id > exercise.id]
+    return later[0] if later else None
+
+
+def what_next(exercise: Exercise) -> str:
+    following = after(exercise)
+    if following is None:
+        return "That was the last exercise."
+    return f"Next: {following.id}, {following.title} ({following.folder.name}/README.md)"
 
 
 def find_task(name: str) -> tuple[Exercise, Task]:

@@ -11,6 +11,7 @@ nbgrader's marker syntax, in .py and .sbatch files alike.
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from grader.course.catalog import Exercise
 from grader.errors import UsageError
@@ -70,13 +71,14 @@ def starter_files(exercise: Exercise) -> dict[str, bytes]:
     return files
 
 
-def write_starter(exercise: Exercise) -> list[str]:
-    """Derive starter/ from solution/; the names of the files that changed."""
+def write_starter(exercise: Exercise) -> list[Path]:
+    """Derive starter/, and its copy for resets, from solution/; the files that changed."""
     changed = []
     for name, data in starter_files(exercise).items():
-        path = exercise.starter / name
-        if not path.exists() or path.read_bytes() != data:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
-            changed.append(name)
+        for folder in (exercise.starter, exercise.handed_out):
+            path = folder / name
+            if not path.exists() or path.read_bytes() != data:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(data)
+                changed.append(path)
     return changed

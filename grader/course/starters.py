@@ -1,34 +1,39 @@
-"""Starters as they were handed out: whether one is untouched, and its reset."""
+"""Starters as they were handed out: whether one is untouched, and its reset.
+
+Students edit starter/, a hand-out may lack the solutions, and a zip file has no git history. So
+grader/course/handed_out keeps a copy; `grade dev derive` writes it together with the starter.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import time
 from pathlib import Path
 
-from grader.course import derive
-from grader.course.catalog import ROOT, Exercise
+from grader.course.catalog import Exercise
 from grader.course.submissions import Submission
 from grader.errors import UsageError
 
 
+def handed_out(exercise: Exercise) -> dict[str, bytes]:
+    """Name -> content of every file of the starter as it was handed out; empty if unknown."""
+    return Submission(exercise.handed_out, exercise.module).files
+
+
 def untouched(exercise: Exercise, work: Submission) -> bool:
-    """Is the file that students edit still the starter's? Unknown, so False, without a solution."""
-    if not exercise.solution.is_dir():
-        return False
-    handed_out = derive.starter_files(exercise).get(exercise.module)
-    return handed_out is not None and work.files.get(exercise.module) == handed_out
+    """Is the file that students edit still the starter's?"""
+    original = handed_out(exercise).get(exercise.module)
+    return original is not None and work.files.get(exercise.module) == original
 
 
 def reset(exercise: Exercise) -> Path | None:
     """Restore the starter; returns where the student's version is kept, None if nothing had
     changed.
     """
-    pristine = (
-        derive.starter_files(exercise) if exercise.solution.is_dir() else _handed_out(exercise)
-    )
+    pristine = handed_out(exercise)
+    if not pristine:
+        raise UsageError(f"nothing to reset {exercise.id} to: no files in {exercise.handed_out}")
     if exercise.starter.is_dir() and _files(exercise) == pristine:
         return None
     new = exercise.folder / f"starter.new-{os.getpid()}"
@@ -60,22 +65,3 @@ def _free_name(exercise: Exercise) -> Path:
         number += 1
         aside = first.with_name(f"{first.name}_{number}")
     return aside
-
-
-def _handed_out(exercise: Exercise) -> dict[str, bytes]:
-    """Without a solution to derive from: the starter as it first came into this repository."""
-    where = f"{exercise.folder.name}/starter/{exercise.module}"
-
-    def git(*args: str) -> bytes:
-        return subprocess.run(
-            ["git", "-C", str(ROOT), *args], capture_output=True, check=True
-        ).stdout
-
-    try:
-        first = git("log", "--diff-filter=A", "--format=%H", "--", where).split()
-        return {exercise.module: git("show", f"{first[-1].decode()}:{where}")}
-    except (OSError, subprocess.CalledProcessError, IndexError):
-        raise UsageError(
-            f"nothing to reset {exercise.id} to: no solution to derive a starter from, and git "
-            f"doesn't know {where}"
-        ) from None

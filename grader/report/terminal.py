@@ -12,10 +12,10 @@ from rich.live import Live
 from rich.spinner import Spinner
 from rich.text import Text
 
-from grader.course.catalog import Exercise
+from grader.course.catalog import Exercise, Task
 from grader.report.logs import escaped
 from grader.report.message import LABEL, labelled
-from grader.verdicts import BLOCKED, FAIL, INCONCLUSIVE, PASS, ExerciseResult, TaskResult
+from grader.verdicts import BLOCKED, FAIL, INCONCLUSIVE, PASS, ExerciseResult, Outcome, TaskResult
 
 if TYPE_CHECKING:
     from grader.harness.lab import Bench
@@ -46,6 +46,7 @@ class UnderWay(Protocol):
     """What the progress display needs of a grading (engine.py)."""
 
     bench: Bench
+    first_failure: Outcome | None
 
     def done(self) -> tuple[int, int]: ...
 
@@ -53,12 +54,14 @@ class UnderWay(Protocol):
 class Progress:
     """Prints each task's result; below them, a progress line while runs continue."""
 
-    def __init__(self, out: Console, exercise: Exercise):
-        self.out, self.exercise = out, exercise
+    def __init__(self, out: Console, exercise: Exercise, title: bool = True):
+        self.out, self.exercise, self.title = out, exercise, title
         self.live: Live | None = None
+        self._shown = 0  # results
 
     def __enter__(self) -> Progress:
-        self.out.print(Text.assemble((self.exercise.id, "bold"), f"  {self.exercise.title}"))
+        if self.title:
+            self.out.print(Text.assemble((self.exercise.id, "bold"), f"  {self.exercise.title}"))
         if self.out.is_terminal:
             self.live = Live(
                 self._line(0, 0, 0), console=self.out, transient=True, refresh_per_second=8
@@ -79,21 +82,30 @@ class Progress:
     def update(self, grading: UnderWay) -> None:
         if self.live:
             done, total = grading.done()
-            self.live.update(self._line(done, total, grading.bench.lives_ended))
+            failed = grading.first_failure if self._shown == 0 else None
+            self.live.update(self._line(done, total, grading.bench.lives_ended, failed))
 
-    def _line(self, done: int, total: int, lives: int) -> Group:
+    def _line(self, done: int, total: int, lives: int, failed: Outcome | None = None) -> Group:
         text = f" {done} of {total} checks, {lives} processes run" if total else " loading torch"
+        if failed:
+            text += f"; {first_word(failed)}"
         return Group(Spinner("dots", text=Text(text, style="dim")))
 
     def line(self, who: str, text: str) -> None:
         """A line that a process prints, while it runs."""
         self.out.print(Text.assemble((f"{who} | ", "dim"), escaped(text)))
 
-    def show(self, result: TaskResult) -> None:
-        show_task(self.out, result)
+    def show(self, result: TaskResult, in_full: bool = True) -> None:
+        self._shown += 1
+        show_task(self.out, result, in_full)
 
 
-def show_task(out: Console, result: TaskResult) -> None:
+def first_word(outcome: Outcome) -> str:
+    """What is known as soon as one check of a task fails."""
+    return f"{outcome.task} fails" + (f" [{outcome.finding.code}]" if outcome.finding else "")
+
+
+def show_task(out: Console, result: TaskResult, in_full: bool = True) -> None:
     points = f"{result.score}/{result.max_score}" if result.max_score else "one check"
     head = Text.assemble(
         (f"{WORD[result.verdict]:<7}", STYLE[result.verdict]), f"  {result.id}  {result.title}"
@@ -101,6 +113,8 @@ def show_task(out: Console, result: TaskResult) -> None:
     gap = max(2, min(out.width, 86) - head.cell_len - len(points))
     code = result.evidence.get("code")
     out.print(Text.assemble(head, " " * gap, points, (f"   [{code}]" if code else "", "dim")))
+    if not in_full:
+        return
     for label, text in result.evidence.get("rows", []):
         show_row(out, label, text)
     for label, text in result.evidence.get("measured", {}).items():
@@ -134,6 +148,17 @@ def _clusters(runs: dict[str, int]) -> str:
     return ", ".join(told)
 
 
+def show_hint(
+    out: Console, task: Task, rung: int, more: str = "Try it. The next call gives the next hint."
+) -> None:
+    out.print(f"[bold]{task.id}  {task.title}[/bold]   hint {rung + 1} of {len(task.hints)}")
+    show_row(out, "", task.hints[rung])
+    if rung + 1 < len(task.hints):
+        out.print(f"  {more}")
+    else:
+        out.print(f"  That was the last one. `grade hint {task.id} --again` starts over.")
+
+
 def show_summary(out: Console, results: list[ExerciseResult], untouched: list[Exercise]) -> None:
     for r in results:
         lives = f"{r.lives} processes" if r.lives != 1 else "1 process"
@@ -159,11 +184,15 @@ def show_summary(out: Console, results: list[ExerciseResult], untouched: list[Ex
             style = "bold yellow" if "stand-in" in r.clusters else "dim"
             out.print(Text(f"cluster  {_clusters(r.clusters)}", style))
     for exercise in untouched:
-        first = exercise.tasks[0]
-        out.print(
-            f"\nThis is the untouched starter of {exercise.id}. Begin with {first.id}, "
-            f"{first.title}:\n"
-            f"read {exercise.folder.name}/README.md, then edit "
-            f"{exercise.folder.name}/starter/{exercise.module}\n"
-            f"({', '.join(first.functions)}). `grade hint {first.id}` gives a first hint."
-        )
+        show_beginning(out, exercise)
+
+
+def show_beginning(out: Console, exercise: Exercise) -> None:
+    first = exercise.tasks[0]
+    out.print(
+        f"\nThis is the untouched starter of {exercise.id}. Begin with {first.id}, "
+        f"{first.title}:\n"
+        f"read {exercise.folder.name}/README.md, then edit "
+        f"{exercise.folder.name}/starter/{exercise.module}\n"
+        f"({', '.join(first.functions)}). `grade hint {first.id}` gives a first hint."
+    )

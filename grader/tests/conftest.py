@@ -5,6 +5,7 @@ aloud.
 from __future__ import annotations
 
 import os
+import shutil
 
 import pytest
 
@@ -71,3 +72,14 @@ def short_path():
     path = scratch.make()
     yield path
     scratch.remove(path)
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A copy of this checkout, for commands that write into it."""
+    target = tmp_path / "course"
+    ignore = shutil.ignore_patterns(
+        ".venv", ".git", "__pycache__", ".grade", "starter.kept-*", "*.ipynb", ".pytest_cache"
+    )
+    shutil.copytree(catalog.ROOT, target, ignore=ignore)
+    return target

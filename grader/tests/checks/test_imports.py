@@ -15,7 +15,10 @@ LAYERS = (
     {"crash", "slurm", "report"},
     {"workload", "mutants"},
     {"explain", "yardstick", "engine", "checks"},
-    {"notebooks", "run_command", "run_on_cluster", "debug_command", "authoring", "bench"},
+    {
+        *("notebooks", "run_command", "run_on_cluster", "debug_command", "watch"),
+        *("authoring", "bench"),
+    },
     {"cli", "__main__"},
 )
 # what these import from above is data, or is asked for by name when a check is collected

@@ -39,14 +39,14 @@ def grade(*args, root: Path = ROOT, **options):
 
 
 @pytest.fixture
-def checkout(tmp_path):
-    """A copy of this checkout, for commands that write into it."""
-    target = tmp_path / "course"
-    ignore = shutil.ignore_patterns(
-        ".venv", ".git", "__pycache__", ".grade", "starter.kept-*", "*.ipynb", ".pytest_cache"
-    )
-    shutil.copytree(ROOT, target, ignore=ignore)
-    return target
+def zip_hand_out(checkout):
+    """The course as students may get it: no git, and nothing that gives the answers away."""
+    for exercise in catalog.exercises(checkout).values():
+        shutil.rmtree(exercise.solution, ignore_errors=True)
+        shutil.rmtree(checkout / "grader" / "mutants" / exercise.id, ignore_errors=True)
+        shutil.copytree(exercise.handed_out, exercise.starter, dirs_exist_ok=True)
+    shutil.rmtree(checkout / "grader" / "tests")
+    return checkout
 
 
 @pytest.mark.needs_solution
@@ -121,9 +121,9 @@ def test_a_failure_exits_1_and_its_replay_command_reproduces_it(tmp_path):
         ["ex01", "--task", "ex01.3.4"],
         ["ex01", "--solution", "--submission", "."],
         ["ex01", "--unknown"],
-        ["hint", "ex01"],
         ["hint", "ex01.9"],
-        ["hint"],
+        ["hint", "ex09"],
+        ["show", "ex01", "--submission", "/nowhere"],
         ["show", "nothing"],
         ["reset", "ex77"],
         ["run", "ex01", "--submission", "grader"],
@@ -337,7 +337,6 @@ def test_a_hint_that_cant_be_remembered_is_shown_and_said(checkout, way):
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-@pytest.mark.needs_solution
 def test_reset_of_an_untouched_starter_changes_nothing(checkout):
     exercise = checkout / "ex01-basic-checkpoint"
     before = sorted(exercise.iterdir())
@@ -349,12 +348,11 @@ def test_reset_of_an_untouched_starter_changes_nothing(checkout):
     assert (kept / "notes.txt").exists() and not (exercise / "starter" / "notes.txt").exists()
 
 
-@pytest.mark.needs_solution
 @pytest.mark.parametrize("refused", ["mkdir", "write_bytes", "rename"])
 def test_a_reset_that_fails_is_one_line_and_loses_nothing(tmp_path, monkeypatch, refused):
-    exercise = dataclasses.replace(catalog.find("ex01"), folder=tmp_path)
-    shutil.copytree(catalog.find("ex01").solution, exercise.solution)
-    exercise.starter.mkdir()
+    exercise = dataclasses.replace(catalog.find("ex01"), folder=tmp_path / "ex01")
+    shutil.copytree(catalog.find("ex01").handed_out, exercise.handed_out)
+    exercise.starter.mkdir(parents=True)
     (exercise.starter / "checkpoint.py").write_text("mine")
     real = getattr(Path, refused)
 
@@ -367,10 +365,9 @@ def test_a_reset_that_fails_is_one_line_and_loses_nothing(tmp_path, monkeypatch,
     with pytest.raises(catalog.UsageError):
         starters.reset(exercise)
     assert (exercise.starter / "checkpoint.py").read_text() == "mine"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["solution", "starter"]
+    assert [p.name for p in exercise.folder.iterdir()] == ["starter"]
 
 
-@pytest.mark.needs_solution
 def test_reset_keeps_the_students_version_aside(checkout):
     starter = checkout / "ex01-basic-checkpoint" / "starter" / "checkpoint.py"
     for mine in ("# my first work\n", "# my second work\n"):
@@ -378,27 +375,63 @@ def test_reset_keeps_the_students_version_aside(checkout):
         assert grade("reset", "ex01", root=checkout).returncode == 0
     kept = sorted(p.read_text() for p in starter.parent.parent.glob("starter.kept-*/checkpoint.py"))
     assert kept == ["# my first work\n", "# my second work\n"]
-    from grader.course import derive
-
-    assert starter.read_bytes() == derive.starter_files(catalog.find("ex01"))["checkpoint.py"]
+    assert starter.read_bytes() == starters.handed_out(catalog.find("ex01"))["checkpoint.py"]
 
 
-def test_reset_without_solutions_goes_back_to_what_git_first_knew(checkout):
-    exercise = checkout / "ex01-basic-checkpoint"
-    shutil.rmtree(exercise / "solution", ignore_errors=True)
-    done = grade("reset", "ex01", root=checkout)
-    # nothing to go back to, nothing lost
-    assert done.returncode == 2 and (exercise / "starter" / "checkpoint.py").exists()
-    handed_out = (exercise / "starter" / "checkpoint.py").read_text()
-    for step in (
-        ["init", "-q"],
-        ["add", "-A"],
-        ["-c", "user.name=x", "-c", "user.email=x@x", "commit", "-qm", "handed out"],
-    ):
-        subprocess.run(["git", *step], cwd=checkout, check=True)
-    (exercise / "starter" / "checkpoint.py").write_text("# mine\n")
-    assert grade("reset", "ex01", root=checkout).returncode == 0
-    assert (exercise / "starter" / "checkpoint.py").read_text() == handed_out
+@pytest.mark.needs_solution
+def test_progress_is_shown_and_leads_to_the_next_hint(checkout):
+    exercise = catalog.find("ex02")
+    mine = checkout / exercise.folder.name / "starter"
+    shutil.copy(exercise.solution / exercise.module, mine / exercise.module)
+    assert "hint 1 of" in grade("hint", root=checkout).stdout  # nothing graded: ex01.1
+    assert grade("ex02.1", "--seed", 5, root=checkout).returncode == 0
+    (progress,) = json.loads((checkout / ".grade" / "progress.json").read_text()).items()
+    assert progress[0] == f"{exercise.folder.name}/starter"
+    assert progress[1]["ex02.1"]["passed_seed"] == 5
+    shown = grade("show", "ex02", root=checkout).stdout
+    assert "passed just now\n" in shown and "changed since" not in shown
+    assert "ex02.2" in grade("hint", "ex02", root=checkout).stdout
+    assert "ex02.2" in grade("hint", root=checkout).stdout
+    (mine / exercise.module).write_text("def (\n")
+    assert "passed just now; your files changed since" in grade("show", root=checkout).stdout
+    assert grade("ex02.1", root=checkout).returncode == 1
+    assert "failed just now: import; last passed just now" in grade("show", root=checkout).stdout
+
+
+@pytest.mark.needs_solution
+def test_only_a_students_whole_tasks_are_remembered(checkout):
+    grade("ex01.1", "--solution", root=checkout)
+    grade("ex01.1/comes-back", "--submission", checkout / "ex01-basic-checkpoint", root=checkout)
+    grade("ex01.1", "--fault", "kill@3", root=checkout)
+    assert not (checkout / ".grade" / "progress.json").exists()
+
+
+def test_a_zip_hand_out_needs_neither_git_nor_solutions(zip_hand_out):
+    starter = zip_hand_out / "ex01-basic-checkpoint" / "starter" / "checkpoint.py"
+    text = starter.read_text()
+    shown = grade("show", root=zip_hand_out)
+    assert shown.returncode == 0 and "ex04.5" in shown.stdout
+    assert "hint 1 of" in grade("hint", "ex01.3", root=zip_hand_out).stdout
+    assert grade("explain", "state-lost", root=zip_hand_out).returncode == 0
+    graded = grade("ex01", "--task", 1, root=zip_hand_out)
+    assert graded.returncode == 1, graded.stderr
+    assert "This is the untouched starter of ex01. Begin with ex01.1" in graded.stdout
+    assert "This checkout has no solutions".lower() in (
+        grade("ex01", "--solution", root=zip_hand_out).stderr
+    )
+    starter.write_text("# mine\n")
+    assert grade("reset", "ex01", root=zip_hand_out).returncode == 0
+    assert starter.read_text() == text
+    (kept,) = starter.parent.parent.glob("starter.kept-*")
+    assert (kept / "checkpoint.py").read_text() == "# mine\n"
+
+
+def test_every_starter_resets_in_a_zip_hand_out(zip_hand_out):
+    for exercise in catalog.exercises(zip_hand_out).values():
+        before = {p.name: p.read_bytes() for p in exercise.starter.iterdir() if p.is_file()}
+        shutil.rmtree(exercise.starter)
+        assert grade("reset", exercise.id, root=zip_hand_out).returncode == 0
+        assert {p.name: p.read_bytes() for p in exercise.starter.iterdir()} == before
 
 
 def test_show_names_every_task_and_its_points():

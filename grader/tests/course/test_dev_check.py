@@ -67,6 +67,12 @@ def test_a_copy_has_no_problems(course):
 CHANGED = [
     # starters
     (f"{ONE}/starter/checkpoint.py", "import", "import sys\nimport", "isn't derived from its"),
+    (
+        "grader/course/handed_out/ex01/checkpoint.py",
+        "import",
+        "import sys\nimport",
+        "handed_out/ex01/checkpoint.py: isn't derived from its",
+    ),
     # exercise.toml
     (f"{ONE}/exercise.toml", "\"Kill the starter's run", '"", "Kill the', "hint 1 of ex01.1 is em"),
     (
@@ -139,6 +145,7 @@ def test_derived_text_that_a_solution_changes_is_found(course):
     assert sorted(line.partition(";")[0] for line in dev_check.problems(course)) == [
         f"{ONE}/solution/checkpoint.py: the title reads 'Exercise 1: pyTorch model checkpointing.'",
         f"{ONE}/starter/checkpoint.py: isn't derived from its solution",
+        "grader/course/handed_out/ex01/checkpoint.py: isn't derived from its solution",
     ]
 
 
