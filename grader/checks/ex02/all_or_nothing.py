@@ -355,11 +355,13 @@ def spread(number: int, most: int, begin: float) -> list[int]:
 
 
 def _stamps(folder: Path) -> dict[str, tuple]:
-    """Everything below the folder, and what changes when it is touched."""
+    """Everything from the folder on, and what changes when it is written to. (A sandbox may change
+    owners and modes, and so no ctime.)
+    """
     found = {}
     for path in [folder, *_entries(folder)]:
         stat = path.lstat()
-        found[str(path.relative_to(folder))] = (stat.st_ino, stat.st_size, stat.st_ctime_ns)
+        found[str(path.relative_to(folder))] = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
     return found
 
 

@@ -300,6 +300,11 @@ def agrees(
             "the job can't go on, although an older checkpoint is complete",
             "what does resume do when the newest can't be loaded, on one rank or on all?",
         )
+    elif found[0].startswith("an answer"):
+        means, think = (
+            "a script that asks `resume(...) is True` starts over, and any other one resumes",
+            "which two answers does resume have?",
+        )
     elif set(found) == {"nothing"}:
         means = "the run starts over, and nothing says that it ever got this far"
     if seen.hangs():
