@@ -261,7 +261,7 @@ plt.show()
 
 # %%
 folder, by_four = saved[4]
-report = by_four.last.ranks[0].first("whole")
+report = by_four.last.first("whole")
 for ranks in (2, 1, 4):
     loaded = notebooks.train(
         notebooks.yours("ex02"),
@@ -271,7 +271,7 @@ for ranks in (2, 1, 4):
         ranks=ranks,
         directory=folder,
     )
-    whole = loaded.last.ranks[0].first("whole")
+    whole = loaded.last.first("whole")
     if report is None or whole is None:
         print(f"4 ranks -> {ranks}: crashed")
         continue
@@ -298,7 +298,7 @@ for axis, (how, title) in zip(
 ):
     timed = (
         notebooks.train(naive, "--how", how, script="ex02/save_stall.py", ranks=2)
-        .last.ranks[0]
+        .last.processes[0]
         .all("timed")
     )
     steps = [t["step"] for t in timed]

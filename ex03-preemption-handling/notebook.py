@@ -73,7 +73,7 @@ def worker_init(worker):
 tutorial = notebooks.module("tutorial", main, worker_init)
 stopped = notebooks.train(tutorial, faults=[send("term", 4)], **SCRIPT)
 life = stopped.lives[0]
-print(f"saved {len(life.all('saved'))} time, exit status {life.status}")
+print(f"saved {len(life.all('saved'))} time, exit status {life.process.status}")
 
 # %% [markdown]
 # Exit status 0: for the scheduler, this job is done. That alone costs the rest of the training. Now
@@ -274,7 +274,7 @@ print(notebooks.finding(alone))
 together = notebooks.train(
     notebooks.yours("ex03"), faults=[send("term", 4, rank=1)], ranks=2, **SCRIPT
 )
-for rank, life in enumerate(together.lives[0].ranks):
+for rank, life in enumerate(together.lives[0].processes):
     last = max(e["step"] for e in life.all("trained"))
     print(
         f"rank {rank}: {len(life.all('signal'))} signals, stopped after step {last}, exit "
