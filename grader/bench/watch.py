@@ -26,6 +26,7 @@ class _Watch:
             [sys.executable, "-m", "grader", "watch", task, "--submission", str(folder)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,  # it says that it was interrupted
             text=True,
             cwd=ROOT,
         )
