@@ -562,7 +562,7 @@ def run_command(
 
 @main_group.command("debug")
 @click.argument("name", metavar="TASK/CHECK")
-@click.option("--life", metavar="R.N", help="Life N of the check's run R, as a message names it.")
+@click.option("--life", metavar="RUN.N", help="Life N of this run, as a message names it.")
 @click.option("--rank", type=click.IntRange(0, 63), metavar="N", help="This rank of the life.")
 @click.option("--seed", type=click.IntRange(0, 2**31), metavar="N", help="The grading's seed.")
 @click.option("--debugpy", is_flag=True, help="Wait for an IDE's debugger, at a printed address.")

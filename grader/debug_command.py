@@ -90,7 +90,7 @@ def _interrupts_go_to_the_life() -> Iterator[None]:
 
 
 class Wanted:
-    """The life that is to run in the foreground, by its name: "2.1"."""
+    """The life that is to run in the foreground, by its name: "7c1f.2"."""
 
     def __init__(self, life: str, rank: int, how: str):
         self.life, self.rank, self.how = life, rank, how
@@ -107,7 +107,7 @@ def debug(
 ) -> int:
     """Run `check` up to that life, and the life in the foreground.
 
-    life  its name, as a message gives it: "2.1". None: the one that fails
+    life  its name, as a message gives it: "7c1f.2". None: the one that fails
     rank  the process of it; None: the one that fails
 
     Returns the exit status of the command. Raises UsageError if there is no such life.

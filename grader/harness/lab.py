@@ -14,15 +14,17 @@ import re
 import tempfile
 import threading
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from grader.course.submissions import Submission
 from grader.harness import scratch
-from grader.harness.faults import AnyFault
+from grader.harness.faults import AnyFault, show_schedule
 from grader.harness.launch import run_life
 from grader.harness.launcher import FIRST, FRESH, RELAUNCHED, Launcher, Limits, Lost
 from grader.harness.printed import followed
@@ -117,11 +119,10 @@ class Debugged(Protocol):
 
 class Debugger(Protocol):
     def wants(self, life: str) -> Debugged | None:
-        """Is it this one? A life's name: "2.1", the first of the check's second run."""
+        """Is it this one? A life's name: "7c1f.2", the second one of the run 7c1f."""
 
 
 SHORT = 24  # characters of a check's name at the head of a line
-UNDISTURBED = "undisturbed"  # the name of runs that all checks share
 
 
 class Lab:
@@ -137,8 +138,7 @@ class Lab:
     ):
         """`hopeless` is asked before each life; a finding that it returns is raised instead."""
         self.debugger = debugger
-        self._number = 0  # of runs with the submission's code
-        self._run_name = ""  # what its runs are called, if not by their number
+        self._named: Counter[str] = Counter()  # the runs that it has launched, by their names
         self.bench, self.name, self.only, self.hopeless = bench, name, faults, hopeless
         # lives see this seed; they never see the grading's own, from which salts and faults are
         # drawn
@@ -196,8 +196,7 @@ class Lab:
             directory = self.bench.folder() / "checkpoints"
             directory.mkdir()
         own = not trusted and "--bare" not in argv  # it runs the submission's code
-        self._number += own
-        label = self._run_name or str(self._number)
+        label = self._name_of(script, argv, faults, ranks)
         lives: list[Life] = []
         for n, fault in enumerate([*faults, None]):
             if n and before_relaunch:
@@ -292,6 +291,38 @@ class Lab:
             process.events
         return Life(processes, fault)
 
+    def _name_of(
+        self,
+        script: str,
+        argv: tuple[object, ...],
+        faults: tuple[AnyFault, ...],
+        ranks: int | None,
+    ) -> str:
+        """The name of a run, by what it is: whichever check launches it, and after which others."""
+        words = [word for word in map(str, argv) if str(self.bench.scratch) not in word]
+        text = f"{script} {' '.join(words)} {show_schedule(faults)} {ranks}"
+        name = hashlib.sha256(text.encode()).hexdigest()[:4]
+        self._named[name] += 1
+        return name if self._named[name] == 1 else f"{name}-{self._named[name]}"
+
+    def once(self, key: tuple[object, ...], make: Callable[[], T]) -> T:
+        """`make()`, run by the first check of the grading that asks for it.
+
+        The runs that it launches count as those of each check that asks.
+        """
+
+        def made() -> tuple[Callable[[], T], list[Any]]:
+            before = len(self.runs)
+            try:
+                result = make()
+            except (Finding, Exception) as error:
+                return partial(_again, error), self.runs[before:]
+            return lambda: result, self.runs[before:]
+
+        answer, runs = self.bench.once(key, made)
+        self.runs += [run for run in runs if not any(run is known for known in self.runs)]
+        return answer()
+
     def _shown(self, where: Path, ranks: int | None, label: str) -> AbstractContextManager[object]:
         """While it's open, what the processes of this life print is shown, if anybody looks."""
         if not self.bench.show or not label:
@@ -310,7 +341,6 @@ class Lab:
         key = (self.bench.submission.key, script, *map(str, argv), again, ranks)
         # other checks need it, too, even if this one's task is hopeless by now
         alone = Lab(self.bench, self.name, self.only, debugger=self.debugger)
-        alone._run_name = UNDISTURBED
         run = self.bench.once(key, lambda: alone.launch(script, *argv, ranks=ranks))
         if not any(run is known for known in self.runs):
             self.runs.insert(0, run)
@@ -356,6 +386,10 @@ class Lab:
         if self.only not in schedules and any(fault.in_save for fault in self.only):
             raise NotSelected  # a fault inside a save belongs to the check that printed it
         return [self.only]
+
+
+def _again(error: Exception) -> Any:
+    raise error
 
 
 def _leads_out(link: Path) -> Finding:

@@ -88,7 +88,7 @@ class Undisturbed:
 
     @classmethod
     def of(cls, lab: Lab) -> Undisturbed:
-        return lab.bench.once(("rank points", lab.bench.submission.key), lambda: cls(lab))
+        return lab.once(("rank points", lab.bench.submission.key), lambda: cls(lab))
 
     def events(self, name: str) -> list[list[str]]:
         """For each rank, the file-system events of this directory's last save."""

@@ -159,7 +159,7 @@ def _saved(lab: Lab) -> tuple[dict[str, Seen], Path]:
         ]
         return saves(lab, points, folder, judged=False), folder
 
-    return lab.bench.once(("ddp files", lab.bench.submission.key), make)
+    return lab.once(("ddp files", lab.bench.submission.key), make)
 
 
 def loads_alone(lab: Lab, name: str) -> None:
@@ -183,7 +183,7 @@ def loads_alone(lab: Lab, name: str) -> None:
         ]
         return ask(lab, "ex02/ddp.py", questions, directory=alone)
 
-    answers = lab.bench.once(("ddp alone", lab.bench.submission.key), answered)
+    answers = lab.once(("ddp alone", lab.bench.submission.key), answered)
     loaded, means, think = {
         "plain": (
             "a copy of the file that 2 ranks saved, by one process alone, into a bare network",

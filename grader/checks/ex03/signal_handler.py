@@ -219,7 +219,7 @@ def answers(lab: Lab, name: str) -> list[Answer]:
             [question for each in ASKED for question in asked[each]],
         )
 
-    found = lab.bench.once(("signal_cases", lab.bench.submission.key), find)
+    found = lab.once(("signal_cases", lab.bench.submission.key), find)
     begin = sum(len(asked[each]) for each in ASKED[: ASKED.index(name)])
     return found[begin : begin + len(asked[name])]
 
