@@ -218,7 +218,7 @@ undisturbed = notebooks.train(notebooks.yours("ex03"), **SCRIPT)
 for title, run in mine.items():
     first, same = run.lives[0], run.trajectory == undisturbed.trajectory
     print(
-        f"{title}: exit status {first.status}, then "
+        f"{title}: exit status {first.process.status}, then "
         f"{'the undisturbed run, bit for bit' if same else 'another run'}"
     )
 

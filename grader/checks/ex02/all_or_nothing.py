@@ -670,7 +670,7 @@ def all_earlier_ones_stay(lab: Lab) -> None:
         gone = [file for file in _files(ready.folder / name) if file not in there]
         rows = [
             ("saved", f"{len(later) + 3} checkpoints: steps {first} to {later[-1]}"),
-            ("damaged", f"every file that was written after the save of step {step}"),
+            Damaged(f"every file that was written after the save of step {step}"),
         ]
         if gone:
             rows.append(("deleted", f"by later saves: {', '.join(gone[:3])}"))

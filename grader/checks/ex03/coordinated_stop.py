@@ -53,9 +53,7 @@ def _answers_right(run: Run, number: int, mine: tuple[bool, ...]) -> None:
     for rank, life in enumerate(run.last.processes):
         answer = next((e for e in life.all("answer") if e["n"] == number), None)
         if answer is None:
-            raise Inconclusive(
-                "answer", [("found", f"rank {rank} reported no answer {number + 1}")]
-            )
+            raise Inconclusive("answer", [Found(f"rank {rank} reported no answer {number + 1}")])
         said[rank] = answer["said"]
     if set(said.values()) == {any(mine)}:
         return
@@ -66,13 +64,13 @@ def _answers_right(run: Run, number: int, mine: tuple[bool, ...]) -> None:
         rows = [
             ("call", f"number {number + 1}, of three ranks"),
             *by_rank({rank: f"stop_together({has_to})" for rank, has_to in enumerate(mine)}),
-            ("found", ", ".join(f"{answer} on rank {rank}" for rank, answer in said.items())),
+            Found(", ".join(f"{answer} on rank {rank}" for rank, answer in said.items())),
             ("expected", f"{any(mine)} on every rank: {why}"),
         ]
     else:
         rows = [
             ("call", f"stop_together({mine[0]}), in a job of one process"),
-            ("found", f"{said[0]}"),
+            Found(f"{said[0]}"),
             ("expected", f"{mine[0]}"),
         ]
     raise Finding(

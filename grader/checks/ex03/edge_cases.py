@@ -107,7 +107,7 @@ def _saved_no_more(life: Life, every: int, per_epoch: int) -> None:
             twice = f"twice after step {after}"
             rows = [
                 ("expected", f"a regular save every {every} steps (job.save_every)"),
-                ("found", twice if after == before else f"after step {before}, and after {after}"),
+                Found(twice if after == before else f"after step {before}, and after {after}"),
             ]
             raise Finding(
                 "too-many-saves",
@@ -128,7 +128,7 @@ def due_at_the_end(lab: Lab) -> None:
     finished(lab, run)
     same_course(lab, run, whole)
     _saved_in_time(run.last, per_epoch)
-    _says(run, "done", [("ended", "training was done, exit status 0")])
+    _says(run, "done", [Gist("ended", "training was done, exit status 0")])
     _nothing_to_do(lab, run, args, None)
     late = send(any_signal(lab), per_epoch, "evaluation", 11)
     for schedule in lab.schedules((late, send(any_signal(lab), all_steps(lab)))):
@@ -194,7 +194,7 @@ def _nothing_to_do(lab: Lab, run: Run, args: tuple, ranks: int | None) -> None:
     if resumed and resumed["epoch"] < EPOCHS:
         rows = [
             ("relaunched", "a job that is done"),
-            ("found", f"in its newest checkpoint, {resumed['epoch']} of {EPOCHS} epochs are over"),
+            Found(f"in its newest checkpoint, {resumed['epoch']} of {EPOCHS} epochs are over"),
             ("expected", "all of them: the evaluation and the end of the last one are saved, too"),
         ]
         raise Finding(

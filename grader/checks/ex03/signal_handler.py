@@ -555,7 +555,7 @@ def at_any_moment(answer: Answer, think: str) -> None:
     )
     allowed = (first, second) if question["where"] == "handler" else (first,)
     if values["retraced"]:
-        rows = [("found", f"your code calls sys.settrace {where}, which sends the signals there")]
+        rows = [Found(f"your code calls sys.settrace {where}, which sends the signals there")]
         raise Inconclusive("no-moment", rows, think="what in your code needs a tracer of its own?")
     if (
         question["where"] != "look" and not values["outcomes"]

@@ -185,7 +185,7 @@ def test_a_job_that_no_signal_reaches_trains_as_the_yardstick_does(lab_of):
 def test_the_end_of_the_time_limit_is_told_and_kept(lab_of):
     code = HEARS.format(after="print(int(os.environ['SLURM_JOB_END_TIME']) - clock(), flush=True)")
     life = lab_of(code).launch("ex03/train_preempt.py", "--end", 5).last
-    assert life.text("stdout").split() == ["2.0", "1.0"] and life.first("killed")["clock"] == 5
+    assert life.text().split() == ["2.0", "1.0"] and life.first("killed")["clock"] == 5
 
 
 def test_the_timeline_tells_the_moments_in_order(lab_of):

@@ -317,6 +317,6 @@ def test_a_group_says_what_each_rank_said(tmp_path):
     for rank, text in enumerate(("a\nb\n", "c\n")):
         folder = tmp_path / str(rank)
         folder.mkdir()
-        (folder / "stdout").write_text(text)
+        (folder / "output").write_text(text)
         processes.append(Process(folder, None, {"status": 0, "ended": None}))
-    assert Life(processes, None).text("stdout") == "[rank 0] a\n[rank 0] b\n[rank 1] c\n"
+    assert Life(processes, None).text() == "[rank 0] a\n[rank 0] b\n[rank 1] c\n"

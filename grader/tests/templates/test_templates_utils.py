@@ -430,7 +430,7 @@ def test_a_job_ends_though_its_workers_are_still_there(launcher, tmp_path):
         Limits(wall=30),
     )
     assert (result["status"], result["ended"]) == (0, None), (
-        tmp_path / "life" / "stderr"
+        tmp_path / "life" / "output"
     ).read_text()
 
 
