@@ -64,9 +64,9 @@ run = notebooks.on_cluster(
 )
 for life in run.lives:
     steps = [e["step"] for e in life if e["event"] == "step"]
-    heard = [e["signal"] for e in life if e["event"] == "signal"]
+    saved = max((e["step"] for e in life if e["event"] == "saved"), default="none")
     resumed = next(e["step"] for e in life if e["event"] == "resumed")
-    print(f"resumed at step {resumed}, trained up to step {max(steps)}, heard {heard or 'nothing'}")
+    print(f"resumed at step {resumed}, trained up to step {max(steps)}, last save: step {saved}")
 print()
 print("what is left of the log:")
 print(
@@ -78,11 +78,10 @@ print(
 )
 
 # %% [markdown]
-# The time limit came near at step 17, Slurm warned the shell, and the trap ran. But the warning
-# never reached the training (if it heard a SIGTERM, that was the requeue's, just before SIGKILL),
-# and the next life repeated finished steps. SIGTERM *to srun* means: end these tasks, and srun does
-# it with SIGKILL. One word in the trap (`USR1`, which srun passes on) makes the difference between
-# a save and a loss. And nothing is left of the first life's log.
+# The time limit came near at step 17, Slurm warned the shell, and the trap ran. But no save of step
+# 17 was ever finished, and the next life repeated finished steps. SIGTERM *to srun* means: end
+# these tasks, and srun does it with SIGKILL. One word in the trap (`USR1`, which srun passes on)
+# makes the difference between a save and a loss. And nothing is left of the first life's log.
 #
 # ## 2. Yours, through four disasters
 #
@@ -121,9 +120,12 @@ def draw(axis, run):
         axis.plot(
             [t for t, _ in steps] + [last],
             [s for _, s in steps] + [steps[-1][1]],
-            color=BLUE,
+            color=(BLUE, GREEN)[n % 2],
             lw=2,
-            label="progress" if n == 0 else None,
+            label="progress, a colour for each life" if n == 0 else None,
+        )
+        axis.text(
+            steps[0][0], 47, f"life {n + 1}", color=(BLUE, GREEN)[n % 2], fontsize=9, ha="left"
         )
     saves = [(e["t"] - zero, e["step"]) for e in run.all("saved")]
     axis.plot(*zip(*saves, strict=False), ls="none", marker="o", ms=4, color=ORANGE, label="save")
@@ -159,13 +161,13 @@ def draw(axis, run):
         )
     axis.set_xlabel("seconds since the job first ran")
     axis.set_ylabel("step")
-    axis.set_ylim(0, 46)
+    axis.set_ylim(0, 51)
 
 
 fig, axis = plt.subplots(figsize=(10, 4.4), layout="constrained")
 draw(axis, mine)
-axis.set_title("One job, five lives")
-axis.legend(loc="upper left", fontsize=9)
+axis.set_title(f"One job, {len(mine.lives)} lives")
+axis.legend(loc="upper left", bbox_to_anchor=(0, 0.9), fontsize=9)
 plt.show()
 
 # %%
@@ -178,8 +180,9 @@ for fault, steps in mine.lost:
     print(f"  {fault['do']:<8} at step {fault['step']}: {steps} steps done again")
 
 # %% [markdown]
-# Where the blue line falls, the job repeats work: after a SIGKILL, from the last save on; after a
-# torn checkpoint, from the one before it. A preemption and a time limit cost only the waiting.
+# Where a life begins lower than the one before it ended, the job repeats work: after a SIGKILL,
+# from the last save on; after a torn checkpoint, from the one before it. A preemption and a time
+# limit cost only the waiting.
 # (On a site, Slurm checks time limits every 30 seconds; here, every two.)
 #
 # ## 3. The cluster's record

@@ -1,13 +1,12 @@
 """The training job of exercise 3: one process, or one of several ranks under DDP.
 
-It can save and resume, as exercises 1 and 2 taught. Here the question is *when*.
+It can save and resume, as exercises 1 and 2 taught (grader/given). Here the question is *when*.
 """
 
 from __future__ import annotations
 
 import asyncio
 import builtins
-import os
 from dataclasses import InitVar, dataclass, field
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
-from grader.given import generators
+from grader.given import checkpoints
 from grader.harness.costs import Costs
 from grader.harness.inside import fsevents, telemetry
 from grader.harness.inside.digest import digest
@@ -97,21 +96,7 @@ class PreemptJob(workload.Job):
         """The batches left in this epoch; a resumed epoch may have none."""
         self.model.train()
         self.sampler.set_epoch(self.epoch)
-        self.in_hand, now = False, generators.rng()
-        if self.batch:
-            generators.restore_rng(self.epoch_rng)
-        self.epoch_rng = generators.rng()
-        iterator = iter(self.loader)
-        try:
-            for _ in range(self.batch):
-                next(iterator)
-            if self.batch:
-                generators.restore_rng(now)
-            for batch in iterator:
-                self.in_hand = True
-                yield batch
-        finally:
-            del iterator  # ends the workers
+        yield from checkpoints.rest_of_epoch(self)
 
     def train_step(self, batch) -> float:
         """Forward, backward, optimizer, learning rate, counters; the loss of the batch."""
@@ -204,11 +189,11 @@ class PreemptJob(workload.Job):
                 _scheduler(self).passes(takes / SHARES, "a save")
 
         with fsevents.watching(self.directory, on_event):
-            _write(self._own(), self._path(self.step, self.rank))
+            checkpoints.write(checkpoints.own(self), self._path(self.step, self.rank))
             if self.world > 1:
                 dist.barrier()
             if self.rank == 0:
-                _write(self._shared(), self._path(self.step))
+                checkpoints.write(checkpoints.shared(self), self._path(self.step))
                 for old in self._steps()[2:]:
                     for path in Path(self.directory).glob(f"step-{old:06d}.*"):
                         path.unlink()
@@ -227,7 +212,8 @@ class PreemptJob(workload.Job):
         if steps:
             # whatever a resumed run has in common with the old one must come from the disk
             workload.estrange(self)
-            self._load(steps[0])
+            newest = steps[0]
+            checkpoints.load(self, self._path(newest), self._path(newest, self.rank))
         telemetry.life(self)
         return bool(steps)
 
@@ -242,27 +228,6 @@ class PreemptJob(workload.Job):
         return Path(
             self.directory, f"step-{step:06d}.pt" if rank is None else f"step-{step:06d}.rank{rank}"
         )
-
-    def _shared(self) -> dict:
-        return {
-            "model": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
-            "progress": [self.step, self.epoch, self.batch, self.best],
-        }
-
-    def _own(self) -> dict:
-        return {"rng": generators.rng(), "epoch_rng": self.epoch_rng}
-
-    def _load(self, step: int) -> None:
-        shared = torch.load(self._path(step), map_location="cpu", weights_only=True)
-        own = torch.load(self._path(step, self.rank), map_location="cpu", weights_only=True)
-        self.network.load_state_dict(shared["model"])
-        self.optimizer.load_state_dict(shared["optimizer"])
-        self.scheduler.load_state_dict(shared["scheduler"])
-        self.step, self.epoch, self.batch, self.best = shared["progress"]
-        self.epoch_rng = own["epoch_rng"]
-        generators.restore_rng(own["rng"])
 
     def _takes(self, what: str) -> float:
         number = self.done.get(what, 0)
@@ -284,15 +249,6 @@ def may_fail(failure: Failure | None, cluster: Scheduler, where: str, step: int)
         telemetry.emit("failing", step=step)
         kind = NOT_BUILT_IN.get(failure.error) or getattr(builtins, failure.error)
         raise kind(failure.message)
-
-
-def _write(state: dict, path: Path) -> None:
-    temporary = f"{path}.tmp"
-    with open(temporary, "wb") as f:
-        torch.save(state, f)
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(temporary, path)
 
 
 class InTurn(torch.optim.AdamW):

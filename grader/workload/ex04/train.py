@@ -51,6 +51,7 @@ p.add_argument("--witness", help="unix:PATH, or files:FOLDER, which both sides s
 p.add_argument("--steps", type=int, default=40)
 p.add_argument("--save-every", type=int, default=5)
 p.add_argument("--tries", type=int, default=3)
+p.add_argument("--pace", type=float, default=0, help="s that a step takes (to play: 1)")
 
 
 class Walk:
@@ -288,6 +289,7 @@ def _train(args, walk: Walk, witness, came: list[int]) -> int:
         if walk.step == args.steps:
             print(f"done at step {walk.step}", flush=True)
             return DONE
+        time.sleep(args.pace)
         walk.advance(answer["salt"])
         witness.ask("step", step=walk.step, digest=walk.digest())
         if walk.step % args.save_every == 0 or walk.step == args.steps:
