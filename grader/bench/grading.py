@@ -80,7 +80,7 @@ def _plain_python(folder: Path, script: Path, argv: list[str]) -> None:
         "env": life_environment(str(folder / "t")),
         "limits": Limits().__dict__,
         "sandbox": Sandbox(NONE).job(),
-        **{name: str(folder / name) for name in ("stdout", "stderr", "events", "stack")},
+        **{name: str(folder / name) for name in ("output", "events", "stack")},
     }
     (folder / "job.json").write_text(json.dumps(job))
     # it starts a session of its own

@@ -45,7 +45,7 @@ def life_cost(rounds: int) -> None:
                         launcher, folder, script, argv, None, Limits(), sandbox=one.job([top])
                     )
                     if result["status"]:
-                        raise SystemExit((folder / "stderr").read_text())
+                        raise SystemExit((folder / "output").read_text())
                     if n:  # the first round warms up
                         times.setdefault(one.kind, []).append(time.monotonic() - began)
         finally:
