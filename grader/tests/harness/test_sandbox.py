@@ -499,7 +499,9 @@ def test_a_life_holds_nothing_of_its_guardians(attack):
                 pass
     """
     shown = dict(line.split() for line in attack(code).splitlines())
-    assert sorted(shown.values()) == ["events", "null", "output", "output", "output", "stack"], shown
+    assert sorted(shown.values()) == ["events", "null", "output", "output", "output", "stack"], (
+        shown
+    )
 
 
 @pytest.mark.parametrize("where", ["", "/x", "/a/b/x"])
