@@ -28,7 +28,9 @@ MIN_FREE = 16 << 20
 
 def life_environment(own: str) -> dict[str, str]:
     """The environment of every life; `own` is the life's own folder."""
-    return environment() | {"TMPDIR": own, "HOME": own, "PYTHONDONTWRITEBYTECODE": "1"}
+    # a life's uid may have no name on this machine, and libraries ask for one
+    who = {"USER": "student", "LOGNAME": "student"}
+    return environment() | who | {"TMPDIR": own, "HOME": own, "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 def run_life(

@@ -304,7 +304,11 @@ class Interrupted:
             if self.moments == self.due:
                 self.struck = True
                 self.moments += 1
-                signal.raise_signal(self.second if self.where == "handler" else self.first)
+                try:
+                    signal.raise_signal(self.second if self.where == "handler" else self.first)
+                except BaseException:
+                    retraced.times -= 1  # the interpreter then ends the tracing, and no one else
+                    raise
             else:
                 self.moments += 1
         return self._trace
