@@ -2,8 +2,8 @@
 
     <!-- sample: ex01/in-place.txt lines 1-6, last -->
     ```
-    lines 1 to 6 and the last one of grader/tests/snapshots/ex01/in-place.txt, as a terminal shows
-    them
+    lines 1 to 6 and the replay command of grader/tests/snapshots/ex01/in-place.txt, as a
+    terminal shows them
     ```
 
 A sample that begins at line 1 gets the message's heading, too.
@@ -110,7 +110,8 @@ def cut(root: Path, marker: re.Match, tasks: dict[tuple[str, str], Task]) -> lis
         raise ValueError(f"there is no snapshot {exercise_id}/{name}.txt")
     # mutants lie in the solution's folder; a student's replay command names none
     code, *lines = path.read_text().replace(" --solution", "").splitlines()
-    numbers = _numbers(wanted, len(lines))
+    replays = [n for n, line in enumerate(lines, 1) if line.startswith("replay")]
+    numbers = _numbers(wanted, (replays or [len(lines)])[-1])
     if out := [n for n in numbers if not 1 <= n <= len(lines)]:
         raise ValueError(f"{exercise_id}/{name}.txt has no line {out[0]}")
     task = tasks[exercise_id, name]
@@ -119,7 +120,7 @@ def cut(root: Path, marker: re.Match, tasks: dict[tuple[str, str], Task]) -> lis
 
 
 def _numbers(text: str, last: int) -> list[int]:
-    """'1-3, last' -> [1, 2, 3, 9] of nine lines"""
+    """'1-3, last' -> [1, 2, 3, 9], if `last` is 9."""
     found: list[int] = []
     for part in text.replace("last", str(last)).split(","):
         first, _, end = part.partition("-")
@@ -149,7 +150,7 @@ def _heading(task: Task, code: str) -> str:
 
 def _as_shown(line: str) -> list[str]:
     """A row of a message as a terminal wraps it; a command stays on one line, to be copied."""
-    if line.startswith("replay"):
+    if line.startswith(("replay", "debug")):
         return [f"  {line}"]
     hanging = " " * LABEL
     wrapped = textwrap.wrap(line, WIDTH, break_on_hyphens=False, subsequent_indent=hanging)

@@ -67,6 +67,7 @@ def ended_early(controls: Controls, run: Run, life: Life) -> Finding:
         if process.ended:
             finding = over_limit(controls, run, process, who(rank))
             finding.rows += ranks.by_rank({r: at for r, at in stood.items() if r != rank})
+            finding.data["rank"] = rank
             return finding
     for rank, process in enumerate(processes):  # of several, which was first is chance
         crash = process.first("crash")
@@ -76,6 +77,7 @@ def ended_early(controls: Controls, run: Run, life: Life) -> Finding:
                 r: at for r, at in stood.items() if r != rank and not ranks.left_well(processes[r])
             }
             finding.rows += ranks.by_rank(waiting)
+            finding.data["rank"] = rank
             return finding
     for rank, process in enumerate(processes):
         if not several or (process.first("crash") is None and not process.finished):

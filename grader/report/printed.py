@@ -54,10 +54,8 @@ def failing_life(runs: list[Any], finding: Finding) -> tuple[str, int] | None:
     run = failing(runs, finding)
     if run is None or "label" not in getattr(run, "notes", {}):
         return None
-    crashes = [(one.first("crash"), rank) for rank, one in enumerate(run.last.processes)]
-    # of several ranks, the others crash when the first is gone
-    first = min(((crash["t"], rank) for crash, rank in crashes if crash), default=(0.0, 0))
-    rank = finding.data.get("rank", first[1])
+    # of ranks that wait for each other, which failed first is chance
+    rank = finding.data.get("rank", 0)
     return f"{run.notes['label']}.{len(run.lives)}", rank
 
 

@@ -116,7 +116,7 @@ def test_a_failure_exits_1_and_its_replay_command_reproduces_it(tmp_path):
         ["ex01", "--json", ""],
         ["ex01", "--submission", ""],
         ["ex01", "--submission", "/"],
-        ["ex01.1/nothing"],
+        ["ex01.1/no-such-check"],
         ["ex01", "--task", "ex02.1"],
         ["ex01", "--task", "ex01.3.4"],
         ["ex01", "--solution", "--submission", "."],

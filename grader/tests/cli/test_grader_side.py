@@ -171,7 +171,7 @@ def test_a_mistake_of_the_graders_is_one_line(monkeypatch, capsys, tmp_path):
     from grader import cli
 
     monkeypatch.setattr(cli, "STATE", ROOT / ".grade")
-    monkeypatch.setattr(cli, "_exercises", lambda *args: 1 / 0)
+    monkeypatch.setattr(cli.selection, "parse", lambda *args: 1 / 0)
     monkeypatch.setattr(sys, "argv", ["grade", "ex01"])
     with pytest.raises(SystemExit) as left:
         cli.main()

@@ -224,7 +224,8 @@ def test_without_solutions_there_is_nothing_to_check_against(course):
 
 def test_samples_are_written_from_their_snapshots(course):
     change(course, f"{SNAPSHOTS}/ex02/barrier-inside.txt", "8 s", "9 s")
-    assert samples.write(course) == [course / TWO / "README.md"]
+    pages = [course / TWO / "README.md", course / "docs" / "debugging.md"]
+    assert samples.write(course) == pages
     assert "after waiting 9 s for the others" in (course / TWO / "README.md").read_text()
     assert samples.write(course) == []
     assert dev_check.problems(course) == []
