@@ -6,13 +6,10 @@ import re
 import signal
 
 from grader.harness import scratch
-from grader.harness.run import Process
 from grader.verdicts import Finding, Gist
 
 
-def crashed(
-    crash: dict, when: list, fault: str | None = None, process: Process | None = None
-) -> Finding:
+def crashed(crash: dict, when: list, fault: str | None = None) -> Finding:
     """A crash as the student should see it: their own frames, the exception last."""
     frames = student_frames(crash)
     if not frames and crash["frames"]:

@@ -72,7 +72,7 @@ def ended_early(controls: Controls, run: Run, life: Life) -> Finding:
     for rank, process in enumerate(processes):  # of several, which was first is chance
         crash = process.first("crash")
         if crash and not (several and ranks.by_others(process, crash)):
-            finding = crashed(crash, who(rank), schedule_of(run), process)
+            finding = crashed(crash, who(rank), schedule_of(run))
             waiting = {
                 r: at for r, at in stood.items() if r != rank and not ranks.left_well(processes[r])
             }

@@ -52,7 +52,7 @@ class Answer:
                 ],
             )
         if self.crash:
-            finding = crashed(self.crash, rows, process=self.run.last.process)
+            finding = crashed(self.crash, rows)
             finding.think = think
             raise finding
         raise Finding("answer", [*rows, Gist("ended", self._how())], about=asked, think=think)

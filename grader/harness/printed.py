@@ -67,7 +67,7 @@ def _of_process(process: Any, life: int, rank: int | None) -> list[Line]:
     end = max([e["t"] for e in process.events], default=0.0)
     crash = process.first("crash")
     at, out, offset = 0, [], size - len(data)
-    printed_before_crash = _printed_by(process.events, crash["t"]) if crash else None
+    printed_before_crash = _printed_by(marks, crash["t"]) if crash else None
     for raw in data.splitlines(keepends=True):
         started, offset = offset, offset + len(raw)
         while at < len(marks) and marks[at]["printed"] < offset:
@@ -89,12 +89,9 @@ def _of_process(process: Any, life: int, rank: int | None) -> list[Line]:
     return out
 
 
-def _printed_by(events: list[dict[str, Any]], t: float) -> int:
+def _printed_by(marks: list[dict[str, Any]], t: float) -> int:
     """Bytes that a process had printed at that time."""
-    return max(
-        [e["printed"] for e in events if isinstance(e.get("printed"), int) and e["t"] <= t],
-        default=0,
-    )
+    return max([mark["printed"] for mark in marks if mark["t"] <= t], default=0)
 
 
 @contextmanager

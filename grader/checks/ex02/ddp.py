@@ -200,7 +200,7 @@ def loads_alone(lab: Lab, name: str) -> None:
     }[name]
     answer = answers[name == "gpu"]
     if answer.crash:
-        finding = crashed(answer.crash, [("loaded", loaded)], process=answer.run.last.process)
+        finding = crashed(answer.crash, [("loaded", loaded)])
         finding.means = finding.means or means
         finding.think = finding.think or think
         raise finding

@@ -247,7 +247,7 @@ def exports(lab: Lab) -> None:
     run = lab.launch("ex02/sharded.py", "--do", "export", directory=saved.directory, given=given)
     when = ("exported", "what 4 ranks saved, by one process without a process group")
     if crash := run.last.first("crash"):
-        raise crashed(crash, [when], process=run.last.process)
+        raise crashed(crash, [when])
     finished(lab, run)
     answer = run.last.first("exported")
     kinds = answer["kinds"]

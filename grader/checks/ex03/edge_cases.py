@@ -393,7 +393,7 @@ def _goes_on(life: Process, rows: list, error: tuple[str, str]) -> None:
     if error[0] == "SystemExit" and raised and error[1] in raised["exit"]:
         return
     if crash:
-        finding = crashed(crash, rows, process=life)
+        finding = crashed(crash, rows)
         finding.rows.append(("expected", "the job's own error goes on to the caller"))
         raise finding
     rows = [
