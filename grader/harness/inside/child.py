@@ -18,13 +18,23 @@ import tempfile
 import threading
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 MESSAGE = 10_000  # of an error's message, in characters: DCP's holds a traceback of each rank
 
 
+_life = False
+
+
+def is_life() -> bool:
+    """Whether the harness runs this process: its script returns to `run`, which ends it."""
+    return _life
+
+
 def live(job: dict[str, Any]) -> None:
     """Run the whole life to its end; never returns."""
+    global _life
+    _life = True
     try:
         become(job)
         run(job)
@@ -165,7 +175,15 @@ def run(job: dict[str, Any]) -> None:
             traceback.print_exception(type(e), e, e.__traceback__)
             if job.get("debug") == "terminal":
                 look_at(e)
-    # exit as the interpreter does, but don't free torch, which takes a second
+    end(status)
+
+
+def end(status: int) -> NoReturn:
+    """Exit as the interpreter does, but free nothing.
+
+    Freeing torch takes a second. It can also abort the process: gloo's threads may still hold
+    tensors, and need an interpreter to free them (PyTorch's pull request 179291).
+    """
     try:
         threading._shutdown()  # type: ignore[attr-defined]  # private
         atexit._run_exitfuncs()

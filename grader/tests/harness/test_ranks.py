@@ -312,6 +312,35 @@ def test_torchrun_trains_the_same_job(labs, ex02, tmp_path, monkeypatch):
         assert digest(one) == digest(other), file
 
 
+LEAVES = """
+import atexit
+from grader.harness.inside import ranks
+
+class Held:
+    def __del__(self):
+        print("freed")
+
+held = Held()
+atexit.register(print, "atexit")
+ranks.join("gloo")
+ranks.leave(75)
+print("went on")
+"""
+
+
+def test_a_rank_outside_the_harness_ends_without_freeing_what_gloo_may_hold(tmp_path):
+    environment = os.environ | {
+        "RANK": "0",
+        "WORLD_SIZE": "1",
+        "RANKS_STORE": str(tmp_path / "store"),
+        "PYTHONPATH": str(catalog.ROOT),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", LEAVES], env=environment, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (75, "atexit\n"), done.stderr
+
+
 def test_a_group_says_what_each_rank_said(tmp_path):
     processes = []
     for rank, text in enumerate(("a\nb\n", "c\n")):

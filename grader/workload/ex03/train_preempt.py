@@ -193,7 +193,7 @@ def main() -> int:
             raise
     left(status)
     if status in (0, 75):
-        ranks.leave()
+        ranks.leave(status)
     return status
 
 
