@@ -202,7 +202,7 @@ def checks(
     submissions = [_submission(each.exercise, submission, solution) for each in chosen]
     for each in chosen:
         engine.select(each)  # an error before any grading
-    limits = Limits(wall=time_limit, cpu=max(5.0, time_limit / 2)) if time_limit else Limits()
+    limits = Limits.within(time_limit) if time_limit else Limits()
     confined = sandbox.choose(policy)
     seed = random.SystemRandom().randrange(2**31) if seed is None else seed
     out = terminal.console()

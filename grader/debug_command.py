@@ -28,7 +28,9 @@ from grader.harness.sandbox import NONE
 from grader.report import printed
 from grader.verdicts import Finding, NotSelected
 
-UNLIMITED = Limits(wall=86400.0, cpu=86400.0)  # a person thinks for longer than a life runs
+UNLIMITED = Limits(
+    wall=86400.0, quiet=86400.0, cpu=86400.0
+)  # a person thinks for longer than a life runs
 TERMINAL, DEBUGPY = "terminal", "debugpy"
 
 
@@ -65,7 +67,7 @@ class Foreground:
 
 def _without_limits(path: Path, debug: str) -> None:
     job = json.loads(path.read_text())
-    job["limits"] |= {"wall": UNLIMITED.wall, "cpu": UNLIMITED.cpu}
+    job["limits"] |= {name: getattr(UNLIMITED, name) for name in ("wall", "quiet", "cpu")}
     job["given"] |= {"patience": UNLIMITED.wall}  # the others wait in collectives
     job["sandbox"] |= {"kind": NONE}  # ranks in a sandbox have a network of their own
     if debug:

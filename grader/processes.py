@@ -1,4 +1,6 @@
-"""What a process asks of the kernel about others: to die with its parent, to adopt orphans."""
+"""What a process asks of the kernel about others: to die with its parent, to adopt orphans, how
+they get on.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,7 @@ import ctypes
 import os
 import signal
 import sys
+from collections.abc import Iterator
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 # looked up here, once: nothing may be imported between fork and exec
@@ -45,3 +48,29 @@ def children() -> list[int]:
         import psutil
 
         return [p.pid for p in psutil.Process().children()]
+
+
+def descendants() -> Iterator[int]:
+    """This process's children and all below them; none where there is no /proc."""
+    todo = children() if os.path.exists("/proc/self/statm") else []
+    while todo:
+        pid = todo.pop()
+        yield pid
+        try:
+            for thread in os.listdir(f"/proc/{pid}/task"):
+                with open(f"/proc/{pid}/task/{thread}/children") as f:
+                    todo += map(int, f.read().split())
+        except OSError:
+            pass  # it has ended in the meantime
+
+
+def waited_for_a_processor(pid: int, thread: int | str | None = None) -> float:
+    """Seconds that the thread (the main one without a number) was ready but didn't run.
+
+    0 if that is unknown.
+    """
+    try:
+        with open(f"/proc/{pid}/task/{thread or pid}/schedstat") as f:
+            return int(f.read().split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return 0.0

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Sequence
 from typing import Protocol
 
 from grader.checks import ranks
 from grader.checks.crashes import crashed, left_with, student_frames
-from grader.harness import scratch
+from grader.checks.stacks import stood_at
 from grader.harness.launcher import Limits
 from grader.harness.run import Life, Process, Run, schedule_of
 from grader.verdicts import Finding, Gist, Inconclusive, Struck
@@ -50,12 +50,14 @@ def finished(controls: Controls, run: Run) -> None:
             raise ended_early(controls, run, life)
 
 
-def ended_early(controls: Controls, run: Run, life: Life) -> Finding:
+def ended_early(
+    controls: Controls, run: Run, life: Life, asked: Sequence[tuple[str, str]] = ()
+) -> Finding:
     """Why: the first process that went wrong by itself, or a deadlock, of which each rank has its
-    half.
+    half. `asked`: as evidence, what it was to do then.
     """
     processes, several = life.processes, life.world > 1
-    when = [Struck(run.story)] if run.schedule else []
+    when = [*([Struck(run.story)] if run.schedule else []), *asked]
     if apart := ranks.never_met([crash for one in processes for crash in one.all("crash")]):
         return apart
     stood = ranks.standing(processes) if several else {}
@@ -118,44 +120,44 @@ def over_limit(controls: Controls, run: Run, process: Process, when: list) -> Fi
             "for a processor"
         )
         return Inconclusive("starved", [*when, ("machine", waited)])
-    if process.ended == "wall" and controls.too_slow():
+    if process.ended in ("wall", "quiet") and controls.too_slow():
         return Inconclusive(
             "slow",
             [
                 *when,
                 (
                     "machine",
-                    f"too slow now: {limits.wall:g} s weren't enough, even for a run without "
-                    "your code",
+                    "too slow now, even for a run without your code",
                 ),
             ],
         )
     what = {
-        "wall": f"still running after {limits.wall:g} s; a whole run takes about 1 s",
-        "cpu": f"used {process.result['cpu']:.0f} s of CPU time; a whole run takes about 1 s",
+        "wall": f"still running after {limits.wall:g} s; {NORMAL}",
+        "quiet": f"got no further for {process.result['silent']:.0f} s; {NORMAL}",
+        "cpu": f"used {process.result['cpu']:.0f} s of CPU time; {NORMAL}",
         "memory": f"needed more than {limits.memory >> 20} MiB of memory",
         "output": f"printed more than {limits.output >> 20} MiB",
         "disk": f"wrote more than {limits.disk >> 20} MiB to disk, or thousands of files",
     }[process.ended or ""]
-    rows = [*when, Gist("ended", what)]
-    if where := _stands_at(process):
-        rows.append(("stood at", where))
-    return Finding("limit", rows, schedule_of(run), about=f"{process.ended}", ending=what)
+    return Finding(
+        "limit",
+        [*when, Gist("ended", what), *stood_at(process)],
+        schedule_of(run),
+        about=f"{process.ended}",
+        means=HOLDS if process.ended == "quiet" else "",
+        think=WAITS if process.ended == "quiet" else "",
+        ending=what,
+    )
+
+
+NORMAL = "a whole run takes about 1 s"
+HOLDS = "a job that hangs holds its nodes until the time limit, and nobody hears of it"
+WAITS = "what does this line wait for, and what if that never comes?"
 
 
 def starved(allowed: float, waited: float) -> bool:
     """Did a process that used its `allowed` seconds spend many of them waiting for a processor?"""
     return waited > 0.3 * allowed
-
-
-def _stands_at(process: Process) -> str:
-    """Where in the student's code the main thread was when the time was up."""
-    for file, line, function in re.findall(
-        r'File "(.*)", line (\d+) in (.*)', process.text("stack", 20_000)
-    ):
-        if own := scratch.submitted(file):
-            return f"{own}:{line} in {function}"
-    return ""
 
 
 def imports_cleanly(run: Run, functions: list[str]) -> None:
@@ -180,10 +182,9 @@ def _not_imported(process: Process) -> Finding:
         error = f"{crash['type']}: {crash['message']}"[:300]
         return Finding("import", [(label, where[-1][1]), Gist("error", error)])
     if process.ended:
-        rows = [
-            ("can't import", f"importing it exceeded a limit: {process.ended}"),
-            ("stood at", _stands_at(process) or "its top level"),
-        ]
+        endless = process.ended in ("quiet", "wall", "cpu")
+        what = "never ends" if endless else f"exceeded a limit: {process.ended}"
+        rows = [("can't import", f"importing it {what}"), *stood_at(process)]
         return Finding("import", rows)
     rows = [
         ("can't import", f"importing it ended the process with {left_with(process.status)}"),

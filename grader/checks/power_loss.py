@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from grader.checks.endings import finished
+from grader.checks.stacks import rows_of
 from grader.crash import description, enumeration, plain, promise
 from grader.crash.crashtest import Report
 from grader.crash.judge import Outcome
@@ -58,7 +61,8 @@ def saves_survive(
         model: sum(model in state.models for state in found.states) for model in enumeration.TITLES
     }
     report = Report(record, found, digests, tried, failing, remedies, left_out=left_out)
-    _judge(lab, description.as_data(report), description.advice(report), steps, saves, load)
+    told = (description.as_data(report), description.advice(report))
+    _judge(lab, *told, steps, saves, load, read.last.process.code)
 
 
 def _record(run: Run, number: int) -> Record:
@@ -100,10 +104,19 @@ def survives(
     if unseen := run.last.first("crash states unseen"):
         raise _unseen(unseen)
     told = run.last.first("crash states")
-    _judge(lab, told["report"], told["advice"], steps, saves, load)
+    code = run.last.process.code
+    _judge(lab, told["report"], told["advice"], steps, saves, load, code)
 
 
-def _judge(lab: Lab, report: dict, advice: list, steps: list[int], saves: str, load: str) -> None:
+def _judge(
+    lab: Lab,
+    report: dict,
+    advice: list,
+    steps: list[int],
+    saves: str,
+    load: str,
+    code: Path | None,
+) -> None:
     recorded = report["recorded"]
     tried, left_out = recorded["trees"], recorded["left_out"]
     possible = f" (of {tried + left_out:,} possible)" if left_out else ""
@@ -120,7 +133,7 @@ def _judge(lab: Lab, report: dict, advice: list, steps: list[int], saves: str, l
         gist = f"for at least one disk state, {load} breaks its promise"
         raise Finding(
             "power-loss",
-            [saved, *_rows(report, advice, load)],
+            [saved, *_rows(report, advice, load, code)],
             gist=gist,
             disk_state=report["smallest"] | {"events": report["smallest"]["events"][-EVENTS:]},
             about=report["smallest"]["kind"],
@@ -147,7 +160,7 @@ def _unseen(unseen: dict) -> Inconclusive:
     return Inconclusive("unseen", rows, blocks=blocks, means="" if blocks else means)
 
 
-def _rows(report: dict, advice: list, load: str) -> list[tuple[str, str]]:
+def _rows(report: dict, advice: list, load: str, code: Path | None) -> list[tuple[str, str]]:
     worst = report["smallest"]
     events, lost, disk = worst["events"], worst["lost"], worst["disk"] or ["nothing"]
     return [
@@ -160,6 +173,7 @@ def _rows(report: dict, advice: list, load: str) -> list[tuple[str, str]]:
         *([("lost", "; ".join(_few(lost)))] if lost else []),
         ("on disk", "; ".join(_few(disk))),
         Found(f"{load} {worst['load']}"),
+        *rows_of(worst["stack"], code),
         (
             "expected",
             f"the state of {worst['promised']}"

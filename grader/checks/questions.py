@@ -5,16 +5,16 @@ it.
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from grader.checks.crashes import crashed
-from grader.checks.endings import finished, starved
+from grader.checks.endings import ended_early
 from grader.harness.lab import Lab
-from grader.verdicts import Finding, Gist, Inconclusive
-
-SECONDS = 20  # for one question (workload/isolate.py)
+from grader.harness.run import Run
+from grader.verdicts import Finding, Gist
 
 
 @dataclass
@@ -25,32 +25,22 @@ class Answer:
     values: dict = field(default_factory=dict)  # what the driver reported
     crash: dict | None = None  # the error that ended the process that was asked
     status: int | None = None  # its exit status, or -signal; None: it was never asked
-    late: bool = False  # it was still running when its time was up
-    waited: float = 0.0  # s of that without a processor
-    run: Any = None  # the Run that it was asked in
+    asked: bool = False  # the driver came to it
+    lab: Any = None  # the Lab and the Run that it was asked in
+    run: Any = None
 
     def given(self, think: str, when: tuple[str, str] | None = None) -> dict:
-        """The reported values. Raises the Finding of a process that crashed, died or was late.
+        """The reported values. Raises the Finding of a process that crashed, died or hung.
 
         think  a question that helps the author of the code
         when   a row of evidence: what the function was asked
         """
         rows = [when] if when else []
         asked = self.question["ask"]
-        if self.values and not self.late and self.status == 0:
+        if self.values and self.status == 0:
             return self.values
-        if self.late and starved(SECONDS, self.waited):
-            raise Inconclusive(
-                "starved",
-                [
-                    *rows,
-                    (
-                        "machine",
-                        f"busy: of {SECONDS} s, the process waited {self.waited:.0f} s for a "
-                        "processor",
-                    ),
-                ],
-            )
+        if self.status is None and not self.run.finished:
+            raise ended_early(self.lab, self.run, self.run.last, rows if self.asked else [])
         if self.crash:
             finding = crashed(self.crash, rows)
             finding.think = think
@@ -60,17 +50,27 @@ class Answer:
     def _how(self) -> str:
         if self.status is None:
             return "the process ended before it was asked"
-        if self.late:
-            return f"the process that was asked was still running after {SECONDS} s"
         if self.status < 0:
             name = signal.Signals(-self.status).name
             return f"{name} killed the process that was asked"
         return f"the process that was asked ended with exit status {self.status}"
 
+    def note(self, event: dict) -> None:
+        """One event that names this question."""
+        if event["event"] == "asked":
+            self.asked = True
+        elif event["event"] == "answer" and isinstance(event.get("values"), dict):
+            self.values = self.values or event["values"]
+        elif event["event"] == "crash" and self.crash is None:
+            self.crash = event
+        elif event["event"] == "ended" and self.status is None:
+            self.status = event["status"]
+
 
 def ask(
     lab: Lab, script: str, questions: list[dict], *argv: object,
     directory: Path | None = None, fresh: bool = False, trusted: bool = False,
+    alike: Callable[[dict], object] = lambda question: None,
 ) -> list[Answer]:  # fmt: skip
     """Have one life of `script` answer all questions, in this order.
 
@@ -78,35 +78,35 @@ def ask(
     directory  where the driver works; a new one without it
     fresh      in a plainly started interpreter: its hash secret and addresses are its own
     trusted    without the submission
+    alike      equal for questions of which all hang if one does: after it, another life is asked
+               only the others. Without it, no question is asked after one that hangs
     """
     numbered = [question | {"id": f"{lab.draw.getrandbits(64):016x}"} for question in questions]
-    run = lab.launch(
-        script,
-        *argv,
-        directory=directory,
-        given={"questions": numbered},
-        fresh=fresh,
-        trusted=trusted,
-    )
-    life = run.last
-    found = {question["id"]: Answer(question, run=run) for question in numbered}
-    for event in life.events:
-        answer = found.get(
-            event.get("id") if event.get("event") == "answer" else event.get("point")
+    answers = {question["id"]: Answer(question, lab=lab) for question in numbered}
+    while numbered:
+        run = lab.launch(
+            script,
+            *argv,
+            directory=directory,
+            given={"questions": numbered},
+            fresh=fresh,
+            trusted=trusted,
         )
-        if answer is None:
-            continue
-        if (
-            event["event"] == "answer"
-            and isinstance(event.get("values"), dict)
-            and not answer.values
-        ):
-            answer.values = event["values"]
-        elif event["event"] == "crash" and answer.crash is None:
-            answer.crash = event
-        elif event["event"] == "ended" and answer.status is None:
-            answer.status, answer.late = event["status"], event["late"]
-            answer.waited = event.get("waited", 0.0)
-    if any(answer.status is None for answer in found.values()):
-        finished(lab, run)  # says why, if the life itself ended early
-    return list(found.values())
+        directory = run.directory
+        for question in numbered:
+            answers[question["id"]].run = run
+        for event in run.last.events:
+            name = event.get("id" if event.get("event") == "answer" else "point")
+            if isinstance(name, str) and name in answers:
+                answers[name].note(event)
+        numbered = _after_a_hang(
+            run, [q for q in numbered if answers[q["id"]].status is None], alike
+        )
+    return list(answers.values())
+
+
+def _after_a_hang(run: Run, left: list[dict], alike: Callable[[dict], object]) -> list[dict]:
+    """Those of the questions without an answer that can still get one."""
+    if run.last.process.ended != "quiet" or not left:
+        return []
+    return [question for question in left if alike(question) != alike(left[0])]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from grader.checks.crashes import left_with, raised_at, student_frames
+from grader.checks.stacks import ended_by_the_grader
 from grader.harness import scratch
 from grader.harness.inside.ranks import PATIENCE
 from grader.harness.run import Process, Run, schedule_of
@@ -132,6 +133,8 @@ def _stood(process: Process) -> str:
     last = _last_collective(process)
     if last and last["open"]:
         return f"waits in {last['name']}, {_line(last)}"
+    if process.ended:
+        return ended_by_the_grader(process)
     if crash := process.first("crash"):
         inner = [
             f

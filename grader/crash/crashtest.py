@@ -115,9 +115,12 @@ def test(
     most_trees: int = MOST_TREES,
     patience: float = judge.SECONDS,
     since: int = 1,
+    where: Callable[[int], str] = lambda pid: "",
+    heard: Callable[[], None] = lambda: None,
 ) -> Report:
     """Everything above. `prepare` fills the directory before the first save; what it puts there is
-    durable. A load may take `patience` seconds. States are judged once save `since` began.
+    durable. A load may take `patience` seconds. States are judged once save `since` began. `where`
+    and `heard` are judge.judge's.
 
     Raises   recorder.Unavailable, recorder.Incomplete: there is no verdict.
              RuntimeError: the program's own saves fail, with nothing wrong with the disk.
@@ -145,7 +148,7 @@ def test(
             places = [here / f"judge{n}" / "disk" for n in range(workers)]
             if _knows_its_place(here, trees):
                 places = [here / "disk"]  # an absolute path in it is valid only in this place
-            outcomes = judge.judge(trees, program.load, places, patience)
+            outcomes = judge.judge(trees, program.load, places, patience, where, heard)
             timed["judge"] += time.perf_counter() - began
             return outcomes
 

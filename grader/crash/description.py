@@ -82,6 +82,7 @@ def story(report: Report, failure: Failure) -> dict[str, Any]:
             "on_disk": contents(state.tree),
         },
         "load": did(failure),
+        "stack": failure.outcome.stack,
         "kind": failure.kind,
         "means": KINDS[failure.kind],
         "promised": f"save {promise.durable}, which had returned"

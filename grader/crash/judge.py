@@ -22,10 +22,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from grader.crash.operations import Tree
-from grader.processes import die_with_parent, kill_session
+from grader.processes import die_with_parent, kill_session, waited_for_a_processor
 
-SECONDS = 20  # for one load; milliseconds are normal
-ENOUGH_LATE = 2  # loads of one process that don't end, after which it asks no more
+SECONDS = 20  # for one load, less those without a processor; milliseconds are normal
 ENOUGH = 1 << 16  # bytes of one answer
 
 
@@ -41,6 +40,7 @@ class Outcome:
     kind: str
     digest: str = ""
     text: str = ""  # the error's type and first line, or how the process ended
+    stack: str = ""  # of one that is late: where it stood, if anybody asked
 
 
 def lay(tree: Tree, place: Path) -> None:
@@ -63,12 +63,17 @@ def judge(
     load: Callable[[str], str | None],
     places: list[Path],
     seconds: float = SECONDS,
+    where: Callable[[int], str] = lambda pid: "",
+    heard: Callable[[], None] = lambda: None,
 ) -> dict[K, Outcome]:
     """Lay each tree out in one of `places` and ask `load(place)` for the digest of what lies there
     (None: nothing).
 
-    One process per place works through its share; it and what it starts die with this one. Where
-    loads hang, not all are asked: some of the keys are missing in the answer.
+    One process per place works through its share; it and what it starts die with this one. After a
+    load that hangs, it asks no more: some of the keys are missing in the answer.
+
+    where  the stack of a process whose load hangs
+    heard  called at each answer
     """
     keys = list(trees)
     readers: list[tuple[int, int]] = []
@@ -84,21 +89,19 @@ def judge(
                 try:
                     os.close(reading)
                     die_with_parent()
-                    late = 0
                     for i in range(n, len(keys), len(places)):
                         lay(trees[keys[i]], place)
-                        outcome = _ask(load, place, seconds)
+                        outcome = _ask(load, place, seconds, where)
                         answer = json.dumps([i, asdict(outcome)]).encode() + b"\n"
                         while answer:
                             answer = answer[os.write(writing, answer) :]
-                        late += outcome.kind == "late"
-                        if late == ENOUGH_LATE:
+                        if outcome.kind == "late":
                             break
                 finally:
                     os._exit(0)
             os.close(writing)
             readers.append((pid, reading))
-        return _collect(keys, readers)
+        return _collect(keys, readers, heard)
     finally:
         gc.unfreeze()
         for pid, reading in readers:
@@ -109,7 +112,9 @@ def judge(
                 os.waitpid(pid, 0)
 
 
-def _collect(keys: list[K], readers: list[tuple[int, int]]) -> dict[K, Outcome]:
+def _collect(
+    keys: list[K], readers: list[tuple[int, int]], heard: Callable[[], None]
+) -> dict[K, Outcome]:
     found: dict[K, Outcome] = {}
     rest = {fd: b"" for _, fd in readers}
     while rest:
@@ -122,6 +127,7 @@ def _collect(keys: list[K], readers: list[tuple[int, int]]) -> dict[K, Outcome]:
             for line in lines:
                 i, outcome = json.loads(line)
                 found[keys[i]] = Outcome(**outcome)
+                heard()
     if len(found) < len(keys) and not any(o.kind == "late" for o in found.values()):
         raise RuntimeError(
             f"{len(keys) - len(found)} of {len(keys)} states weren't judged: the judging process "
@@ -130,7 +136,9 @@ def _collect(keys: list[K], readers: list[tuple[int, int]]) -> dict[K, Outcome]:
     return found
 
 
-def _ask(load: Callable[[str], str | None], place: Path, seconds: float) -> Outcome:
+def _ask(
+    load: Callable[[str], str | None], place: Path, seconds: float, where: Callable[[int], str]
+) -> Outcome:
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -145,11 +153,11 @@ def _ask(load: Callable[[str], str | None], place: Path, seconds: float) -> Outc
         finally:
             os._exit(0)
     os.close(writing)
-    answer, deadline = b"", time.monotonic() + seconds
+    answer, began = b"", time.monotonic()
     try:
-        while (left := deadline - time.monotonic()) > 0 and select.select([reading], [], [], left)[
-            0
-        ]:
+        while time.monotonic() - began - waited_for_a_processor(pid) < seconds:
+            if not select.select([reading], [], [], 0.1)[0]:
+                continue
             data = os.read(reading, ENOUGH)
             if not data:
                 break
@@ -157,7 +165,8 @@ def _ask(load: Callable[[str], str | None], place: Path, seconds: float) -> Outc
             with suppress(ValueError):
                 return Outcome(**json.loads(answer))
         else:
-            return Outcome("late", text=f"was still running after {seconds:g} s")
+            text = f"was still running after {seconds:g} s"
+            return Outcome("late", text=text, stack=where(pid))
     finally:
         os.close(reading)
         kill_session(pid)

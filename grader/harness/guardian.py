@@ -5,14 +5,16 @@ whether the fork server forked the life or it was started plainly, so both give 
 
 - On Linux it is the reaper of every descendant, even after a fork or setsid. So when the main
   process ends, everything left of the life is the guardian's child, and it kills all of that.
-- It ends the life at its limits of wall time, CPU time, memory, output and disk usage.
+- It ends the life at its limits of wall time, CPU time, memory, output and disk usage, and when it
+  has been silent for too long (silence.py).
 - It watches a lifeline (a pipe): when the grader dies, the life ends, too.
 
 It writes the outcome to `result` as JSON:
     status       exit status or -signal
-    ended        null, or which limit ended it
+    ended        null, or which limit ended it: wall, quiet, cpu, memory, output, disk; or "stopped"
     wall, cpu    s
-    waited       s that it was ready to run but got no processor (of a life that was ended)
+    waited       s that it couldn't run, since it waited for a processor or the disk
+    silent       s since its last report, less such time
     left_behind  processes still alive at the end
 """
 
@@ -29,7 +31,7 @@ import stat
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -39,7 +41,8 @@ if __name__ == "__main__":  # started plainly with -I, it finds only the standar
 
 from grader.files import write_atomically
 from grader.harness import sandbox
-from grader.processes import children, kill_session, reap_descendants
+from grader.harness.silence import Silence, ask_where
+from grader.processes import children, descendants, kill_session, reap_descendants
 from grader.wakeup import wakeup_pipe
 
 POLL = 0.1  # s between two checks of memory and output; the process's end needs no polling
@@ -56,7 +59,8 @@ def guard(job: dict[str, Any], start: Callable[[], int], lifeline: int) -> dict[
     limits, began = job["limits"], time.monotonic()
     disk_seen = began
     main = start()
-    status, cpu, ended, waited = None, 0.0, None, 0.0
+    silence = Silence(job, main)
+    status, cpu, ended = None, 0.0, None
     while status is None:
         ready = select.select([wake_r, lifeline], [], [], POLL)[0]
         if wake_r in ready and signal.SIGTERM in os.read(wake_r, 4096):
@@ -72,11 +76,14 @@ def guard(job: dict[str, Any], start: Callable[[], int], lifeline: int) -> dict[
         if status is None and not ended:
             now = time.monotonic()
             ended = _over(job, main, now - began)
+            if silence.lasts_too_long() and not ended:
+                ended = "quiet"
             if not ended and now - disk_seen > DISK_POLL:
                 ended = "disk" if _written(job["may_write"]) > limits["disk"] else None
                 disk_seen = now
         if status is None and ended:
-            waited = waited_for_a_processor(main)
+            if ended in ("quiet", "wall"):  # at the other limits, no time is left to ask
+                ask_where(main, job["stack"])
             kill_session(main)
             _, code, usage = os.wait4(main, 0)
             status, cpu = os.waitstatus_to_exitcode(code), usage.ru_utime + usage.ru_stime
@@ -90,7 +97,8 @@ def guard(job: dict[str, Any], start: Callable[[], int], lifeline: int) -> dict[
         "ended": ended,
         "wall": round(time.monotonic() - began, 4),
         "cpu": round(cpu, 4),
-        "waited": round(waited, 4),
+        "waited": round(silence.stalled, 4),
+        "silent": round(silence.seconds, 4),
         "left_behind": _kill_the_rest(main, became_reaper),
     }
     write_atomically(job["result"], json.dumps(result))
@@ -146,7 +154,7 @@ def _unnamed(on_disk: list[str] | None = None) -> list[int]:
     """
     disks = {os.stat(folder).st_dev for folder in on_disk or [] if os.path.isdir(folder)}
     found: dict[tuple[int, int], int] = {}
-    for pid in _processes():
+    for pid in descendants():
         try:
             for name in os.listdir(f"/proc/{pid}/fd"):
                 at = f"/proc/{pid}/fd/{name}"
@@ -158,20 +166,6 @@ def _unnamed(on_disk: list[str] | None = None) -> list[int]:
         except OSError:
             pass  # it has ended in the meantime
     return list(found.values())
-
-
-def _processes() -> Iterator[int]:
-    """The life's processes, also those that lost their parents; none where there is no /proc."""
-    todo = children() if os.path.exists("/proc/self/statm") else []
-    while todo:
-        pid = todo.pop()
-        yield pid
-        try:
-            for thread in os.listdir(f"/proc/{pid}/task"):
-                with open(f"/proc/{pid}/task/{thread}/children") as f:
-                    todo += map(int, f.read().split())
-        except OSError:
-            pass  # it has ended in the meantime
 
 
 def _memory(main: int, own_file_systems: bool) -> int:
@@ -192,7 +186,7 @@ def _memory(main: int, own_file_systems: bool) -> int:
                 pass  # it has ended in the meantime
     # psutil would scan every process of the machine to find a few children
     if os.path.exists("/proc/self/statm"):
-        for pid in _processes():
+        for pid in descendants():
             try:
                 with open(f"/proc/{pid}/statm") as f:
                     _, resident, shared, *_ = map(int, f.read().split())
@@ -216,15 +210,6 @@ def _memory(main: int, own_file_systems: bool) -> int:
     except psutil.Error:
         pass
     return total
-
-
-def waited_for_a_processor(pid: int) -> float:
-    """Seconds that the process's main thread was ready but didn't run; 0 if unknown."""
-    try:
-        with open(f"/proc/{pid}/schedstat") as f:
-            return int(f.read().split()[1]) / 1e9
-    except (OSError, ValueError, IndexError):
-        return 0.0
 
 
 def _kill_the_rest(main: int, reaper: bool) -> int:

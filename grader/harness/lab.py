@@ -15,7 +15,7 @@ import tempfile
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
@@ -172,6 +172,7 @@ class Lab:
         ranks: int | None = None, directory: Path | None = None, since: int = 0,
         kept: Callable[[AnyFault], int] | None = None, given: dict[str, Any] | None = None,
         trusted: bool = False, fresh: bool = False, network: bool = False,
+        reports: Sequence[Path] = (),
     ) -> Run:  # fmt: skip
         """Run `script` of the workload through its lives: one per fault, and a last one without.
 
@@ -184,6 +185,7 @@ class Lab:
         fresh      start every life plainly, in a new interpreter
         trusted    run it without the submission: no copy and no --checkpoint
         network    its processes talk to each other over loopback, as ranks do
+        reports    of a script without ranks: files to which what it starts reports
 
         The run ends early when a life doesn't end as its fault says: whatever followed would prove
         nothing.
@@ -216,6 +218,7 @@ class Lab:
                     start,
                     network or bool(ranks),
                     f"{label}.{n + 1}" if own else "",
+                    reports,
                 )
             )
             if fault and not lives[-1].obeyed_fault:
@@ -239,6 +242,7 @@ class Lab:
         start: str,
         network: bool,
         label: str,
+        reports: Sequence[Path],
     ) -> Life:
         bench, number = self.bench, ranks or 1
         debugged = self.debugger.wants(label) if self.debugger and label else None
@@ -268,6 +272,7 @@ class Lab:
             try:
                 with self._shown(where, ranks, label):
                     if ranks is None:
+                        how["reports"] = reports
                         results = [run_life(*args, argvs[0], fault, bench.limits, may_write, **how)]
                     else:
                         faults = [fault and fault.of_rank(rank) for rank in range(ranks)]
@@ -280,11 +285,12 @@ class Lab:
             if not trusted and (link := scratch.link_out_of(directory.parent)):
                 raise _leads_out(link)
         bench.lives_ended += number
+        copies = [*codes, *([None] * number)]  # a trusted life has none
         if ranks is None:
-            processes = [Process(where, fault, results[0])]
+            processes = [Process(where, fault, results[0], copies[0])]
         else:
             processes = [
-                Process(where / str(rank), faults[rank], result)
+                Process(where / str(rank), faults[rank], result, copies[rank])
                 for rank, result in enumerate(results)
             ]
         for process in processes:
@@ -305,18 +311,23 @@ class Lab:
         self._named[name] += 1
         return name if self._named[name] == 1 else f"{name}-{self._named[name]}"
 
-    def once(self, key: tuple[object, ...], make: Callable[[], T]) -> T:
+    def once(self, key: tuple[object, ...], make: Callable[[], T], several: bool = False) -> T:
         """`make()`, run by the first check of the grading that asks for it.
 
-        The runs that it launches count as those of each check that asks.
+        The runs that it launches count as those of each check that asks. `several`: checks of
+        several tasks do, so it is made whatever has become of this one's task.
         """
 
         def made() -> tuple[Callable[[], T], list[Any]]:
-            before = len(self.runs)
+            before, hopeless = len(self.runs), self.hopeless
+            if several:
+                self.hopeless = lambda: None
             try:
                 result = make()
             except (Finding, Exception) as error:
                 return partial(_again, error), self.runs[before:]
+            finally:
+                self.hopeless = hopeless
             return lambda: result, self.runs[before:]
 
         answer, runs = self.bench.once(key, made)
@@ -362,7 +373,8 @@ class Lab:
 
     def too_slow(self) -> bool:
         """Is a run without the student's code too slow, too? Asked anew each time."""
-        bare = self.launch(*BARE, "--seed", self.seed)
+        # whatever has become of this check's task
+        bare = Lab(self.bench, self.name, self.only).launch(*BARE, "--seed", self.seed)
         return not bare.finished or bare.last.process.result["wall"] > self.limits.wall / 4
 
     def trusted(

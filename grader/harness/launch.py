@@ -36,18 +36,20 @@ def life_environment(own: str) -> dict[str, str]:
 def run_life(
     launcher: Launcher, folder: Path, script: Path, argv: list[str], fault: AnyFault | None,
     limits: Limits, may_write: Sequence[Path] = (), *, given: dict[str, Any] | None = None,
-    sandbox: dict[str, Any] | None = None, start: str = FIRST,
+    sandbox: dict[str, Any] | None = None, start: str = FIRST, reports: Sequence[Path] = (),
 ) -> dict[str, Any]:  # fmt: skip
     """Run one life of one process in `folder` to its end; return the guardian's result. Blocks.
 
     given    what the script gets beside its arguments (telemetry.given): questions, salts
+    reports  files that processes report to which the script starts
     sandbox  from Sandbox.job; without it, none
     start    how the life starts (launcher.py): FIRST, RELAUNCHED or FRESH
 
     Raises Lost if there is no reliable result.
     """
     with errors_of_ours(folder):
-        job = prepare(folder, script, argv, fault, limits, may_write, given=given, sandbox=sandbox)
+        how: dict[str, Any] = {"given": given, "sandbox": sandbox, "reports": reports}
+        job = prepare(folder, script, argv, fault, limits, may_write, **how)
         return run_prepared(launcher, [job], limits, start)[0]
 
 
@@ -66,8 +68,12 @@ def prepare(
     folder: Path, script: Path, argv: list[str], fault: AnyFault | None, limits: Limits,
     may_write: Sequence[Path] = (), *, env: dict[str, str] | None = None,
     given: dict[str, Any] | None = None, sandbox: dict[str, Any] | None = None,
+    others: Sequence[Path] = (), reports: Sequence[Path] = (),
 ) -> Path:  # fmt: skip
     """Write the job of one process into `folder`.
+
+    others   the folders of the other processes of its life
+    reports  files that processes report to which this one starts
 
     The process may write only to folder/t and `may_write`.
     """
@@ -85,11 +91,13 @@ def prepare(
         "fault": fault.to_json() if fault else None,
         "given": given or {},
         "limits": asdict(limits),
+        "others": [{name: str(other / name) for name in ("silence", "result")} for other in others],
+        "reports": [str(folder / "events"), *map(str, reports)],
         "may_write": [str(folder), *map(str, may_write)],
         "sandbox": sandbox
         | {"root": str(folder / "root"), "writable": [str(own), *map(str, may_write)]},
         "child": str(HERE / "inside" / "child.py"),
-        **{name: str(folder / name) for name in ("output", "events", "stack", "result")},
+        **{name: str(folder / name) for name in ("output", "events", "stack", "silence", "result")},
     }
     own.mkdir(parents=True)
     (folder / "root").mkdir()

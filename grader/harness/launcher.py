@@ -112,11 +112,18 @@ class DiskFull(Lost):
 @dataclass(frozen=True)
 class Limits:
     wall: float = 60.0  # s
+    quiet: float = 8.0  # s without a report, though it could run; ranks get a little more
     cpu: float = 30.0  # s, per process
     memory: int = 4 << 30  # bytes, private, all processes of a life together
     output: int = 16 << 20  # bytes, of what it prints
     disk: int = 2 << 30  # bytes, in all folders that a life may write to
     events: int = 32 << 20  # bytes of its report; a run reports about a hundred kilobytes
+
+    @classmethod
+    def within(cls, wall: float) -> Limits:
+        """Those of lives that may take so many seconds."""
+        quiet = cls.quiet * max(1.0, wall / cls.wall)
+        return cls(wall=wall, quiet=quiet, cpu=max(5.0, wall / 2))
 
 
 class Launcher(Protocol):

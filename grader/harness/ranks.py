@@ -8,6 +8,7 @@ others fails, so that a deadlock becomes a verdict.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from grader.harness.faults import AnyFault
 from grader.harness.inside.ranks import rank_environment
 from grader.harness.launch import errors_of_ours, prepare, run_prepared
 from grader.harness.launcher import FIRST, Launcher, Limits
+from grader.harness.silence import ALONE
 
 
 def run_ranks(
@@ -37,11 +39,14 @@ def run_ranks(
     Rank r lives in folder/r. The other parameters and errors are those of run_life.
     """
     meeting = folder / "meeting"  # where they find each other
+    folders = [folder / str(rank) for rank in range(len(argv))]
+    # a collective that fails, after PATIENCE, says more about a hang than silence does
+    limits = replace(limits, quiet=limits.quiet + ALONE)
     with errors_of_ours(folder):
         meeting.mkdir(parents=True)
         jobs = [
             prepare(
-                folder / str(rank),
+                folders[rank],
                 script,
                 argv[rank],
                 faults[rank] if faults else None,
@@ -50,6 +55,7 @@ def run_ranks(
                 env=rank_environment(rank, len(argv), meeting / "store"),
                 given=given,
                 sandbox=sandbox,
+                others=folders[:rank] + folders[rank + 1 :],
             )
             for rank in range(len(argv))
         ]

@@ -17,6 +17,16 @@ from grader.harness.trajectory import Trajectory
 
 # exit status of a job that was asked to stop, has saved, and wants to run again (EX_TEMPFAIL)
 PREEMPTED = 75
+# which limit ended a process (guardian.py) -> why the grader ended it, as text
+WHY_ENDED = {
+    "wall": "its time was up",
+    "quiet": "it got no further",
+    "cpu": "its CPU time was up",
+    "memory": "it needed too much memory",
+    "output": "it printed too much",
+    "disk": "it wrote too much to disk",
+    "stopped": "it was stopped from outside",
+}
 # the most JSON lists and objects to keep of a life's events: small in a file, large in memory
 OBJECTS = 300_000
 # the most bytes to read of a life's events; its guardian ends it earlier (Limits.events)
@@ -60,6 +70,7 @@ class Process:
     folder: Path
     fault: AnyFault | None  # the part of the life's that strikes this process
     result: dict[str, Any]  # the guardian's
+    code: Path | None = None  # its copy of the submission
 
     @classmethod
     def of_events(cls, path: Path) -> Process:
@@ -70,7 +81,7 @@ class Process:
 
     def with_events(self, events: list[dict[str, Any]]) -> Process:
         """The same process, as if it had reported only these."""
-        process = Process(self.folder, self.fault, self.result)
+        process = Process(self.folder, self.fault, self.result, self.code)
         process.events = events
         return process
 

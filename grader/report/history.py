@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from grader.harness.preemption import Preempt, Sent
+from grader.harness.run import WHY_ENDED
 from grader.harness.trajectory import Trajectory
 from grader.report import printed
 from grader.report.logs import escaped
@@ -255,7 +256,7 @@ def _end(one: _Process, budget: _Budget) -> tuple[str, str]:
     """(kind, text) of how a process ended: finished, killed, left or failed."""
     life = one.life
     if life.ended:
-        return "failed", f"ended by the grader: {life.ended}"
+        return "failed", f"ended by the grader: {WHY_ENDED.get(life.ended, life.ended)}"
     if life.status < 0:
         name = _name(-life.status)
         fault = life.fault is not None and one.first("fault") is not None

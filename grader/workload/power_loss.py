@@ -10,7 +10,7 @@ from grader.crash.recorder import Incomplete, Unavailable
 from grader.harness.inside import telemetry
 
 SECONDS = 20  # for the saves; milliseconds are normal
-PATIENCE = 8  # s for one load; milliseconds are normal
+PATIENCE = 6  # s for one load, less those without a processor; milliseconds are normal
 TREES = 120  # the most different directories to read; of more, this many are drawn
 
 
@@ -25,6 +25,7 @@ def test(
     Emits "crash states" with the report as data; "crash states unseen" with `why` if there is no
     verdict.
     """
+    telemetry.emit("recording")
     try:
         report = crashtest.test(
             program,
@@ -37,6 +38,8 @@ def test(
             workers=1,
             most_trees=most_trees,
             patience=PATIENCE,
+            where=telemetry.where_it_stands,
+            heard=lambda: telemetry.emit("judged"),
         )
     except (Unavailable, Incomplete, RuntimeError) as e:
         telemetry.emit("crash states unseen", why=str(e), seen=not isinstance(e, Unavailable))

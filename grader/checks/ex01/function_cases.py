@@ -132,7 +132,9 @@ def _run(lab: Lab) -> dict[str, Probe]:
     own = [p for p in probes.values() if p.save["ask"] != "plant_raw"]
     raw = [p for p in probes.values() if p.save["ask"] == "plant_raw"]
     for p, answer in zip(
-        own, ask(lab, "ex01/function_cases.py", [p.save | {"key": key} for p in own]), strict=True
+        own,
+        ask(lab, "ex01/function_cases.py", [p.save | {"key": key} for p in own], alike=_function),
+        strict=True,
     ):
         p.saved = answer
     directory = own[0].saved.run.directory
@@ -166,10 +168,17 @@ def _run(lab: Lab) -> dict[str, Probe]:
     lab.draw.shuffle(loads)
     questions = [p.loads[name] | {"key": load_key} for p, name in loads]
     for (p, name), answer in zip(
-        loads, ask(lab, "ex01/function_cases.py", questions, directory=directory), strict=True
+        loads,
+        ask(lab, "ex01/function_cases.py", questions, directory=directory, alike=_function),
+        strict=True,
     ):
         p.loaded[name] = answer
     return probes
+
+
+def _function(question: dict) -> str:
+    """What it asks of: questions of one task are of one function, those of another task aren't."""
+    return question["ask"]
 
 
 def _reference(p: Probe, key: str, load_key: str) -> dict:
@@ -181,7 +190,7 @@ def _reference(p: Probe, key: str, load_key: str) -> dict:
 
 def probes(lab: Lab) -> dict[str, Probe]:
     """All of them, asked once a grading."""
-    return lab.once(("probes", lab.bench.submission.key), lambda: _run(lab))
+    return lab.once(("probes", lab.bench.submission.key), lambda: _run(lab), several=True)
 
 
 # --- what is right --------------------------------------------------------------------------------

@@ -18,7 +18,6 @@ from grader.checks.ex02.rank_plan import (
     all_hear_of_failures_of,
     copied,
     goes_on,
-    in_time,
     later_steps,
     loads,
     nobody_left_early_of,
@@ -185,7 +184,6 @@ def newest_on_every_rank(lab: Lab) -> None:
     (folder / "empty").mkdir()
     seen = loads(lab, [*points, {"name": "empty", "ops": GOES_ON}], folder)
     for name, (_, _, expected, rows) in asked.items():
-        in_time(seen[name])
         agrees(
             seen[name],
             (expected,),
@@ -248,7 +246,6 @@ def others_files(lab: Lab) -> None:
         ("empty", "nothing"),
     ):
         point = seen[name]
-        in_time(point)
         beside = (
             ", ".join(sorted({p.partition("/")[0] for p in put.get(name, [])}))
             or ".DS_Store and .nfs... in each folder"
@@ -454,7 +451,6 @@ def _killed(
             if "nothing" not in allowed
             else "what an interrupted first save left counts, or keeps the job from starting"
         )
-        in_time(point)
         resumed = agrees(
             point,
             allowed,
@@ -550,7 +546,6 @@ def ranks_see_different_listings(lab: Lab) -> None:
     seen = loads(lab, points, folder)
     for rank in (0, 1):
         point = seen[f"run-{rank}"]
-        in_time(point)
         rows = [
             ("saved", f"steps {first} and {second}"),
             (
@@ -621,7 +616,6 @@ def damaged_for_one_rank(lab: Lab) -> None:
     think = "how does each rank get to know that another one's part is no good?"
     for point in points:
         found = seen[point["name"]]
-        in_time(found)
         rows = [("saved", f"steps {first} and {second}"), Damaged(harmed[point["name"]])]
         resumed = agrees(found, (f"step {first}", f"step {second}"), rows, means, think)
         if point["ops"] is GOES_ON:
@@ -665,7 +659,6 @@ def all_earlier_ones_stay(lab: Lab) -> None:
             HARMS["truncate"][1](folder / name / file)
     seen = loads(lab, [{"name": name, "ops": GOES_ON} for name in points], folder)
     for name, step in points.items():
-        in_time(seen[name])
         there = _files(ready.folder / "many")
         gone = [file for file in _files(ready.folder / name) if file not in there]
         rows = [

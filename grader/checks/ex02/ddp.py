@@ -8,7 +8,7 @@ from pathlib import Path
 from grader.checks import endings, trajectories
 from grader.checks.crashes import crashed
 from grader.checks.ex02 import rank_plan
-from grader.checks.ex02.rank_plan import Seen, in_time, place, saves, works
+from grader.checks.ex02.rank_plan import Seen, nobody_hung, place, saves, works
 from grader.checks.questions import ask
 from grader.harness.lab import Lab
 from grader.harness.run import Run
@@ -302,7 +302,7 @@ def each_folder_is_whole(lab: Lab) -> None:
     seen = rank_plan.loads(lab, points, folder)
     for step in numbers:
         copy = seen[f"copy of {step}"]
-        in_time(copy)
+        nobody_hung(copy, [("called", "load_job, of a copy of a folder")])
         for rank in copy.ranks:
             if different := copy.loaded_as(rank, f"step {step}"):
                 raise rank_plan.not_whole(different, copy.loaded(rank), "save_job", rank)

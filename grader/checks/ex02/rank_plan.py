@@ -10,13 +10,23 @@ from __future__ import annotations
 
 import random
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from grader.checks.crashes import crashed
-from grader.checks.endings import ended_early, starved
-from grader.checks.ranks import by_rank, deadlock, left_by, left_early, never_met
+from grader.checks.crashes import crashed, raised_at
+from grader.checks.endings import HOLDS, WAITS, ended_early
+from grader.checks.ranks import (
+    by_rank,
+    deadlock,
+    left_by,
+    left_early,
+    never_met,
+    rank_row,
+    standing,
+)
+from grader.checks.stacks import rows_of
 from grader.harness.lab import Lab
 from grader.harness.run import Process
 from grader.verdicts import Finding, Found, Gist, Inconclusive, Struck
@@ -33,12 +43,15 @@ class Seen:
     lives: list[Process]
     events: list[list[dict]]  # by rank
     table: list[dict]  # by rank: digests, as a tuple -> what they are, as text
+    instead: Finding | None = None  # a hang at an earlier point, after which this one wasn't run
 
     @property
     def ranks(self) -> range:
         return range(len(self.events))
 
     def all(self, rank: int, event: str) -> list[dict]:
+        if self.instead:
+            raise self.instead
         return [e for e in self.events[rank] if e["event"] == event]
 
     def first(self, rank: int, event: str) -> Any:
@@ -85,6 +98,15 @@ class Seen:
 
     def hangs(self) -> bool:
         return any(self.all(rank, "collective failed") for rank in self.ranks)
+
+    def ended_by_the_grader(self) -> dict[int, list[tuple[str, str]]]:
+        """Rank -> where it stood, of those that went on alone after another one had ended."""
+        ended = {rank: self.first(rank, "ended point") for rank in self.ranks}
+        return {
+            rank: rows_of(event["stack"], self.lives[rank].code)
+            for rank, event in ended.items()
+            if event and event["stack"] is not None
+        }
 
     def until(self, event: str, n: int) -> list[Process]:
         """The ranks' lives as far as the n-th such event of this point, or to the point's end."""
@@ -262,9 +284,22 @@ def _observe(
     if apart := never_met([crash for life in lives for crash in life.all("crash")]):
         raise apart
     known = known or [{} for _ in lives]
-    return {
+    seen = {
         p["name"]: Seen(p, lives, [_part(life, p["id"]) for life in lives], known) for p in asked
     }
+    _after_a_hang(list(seen.values()))
+    return seen
+
+
+def _after_a_hang(seen: list[Seen]) -> None:
+    """Points that weren't run have the hang before them instead."""
+    ran = [point for point in seen if any(point.events)]
+    for point in seen:
+        if point not in ran and ran:
+            try:
+                nobody_hung(ran[-1], [("called", "your functions, at an earlier point")])
+            except Finding as hang:
+                point.instead = hang
 
 
 def _part(life: Process, point: str) -> list[dict]:
@@ -308,7 +343,7 @@ def agrees(
     elif set(found) == {"nothing"}:
         means = "the run starts over, and nothing says that it ever got this far"
     if seen.hangs():
-        raise deadlock(seen.until("loaded point", n + 1), rows, fault)
+        raise _hang(seen, seen.until("loaded point", n + 1), rows, fault)
     code, about = _wrong(found)
     expected = " or ".join("False" if a == "nothing" else a for a in allowed)
     raise Finding(
@@ -360,7 +395,7 @@ def _wrong(found: list[str]) -> tuple[str, str]:
 def _told(seen: Seen, rank: int, what: str, n: int) -> str:
     if what == "an error":
         error = seen.loaded(rank, n)["raised"]
-        return f"resume raised {error['type']}: {_gist(error['message'])}"
+        return f"resume raised {error['type']}: {_gist(error['message'])}{raised_at(error)}"
     if what == "another state":
         return (
             f"a state that was never saved: of step {seen.loaded(rank, n)['step']}, but "
@@ -370,7 +405,10 @@ def _told(seen: Seen, rank: int, what: str, n: int) -> str:
         return "resume returned False, as if nothing had ever been saved"
     if what == "no answer":
         crash = next((e for e in seen.all(rank, "crash")), None)
-        return f"no answer: {crash['type']}: {_gist(crash['message'])}" if crash else "no answer"
+        if crash:
+            error = f"{crash['type']}: {_gist(crash['message'])}"
+            return f"no answer: {error}{raised_at(crash)}"
+        return "no answer"
     return what
 
 
@@ -381,13 +419,12 @@ def _gist(message: str) -> str:
 
 def works(seen: Seen, function: str = "save_step") -> None:
     """Nothing went wrong where no fault was injected."""
+    called = ("called", f"{function}, with nothing in its way")
     for rank in seen.ranks:
         raised = [e["raised"] for e in seen.all(rank, "saved point") if e["raised"]]
         for crash in raised + seen.all(rank, "crash"):
             if seen.hangs():
-                raise deadlock(
-                    seen.until("nothing", 0), [("called", f"{function}, with nothing in its way")]
-                )
+                raise _hang(seen, seen.until("nothing", 0), [called])
             raise crashed(crash, [("rank", str(rank))])
         for saved in seen.all(rank, "saved point"):
             if saved["changed"]:
@@ -403,26 +440,50 @@ def works(seen: Seen, function: str = "save_step") -> None:
                     rows,
                     think="does a save draw a random number, or set something?",
                 )
-    in_time(seen)
+    _none_went_on_alone(seen, [called])
 
 
-def in_time(seen: Seen) -> None:
-    waited = max(
-        (e["waited"] for rank in seen.ranks for e in seen.all(rank, "ended point")), default=0.0
-    )
-    for rank in seen.ranks:
-        for ended in seen.all(rank, "ended point"):
-            if ended["late"]:
-                if starved(20.0, waited):
-                    raise Inconclusive(
-                        "starved",
-                        [("machine", f"busy: a rank waited {waited:.0f} s for a processor")],
-                    )
-                raise Finding(
-                    "limit",
-                    [Gist("ended", f"rank {rank} was still in a save or a load after 20 s")],
-                    about="wall",
-                )
+def nobody_hung(seen: Seen, rows: list[tuple[str, str]]) -> None:
+    """At a point without a fault, no rank waited for another one in vain."""
+    if seen.hangs():
+        raise _hang(seen, seen.until("nothing", 0), rows)
+    _none_went_on_alone(seen, rows)
+
+
+def _none_went_on_alone(seen: Seen, rows: list[tuple[str, str]]) -> None:
+    if seen.ended_by_the_grader():
+        raise _hang(seen, seen.until("nothing", 0), rows)
+
+
+def _hang(
+    seen: Seen,
+    processes: list[Process],
+    rows: Sequence[tuple[str, str]],
+    fault: str | None = None,
+    left: dict[int, str] | None = None,
+) -> Finding:
+    """A rank that went on alone until the grader ended it; without one, a deadlock.
+
+    processes, left  as in ranks.deadlock
+    """
+    stood = standing(processes) | (left or {})
+    for rank, where in seen.ended_by_the_grader().items():
+        others = {other: text for other, text in stood.items() if other != rank}
+        return Finding(
+            "limit",
+            [
+                *rows,
+                *rank_row(len(processes), rank),
+                Gist("ended", "got no further, while the others waited for it"),
+                *where,
+                *by_rank(others),
+            ],
+            fault,
+            about="quiet",
+            means=HOLDS,
+            think=WAITS,
+        )
+    return deadlock(processes, rows, fault, left)
 
 
 AFTER_INTERRUPTED = (
@@ -449,7 +510,7 @@ def goes_on(
         saved = seen.saved(rank)
         if saved and saved["raised"]:
             if seen.hangs():
-                raise deadlock(seen.until("loaded point", 1), rows, fault)
+                raise _hang(seen, seen.until("loaded point", 1), rows, fault)
             finding = crashed(saved["raised"], [*rows, ("rank", str(rank))], fault)
             finding.means = (
                 "what lies there already blocks every later save: the job runs, and never saves "
@@ -561,12 +622,9 @@ def compared(want: dict, got: dict, call: str) -> list[str]:
 
 def all_hear_of_failures_of(points: list[Seen], function: str) -> None:
     """Of all ranks that failed; one that writes nothing can't."""
-    failing = [point for point in points if point.all(0, "failing")]
+    failing = [point for point in points if not point.instead and point.all(0, "failing")]
     for point in points:
-        if point not in failing:
-            works(point, function)
-    for point in failing or points:
-        all_hear_of_failures(point, function)
+        (all_hear_of_failures if point in failing or not failing else works)(point, function)
 
 
 def all_hear_of_failures(seen: Seen, function: str) -> None:
@@ -623,9 +681,7 @@ def _all_come_back(seen: Seen, function: str, step: int, asked: tuple[str, str])
         for rank, d in enumerate(did)
         if d and d["raised"] and not hung[rank]
     }
-    if not any(hung):
-        in_time(seen)
-    raise deadlock(lives, [asked], left=own)
+    raise _hang(seen, lives, [asked], left=own)
 
 
 def _left_at_once(event: dict) -> dict:
@@ -707,16 +763,11 @@ def _can_load(
 
 
 def works_after_failures(seen: Seen, function: str) -> None:
+    called = ("called", f"{function} and a load, after a save that failed")
     for rank in seen.ranks:
         if crash := seen.first(rank, "crash"):
-            raise crashed(
-                crash,
-                [
-                    ("called", f"{function} and a load, after a save that failed"),
-                    ("rank", str(rank)),
-                ],
-            )
-    in_time(seen)
+            raise crashed(crash, [called, ("rank", str(rank))])
+    _none_went_on_alone(seen, [called])
 
 
 def _during(seen: Seen, rank: int, step: int) -> list[dict]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import signal
 from itertools import product
+from pathlib import Path
 
 from grader.checks import endings
+from grader.checks.crashes import crashed
 from grader.checks.ex03 import edge_cases, stop_assertions
 from grader.checks.ex03.stop_assertions import between_saves, job, launch, stopped_and_resumed
-from grader.checks.ranks import by_rank
+from grader.checks.ranks import by_others, by_rank, rank_row
+from grader.checks.stacks import rows_of
 from grader.harness import scratch
 from grader.harness.lab import Lab
 from grader.harness.preemption import Preempt, last_word
@@ -164,6 +167,7 @@ def under_torchrun(lab: Lab) -> None:
         *flags,
         directory=folder,
         network=True,
+        reports=[events.with_name(f"rank{rank}") for rank in range(2)],
     )
     lives = [Process.of_events(events.with_name(f"rank{rank}")) for rank in range(2)]
     when = [
@@ -173,10 +177,17 @@ def under_torchrun(lab: Lab) -> None:
         )
     ]
     if run.last.process.ended or not all(life.events for life in lives):
-        endings.finished(lab, run)
+        try:
+            endings.finished(lab, run)
+        except Finding as early:
+            early.rows += by_rank(_stood(lives, run.last.process.code))
+            raise
         raise Inconclusive(
             "no-torchrun", [("torchrun", f"didn't start its workers: {run.last.text()[-300:]}")]
         )
+    for rank, life in enumerate(lives):
+        if (crash := life.first("crash")) and not by_others(life, crash):
+            raise crashed(crash, [*when, *rank_row(len(lives), rank)])
     left = [life.first("left") for life in lives]
     if not all(e and e["status"] == PREEMPTED for e in left):
         rows = [
@@ -201,6 +212,13 @@ def under_torchrun(lab: Lab) -> None:
     notes = {"words": [word], "newest": [newest]}
     joined = Run([Life(lives, None), again.last], (), folder, notes=notes)
     stop_assertions.rejoined(lab, joined, stop_assertions.yardstick(lab, args, ranks=2), when)
+
+
+def _stood(lives: list[Process], code: Path | None) -> dict[int, str]:
+    """Rank -> where it stood when the grader ended the job."""
+    stacks = [life.text(f"rank{rank}.stack") for rank, life in enumerate(lives)]
+    rows = {rank: rows_of(stack, code) for rank, stack in enumerate(stacks)}
+    return {rank: f"stood at {stood[-1][1]}" for rank, stood in rows.items() if stood}
 
 
 def _left(life: Process) -> str:

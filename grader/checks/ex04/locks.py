@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from random import Random
 
-from grader.checks.endings import starved
 from grader.checks.ex04.newest_intact import told
 from grader.checks.questions import ask
+from grader.checks.stacks import rows_of
 from grader.harness.lab import Lab
-from grader.verdicts import Finding, Found, Inconclusive
+from grader.verdicts import Finding, Found
 
 Does = list[
     tuple
@@ -148,7 +148,6 @@ def _take(lab: Lab, courses: list[tuple[Does, dict]], think: str) -> None:
                 *([("before", _story(does[:n], nodes))] if n else []),
                 ("then", _story([one], nodes)),
             ]
-            _in_time(got, rows)
             if one[1] == "enter" and (got.get("waiting") or got.get("slept", 0) > 0.5):
                 found = (
                     f"only_one {_found(one, got)}"
@@ -161,6 +160,7 @@ def _take(lab: Lab, courses: list[tuple[Does, dict]], think: str) -> None:
                         *rows,
                         Found(found),
                         ("expected", f"at once: {_wish(want)}"),
+                        *rows_of(got.get("stack", ""), answer.run.last.process.code),
                     ],
                     think=think,
                 )
@@ -176,12 +176,6 @@ def _take(lab: Lab, courses: list[tuple[Does, dict]], think: str) -> None:
                     ("expected", "something in the directory, which all nodes see"),
                 ]
                 raise Finding("wrong-lock", rows)
-
-
-def _in_time(got: dict, rows: list[tuple[str, str]]) -> None:
-    if got.get("waiting") and starved(got["waiting"], got.get("starved", 0.0)):
-        machine = f"busy: for {got['starved']:.0f} of {got['waiting']:g} s, no processor was free"
-        raise Inconclusive("starved", [*rows, ("machine", machine)])
 
 
 def _came_to(one: tuple, got: dict) -> str:
@@ -234,8 +228,16 @@ def only_one_wins(lab: Lab, think: str) -> None:
     for after, answer in zip(starts, ask(lab, "ex04/function_cases.py", asked), strict=True):
         when = ("when", "an earlier holder was killed" if after else "nobody ever held it")
         for one in answer.given(think, when)["rounds"]:
-            for got in (one["first"], one["second"]):
-                _in_time(got, [when])
+            for who in ("first", "second"):
+                if one[who].get("waiting"):
+                    rows = [
+                        when,
+                        ("then", "two processes enter"),
+                        Found(f"in the {who} one, only_one {_found(('', 'enter'), one[who])}"),
+                        ("expected", "one is in, and Busy is raised in the other"),
+                        *rows_of(one[who].get("stack", ""), answer.run.last.process.code),
+                    ]
+                    raise Finding("lock-race", rows, think=think)
             came = [_came_to(("", "enter"), one[who]) for who in ("first", "second")]
             if sorted(came) == ["Busy", "inside"]:
                 continue

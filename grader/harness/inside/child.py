@@ -49,6 +49,7 @@ def become(job: dict[str, Any]) -> None:
     from grader.harness import sandbox
     from grader.harness.guardian import set_limits
     from grader.harness.inside import telemetry
+    from grader.harness.silence import WHERE
 
     if job.get("debug"):
         become_debugged(job)
@@ -89,9 +90,11 @@ def become(job: dict[str, Any]) -> None:
 
     sys.breakpointhook = no_terminal
     sys.argv[:] = [job["script"], *job["argv"]]
-    # where the main thread is when the time is nearly up; it works however stuck Python is
-    stack = open(job["stack"], "w")
-    faulthandler.dump_traceback_later(job["limits"]["wall"] * 0.9, file=stack)
+    # where it stands when its guardian asks or its CPU time is up; works however stuck Python is
+    stack = open(job["stack"], "a+")
+    faulthandler.register(WHERE, file=stack)
+    faulthandler.register(signal.SIGXCPU, file=stack, chain=True)
+    telemetry.stack = stack.fileno()
     telemetry.open_events(job)
     # the sandbox may hide a script of the grader
     with open(job["script"], "rb") as f:

@@ -21,13 +21,17 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
+from grader.harness import silence
 from grader.harness.inside import fsevents
 
 if TYPE_CHECKING:  # torch takes seconds to load
     import torch
 
+STACK = 5000  # bytes of one that is reported
+
 _events: int | None = None
 _output: int | None = None  # what the process has printed
+stack: int | None = None  # a file: where this process and its forks write their stacks when asked
 _printed = 0  # bytes of it, at the last event
 _job: dict[str, Any] = {}
 _salts: dict[int, int] = {}  # step -> what shifts its weights
@@ -74,6 +78,15 @@ def _printed_since() -> dict[str, int]:
         return {}
     before, _printed = _printed, os.fstat(_output).st_size
     return {"printed": _printed} if _printed != before else {}
+
+
+def where_it_stands(pid: int) -> str:
+    """The stack of a process that was forked from this one; empty if it doesn't answer."""
+    if stack is None:
+        return ""
+    before = os.fstat(stack).st_size
+    silence.ask_one(pid, stack)
+    return os.pread(stack, STACK, before).decode(errors="replace")
 
 
 def say(text: str) -> None:

@@ -46,6 +46,7 @@ def main() -> None:
     directory = os.path.join(args.directory, "disk")
     os.mkdir(directory)
     gc.freeze()
+    telemetry.emit("recording")
     try:
         record = recorder.record(
             Path(directory), {"": lambda: save(args.checkpoint, directory, args.best)}, SECONDS

@@ -13,7 +13,7 @@ from pathlib import Path
 from grader.crash import judge, plain
 from grader.harness.inside import telemetry
 from grader.harness.inside.digest import digest
-from grader.workload import load_submission
+from grader.workload import load_submission, power_loss
 
 p = argparse.ArgumentParser()
 p.add_argument("--checkpoint", required=True, help="the student's checkpoint.py")
@@ -23,8 +23,6 @@ p.add_argument(
     help="they are laid out in its folder disk, where the saves went, too",
 )
 p.add_argument("--best", action="store_true")
-
-PATIENCE = 8  # s for one load; milliseconds are normal
 
 
 def main() -> None:
@@ -38,7 +36,15 @@ def main() -> None:
 
     gc.freeze()
     trees = dict(enumerate(plain.to_trees(telemetry.given("trees"))))
-    outcomes = judge.judge(trees, load, [Path(os.path.join(args.directory, "disk"))], PATIENCE)
+    places = [Path(os.path.join(args.directory, "disk"))]
+    outcomes = judge.judge(
+        trees,
+        load,
+        places,
+        power_loss.PATIENCE,
+        telemetry.where_it_stands,
+        lambda: telemetry.emit("judged"),
+    )
     telemetry.emit("outcomes", of={n: asdict(outcome) for n, outcome in outcomes.items()})
     telemetry.emit("end", step=0, state={})
 

@@ -11,6 +11,7 @@ virtual_clock.py holds the scheduler, preempt_job.py the job.
 
 # ruff: noqa: E402  (the finder comes before what it finds)
 import argparse
+import faulthandler
 import importlib.util
 import json
 import math
@@ -46,9 +47,10 @@ if "grader" not in sys.modules:
 
 from grader.harness.costs import Costs
 from grader.harness.faults import parse
-from grader.harness.inside import fsevents, ranks, telemetry
+from grader.harness.inside import child, fsevents, ranks, telemetry
 from grader.harness.inside.digest import rng_digests
 from grader.harness.preemption import last_word
+from grader.harness.silence import WHERE
 from grader.workload import load_submission
 from grader.workload.ex03 import preempt_job
 from grader.workload.ex03.virtual_clock import BOOT, Daemon, Scheduler
@@ -128,6 +130,8 @@ def main() -> int:
     if args.events:
         fault = args.fault and parse(args.fault).of_rank(rank)
         given = json.loads(os.environ.get("GIVEN", "{}"))
+        stack = open(f"{args.events}{rank}.stack", "a")
+        faulthandler.register(WHERE, file=stack)
         telemetry.open_events(
             {"events": f"{args.events}{rank}", "fault": fault and fault.to_json(), "given": given}
         )
@@ -190,6 +194,10 @@ def main() -> int:
             telemetry.emit("raised", exit=str(code))
             if jobs and isinstance(code, int):
                 left(code)
+            raise
+        except BaseException as e:
+            if args.events:  # nobody else reports it
+                telemetry.emit("crash", **child.describe(e))
             raise
     left(status)
     if status in (0, 75):

@@ -5,6 +5,7 @@ Each life of a job, and each process that wants to be the only one, is a process
 
 import argparse
 import json
+import mmap
 import os
 import platform
 import signal
@@ -16,8 +17,8 @@ import time
 from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
 
-from grader.harness.guardian import waited_for_a_processor
-from grader.harness.inside import fsevents
+from grader.harness.inside import fsevents, telemetry
+from grader.processes import waited_for_a_processor
 from grader.workload import load_submission
 from grader.workload.ex04.job_lives import plain
 from grader.workload.questions import answer_each, outcome
@@ -26,7 +27,7 @@ p = argparse.ArgumentParser()
 p.add_argument("--checkpoint", required=True, help="the student's auto_resume.py")
 p.add_argument("--directory", required=True)
 
-PATIENCE = 8.0  # s to wait for a process that wants to enter
+PATIENCE = 4.0  # s to wait for a process that wants to enter, less those without a processor
 EVENTS = 40  # the most events of one call before which a process is held
 
 
@@ -53,9 +54,10 @@ def lives(ck, question: dict, top: Path) -> dict:
         str(Path(__file__).with_name("job_lives.py")),
         ck.__file__,
         str(top),
-        str(w),
     ]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[w]) as small:
+    fds = [fd for fd in (w, telemetry.stack) if fd is not None]
+    command += map(str, fds)
+    with subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=fds) as small:
         os.close(w)
         small.stdin.write(json.dumps(question).encode())
         small.stdin.close()
@@ -103,10 +105,8 @@ class Node:
 
 
 NODE = Node()
-
-
-class Left(Exception):
-    """A process leaves the block."""
+# whether a process has waited in vain: all questions share it, and the others would wait as long
+IN_VAIN = mmap.mmap(-1, 1)
 
 
 class Process:
@@ -125,14 +125,15 @@ class Process:
         self.pid, self.alive = pid, True
 
     def tell(self, *words: object) -> dict:
+        before, began = waited_for_a_processor(self.pid), time.monotonic()
         self.line.send(words)
-        return self.hear()
-
-    def hear(self) -> dict:
-        if not wait([self.line], PATIENCE):
-            starved = waited_for_a_processor(self.pid)
-            self.die()
-            return {"waiting": PATIENCE, "starved": starved}
+        while not wait([self.line], 0.1):
+            starved = waited_for_a_processor(self.pid) - before
+            if time.monotonic() - began - starved > PATIENCE:
+                stack = telemetry.where_it_stands(self.pid)
+                self.die()
+                IN_VAIN[0] = 1
+                return {"waiting": PATIENCE, "stack": stack}
         try:
             return self.line.recv()
         except EOFError:
@@ -192,13 +193,15 @@ def lock(ck, question: dict, top: Path) -> dict:
     said = []
     for name in question["directories"]:
         (top / name).mkdir(parents=True)
-    for who, word, *more in question["does"]:
+    for who, word, *more in [] if IN_VAIN[0] else question["does"]:
         if who not in crew:
             crew[who] = Process(ck, question.get("nodes", {}).get(who), top)
         if word == "die":
             said.append(crew.pop(who).die())
         else:
             said.append(crew[who].tell(word, *([str(top / more[0])] if word == "enter" else more)))
+            if IN_VAIN[0]:
+                break
             if not crew[who].alive:
                 crew.pop(who)
     for process in crew.values():
@@ -209,24 +212,37 @@ def lock(ck, question: dict, top: Path) -> dict:
 def race(ck, question: dict, top: Path) -> dict:
     """Hold a process before each event of entering, while another one enters."""
     rounds = []
-    for k in range(EVENTS):
-        directory = top / f"round {k}"
-        directory.mkdir(parents=True)
-        if question["after_a_kill"]:
-            holder = Process(ck, None, top)
-            holder.tell("enter", str(directory))
-            holder.die()
-        first, second = Process(ck, None, top), Process(ck, None, top)
-        paused = first.tell("enter", str(directory), k)
-        if "paused" not in paused:
-            first.die()
-            second.die()
+    for k in range(0 if IN_VAIN[0] else EVENTS):
+        one = _round(ck, top, k, question["after_a_kill"])
+        if one:
+            rounds.append(one)
+        if not one or IN_VAIN[0]:
             break
+    return {"rounds": rounds}
+
+
+def _round(ck, top: Path, event: int, after_a_kill: bool) -> dict:
+    """The same for one event; empty if entering has fewer."""
+    directory = top / f"round {event}"
+    directory.mkdir(parents=True)
+    if after_a_kill:
+        holder = Process(ck, None, top)
+        entered = holder.tell("enter", str(directory))
+        holder.die()
+        if "waiting" in entered:
+            return {"before": "", "first": entered, "second": {}}
+    first, second = Process(ck, None, top), Process(ck, None, top)
+    try:
+        paused = first.tell("enter", str(directory), event)
+        if "waiting" in paused:
+            return {"before": "", "first": paused, "second": {}}
+        if "paused" not in paused:
+            return {}
         other = second.tell("enter", str(directory))
-        rounds.append({"before": paused["paused"], "second": other, "first": first.tell("go")})
+        return {"before": paused["paused"], "second": other, "first": first.tell("go")}
+    finally:
         first.die()
         second.die()
-    return {"rounds": rounds}
 
 
 ASKS = {"newest": newest, "lives": lives, "killed": lives, "lock": lock, "race": race}
