@@ -64,6 +64,8 @@ def _error_rows(crash: dict) -> list[tuple[str, str]]:
             ),
         ]
     lines = [line for line in message.splitlines() if line.strip()]
+    if len(lines) > 1 and lines[1].startswith("Original Traceback"):  # a DataLoader worker's
+        return [Gist("error", lines[-1][:300]), ("", lines[0][:200])]
     if any(line.startswith("Traceback (most recent") for line in lines[1:]):
         # DCP's message holds the tracebacks of all ranks: what they end in, once each
         lines = list(
@@ -81,13 +83,22 @@ def _error_rows(crash: dict) -> list[tuple[str, str]]:
 def student_frames(crash: dict) -> list[tuple[str, str]]:
     """The frames of the student's own files: where, in which function, and the line."""
     rows: list[tuple[str, str]] = []
-    for frame in crash["frames"]:
+    for frame in [*crash["frames"], *_frames_of_a_worker(crash.get("message", ""))]:
         if name := scratch.submitted(frame["file"]):
             where = f"{name}:{frame['line']}" + (
                 f" in {frame['function']}" if frame["function"] else ""
             )
             rows.append(("crashed" if not rows else "", f"{where}: {frame['text']}"))
     return rows[-5:]
+
+
+def _frames_of_a_worker(message: str) -> list[dict]:
+    """Those in the message of an error that a DataLoader worker raised."""
+    if "\nOriginal Traceback" not in message:
+        return []
+    found = re.findall(r'  File "(.*)", line (\d+), in (.*)\n    (.*)', message)
+    names = ("file", "line", "function", "text")
+    return [dict(zip(names, frame, strict=True)) for frame in found]
 
 
 def raised_at(error: dict) -> str:

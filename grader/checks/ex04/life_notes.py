@@ -7,6 +7,7 @@ from random import Random
 
 from grader.checks.ex04.newest_intact import told
 from grader.checks.questions import ask
+from grader.harness import scratch
 from grader.harness.lab import Lab
 from grader.verdicts import Finding, Found
 
@@ -141,6 +142,13 @@ def _said(lab: Lab, courses: list[list[tuple]], think: str, **more: bool) -> lis
     return answer.given(think)["courses"]
 
 
+def _function(said: dict) -> str:
+    """Which one a life's outcome comes from: an error may be the other one's."""
+    frames = said["raised"]["frames"] if "raised" in said else []
+    called = [frame["function"] for frame in frames if scratch.submitted(frame["file"])]
+    return "end_life" if called[:1] == ["end_life"] else "begin_life"
+
+
 def _judge(said: list[dict], course: list[Life], think: str, more: str = "") -> None:
     want = expected(course)
     for n, (life, wanted) in enumerate(zip(course, want, strict=False)):
@@ -152,7 +160,7 @@ def _judge(said: list[dict], course: list[Life], think: str, more: str = "") -> 
                     f"begins at step {life[0]}, tries={life[2] or TRIES}{more}; {before}",
                 ),
                 Found(
-                    f"begin_life {told(said[n])}"
+                    f"{_function(said[n])} {told(said[n])}"
                     if got != "an end"
                     else f"its life {told(said[n])}",
                 ),
@@ -263,7 +271,8 @@ def a_kill_leaves_them_whole(lab: Lab, think: str) -> None:
                 (what[0], f"{state['killed']}, {what[1]}"),
                 ("then", _story(after[:n]) or "the next life"),
                 Found(
-                    f"begin_life {told(state['lives'][n])} at step {after[n][0]}, "
+                    f"{_function(state['lives'][n])} {told(state['lives'][n])} at step "
+                    f"{after[n][0]}, "
                     f"tries={after[n][2]}",
                 ),
                 (

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
+from grader.checks.crashes import raised_at
 from grader.checks.questions import Answer, ask
 from grader.harness import scratch
 from grader.harness.lab import Lab
@@ -528,7 +529,8 @@ def _found(asked: Asked, said: dict) -> object:
 def told(said: dict) -> str:
     """The outcome of a call, in words."""
     if "raised" in said:
-        return f"raised {said['raised']['type']}: {said['raised']['message'][:200]}"
+        error = said["raised"]
+        return f"raised {error['type']}: {error['message'][:200]}{raised_at(error)}"
     if "died" in said:
         return f"died ({said['died']})"
     value = said.get("returned")

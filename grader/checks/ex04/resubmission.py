@@ -28,6 +28,7 @@ STORY = {
 }
 KILLS = ("kill", "torn", "lost")
 NEVER_CAME = {"preempt": "its preemption", "limit": "its time limit"}
+ENDS = ("error", "left", "fault")  # one of these is a life's last event, unless it is under way
 CONTRACTS = ("CrashLoop", "NothingIntact", "Busy")  # what the functions are to raise
 MODULE = "auto_resume.py"
 AFTER_ALL = 1.5  # s by which the cluster's whole seconds may differ from the clock here
@@ -293,20 +294,23 @@ def _standing(run: ClusterRun) -> list[tuple[str, str]]:
 
 
 def _raised(run: ClusterRun) -> None:
-    """The last life of the training didn't end by an error in the student's own functions.
+    """The last life of the training that ended didn't end by an error in the student's functions.
 
-    The contract's exceptions are no errors, and a fault that makes the training fail isn't theirs.
+    The contract's exceptions are no errors, but may follow from one: CrashLoop does. A fault that
+    makes the training fail isn't theirs.
     """
-    last = run.lives[-1] if run.lives else []
+    ends = [[e for e in life if e["event"] in ENDS] for life in run.lives]
+    ends = [of_life for of_life in ends if of_life and of_life[0].get("type") not in CONTRACTS]
+    last = ends[-1] if ends else []
     error = next((e for e in last if e["event"] == "error" and e.get("frames")), None)
-    if error is None or error["type"] in CONTRACTS:
+    if error is None:
         return
     frames = [
         f"{MODULE}:{f['line']} in {f['function']}: {f['text']}".replace(" in <module>", "")
         for f in error["frames"]
     ]
     said = f"{error['type']}: {error['message']}"[:300]
-    ended = sum(
+    number = sum(
         any(e["event"] == "error" and e.get("frames") == error["frames"] for e in life)
         for life in run.lives
     )
@@ -314,7 +318,7 @@ def _raised(run: ClusterRun) -> None:
         *story(run),
         *(("crashed" if n == 0 else "", text) for n, text in enumerate(frames)),
         Gist("error", said),
-        ("lives", f"{ended} of {len(run.lives)} ended like this; {_states(run)}"),
+        ("lives", f"{number} of {len(run.lives)} ended like this; {_states(run)}"),
     ]
     raise Finding("crashed", rows, ending=said, about=f"{error['type']}:{frames[-1].split(' ')[0]}")
 
