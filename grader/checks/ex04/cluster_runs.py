@@ -270,6 +270,8 @@ def _run(
     most: int,
     watched: Watched | None,
 ) -> ClusterRun:
+    if known := lab.hopeless():
+        raise known
     lab.bench.clusters.append(where.chosen)
     # the nodes of a site see the home directory, and not this machine's /tmp
     folder = _on_shared_disk() if where.chosen == "site" else lab.bench.folder()
@@ -404,6 +406,8 @@ def _watch(
     """Until nothing of the run is left in the queue."""
     began, looked, empty, looks = time.monotonic(), 0.0, 0, 0
     while not witness.trouble:
+        if known := lab.hopeless():  # the training calls the function that hung
+            raise known
         if witness.under_way and time.monotonic() - looked < BUSY:
             if lab.bench.cancelled.wait(POLL):
                 raise Cancelled
