@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from grader.harness.faults import Fault
 from grader.harness.lab import Lab
-from grader.verdicts import NotSelected
+from grader.verdicts import NotSelected, Struck
 
 
 def moment(fault: Fault, events: list[str]) -> str:
@@ -25,3 +27,29 @@ def selected(lab: Lab, faults: list[Fault]) -> list[Fault]:
     if not chosen:
         raise NotSelected
     return chosen
+
+
+CALLED = {"write": "write_checkpoint", "best": "keep_best", "prune": "prune", "due": "should_save"}
+
+
+def under_way(plan: list[dict], events: list[dict]) -> list[tuple[str, str]]:
+    """What a life that followed the plan (workload/ex01/storage_plan.py) was doing at its end: the
+    call, and the faults that had struck in the same directory.
+    """
+    begun = Counter(str(e.get("point")) for e in events if e["event"] == "op")
+    now = next((e.get("point") for e in reversed(events) if e["event"] == "point"), None)
+    at = next((point["at"] for point in plan if point["id"] == now), None)
+    done = [op for p in plan if p["at"] == at for op in p["ops"][: begun[p["id"]]]]
+    if not done:
+        return []
+    *before, last = done
+    step = f" of step {last['step']}" if "step" in last else ""
+    called = CALLED.get(last["op"])
+    return [
+        *(Struck(_of_json(op["fault"]).story) for op in before if op.get("fault")),
+        *([("called", f"{called}{step}")] if called else []),
+    ]
+
+
+def _of_json(fault: dict) -> Fault:
+    return Fault(fault["kind"], fault["step"], fault.get("event"), fault.get("byte"))

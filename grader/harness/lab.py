@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -172,7 +173,7 @@ class Lab:
         ranks: int | None = None, directory: Path | None = None, since: int = 0,
         kept: Callable[[AnyFault], int] | None = None, given: dict[str, Any] | None = None,
         trusted: bool = False, fresh: bool = False, network: bool = False,
-        reports: Sequence[Path] = (),
+        reports: Sequence[Path] = (), slow: bool = False,
     ) -> Run:  # fmt: skip
         """Run `script` of the workload through its lives: one per fault, and a last one without.
 
@@ -186,6 +187,7 @@ class Lab:
         trusted    run it without the submission: no copy and no --checkpoint
         network    its processes talk to each other over loopback, as ranks do
         reports    of a script without ranks: files to which what it starts reports
+        slow       its saves are large: on a slow disk, it is silent for longer than others
 
         The run ends early when a life doesn't end as its fault says: whatever followed would prove
         nothing.
@@ -219,6 +221,7 @@ class Lab:
                     network or bool(ranks),
                     f"{label}.{n + 1}" if own else "",
                     reports,
+                    slow,
                 )
             )
             if fault and not lives[-1].obeyed_fault:
@@ -243,6 +246,7 @@ class Lab:
         network: bool,
         label: str,
         reports: Sequence[Path],
+        slow: bool,
     ) -> Life:
         bench, number = self.bench, ranks or 1
         debugged = self.debugger.wants(label) if self.debugger and label else None
@@ -268,15 +272,16 @@ class Lab:
             sandbox = bench.sandbox.job(readable, network, trusted, bench.limits.memory, given_too)
             how: dict[str, Any] = {"given": given, "sandbox": sandbox, "start": start}
             launcher = debugged.launcher(bench.launcher) if debugged else bench.launcher
+            limits = replace(bench.limits, quiet=bench.limits.quiet * (4 if slow else 1))
             args = (launcher, where, WORKLOAD / script)
             try:
                 with self._shown(where, ranks, label):
                     if ranks is None:
                         how["reports"] = reports
-                        results = [run_life(*args, argvs[0], fault, bench.limits, may_write, **how)]
+                        results = [run_life(*args, argvs[0], fault, limits, may_write, **how)]
                     else:
                         faults = [fault and fault.of_rank(rank) for rank in range(ranks)]
-                        results = run_ranks(*args, argvs, bench.limits, may_write, faults, **how)
+                        results = run_ranks(*args, argvs, limits, may_write, faults, **how)
             except Lost:
                 if not bench.cancelled.is_set():
                     raise

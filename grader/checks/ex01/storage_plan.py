@@ -19,8 +19,8 @@ from pathlib import Path
 from grader.checks import directory_damage, foreign_files, power_loss
 from grader.checks.crashes import crashed, raised_at
 from grader.checks.directory_damage import Harm
-from grader.checks.endings import finished
-from grader.checks.fault_points import selected
+from grader.checks.endings import ended_early, finished
+from grader.checks.fault_points import selected, under_way
 from grader.checks.foreign_files import Stranger
 from grader.harness import scratch
 from grader.harness.faults import Fault
@@ -207,7 +207,8 @@ def _save(lab: Lab, points: list[Seen]) -> Path:
                 plan.append({key: it.point[key] for key in ("id", "at", "made")} | {"ops": now})
         given = {"payload": payload(lab), "plan": plan}
         run = lab.launch("ex01/storage_plan.py", given=given, directory=root)
-        finished(lab, run)
+        if not run.finished:
+            raise ended_early(lab, run, run.last, under_way(plan, run.last.events))
         root, of = run.directory, {it.point["id"]: it for it in points}
         inside = None
         for event in run.last.events:

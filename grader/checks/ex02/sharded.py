@@ -50,7 +50,7 @@ def trains_as_without_checkpoints(lab: Lab) -> None:
 
 def nobody_holds_the_whole_model(lab: Lab) -> None:
     can_shard()
-    run = lab.launch("ex02/sharded.py", "--do", "memory", ranks=MEMORY_RANKS)
+    run = lab.launch("ex02/sharded.py", "--do", "memory", ranks=MEMORY_RANKS, slow=True)
     finished(lab, run)
     for rank, life in enumerate(run.last.processes):
         took = life.first("memory")

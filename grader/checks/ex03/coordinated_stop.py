@@ -180,7 +180,9 @@ def under_torchrun(lab: Lab) -> None:
         try:
             endings.finished(lab, run)
         except Finding as early:
-            early.rows += by_rank(_stood(lives, run.last.process.code))
+            if stood := _stood(lives, run.last.process.code):
+                own = [row for row in early.rows if row[0] != "stood at"]  # torchrun's
+                early.rows = [*own, *by_rank(stood)]
             raise
         raise Inconclusive(
             "no-torchrun", [("torchrun", f"didn't start its workers: {run.last.text()[-300:]}")]

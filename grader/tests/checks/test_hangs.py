@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from grader.checks import endings, questions, ranks, stacks
+from grader.checks import crashes, endings, fault_points, questions, ranks, stacks
+from grader.checks.ex02 import rank_plan
+from grader.checks.ex02.rank_plan import Seen
 from grader.harness.launcher import Limits
 from grader.harness.run import Life, Process, Run
 from grader.verdicts import FAIL, INCONCLUSIVE, Finding
@@ -124,6 +126,70 @@ def test_a_hang_on_a_machine_that_is_too_slow_proves_nothing(tmp_path):
 def test_a_rank_that_the_grader_ended_is_not_said_to_have_left(tmp_path):
     said = ranks.standing([process(tmp_path, "quiet")])[0]
     assert said == "was ended by the grader: it got no further, at own.py:3 in inner"
+
+
+SAVED = {"id": "a", "at": "first", "ops": [{"op": "write", "step": 9}]}
+KILLED = {"op": "write", "step": 10, "fault": {"kind": "kill", "step": 10, "event": 3}}
+NEXT = {"id": "c", "at": "second", "ops": [{"op": "prune", "keep": 1}]}
+
+
+def at(point: str, ops: int) -> list[dict]:
+    return [{"event": "point", "point": point}, *[{"event": "op", "point": point}] * ops]
+
+
+def test_a_plan_says_what_its_life_was_doing():
+    plan = [SAVED, {"id": "b", "at": "second", "ops": [KILLED, {"op": "write", "step": 11}]}, NEXT]
+    saving = fault_points.under_way(plan, at("a", 1))
+    assert saving == [("called", "write_checkpoint of step 9")]
+    killed = fault_points.under_way(plan, [*at("a", 1), *at("b", 1)])
+    assert killed == [("called", "write_checkpoint of step 10")]
+    again = fault_points.under_way(plan, [*at("a", 1), *at("b", 2)])
+    assert again[0].label == "fault" and "SIGKILL in the save of step 10" in again[0].text
+    assert again[1:] == [("called", "write_checkpoint of step 11")]
+    after = fault_points.under_way(plan, [*at("a", 1), *at("b", 2), *at("c", 1)])
+    assert after == [again[0], ("called", "prune")]
+    assert fault_points.under_way(plan, []) == []
+    assert fault_points.under_way(plan, [{"event": "point"}, {"event": "op", "point": ["b"]}]) == []
+
+
+def test_a_rank_that_goes_on_alone_is_what_a_point_hangs_of(tmp_path):
+    spins = {"event": "ended point", "id": "x", "status": -9, "stack": HELPER}
+    waits = {"event": "collective", "n": 1, "name": "barrier"}
+    failed = {"event": "collective failed", "n": 1, "type": "RuntimeError"}
+    left = {"event": "ended point", "id": "x", "status": 3, "stack": None}
+    folders = [tmp_path / str(rank) for rank in range(2)]
+    for folder in folders:
+        folder.mkdir()
+    events = [[waits, failed, left], [spins]]
+    lives = [process(folders[0], None, *events[0]), process(folders[1], None, *events[1])]
+    seen = Seen({}, lives, events, [{}, {}])
+    with pytest.raises(Finding) as raised:
+        rank_plan.works(seen)
+    rows = dict(raised.value.rows)
+    assert raised.value.cause == "limit:quiet" and rows["rank"] == "1 (of 2)"
+    assert rows["stood at"] == "own.py:6 in save" and rows["rank 0"].startswith("waits in barrier")
+    later = Seen({}, lives, [[], []], [{}, {}])
+    rank_plan._after_a_hang([seen, later])
+    with pytest.raises(Finding) as raised:
+        later.found()
+    assert raised.value.cause == "limit:quiet"
+
+
+def test_an_error_of_a_loaders_worker_shows_the_students_frames():
+    message = (
+        "Caught NameError in DataLoader worker process 0.\n"
+        "Original Traceback (most recent call last):\n"
+        '  File "/torch/worker.py", line 306, in _worker_loop\n    init_fn(worker_id)\n'
+        f'  File "{CODE}/own.py", line 4, in worker_init\n    undefined_name\n'
+        "NameError: name 'undefined_name' is not defined\n"
+    )
+    frame = {"file": f"{CODE}/own.py", "line": 9, "function": "train", "text": "for batch in job"}
+    finding = crashes.crashed({"type": "NameError", "message": message, "frames": [frame]}, [])
+    assert finding.rows[:3] == [
+        ("crashed", "own.py:9 in train: for batch in job"),
+        ("", "own.py:4 in worker_init: undefined_name"),
+        ("error", "NameError: name 'undefined_name' is not defined"),
+    ]
 
 
 # --- questions ------------------------------------------------------------------------------------

@@ -36,6 +36,16 @@ def test_begin_life_gives_up_when_the_last_lives_all_crashed_at_one_step():
     assert life_notes.expected([crash], [crash], [crash]) == ["CrashLoop"]
 
 
+def test_an_error_is_said_to_be_the_functions_that_raised_it():
+    frames = [{"file": "/g/train.py", "function": "life", "line": 1, "text": ""}]
+    for function in ("begin_life", "end_life"):
+        own = {"file": "/s/x-code/code/auto_resume.py", "function": function, "line": 7, "text": ""}
+        inner = own | {"function": "_write"}
+        said = {"raised": {"type": "NameError", "message": "", "frames": [*frames, own, inner]}}
+        assert life_notes._function(said) == function
+    assert life_notes._function({"returned": True}) == "begin_life"
+
+
 # --- runs
 
 
@@ -271,6 +281,18 @@ def test_an_error_in_a_function_of_the_student_is_the_cause_in_every_check():
         assert found == "crashed:NameError:auto_resume.py:7"
         assert "auto_resume.py:7 in begin_life: last = _raed(directory)" in told
         assert "left with 70" not in told and "status 70" not in told
+
+
+def test_an_error_is_the_cause_though_other_lives_follow_it():
+    loop = NAME_ERROR | {"type": "CrashLoop", "message": "3 lives"}
+    given_up = [LIFE | {"life": 2}, loop | {"life": 2}, {"event": "left", "life": 2, "status": 70}]
+    under_way = LIFE | {"life": 3}
+    again = run_of(LIFE, KILLED | {"life": 0}, NAME_ERROR, *given_up, under_way, endless=True)
+    again.late = True
+    found, told = story_of(resubmission.finished, again)
+    assert found == "crashed:NameError:auto_resume.py:7" and "NameError" in told
+    killed = run_of(LIFE, NAME_ERROR, LIFE | {"life": 2}, KILLED | {"life": 2})
+    assert cause(resubmission.finished, killed) == f"{FAIL}: not-run-again"
 
 
 def test_the_exceptions_of_the_contract_are_no_errors():
