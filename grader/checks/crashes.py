@@ -107,6 +107,12 @@ def raised_at(error: dict) -> str:
     return f", {frames[-1][1].split(' ')[0]}" if frames else ""
 
 
+def slipped_at(error: dict) -> str:
+    """The same, but for an error that this line raises on purpose."""
+    frames = student_frames(error)
+    return "" if frames and ": raise " in frames[-1][1] else raised_at(error)
+
+
 def left_with(status: int) -> str:
     if status < 0:
         return f"signal {signal.Signals(-status).name}"

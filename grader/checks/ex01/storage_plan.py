@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from grader.checks import directory_damage, foreign_files, power_loss
-from grader.checks.crashes import crashed, raised_at
+from grader.checks.crashes import crashed, slipped_at
 from grader.checks.directory_damage import Harm
 from grader.checks.endings import ended_early, finished
 from grader.checks.fault_points import selected, under_way
@@ -574,7 +574,7 @@ def _error(seen: Seen | Look) -> str:
         return "an error"
     first = next((line.strip() for line in crash["message"].splitlines() if line.strip()), "")
     error = f"{crash['type']}: {first[:120]}" if first else crash["type"]
-    return f"{error}{raised_at(crash)}"
+    return f"{error}{slipped_at(crash)}"
 
 
 def same_parts(seen: Seen, what: str = "latest") -> None:

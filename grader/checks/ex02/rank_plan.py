@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from grader.checks.crashes import crashed, raised_at
+from grader.checks.crashes import crashed, slipped_at
 from grader.checks.endings import HOLDS, WAITS, ended_early
 from grader.checks.ranks import (
     by_rank,
@@ -395,7 +395,7 @@ def _wrong(found: list[str]) -> tuple[str, str]:
 def _told(seen: Seen, rank: int, what: str, n: int) -> str:
     if what == "an error":
         error = seen.loaded(rank, n)["raised"]
-        return f"resume raised {error['type']}: {_gist(error['message'])}{raised_at(error)}"
+        return f"resume raised {error['type']}: {_gist(error['message'])}{slipped_at(error)}"
     if what == "another state":
         return (
             f"a state that was never saved: of step {seen.loaded(rank, n)['step']}, but "
@@ -407,7 +407,7 @@ def _told(seen: Seen, rank: int, what: str, n: int) -> str:
         crash = next((e for e in seen.all(rank, "crash")), None)
         if crash:
             error = f"{crash['type']}: {_gist(crash['message'])}"
-            return f"no answer: {error}{raised_at(crash)}"
+            return f"no answer: {error}{slipped_at(crash)}"
         return "no answer"
     return what
 

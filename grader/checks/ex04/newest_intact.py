@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from grader.checks.crashes import raised_at
+from grader.checks.crashes import slipped_at
 from grader.checks.questions import Answer, ask
 from grader.harness import scratch
 from grader.harness.lab import Lab
@@ -530,7 +530,7 @@ def told(said: dict) -> str:
     """The outcome of a call, in words."""
     if "raised" in said:
         error = said["raised"]
-        return f"raised {error['type']}: {error['message'][:200]}{raised_at(error)}"
+        return f"raised {error['type']}: {error['message'][:200]}{slipped_at(error)}"
     if "died" in said:
         return f"died ({said['died']})"
     value = said.get("returned")

@@ -180,7 +180,7 @@ def _load(directory):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_what_load_does_is_told_apart(tmp_path, workers):
-    trees = {t: {"f": t.encode()} for t in ("none", "hang", "die", "exit", "error", "fork", "abc")}
+    trees = {t: {"f": t.encode()} for t in ("none", "die", "exit", "error", "fork", "abc", "hang")}
     found = judge.judge(trees, _load, [tmp_path / str(n) for n in range(workers)], seconds=1)
     assert {t: o.kind for t, o in found.items()} == {
         "none": "none",
