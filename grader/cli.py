@@ -242,7 +242,7 @@ def checks(
                     only=each.checks,
                     faults=faults,
                     limits=limits,
-                    logs=STATE / "logs",
+                    logs=STATE / "logs" / work.slug,
                     cluster=where,
                     keep_history=html_file is not None,
                     on_change=shown.update,

@@ -17,11 +17,11 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
 from grader.course import selection
-from grader.course.catalog import Exercise, Task
+from grader.course.catalog import ROOT, Exercise, Task
 from grader.course.submissions import Submission
 from grader.explain import complete
 from grader.harness import launcher as launchers
@@ -130,7 +130,8 @@ class Grading:
         only: Sequence[str] = (),  # checks' names, or parts of them; empty: all
         faults: tuple[Fault, ...] | None = None,
         limits: Limits | None = None,
-        logs: Path | None = None,  # where to keep logs of crashes, in a folder per submission
+        logs: Path | None = None,  # a folder for logs of what failing checks printed
+        logs_below: Path = ROOT,  # messages name them by their paths below this folder
         sandbox=None,  # grader.harness.sandbox.Sandbox; None: the best one
         seconds: float | None = None,  # for the whole grading
         cluster=None,  # grader.checks.ex04.cluster_runs.Where; None: what this machine has
@@ -138,7 +139,7 @@ class Grading:
         on_change: Callable[[Grading], None] | None = None,
     ):
         self.exercise, self.faults, self.tasks = exercise, faults, tasks
-        self.logs = logs and logs / submission.slug
+        self.logs, self.logs_below = logs, logs_below
         self.keep_history = keep_history
         self.seconds = seconds or (
             SECONDS_ON_A_SITE if cluster and cluster.kind == "site" else SECONDS
@@ -306,7 +307,8 @@ class Grading:
     def _work(self) -> str:
         """The options that name the submission."""
         folder = self.bench.submission.folder
-        if folder == self.exercise.starter:
+        # a student who gets the message grades the starter
+        if folder == self.exercise.starter or self.bench.submission.shown != str(folder):
             return ""
         if folder == self.exercise.solution:
             return " --solution"
@@ -380,7 +382,9 @@ class Grading:
     ) -> message.Message:
         first = problems[0] if problems and not blockers else None
         said = printed.whole(first.runs, self._translate) if first else ""
-        log = logs.keep(self.logs / f"{task.id}.log", said) if self.logs else ""
+        log = ""
+        if self.logs:
+            log = logs.keep(self.logs / f"{task.id}.log", said, self.logs_below)
         if verdict == PASS:
             return message.Message()
         if verdict == BLOCKED:
@@ -421,6 +425,7 @@ class Grading:
             self.seed,
             self.bench.sandbox.kind,
             dict(Counter(self.bench.clusters)),
+            attempts=sorted(set(self.bench.attempts), key=astuple),
         )
 
     def close(self) -> None:

@@ -196,6 +196,24 @@ class TaskResult:
     history: list[dict[str, Any]] = field(default_factory=list)  # for a page (report/history.py)
 
 
+@dataclass(frozen=True)
+class Attempt:
+    """Something that a submission reached for and no task needs (harness/inside/attempts.py).
+
+    The submission's own process reported it, so it may be anything.
+    """
+
+    check: str
+    kind: str  # "network", "read", "write", "signal", "reports", "interpreter"
+    what: str
+    where: str  # the line of the submission: "checkpointing.py:12"
+
+    @classmethod
+    def of(cls, check: str, event: dict[str, Any]) -> Attempt:
+        kind, what, where = (str(event.get(name))[:300] for name in ("kind", "what", "where"))
+        return cls(check, kind, what, where)
+
+
 @dataclass
 class ExerciseResult:
     id: str
@@ -208,6 +226,8 @@ class ExerciseResult:
     # kind of cluster -> how many of its runs had one of this kind (checks/ex04/cluster_runs.py)
     clusters: dict[str, int] = field(default_factory=dict)
     problem: str = ""  # why nothing could be run, if so
+    # what the submission reached for and no task needs, for an instructor
+    attempts: list[Attempt] = field(default_factory=list)
 
     @property
     def score(self) -> int:

@@ -32,7 +32,7 @@ from grader.harness.ranks import run_ranks
 from grader.harness.run import Life, Process, Run
 from grader.harness.sandbox import Sandbox
 from grader.harness.sandbox import choose as choose_sandbox
-from grader.verdicts import Finding, Found, NotSelected
+from grader.verdicts import Attempt, Finding, Found, NotSelected
 
 T = TypeVar("T")
 
@@ -64,6 +64,7 @@ class Bench:
         # the cluster for runs that need one (grader/checks/ex04/cluster_runs.py)
         self.cluster: Any = None
         self.clusters: list[str] = []  # the kind that each run on one had
+        self.attempts: list[Attempt] = []  # what submissions reached for
         self.cancelled = threading.Event()
         self._baselines: dict[tuple[object, ...], Future[Any]] = {}
         self._lock = threading.Lock()
@@ -288,7 +289,7 @@ class Lab:
                 for rank, result in enumerate(results)
             ]
         for process in processes:
-            process.events
+            bench.attempts += [Attempt.of(self.name, event) for event in process.attempts]
         return Life(processes, fault)
 
     def _name_of(
@@ -469,9 +470,9 @@ class Cancelled(Exception):
 def course_paths(text: str, bench: Bench) -> str:
     """Replace the paths of a life's copies by the student's, and scratch paths by their meaning."""
     inside = re.escape(str(bench.scratch)) + r"/[^/\s\"']+"
-    text = re.sub(inside + scratch.CODE + r"/code", lambda _: str(bench.submission.folder), text)
+    text = re.sub(inside + scratch.CODE + r"/code", lambda _: bench.submission.shown, text)
     text = re.sub(inside + r"/(?:my )?checkpoints(?:/[0-9a-f]{8}\b)*", "CHECKPOINTS", text)
     text = re.sub(inside + r"/my job/checkpoints\b", "CHECKPOINTS", text)
-    text = re.sub(inside + r"/my job\b", lambda _: str(bench.submission.folder), text)
+    text = re.sub(inside + r"/my job\b", lambda _: bench.submission.shown, text)
     text = re.sub(inside + r"/given/train\b", "TRAIN", text)
     return re.sub(inside + r"/t\b", "TMPDIR", text)

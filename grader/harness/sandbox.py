@@ -313,7 +313,7 @@ def enter(job: dict[str, Any]) -> None:
     """In the life, before any student code, when everything that it reports to is open."""
     if job["kind"] == NONE:
         return
-    reads = _readable(job)
+    reads = readable_paths(job)
     if job["kind"] == NAMESPACES:
         _new_root(job, reads)
     _check(_libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
@@ -323,7 +323,7 @@ def enter(job: dict[str, Any]) -> None:
     _refuse_keeping()
 
 
-def _readable(job: dict[str, Any]) -> list[str]:
+def readable_paths(job: dict[str, Any]) -> list[str]:
     """Everything that this life may read, without paths that lie below another one."""
     paths = [*everybodys(), *job["grader"], *job["readable"], *(NETWORK if job["network"] else ())]
     found: list[str] = []
@@ -469,7 +469,7 @@ def confine_jobs(readable: Sequence[str], writable: Sequence[str]) -> None:
     for capability in set(range(64)) - KEPT_CAPABILITIES:
         _libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
     _check(_libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
-    _landlock(job, _readable(job))
+    _landlock(job, readable_paths(job))
 
 
 def jobs_can_be_confined() -> bool:

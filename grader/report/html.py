@@ -49,20 +49,9 @@ def page(
     made: datetime | None = None,
 ) -> str:
     """The page of a grading; `made`: its date, now if None."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(HERE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals |= {"Timeline": Timeline, "Strip": Strip, "Samples": Samples}
-    environment.filters |= {"ranges": ranges, "seconds": seconds}
-    style, script = (HERE / "page.css").read_text(), (HERE / "page.js").read_text()
     number = count(1)
-    text = environment.get_template("page.html").render(
+    return render(
+        HERE / "page.html",
         results=results,
         verdicts=[(v, WORD[v].lower()) for v in (PASS, FAIL, BLOCKED, INCONCLUSIVE)],
         score=sum(r.score for r in results),
@@ -70,11 +59,31 @@ def page(
         time=seconds(sum(r.seconds for r in results)),
         made=(made or datetime.now()).astimezone().strftime("%Y-%m-%d %H:%M %z"),
         codes=[explanations[code] for code in _codes(results) if code in explanations],
+        new_id=lambda: f"figure-{next(number)}",
+    )
+
+
+def render(template: Path, *more_style: Path, **values: object) -> str:
+    """A page from its template: self-contained, and safe whatever the values hold."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(template.parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals |= {"Timeline": Timeline, "Strip": Strip, "Samples": Samples}
+    environment.filters |= {"ranges": ranges, "seconds": seconds}
+    style = "".join(file.read_text() for file in (HERE / "page.css", *more_style))
+    script = (HERE / "page.js").read_text()
+    text = environment.get_template(template.name).render(
         style=style,
         script=script,
         policy="default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; "
         f"style-src {_digest(style)}; script-src {_digest(script)}",
-        new_id=lambda: f"figure-{next(number)}",
+        **values,
     )
     # a lone surrogate is a character that no file can hold
     return text.lstrip().encode("utf-8", "replace").decode()

@@ -193,7 +193,7 @@ class Session:
             plan,
             self.warm.take(),
             sandbox=self.sandbox,
-            logs=self.logs,
+            logs=self.logs / work.slug,
             jobs=self.jobs,
             on_change=lambda grading: self._post(lambda: self._changed(grading)),
             on_task=lambda turn, result: self._post(lambda: self._decided(turn, result)),

@@ -76,6 +76,11 @@ def _printed_since() -> dict[str, int]:
     return {"printed": _printed} if _printed != before else {}
 
 
+def attempt(kind: str, what: str, where: str) -> None:
+    """Report what the submission's code reached for (attempts.py)."""
+    emit("attempt", kind=kind, what=what, where=where)
+
+
 def say(text: str) -> None:
     """Print a line of the training script's own: it isn't the submission's."""
     emit("saying")
