@@ -25,7 +25,7 @@ from grader.course.catalog import ROOT, Exercise, Task
 from grader.course.submissions import Submission
 from grader.explain import complete
 from grader.harness import launcher as launchers
-from grader.harness.faults import Fault
+from grader.harness.faults import AnyFault
 from grader.harness.lab import Bench, Cancelled, Lab, course_paths
 from grader.harness.launcher import DiskFull, Limits, Lost
 from grader.report import history, logs, message, printed
@@ -128,7 +128,7 @@ class Grading:
         jobs: int | None = None,
         tasks: list[int] | None = None,
         only: Sequence[str] = (),  # checks' names, or parts of them; empty: all
-        faults: tuple[Fault, ...] | None = None,
+        faults: tuple[AnyFault, ...] | None = None,
         limits: Limits | None = None,
         logs: Path | None = None,  # a folder for logs of what failing checks printed
         logs_below: Path = ROOT,  # messages name them by their paths below this folder

@@ -110,7 +110,7 @@ class Bench:
 
 
 class Debugged(Protocol):
-    """A life that is to run in the foreground (grader/debug_command.py)."""
+    """A life that is to run in the foreground (grader/cli/debug_life.py)."""
 
     rank: int  # of its processes, the one that does; the others run beside it
 

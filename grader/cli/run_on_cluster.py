@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import closing
+from typing import Any
 
 from grader.checks.ex04 import cluster_runs, resubmission
 from grader.course.submissions import Submission
@@ -52,7 +53,7 @@ def play(
     def tell(who: str, text: str) -> None:
         print(f"{time.monotonic() - began:6.1f} s  {who:<7} {escaped(text)}", flush=True)
 
-    def told(event: dict) -> None:
+    def told(event: dict[str, Any]) -> None:
         if event["event"] == "fault":
             tell("cluster", f"strikes at step {event['step']}: {event['do']}")
         elif event["event"] in SAYS:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Any
 
 from grader.checks.endings import finished
 from grader.checks.ex03 import stop_assertions
@@ -111,7 +112,7 @@ def play(
         return _play(Lab(bench, "play"), script, faults, number)
 
 
-def _play(lab: Lab, script: tuple, faults: list[AnyFault], ranks: int | None) -> int:
+def _play(lab: Lab, script: tuple[Any, ...], faults: list[AnyFault], ranks: int | None) -> int:
     stops = script[0] == stop_assertions.SCRIPT
     run = (stop_assertions if stops else lab).launch(
         *((lab,) if stops else ()), *script, faults=tuple(faults), ranks=ranks

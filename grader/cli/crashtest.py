@@ -101,7 +101,7 @@ PATIENCE = 900  # s for everything
     metavar="FILE.png",
     help="Draw the smallest failing state.",
 )
-def crashtest(
+def command(
     save: str,
     load: str,
     state: str | None,

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import sys
 import time
+from typing import Any
 
 import click
 
@@ -38,7 +39,7 @@ SIGNALS = {
 
 
 class Commands(click.Group):
-    def invoke(self, ctx):
+    def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except ClusterError as e:
@@ -52,11 +53,11 @@ name_option = click.option(
 
 
 @click.group("cluster", cls=Commands)
-def cluster() -> None:
+def command() -> None:
     """A Slurm cluster on this machine, or a stand-in for one: up, status, shell, down."""
 
 
-@cluster.command()
+@command.command()
 @name_option
 @click.option(
     "--nodes",
@@ -91,7 +92,9 @@ def cluster() -> None:
     is_flag=True,
     help="Use the stand-in even if Slurm is installed (grader/slurm/standin).",
 )
-def up(name, nodes, grace, proctrack, fast_limits, stand_in):
+def up(
+    name: str, nodes: int, grace: int, proctrack: str, fast_limits: bool, stand_in: bool
+) -> None:
     """Start a cluster; it stays until `down`. Without Slurm, it's a stand-in."""
     registry.free(name)
     made = registry.cluster(
@@ -150,8 +153,8 @@ def show_facts(made: Cluster, status: Status) -> None:
         )
 
 
-@cluster.command()
-def status():
+@command.command()
+def status() -> None:
     """Your clusters: their directories, nodes, jobs, and what is wrong with them."""
     names, wrong = registry.every(), False
     if not names:
@@ -192,10 +195,10 @@ def _duration(seconds: float) -> str:
     )
 
 
-@cluster.command(context_settings={"allow_interspersed_args": False})
+@command.command(context_settings={"allow_interspersed_args": False})
 @name_option
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[COMMAND]...")
-def shell(name, command):
+def shell(name: str, command: tuple[str, ...]) -> None:
     """Your shell, or one command, talking to a cluster. Its exit status is passed on."""
     made = registry.cluster(name)
     seen = made.status()
@@ -204,7 +207,7 @@ def shell(name, command):
             f"cluster '{name}' is {seen.phase}{': ' + seen.problems[0] if seen.problems else ''}"
         )
     if not command:
-        command = [os.environ.get("SHELL") or "/bin/sh"]
+        command = (os.environ.get("SHELL") or "/bin/sh",)
         if sys.stdin.isatty():
             click.echo(
                 f"a shell that talks to cluster {name}; `exit` leaves it, the cluster stays",
@@ -218,10 +221,10 @@ def shell(name, command):
     os.execve(program, list(command), env)
 
 
-@cluster.command()
+@command.command()
 @name_option
 @click.option("--all", "every", is_flag=True, help="All of your clusters.")
-def down(name, every):
+def down(name: str, every: bool) -> None:
     """End a cluster: its jobs, its daemons, its directory. Without one, does nothing."""
     chosen = registry.every() if every else [name] if registry.exists(name) else []
     for one in chosen:

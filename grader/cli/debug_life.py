@@ -24,6 +24,7 @@ from grader.files import write_atomically
 from grader.harness import launcher as launchers
 from grader.harness.lab import Bench, Debugged, Lab
 from grader.harness.launcher import FIRST, HERE, Launcher, Limits
+from grader.harness.run import Run
 from grader.harness.sandbox import NONE
 from grader.report import printed
 from grader.verdicts import Finding, NotSelected
@@ -151,7 +152,7 @@ def _no_life(check: Check) -> str:
 
 def _tried(
     check: Check, work: Submission, seed: int, wanted: Wanted | None
-) -> tuple[Finding | None, list]:
+) -> tuple[Finding | None, list[Run]]:
     """The check's finding, and its runs."""
     launcher = launchers.choose()
     bench = Bench(work, launcher, seed, jobs=2)
