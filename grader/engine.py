@@ -439,9 +439,15 @@ class Grading:
         self.bench.close()
 
 
+def cores() -> int:
+    """Those that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def default_jobs() -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, min(8, cores or 1))
+    return min(8, cores())
 
 
 def grade(exercise: Exercise, submission: Submission, launcher=None, **options) -> ExerciseResult:

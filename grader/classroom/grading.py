@@ -63,6 +63,7 @@ def open_work(
     make: Callable[[Student, str], Unit],
     *,
     retry_inconclusive: bool = False,
+    regrade: bool = False,
 ) -> list[Work]:
     """What isn't graded yet, student by student."""
     found: dict[str, Work] = {}
@@ -70,7 +71,7 @@ def open_work(
         for exercise in settings.exercises:
             if exercise not in student.digests:
                 continue
-            graded = student.graded(exercise, settings)
+            graded = None if regrade else student.graded(exercise, settings)
             if graded and not (retry_inconclusive and is_inconclusive(graded.result)):
                 continue
             key = student.key(exercise, settings)

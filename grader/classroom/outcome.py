@@ -21,6 +21,7 @@ from grader.verdicts import INCONCLUSIVE, ExerciseResult, TaskResult
 # a spreadsheet takes a cell that begins so for a formula
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
+NOT_HANDED_IN, NOT_YET = "not handed in", "not graded yet"
 TRIED = {
     "network": "tried to reach the network: {what}",
     "read": "tried to read a file that isn't its own: {what}",
@@ -41,9 +42,10 @@ class Standing:
     missing: dict[str, str] = field(default_factory=dict)
 
     @property
-    def whole(self) -> bool:
-        """Everything that was handed in is graded, for better or worse, and proved."""
-        return not self.missing and not self.inconclusive and not self.student.problem
+    def settled(self) -> bool:
+        """Everything that was handed in is graded, and something was proved for each task."""
+        lacking = [why for why in self.missing.values() if why != NOT_HANDED_IN]
+        return not (lacking or self.inconclusive or self.student.problem)
 
     @property
     def inconclusive(self) -> list[str]:
@@ -67,13 +69,10 @@ def standing(student: Student, settings: Settings) -> Standing:
         elif exercise in student.problems:
             found.missing[exercise] = student.problems[exercise]
         elif exercise in student.digests:
-            found.missing[exercise] = "not graded yet"
+            found.missing[exercise] = NOT_YET
         elif not student.problem:
             found.missing[exercise] = NOT_HANDED_IN
     return found
-
-
-NOT_HANDED_IN = "not handed in"
 
 
 def write_student(of: Standing) -> None:

@@ -32,6 +32,7 @@ COMMANDS = {
     "reset": "grader.cli.reset",
     "run": "grader.cli.run",
     "debug": "grader.cli.debug",
+    "class": "grader.cli.class_",
     "cluster": "grader.cli.cluster",
     "crashtest": "grader.cli.crashtest",
     "dev": "grader.cli.dev",
