@@ -84,7 +84,7 @@ def is_inconclusive(result: ExerciseResult) -> bool:
     return any(task.verdict == INCONCLUSIVE for task in result.tasks)
 
 
-def grade_here(todo: Sequence[Work], at_once: int, watcher: Watcher) -> None:
+def grade_here(todo: Sequence[Work], watcher: Watcher, *, at_once: int) -> None:
     """Grade everything on this machine."""
     asyncio.run(_grade_here(todo, at_once, watcher))
 

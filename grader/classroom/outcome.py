@@ -187,7 +187,9 @@ def misunderstood(
                 if task.verdict == INCONCLUSIVE:
                     continue
                 for cause in task.evidence.get("causes", []):
-                    tasks = found.setdefault((cause["code"], cause["about"]), {})
+                    # of a crash, "RuntimeError:checkpoint.py:41": the line is a student's own
+                    about = cause["about"].partition(":")[0]
+                    tasks = found.setdefault((cause["code"], about), {})
                     tasks.setdefault(task.id, []).append(one)
     ranked = sorted(found.items(), key=lambda item: (-len(people(item[1])), item[0]))
     return [(code, about, tasks) for (code, about), tasks in ranked]

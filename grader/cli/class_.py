@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import click
 
 from grader.cli.arguments import FileName
+from grader.errors import UsageError
 from grader.harness import sandbox
 
 
@@ -65,6 +67,12 @@ from grader.harness import sandbox
     type=click.Choice(["slurm", "stand-in"]),
     help="ex04: a real Slurm on the grading machine, or a stand-in.",
 )
+@click.option("--slurm", is_flag=True, help="Grade on a cluster, from its login node.")
+@click.option("--partition", metavar="P", help="... with --slurm: the partition.")
+@click.option("--account", metavar="A", help="... with --slurm: the account.")
+@click.option(
+    "--array", type=click.IntRange(1), metavar="N", help="... with --slurm: jobs at a time (64)."
+)
 def command(
     submissions: Path,
     folder: Path | None,
@@ -76,6 +84,10 @@ def command(
     grading_limit: float,
     policy: str,
     cluster: str | None,
+    slurm: bool,
+    partition: str | None,
+    account: str | None,
+    array: int | None,
 ) -> None:
     """Grade everything that a class handed in.
 
@@ -87,16 +99,29 @@ def command(
     """
     from grader import engine
     from grader.classroom import grading
+    from grader.classroom import slurm as on_slurm
     from grader.classroom.records import Student
-    from grader.classroom.session import Session
+    from grader.classroom.session import Grade, Session
     from grader.classroom.worker import Unit
     from grader.report import terminal
 
-    sandbox.choose(policy)  # an error before any grading
+    if not slurm and (partition or account or array):
+        raise UsageError("--partition, --account and --array go with --slurm")
+    if slurm and jobs:
+        raise UsageError("--jobs is for this machine; with --slurm, --array limits the jobs")
     folder = folder or Path(f"{submissions.resolve().name.split('.')[0]}-results")
-    cores = engine.cores()
-    at_once = jobs or max(1, cores // 2)
-    inside = max(1, cores // at_once)
+    grade: Grade
+    if slurm:
+        options = on_slurm.Options(partition, account, array or 64)
+        at_once, inside = options.at_once, options.cores
+        on_slurm.check()
+        grade = partial(on_slurm.grade_on_slurm, options=options, folder=folder.resolve())
+    else:
+        sandbox.choose(policy)  # an error before any grading
+        cores = engine.cores()
+        at_once = jobs or max(1, cores // 2)
+        inside = max(1, cores // at_once)
+        grade = partial(grading.grade_here, at_once=at_once)
 
     def unit(student: Student, exercise: str) -> Unit:
         return Unit(
@@ -119,6 +144,6 @@ def command(
         retry_inconclusive,
         at_once,
         unit,
-        lambda todo, progress: grading.grade_here(todo, at_once, progress),
+        grade,
     ).run()
     sys.exit(0 if all(one.settled for one in standings) else 3)
