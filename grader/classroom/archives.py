@@ -92,15 +92,21 @@ def unpack(archive: Path, target: Path, most: Most | None = None) -> list[str]:
         for member in members(archive, work):
             work.write(member)
     # the libraries raise anything for damaged files
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, ValueError, NotImplementedError) as e:
-        raise Unreadable(f"it is damaged, or no archive: {e}") from e
+    except (zipfile.BadZipFile, tarfile.TarError) as e:
+        raise Unreadable(f"it is damaged, or no archive ({_in_one_line(e)})") from e
     except RuntimeError as e:  # zipfile's, for a missing password
-        raise Unreadable(f"it can't be unpacked: {e}") from e
+        raise Unreadable(f"it can't be unpacked: {_in_one_line(e)}") from e
     except OSError as e:
-        raise Unreadable(f"it can't be unpacked: {e.strerror or e}") from e
-    except Exception as e:  # zlib.error, lzma.LZMAError, struct.error ...
-        raise Unreadable(f"it is damaged: {type(e).__name__}: {e}") from e
+        raise Unreadable(f"it can't be unpacked: {e.strerror or _in_one_line(e)}") from e
+    except Unreadable:
+        raise
+    except Exception as e:  # EOFError, zlib.error, lzma.LZMAError, struct.error ...
+        raise Unreadable(f"it is damaged ({type(e).__name__}: {_in_one_line(e)})") from e
     return work.notes
+
+
+def _in_one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 def _zip_members(archive: Path, work: _Unpacking) -> Iterator[_Member]:

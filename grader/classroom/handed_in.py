@@ -71,13 +71,12 @@ def find(where: Path, scratch: Path) -> list[HandedIn]:
         raise UsageError(f"no such folder of submissions: {where}")
     unpack = _Unpacker(scratch)
     for layout in (_gradescope, _nbgrader, _canvas, _moodle, _folders):
+        # a download of a whole class often has one folder around all
+        if (inner := _only_folder(folder)) and (layout is not _folders or where.is_file()):
+            if (found := layout(inner, unpack)) is not None:
+                break
         if (found := layout(folder, unpack)) is not None:
             break
-        inner = _entries(folder)
-        # exports of a whole class have one folder around all
-        if len(inner) == 1 and inner[0].is_dir() and layout is not _folders:
-            if (found := layout(inner[0], unpack)) is not None:
-                break
     if not found:
         raise UsageError(
             f"{where} holds no submissions: there is no folder and no archive in it; how they may "
@@ -86,6 +85,16 @@ def find(where: Path, scratch: Path) -> list[HandedIn]:
     for one in found:
         one.source = one.source or str(where)
     return _with_ids(sorted(found, key=lambda one: (one.name.lower(), one.source)))
+
+
+def _only_folder(folder: Path) -> Path | None:
+    """The folder's only entry, if that is a folder and no student's own."""
+    inner = _entries(folder)
+    if len(inner) != 1 or not inner[0].is_dir():
+        return None
+    below = [entry.name for entry in _entries(inner[0])]
+    of_a_student = any(name.endswith(".py") or re.match(r"ex\d\d", name) for name in below)
+    return inner[0] if below and not of_a_student else None
 
 
 def _unpacked(archive: Path, scratch: Path, most: archives.Most) -> Path:

@@ -172,7 +172,8 @@ def _noticed(one: Standing) -> Iterator[str]:
             line = TRIED.get(tried.kind, "{what}").format(what=tried.what)
             line = f"{result.id} {line} ({tried.where})"
             checks[line] = checks.get(line, 0) + 1
-        yield from (f"{line}, in {number} checks" for line, number in checks.items())
+        for line, number in checks.items():
+            yield f"{line}, in {number} check{'' if number == 1 else 's'}"
 
 
 def misunderstood(
