@@ -134,7 +134,7 @@ class Grading:
         logs_below: Path = ROOT,  # messages name them by their paths below this folder
         sandbox=None,  # grader.harness.sandbox.Sandbox; None: the best one
         seconds: float | None = None,  # for the whole grading
-        cluster=None,  # grader.checks.ex04.cluster_runs.Where; None: what this machine has
+        cluster=None,  # grader.slurm.target.Where; None: what this machine has
         keep_history: bool = False,  # of failing checks' runs, for a page
         on_change: Callable[[Grading], None] | None = None,
     ):

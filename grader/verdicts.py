@@ -193,7 +193,7 @@ class TaskResult:
     seconds: float  # from its first check's begin to its last one's end; tasks run at the same time
     message: str = ""
     evidence: dict[str, Any] = field(default_factory=dict)
-    history: list[dict[str, Any]] = field(default_factory=list)  # for a page (report/history.py)
+    history: list[dict[str, Any]] = field(default_factory=list)  # for a page (report/history)
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from grader import engine, mutants
-from grader.checks.ex04.cluster_runs import Where
 from grader.course.catalog import Exercise
 from grader.errors import UsageError
 from grader.harness import launcher as launchers
+from grader.slurm.target import Where
 from grader.verdicts import BLOCKED, FAIL, PASS, ExerciseResult
 
 SIGN = {PASS: "", FAIL: "**caught**", BLOCKED: "blocked"}

@@ -17,7 +17,7 @@ from grader.classroom.contents import digest
 from grader.classroom.records import Graded, Results, Settings
 from grader.course import catalog
 from grader.errors import UsageError
-from grader.harness import sandbox
+from grader.harness import privileges, sandbox
 from grader.harness.launcher import choose
 from grader.interrupt import Interrupted, end_in_order
 from grader.processes import reap_descendants
@@ -77,7 +77,7 @@ def grade(unit: Unit) -> Graded:
 def main() -> None:
     try:
         end_in_order()
-        sandbox.hide_from_others()
+        privileges.hide_from_others()
         reap_descendants()
         unit = Unit(**json.loads(sys.argv[1]))
         record = Results(Path(unit.results)).student(unit.student).record(unit.exercise)

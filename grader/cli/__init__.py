@@ -17,7 +17,7 @@ import click
 from grader.cli.state import STATE
 from grader.course.catalog import ROOT
 from grader.errors import UsageError
-from grader.harness import sandbox
+from grader.harness import privileges
 from grader.interrupt import Interrupted, end_in_order
 from grader.processes import reap_descendants
 from grader.report.logs import escaped
@@ -87,7 +87,7 @@ def main() -> None:
     """
     try:
         end_in_order()
-        sandbox.hide_from_others()
+        privileges.hide_from_others()
         # processes that outlive a killed guardian become ours, and end with the launcher
         reap_descendants()
         main_group.main(prog_name="grade", standalone_mode=False)

@@ -21,7 +21,7 @@ from grader.harness import sandbox
 from grader.verdicts import ExerciseResult, TaskResult
 
 if TYPE_CHECKING:  # a command loads what it needs when it runs
-    from grader.checks.ex04.cluster_runs import Where
+    from grader.slurm.target import Where
 
 
 @click.command("checks", hidden=True)
@@ -209,7 +209,7 @@ def command(
 
 
 def _where(cluster: str | None, partition: str | None, account: str | None) -> Where | None:
-    from grader.checks.ex04.cluster_runs import Where
+    from grader.slurm.target import Where
 
     if (partition or account) and cluster != "site":
         raise UsageError("--partition and --account go with --cluster site")

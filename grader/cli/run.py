@@ -91,8 +91,9 @@ def _on_cluster(
     pace: float,
     kind: str | None,
 ) -> int:
-    from grader.checks.ex04.cluster_runs import STEPS, Where
+    from grader.checks.ex04.job_record import STEPS
     from grader.cli import run_on_cluster
+    from grader.slurm.target import Where
 
     if work.problem:
         raise UsageError(work.problem)

@@ -6,12 +6,13 @@ import time
 from contextlib import closing
 from typing import Any
 
-from grader.checks.ex04 import cluster_runs, resubmission
+from grader.checks.ex04 import cluster_runs, job_endings, resubmission, resubmission_runs
 from grader.course.submissions import Submission
 from grader.errors import UsageError
 from grader.harness import launcher as launchers
 from grader.harness.lab import Bench, Lab, course_paths
 from grader.report.logs import escaped
+from grader.slurm.target import Where
 from grader.verdicts import INCONCLUSIVE, Finding
 
 # which of the submission's functions a task's training calls
@@ -33,7 +34,7 @@ SAYS = {
 
 def play(
     work: Submission, task: int | None, strikes: list[tuple[int, str]], pace: float,
-    where: cluster_runs.Where,
+    where: Where,
 ) -> int:  # fmt: skip
     """Submit the task's job script, strike it, and tell every event as it comes.
 
@@ -43,7 +44,7 @@ def play(
 
     Returns the exit status of the command: 0 if the job finished as an undisturbed one.
     """
-    script = resubmission.CHAIN if task == CHAIN_TASK else resubmission.REQUEUE
+    script = resubmission_runs.CHAIN if task == CHAIN_TASK else resubmission_runs.REQUEUE
     plan = tuple(
         {"step": step, "do": do} | ({} if do == "kill" else {"save": "short"})
         for step, do in sorted(strikes)
@@ -69,7 +70,7 @@ def play(
             )  # fmt: skip
             if run.instead:
                 print(f"on {run.instead}")
-            resubmission.finished(run)
+            job_endings.finished(run)
             resubmission.same_course(run)
         except cluster_runs.Refused as e:
             raise UsageError(f"sbatch refuses {script}: {e}") from e
@@ -80,7 +81,7 @@ def play(
     return 0
 
 
-def _called(where: cluster_runs.Where) -> str:
+def _called(where: Where) -> str:
     return {
         "slurm": "Slurm, on this machine",
         "stand-in": "the stand-in for Slurm",

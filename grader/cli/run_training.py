@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from grader.checks.endings import finished
-from grader.checks.ex03 import stop_assertions
+from grader.checks.ex03 import stop_assertions, stop_runs
 from grader.checks.ranks import by_others
 from grader.checks.trajectories import rejoins
 from grader.course.submissions import Submission
@@ -113,8 +113,8 @@ def play(
 
 
 def _play(lab: Lab, script: tuple[Any, ...], faults: list[AnyFault], ranks: int | None) -> int:
-    stops = script[0] == stop_assertions.SCRIPT
-    run = (stop_assertions if stops else lab).launch(
+    stops = script[0] == stop_runs.SCRIPT
+    run = (stop_runs if stops else lab).launch(
         *((lab,) if stops else ()), *script, faults=tuple(faults), ranks=ranks
     )
     for number, life in enumerate(run.lives, 1):
@@ -131,9 +131,7 @@ def _play(lab: Lab, script: tuple[Any, ...], faults: list[AnyFault], ranks: int 
             )
     try:
         if stops:
-            stop_assertions.stopped_well(
-                lab, run, stop_assertions.yardstick(lab, script, ranks=ranks)
-            )
+            stop_assertions.stopped_well(lab, run, stop_runs.yardstick(lab, script, ranks=ranks))
             print(
                 "The stopped run equals the undisturbed one, bit for bit."
                 if faults

@@ -5,24 +5,17 @@ from __future__ import annotations
 from grader.checks.crashes import crashed
 from grader.checks.endings import finished
 from grader.checks.ex01.corruption import YOUR_BYTES, in_words
-from grader.checks.ex01.storage_plan import (
-    STRANGERS,
-    WHOSE,
-    Seen,
+from grader.checks.ex01.observations import Seen
+from grader.checks.ex01.operations import STRANGERS, write
+from grader.checks.ex01.storage_assertions import WHOSE, fails, others_untouched, same_parts, works
+from grader.checks.ex01.storage_faults import (
     cases,
-    crash_tested,
     died_right,
     events_and_size,
-    fails,
     kill_and_tear_points,
-    observe,
-    observed,
-    others_untouched,
-    same_parts,
     under,
-    works,
-    write,
 )
+from grader.checks.ex01.storage_plan import crash_tested, observe, observed
 from grader.checks.fault_points import moment, selected
 from grader.harness.faults import Fault
 from grader.harness.lab import Lab

@@ -3,18 +3,10 @@
 from __future__ import annotations
 
 from grader.checks.directory_damage import Harm
-from grader.checks.ex01.storage_plan import (
-    FOREIGN,
-    Look,
-    Seen,
-    again,
-    cut,
-    fails,
-    observed,
-    steps_of_a_run,
-    works,
-    write,
-)
+from grader.checks.ex01.observations import Look, Seen
+from grader.checks.ex01.operations import FOREIGN, again, cut, steps_of_a_run, write
+from grader.checks.ex01.storage_assertions import fails, works
+from grader.checks.ex01.storage_plan import observed
 from grader.harness.lab import Lab
 from grader.verdicts import Damaged, Finding, Found
 

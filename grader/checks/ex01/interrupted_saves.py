@@ -4,30 +4,19 @@ from __future__ import annotations
 
 from grader.checks.crashes import crashed
 from grader.checks.ex01.corruption import WRONG_VALUES
-from grader.checks.ex01.storage_plan import (
-    FOREIGN,
-    STRANGERS,
-    WHOSE,
-    Seen,
-    again,
+from grader.checks.ex01.observations import Seen
+from grader.checks.ex01.operations import FOREIGN, STRANGERS, again, put, steps_of_a_run, write
+from grader.checks.ex01.storage_assertions import WHOSE, fails, others_untouched, same_parts, works
+from grader.checks.ex01.storage_faults import (
     cases,
-    crash_tested,
     died_right,
     events_and_size,
-    fails,
     kill_and_tear_points,
     kill_points,
-    observe,
-    observed,
-    others_untouched,
-    put,
-    same_parts,
-    steps_of_a_run,
     struck,
     under,
-    works,
-    write,
 )
+from grader.checks.ex01.storage_plan import crash_tested, observe, observed
 from grader.checks.fault_points import moment, selected
 from grader.harness.faults import Fault
 from grader.harness.lab import Lab

@@ -4,24 +4,16 @@ from __future__ import annotations
 
 from grader.checks.ex01.best import GOOD
 from grader.checks.ex01.interrupted_saves import ODD
-from grader.checks.ex01.storage_plan import (
-    FOREIGN,
-    STRANGERS,
-    WHOSE,
-    Seen,
-    cut,
+from grader.checks.ex01.observations import Seen
+from grader.checks.ex01.operations import FOREIGN, STRANGERS, cut, steps_of_a_run, write
+from grader.checks.ex01.storage_assertions import WHOSE, fails, others_untouched, works
+from grader.checks.ex01.storage_faults import (
     died_right,
     events_and_size,
-    fails,
     kill_and_tear_points,
-    observe,
-    observed,
-    others_untouched,
-    steps_of_a_run,
     under,
-    works,
-    write,
 )
+from grader.checks.ex01.storage_plan import observe, observed
 from grader.checks.fault_points import moment
 from grader.harness.faults import Fault
 from grader.harness.lab import Lab

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from grader.checks import endings, trajectories
 from grader.checks.crashes import crashed
-from grader.checks.ex02 import rank_plan
-from grader.checks.ex02.rank_plan import Seen, in_time, place, saves, works
+from grader.checks.ex02 import rank_plan, sweeps
+from grader.checks.ex02.rank_assertions import in_time, works
+from grader.checks.ex02.rank_plan import Seen, place, saves
 from grader.checks.questions import ask
 from grader.harness.lab import Lab
 from grader.harness.run import Run
@@ -214,7 +215,7 @@ def loads_alone(lab: Lab, name: str) -> None:
             ],
         )
     want = rank_plan.shown(lab, epoch)
-    if different := rank_plan.compared(want, given["holds"], "save_checkpoint_ddp"):
+    if different := sweeps.compared(want, given["holds"], "save_checkpoint_ddp"):
         raise Finding(
             "state-lost",
             [("loaded", loaded), Gist("different", ", ".join(different))],
@@ -271,7 +272,7 @@ def nobody_leaves_early(lab: Lab, function: str, held: tuple[int, ...]) -> None:
         if function == "save_checkpoint_ddp"
         else "every rank's part is complete"
     )
-    rank_plan.nobody_left_early_of(list(seen.values()), function, what)
+    sweeps.nobody_left_early_of(list(seen.values()), function, what)
 
 
 def failure_reaches_all(lab: Lab, function: str, failing: tuple[int, ...]) -> None:
@@ -285,7 +286,7 @@ def failure_reaches_all(lab: Lab, function: str, failing: tuple[int, ...]) -> No
         for rank in failing
     ]
     seen = saves(lab, points, place(lab), ranks=3, judged=False)
-    rank_plan.all_hear_of_failures_of(list(seen.values()), function)
+    sweeps.all_hear_of_failures_of(list(seen.values()), function)
 
 
 def each_folder_is_whole(lab: Lab) -> None:

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from grader.checks import trajectories
 from grader.checks.crashes import crashed
 from grader.checks.endings import finished
-from grader.checks.ex02 import rank_plan
+from grader.checks.ex02 import rank_plan, sweeps
 from grader.checks.ranks import left_early
 from grader.harness.lab import Lab
 from grader.harness.run import Run
@@ -89,7 +89,7 @@ def nobody_leaves_early(lab: Lab) -> None:
         if e["shown"] == "returned":
             think = "what do the ranks wait for at the end of your save?"
             raise left_early(
-                rank_plan.stands_still(e),
+                sweeps.stands_still(e),
                 "another rank",
                 "save_sharded",
                 think,

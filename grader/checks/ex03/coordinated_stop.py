@@ -6,8 +6,16 @@ import signal
 from itertools import product
 
 from grader.checks import endings
-from grader.checks.ex03 import edge_cases, stop_assertions
-from grader.checks.ex03.stop_assertions import between_saves, job, launch, stopped_and_resumed
+from grader.checks.ex03 import (
+    exits,
+    resumption,
+    status_file,
+    stop_assertions,
+    stop_runs,
+    undisturbed,
+)
+from grader.checks.ex03.stop_assertions import stopped_and_resumed
+from grader.checks.ex03.stop_runs import between_saves, job, launch
 from grader.checks.ranks import by_rank
 from grader.harness import scratch
 from grader.harness.lab import Lab
@@ -29,7 +37,7 @@ def stops(lab: Lab, *preemptions: Preempt, ranks: int = 2, ranks_per_node: int =
 
 
 def just_finished(lab: Lab) -> None:
-    edge_cases.just_finished(lab, ranks=2)
+    undisturbed.just_finished(lab, ranks=2)
 
 
 # --- stop_together, alone -------------------------------------------------------------------------
@@ -43,7 +51,7 @@ def same_answer(lab: Lab) -> None:
         every = list(product((False, True), repeat=world or 1))
         asked = [*lab.draw.sample(every, len(every)), *lab.draw.choices(every, k=4)]
         run = lab.launch(TOGETHER, ranks=world, given={"asked": asked})
-        stop_assertions.finished(lab, run)
+        exits.finished(lab, run)
         for number, mine in enumerate(asked):
             _answers_right(run, number, mine)
 
@@ -94,9 +102,9 @@ def costs_little(lab: Lab) -> None:
     """
     args = job(lab, *GRACE)
     run = launch(lab, *args, faults=(), ranks=2)
-    stop_assertions.finished(lab, run)
-    stop_assertions.same_course(lab, run, stop_assertions.yardstick(lab, args, ranks=2))
-    stop_assertions.one_writes(run)
+    exits.finished(lab, run)
+    resumption.same_course(lab, run, stop_runs.yardstick(lab, args, ranks=2))
+    status_file.one_writes(run)
     own, share = _agreement(run.last.processes[0])
     asked = len(run.last.steps) + len(run.last.all("part"))
     if own > MOST * asked + 10:
@@ -192,15 +200,15 @@ def under_torchrun(lab: Lab) -> None:
                 "from the others before it comes itself?"
             ),
         )
-    word, newest = last_word(folder), stop_assertions.newest_checkpoint(folder)
-    stop_assertions.status_says(word, "preempted", when)
+    word, newest = last_word(folder), stop_runs.newest_checkpoint(folder)
+    status_file.status_says(word, "preempted", when)
     for life in lives:
-        stop_assertions.as_sent(life, run, None)
-        stop_assertions.reckoned(args, life)
+        stop_runs.as_sent(life, run, None)
+        stop_runs.reckoned(args, life)
     again = launch(lab, *args, faults=(), ranks=2, directory=folder, since=step)
     notes = {"words": [word], "newest": [newest]}
     joined = Run([Life(lives, None), again.last], (), folder, notes=notes)
-    stop_assertions.rejoined(lab, joined, stop_assertions.yardstick(lab, args, ranks=2), when)
+    stop_assertions.rejoined(lab, joined, stop_runs.yardstick(lab, args, ranks=2), when)
 
 
 def _left(life: Process) -> str:

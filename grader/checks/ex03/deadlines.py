@@ -8,16 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from grader.checks import trajectories
-from grader.checks.ex03 import stop_assertions
+from grader.checks.ex03 import exits, status_file, stop_assertions, stop_runs
 from grader.checks.ex03.expected_times import Times
-from grader.checks.ex03.stop_assertions import (
+from grader.checks.ex03.stop_assertions import stopped_and_resumed
+from grader.checks.ex03.stop_runs import (
     EPOCHS,
     SAVE_EVERY,
     any_signal,
     job,
     launch,
     steps_per_epoch,
-    stopped_and_resumed,
     yardstick,
 )
 from grader.harness.costs import Costs
@@ -159,13 +159,13 @@ def stops_in_time(
     if all(one.finished for one in lives):
         raise Inconclusive("fault", [*when, ("but", "training was done before that")])
     if not life.preempted:
-        finding = stop_assertions.ended_early(lab, run, life)
+        finding = exits.ended_early(lab, run, life)
         finding.rows = [*when, *finding.rows]
         raise finding
-    stop_assertions.status_says(run.notes["words"][-1], "preempted", when)
+    status_file.status_says(run.notes["words"][-1], "preempted", when)
     _late_enough(
         lives[-1].reached,
-        stop_assertions.reckoned((*args, *limit), lives[-1], len(lives) - 1),
+        stop_runs.reckoned((*args, *limit), lives[-1], len(lives) - 1),
         end,
         when,
     )

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from grader.checks.ex03.stop_assertions import (
+from grader.checks.ex03.exits import finished
+from grader.checks.ex03.stop_assertions import stopped_and_resumed
+from grader.checks.ex03.stop_runs import (
     all_steps,
     fault_row,
-    finished,
     job,
     launch,
     reported,
     steps_per_epoch,
-    stopped_and_resumed,
     yardstick,
 )
 from grader.harness.lab import Lab

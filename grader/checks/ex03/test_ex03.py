@@ -8,18 +8,20 @@ from grader.checks import task
 from grader.checks.ex03 import (
     coordinated_stop,
     deadlines,
-    edge_cases,
+    job_errors,
     loader_workers,
     signal_handler,
+    status_faults,
+    undisturbed,
 )
-from grader.checks.ex03.stop_assertions import (
+from grader.checks.ex03.stop_assertions import stopped_and_resumed
+from grader.checks.ex03.stop_runs import (
     SAVE_EVERY,
     all_steps,
     any_signal,
     between_saves,
     job,
     steps_per_epoch,
-    stopped_and_resumed,
 )
 from grader.harness.preemption import both, send
 
@@ -97,7 +99,7 @@ def test_a_signal_at_any_moment_is_noted_and_hangs_nothing(lab):
 @task("ex03.2")
 def test_a_job_that_nobody_stops_trains_as_it_should(lab):
     """An undisturbed job trains as it should"""
-    edge_cases.trains_like_the_yardstick(lab)
+    undisturbed.trains_like_the_yardstick(lab)
 
 
 @task("ex03.2")
@@ -178,37 +180,37 @@ def test_more_signals_while_it_leaves_change_nothing(lab):
 @task("ex03.2")
 def test_a_job_that_has_just_finished_is_done(lab):
     """A job that has just finished is done"""
-    edge_cases.just_finished(lab)
+    undisturbed.just_finished(lab)
 
 
 @task("ex03.2")
 def test_a_save_that_is_due_at_an_epochs_end_is_not_the_last_one(lab):
     """A save that is due before an evaluation isn't the last one"""
-    edge_cases.due_at_the_end(lab)
+    undisturbed.due_at_the_end(lab)
 
 
 @task("ex03.2")
 def test_an_error_is_neither_done_nor_preempted(lab):
     """An error is neither done nor preempted"""
-    edge_cases.error_is_told(lab)
+    job_errors.error_is_reported(lab)
 
 
 @task("ex03.2")
 def test_an_error_after_a_signal_is_an_error(lab):
     """An error after a signal is an error"""
-    edge_cases.error_after_a_signal(lab)
+    job_errors.error_after_a_signal(lab)
 
 
 @task("ex03.2")
 def test_the_status_of_the_life_before_is_not_this_ones(lab):
     """The status of an earlier life isn't taken for this one's"""
-    edge_cases.status_is_fresh(lab)
+    status_faults.status_is_fresh(lab)
 
 
 @task("ex03.2")
 def test_the_status_is_whole_at_every_moment(lab):
     """The status is whole at every moment"""
-    edge_cases.word_is_whole(lab)
+    status_faults.status_is_whole(lab)
 
 
 # ---------------------------------------------------------------- ex03.3  workers
@@ -308,13 +310,13 @@ def test_ranks_that_have_just_finished_are_done(lab):
 @task("ex03.4")
 def test_an_error_of_all_ranks_is_told(lab):
     """An error on all ranks is reported"""
-    edge_cases.error_of_ranks(lab)
+    job_errors.error_of_ranks(lab)
 
 
 @task("ex03.4")
 def test_an_error_of_one_rank_is_told(lab):
     """An error on one rank is reported"""
-    edge_cases.error_of_one_rank(lab)
+    job_errors.error_of_one_rank(lab)
 
 
 @task("ex03.4")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from random import Random
 
-from grader.checks.ex04.newest_intact import told
+from grader.checks.ex04.outcomes import outcome
 from grader.checks.questions import ask
 from grader.harness.lab import Lab
 from grader.verdicts import Finding, Found
@@ -152,9 +152,9 @@ def _judge(said: list[dict], course: list[Life], think: str, more: str = "") -> 
                     f"begins at step {life[0]}, tries={life[2] or TRIES}{more}; {before}",
                 ),
                 Found(
-                    f"begin_life {told(said[n])}"
+                    f"begin_life {outcome(said[n])}"
                     if got != "an end"
-                    else f"its life {told(said[n])}",
+                    else f"its life {outcome(said[n])}",
                 ),
                 ("expected", _wish(wanted)),
             ]
@@ -263,7 +263,7 @@ def a_kill_leaves_them_whole(lab: Lab, think: str) -> None:
                 (what[0], f"{state['killed']}, {what[1]}"),
                 ("then", _story(after[:n]) or "the next life"),
                 Found(
-                    f"begin_life {told(state['lives'][n])} at step {after[n][0]}, "
+                    f"begin_life {outcome(state['lives'][n])} at step {after[n][0]}, "
                     f"tries={after[n][2]}",
                 ),
                 (

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 from grader.checks.endings import starved
-from grader.checks.ex04.newest_intact import told
+from grader.checks.ex04.outcomes import outcome
 from grader.checks.questions import ask
 from grader.harness.lab import Lab
 from grader.verdicts import Finding, Found, Inconclusive
@@ -200,7 +200,7 @@ def _found(one: tuple, got: dict) -> str:
         return "let it in"
     if "waiting" in got:
         return f"still waited after {got['waiting']:g} s"
-    return "ended quietly" if "returned" in got else told(got)
+    return "ended quietly" if "returned" in got else outcome(got)
 
 
 def _wish(want: str) -> str:

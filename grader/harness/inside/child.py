@@ -49,6 +49,7 @@ def become(job: dict[str, Any]) -> None:
     from grader.harness import sandbox
     from grader.harness.guardian import set_limits
     from grader.harness.inside import attempts, telemetry
+    from grader.harness.readable_paths import readable_by
 
     if job.get("debug"):
         become_debugged(job)
@@ -97,7 +98,7 @@ def become(job: dict[str, Any]) -> None:
     with open(job["script"], "rb") as f:
         job["code"] = compile(f.read(), job["script"], "exec")
     os.chdir(job["cwd"])
-    attempts.watch(job, sandbox.readable_paths(job["sandbox"]), telemetry.attempt)
+    attempts.watch(job, readable_by(job["sandbox"]), telemetry.attempt)
     sandbox.enter(job["sandbox"])
     os.chdir(job["cwd"])  # the same folder in the life's own root
 
