@@ -14,6 +14,7 @@ import click
 
 from grader.course import catalog, derive, progress, selection, starters, submissions
 from grader.course.catalog import ROOT, Exercise
+from grader.course.release.cli import release
 from grader.crash.cli import crashtest
 from grader.errors import UsageError
 from grader.harness import sandbox
@@ -605,6 +606,7 @@ def _run_on_cluster(work, task, steps: dict[str, tuple[int, ...]], pace, kind) -
 
 main_group.add_command(cluster)
 main_group.add_command(crashtest)
+main_group.add_command(release)
 
 
 @main_group.group()
