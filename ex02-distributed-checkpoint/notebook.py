@@ -108,7 +108,7 @@ print(notebooks.finding(full))
 # rank had written it, and which wouldn't?
 
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output", "output-not-for-students"]
 def contents(value, depth=0, name=""):
     """A saved value in a few lines: names, shapes, sizes."""
     pad = "    " + "  " * depth

@@ -33,6 +33,7 @@ COMMANDS = {
     "run": "grader.cli.run",
     "debug": "grader.cli.debug",
     "class": "grader.cli.class_",
+    "release": "grader.cli.release",
     "cluster": "grader.cli.cluster",
     "crashtest": "grader.cli.crashtest",
     "dev": "grader.cli.dev",

@@ -151,6 +151,9 @@ def _clusters(runs: dict[str, int]) -> str:
 def show_hint(
     out: Console, task: Task, rung: int, more: str = "Try it. The next call gives the next hint."
 ) -> None:
+    if not task.hints:  # `grade release --without-hints`
+        out.print(f"{task.id}  {task.title}: this copy of the course has no hints")
+        return
     out.print(f"[bold]{task.id}  {task.title}[/bold]   hint {rung + 1} of {len(task.hints)}")
     show_row(out, "", task.hints[rung])
     if rung + 1 < len(task.hints):
