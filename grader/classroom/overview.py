@@ -10,8 +10,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from grader import explain
-from grader.classroom.outcome import NOT_HANDED_IN, Standing, misunderstood, people
 from grader.classroom.records import Settings
+from grader.classroom.standings import NOT_HANDED_IN, Standing, misunderstood, people
 from grader.course import catalog
 from grader.course.catalog import Exercise, Task
 from grader.report import html

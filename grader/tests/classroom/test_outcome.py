@@ -8,9 +8,10 @@ import json
 
 import pytest
 
-from grader.classroom.outcome import misunderstood, standing, table, write_class, write_student
+from grader.classroom.outcome import table, write_class, write_student
 from grader.classroom.overview import distribution
 from grader.classroom.records import Graded, Results, Settings, course_version, write_json
+from grader.classroom.standings import misunderstood, standing
 from grader.course import catalog
 from grader.verdicts import FAIL, INCONCLUSIVE, PASS, Attempt, ExerciseResult, TaskResult
 
