@@ -1,4 +1,4 @@
-"""What a process asks of the kernel about others: to die with its parent, to adopt orphans."""
+"""Process primitives: die with the parent, adopt orphans, kill a session, wait for a condition."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import ctypes
 import os
 import signal
 import sys
+import time
+from collections.abc import Callable
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 # looked up here, once: nothing may be imported between fork and exec
@@ -45,3 +47,24 @@ def children() -> list[int]:
         import psutil
 
         return [p.pid for p in psutil.Process().children()]
+
+
+def wait_until(
+    condition: Callable[[], bool],
+    seconds: float,
+    pause: Callable[[float], None] = time.sleep,
+    *,
+    at_most: float = 0.1,
+) -> bool:
+    """Look until it holds, for conditions that send no event; False if it never did within the
+    time.
+
+    pause    waits between two looks, for a time that grows to `at_most` s
+    """
+    deadline, distance = time.monotonic() + seconds, min(0.005, at_most)
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        pause(distance)
+        distance = min(at_most, distance * 1.5)
+    return True

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from grader.errors import UsageError
+from grader.processes import wait_until
 from grader.slurm import ancestors, installation, processes, state, teardown
 from grader.slurm.config import Checked, Options, check_directory, user
 from grader.slurm.errors import ClusterError
@@ -291,7 +292,7 @@ class Cluster:
             seen.update(self.job(job))
             return seen["JobState"] in states
 
-        if not processes.wait_until(there, seconds):
+        if not wait_until(there, seconds):
             raise ClusterError(
                 f"job {job} is {seen.get('JobState')} ({seen.get('Reason')}), not "
                 f"{' or '.join(states)}, after {seconds:g} s"

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 
 PROC = os.path.exists("/proc/self/stat")
@@ -146,18 +145,3 @@ def kill(pids: Iterable[int]) -> None:
     for pid in pids:
         with suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGKILL)
-
-
-def wait_until(
-    condition: Callable[[], bool], seconds: float, pause: Callable[[float], None] = time.sleep
-) -> bool:
-    """Look until it holds, at growing distances of at most 0.1 s; False if it never did within the
-    time.
-    """
-    deadline, distance = time.monotonic() + seconds, 0.005
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        pause(distance)
-        distance = min(0.1, distance * 1.5)
-    return True

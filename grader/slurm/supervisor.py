@@ -29,7 +29,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from grader.harness.sandbox import confine_jobs
-from grader.processes import die_with_parent, reap_descendants
+from grader.processes import die_with_parent, reap_descendants, wait_until
 from grader.slurm import freezer, installation, ports, preload, processes, state, teardown
 from grader.slurm.config import Options, cgroup_conf, name_is_here, slurm_conf
 from grader.slurm.errors import ClusterError
@@ -111,7 +111,7 @@ class Keeper:
                 raise ClusterError(f"{name} ended when it was started ({how})")
             return condition()
 
-        if not processes.wait_until(holds, PATIENCE - (time.monotonic() - began), self.pause):
+        if not wait_until(holds, PATIENCE - (time.monotonic() - began), self.pause):
             raise ClusterError(f"no {what} after {PATIENCE:.0f} s")
 
     def keep(self) -> None:
@@ -286,8 +286,8 @@ class Keeper:
                 freezer.thaw(top)
             return not left
 
-        done = processes.wait_until(gone, 10)
-        return (not top.exists() or processes.wait_until(lambda: freezer.remove(top), 2)) and done
+        done = wait_until(gone, 10)
+        return (not top.exists() or wait_until(lambda: freezer.remove(top), 2)) and done
 
 
 def tracked_by(wanted: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 from grader.harness import scratch
@@ -105,7 +106,7 @@ class ClusterRun:
     def lost(self) -> list[tuple[dict, int]]:
         """(fault, finished steps that the next life did again) for each fault that it survived."""
         out = []
-        for life, after in zip(self.lives, self.lives[1:], strict=False):
+        for life, after in pairwise(self.lives):
             fault = next((e for e in life if e["event"] == "fault"), None)
             resumed = next((e["step"] for e in after if e["event"] == "resumed"), None)
             if fault and resumed is not None:

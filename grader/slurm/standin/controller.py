@@ -20,7 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from grader.processes import reap_descendants
+from grader.processes import reap_descendants, wait_until
 from grader.slurm import processes, state, teardown
 from grader.slurm.standin.lifecycle import Jobs
 from grader.slurm.standin.loop import Loop
@@ -112,7 +112,7 @@ class Controller:
             processes.kill(left)
             return not left
 
-        return processes.wait_until(gone, 10)
+        return wait_until(gone, 10)
 
 
 def bury() -> None:

@@ -46,9 +46,7 @@ def main() -> None:
         trained = time.monotonic()
         if step % args.save_every == 0:
             folder = os.path.join(args.directory, f"after-{step}")
-            state = dict(
-                zip(("model", "optimizer"), get_state_dict(model, optimizer), strict=False)
-            )
+            state = dict(zip(("model", "optimizer"), get_state_dict(model, optimizer), strict=True))
             if args.how == "sync":
                 dcp.save(state, checkpoint_id=folder)
             else:

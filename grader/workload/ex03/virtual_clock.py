@@ -20,6 +20,7 @@ from subprocess import PIPE
 
 from grader.harness.inside import telemetry
 from grader.harness.preemption import NUMBERS, proof
+from grader.processes import wait_until
 
 BOOT = 1_700_000_000.0  # Unix time (s) at which every life begins
 FORWARDED = 20.0  # s within which torchrun forwards a signal: milliseconds are normal
@@ -182,9 +183,7 @@ def _gone(workers: list[int], number: int) -> int:
     Workers that ignore or block it live on: don't wait for them.
     """
     may_die = [pid for pid in workers if not _unmoved(pid, number)]
-    until = time.monotonic() + WORKERS
-    while _alive(may_die) and time.monotonic() < until:
-        time.sleep(0.005)
+    wait_until(lambda: not _alive(may_die), WORKERS, at_most=0.005)
     gone = len(workers) - len(_alive(workers))
     if gone:
         time.sleep(NOTICED)
