@@ -17,6 +17,7 @@ from grader.course.catalog import ROOT, Exercise
 from grader.course.release.cli import release
 from grader.crash.cli import crashtest
 from grader.errors import UsageError
+from grader.exports.cli import export
 from grader.harness import sandbox
 from grader.interrupt import Interrupted, end_in_order
 from grader.processes import reap_descendants
@@ -607,6 +608,7 @@ def _run_on_cluster(work, task, steps: dict[str, tuple[int, ...]], pace, kind) -
 main_group.add_command(cluster)
 main_group.add_command(crashtest)
 main_group.add_command(release)
+main_group.add_command(export)
 
 
 @main_group.group()

@@ -17,7 +17,7 @@ LAYERS = (
     {"explain", "yardstick", "engine", "checks"},
     {
         *("notebooks", "run_command", "run_on_cluster", "debug_command", "watch"),
-        *("authoring", "bench"),
+        *("authoring", "bench", "exports"),
     },
     {"cli", "__main__"},
 )
