@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import click
@@ -10,7 +12,8 @@ from grader.course import catalog
 from grader.course.catalog import ROOT, Exercise
 from grader.course.release import writing
 from grader.errors import UsageError
-from grader.exports import gradescope, gradescope_autograder, result_file
+from grader.exports import classroom50, gradescope, gradescope_autograder, result_file
+from grader.exports.requirements import torch
 from grader.report.output import Target
 
 
@@ -94,3 +97,45 @@ def autograder_command(
     files = gradescope_autograder.files(ROOT, _chosen(names), minutes, sandbox, visibility)
     writing.write(target, files)
     click.echo(f"{target}: {len(files)} files; its README.md says which limits to raise")
+
+
+@export.command("classroom50")
+@result_argument
+@output_option
+@click.option(
+    "--checkout",
+    callback=_path,
+    metavar="DIR",
+    help="The student's repository: names the classroom, the submission and its time where the "
+    "variables of Classroom 50's runner don't.",
+)
+def classroom50_command(result: Path, output: Path, checkout: Path | None) -> None:
+    """Classroom 50's result.json from what `grade --json` wrote.
+
+    Exit status 3, and nothing written, if some task is inconclusive: that is neither passed nor
+    failed.
+    """
+    read = result_file.read(result)
+    if read.inconclusive:
+        click.echo(
+            f"grade: {', '.join(read.inconclusive)}: inconclusive, and Classroom 50 knows only "
+            "passed and failed; grade again",
+            err=True,
+        )
+        sys.exit(3)
+    _write(output, classroom50.result_text(read, classroom50.identify(os.environ, checkout)))
+
+
+@export.command("classroom50-workflow")
+@click.option(
+    "--course",
+    required=True,
+    metavar="OWNER/NAME@REF",
+    help="The repository with the grader (a hand-out, say), and a tag, branch or commit of it.",
+)
+@exercise_option
+@output_option
+def workflow_command(course: str, names: tuple[str, ...], output: Path) -> None:
+    """A GitHub workflow that grades each push and publishes the result for Classroom 50."""
+    exercises = [exercise.id for exercise in _chosen(names)]
+    _write(output, classroom50.workflow(course, exercises, torch(ROOT)))

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from grader.course.catalog import Exercise
 from grader.course.release.contents import Content, contents
+from grader.exports.requirements import torch
 
 PARTS = Path(__file__).parent / "autograder"
 # of the hand-out: what grading needs
@@ -36,7 +37,7 @@ def files(
         "@EXERCISES@": ", ".join(names),
         "@MINUTES@": str(minutes),
         "@POINTS@": str(sum(exercise.points for exercise in chosen)),
-        "@TORCH@": _torch(root),
+        "@TORCH@": torch(root),
     }
     found = {
         "README.md": _filled("README.md", values),
@@ -55,9 +56,3 @@ def _filled(name: str, values: dict[str, str], executable: bool = False) -> Cont
     for mark, value in values.items():
         text = text.replace(mark, value)
     return Content(text.encode(), executable)
-
-
-def _torch(root: Path) -> str:
-    """What `make setup` installs."""
-    found = re.search(r"^TORCH\s*\?=\s*(\S+)", (root / "Makefile").read_text(), re.M)
-    return found[1] if found else "torch"
