@@ -34,6 +34,7 @@ COMMANDS = {
     "debug": "grader.cli.debug",
     "class": "grader.cli.class_",
     "release": "grader.cli.release",
+    "export": "grader.cli.export",
     "cluster": "grader.cli.cluster",
     "crashtest": "grader.cli.crashtest",
     "dev": "grader.cli.dev",
