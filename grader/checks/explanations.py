@@ -28,7 +28,7 @@ MEANINGS = {
         "what holds the weights, and does all of it come back, bit for bit?",
     ),
     "buffers": (
-        "a running statistic of the model restarts: every normalised activation is wrong",
+        "a running statistic of the model restarts: every normalized activation is wrong",
         "what does a model's state_dict() hold that its parameters() don't?",
     ),
     "optimizer": (

@@ -81,7 +81,7 @@ def augmented_afresh(again: Run) -> None:
             raise Finding(
                 "same-augmentation",
                 [("augmented", seen)],
-                means="augmentation that repeats adds nothing: the model memorises the noise",
+                means="augmentation that repeats adds nothing: the model memorizes the noise",
                 think="does every worker of the loader, in every epoch, get a seed of its own?",
             )
 
