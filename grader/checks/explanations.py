@@ -28,8 +28,8 @@ MEANINGS = {
         "what holds the weights, and does all of it come back, bit for bit?",
     ),
     "buffers": (
-        "a running statistic of the model restarts: every normalised activation is wrong",
-        "what of a model is in its state_dict() and not among its parameters()?",
+        "a running statistic of the model restarts: every normalized activation is wrong",
+        "what does a model's state_dict() hold that its parameters() don't?",
     ),
     "optimizer": (
         "the optimizer starts cold: its running averages are gone, and the next steps are "
@@ -62,13 +62,13 @@ MEANINGS = {
         "checkpoint, and who draws from them after they are restored?",
     ),
     "torch RNG": (
-        "dropout masks and shuffles repeat old draws: the resumed run sees other noise than the "
-        "undisturbed one",
+        "dropout masks and shuffles repeat old draws: the resumed run sees different noise from "
+        "the undisturbed one",
         "where does dropout get its random numbers, and what state was that generator in when "
         "you saved? Who else draws from it before training continues?",
     ),
     "augmented inputs": (
-        "the samples are the same, but augmented with other random numbers than in the "
+        "the samples are the same, but augmented with different random numbers than in the "
         "undisturbed run",
         "who draws the numbers for augmentation: this process, or the loader's workers? What is "
         "their state after a resume?",

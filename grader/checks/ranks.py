@@ -28,7 +28,7 @@ def never_met(crashes: list[dict]) -> Inconclusive | None:
                 [
                     (
                         "machine",
-                        "ranks can't reach each other here, by the loopback device: "
+                        "ranks can't reach each other here over the loopback device: "
                         f"{crash['type']}: {error}",
                     )
                 ],
@@ -52,7 +52,7 @@ def deadlock(
             "other"
         )
         return Inconclusive("slow", [*when, ("machine", slow)], fault)
-    waited = f"no rank goes on: a collective failed after waiting {PATIENCE:g} s for the others"
+    waited = f"no rank continues: a collective failed after waiting {PATIENCE:g} s for the others"
     rows = [
         *when,
         ("deadlock", waited),
@@ -89,7 +89,7 @@ def _parted(processes: list[Process]) -> list[tuple[str, str]]:
         if all(e["n"] == of_rank[-1]["n"] for e, of_rank in zip(entered, of_ranks, strict=True)):
             return []
         came = (f"rank {r} came to {e['name']}, {_line(e)}" for r, e in enumerate(entered))
-        return [("parted", "; ".join(came) + ", which fit each other by accident")]
+        return [("parted", "; ".join(came) + ", which matched by accident")]
     return []
 
 
@@ -143,7 +143,7 @@ def _stood(process: Process) -> str:
         message = crash["message"].splitlines()[0][:200] if crash["message"] else ""
         return f"raised {crash['type']}: {message}{raised_at(crash)}"
     if left_well(process):
-        return "has come to the end of the script"
+        return "reached the end of the script"
     text = f"is gone: it left with {left_with(process.status)}"
     if last:
         text += f"; its last collective was {last['name']}, {_line(last)}"
@@ -176,14 +176,14 @@ def left_early(
     rows = [
         ("held", held),
         Found(back),
-        ("expected", f"no rank comes back before {until}"),
+        ("expected", f"no rank returns before {until}"),
     ]
     return Finding(
         "left-early",
         rows,
         means=(
-            "a rank that goes on may report a checkpoint, delete the one before it, or end the "
-            "job, while there is none"
+            "a rank that continues may report a checkpoint that doesn't exist, delete the one "
+            "before it, or end the job"
         ),
         think=think,
     )
@@ -200,5 +200,5 @@ def together(run: Run) -> None:
                 [Struck(run.story), Gist("resumed", resumed)],
                 schedule_of(run),
                 means="the ranks train different jobs, and average their gradients",
-                think="who decides which checkpoint it is, and how do the others get to know?",
+                think="which rank decides which checkpoint it is, and how do the others find out?",
             )

@@ -70,7 +70,7 @@ def _progress_kept(run: Run) -> None:
             again = f"{life.reached - after.resumed_at} of {life.reached} finished steps"
             over = ": the run started over" if after.resumed_at == 0 else ""
             means = f"{again} are done again{over}"
-            think = "which numbers say how far the run has come, and who restores them?"
+            think = "which numbers say how far the run has got, and what restores them?"
         else:
             means = "the relaunched job counts steps that were never trained"
             think = "what is the step counter at the moment of the save, and after the load?"
@@ -115,8 +115,8 @@ def _lost(run: Run, rank: int, found: Divergence) -> Finding:
     if twin := _equals(run, rank, found):
         component, other = twin
         rows.append(("equals", f"rank {rank}'s {component} equals rank {other}'s"))
-        means = "ranks that draw the same noise: the average over ranks is an average over copies"
-        think = "whose state did you save, and who loads it?"
+        means = "the ranks draw the same noise: the average over ranks is an average over copies"
+        think = "whose state did you save, and which rank loads it?"
     finding = Finding(
         "state-lost",
         rows,

@@ -2,9 +2,9 @@
 dark.
 
 The timelines are SVG from the template, not a plotting library's. Their text stays text, which a
-screen reader reads and the browser sets in its own size; colours come from the page's style, so
+screen reader reads and the browser sets in its own size; colors come from the page's style, so
 they follow light and dark; x is in percent, so a phone shows the same figure. matplotlib's SVG of
-one run is 25 to 41 KB with fixed colours and sizes, and its import takes 0.4 s. Here a run takes
+one run is 25 to 41 KB with fixed colors and sizes, and its import takes 0.4 s. Here a run takes
 about 15 KB, with its tables and what it printed.
 
 Everything that a submission printed is hostile. The template escapes it, and the page's policy
@@ -106,7 +106,7 @@ def seconds(value: float) -> str:
 
 
 def ranges(numbers: Iterable[int], most: int = NAMED) -> str:
-    """Numbers as text, neighbours joined: "3, 6 to 30"."""
+    """Numbers as text, neighbors joined: "3, 6 to 30"."""
     parts = _joined(sorted(set(numbers)))
     said = [str(a) if a == b else f"{a} to {b}" for a, b in parts]
     more = len(said) - most

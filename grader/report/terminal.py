@@ -36,7 +36,7 @@ MAX_WIDTH = 110
 
 
 def console() -> Console:
-    """Standard output: as wide as the terminal up to MAX_WIDTH; colours only on a terminal."""
+    """Standard output: as wide as the terminal up to MAX_WIDTH; colors only on a terminal."""
     out = Console(highlight=False, soft_wrap=True)
     out.width = min(out.width if out.is_terminal else MAX_WIDTH, MAX_WIDTH)
     return out

@@ -22,7 +22,7 @@ from grader.harness.lab import Lab
 from grader.verdicts import Damaged, Finding, Found, Gist, Struck
 
 INF, NAN = float("inf"), float("nan")
-AS_CAREFULLY = "is the best saved as carefully as the other checkpoints?"
+AS_CAREFULLY = "is the best state saved as carefully as the other checkpoints?"
 STEP_AND_EPOCH = "what do step and epoch count when should_save is called?"
 GOOD: dict = {"op": "best", "step": 10, "loss": 2.0, "best": INF}
 BETTER: dict = {"op": "best", "step": 20, "loss": 1.0, "best": 2.0}

@@ -157,7 +157,7 @@ def _rewritten(asked: tuple[str, str], step: int) -> Finding:
     return Finding(
         "rewritten",
         rows,
-        means="if the job is killed meanwhile, you lose checkpoints that should stay",
+        means="if the job is killed in the middle, you lose checkpoints that should stay",
         think="why does a function that deletes open a file for writing?",
     )
 
@@ -240,7 +240,7 @@ def _nothing_good(seen: dict[str, Seen], keep: int) -> None:
         raise Finding(
             "evidence-deleted",
             rows,
-            means="what you could have rescued by hand is gone",
+            means="you can no longer rescue anything by hand",
             think="what do you keep when no checkpoint is intact?",
         )
 

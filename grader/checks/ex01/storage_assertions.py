@@ -69,7 +69,7 @@ def untouched(look: Look) -> None:
             Found(f"{first} {done} by it"),
             ("expected", "reading changes nothing on the disk"),
         ],
-        means="a job that only wants to look destroys what you could have rescued",
+        means="a job that only reads destroys files that you could have rescued",
         think="what does your reader do with a file that it can't use?",
     )
 

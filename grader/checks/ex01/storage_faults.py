@@ -131,7 +131,7 @@ def died_right(seen: Seen) -> None:
         raise Finding(
             "limit-lifted",
             [
-                Struck(f"no file may grow beyond byte {fault['byte']} (RLIMIT_FSIZE)"),
+                Struck(f"no file may grow past byte {fault['byte']} (RLIMIT_FSIZE)"),
                 Found("the save changed that limit, and kept writing"),
                 ("expected", "the save fails, as it would on a full disk"),
             ],

@@ -23,7 +23,7 @@ HARMS = {
     "remove": ("deleted", os.remove),
     "truncate": ("cut in half", lambda path: os.truncate(path, os.path.getsize(path) // 2)),
     "garbage": (
-        "overwritten with bytes that mean nothing",
+        "overwritten with garbage",
         lambda path: Path(path).write_bytes(os.urandom(8) + b"\xff\xfe\x80" * 40),
     ),
     "empty": ("emptied", lambda path: os.truncate(path, 0)),
@@ -61,8 +61,8 @@ def damaged_for_one_rank(lab: Lab) -> None:
     seen = loads(
         lab, [*points, {"name": "all", "ops": LOADS}, {"name": "last two", "ops": GOES_ON}], folder
     )
-    means = "one rank's part is missing, and the ranks don't pass over that checkpoint together"
-    think = "how does each rank get to know that another one's part is no good?"
+    means = "one rank's part is missing, and the ranks don't skip that checkpoint together"
+    think = "how does each rank find out that another rank's part is damaged?"
     for point in points:
         found = seen[point["name"]]
         in_time(found)
@@ -75,7 +75,7 @@ def damaged_for_one_rank(lab: Lab) -> None:
         seen["all"],
         ("an error",),
         rows,
-        "the run starts over, and nothing says that it ever got this far",
+        "the run starts over, and no log says that it ever got this far",
         "what is the difference between nothing saved and nothing intact?",
     )
     raises_what_it_says(seen["all"], rows)
@@ -87,7 +87,7 @@ def damaged_for_one_rank(lab: Lab) -> None:
         seen["last two"],
         (f"step {first}",),
         rows,
-        "an older checkpoint isn't what it was when it was saved",
+        "an older checkpoint has changed since it was saved",
         "what does a save do to the checkpoints before the last one?",
     )
     goes_on(seen["last two"], resumed, rows)
@@ -119,7 +119,7 @@ def all_earlier_ones_stay(lab: Lab) -> None:
         if gone:
             rows.append(("deleted", f"by later saves: {', '.join(gone[:3])}"))
         means, think = (
-            "weeks of training are lost with a checkpoint that is deleted, changed or never tried",
+            "a checkpoint that is deleted, changed or never tried costs weeks of training",
             "what does a save do to older checkpoints, and how many does resume try?",
         )
         with advising(means, think):

@@ -113,8 +113,8 @@ def every_sample_once(run: Run, steps_per_epoch: int) -> None:
             raise Finding(
                 "not-a-partition",
                 rows,
-                means="several ranks train on the same samples, and nobody on others",
-                think="which part of the data is this rank's, and who decides that?",
+                means="several ranks train on the same samples, and no rank trains on others",
+                think="which part of the data is this rank's, and what decides that?",
             )
     for epoch in range(1, len(orders)):
         if orders[epoch] == orders[epoch - 1]:
@@ -132,7 +132,7 @@ def every_sample_once(run: Run, steps_per_epoch: int) -> None:
                     "the model sees the same batches again and again; DistributedSampler "
                     "shuffles by seed and epoch, and believes that it's always the same epoch"
                 ),
-                think="who tells the sampler which epoch it is?",
+                think="which line tells the sampler the epoch?",
             )
 
 
@@ -241,14 +241,13 @@ def rank_0_alone_writes(lab: Lab) -> None:
                     "rank 1",
                     f"touches the file system in the save of step {step}: {', '.join(events[:4])}",
                 ),
-                ("expected", "rank 0 writes, nobody else"),
+                ("expected", "only rank 0 writes"),
             ]
             raise Finding(
                 "all-ranks-write",
                 rows,
                 means=(
-                    "several processes write one file at a time: what lies there in the end "
-                    "is a mixture"
+                    "several processes write one file at the same time: it ends up as a mixture"
                 ),
                 think="which lines of your save run on every rank?",
             )

@@ -152,14 +152,15 @@ def _killed(
         where = (
             moment(fault, events[rank])
             if late is None
-            else f"when the file had {fault.byte} bytes: {events[rank][late]}"
+            else f"when the file was {fault.byte} bytes long: {events[rank][late]}"
         )
         again = " again" if last.get("version") else ""
         rows = [Struck(f"SIGKILL of rank {fault.rank} in the save of step {step}{again}, {where}")]
         means = (
-            "a partial checkpoint is taken for a whole one"
+            "a partial checkpoint is mistaken for a complete one"
             if "nothing" not in allowed
-            else "what an interrupted first save left counts, or keeps the job from starting"
+            else "the leftovers of an interrupted first save count as a checkpoint, or keep the "
+            "job from starting"
         )
         in_time(point)
         resumed = agrees(

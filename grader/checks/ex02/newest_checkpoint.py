@@ -95,7 +95,8 @@ def newest_on_every_rank(lab: Lab) -> None:
             (expected,),
             rows,
             "a resumed job isn't the job that was saved",
-            "which parts of the job does each rank get back, and by what is the newest chosen?",
+            "which parts of the job does each rank get back, and how do you choose the newest "
+            "checkpoint?",
         )
         if name == "relative":
             with advising(*RELATIVE):
@@ -170,7 +171,7 @@ def others_files(lab: Lab) -> None:
             (expected,),
             rows,
             "a file that isn't yours decides what the job resumes from",
-            "by what do you know your own files?",
+            "how do you recognize your own files?",
         )
         goes_on(
             point,
@@ -178,7 +179,7 @@ def others_files(lab: Lab) -> None:
             rows,
             texts=(
                 "a file that isn't yours decides what the job resumes from",
-                "by what do you know your own files?",
+                "how do you recognize your own files?",
             ),
         )
         for path, content in before.get(name, {}).items():

@@ -63,10 +63,10 @@ def earlier_ones_stay(seen: Seen, sweeper: int) -> None:
                 "last-good-lost",
                 rows,
                 means=(
-                    "a save that fails costs the last good checkpoint, or leaves a partial "
-                    "one that counts"
+                    "a failed save costs the last good checkpoint, or leaves a partial one that "
+                    "counts as complete"
                 ),
-                think="what becomes of the parts that the other ranks have written?",
+                think="what happens to the parts that the other ranks have written?",
             )
 
 
@@ -104,8 +104,8 @@ def ranks_see_different_listings(lab: Lab) -> None:
             ),
         ]
         means = (
-            "ranks that choose for themselves resume from different steps, or wait for "
-            "each other for ever"
+            "ranks that choose for themselves resume from different steps, or wait for each other "
+            "forever"
         )
         allowed = (
             (f"step {second}",) if rank else (f"step {first}", f"step {second}")
@@ -115,5 +115,5 @@ def ranks_see_different_listings(lab: Lab) -> None:
             allowed,
             rows,
             means,
-            "who decides which checkpoint it is, and how do the others get to know?",
+            "which rank decides which checkpoint it is, and how do the others find out?",
         )

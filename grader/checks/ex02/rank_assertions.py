@@ -26,10 +26,10 @@ def agrees(
     if len(set(found)) == 1 and found[0] in allowed:
         return found[0]
     if set(found) == {"an error"} and "nothing" in allowed:
-        means = "a job whose first save was interrupted can't begin any more"
+        means = "a job whose first save was interrupted can never start again"
     elif set(found) == {"an error"} and "an error" not in allowed:
         means, think = (
-            "the job can't go on, although an older checkpoint is complete",
+            "the job can't continue, although an older checkpoint is complete",
             "what does resume do when the newest can't be loaded, on one rank or on all?",
         )
     elif found[0].startswith("an answer"):
@@ -38,7 +38,7 @@ def agrees(
             "which two answers does resume have?",
         )
     elif set(found) == {"nothing"}:
-        means = "the run starts over, and nothing says that it ever got this far"
+        means = "the run starts over, and no log says that it ever got this far"
     if seen.hangs():
         raise deadlock(seen.until("loaded point", n + 1), rows, fault)
     code, about = _wrong(found)
@@ -70,7 +70,7 @@ def raises_what_it_says(seen: Seen, rows: list) -> None:
                 [
                     *rows,
                     (f"rank {rank}", f"resume raised {raised['type']}: {_gist(raised['message'])}"),
-                    ("expected", "on every rank: CheckpointError, which the file gives you"),
+                    ("expected", "on every rank: CheckpointError, which your file already defines"),
                 ],
                 about=raised["type"],
             )
@@ -117,9 +117,7 @@ def works(seen: Seen, function: str = "save_step") -> None:
         raised = [e["raised"] for e in seen.all(rank, "saved point") if e["raised"]]
         for crash in raised + seen.all(rank, "crash"):
             if seen.hangs():
-                raise deadlock(
-                    seen.until("nothing", 0), [("called", f"{function}, with nothing in its way")]
-                )
+                raise deadlock(seen.until("nothing", 0), [("called", f"{function}, with no fault")])
             raise crashed(crash, [("rank", str(rank))])
         for saved in seen.all(rank, "saved point"):
             if saved["changed"]:
@@ -162,8 +160,8 @@ AFTER_INTERRUPTED = (
     "what is left of the interrupted save, and what does your save do with it?",
 )
 AFTER_GOOD = (
-    "an older checkpoint is taken for the newest",
-    "by what does resume order the checkpoints? Is 12 more than 8?",
+    "an older checkpoint is mistaken for the newest",
+    "how does resume order the checkpoints? Is 12 greater than 8?",
 )
 
 
@@ -184,10 +182,9 @@ def goes_on(
                 raise deadlock(seen.until("loaded point", 1), rows, fault)
             finding = crashed(saved["raised"], [*rows, ("rank", str(rank))], fault)
             finding.means = (
-                "what lies there already blocks every later save: the job runs, and never saves "
-                "again"
+                "the leftovers block every later save: the job runs, but never saves again"
             )
-            finding.think = "what may lie there already when your save begins?"
+            finding.think = "what may already be there when your save begins?"
             raise finding
     agrees(seen, (f"step {step}",), rows, *texts, fault, n=1)
 

@@ -205,15 +205,15 @@ def not_whole(different: list[str], loaded: dict | None, function: str, rank: in
     """What a rank loaded from a copy isn't what was saved into the folder."""
     rows = [
         ("saved", f"several checkpoints of one run by {function}, each into a folder of its own"),
-        ("then", "each folder was copied to another place, and its copy loaded by new processes"),
+        ("then", "each folder was copied elsewhere, and new processes loaded the copy"),
     ]
     if loaded and loaded.get("raised"):
         rows.append(("rank", str(rank)))
         finding = crashed(loaded["raised"], rows)
-        finding.means = "a checkpoint that is moved, or outlives the next one, can't be loaded"
-        finding.think = "which of the files that a load needs don't lie in the folder that you got?"
+        finding.means = "a checkpoint can't be loaded after a move, or after the next save"
+        finding.think = "which files does a load need that aren't in the folder you were given?"
         return finding
-    rows.append(("rank", f"{rank} gets back something else: {', '.join(different[:5])}"))
+    rows.append(("rank", f"{rank} gets back something different: {', '.join(different[:5])}"))
     rows.append(("expected", "what was saved into that folder, whatever was saved later"))
     return Finding("outside-the-folder", rows)
 

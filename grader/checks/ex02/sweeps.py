@@ -56,7 +56,7 @@ def nobody_left_early(seen: Seen, function: str, what: str = "the checkpoint is 
 
 def stands_still(held: dict) -> str:
     before = held["before"] or "its call of the function"
-    return f"rank {held['rank']} stands still just before: {before}"
+    return f"rank {held['rank']} is held just before: {before}"
 
 
 def loads_what_was_saved(seen: Seen, when: str) -> None:
@@ -85,15 +85,15 @@ def loads_what_was_saved(seen: Seen, when: str) -> None:
                 if different := compared(holds["holds"], e["holds"], seen.point["call"]):
                     rows = [
                         ("saved", f"step {holds['step']}; {when}"),
-                        ("rank", f"{rank} loads something else: {', '.join(different[:5])}"),
+                        ("rank", f"{rank} loads something different: {', '.join(different[:5])}"),
                     ]
                     raise Finding(
                         "state-lost",
                         rows,
                         about=different[0],
                         think=(
-                            "does each rank get back all that it saved, also when another one "
-                            "was slow?"
+                            "does each rank get back all that it saved, even if another rank was "
+                            "slow?"
                         ),
                     )
 
@@ -149,8 +149,8 @@ def all_hear_of_failures(seen: Seen, function: str) -> None:
 def refused(failing: dict, rank: int) -> str:
     """What a rank meets in a save that fails."""
     how = {
-        "silent": f"rank {rank} meets an error without a text, OSError()",
-        "unpicklable": f"rank {rank} meets an OSError that can't be pickled: it holds a lock",
+        "silent": f"rank {rank} gets an error without a message, OSError()",
+        "unpicklable": f"rank {rank} gets an OSError that can't be pickled: it holds a lock",
     }.get(failing["fault"].get("error"), f"the disk is full for rank {rank}")
     return f"{how}, at: {failing['before']}"
 
@@ -202,14 +202,14 @@ def _told_alike(did: list[dict], function: str, sweeper: int, asked: tuple[str, 
             "error-on-one-rank",
             [
                 asked,
-                Found(f"{function} returned on {ranks} as if all were well"),
+                Found(f"{function} returned on {ranks} as if nothing had happened"),
                 ("expected", "an error on every rank"),
             ],
             means=(
-                "ranks that don't know of the failure train on, and wait in their next "
+                "ranks that don't know about the failure keep training, and wait in their next "
                 "collective for one that has left"
             ),
-            think=f"how does rank {silent[0]} get to know what happened to rank {sweeper}?",
+            think=f"how does rank {silent[0]} find out what happened to rank {sweeper}?",
         )
 
 
@@ -244,13 +244,13 @@ def _can_load(
                 [
                     asked,
                     Found(
-                        f"{function} returned on every rank as if all were well, and rank "
+                        f"{function} returned on every rank as if nothing had happened, and rank "
                         f"{rank} can't load it",
                     ),
                     ("expected", "an error on every rank"),
                 ],
-                means="the job believes in a checkpoint that it doesn't have",
-                think="how do the others get to know that one rank's part isn't there?",
+                means="the job relies on a checkpoint that doesn't exist",
+                think="how do the others find out that one rank's part is missing?",
             )
 
 

@@ -134,7 +134,7 @@ def test_no_rank_leaves_before_every_part_is_complete(lab):
 
 @task("ex02.2")
 def test_every_checkpoint_lies_whole_in_its_own_folder(lab):
-    """Every checkpoint lies whole in its own folder"""
+    """Every checkpoint is complete in its own folder"""
     ddp.each_folder_is_whole(lab)
 
 
@@ -170,7 +170,7 @@ def test_every_shard_comes_back_whatever_its_size(lab):
 
 @task("ex02.3")
 def test_every_sharded_checkpoint_lies_whole_in_its_own_folder(lab):
-    """Every sharded checkpoint lies whole in its own folder"""
+    """Every sharded checkpoint is complete in its own folder"""
     sharded.each_folder_is_whole(lab)
 
 

@@ -85,9 +85,9 @@ def _answers_right(run: Run, number: int, mine: tuple[bool, ...]) -> None:
         "stop-not-together",
         rows,
         means=(
-            "a rank that doesn't know of it goes on, and waits for one that is gone"
+            "a rank that doesn't know about it continues, and waits for one that has left"
             if any(mine)
-            else "the job stops for nothing, and waits in the queue again"
+            else "the job stops for no reason, and waits in the queue again"
         ),
         think="what does each rank know, and what must all of them know after the call?",
     )
@@ -176,8 +176,8 @@ def under_torchrun(lab: Lab) -> None:
     lives = [Process.of_events(events.with_name(f"rank{rank}")) for rank in range(2)]
     when = [
         Struck(
-            f"SIGTERM to torchrun after step {step} had begun; it "
-            "forwards it to its workers, one after the other",
+            f"SIGTERM to torchrun after step {step} had begun; torchrun forwards it to its "
+            f"workers, one by one",
         )
     ]
     if run.last.process.ended or not all(life.events for life in lives):
@@ -196,8 +196,8 @@ def under_torchrun(lab: Lab) -> None:
             "not-preempted-under-torchrun",
             rows,
             think=(
-                "what does each rank do when it hears of the signal "
-                "from the others before it comes itself?"
+                "what does each rank do when it learns of the signal from the others before its "
+                "own signal comes?"
             ),
         )
     word, newest = last_word(folder), stop_runs.newest_checkpoint(folder)
@@ -213,7 +213,7 @@ def under_torchrun(lab: Lab) -> None:
 
 def _left(life: Process) -> str:
     if life.all("killed"):
-        return "was killed by SIGKILL when the grace was over"
+        return "was killed by SIGKILL when the grace period was over"
     if left := life.first("left"):
         return f"left with exit status {left['status']}"
     if crash := life.first("crash"):

@@ -150,8 +150,8 @@ def stops_in_time(
     when = [
         (
             "time limit",
-            f"SIGKILL{who} {end} s after the job's begin; "
-            "SLURM_JOB_END_TIME says so, no signal comes",
+            f"SIGKILL{who} {end} s after the job's start; "
+            "SLURM_JOB_END_TIME says so, and no signal comes",
         )
     ]
     life = run.last
@@ -179,14 +179,14 @@ def _late_enough(reached: int, times: Times, end: float, when: list) -> None:
         rows = [
             *when,
             ("stopped", "before its first step"),
-            ("expected", "it trains as long as it can"),
+            ("expected", "it trains for as long as it can"),
         ]
         raise Finding(
             "stopped-at-once",
             rows,
             think=(
-                "how much time is left by the clock that main was given, and by which one does "
-                "yours reckon?"
+                "how much time is left by the clock that main was given, and which clock does your "
+                "code use?"
             ),
         )
     last_save = times.saves[-1][0] if times.saves else 0.0
@@ -204,14 +204,14 @@ def _late_enough(reached: int, times: Times, end: float, when: list) -> None:
             ),
             (
                 "expected",
-                "it trains as long as it can: no more than "
+                "it trains for as long as it can: no more than "
                 f"{most:g} s are left ({EARLY} times both)",
             ),
         ]
         raise Finding(
             "too-early",
             rows,
-            means="time on the cluster that was waited for, and is given back unused",
+            means="cluster time that you waited for is given back unused",
             think="what must still fit in before the end, and how long does it take?",
         )
 

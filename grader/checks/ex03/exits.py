@@ -27,7 +27,7 @@ def ended_early(lab: Lab, run: Run, life: Life) -> Finding:
     if any(one.first("crash") and not one.first("importing") for one in life.processes):
         rows = [
             *fault_row(run),
-            ("machine", "ranks didn't meet; none of your code had been loaded"),
+            ("machine", "the ranks didn't find each other; none of your code had been loaded"),
         ]
         return Inconclusive("no-meeting", rows, schedule_of(run))
     if any(one.all("killed") for one in life.processes):
@@ -46,16 +46,16 @@ def _stopped_for_nothing(run: Run, life: Life) -> Finding | None:
         *fault_row(run),
         Gist(
             "ended",
-            f"the job left as preempted (exit status {PREEMPTED}) after "
-            f"step {life.reached}, though nobody told it to stop",
+            f"the job exited as preempted (exit status {PREEMPTED}) after "
+            f"step {life.reached}, though nothing had asked it to stop",
         ),
     ]
     return Finding(
         "stopped-for-nothing",
         rows,
         schedule_of(run),
-        means="a job that asks to be run again for ever, and never is done",
-        think="what does your job do when nothing is left to train?",
+        means="a job that asks to be run again forever, and never finishes",
+        think="what does your job do when there is nothing left to train?",
     )
 
 
@@ -101,9 +101,9 @@ def left_as_preempted(lab: Lab, run: Run, number: int, life: Life, whole: Run) -
         finding.reword(lambda text: re.sub(r" \(pid[^)]*\)", "", text))
         finding.means = (
             "the signal went to the whole process group and killed a DataLoader worker; the main "
-            "process, about to save, was told so by an exception"
+            "process, about to save, got an exception"
         )
-        finding.think = "what does a worker do with the signal, and who decides that?"
+        finding.think = "what does a worker do with the signal, and what decides that?"
     raise finding
 
 
@@ -123,8 +123,8 @@ def _nobody_handles(run: Run, life: Life, rank: int, one: Process) -> Finding:
         "start": (
             "which line installs your handler, and what has the process been doing until then?"
         ),
-        "leaving": "when does your handler go, and what is still to be done then?",
-    }.get(last["phase"], "which signals does your job listen to, and from when to when?")
+        "leaving": "when is your handler removed, and what is left to do after that?",
+    }.get(last["phase"], "which signals does your job handle, and from when to when?")
     return Finding(
         "signal-unhandled",
         rows,
@@ -152,7 +152,7 @@ def _killed(run: Run, life: Life) -> Finding:
             )
         elif killed["during"] == "evaluation":
             rows.append(("meanwhile", "it evaluated on"))
-        think = "who looks whether a signal came, how often, and in which parts of the job?"
+        think = "what checks whether a signal came, how often, and in which parts of the job?"
     else:
         rows.append(
             (
@@ -191,7 +191,7 @@ def _left_as_done(run: Run, life: Life) -> Finding:
                 *fault_row(run),
                 Gist("ended", f"{who} left with exit status 0"),
                 *frames,
-                ("expected", f"it stops when it is told to, and leaves with {PREEMPTED}"),
+                ("expected", f"it stops when it is asked to, and exits with {PREEMPTED}"),
             ],
             schedule_of(run),
             think=(
@@ -206,12 +206,9 @@ def _left_as_done(run: Run, life: Life) -> Finding:
         schedule_of(run),
         means=(
             "0 tells the scheduler that the job is done: it is never run again, and the model "
-            "stays half trained"
+            "stays half-trained"
         ),
-        think=(
-            "which exit status says that it wants to be run again? (The contract says "
-            f"{PREEMPTED}.)"
-        ),
+        think=(f"which exit status asks to be run again? (The contract says {PREEMPTED}.)"),
     )
 
 
@@ -234,13 +231,9 @@ def _parted(run: Run, life: Life) -> Finding | None:
         "ranks-part",
         rows,
         schedule_of(run),
-        means=(
-            "who stays waits for one that is gone, until the "
-            "scheduler kills it in the middle of what it does"
-        ),
+        means=("a rank that stays waits for one that has left, until the scheduler kills it"),
         think=(
-            "who decides that it's time to leave, or to save, "
-            "and how do the other ranks get to know?"
+            "what decides that it's time to leave, or to save, and how do the other ranks find out?"
         ),
     )
 
@@ -267,5 +260,5 @@ def _no_regular_save(run: Run, life: Life) -> Finding:
         rows,
         schedule_of(run),
         means="a node that dies without a signal takes everything since then with it",
-        think="which saves happen though nobody told the job to stop?",
+        think="which saves happen even though nothing asks the job to stop?",
     )

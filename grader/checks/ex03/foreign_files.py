@@ -42,7 +42,7 @@ def untouched(directory: Path, planted: dict[str, bytes]) -> None:
             found = None
         if found != content:
             rows = [
-                ("beside", f"the checkpoints lay {name}, which isn't the job's"),
+                ("beside", f"the checkpoints: {name}, which isn't the job's"),
                 Found("it is gone" if found is None else "it was changed"),
             ]
             raise Finding(

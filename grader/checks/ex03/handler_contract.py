@@ -165,7 +165,7 @@ def _misnoted(which: int, got: list | None, block: Block, model: Model, think: s
     return Finding(
         "signal-misnoted",
         [*_sent(model), *rows],
-        means="the grace that is left is counted from the wrong moment" if late else "",
+        means="the remaining grace is counted from the wrong moment" if late else "",
         think=think,
     )
 
@@ -182,10 +182,10 @@ def _misheard(heard: list, model: Model, think: str) -> Finding:
             Found(f"it heard {got}; expected {want}"),
         ],
         means=(
-            "a signal that belongs to the block went to the handler from before, too"
+            "a signal that belongs to the block also went to the earlier handler"
             if extra
-            else "after the block, or for signals that it wasn't given, the handler from before is "
-            "deaf"
+            else "after the block, or for signals that it wasn't given, the earlier handler gets "
+            "no signals"
         ),
         think=think,
     )
@@ -208,8 +208,8 @@ def _handlers_right(found: dict, model: Model, think: str) -> None:
         "handlers-not-restored",
         rows,
         means=(
-            "what runs next in this process doesn't hear its own signals: it "
-            "can't be stopped, or a handler of a job that is gone runs"
+            "code that runs next in this process doesn't get its signals: it can't be stopped, or "
+            "the handler of a job that is over runs"
         ),
         think=think,
     )
@@ -221,7 +221,7 @@ def _left_right(log: dict, error: list, block: Block, model: Model, think: str) 
         signalled = f" after {signal_name(block.received)} had come" if block.received else ""
         raised = f"{error[0]} in the block{signalled}" if error else f"the block ends{signalled}"
         found = f"{came[0]}: {came[1]}" if came else "nothing: the error was swallowed"
-        expected = "it goes on to the caller, as it is" if error else "no error"
+        expected = "it reaches the caller unchanged" if error else "no error"
         raise Finding(
             "block-error-lost" if error else "handler-error",
             [("raised", raised), Found(found), ("expected", expected)],
@@ -236,7 +236,7 @@ def _left_right(log: dict, error: list, block: Block, model: Model, think: str) 
             "handler-too-soon",
             [
                 Found("a handler is installed when StopSignal is made"),
-                ("expected", "from the `with` block's begin to its end"),
+                ("expected", "from the start of the `with` block to its end"),
             ],
             think=think,
         )
@@ -256,10 +256,10 @@ def _left_alone(around: list, files: list, think: str) -> None:
     what = next(name for name in before if before[name] != after.get(name))
     means = {
         "printed": (
-            "a signal that comes while the program itself prints raises "
+            "a signal that comes while the program is printing raises "
             "'RuntimeError: reentrant call', in the middle of training"
         ),
-        "blocked": "signals that stay blocked reach nobody any more",
+        "blocked": "signals that stay blocked never arrive",
     }
     found = (
         f"it printed ({after[what] - before[what]} bytes)"

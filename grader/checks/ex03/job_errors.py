@@ -142,7 +142,7 @@ def _failed(
                 "fault",
                 [
                     *fault_row(run),
-                    ("but", f"the job never came to its error: {where}, step {step}"),
+                    ("but", f"the job never got to its error: {where}, step {step}"),
                 ],
                 schedule_of(run),
             )
@@ -165,12 +165,12 @@ def _failed(
                 *rows,
                 (
                     "ended",
-                    f"the job left with exit status {statuses[0]}, which says: {SAYS[statuses[0]]}",
+                    f"the job exited with status {statuses[0]}, which says: {SAYS[statuses[0]]}",
                 ),
             ],
             means=(
-                "nobody looks for the error; or the job is run again for "
-                "ever, and fails at the same step each time"
+                "nobody looks for the error; or the job is run again forever, and fails at the "
+                "same step each time"
             ),
             think="which errors does your code catch, and what does it do with them?",
         )
@@ -189,15 +189,15 @@ def _goes_on(life: Process, rows: list, error: tuple[str, str]) -> None:
         return
     if crash:
         finding = crashed(crash, rows)
-        finding.rows.append(("expected", "the job's own error goes on to the caller"))
+        finding.rows.append(("expected", "the job's own error reaches the caller"))
         raise finding
     rows = [
         *rows,
         (
             "ended",
-            f"main's caller never got it: the process left with {crashes.left_with(life.status)}",
+            f"main's caller never got it: the process exited with {crashes.left_with(life.status)}",
         ),
-        ("expected", "it goes on to the caller"),
+        ("expected", "it reaches the caller"),
     ]
     raise Finding(
         "error-hidden",

@@ -28,12 +28,12 @@ def same_course(lab: Lab, run: Run, whole: Run) -> None:
         saving[-1]["in_hand"] for life in run.lives[:-1] if (saving := life.all("saving"))
     )
     if in_hand:
-        rows.append(("saved", "when the next batch had been fetched, and not trained"))
+        rows.append(("saved", "when the next batch had been fetched but not trained"))
         means = (
-            "its augmentation has drawn its random numbers already; the resumed run fetches it "
-            "again, and draws others"
+            "its augmentation had already drawn random numbers; the resumed run fetches it again "
+            "and draws different ones"
         )
-        think = "at which place of your loop is nothing half done, and nothing begun?"
+        think = "at which point in your loop is no work half done?"
     raise Finding(
         "batch-in-hand" if in_hand else "state-lost",
         rows,
@@ -102,12 +102,12 @@ def not_torn(run: Run, life: Process, whole: Run) -> None:
                 rows,
                 schedule_of(run),
                 means=(
-                    "no step of training ever had these weights, and no error says so: "
-                    "the resumed run goes on from a model that never was"
+                    "no step of training ever had these weights, and no error says so: the resumed "
+                    "run continues from a model that never existed"
                 ),
                 think=(
-                    "between which two lines of your program may a "
-                    "handler run? And what may it do there?"
+                    "between which two lines of your program can a handler run? And what may it do "
+                    "there?"
                 ),
             )
 
@@ -141,7 +141,7 @@ def nothing_lost(run: Run, always: bool = False) -> None:
                 rows,
                 schedule_of(run),
                 means=f"{again} done again, though there was time for a save",
-                think="what is the last thing that your job does before it leaves?",
+                think="what is the last thing that your job does before it exits?",
             )
         if (run.notes["newest"][number] or 0) != reached:
             rows = [

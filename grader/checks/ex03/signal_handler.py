@@ -70,7 +70,8 @@ def saved_whole(answer: Answer, think: str) -> None:
     if values["read"] != want or values["received"] not in answer.question["numbers"]:
         rows = [
             Found(
-                f"a checkpoint in whose writing {values['sent']} signals came isn't what was saved",
+                f"{values['sent']} signals came while a checkpoint was written, and it isn't what "
+                f"was saved",
             ),
         ]
         raise Finding("save-interrupted", rows, think=think)
@@ -80,7 +81,7 @@ PLACES = {
     "handler": "in the handler of the first",
     "enter": "as the block began",
     "exit": "as the block ended",
-    "look": "while somebody read received and at",
+    "look": "while received and at were being read",
 }
 
 
@@ -104,7 +105,7 @@ def at_any_moment(answer: Answer, think: str) -> None:
     allowed = (first, second) if question["where"] == "handler" else (first,)
     if values["retraced"]:
         rows = [Found(f"your code calls sys.settrace {where}, which sends the signals there")]
-        raise Inconclusive("no-moment", rows, think="what in your code needs a tracer of its own?")
+        raise Inconclusive("no-moment", rows, think="which part of your code needs its own tracer?")
     if (
         question["where"] != "look" and not values["outcomes"]
     ):  # reading an attribute may be a single moment
@@ -131,18 +132,18 @@ def _moment_problem(found: dict, where: str, allowed: tuple, time: float, third:
     elif where in ("enter", "exit") and found["after"] == [None, None] and heard == list(allowed):
         problem = None  # the handler from before was still, or already, there
     elif found["after"][0] is None and not heard:
-        return "it was lost: neither received, nor did the handler from before hear it"
+        return "it was lost: neither your block nor the earlier handler got it"
     else:
         problem = (
-            f"received and at are {found['after']}, and the handler from before heard "
+            f"received and at are {found['after']}, and the earlier handler got "
             f"{[signal_name(n) for n in heard]}"
         )
     if problem is None and where != "exit" and found["inside"] != found["after"]:
         problem = (
-            f"received and at went from {found['inside']} to {found['after']} as the block ended"
+            f"received and at changed from {found['inside']} to {found['after']} as the block ended"
         )
     if problem is None and found["late"] != [third]:
-        problem = "afterwards, the handler from before isn't back"
+        problem = "afterwards, the earlier handler isn't back"
     return problem
 
 

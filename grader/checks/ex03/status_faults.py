@@ -60,17 +60,17 @@ def _status_torn(run: Run, number: int, life: Life) -> None:
     if run.notes["words"][number] == TORN:
         rows = [
             *fault_row(run),
-            ("status.json", "isn't whole: a reader finds neither the old word nor the new one"),
+            ("status.json", "isn't whole: a reader finds neither the old status nor the new one"),
         ]
         raise Finding(
             "torn-word",
             rows,
             schedule_of(run),
             means=(
-                "what decides whether the job is run again trips over "
-                "it, or takes an empty file for a word"
+                "the script that decides whether to run the job again fails, or takes an empty "
+                "file for a status"
             ),
-            think="under which name do you write, and when does the file get its own?",
+            think="under which name do you write the file, and when does it get its final name?",
         )
     if life.finished:
         raise Inconclusive(

@@ -19,7 +19,7 @@ def status_says(says: str | None, want: str, rows: list, schedule: str | None = 
             if says == TORN
             else f"says {says!r}"
             if says
-            else "isn't there, or names no outcome"
+            else "is missing, or names no outcome"
         )
         rows = [
             *rows,
@@ -32,7 +32,7 @@ def status_says(says: str | None, want: str, rows: list, schedule: str | None = 
             schedule,
             means=(
                 "launchers hide exit statuses (torchrun turns each of them into 1): "
-                "what decides whether the job is run again reads this file"
+                "the script that decides whether to run the job again reads this file"
             ),
             think="who writes it, and when?",
         )
@@ -73,11 +73,11 @@ def not_said_too_soon(run: Run, number: int) -> None:
             rows,
             schedule_of(run),
             means=(
-                "killed now, the job has said that it failed, though nothing was wrong with it"
+                "if the job is killed now, its status says that it failed, though nothing was wrong"
                 if says == "failed"
-                else "killed now, the job has said that it left in good order"
+                else "if the job is killed now, its status says that it exited cleanly"
             ),
-            think="from which moment on is that word true, whatever happens next?",
+            think="from which moment on is that status true, whatever happens next?",
         )
 
 
@@ -109,13 +109,13 @@ def _stale(run: Run, says: str, at: str) -> Finding:
             "status.json",
             f"says {says!r} {at}: an earlier life wrote that, and this one has written nothing",
         ),
-        ("expected", "that nobody said how this life ended"),
+        ("expected", "no status, as this life didn't write one"),
     ]
     return Finding(
         "stale-status",
         rows,
         schedule_of(run),
-        means="a job that crashes without a word looks as if it had left in good order",
+        means="a job that crashes without writing a status looks as if it had exited cleanly",
         think="when does what the file says stop being true?",
     )
 
@@ -149,5 +149,5 @@ def one_writes(run: Run) -> None:
                     "the last writer wins, and on several nodes they "
                     "write over each other's half-written file"
                 ),
-                think="which number says that this is the only such rank, on however many nodes?",
+                think="which number is unique to one rank, on however many nodes?",
             )

@@ -138,7 +138,7 @@ def as_sent(life: Process, run: Run, token: str | None) -> None:
     if sent != due:
         rows = [
             Struck(run.story),
-            ("but", "a signal was due, and the daemon that sends them wasn't asked to"),
+            ("but", "a signal was due, but the daemon that sends signals wasn't asked for it"),
         ]
         raise Inconclusive("signal-not-sent", rows, schedule_of(run))
 

@@ -30,11 +30,11 @@ from grader.harness.preemption import both, send
 
 @task("ex03.1")
 def test_a_signal_is_noted_with_its_time(lab):
-    """A signal is noted with its time"""
+    """A signal is recorded with its time"""
     signal_handler.right(
         lab,
         "each_noted",
-        "which signals come before a job is killed, and what must be known of them?",
+        "which signals come before a job is killed, and what must you know about them?",
     )
 
 
@@ -47,12 +47,14 @@ def test_the_first_signal_counts(lab):
 @task("ex03.1")
 def test_the_handler_does_nothing_else(lab):
     """The handler does nothing else"""
-    signal_handler.right(lab, "nothing_else", "in the middle of what may a handler run?")
+    signal_handler.right(
+        lab, "nothing_else", "what may the program be in the middle of when a handler runs?"
+    )
 
 
 @task("ex03.1")
 def test_a_save_in_which_signals_come_is_whole(lab):
-    """A save in which signals come is whole"""
+    """A save interrupted by signals is complete"""
     signal_handler.right(
         lab,
         "whole_save",
@@ -72,7 +74,7 @@ def test_the_handlers_from_before_come_back(lab):
 def test_two_of_them_do_not_share_anything(lab):
     """Two handlers share nothing"""
     signal_handler.right(
-        lab, "nested", "where does the flag live: with the object, the class, or the module?"
+        lab, "nested", "where does the flag live: in the object, the class, or the module?"
     )
 
 
@@ -84,12 +86,12 @@ def test_it_takes_the_signals_that_it_is_given_and_no_others(lab):
 
 @task("ex03.1")
 def test_a_signal_at_any_moment_is_noted_and_hangs_nothing(lab):
-    """A signal at any moment is noted and blocks nothing"""
+    """A signal at any moment is recorded and blocks nothing"""
     signal_handler.right(
         lab,
         "any_moment",
-        "a handler runs between any two instructions, also its own: "
-        "what may it find half done there, or locked?",
+        "a handler can run between any two instructions, including its own: what may be half done "
+        "or locked at that point?",
     )
 
 
@@ -166,7 +168,7 @@ def test_signals_in_a_save_do_it_no_harm(lab):
 
 @task("ex03.2")
 def test_more_signals_while_it_leaves_change_nothing(lab):
-    """More signals while it leaves change nothing
+    """More signals while the job exits change nothing
 
     In its last save, and before each thing that it does afterwards.
     """
@@ -327,7 +329,7 @@ def test_agreeing_costs_little(lab):
 
 @task("ex03.4")
 def test_under_torchrun_the_job_stops_as_well(lab):
-    """Under torchrun, the job stops as well"""
+    """The job also stops under torchrun"""
     coordinated_stop.under_torchrun(lab)
 
 
@@ -348,7 +350,7 @@ def test_a_job_stops_by_itself_before_its_time_limit(lab):
 
 @task("ex03.5")
 def test_a_time_limit_before_the_first_save_is_kept(lab):
-    """A time limit before the first save is kept"""
+    """A time limit before the first save is respected"""
     deadlines.before_the_first_save(lab)
 
 
@@ -360,19 +362,19 @@ def test_a_job_stops_by_itself_in_an_evaluation(lab):
 
 @task("ex03.5")
 def test_a_grace_that_is_known_does_not_hide_the_time_limit(lab):
-    """A grace that is known does not hide the time limit"""
+    """A known grace period does not hide the time limit"""
     deadlines.with_a_grace_known(lab)
 
 
 @task("ex03.5")
 def test_a_signal_with_a_long_grace_does_not_hide_the_time_limit(lab):
-    """A signal with a long grace does not hide the time limit"""
+    """A signal with a long grace period does not hide the time limit"""
     deadlines.end_before_the_grace(lab)
 
 
 @task("ex03.5")
 def test_a_time_limit_does_not_hide_the_grace(lab):
-    """A time limit does not hide the grace"""
+    """A time limit does not hide the grace period"""
     deadlines.grace_before_the_end(lab)
 
 
@@ -390,31 +392,31 @@ def test_durations_that_fall_and_rise_still_fit(lab):
 
 @task("ex03.5")
 def test_a_grace_that_is_long_enough_is_used(lab):
-    """A grace that is long enough is used"""
+    """A grace period that is long enough is used"""
     deadlines.long_enough(lab)
 
 
 @task("ex03.5")
 def test_a_save_of_which_nobody_knows_how_long_it_takes_is_begun(lab):
-    """A save of unknown duration is begun"""
+    """A save of unknown duration is started"""
     deadlines.unknown_save(lab)
 
 
 @task("ex03.5")
 def test_a_grace_that_is_too_short_for_a_save_leaves_the_last_one(lab):
-    """A grace that is too short for a save leaves the last one"""
+    """A grace period that is too short for a save keeps the last one"""
     deadlines.too_short(lab)
 
 
 @task("ex03.5")
 def test_the_grace_counts_from_the_signal(lab):
-    """The grace counts from the signal"""
+    """The grace period counts from the signal"""
     deadlines.counts_from_the_signal(lab)
 
 
 @task("ex03.5")
 def test_the_grace_counts_from_the_first_signal(lab):
-    """The grace counts from the first signal"""
+    """The grace period counts from the first signal"""
     deadlines.counts_from_the_first(lab)
 
 

@@ -41,7 +41,7 @@ def trains_like_the_yardstick(lab: Lab) -> None:
             "wrong-loop",
             [
                 *trajectories.divergence_rows(run, found),
-                ("compared", "your loop, and the plain one, in which nothing ever stops"),
+                ("compared", "your loop, and a plain loop that never stops"),
             ],
             about=found.cause,
             think="what does your loop do in another order, more often, or not at all?",
@@ -51,7 +51,7 @@ def trains_like_the_yardstick(lab: Lab) -> None:
         raise Finding(
             "evaluation-cut-short",
             [("evaluated", f"{parts[0]} parts of {all_parts}, undisturbed")],
-            think="what does a best metric mean that was measured on a part of the data?",
+            think="what does a best metric mean if it was measured on part of the data?",
         )
     _built_once(run.last)
     _saved_in_time(run.last, every)
@@ -88,7 +88,7 @@ def _saved_in_time(life: Life, every: int) -> None:
             "no-regular-save",
             rows,
             means="a node that dies without a signal takes everything since then with it",
-            think="which saves happen though nobody asked the job to stop?",
+            think="which saves happen even though nothing asks the job to stop?",
         )
 
 
@@ -105,7 +105,7 @@ def _saved_no_more(life: Life, every: int, per_epoch: int) -> None:
             raise Finding(
                 "too-many-saves",
                 rows,
-                means="training waits for a save, which takes a minute where the model is large",
+                means="training waits for each save, and saving a large model takes a minute",
                 think="after which steps is a save due?",
             )
 
@@ -155,8 +155,8 @@ def just_finished(lab: Lab, ranks: int | None = None) -> None:
             raise Finding(
                 "not-saved-at-the-end",
                 rows,
-                means="run again, the job trains what it has trained already",
-                think="what does the next life find, if this one has just finished?",
+                means="when it is run again, the job repeats steps that it has already trained",
+                think="what does the next life find if this one has just finished?",
             )
         status_file.not_said_too_soon(run, 0)
         run_says(run, "done", [Gist("ended", "training was done, exit status 0")])
@@ -176,7 +176,7 @@ def _nothing_to_do(lab: Lab, run: Run, args: tuple, ranks: int | None) -> None:
             Found(
                 f"it trained {len(life.steps)} steps and evaluated {len(life.all('part'))} parts",
             ),
-            ("expected", "it finds that nothing is left to do, and says so"),
+            ("expected", "it finds that there is nothing left to do, and says so"),
         ]
         raise Finding(
             "done-twice",
@@ -193,7 +193,7 @@ def _nothing_to_do(lab: Lab, run: Run, args: tuple, ranks: int | None) -> None:
         raise Finding(
             "done-twice",
             rows,
-            means="run again, the job evaluates once more what it has evaluated already",
+            means="when it is run again, the job repeats an evaluation that it has already done",
             think="which save is the last one, and what does your job do after it?",
         )
     if all(one.preempted for one in lives):
@@ -214,6 +214,6 @@ def _preempted_for_nothing(run: Run, when: str) -> Finding:
         "preempted-when-done",
         rows,
         schedule_of(run),
-        means="the scheduler queues the job again, for nothing",
-        think="when a signal came, is the job preempted in any case?",
+        means="the scheduler queues the job again for no reason",
+        think="is every job that got a signal preempted?",
     )

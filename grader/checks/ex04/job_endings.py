@@ -86,7 +86,7 @@ def finished(run: ClusterRun) -> None:
         "run-again-in-haste" if hurried else "not-run-again",
         [*before, Found(found)],
         means="the job is never run again, and you find out days later",
-        think="who requeues the job, and does your script reach that line?",
+        think="what requeues the job, and does your script reach that line?",
     )
 
 
@@ -111,7 +111,7 @@ def how_it_ended(run: ClusterRun) -> list[tuple[str, str]]:
     struck = [e["do"] for e in last if e["event"] == "fault"][-1:]
     if struck and struck[0] in KILLS:
         return [Gist("ended", f"the training was killed by that fault; {job_states(run)}")]
-    return [Gist("ended", f"the training ended without a word; {job_states(run)}")]
+    return [Gist("ended", f"the training ended without reporting anything; {job_states(run)}")]
 
 
 def no_error_of_yours(run: ClusterRun) -> None:
@@ -162,7 +162,7 @@ def ended_well(run: ClusterRun) -> None:
         rows = [
             ("done", "the training ended with exit status 0"),
             Found(job_states(run)),
-            ("expected", "COMPLETED: the cluster's word for a job that is done"),
+            ("expected", "COMPLETED: the cluster's state for a job that is done"),
         ]
         raise Finding(
             "final-state",

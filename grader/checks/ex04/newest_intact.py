@@ -91,7 +91,7 @@ def _judge(asked: Asked, said: dict, think: str) -> None:
         rows = [what, Found(f"newest_intact {chosen}"), ("expected", want)]
         silently = scene.want == RAISES and found is None
         means = (
-            "the run starts over at step 0, and its next saves overwrite what you could have "
+            "the run starts over at step 0, and its next saves overwrite files that you could have "
             "rescued"
         )
         raise Finding("wrong-newest", rows, means=means if silently else "", think=think)

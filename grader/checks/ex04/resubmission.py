@@ -76,7 +76,7 @@ def _end_after(fault: dict, since: list[dict]) -> str:
         return f"it raised {error['type']}: {error['message'][:200]}, {when}"
     gone = next((e for e in since if e["event"] == "gone"), None)
     after = f" {gone['t'] - fault['t']:.0f} s after that" if gone else ""
-    return f"it ended without a word{after}, {when}"
+    return f"it ended without reporting anything{after}, {when}"
 
 
 @in_time
@@ -210,7 +210,7 @@ def chain_ends(run: ClusterRun) -> None:
     """After 70, nothing of the chain runs again or stays in the queue; its last job has failed."""
     if not left_with(run, train.GAVE_UP):
         finished(run)
-    what = ("left", "the training ended with exit status 70: a person has to look")
+    what = ("left", "the training ended with exit status 70: a person has to look at it")
     if run.late or run.stuck or len(run.lives) > 1:
         rows = [
             what,
@@ -235,7 +235,7 @@ def one_at_a_time(run: ClusterRun) -> None:
 def generations(run: ClusterRun) -> None:
     """A chain: each life was a job of its own, and each job submitted one."""
     ids = [life[0]["job"] for life in run.lives]
-    think = "who submits the next job?"
+    think = "what submits the next job?"
     if len(set(ids)) != len(ids) and not run.endless:
         rows = [
             ("lives", f"of jobs {', '.join(ids)}"),

@@ -39,7 +39,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(lab):
 
 @task("ex04.1")
 def test_a_manifest_must_be_one(lab):
-    """A manifest must be one"""
+    """A manifest must be valid"""
     newest_intact.right(
         lab,
         "odd_manifests_are_no_proof",
@@ -91,7 +91,7 @@ def test_the_directory_may_be_called_anything(lab):
     newest_intact.right(
         lab,
         "the_directory_may_be_called_anything",
-        "how do you list the directory, and how do you make paths of its names?",
+        "how do you list the directory, and how do you turn its names into paths?",
     )
 
 
@@ -115,8 +115,8 @@ def test_before_its_time_limit_the_job_is_warned_and_saves(lab):
     resubmission.kept(
         resubmission_runs.preempted_and_out_of_time(lab),
         "limit",
-        "who is warned, how long before the limit, and who passes it on to the training? "
-        "When does bash run a trap?",
+        "which process is warned, how long before the limit, and what passes the signal on to the "
+        "training? When does bash run a trap?",
     )
 
 
@@ -128,7 +128,7 @@ def test_nothing_disturbs_a_save(lab):
 
 @task("ex04.2")
 def test_the_log_goes_on(lab):
-    """The log goes on"""
+    """The log continues"""
     resubmission.log_goes_on(resubmission_runs.preempted_and_out_of_time(lab))
 
 
@@ -157,7 +157,7 @@ def test_a_job_that_is_done_has_nothing_to_do(lab):
 @task("ex04.3")
 def test_a_crash_loop_ends_after_so_many_tries(lab):
     """A crash loop ends after the given number of tries"""
-    life_notes.right(lab, "a_crash_loop_ends", "who counts a life that is killed, and when?")
+    life_notes.right(lab, "a_crash_loop_ends", "what counts a life that is killed, and when?")
 
 
 @task("ex04.3")
@@ -176,7 +176,7 @@ def test_a_preemption_is_no_crash(lab):
     life_notes.right(
         lab,
         "a_preemption_is_no_crash",
-        "which ends of a life say that something is wrong with the job?",
+        "which endings of a life mean that something is wrong with the job?",
     )
 
 
@@ -192,7 +192,7 @@ def test_a_life_killed_in_its_notes_leaves_them_whole(lab):
 def test_the_notes_stay_with_their_job(lab):
     """The notes stay with their job"""
     life_notes.notes_stay_with_their_job(
-        lab, "where are your notes, and what tells one job's from another's?"
+        lab, "where are your notes, and what tells one job's notes from another's?"
     )
 
 
@@ -228,24 +228,24 @@ def test_a_job_that_crashes_every_time_is_given_up(lab):
 @task("ex04.4")
 def test_a_second_life_is_refused(lab):
     """A second life is refused"""
-    locks.second_is_refused(lab, "what tells a second process that there's a first one?")
+    locks.second_is_refused(lab, "how does a second process learn that there is a first one?")
 
 
 @task("ex04.4")
 def test_a_block_that_raised_is_left(lab):
     """An error in the block releases the lock"""
-    locks.errors_leave_the_block(lab, "who releases the lock when training fails?")
+    locks.errors_leave_the_block(lab, "what releases the lock when training fails?")
 
 
 @task("ex04.4")
 def test_a_killed_holder_blocks_nobody(lab):
     """A killed holder doesn't block the next process"""
-    locks.killed_holders_block_nobody(lab, "who releases the lock when its holder can't?")
+    locks.killed_holders_block_nobody(lab, "what releases the lock when its holder can't?")
 
 
 @task("ex04.4")
 def test_of_two_at_the_same_time_one_is_let_in(lab):
-    """Of two processes at the same time, one is let in"""
+    """Only one of two simultaneous processes is let in"""
     locks.only_one_wins(lab, "what may another process do between your check and your next call?")
 
 
@@ -259,7 +259,7 @@ def test_a_holder_on_another_node_counts(lab):
 
 @task("ex04.4")
 def test_the_chain_goes_on_however_a_job_of_it_ended(lab):
-    """The chain goes on however a job of it ended"""
+    """The chain continues however one of its jobs ended"""
     run = resubmission_runs.chained(lab)
     resubmission.generations(run)
     job_endings.finished(run)
@@ -282,7 +282,7 @@ def test_the_chain_ends_when_a_person_has_to_look(lab):
 
 @task("ex04.4")
 def test_a_chain_that_gets_further_goes_on_however_long_it_is(lab):
-    """A chain that gets further goes on however long it is"""
+    """A chain that makes progress continues however long it is"""
     run = resubmission_runs.many_lives(lab, resubmission_runs.CHAIN)
     resubmission.generations(run)
     job_endings.finished(run)
@@ -299,7 +299,7 @@ def test_after_all_of_these_faults_the_job_finishes_by_itself(lab):
 
 @task("ex04.5")
 def test_a_job_that_gets_further_is_run_again_however_often(lab):
-    """A job that gets further is run again however often"""
+    """A job that makes progress is run again however often"""
     run = resubmission_runs.many_lives(lab, resubmission_runs.REQUEUE)
     job_endings.finished(run)
     resubmission.same_course(run)

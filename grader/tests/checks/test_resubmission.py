@@ -260,10 +260,10 @@ NAME_ERROR = {
 }
 
 
-def test_a_life_of_which_nothing_was_heard_ended_without_a_word():
+def test_a_life_that_reported_nothing_is_said_to_have_ended_like_that():
     job = {"7": {"JobState": "FAILED", "ExitCode": "1:0"}}
     _, told = story_of(job_endings.finished, run_of(LIFE, jobs=job))
-    assert "ended: the training ended without a word" in told and "killed" not in told
+    assert "ended: the training ended without reporting anything" in told and "killed" not in told
 
 
 def test_a_life_that_the_witness_killed_is_said_to_be_killed():

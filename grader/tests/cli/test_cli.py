@@ -66,7 +66,7 @@ def test_full_marks_exit_0_and_both_reports(tmp_path):
         tmp_path / "r.xml",
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "\x1b" not in done.stdout  # no colours: not a terminal
+    assert "\x1b" not in done.stdout  # no colors: not a terminal
     assert done.stderr == ""
     result = json.loads((tmp_path / "r.json").read_text())
     assert set(result) == SCHEMA and result["schema"] == "grade/v1"
