@@ -12,8 +12,20 @@ from grader.course import catalog
 from grader.course.catalog import ROOT, Exercise
 from grader.course.release import writing
 from grader.errors import UsageError
-from grader.exports import classroom50, gradescope, gradescope_autograder, result_file
+from grader.exports import (
+    canvas,
+    classroom50,
+    gradescope,
+    gradescope_autograder,
+    moodle,
+    nbgrader,
+    result_file,
+    results_folder,
+    tables,
+)
+from grader.exports.matching import Report
 from grader.exports.requirements import torch
+from grader.report.logs import escaped
 from grader.report.output import Target
 
 
@@ -37,6 +49,7 @@ output_option = click.option(
     metavar="FILE",
     help="Write this file (standard output).",
 )
+results_argument = click.argument("results", callback=_path, metavar="RESULTS")
 exercise_option = click.option(
     "--exercise",
     "names",
@@ -70,7 +83,10 @@ def _chosen(names: tuple[str, ...]) -> list[Exercise]:
 @output_option
 @visibility_option
 def gradescope_command(result: Path, output: Path, visibility: str) -> None:
-    """Gradescope's results.json from what `grade --json` wrote (- for standard input)."""
+    """Gradescope's results.json.
+
+    RESULT.json is what `grade --json` wrote; - is standard input.
+    """
     _write(output, gradescope.results_text(result_file.read(result), visibility))
 
 
@@ -93,7 +109,10 @@ def gradescope_command(result: Path, output: Path, visibility: str) -> None:
 def autograder_command(
     target: Path, names: tuple[str, ...], minutes: int, sandbox: str, visibility: str
 ) -> None:
-    """An autograder to upload to Gradescope: setup.sh, run_autograder, and the grader."""
+    """An autograder to upload to Gradescope.
+
+    It holds setup.sh, run_autograder, the grader, and a README.md on the limits to raise.
+    """
     files = gradescope_autograder.files(ROOT, _chosen(names), minutes, sandbox, visibility)
     writing.write(target, files)
     click.echo(f"{target}: {len(files)} files; its README.md says which limits to raise")
@@ -110,7 +129,9 @@ def autograder_command(
     "variables of Classroom 50's runner don't.",
 )
 def classroom50_command(result: Path, output: Path, checkout: Path | None) -> None:
-    """Classroom 50's result.json from what `grade --json` wrote.
+    """Classroom 50's result.json.
+
+    RESULT.json is what `grade --json` wrote.
 
     Exit status 3, and nothing written, if some task is inconclusive: that is neither passed nor
     failed.
@@ -136,6 +157,92 @@ def classroom50_command(result: Path, output: Path, checkout: Path | None) -> No
 @exercise_option
 @output_option
 def workflow_command(course: str, names: tuple[str, ...], output: Path) -> None:
-    """A GitHub workflow that grades each push and publishes the result for Classroom 50."""
+    """A GitHub workflow for Classroom 50.
+
+    It grades each push, and publishes the result as a release.
+    """
     exercises = [exercise.id for exercise in _chosen(names)]
     _write(output, classroom50.workflow(course, exercises, torch(ROOT)))
+
+
+# --- gradebooks of a class ------------------------------------------------------------------------
+
+
+def _class(results: Path, names: tuple[str, ...]) -> tuple[results_folder.Class, tuple[str, ...]]:
+    read = results_folder.read(results)
+    return read, read.chosen(tuple(catalog.find(name).id for name in names))
+
+
+def _finish(output: Path, text: str, report: Report) -> None:
+    _write(output, text)
+    for line in report.lines:
+        click.echo(f"grade: {escaped(line)}", err=True)
+
+
+@command.command("nbgrader")
+@results_argument
+@exercise_option
+@output_option
+def nbgrader_command(results: Path, names: tuple[str, ...], output: Path) -> None:
+    """A gradebook like that of `nbgrader export`."""
+    read, exercises = _class(results, names)
+    report = Report()
+    _finish(output, nbgrader.csv_text(read, exercises, report), report)
+
+
+@command.command("canvas")
+@results_argument
+@exercise_option
+@output_option
+@click.option(
+    "--gradebook",
+    callback=_path,
+    metavar="EXPORTED.csv",
+    help="The gradebook that Canvas exported: its column is filled in.",
+)
+@click.option(
+    "--assignment",
+    default="",
+    metavar="NAME",
+    help="The column to fill in, by name or id; of a new file, the assignment's name.",
+)
+def canvas_command(
+    results: Path, names: tuple[str, ...], output: Path, gradebook: Path | None, assignment: str
+) -> None:
+    """A gradebook for Canvas to import.
+
+    Grades that aren't known stay as they are there, and are listed on standard error.
+    """
+    read, exercises = _class(results, names)
+    report = Report()
+    if gradebook:
+        text = canvas.filled(read, exercises, tables.read(gradebook), assignment, report)
+    else:
+        text = canvas.fresh(read, exercises, assignment or " ".join(exercises), report)
+    _finish(output, text, report)
+
+
+@command.command("moodle")
+@results_argument
+@exercise_option
+@output_option
+@click.option(
+    "--worksheet",
+    callback=_path,
+    metavar="DOWNLOADED.csv",
+    help="The grading worksheet that Moodle gave: its grades are filled in.",
+)
+def moodle_command(
+    results: Path, names: tuple[str, ...], output: Path, worksheet: Path | None
+) -> None:
+    """A grading worksheet for Moodle to upload.
+
+    Grades that aren't known stay as they are there, and are listed on standard error.
+    """
+    read, exercises = _class(results, names)
+    report = Report()
+    if worksheet:
+        text = moodle.filled(read, exercises, tables.read(worksheet), report)
+    else:
+        text = moodle.fresh(read, exercises, report)
+    _finish(output, text, report)

@@ -28,7 +28,7 @@ NAME = "fault-tolerant-training"  # the folder in a zip file, whatever the file 
 @click.option("--without-hints", is_flag=True, help="Leave out the hints of `grade hint`.")
 @click.option("--no-check", is_flag=True, help="Don't grade the hand-out before it is written.")
 def command(target: str, names: tuple[str, ...], without_hints: bool, no_check: bool) -> None:
-    """Make the hand-out for students: the course without anything that gives an answer away.
+    """Make the hand-out for students, without the answers.
 
     It is searched for lines of the solutions, and graded: its starters must get no point.
     """
