@@ -12,14 +12,12 @@ from grader.classroom.grading import is_inconclusive
 from grader.classroom.records import Results, Settings
 from grader.classroom.standings import Standing, standings
 from grader.course import catalog
+from grader.exports.tables import safe
 from grader.files import write_atomically
 from grader.report import html, output
 from grader.report.logs import escaped
 from grader.report.message import LABEL
 from grader.verdicts import INCONCLUSIVE, ExerciseResult, TaskResult
-
-# a spreadsheet takes a cell that begins so for a formula
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 TRIED = {
     "network": "tried to reach the network: {what}",
@@ -77,11 +75,11 @@ def table(standings: Sequence[Standing], settings: Settings) -> str:
     for one in standings:
         cells = [one.student.id, one.student.name, one.student.email]
         write(
-            [safe(cell) for cell in cells]
+            [safe(" ".join(cell.split())) for cell in cells]
             + [one.score if not one.student.problem else "", sum(e.points for e in exercises)]
             + [_points(one.results.get(e.id)) for e in exercises]
             + [_points(one.task(e.id, t.id)) for e, t in tasks]
-            + [" ".join(one.inconclusive), safe(_missing(one))]
+            + [" ".join(one.inconclusive), safe(" ".join(_missing(one).split()))]
         )
     return text.getvalue()
 
@@ -96,12 +94,6 @@ def _missing(one: Standing) -> str:
     if one.student.problem:
         return one.student.problem
     return "; ".join(f"{exercise}: {why}" for exercise, why in one.missing.items())
-
-
-def safe(text: str) -> str:
-    """A cell that no spreadsheet takes for a formula."""
-    text = " ".join(text.split())
-    return f"'{text}" if text.startswith(FORMULA) else text
 
 
 def _log(standings: Sequence[Standing]) -> Iterator[str]:

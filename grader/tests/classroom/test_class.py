@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from grader.bench.classroom import without_times
 from grader.classroom import grading
 from grader.classroom.records import Results, Settings, course_version
 from grader.classroom.worker import Unit
@@ -213,12 +214,6 @@ def test_a_grading_that_ends_without_a_result_is_inconclusive_and_costs_only_its
 
 
 # --- on a cluster ---------------------------------------------------------------------------------
-
-
-def without_times(value):
-    if isinstance(value, dict):
-        return {k: without_times(v) for k, v in value.items() if k not in ("seconds", "measured")}
-    return [without_times(v) for v in value] if isinstance(value, list) else value
 
 
 def read(results: Path):
