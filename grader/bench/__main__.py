@@ -25,6 +25,8 @@ import click
 
 from grader.course import catalog
 
+PARTS = ["grading", "watch", "class", "isolation", "load", "crash", "savers", "flakes"]
+
 
 @click.command(help=__doc__)
 @click.option(
