@@ -282,8 +282,10 @@ def _watch(
         looks += 1
         if looks % 25 == 0:  # a script that never comes to the training has no lives
             lives = max([lives, *(_restarts(cluster, row[0]) for row in mine), len(run.jobs) - 1])
-        if time.monotonic() - began > run.where.pace.seconds or lives > most:
-            run.late, run.endless = True, lives > most
+        # lives that a slow machine added don't count
+        endless = lives - run.cut_short > most
+        if time.monotonic() - began > run.where.pace.seconds or endless:
+            run.late, run.endless = True, endless
             return
         if lab.bench.cancelled.wait(POLL):
             raise Cancelled

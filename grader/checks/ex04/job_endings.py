@@ -29,7 +29,10 @@ def in_time(check):
             timed = finding.code in TIMED or (run.late and not run.endless)
             if not (run.starved and timed and finding.verdict == FAIL):
                 raise
-            machine = f"busy: squeue took {run.slowest:.1f} s; nothing was proved"
+            slow = f"squeue took {run.slowest:.1f} s"
+            if run.cut_short:
+                slow += f", and {run.cut_short} lives reached the job's time limit by themselves"
+            machine = f"busy: {slow}; nothing was proved"
             raise Inconclusive("starved", [*finding.rows, ("machine", machine)]) from None
 
     return checked

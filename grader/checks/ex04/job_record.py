@@ -52,7 +52,22 @@ class ClusterRun:
     @property
     def starved(self) -> bool:
         """The machine was so slow that what came too late proves nothing about the script."""
-        return self.slowest > self.where.pace.limit / 6
+        out_of_lives = self.late and not self.endless and self.cut_short > 0
+        return self.slowest > self.where.pace.limit / 6 or out_of_lives
+
+    @property
+    def cut_short(self) -> int:
+        """The number of lives that trained, and were signalled although no fault had come.
+
+        A time limit that was moved close stays so when the job is requeued. On a slow machine, the
+        lives after it reach that limit, too.
+        """
+        of: dict[int, set[str]] = {}
+        for event in list(self.events):
+            of.setdefault(event.get("life", 0), set()).add(event.get("do") or event["event"])
+        return sum(
+            {"signal", "step"} <= seen and not seen & {"preempt", "limit"} for seen in of.values()
+        )
 
     def all(self, event: str) -> list[dict]:
         return [e for e in self.events if e["event"] == event]

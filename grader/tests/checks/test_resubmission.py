@@ -47,8 +47,8 @@ def test_begin_life_gives_up_when_the_last_lives_all_crashed_at_one_step():
 # --- runs
 
 
-def run_of(*events: dict, jobs: dict | None = None, **facts) -> ClusterRun:
-    run = ClusterRun(Path("/nowhere"), jobs or {}, False, Where("stand-in"), **facts)
+def run_of(*events: dict, jobs: dict | None = None, late: bool = False, **facts) -> ClusterRun:
+    run = ClusterRun(Path("/nowhere"), jobs or {}, late, Where("stand-in"), **facts)
     run.events = [
         {"t": float(n), "life": 1, "job": "7", "pid": 1, **event} for n, event in enumerate(events)
     ]
@@ -81,6 +81,22 @@ def test_a_fault_is_survived_by_a_save_and_by_the_exit_status_that_says_so():
 def test_on_a_machine_that_was_too_slow_what_came_too_late_proves_nothing():
     run = run_of(LIFE, FAULT, slowest=5.0)
     assert cause(resubmission.kept, run, "preempt", "?") == f"{INCONCLUSIVE}: starved"
+
+
+STEP, SIGNAL = {"event": "step", "step": 8}, {"event": "signal", "signal": "SIGUSR1"}
+
+
+def test_a_life_that_reached_its_limit_on_a_slow_machine_is_not_one_too_many():
+    struck = [LIFE, STEP, FAULT, SIGNAL]
+    slow = [e | {"life": 2} for e in (LIFE, STEP, SIGNAL)]
+    idle = [e | {"life": 3} for e in (LIFE, SIGNAL)]  # it never trained
+    assert run_of(*struck, *slow, *idle).cut_short == 1
+    finished = job_endings.finished
+    late = {"late": True, "jobs": {"7": {}}}
+    assert cause(finished, run_of(*struck, *slow, **late)) == f"{INCONCLUSIVE}: starved"
+    assert cause(finished, run_of(*struck, *idle, **late)).startswith(FAIL)
+    endless = run_of(*struck, *slow, **late, endless=True)
+    assert cause(finished, endless) == f"{FAIL}: endless"
 
 
 def test_two_lives_at_once_are_seen_by_the_witness_and_by_the_cluster():
