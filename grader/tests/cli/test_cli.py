@@ -18,7 +18,7 @@ import pytest
 
 from grader.course import catalog, starters, submissions
 from grader.report import output
-from grader.tests.began import began
+from grader.tests.has_begun import has_begun
 from grader.tests.hostile.test_hostile import none_left
 
 ROOT = catalog.ROOT
@@ -499,7 +499,7 @@ def test_an_interrupted_grade_ends_at_once_and_leaves_nothing(
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(scratch)},
     )
-    while not began(scratch) and running.poll() is None:
+    while not has_begun(scratch) and running.poll() is None:
         time.sleep(0.02)
     began = time.monotonic()
     running.send_signal(number)

@@ -6,7 +6,7 @@ import glob
 from pathlib import Path
 
 
-def began(temporary: Path) -> bool:
+def has_begun(temporary: Path) -> bool:
     """Has a life of a grading with this TMPDIR made its file `begun`?
 
     Folders come and go meanwhile: Path.glob raises then, and glob.glob doesn't.
