@@ -333,7 +333,7 @@ class Grading:
         return f"{command} --rank {rank}" if rank else command
 
     def done(self) -> tuple[int, int]:
-        """The number of decided checks, and of all."""
+        """The number of decided checks, and of all checks."""
         return sum(f.done() for f in self._futures.values()), len(self._futures)
 
     def task_result(self, task: Task, told: dict[str, str]) -> TaskResult:

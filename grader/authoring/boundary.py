@@ -15,7 +15,7 @@ from grader.course.catalog import Exercise
 from grader.harness.trajectory import COMPONENTS
 
 JUDGING = ("checks", "course", "engine", "mutants", "report", "tests", "verdicts", "yardstick")
-WORDS = 4  # a string of so many words is a message
+WORDS = 4  # a string of this many words is a message
 
 
 def problems(root: Path, exercises: list[Exercise]) -> Iterator[str]:
@@ -75,7 +75,7 @@ def messages(tree: ast.AST) -> list[tuple[int, str]]:
     return found
 
 
-PRINTS = ("print", "say")  # what the training script tells whoever runs it by hand
+PRINTS = ("print", "say")  # what the training script prints for a person who runs it by hand
 
 
 def _silent(tree: ast.AST) -> set[int]:

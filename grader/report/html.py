@@ -139,13 +139,13 @@ class Timeline(Axis):
         return TOP + LANE * lane
 
     def places(self, lane: dict[str, Any]) -> list[dict[str, Any]]:
-        """The marks of a lane, and where they stand."""
+        """The marks of a lane, and their positions."""
         out: list[dict[str, Any]] = []
         before: dict[float, int] = {}
         for mark in lane["marks"]:
             step = mark["step"]
             before[step] = before.get(step, -1) + 1
-            # marks of one step stand beside each other, to the left: there is room even at the end
+            # marks of one step are side by side, to the left: there is room even at the end
             out.append(mark | {"x": self.x(step), "shift": -12 * before[step]})
         return out
 

@@ -1,4 +1,4 @@
-"""Results for people: each task as soon as its verdict is final, and the progress meanwhile."""
+"""Results for people: each task as soon as its verdict is final, and the progress until then."""
 
 from __future__ import annotations
 
