@@ -58,7 +58,7 @@ def _last(kind: type[Row], rows: Iterable[tuple[str, str]]) -> Row | None:
 class Finding(AssertionError):
     """What a check found wrong.
 
-    code      what it is, it never changes: "state-lost"; `grade explain` knows it
+    code      what it is; it never changes: "state-lost"; `grade explain` knows it
     rows      the evidence, as (label, text), in the order in which it is read
     fault     the fault schedule that shows it, as text, for the replay command
     about     what it is about, where one code stands for several: "NumPy RNG"

@@ -1,8 +1,8 @@
 """The boundary: a driver reports what happened; only a check, in the grader's own process, knows
 what should have happened.
 
-Everything that runs in or beside the student's process is untrusted. Held here by imports, and by
-the absence of message text: a driver that has nothing to say can't judge.
+Everything that runs in or alongside the student's process is untrusted. Held here by imports, and
+by the absence of message text: a driver that has nothing to say can't judge.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ def problems(root: Path, exercises: list[Exercise]) -> Iterator[str]:
         judging = sorted(name for name in imported(tree) if name.split(".")[0] in JUDGING)
         if judging:
             yield (
-                f"{where}: runs beside student code and imports {', '.join(judging)}; report an "
+                f"{where}: runs alongside student code and imports {', '.join(judging)}; report an "
                 "observation and let a check judge it"
             )
         for line, text in messages(tree):
             yield (
-                f"{where}: runs beside student code and says {text!r} in line {line}; report a "
+                f"{where}: runs alongside student code and says {text!r} in line {line}; report a "
                 "value and let a check put it into words"
             )
 

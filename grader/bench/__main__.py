@@ -5,7 +5,7 @@ python -m grader.bench                        the grader, crash testing, and the
 python -m grader.bench --only grading         launch and grading times, and pages
 python -m grader.bench --only watch           from saving a file to its first verdict
 python -m grader.bench --only isolation       lives and gradings with and without the sandbox
-python -m grader.bench --only load            20 gradings of each solution beside 8 busy
+python -m grader.bench --only load            20 gradings of each solution alongside 8 busy
                                               processes (an hour)
 python -m grader.bench --only crash           disk states a second, their growth, the cost of
                                               recording
@@ -31,7 +31,7 @@ from grader.course import catalog
     help="One part.",
 )
 @click.option("--exercise", help="Exercises whose solution and mutants to grade (ex01; load: all).")
-@click.option("--busy", default=8, help="Busy processes beside the gradings under load.")
+@click.option("--busy", default=8, help="Busy processes alongside the gradings under load.")
 @click.option("--rounds", default=5, help="How often to measure everything.")
 @click.option(
     "--plain/--no-plain", default=True, help="Also grade with plain processes (a minute)."

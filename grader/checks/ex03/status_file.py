@@ -136,8 +136,8 @@ def one_writes(run: Run) -> None:
             rows = [
                 *fault_row(run),
                 Found(
-                    f"ranks {', '.join(map(str, writers))} write beside the "
-                    f"checkpoints: {'; '.join(sorted(what))[:200]}",
+                    f"ranks {', '.join(map(str, writers))} write next to the checkpoints: "
+                    f"{'; '.join(sorted(what))[:200]}",
                 ),
                 ("expected", "one of them writes status.json"),
             ]

@@ -200,7 +200,7 @@ def look_alikes_are_passed_over(lab: Lab, think: str) -> None:
         [(3, None, 2)] * 4,
         [(3, "failed", 2), (9, "done", 2), (9, None, 2)],
     ]
-    more = " (beside the notes are files with similar names: NAME.bak, .nfs0000NAME ...)"
+    more = " (next to the notes are files with similar names: NAME.bak, .nfs0000NAME ...)"
     said = _said(
         lab, [[(0, *life) for life in course] for course in courses], think, look_alikes=True
     )
