@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from grader.checks.endings import Controls, finished
-from grader.checks.explanations import meaning
+from grader.checks.lost_state import meaning
 from grader.checks.ranks import rank_row, together
 from grader.harness.run import Run, schedule_of
 from grader.harness.trajectory import Divergence, order

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from grader.checks import trajectories
 from grader.checks.ex03.stop_runs import fault_row
-from grader.checks.explanations import meaning
+from grader.checks.lost_state import meaning
 from grader.harness.lab import Lab
 from grader.harness.preemption import Preempt
 from grader.harness.run import Life, Process, Run, schedule_of
