@@ -10,7 +10,6 @@ import importlib
 import inspect
 import os
 import random
-import shlex
 import threading
 import time
 import traceback
@@ -28,7 +27,7 @@ from grader.harness import launcher as launchers
 from grader.harness.faults import AnyFault
 from grader.harness.lab import Bench, Cancelled, Lab, course_paths
 from grader.harness.launcher import DiskFull, Limits, Lost
-from grader.report import history, logs, message, printed
+from grader.report import history, logs, message, printed, replay
 from grader.verdicts import (
     BLOCKED,
     FAIL,
@@ -151,6 +150,12 @@ class Grading:
         self.bench.cluster = cluster
         wanted = tuple(map(exercise.task, map(str, tasks))) if tasks else None
         self.checks = select(selection.Selection(exercise, wanted, tuple(only)))
+        self.commands = replay.Commands(
+            replay.submission_option(exercise, submission),
+            self.seed,
+            cluster.kind if cluster else None,
+            {c.name: c.slug for c in self.checks},
+        )
         self.whole = not only  # all checks of the tasks: only then there are points
         if only:
             of_them = {exercise.task(c.task).number for c in self.checks}
@@ -304,38 +309,8 @@ class Grading:
         """The tasks that this one builds on and that didn't pass; waits for them."""
         return self._blockers(self.exercise.task(task_id))
 
-    def _work(self) -> str:
-        """The options that name the submission."""
-        folder = self.bench.submission.folder
-        # a student who gets the message grades the starter
-        if folder == self.exercise.starter or self.bench.submission.shown != str(folder):
-            return ""
-        if folder == self.exercise.solution:
-            return " --solution"
-        return f" --submission {shlex.quote(str(folder))}"
-
-    def replay(self, outcome: message.Problem) -> str:
-        """The command that reproduces the outcome."""
-        where = f" --cluster {self.bench.cluster.kind}" if self.bench.cluster else ""
-        check = next(c for c in self.checks if c.name == outcome.check)
-        command = f"grade {outcome.task}/{check.slug}{self._work()} --seed {self.seed}{where}"
-        return f"{command} --fault {outcome.finding.fault}" if outcome.finding.fault else command
-
-    def debug(self, outcome: message.Problem) -> str:
-        """The command that runs the outcome's failing life on a terminal; empty if none can."""
-        target = printed.failing_life(outcome.runs, outcome.finding)
-        if target is None:
-            return ""
-        life, rank = target
-        check = next(c for c in self.checks if c.name == outcome.check)
-        command = (
-            f"grade debug {outcome.task}/{check.slug}{self._work()} --seed {self.seed} "
-            f"--life {life}"
-        )
-        return f"{command} --rank {rank}" if rank else command
-
     def done(self) -> tuple[int, int]:
-        """The number of decided checks, and of all."""
+        """The number of decided checks, and of all checks."""
         return sum(f.done() for f in self._futures.values()), len(self._futures)
 
     def task_result(self, task: Task, told: dict[str, str]) -> TaskResult:
@@ -367,7 +342,7 @@ class Grading:
         result.message, result.evidence = str(said), said.data
         if self.keep_history and verdict in (FAIL, INCONCLUSIVE):
             # now: the runs' files are gone when the grading is closed
-            result.history = history.of_task(problems, self._translate, self.replay)
+            result.history = history.of_task(problems, self._translate, self.commands.replay)
         if figures := {what: text for o in outcomes for what, text in o.figures.items()}:
             result.evidence["measured"] = figures
         return result
@@ -396,8 +371,8 @@ class Grading:
             told,
             task_id=task.id,
             seed=self.seed,
-            replay=self.replay(problems[0]),
-            debug=self.debug(problems[0]),
+            replay=self.commands.replay(problems[0]),
+            debug=self.commands.debug(problems[0]),
             log=log,
             printed=printed.rows(problems[0].runs, problems[0].finding),
             translate=self._translate,

@@ -12,7 +12,7 @@ HANGS = ("limit", "deadlock")
 
 
 class Row(NamedTuple):
-    """A row of evidence. Most are plain pairs; those of which more is known have a type."""
+    """A row of evidence. Most are plain pairs; rows with more structure have a type."""
 
     label: str
     text: str
@@ -58,7 +58,7 @@ def _last(kind: type[Row], rows: Iterable[tuple[str, str]]) -> Row | None:
 class Finding(AssertionError):
     """What a check found wrong.
 
-    code      what it is, the same for ever: "state-lost"; `grade explain` knows it
+    code      what it is; it never changes: "state-lost"; `grade explain` knows it
     rows      the evidence, as (label, text), in the order in which it is read
     fault     the fault schedule that shows it, as text, for the replay command
     about     what it is about, where one code stands for several: "NumPy RNG"
@@ -96,7 +96,7 @@ class Finding(AssertionError):
 
     @property
     def cause(self) -> str:
-        """Two findings with one cause are told once."""
+        """Two findings with the same cause are reported once."""
         return f"{self.code}:{self.about}" if self.about else self.code
 
     @property
@@ -165,7 +165,7 @@ class NotSelected(Exception):
 
 @dataclass
 class Outcome:
-    """What one check (of one task) came to."""
+    """The outcome of one check (of one task)."""
 
     check: str  # its function's name
     title: str  # the same as a sentence

@@ -7,7 +7,7 @@ python -m grader.bench --only watch           from saving a file to its first ve
 python -m grader.bench --only class           a class undisturbed, killed twice, on a cluster
                                               (--students N of --exercise EX)
 python -m grader.bench --only isolation       lives and gradings with and without the sandbox
-python -m grader.bench --only load            20 gradings of each solution beside 8 busy
+python -m grader.bench --only load            20 gradings of each solution alongside 8 busy
                                               processes (an hour)
 python -m grader.bench --only crash           disk states a second, their growth, the cost of
                                               recording
@@ -37,7 +37,7 @@ PARTS = ["grading", "watch", "class", "isolation", "load", "crash", "savers", "f
     help="One part.",
 )
 @click.option("--exercise", help="Exercises whose solution and mutants to grade (ex01; load: all).")
-@click.option("--busy", default=8, help="Busy processes beside the gradings under load.")
+@click.option("--busy", default=8, help="Busy processes alongside the gradings under load.")
 @click.option("--students", default=60, help="Of the class that is graded.")
 @click.option("--rounds", default=5, help="How often to measure everything.")
 @click.option(

@@ -42,8 +42,8 @@ def deadlock(
     fault: str | None = None,
     left: dict[int, str] | None = None,
 ) -> Finding:
-    """Ranks waited for each other, in different places. `left`: of ranks that had left by then,
-    what is told instead of where they stand now.
+    """Ranks waited for each other, in different places. `left`: for ranks that had already left,
+    the text to show instead of where they are now.
     """
     last = [_last_collective(process) for process in processes]
     if all(s and s["open"] for s in last) and len({_identity(s) for s in last if s}) == 1:
@@ -69,7 +69,7 @@ def deadlock(
 
 
 def left_by(function: str, error: dict) -> str:
-    """What is told of a rank that left the function by an error of its own."""
+    """The text for a rank that left the function by its own error."""
     message = next(iter(error["message"].splitlines()), "")[:150]
     return f"left {function} by {error['type']}: {message}{raised_at(error)}"
 
@@ -79,8 +79,8 @@ def _identity(entered: dict) -> tuple:
 
 
 def _parted(processes: list[Process]) -> list[tuple[str, str]]:
-    """Where the ranks first came to different collectives, if that isn't where they stand: two
-    barriers fit each other, whoever calls them, and the ranks go on until something doesn't fit.
+    """Where the ranks first called different collectives, if that isn't where they are now: any two
+    barriers match, so the ranks continue until something doesn't match.
     """
     of_ranks = [process.all("collective") for process in processes]
     for entered in zip(*of_ranks, strict=False):  # as far as all of them came
@@ -94,7 +94,8 @@ def _parted(processes: list[Process]) -> list[tuple[str, str]]:
 
 
 def by_others(process: Process, crash: dict) -> bool:
-    """A rank whose collective fails since another one is gone, or never comes, is no culprit."""
+    """A rank isn't the culprit if its collective fails because another rank is gone or never
+    comes."""
     failed = process.all("collective failed")
     if (
         failed
@@ -115,7 +116,7 @@ def left_well(process: Process) -> bool:
 
 
 def _last_collective(process: Process) -> dict | None:
-    """The collective that the rank entered last; "open": it never came back from it."""
+    """The collective that the rank entered last; "open": it never returned from it."""
     entered = process.all("collective")
     if not entered:
         return None
@@ -124,7 +125,7 @@ def _last_collective(process: Process) -> dict | None:
 
 
 def standing(processes: list[Process]) -> dict[int, str]:
-    """Rank -> where it stood at the end."""
+    """Rank -> where it was at the end."""
     return {rank: _stood(process) for rank, process in enumerate(processes)}
 
 
@@ -151,12 +152,12 @@ def _stood(process: Process) -> str:
 
 
 def rank_row(world: int, rank: int) -> list[tuple[str, str]]:
-    """As evidence: which of several ranks; nothing of a process alone."""
+    """As evidence: which of several ranks; nothing for a single process."""
     return [("rank", f"{rank} (of {world})")] if world > 1 else []
 
 
 def by_rank(told: dict[int, str]) -> list[tuple[str, str]]:
-    """As evidence: what is told of each rank."""
+    """As evidence: the text for each rank."""
     return [(f"rank {rank}", text) for rank, text in told.items()]
 
 

@@ -158,7 +158,7 @@ def command(
 
 
 def _work(here: Path) -> dict[str, Any]:
-    """In a process and a session of its own; nothing of it is left."""
+    """Run it in its own process and session, and leave nothing behind."""
     env = os.environ | {
         "TMPDIR": str(here),
         "OMP_NUM_THREADS": "1",

@@ -34,14 +34,14 @@ TERMINAL, DEBUGPY = "terminal", "debugpy"
 
 
 class Over(Exception):
-    """The life that was to be debugged has ended."""
+    """The debugged life has ended."""
 
     def __init__(self, status: int):
         self.status = status
 
 
 class Foreground:
-    """A launcher that runs one process of a life on the terminal, and the others beside it."""
+    """A launcher that runs one process of a life on the terminal, and the others next to it."""
 
     name = "foreground"
 
@@ -68,7 +68,7 @@ def _without_limits(path: Path, debug: str) -> None:
     job = json.loads(path.read_text())
     job["limits"] |= {"wall": UNLIMITED.wall, "cpu": UNLIMITED.cpu}
     job["given"] |= {"patience": UNLIMITED.wall}  # the others wait in collectives
-    job["sandbox"] |= {"kind": NONE}  # ranks in a sandbox have a network of their own
+    job["sandbox"] |= {"kind": NONE}  # ranks in a sandbox have a private network
     if debug:
         job["debug"] = debug
     write_atomically(path, json.dumps(job))
@@ -91,7 +91,7 @@ def _interrupts_go_to_the_life() -> Iterator[None]:
 
 
 class Wanted:
-    """The life that is to run in the foreground, by its name: "7c1f.2"."""
+    """The life that will run in the foreground, by its name: "7c1f.2"."""
 
     def __init__(self, life: str, rank: int, how: str):
         self.life, self.rank, self.how = life, rank, how

@@ -162,7 +162,7 @@ def command(
             exercise = each.exercise
             if starters.untouched(exercise, work):
                 untouched.append(exercise)
-            # a launcher that student code has run beside serves no other submission
+            # a launcher next to which student code has run serves no other submission
             launched = choose(launcher, confined.kind)
             if hasattr(launched, "start"):
                 launched.start()  # torch loads while the rest is set up

@@ -1,4 +1,4 @@
-"""`grade run ex04`: the job scripts on a cluster of their own, slowly enough to be followed."""
+"""`grade run ex04`: the job scripts on their own cluster, slowly enough to follow."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def play(
     work: Submission, task: int | None, strikes: list[tuple[int, str]], pace: float,
     where: Where,
 ) -> int:  # fmt: skip
-    """Submit the task's job script, strike it, and tell every event as it comes.
+    """Submit the task's job script, inject the faults, and print every event as it comes.
 
     task     whose script and functions: 4.4 has the chain; None: 4.2's, with every function
     strikes  [(step, "preempt" | "limit" | "kill")]

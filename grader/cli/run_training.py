@@ -20,7 +20,7 @@ from grader.harness.preemption import send
 from grader.harness.printed import lines
 from grader.harness.run import Run
 from grader.report.logs import escaped
-from grader.report.timeline import timeline
+from grader.report.stop_log import stop_log
 from grader.verdicts import INCONCLUSIVE, Finding
 
 EPOCHS, STEPS_PER_EPOCH = 3, 10
@@ -122,7 +122,7 @@ def _play(lab: Lab, script: tuple[Any, ...], faults: list[AnyFault], ranks: int 
         for line in _said(run, number):
             print(f"    {escaped(course_paths(line, lab.bench))}")
         if stops:
-            for at, what in timeline(life):
+            for at, what in stop_log(life):
                 print(f"    {at:6.1f} s  {what}")
         else:
             print(

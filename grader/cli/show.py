@@ -67,7 +67,7 @@ def _last_verdicts(
 ) -> tuple[dict[str, progress.Last], str]:
     """Its tasks' last verdicts, and the digest of the files now.
 
-    The course is shown whatever has become of a starter.
+    The course is shown even if a starter can't be read.
     """
     try:
         work = submissions.submission(exercise, submission)

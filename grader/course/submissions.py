@@ -68,7 +68,7 @@ class Submission:
 
 def snapshot(folder: Path) -> dict[str, bytes]:
     """The plain files below `folder`. No link is followed, not even one that replaces a folder
-    meanwhile.
+    during the copy.
     """
     files: dict[str, bytes] = {}
     total = seen = 0

@@ -25,7 +25,7 @@ class File:
 
 
 class Directory:
-    """Files, directories and links below `root`. Inodes get numbers of ours: the kernel gives the
+    """Files, directories and links below `root`. Inodes get our own numbers: the kernel gives the
     number of a deleted file to a new one.
     """
 
@@ -53,7 +53,7 @@ class Directory:
         return self.ids[ino]
 
     def learn(self, path: str, st: os.stat_result) -> None:
-        """An inode that was there before anybody touched it: as it is, and durable."""
+        """An inode that existed before the recording: as it is, and durable."""
         inode = self.number(st.st_ino)
         if stat.S_ISDIR(st.st_mode):
             self.disk.directories.add(inode)

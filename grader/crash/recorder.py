@@ -2,8 +2,8 @@
 
 What a call did is taken from the kernel and not from its arguments: names by listing the directory
 again, bytes by reading them back, offsets from /proc. So links, relative paths, appending, several
-threads and several processes need no rules of their own. At the end the record, played from the
-start, must give what lies on the disk.
+threads and several processes need no special rules. At the end, replaying the record from the start
+must give what is on the disk.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ LARGEST = 256 << 20  # bytes of writes that a record may hold
 
 
 def mark(kind: str, save: int, digest: str = "") -> None:
-    """Tell the recorder, from a recorded process, how far it is."""
+    """Tell the recorder, from a recorded process, how far it has got."""
     with suppress(OSError):
         os.write(MARKS, json.dumps({"kind": kind, "save": save, "digest": digest}).encode())
 
@@ -66,7 +66,7 @@ class Recorder:
         self.calls = 0
         self.ops: list[Op] = []
         self.blind = ""
-        # inode number -> a descriptor of ours: files that memory writes to
+        # inode number -> our own descriptor, for files that are written through memory
         self.mapped: dict[int, int] = {}
         self.size = 0
         self._fresh = False
@@ -230,7 +230,7 @@ class Recorder:
         ):
             offset = tracee.args[3]
         elif tracee.call in ("pwrite64", "pwritev"):
-            offset = st.st_size - n  # appended, wherever it was told to write
+            offset = st.st_size - n  # appended, whatever its offset says
         else:
             offset = info["pos"] - n
         ours = tracee.open(fd)
@@ -282,7 +282,7 @@ class Recorder:
             os.close(ours)
 
     def _compare(self, tracee: Tracee, file: File, ours: int) -> None:
-        """Bring a file up to what lies on the disk."""
+        """Bring a file up to date with the disk."""
         size = os.fstat(ours).st_size
         if size > LARGEST:
             raise Incomplete(
@@ -322,7 +322,7 @@ class Recorder:
             self._put(tracee, file, first, bytes(now[first : last + 4096]))
 
     def _refresh(self, tracee: Tracee) -> None:
-        """What memory has written to files meanwhile."""
+        """What has been written to files through memory since the last call."""
         for ino, ours in self.mapped.items():
             if ino in self.directory.known:
                 self._compare(tracee, self.directory.known[ino], ours)
@@ -361,7 +361,7 @@ class Recorder:
     # --- the end
 
     def check(self) -> None:
-        """That nothing was missed: the operations, played, give what lies there."""
+        """That nothing was missed: replaying the operations gives what is on the disk."""
         self._refresh(Tracee(0, ""))
         if self.blind:
             raise Incomplete(self.blind)
@@ -387,7 +387,7 @@ def record(
     seconds: float,
     refuse: int | None = None,
 ) -> Record:
-    """Run each of `programs` in a process of its own (label: what it does) and record what they do
+    """Run each of `programs` in its own process (label: what it does) and record what they do
     to `root`.
 
     refuse   k: the k-th write or sync is answered with an error (ENOSPC, EIO), and not made

@@ -184,7 +184,7 @@ def own(kind: str) -> None:
     """Get the right to make namespaces without root. For the process that starts guardians.
 
     Call it before there are threads. A process without root may leave a namespace only for one that
-    it owns. So this process continues as a child in namespaces of its own; the parent waits for it
+    it owns. So this process continues as a child in its own namespaces; the parent waits for it
     and ends as the child does.
     """
     if kind != NAMESPACES or os.geteuid() == 0:
@@ -222,7 +222,7 @@ def in_new_pid_namespace(kind: str, fork: Callable[[], int]) -> int:
 
 
 class SharedNetwork:
-    """While entered, forked processes share a network of their own with only loopback."""
+    """While entered, forked processes share a private network with only loopback."""
 
     def __init__(self, kind: str):
         self.kind = kind

@@ -1,4 +1,4 @@
-"""Results for people: each task as soon as its verdict is final, and the progress meanwhile."""
+"""Results for people: each task as soon as its verdict is final, and the progress until then."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def show_task(out: Console, result: TaskResult, in_full: bool = True) -> None:
 
 
 def show_row(out: Console, label: str, text: str) -> None:
-    """A labelled row, wrapped beside its label; a command stays on one line for copying."""
+    """A labeled row, wrapped next to its label; a command stays on one line for copying."""
     style = LABEL_STYLE.get(label, "")
     width = max(30, out.width - LABEL - 3)
     lines = (

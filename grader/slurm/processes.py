@@ -116,7 +116,8 @@ def belonging(directory: str) -> list[int]:
 
 
 def with_environment(wanted: dict[str, str], without: str | None = None) -> list[int]:
-    """Living processes whose environment has all of this, and not the variable `without`."""
+    """Living processes that have all of this in their environment, but not the variable
+    `without`."""
     return [
         pid
         for pid, env in _environments()
@@ -136,7 +137,7 @@ def _environments() -> Iterable[tuple[int, dict[str, str]]]:
         try:
             with open(f"/proc/{pid}/environ", "rb") as f:
                 entries = os.fsdecode(f.read()).split("\0")
-        except OSError:  # ended meanwhile, or somebody else's
+        except OSError:  # it has ended, or belongs to another user
             continue
         yield pid, dict(e.split("=", 1) for e in entries if "=" in e)
 

@@ -5,8 +5,8 @@ left.
 
 It is the reaper of every descendant, as a life's guardian is: slurmctld, slurmd and munged are its
 children, and what a job leaves behind becomes its child, whatever session it made itself and
-whatever it did to its environment. Should somebody kill the keeper, the kernel kills the daemons
-(PR_SET_PDEATHSIG), and `ending.end` finds the rest by other means.
+whatever it did to its environment. If the keeper is killed, the kernel kills the daemons
+(PR_SET_PDEATHSIG), and `teardown.end` finds the rest by other means.
 
 Standard input is its lifeline: when the starter dies, the cluster ends, unless it wrote "stay" once
 the cluster was up. Standard output says, in one line of JSON, {"up": seconds} or {"error": text}.
@@ -36,13 +36,13 @@ from grader.slurm.errors import ClusterError
 from grader.wakeup import wakeup_pipe
 
 PATIENCE = 30.0  # s from start to idle nodes, on a machine that does much else
-TRIES = 5  # sets of ports, should somebody take one between our look and Slurm's
+TRIES = 5  # sets of ports: another process may take one between our check and Slurm's
 LOOK = 1.0  # s between two looks whether the directory is still there
 PASSED_ON = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH")
 
 
 class Ended(Exception):
-    """Somebody wants the cluster to end."""
+    """The cluster was asked to end."""
 
 
 class PortTaken(Exception):

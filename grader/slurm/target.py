@@ -24,7 +24,7 @@ class Pace:
 
 @dataclass(frozen=True)
 class Where:
-    """The cluster that runs are to have: slurm, stand-in, site; auto: Slurm if it's installed."""
+    """The cluster on which runs happen: slurm, stand-in, site; auto: Slurm if it's installed."""
 
     kind: str = "auto"
     partition: str | None = None
@@ -45,8 +45,8 @@ class Where:
         }[self.chosen]
 
     def cluster(self, directory: Path, first_job: int = 1, **jobs: Any) -> Cluster:
-        """`jobs`: what they may read and write (Cluster's jobs_see and jobs_write); a site has
-        rules of its own.
+        """`jobs`: what they may read and write (Cluster's jobs_see and jobs_write); a site has its
+        own rules.
         """
         if self.chosen == "site":
             return Site(self.partition, self.account)

@@ -51,8 +51,8 @@ def trains_as_without_checkpoints(lab: Lab) -> None:
 
 
 def mid_epoch(lab: Lab, save_every: int = 3) -> tuple[int, tuple]:
-    """(steps per epoch, the arguments of task 2.2's run). The one that saves after every step
-    tells what it trains on."""
+    """(steps per epoch, the arguments of task 2.2's run). The run that saves after every step
+    reports what it trains on."""
     per_epoch = lab.shared.choice([7, 8])
     flags = (
         "--seed",
@@ -142,7 +142,7 @@ PLAIN, GPU = rank_plan.EPOCHS  # of the two files
 
 
 def _saved(lab: Lab) -> tuple[dict[str, Seen], Path]:
-    """Two files that two ranks wrote; of one, the tensors lived on a GPU."""
+    """Two files that two ranks wrote; the tensors in one of them lived on a GPU."""
 
     def make():
         folder = place(lab)
@@ -175,7 +175,7 @@ def loads_alone(lab: Lab, name: str) -> None:
     key = rank_plan.secrets(lab)["key"]
 
     def answered():
-        alone = place(lab)  # the files, with nothing of what lay beside them
+        alone = place(lab)  # only the files, without their surroundings
         for which in ("plain", "gpu"):
             if (saved := folder / which / "checkpoint.pt").is_file():
                 shutil.copyfile(saved, alone / f"{which}.copy")
@@ -275,7 +275,7 @@ def nobody_leaves_early(lab: Lab, function: str, held: tuple[int, ...]) -> None:
 
 
 def failure_reaches_all(lab: Lab, function: str, failing: tuple[int, ...]) -> None:
-    """Of three ranks, so that there is one that neither failed nor collects what the others say."""
+    """With three ranks, so that one of them neither fails nor collects the others' reports."""
     points = [
         {
             "name": f"rank {rank}",
@@ -289,7 +289,8 @@ def failure_reaches_all(lab: Lab, function: str, failing: tuple[int, ...]) -> No
 
 
 def each_folder_is_whole(lab: Lab) -> None:
-    """Of three checkpoints of one run, each folder is copied elsewhere, alone, and loaded there."""
+    """Each folder of three checkpoints of one run is copied elsewhere by itself, and loaded
+    there."""
     saved, numbers = place(lab), rank_plan.steps(lab)
     ops = [{"op": "save", "step": step} for step in numbers]
     point = {"name": "saved", "call": "save_job", "relative": True, "ops": ops}

@@ -21,8 +21,8 @@ from grader.harness.inside.fsevents import FROM_OUTSIDE
 from grader.harness.lab import Lab
 from grader.verdicts import Inconclusive, Struck
 
-MOST = 24  # crash points of one rank's save; of more, so many
-FEW = 4  # of a save that is like another one
+MOST = 24  # crash points of one rank's save, at most
+FEW = 4  # for a save that resembles another one
 
 
 def _kills(
@@ -53,7 +53,7 @@ def _kills(
 
 
 def spread(number: int, most: int, begin: float) -> list[int]:
-    """All of so many, or `most` of them at equal distances."""
+    """All of `number`, or `most` of them at equal distances."""
     return (
         list(range(number))
         if number <= most
@@ -62,8 +62,8 @@ def spread(number: int, most: int, begin: float) -> list[int]:
 
 
 def _stamps(folder: Path) -> dict[str, tuple]:
-    """Everything from the folder on, and what changes when it is written to. (A sandbox may change
-    owners and modes, and so no ctime.)
+    """Everything below the folder, and what changes when it is written to. (Not ctime: a sandbox
+    may change owners and modes.)
     """
     found = {}
     for path in [folder, *paths_below(folder)]:
@@ -73,9 +73,7 @@ def _stamps(folder: Path) -> dict[str, tuple]:
 
 
 def _first_trace(events: list[str], before: Path | None) -> int:
-    """The number of the first event that can't leave the directory as it was: a name comes, or
-    goes.
-    """
+    """The number of the first event that changes the directory: a name appears or disappears."""
     for n, event in enumerate(events):
         what, _, path = event.removesuffix(FROM_OUTSIDE).partition(" ")
         if what in ("mkdir", "rename", "remove", "rmdir", "link", "symlink"):
@@ -96,8 +94,8 @@ def first_save_killed(lab: Lab) -> None:
 
 
 def save_again_killed(lab: Lab) -> None:
-    """The step was saved already: the old one may be gone meanwhile, and so the step before it
-    counts."""
+    """The step was saved already. Its old checkpoint may be gone during the save, so the step
+    before it counts."""
     first, second, _ = steps(lab)
     allowed = (f"step {first}", f"step {second}", f"step {second}, saved again")
     _killed(lab, "again", "two", save(second, version=1), allowed, FEW)
@@ -187,7 +185,7 @@ def power_lost_again(lab: Lab) -> None:
 def _power_lost(lab: Lab, numbers: list[int], *flags: object) -> None:
     selected(lab, [])  # no fault is asked for
     ready = Undisturbed.of(lab)
-    # what fails with nothing wrong is told as that
+    # a failure without a fault is reported as such
     works(ready.seen["again" if flags else "run"])
     power_loss.survives(
         lab,

@@ -123,8 +123,7 @@ def older_look_newer(folder: Path) -> None:
 
 
 def others_files(lab: Lab) -> None:
-    """Names that look like the submission's own, and aren't, are neither read, counted nor
-    deleted."""
+    """Names that only look like the submission's own aren't read, counted or deleted."""
     first, second, _ = steps(lab)
     ready, folder = Undisturbed.of(lab), place(lab)
     works(ready.seen["run"])

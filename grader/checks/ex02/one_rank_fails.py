@@ -14,7 +14,7 @@ from grader.verdicts import Finding, Gist, Struck
 
 
 def disk_full_at_one_rank(lab: Lab) -> None:
-    """Of three ranks: the last one's failure is known to nobody else at first."""
+    """With three ranks: at first, only the last one knows of its failure."""
     selected(lab, [])
     Undisturbed.of(lab).events("two")
     points = [

@@ -21,7 +21,7 @@ def agrees(
     fault: str | None = None,
     n: int = 0,
 ) -> str:
-    """All ranks came to the same, and it is one of those allowed. Returns it."""
+    """All ranks reached the same outcome, and it is one of those allowed. Returns it."""
     found = seen.found(n)
     if len(set(found)) == 1 and found[0] in allowed:
         return found[0]
@@ -58,8 +58,8 @@ def agrees(
 
 
 def raises_what_it_says(seen: Seen, rows: list) -> None:
-    """The error is the given CheckpointError, on every rank; a module that has none of that name
-    raises what it likes.
+    """The error is the given CheckpointError, on every rank; a module without a class of that name
+    may raise anything.
     """
     for rank in seen.ranks:
         answer = seen.loaded(rank)
@@ -77,7 +77,7 @@ def raises_what_it_says(seen: Seen, rows: list) -> None:
 
 
 def _wrong(found: list[str]) -> tuple[str, str]:
-    """The code of what the ranks came to, and what it is about."""
+    """The code for what the ranks found, and what it is about."""
     if len(set(found)) > 1:
         return "ranks-disagree", ""
     if found[0] == "nothing":
@@ -191,7 +191,7 @@ def goes_on(
 
 @contextmanager
 def advising(means: str, think: str) -> Iterator[None]:
-    """What a finding means and asks here, whatever it says elsewhere."""
+    """Replace what a finding means and asks."""
     try:
         yield
     except Finding as finding:

@@ -22,7 +22,7 @@ from grader.harness.run import Process
 from grader.verdicts import Finding
 
 INTERVAL = 4  # steps between two saves (grader/workload/ex02/rank_plan.py counts like that)
-LEAVES = ("SystemExit", "KeyboardInterrupt", "GeneratorExit")  # no error that a caller hears of
+LEAVES = ("SystemExit", "KeyboardInterrupt", "GeneratorExit")  # no errors that a caller catches
 
 
 @dataclass
@@ -45,14 +45,14 @@ class Seen:
         return next(iter(self.all(rank, event)), None)
 
     def loaded(self, rank: int, n: int = 0) -> Any:
-        """What the rank's n-th load came to."""
+        """The outcome of the rank's n-th load."""
         return next(iter(self.all(rank, "loaded point")[n : n + 1]), None)
 
     def saved(self, rank: int, n: int = 0) -> dict | None:
         return next(iter(self.all(rank, "saved point")[n : n + 1]), None)
 
     def found(self, n: int = 0) -> list[str]:
-        """What each rank came to: 'step 4', 'nothing', 'an error', 'another state', 'no answer'."""
+        """What each rank found: 'step 4', 'nothing', 'an error', 'another state', 'no answer'."""
         return [self._found(rank, n) for rank in self.ranks]
 
     def _found(self, rank: int, n: int) -> str:
@@ -68,7 +68,7 @@ class Seen:
         return self.table[rank].get(_key(answer["holds"]), "another state")
 
     def different(self, rank: int, n: int) -> list[str]:
-        """The components that aren't those of the step that the rank believes to be at."""
+        """The components that differ from the step at which the rank believes it is."""
         answer = self.loaded(rank, n)
         for holds, what in self.table[rank].items():
             if what == f"step {answer['step']}":
@@ -96,7 +96,7 @@ class Seen:
 
 
 def left(raised: dict) -> bool:
-    """It isn't an error that the caller could hear of."""
+    """It isn't an error that the caller could catch."""
     return any(name in raised["bases"] for name in LEAVES)
 
 
@@ -107,7 +107,7 @@ def _key(holds: dict) -> tuple:
 def secrets(lab: Lab) -> dict[str, object]:
     """What jobs are drawn from, by the lives that save and by those that load, and the
     digests' key."""
-    # from the slow key: student code that tries all seeds must run out of CPU time
+    # from the slow key, so that student code that tries all seeds runs out of CPU time
     draw = random.Random(f"{(lab.bench.salts.secret or b'').hex()} jobs")
     return {
         "saved": draw.getrandbits(60),
@@ -166,7 +166,7 @@ def shown(lab: Lab, step: int) -> dict[str, str]:
 
 
 def table(lab: Lab, ranks: int) -> list[dict]:
-    """For each rank, the digests that right loads report, and what they stand for."""
+    """For each rank, the digests that correct loads report, and what they mean."""
     return [
         {
             _key(e["holds"]): f"step {e['step']}" + (", saved again" if e["version"] else "")
@@ -189,7 +189,7 @@ def copied(origin: Path, to: Path) -> Path:
 
 
 def alone(origin: Path, to: Path, function: str) -> Path:
-    """A copy of the folder that a save was given, without what lies around it."""
+    """A copy of the folder that a save was given, without its surroundings."""
     if not origin.is_dir() or not any(origin.iterdir()):
         raise Finding(
             "outside-the-folder",

@@ -22,7 +22,7 @@ WHOLE = 0.97
 
 
 def can_shard() -> None:
-    """Inconclusive on a torch whose FSDP2 needs a GPU."""
+    """Inconclusive on a torch version in which FSDP2 needs a GPU."""
     if tuple(map(int, version("torch").split(".")[:2])) < (2, 7):
         raise Inconclusive(
             "torch-too-old",

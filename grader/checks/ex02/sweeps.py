@@ -14,7 +14,7 @@ from grader.verdicts import Finding, Found, Gist, Inconclusive, Struck
 def nobody_left_early_of(
     points: list[Seen], function: str, what: str = "the checkpoint is complete"
 ) -> None:
-    """Of all ranks that were held; one that writes nothing can't be."""
+    """For each rank that was held; a rank that writes nothing can't be."""
     for point in points:
         works(point, function)
     held = [point for point in points if any(point.all(rank, "held") for rank in point.ranks)]
@@ -33,8 +33,8 @@ def _held_inside(points: list[Seen]) -> None:
 
 
 def nobody_left_early(seen: Seen, function: str, what: str = "the checkpoint is complete") -> None:
-    """In none of the saves in which a rank was held, another one came back meanwhile; and what
-    was saved is there."""
+    """While one rank was held in a save, no other rank returned from it; and what was saved is
+    there."""
     works(seen, function)
     held = [e for rank in seen.ranks for e in seen.all(rank, "held") if e["shown"]]
     if not held:
@@ -102,13 +102,13 @@ ONLY_IN_DDP = ("weights", "buffers", "optimizer")
 
 
 def compared(want: dict, got: dict, call: str) -> list[str]:
-    """The parts that differ, of those that this function is to save."""
+    """The parts that differ, among those that this function should save."""
     names = [k for k in want if call != "save_checkpoint_ddp" or k.startswith(ONLY_IN_DDP)]
     return [k for k in names if got.get(k) != want[k]]
 
 
 def all_hear_of_failures_of(points: list[Seen], function: str) -> None:
-    """Of all ranks that failed; one that writes nothing can't."""
+    """For each rank that failed; a rank that writes nothing can't."""
     failing = [point for point in points if point.all(0, "failing")]
     for point in points:
         if point not in failing:
@@ -118,8 +118,8 @@ def all_hear_of_failures_of(points: list[Seen], function: str) -> None:
 
 
 def all_hear_of_failures(seen: Seen, function: str) -> None:
-    """Of each save in which one rank failed: every rank raises, or it did without what failed,
-    and all can load it."""
+    """In each save in which one rank failed, every rank raises; or the save didn't need what
+    failed, and all can load it."""
     failing = seen.all(0, "failing")
     sweeper = seen.point["ops"][0]["rank"]
     struck = {e["step"] for e in seen.all(sweeper, "fault")}
@@ -156,7 +156,7 @@ def refused(failing: dict, rank: int) -> str:
 
 
 def _all_come_back(seen: Seen, function: str, step: int, asked: tuple[str, str]) -> list[dict]:
-    """What each rank's save of this step came to; none of them waits for another for ever."""
+    """The outcome of each rank's save of this step; no rank waits for another forever."""
     saves = [_as_far_as(_during(seen, rank, step), "saved point") for rank in seen.ranks]
     saves = [[_left_at_once(e) for e in events] for events in saves]
     did: list[Any] = [
@@ -177,7 +177,7 @@ def _all_come_back(seen: Seen, function: str, step: int, asked: tuple[str, str])
 
 
 def _left_at_once(event: dict) -> dict:
-    """A collective that raised before it waited, over a value that it can't send, was left."""
+    """A collective that raised before it waited, because it couldn't send a value, doesn't hang."""
     kind = event.get("type", "")
     waited = kind == "RuntimeError" or kind.startswith("Dist")
     if event["event"] == "collective failed" and not waited:
@@ -186,7 +186,7 @@ def _left_at_once(event: dict) -> dict:
 
 
 def _told_alike(did: list[dict], function: str, sweeper: int, asked: tuple[str, str]) -> None:
-    """All ranks raise an error that a caller can hear of, or none does."""
+    """All ranks raise an error that a caller can catch, or none does."""
     for rank, d in enumerate(did):
         if d["raised"] and left(d["raised"]):
             rows = [

@@ -24,7 +24,7 @@ def save(step: int, **more) -> dict:
 class Undisturbed:
     """Saves that nothing disturbs, and the directories that they leave; made once for all checks.
 
-    "one", "two" and "three" is what lay there after each save of one run, "many" after all of them.
+    "one", "two" and "three" are the directory after each save of one run, "many" after all of them.
     """
 
     def __init__(self, lab: Lab):
@@ -66,7 +66,7 @@ class Undisturbed:
         return [seen.all(rank, "saved point")[number]["events"] for rank in seen.ranks]
 
     def new(self, name: str, since: str) -> list[str]:
-        """The files of this point's directory that aren't, or aren't like that, in the other's."""
+        """The files of this point's directory that are missing or different in the other one."""
         before = contents_of(self.folder / since)
         return [
             file
@@ -85,7 +85,7 @@ def contents_of(folder: Path) -> dict[str, bytes]:
 
 
 def paths_below(folder: Path) -> list[Path]:
-    """All names below the folder; links are names, and lead nowhere."""
+    """All names below the folder; links are names and aren't followed."""
     return sorted(
         Path(at, name) for at, folders, files in os.walk(folder) for name in folders + files
     )

@@ -18,7 +18,7 @@ from grader.verdicts import Finding, Gist, Inconclusive, Struck
 
 
 def finished(lab: Lab, run: Run) -> None:
-    """The last life came to the end of training."""
+    """The last life reached the end of training."""
     if run.last.fault is None and not run.last.finished:
         raise ended_early(lab, run, run.last)
 
@@ -60,8 +60,8 @@ def _stopped_for_nothing(run: Run, life: Life) -> Finding | None:
 
 
 def left_as_preempted(lab: Lab, run: Run, number: int, life: Life, whole: Run) -> None:
-    """A life that was told to stop left in time, by itself, with the exit status and the word for
-    it.
+    """A life that was asked to stop exited in time, by itself, with the right exit status and
+    status file.
     """
     lives = life.processes
     if not isinstance(life.fault, Preempt):
@@ -213,7 +213,7 @@ def _left_as_done(run: Run, life: Life) -> Finding:
 
 
 def _parted(run: Run, life: Life) -> Finding | None:
-    """Some ranks have left as preempted, and the others wait for them."""
+    """Some ranks exited as preempted, and the others wait for them."""
     processes = life.processes
     left = [rank for rank, one in enumerate(processes) if one.preempted]
     stay = [rank for rank in range(life.world) if rank not in left]

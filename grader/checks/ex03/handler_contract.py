@@ -1,4 +1,4 @@
-"""What the contract says of StopSignal, as a model, and how an answer differs from it."""
+"""StopSignal's contract as a model, and how an answer differs from it."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Model:
         return None
 
     def table(self) -> dict[int, str]:
-        """Of the signals that no block has now."""
+        """For the signals that no block handles now."""
         taken = {n for block in self.open for n in block.signals}
         return {
             n: kind
@@ -59,7 +59,7 @@ class Model:
 
 
 def values_of(answer: Answer, think: str, when: tuple[str, str] = WHEN) -> dict:
-    """What was reported; a process that a signal killed had no handler for it."""
+    """The reported values; a process that a signal killed had no handler for it."""
     if answer.status is not None and -answer.status in NOTED:
         ended = Gist(
             "ended",
@@ -105,7 +105,7 @@ class Log:
     think: str
 
     def next(self, kind: str) -> dict:
-        """Raises a Finding if it isn't of this kind: an error has ended a block before that."""
+        """Raises a Finding if it isn't of this kind: an error has already ended a block."""
         entry = self.entries.pop(0) if self.entries else {}
         if kind in entry:
             return entry
@@ -147,7 +147,7 @@ def _sent(model: Model) -> list[tuple[str, str]]:
 
 
 def _misnoted(which: int, got: list | None, block: Block, model: Model, think: str) -> Finding:
-    """A block's received and at aren't those of the first signal of its own."""
+    """A block's `received` and `at` aren't those of its own first signal."""
     many = f" of block {which + 1}" if len(model.made) > 1 else ""
     if got is None:
         nothing = Found(f"`with StopSignal() as stop` gives nothing{many}")
@@ -171,7 +171,7 @@ def _misnoted(which: int, got: list | None, block: Block, model: Model, think: s
 
 
 def _misheard(heard: list, model: Model, think: str) -> Finding:
-    """The handlers from before heard other signals than those that no block had."""
+    """The earlier handlers got other signals than those that no block handled."""
     got, want = (", ".join(map(signal_name, numbers)) or "none" for numbers in (heard, model.heard))
     extra = len(heard) > len(model.heard)
     return Finding(

@@ -51,7 +51,7 @@ class Draw:
         ]
 
     def passing(self, *numbers: int) -> list[list]:
-        """Each signal at a time of its own, and a look some time after it."""
+        """Each signal at its own time, and a look some time after it."""
         operations: list[list] = []
         for number in numbers:
             operations += [

@@ -31,8 +31,8 @@ OTHERS = ("KeyboardInterrupt", "SystemExit", "CancelledError", "NodeLost")
 def _failing(
     lab: Lab, where: str, step: int, *more: object, kinds: Sequence[str] = ERRORS
 ) -> tuple:
-    """The arguments of a job that raises an error there, and that error: (type, message). A disk's
-    is the likeliest.
+    """The arguments of a job that raises an error there, and that error: (type, message). In a
+    save, a disk error is the likeliest.
     """
     error = (
         "OSError" if where == "save" else lab.draw.choice(kinds),
@@ -53,8 +53,8 @@ def _places(lab: Lab) -> list[tuple[str, int]]:
 
 
 def error_is_reported(lab: Lab) -> None:
-    """A job that raises ends as failed: neither done, nor preempted; without the error, it goes on
-    where it was. At each place, another one isn't an Exception.
+    """A job that raises ends as failed: neither done, nor preempted. Without the error, it
+    continues where it was. At each place, a different error isn't an Exception.
     """
     others = iter(lab.draw.sample(OTHERS, len(OTHERS)))
     cases: list[tuple[str, int, Sequence[str]]] = [("step", between_saves(lab), ERRORS)]
@@ -82,9 +82,7 @@ def error_is_reported(lab: Lab) -> None:
 
 
 def error_after_a_signal(lab: Lab) -> None:
-    """... even if the job was told to stop just then; the save with which it wants to leave may
-    fail, too.
-    """
+    """... even if the job was asked to stop just then; its last save may fail, too."""
     step = between_saves(lab)
     places = [(("build", 0), send("usr1", 0, "start")), (("save", step), send("usr1", step))]
     places += [
@@ -106,9 +104,9 @@ def error_of_ranks(lab: Lab) -> None:
 
 
 def error_of_one_rank(lab: Lab) -> None:
-    """On a rank other than 0, which alone knows of it.
+    """On a rank other than 0, the only one that knows about it.
 
-    In a step and in a save, the others meet it in a collective of the job's; in an evaluation, in
+    In a step and in a save, the others notice in one of the job's collectives; in an evaluation, in
     one of the student's.
     """
     places = [
@@ -180,7 +178,7 @@ def _failed(
 
 
 def _goes_on(life: Process, rows: list, error: tuple[str, str]) -> None:
-    """The caller of main has got this very error."""
+    """The caller of main got this very error."""
     crash = life.first("crash")
     if crash and crash["type"] == error[0] and error[1] in crash["message"]:
         return

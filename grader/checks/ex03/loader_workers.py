@@ -24,8 +24,8 @@ NUMBER = 2
 def settled(lab: Lab) -> list[int]:
     """The steps, but an epoch's last, in which both workers have delivered a batch.
 
-    One that is still starting hasn't come to worker_init_fn, where it may learn to ignore a signal:
-    a signal then kills it in any solution.
+    A worker that is still starting hasn't reached worker_init_fn, where it may start to ignore a
+    signal: until then, a signal kills it in any solution.
     """
     per_epoch = steps_per_epoch(lab)
     return [n for n in range(1, all_steps(lab)) if n % per_epoch >= NUMBER]

@@ -1,5 +1,5 @@
-"""The next life goes on where the stopped one left: no step is lost, no checkpoint is torn, and the
-trajectory is the baseline's.
+"""The next life continues where the stopped one left: no step is lost, no checkpoint is torn, and
+the trajectory is the baseline's.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from grader.checks import trajectories
 from grader.checks.ex03.stop_runs import fault_row
-from grader.checks.explanations import meaning
+from grader.checks.lost_state import meaning
 from grader.harness.lab import Lab
 from grader.harness.preemption import Preempt
 from grader.harness.run import Life, Process, Run, schedule_of
@@ -58,7 +58,7 @@ def _machine_repeats(lab: Lab, whole: Run) -> None:
 
 
 def steps_lost(life: Life) -> str:
-    """What a life that was killed has trained in vain."""
+    """The steps that a killed life trained and didn't save."""
     saved = max([e["step"] for e in life.all("saved")], default=life.resumed_at)
     lost = life.reached - saved
     return f"{finished_steps(lost)} lost" if lost else ""
@@ -117,10 +117,10 @@ def _some(names: list[str]) -> str:
 
 
 def nothing_lost(run: Run, always: bool = False) -> None:
-    """Each relaunch after a preemption (or `always`) goes on exactly where the job stopped."""
+    """Each relaunch after a preemption (or `always`) continues exactly where the job stopped."""
     reached, to_keep = 0, False
     for number, (life, after) in enumerate(pairwise(run.lives)):
-        # one that ends before it resumes has reached nothing itself
+        # a life that ends before it resumes has reached nothing itself
         reached = max(reached, life.reached)
         to_keep = to_keep or always or isinstance(life.fault, Preempt)
         if after.first("life") is None:

@@ -30,7 +30,7 @@ def answers(lab: Lab, name: str) -> list[Answer]:
     asked = {each: getattr(drawn, each)() for each in ASKED}
     alone = Lab(
         lab.bench, "handler"
-    )  # other checks want it, too, whatever has become of this one's task
+    )  # other checks need it, too, even if this one's task has failed
 
     def find() -> list[Answer]:
         return ask(

@@ -23,7 +23,7 @@ from grader.verdicts import Finding, Inconclusive
 
 
 def status_is_fresh(lab: Lab) -> None:
-    """Killed without a word, a life leaves no word of the life before."""
+    """A life that is killed before it writes a status doesn't leave the earlier life's."""
     step = steps_per_epoch(lab)
     for chosen in lab.schedules((send("usr1", step + 1), Kill(step + 3))):
         run = launch(lab, *job(lab), faults=chosen)
@@ -37,8 +37,8 @@ def status_is_fresh(lab: Lab) -> None:
 
 
 def status_is_whole(lab: Lab) -> None:
-    """Killed while it writes how it stands, a life leaves the old word or the new one, and nothing
-    in the next life's way.
+    """A life that is killed while it writes its status leaves the old status or the new one, and
+    nothing that blocks the next life.
     """
     for chosen in lab.schedules(
         (send("term", between_saves(lab)), TearWord(0), TearWord(all_steps(lab)))

@@ -12,7 +12,7 @@ FINAL = ("done", "preempted", "failed")  # words that end a life
 
 
 def status_says(says: str | None, want: str, rows: list, schedule: str | None = None) -> None:
-    """The word that was `told` is this one."""
+    """The status `says` what is wanted."""
     if says != want:
         found = (
             "isn't whole"
@@ -82,9 +82,9 @@ def not_said_too_soon(run: Run, number: int) -> None:
 
 
 def _broken_by_then(life: Life, t: float) -> bool:
-    """Had a rank failed or been killed by then? The others work on until they meet it.
+    """Had a rank failed or been killed by time `t`? The others keep working until they notice.
 
-    A crash is recorded after the word is written: its time says nothing.
+    A crash is recorded after the status is written, so its time proves nothing.
     """
     return any(
         event["event"] == "crash" or (event["event"] in ("failing", "killed") and event["t"] <= t)
@@ -94,7 +94,7 @@ def _broken_by_then(life: Life, t: float) -> bool:
 
 
 def _wrote_by_then(life: Life, t: float) -> list[int]:
-    """The ranks that had written something beside the checkpoints by then."""
+    """The ranks that had written something other than checkpoints by time `t`."""
     return [
         rank
         for rank, one in enumerate(life.processes)
@@ -136,8 +136,8 @@ def one_writes(run: Run) -> None:
             rows = [
                 *fault_row(run),
                 Found(
-                    f"ranks {', '.join(map(str, writers))} write beside the "
-                    f"checkpoints: {'; '.join(sorted(what))[:200]}",
+                    f"ranks {', '.join(map(str, writers))} write next to the checkpoints: "
+                    f"{'; '.join(sorted(what))[:200]}",
                 ),
                 ("expected", "one of them writes status.json"),
             ]

@@ -22,8 +22,8 @@ def stopped_and_resumed(
     saved: bool = True,
     whole: Run | None = None,
 ) -> Run:
-    """The run stops as its faults say, tells so, loses no step (unless it wasn't to be `saved`),
-    and its course is the yardstick's (or that of `whole`).
+    """The run stops as its faults say, reports that, loses no step (unless `saved` is false), and
+    trains like the yardstick (or like `whole`).
     """
     run = launch(lab, *args, faults=schedule, ranks=ranks, saved=saved)
     stopped_well(lab, run, whole or yardstick(lab, args, ranks), saved)
@@ -43,9 +43,7 @@ def stopped_well(lab: Lab, run: Run, whole: Run, saved: bool = True) -> None:
 
 
 def rejoined(lab: Lab, run: Run, whole: Run, when: list) -> None:
-    """`run` is a life that stopped without a fault of ours, and the one after it: the same as
-    above.
-    """
+    """The same for a life that stopped without an injected fault, and the one after it."""
     try:
         finished(lab, run)
         for number in range(len(run.lives)):

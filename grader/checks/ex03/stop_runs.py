@@ -67,7 +67,7 @@ def launch(
     """A run. In notes: what status.json said after each of its lives ("words"), and of which step
     the newest checkpoint was then ("newest").
 
-    directory  of an earlier run, which this one goes on with; its newest checkpoint is of step
+    directory  of an earlier run, which this one continues; its newest checkpoint is of step
                `since`
     saved      a life that gets a signal has the time for a last save
     """
@@ -116,7 +116,7 @@ def reckoned(args: tuple, life: Process, rank: int = 0) -> expected_times.Times:
 
 
 def reported(life: Process, event: str, token: str | None) -> list[dict[str, Any]]:
-    """What the node's daemon reported, each once: the job knows no `token` to sign with."""
+    """What the node's daemon reported, without duplicates: the job has no `token` to sign with."""
     found = {}
     for each in life.all(event):
         what = {k: v for k, v in each.items() if k not in ("event", "t", "proof", "printed")}
@@ -126,7 +126,7 @@ def reported(life: Process, event: str, token: str | None) -> list[dict[str, Any
 
 
 def as_sent(life: Process, run: Run, token: str | None) -> None:
-    """The node's daemon has sent every signal that the job was due, to whom it was due.
+    """The node's daemon sent every signal that was due, to the right processes.
 
     Without a token, under torchrun, its reports are believed.
     """

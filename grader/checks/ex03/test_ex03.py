@@ -139,7 +139,7 @@ def test_a_signal_in_an_evaluation_stops_the_job_there(lab, which):
 def test_a_signal_before_the_first_step_stops_the_job_there(lab):
     """A signal before the first step stops the job there
 
-    In the first life of all, and in one that goes on with an earlier one's work.
+    In the very first life, and in one that continues an earlier one's work.
     """
     for schedule in lab.schedules(
         (send("term", 0, "start"), send("usr1", between_saves(lab)), send("usr1", 0, "resume"))

@@ -1,4 +1,4 @@
-"""A job that nobody stops, or only when it has just finished, trains and saves everything once and
+"""A job that isn't stopped, or only when it has just finished, trains and saves everything once and
 ends as done.
 """
 
@@ -75,7 +75,7 @@ def _built_once(life: Life) -> None:
 
 
 def _saved_in_time(life: Life, every: int) -> None:
-    """No more steps than that lie between two saves."""
+    """At most `every` steps between two saves."""
     saved = [0, *(e["step"] for e in life.all("saved"))]
     gap, at = max((after - before, before) for before, after in pairwise([*saved, life.reached]))
     if gap > every:
@@ -93,7 +93,7 @@ def _saved_in_time(life: Life, every: int) -> None:
 
 
 def _saved_no_more(life: Life, every: int, per_epoch: int) -> None:
-    """No fewer steps than that lie between two saves, but for those at the end of an epoch."""
+    """At least `every` steps between two saves, except at the end of an epoch."""
     saved = [e["step"] for e in life.all("saved") if e["step"] % per_epoch]
     for before, after in pairwise(saved):
         if after - before < every:
@@ -131,8 +131,8 @@ def due_at_the_end(lab: Lab) -> None:
 
 
 def just_finished(lab: Lab, ranks: int | None = None) -> None:
-    """A signal in the last save of all comes too late to stop anything; run again, the job has
-    nothing to do, also if it is told to stop at once.
+    """A signal in the very last save comes too late to stop anything. When it is run again, the job
+    has nothing to do, even if it is asked to stop at once.
     """
     args, last = job(lab), all_steps(lab)
     whole = yardstick(lab, args, ranks)
@@ -164,7 +164,8 @@ def just_finished(lab: Lab, ranks: int | None = None) -> None:
 
 
 def _nothing_to_do(lab: Lab, run: Run, args: tuple, ranks: int | None) -> None:
-    """Run again, and told to stop while it is being built, a job that is done is done."""
+    """A job that is done is still done when it is run again and asked to stop while it is being
+    built."""
     last = all_steps(lab)
     signal = send("usr1", 0, "start", rank=None if ranks is None else lab.draw.randrange(ranks))
     again = launch(lab, *args, faults=(signal,), directory=run.directory, ranks=ranks, since=last)

@@ -1,6 +1,6 @@
 """Runs of a job on a cluster: submitted, disturbed as planned, followed until its queue is empty.
 
-Every run has a cluster of its own, so that no run disturbs another. The checks judge only what the
+Every run has its own cluster, so that no run disturbs another. The checks judge only what the
 grader itself recorded: by the run's witness (witness.py) and from the cluster.
 """
 
@@ -37,12 +37,12 @@ HELD = {"JobHeldUser", "JobHeldAdmin", "job_requeued_in_held_state"}
 NEVER = {"DependencyNeverSatisfied"} | HELD
 
 FOLDER = "my job"  # where it is submitted from: people's directories have blanks in their names
-DIFFERS = "the stand-in doesn't know"  # what it says where only the real cluster can tell
+DIFFERS = "the stand-in doesn't know"  # its message where only the real cluster has the answer
 
 
 @dataclass(frozen=True)
 class Watched:
-    """For a run at which somebody looks: `grade run ex04`."""
+    """For a run that a person watches: `grade run ex04`."""
 
     pace: float  # s that a step takes
     told: Callable[[dict], None]  # gets each event as the witness writes it down
@@ -280,7 +280,7 @@ def _watch(
             continue
         lives = len(run.all("life"))
         looks += 1
-        if looks % 25 == 0:  # a script that never comes to the training has no lives
+        if looks % 25 == 0:  # a script that never gets to the training has no lives
             lives = max([lives, *(_restarts(cluster, row[0]) for row in mine), len(run.jobs) - 1])
         # lives that a slow machine added don't count
         endless = lives - run.cut_short > most
@@ -322,7 +322,7 @@ def _inflict(where: Where, cluster: Cluster, fault: dict, job: str) -> set[str]:
     """Do to the job what the fault says; returns the ids of jobs that this takes."""
     if (
         fault["do"] == "preempt" and where.chosen == "site"
-    ):  # users can't preempt there: send what a preemption begins with
+    ):  # users can't preempt there, so send the signal with which a preemption begins
         cluster.run(["scancel", "--signal=TERM", job], check=True)
     elif fault["do"] == "preempt":
         return {cluster.submit("-p", "high", "--exclusive", "-o", os.devnull, "--wrap", "true")}

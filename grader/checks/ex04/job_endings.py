@@ -11,7 +11,7 @@ from grader.verdicts import FAIL, Finding, Found, Gist, Inconclusive
 
 KILLS = ("kill", "torn", "lost")
 
-CONTRACTS = ("CrashLoop", "NothingIntact", "Busy")  # what the functions are to raise
+CONTRACTS = ("CrashLoop", "NothingIntact", "Busy")  # what the functions should raise
 MODULE = "auto_resume.py"
 
 # findings that a slow machine may cause
@@ -81,7 +81,7 @@ def finished(run: ClusterRun) -> None:
     found = f"the job has left the queue, and it isn't done: step {_reached(run)} of {STEPS}"
     last = run.lives[-1] if run.lives else []
     states = [job["JobState"] for job in run.jobs.values() if "JobState" in job]
-    by_itself = states[-1:] in (["FAILED"], ["COMPLETED"])  # the script had come to its end
+    by_itself = states[-1:] in (["FAILED"], ["COMPLETED"])  # the script had reached its end
     hurried = not by_itself and any(
         e["event"] == "fault" and e["do"] in ("preempt", "limit") for e in last
     )

@@ -34,7 +34,7 @@ class ClusterRun:
     undisturbed: dict[int, str] = field(
         default_factory=dict
     )  # step -> digest of a run without faults
-    planned: int = 0  # faults that were to strike
+    planned: int = 0  # number of planned faults
     most: int = MOST_LIVES  # lives; more are a loop without end
     endless: bool = False  # it came back into the queue again and again
     at_once: set[str] = field(

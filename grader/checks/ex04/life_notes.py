@@ -180,7 +180,7 @@ def _story(course: list[Life]) -> str:
 
 
 def notes_stay_with_their_job(lab: Lab, think: str) -> None:
-    """Two jobs at a time, whose directories are moved from life to life."""
+    """Two jobs at a time; their directories are moved from life to life."""
     draw = lab.draw
     courses = [_any(draw, ["failed", None]) for _ in range(2)]
     mixed = [job for job, course in enumerate(courses) for _ in course]
@@ -194,13 +194,13 @@ def notes_stay_with_their_job(lab: Lab, think: str) -> None:
 
 
 def look_alikes_are_passed_over(lab: Lab, think: str) -> None:
-    """Files with similar names lie beside each file that begin_life and end_life wrote."""
+    """Next to each file that begin_life and end_life wrote are files with similar names."""
     courses = [
         _any(lab.draw, ["failed", None, "preempted"]),
         [(3, None, 2)] * 4,
         [(3, "failed", 2), (9, "done", 2), (9, None, 2)],
     ]
-    more = " (beside the notes are files with similar names: NAME.bak, .nfs0000NAME ...)"
+    more = " (next to the notes are files with similar names: NAME.bak, .nfs0000NAME ...)"
     said = _said(
         lab, [[(0, *life) for life in course] for course in courses], think, look_alikes=True
     )

@@ -1,4 +1,4 @@
-"""Task 4.1: makes directories of checkpoints, asks `newest_intact` beside the student's code, and
+"""Task 4.1: makes directories of checkpoints, asks `newest_intact` in the student's process, and
 judges its answers.
 """
 

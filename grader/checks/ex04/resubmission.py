@@ -1,4 +1,4 @@
-"""Jobs on a cluster that are run again until they are done: the runs, and what is asked of them."""
+"""What must hold for a job on a cluster that is run again until it is done."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def kept(run: ClusterRun, do: str, think: str) -> None:
 
 
 def _ended_before(run: ClusterRun, so: str) -> None:
-    """It didn't end by itself before it came to what the check is about."""
+    """It didn't end by itself before it got to what the check is about."""
     try:
         finished(run)
     except Finding as earlier:
@@ -65,7 +65,7 @@ def _ended_before(run: ClusterRun, so: str) -> None:
 
 
 def _end_after(fault: dict, since: list[dict]) -> str:
-    """How the training ended after the fault, as far as anybody saw it."""
+    """How the training ended after the fault, as far as it was seen."""
     saved = [e["event"] for e in since if e["event"] in ("saving", "saved")][-1:]
     when = {"saving": "while it saved", "saved": "after a save"}.get(
         "".join(saved), "without a save"
@@ -101,7 +101,7 @@ def undisturbed_saves(run: ClusterRun) -> None:
 
 
 def log_goes_on(run: ClusterRun) -> None:
-    """Each life printed a mark of its own; the log holds all of them."""
+    """Each life printed its own mark; the log holds all of them."""
     marks = [e["mark"] for e in run.all("mark")]
     if len(marks) < 2:
         _ended_before(run, "the job had no second life")
@@ -233,7 +233,7 @@ def one_at_a_time(run: ClusterRun) -> None:
 
 
 def generations(run: ClusterRun) -> None:
-    """A chain: each life was a job of its own, and each job submitted one."""
+    """A chain: each life was a separate job, and each job submitted one."""
     ids = [life[0]["job"] for life in run.lives]
     think = "what submits the next job?"
     if len(set(ids)) != len(ids) and not run.endless:

@@ -67,7 +67,7 @@ def become(job: dict[str, Any]) -> None:
 
 
 def leave_terminal(job: dict[str, Any]) -> None:
-    """Give the process a session, stdio, limits, an environment and random numbers of its own."""
+    """Give the process its own session, stdio, limits, environment and random numbers."""
     from grader.harness.guardian import set_limits
 
     os.setsid()
@@ -111,7 +111,7 @@ def leave_terminal(job: dict[str, Any]) -> None:
 
 def stay_on_terminal(job: dict[str, Any]) -> None:
     home = os.environ.get("HOME", "")
-    os.environ.update(job["env"] | {"HOME": home})  # a debugger's own settings lie there
+    os.environ.update(job["env"] | {"HOME": home})  # a debugger's settings are there
     sys.dont_write_bytecode = True
 
 
@@ -138,11 +138,11 @@ def wait_for_debugger() -> None:
     debugpy.wait_for_client()
 
 
-_skipped: set[str] = set()  # breakpoints that were told of
+_skipped: set[str] = set()  # breakpoints that were reported
 
 
 def no_terminal(*_: object, **__: object) -> None:
-    """What breakpoint() does in a grading: nobody could answer the debugger."""
+    """What breakpoint() does in a grading, where no user could answer the debugger."""
     frame = sys._getframe(1)
     where = f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
     if where in _skipped:

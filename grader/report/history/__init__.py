@@ -146,7 +146,7 @@ def _printed(run: Any, budget: Budget) -> list[dict[str, Any]]:
     out = []
     for who, lines in sorted(of.items()):
         kept: list[list[str]] = []
-        for line in reversed(lines[-LINES:]):  # what is near the end tells most
+        for line in reversed(lines[-LINES:]):  # the lines near the end say the most
             if (text := budget.line(line.text)) is None:
                 break
             kept.append([text, "traceback" if line.traceback else "script" if line.script else ""])

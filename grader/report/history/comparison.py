@@ -1,4 +1,5 @@
-"""A run beside the undisturbed one: each component at each step, and the samples of each epoch."""
+"""A run compared with the undisturbed one: each component at each step, and the samples of each
+epoch."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ def compare(lives: list[list[ProcessEvents]], known: Any, budget: Budget) -> dic
     undisturbed = [ProcessEvents.of(one) for one in known.lives[0].processes]
     ranks = len(undisturbed)
     if any(len(processes) != ranks for processes in lives):
-        return {}  # another number of ranks: theirs can't be told apart by rank
+        return {}  # another number of ranks: they can't be compared rank by rank
     strips, pairs = [], []
     for rank in range(ranks):
         trained = Trajectory()
@@ -50,8 +51,8 @@ def _strip(trained: Trajectory, expected: Trajectory, budget: Budget) -> dict[st
 def _epochs(pairs: list[tuple[Trajectory, Trajectory]]) -> list[dict[str, Any]]:
     """Of each epoch, how often its samples were trained.
 
-    The undisturbed run says which steps an epoch has. Steps that the run didn't come to count in
-    neither of the two.
+    The undisturbed run says which steps an epoch has. Steps that the run didn't reach count in
+    neither run.
     """
     steps_of: dict[str, list[int]] = {}  # digest of the epoch -> its steps
     for n, record in sorted(pairs[0][1].steps.items()):

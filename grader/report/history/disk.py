@@ -26,7 +26,8 @@ def disk_state(state: object, budget: Budget) -> dict[str, Any] | None:
 
 
 def _files(files: object, budget: Budget) -> list[dict[str, Any]]:
-    """Each path: what lay there when the last save had returned, when the job crashed, and after.
+    """Each path: what was there when the last save had returned, when the job crashed, and after
+    that.
 
     `same`: the crash and what went before it left it as that save had.
     """
@@ -51,7 +52,7 @@ def _files(files: object, budget: Budget) -> list[dict[str, Any]]:
 
 
 def _contents(listed: object) -> dict[str, tuple[str, str]]:
-    """path -> (what lies there, digest)."""
+    """path -> (what is there, digest)."""
     rows = listed if isinstance(listed, list) else []
     return {
         row[0]: (row[1], row[2])

@@ -101,7 +101,7 @@ def _marks(one: ProcessEvents, budget: Budget) -> list[dict[str, Any]]:
         text = f"its save of step {n} doesn't return"
         out.append({"kind": "unfinished", "step": n, "text": text})
     fault = getattr(one.life, "fault", None)
-    if not isinstance(fault, Preempt):  # its signals are marks of their own
+    if not isinstance(fault, Preempt):  # its signals have their own marks
         story = fault.story if fault else "a fault"
         out += [{"kind": "fault", "step": e["step"], "text": story} for e in one.all("fault")]
     for e in one.all("signal"):

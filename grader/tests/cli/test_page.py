@@ -12,7 +12,7 @@ from html.parser import HTMLParser
 import pytest
 
 from grader import explain
-from grader.report import history, html
+from grader.report import history, html, page_figures
 from grader.tests.checks.test_run_assertions import KILL, UNDISTURBED, life, run
 from grader.verdicts import BLOCKED, FAIL, PASS, ExerciseResult, Finding, Outcome, TaskResult
 
@@ -145,8 +145,8 @@ def contrast(one: str, other: str) -> float:
 
 
 def test_ranges_are_joined():
-    assert html.ranges([3, 6, 7, 8, 1]) == "1, 3, 6 to 8"
-    assert html.ranges(range(0, 60, 2), most=2) == "0, 2 and 28 more"
+    assert page_figures.ranges([3, 6, 7, 8, 1]) == "1, 3, 6 to 8"
+    assert page_figures.ranges(range(0, 60, 2), most=2) == "0, 2 and 28 more"
 
 
 # --- in a browser ---------------------------------------------------------------------------------

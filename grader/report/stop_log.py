@@ -1,4 +1,4 @@
-"""The timeline of a job that a scheduler stopped, by the scheduler's clock."""
+"""What happened to a job that a scheduler stopped, moment by moment, by the scheduler's clock."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from grader.harness.preemption import Sent
 from grader.harness.run import Life, Process
 
 
-def timeline(life: Life) -> list[tuple[float, str]]:
+def stop_log(life: Life) -> list[tuple[float, str]]:
     """[(s since the life began, what happened)]: the moments that matter for how it was stopped.
 
     Each rank has its own moments; those that are equal on all ranks come from rank 0.
