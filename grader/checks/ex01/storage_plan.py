@@ -292,7 +292,7 @@ def _read(lab: Lab, root: Path, looks: list[Look]) -> None:
             "ex01/read_checkpoints.py", given={"key": key_of(lab), "looks": asked}, directory=root
         )
         finished(lab, run)
-        for look, was in zip(batch, before, strict=True):
+        for look, was in zip(batch, before, strict=False):
             look.events = [e for e in run.last.events if e.get("point") == look.id]
             now = directory_damage.listing(look.path, links=True)
             look.touched = [path for path in {**was, **now} if now.get(path) != was.get(path)]
