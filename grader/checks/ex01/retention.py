@@ -130,7 +130,7 @@ def _few_or_many(seen: dict[str, Seen], steps: list[int]) -> None:
         raise fails("newest-pruned", one, [asked], f"the checkpoint of step {fourth}")
     _no_more_than("nothing-pruned", one, seen["one"], [asked], think=LEFT)
     asked = ("asked for", "prune(keep=5), of two checkpoints")
-    for look, step in zip(more.looks, (third, second), strict=False):
+    for look, step in zip(more.looks, (third, second), strict=True):
         if look.found() != f"step {step}":
             raise fails("too-much-pruned", look, [asked], "both stay")
     aged = seen["aged"]
@@ -143,7 +143,7 @@ def _few_or_many(seen: dict[str, Seen], steps: list[int]) -> None:
         ),
         ("asked for", "prune(keep=2)"),
     ]
-    for look, step in zip(aged.looks, (fourth, third), strict=False):
+    for look, step in zip(aged.looks, (fourth, third), strict=True):
         if look.found() != f"step {step}":
             raise fails("too-much-pruned", look, rows, "the two with the highest steps stay")
 
@@ -195,6 +195,7 @@ def only_good_one_stays(lab: Lab) -> None:
             ),
             asked,
         ]
+        # without a harm to the newest one, nothing reads the one before it
         for look, want in zip(point.looks, left, strict=False):
             if look.found() != f"step {want}":
                 if look is not point.looks[0]:
@@ -328,7 +329,7 @@ def _strangers_stay(point: Seen, like: Seen, steps: list[int]) -> None:
         ("asked for", "prune(keep=2), of four checkpoints"),
     ]
     others_untouched(point, rows)
-    for look, step in zip(point.looks, (steps[3], steps[2]), strict=False):
+    for look, step in zip(point.looks, (steps[3], steps[2]), strict=True):
         if look.found() != f"step {step}":
             expected = f"the checkpoint of step {step}"
             raise fails("newest-pruned", look, rows, expected, think=WHOSE)
