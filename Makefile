@@ -32,7 +32,7 @@ ifneq ($(value SUBMISSION),)
   WHAT += --submission "$$SUBMISSION"
 endif
 
-.PHONY: help setup grade check test bench notebook matrix slurm clean
+.PHONY: help setup grade check test bench notebook matrix slurm clean whole-course
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##[ ]*/\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -65,30 +65,33 @@ grade: $(READY)  ## grade your work in starter/ (sets up first)
 	@# 1: graded, and some task isn't passed yet; "make: *** Error 1" would read as a breakdown (docs/grading.md)
 	@$(BIN)/grade $(EX) $(WHAT) $(ARGS) || { s=$$?; [ $$s -eq 1 ] && [ -z "$(SOLUTION)" ] || exit $$s; }
 
+whole-course:
+	@[ -d grader/tests ] || { echo "make: this copy of the course has no tests and nothing for its authors; make grade grades your work" >&2; exit 2; }
+
 FAST := $(addprefix grader/tests/,checks/test_boundary.py checks/test_explain.py checks/test_imports.py checks/test_run_assertions.py \
 	cli/test_report.py course/test_derive.py course/test_docs.py course/test_selection.py harness/test_printed.py \
 	harness/test_trajectory.py)
 # s for one test: the longest takes two minutes, and may wait for a grading that others wait for, too
 LONGEST := 1200
 
-check: $(READY_DEV)  ## what a contributor runs before each commit: format, lint, types, fast tests
+check: whole-course $(READY_DEV)  ## what a contributor runs before each commit: format, lint, types, fast tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/grade dev check
 	$(BIN)/python -m pytest -q $(FAST)
 
-test: $(if $(SAVERS),$(READY_BENCH),$(READY_DEV))  ## every test of the course and its grader (sets up first)
+test: whole-course $(if $(SAVERS),$(READY_BENCH),$(READY_DEV))  ## every test of the course and its grader (sets up first)
 	$(BIN)/ruff check grader templates $(wildcard ex*/solution)
 	$(BIN)/python -m pytest --timeout $(LONGEST) $(if $(EX),-k $(EX)) $(ARGS)
 
-bench: $(READY_BENCH)  ## the performance tables
+bench: whole-course $(READY_BENCH)  ## the performance tables
 	@$(BIN)/python -m grader.bench $(ARGS)
 
 notebook: $(READY)  ## open the exercises' notebooks in JupyterLab
 	$(BIN)/jupyter lab
 
-matrix: $(READY_DEV)  ## grade every mutant; write the tables of which task catches it
+matrix: whole-course $(READY_DEV)  ## grade every mutant; write the tables of which task catches it
 	@$(BIN)/grade dev matrix $(EX) --write
 
 # Slurm's own services don't start: /etc/slurm/slurm.conf is missing. munge's may, and nothing here uses it.

@@ -4,7 +4,7 @@
 # %% [markdown]
 # # Lab 1: PyTorch model checkpointing
 #
-# In this lab you break a training run in every way that exercise 1 is about, and look at what is
+# In this lab you break a training run in every way that exercise 1 covers, and look at what is
 # left. Nothing here is simulated. Each run is a real process, killed with a real SIGKILL and
 # started again. Like the grader, you compare its losses bit for bit with those of an undisturbed
 # run.
@@ -21,7 +21,7 @@ import matplotlib.pyplot as plt
 from grader import notebooks
 from grader.harness.faults import Kill, Tear
 
-GREY, RED, BLUE = "#8c8c8c", "#d55e00", "#0072b2"  # safe for colour-blind readers
+GREY, RED, BLUE = "#8c8c8c", "#d55e00", "#0072b2"  # safe for color-blind readers
 plt.rcParams.update(
     {
         "figure.dpi": 120,
@@ -234,10 +234,10 @@ plt.show()
 # %% [markdown]
 # Cover the lower panel with your hand. Does the upper one alone show that something is wrong with
 # the naive run? Its curve is as noisy and as low as the true one, and on a cluster you wouldn't
-# have the grey line to compare with. That is why this course compares bits: "close" needs a
+# have the gray line to compare with. That is why this course compares bits: "close" needs a
 # threshold to argue about, "equal" doesn't.
 #
-# If one of your lives crashed, the next cell shows its last words.
+# If one of your lives crashed, the next cell shows its last output.
 
 # %%
 if words := notebooks.last_words(killed["yours"]):
@@ -247,16 +247,16 @@ if words := notebooks.last_words(killed["yours"]):
 # ## 3. Look inside
 #
 # Each loss depends on the state that its step started from. The harness takes a digest of every
-# component before every step. So it can name the first step at which two runs part, and what was
+# component before every step. So it can name the first step at which two runs diverge, and what was
 # different at that moment.
 
 # %%
 for name, run in killed.items():
     parting = run.trajectory.diverges_from(undisturbed.trajectory)
     if parting is None:
-        print(f"{name}: never parts from the undisturbed run")
+        print(f"{name}: never diverges from the undisturbed run")
         continue
-    print(f"{name}: parts from the undisturbed run at step {parting.step}")
+    print(f"{name}: diverges from the undisturbed run at step {parting.step}")
     print(f"    same       {', '.join(parting.same)}")
     print(f"    different  {', '.join(parting.different)}")
 
@@ -334,7 +334,7 @@ plt.show()
 
 # %% [markdown]
 # The naive run did train the four batches that the epoch still needed. But they were the *first*
-# four of another order: some samples came a second time, and for each of these another one never
+# four of a different order: for each sample that came a second time, another one never
 # came. Every preemption makes the data a little more lopsided, and no log shows it.
 
 # %%
@@ -405,9 +405,9 @@ for shuffle in (False, True):
 # %% [markdown]
 # ## 5. Damage the file
 #
-# So far the file was whole. Task 1.3 is about files that aren't. The first way to get one is to die
-# while writing it. Here the process is killed in the save of step 16, when the file reaches 4096
-# bytes.
+# So far the file was complete. Task 1.3 is about files that aren't. The first way to get one is to
+# die while writing it. Here the process is killed in the save of step 16, when the file reaches
+# 4096 bytes.
 
 # %%
 torn = {
@@ -542,7 +542,7 @@ for name, damages in results.items():
         )
 
 # %% tags=["nbval-ignore-output"] jupyter={"source_hidden": true}
-meanings = {  # outcome: colour, marker, size, label
+meanings = {  # outcome: color, marker, size, label
     "newest": ("#b0b0b0", "o", 16, "loads the right values (the bit meant nothing)"),
     "refused": (BLUE, "s", 26, "refused with an error"),
     "previous": ("#009e73", "D", 26, "noticed, and the checkpoint before it is used"),
@@ -567,7 +567,7 @@ ax.set_yticks(
 ax.invert_yaxis()
 ax.margins(y=0.16)
 ax.set(
-    title="What a reader makes of one damaged place",
+    title="What readers make of a file that is damaged in one place",
     xlabel="where the file was damaged (% of its length)",
     xlim=(0, 100),
 )
@@ -597,7 +597,7 @@ print("your read_latest always gives step 16 or step 12:", set(mine) <= {"newest
 # wrote, you have to check it yourself.
 
 # %% [markdown]
-# ## 6. The power goes
+# ## 6. The power fails
 #
 # So far only processes died. What they wrote stayed: the kernel holds it in its memory, which
 # outlives them, and writes it to the disk seconds later. When the *machine* dies, the last seconds
@@ -653,7 +653,7 @@ if known:
     fig, axes = plt.subplots(
         1, len(known), figsize=(9.5, 2.9), sharey=True, layout="constrained", squeeze=False
     )
-    for ax, (name, report) in zip(axes[0], known.items(), strict=False):
+    for ax, (name, report) in zip(axes[0], known.items(), strict=True):
         models = list(report["models"].values())
         kept, lost = [m["kept"] for m in models], [m["states"] - m["kept"] for m in models]
         ax.barh(range(len(models)), kept, color=BLUE, label="the state that was promised")
@@ -695,10 +695,10 @@ print("your write_checkpoint does:              ", None if mine["why"] else mine
 # ## Your turn
 #
 # Change something above and predict the picture before you look. Kill after step 20 instead: the
-# checkpoint is then exactly at the end of an epoch. Will the naive run still part from the
-# undisturbed one, and in what? Or add one component to the naive `capture` and `restore` and watch
-# it move from *different* to *same* in section 3. How many do you need until the parting step
-# moves?
+# checkpoint is then exactly at the end of an epoch. Will the naive run still diverge from the
+# undisturbed one, and in which component? Or add one component to the naive `capture` and `restore`
+# and watch it move from *different* to *same* in section 3. How many do you need until the step of
+# divergence moves?
 #
 # Then write your own in `starter/checkpoint.py` and grade it in a terminal:
 #

@@ -5,11 +5,11 @@
 # # Lab 2: DDP and FSDP checkpoints
 #
 # In this lab you start several ranks from a cell: real processes on this machine that talk through
-# gloo. You let the six lines of a tutorial deadlock, and look at where each rank stands. You open
+# gloo. You watch six lines from a tutorial deadlock, and look at where each rank waits. You open
 # the files of a DDP checkpoint and of a sharded one, draw which rank holds which part of the model,
 # and load what four ranks saved on two ranks.
 #
-# Where it says **yours**, the functions in `starter/distributed.py` run. The outputs stored here
+# Anything called **yours** runs the functions in `starter/distributed.py`. The outputs stored here
 # come from the reference solution. Nothing in here is graded: change whatever makes you curious.
 
 # %% tags=["nbval-ignore-output"]
@@ -26,7 +26,7 @@ COLORS = [
     "#e69f00",
     "#009e73",
     "#cc79a7",
-]  # of ranks 0 to 3; safe for colour-blind readers
+]  # of ranks 0 to 3; safe for color-blind readers
 GREY = "#8c8c8c"
 plt.rcParams.update(
     {
@@ -46,7 +46,7 @@ scratch = tempfile.TemporaryDirectory()  # removed when the kernel ends
 # ## 1. Six lines from a tutorial
 #
 # Rank 0 saves, then it waits for the others. Read it as if a colleague had asked you for a review.
-# Where does each rank stand after the first call?
+# Where is each rank after the first call?
 
 # %%
 import torch
@@ -108,7 +108,7 @@ print(notebooks.finding(full))
 # rank had written it, and which wouldn't?
 
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output", "output-not-for-students"]
 def contents(value, depth=0, name=""):
     """A saved value in a few lines: names, shapes, sizes."""
     pad = "    " + "  " * depth
@@ -159,7 +159,7 @@ for rank in range(2):
 # `fully_shard` cuts every parameter along its first dimension and gives each rank a piece.
 # `save_sharded` writes one file per rank, and `.metadata`, which says where each part of each
 # tensor is. DCP writes `.metadata` last: a folder without it is unfinished. The picture is drawn
-# from it: a bar is a tensor, a colour is the rank that wrote that part.
+# from it: a bar is a tensor, a color is the rank that wrote that part.
 
 # %% tags=["nbval-ignore-output"]
 from torch.distributed.checkpoint import FileSystemReader
@@ -242,7 +242,7 @@ def draw(axis, parts, title):
 
 saved = {ranks: save_on(ranks) for ranks in (4, 2)}
 fig, axes = plt.subplots(1, 2, figsize=(10, 5.6), sharey=True, layout="constrained")
-for axis, (ranks, (folder, _)) in zip(axes, saved.items(), strict=False):
+for axis, (ranks, (folder, _)) in zip(axes, saved.items(), strict=True):
     draw(axis, owners(folder), f"saved by {ranks} ranks")
 axes[0].invert_yaxis()
 handles = [plt.Rectangle((0, 0), 1, 1, color=c) for c in COLORS]
@@ -279,7 +279,7 @@ for ranks in (2, 1, 4):
     print(f"4 ranks -> {ranks}: {equal} of {len(report['digests'])} tensors and settings are equal")
 
 # %% [markdown]
-# ## 5. Bonus: how long does training stand still?
+# ## 5. Bonus: how long does training stall?
 #
 # A synchronous save keeps all ranks from training until the last byte is durable. `dcp.async_save`
 # copies the state into memory, returns, and writes from another thread. That thread needs
@@ -288,13 +288,13 @@ for ranks in (2, 1, 4):
 # that we tried.
 #
 # Two ranks train a model of 32 MiB (with momentum: 64 MiB to save) and save after every sixth step.
-# The grey part of a bar is training, the coloured part the save.
+# The gray part of a bar is training, the colored part the save.
 
 # %% tags=["nbval-ignore-output"]
 fig, axes = plt.subplots(1, 2, figsize=(10, 3.4), sharey=True, layout="constrained")
 stalls = {}
 for axis, (how, title) in zip(
-    axes, (("sync", "dcp.save"), ("async", "dcp.async_save")), strict=False
+    axes, (("sync", "dcp.save"), ("async", "dcp.async_save")), strict=True
 ):
     timed = (
         notebooks.train(naive, "--how", how, script="ex02/save_stall.py", ranks=2)
@@ -304,10 +304,10 @@ for axis, (how, title) in zip(
     steps = [t["step"] for t in timed]
     trained, in_save = ([1000 * t[part] for t in timed] for part in ("trained", "saved"))
     axis.bar(steps, trained, color="#c4c4c4", label="training")
-    axis.bar(steps, in_save, bottom=trained, color=COLORS[0], label="standing still for the save")
+    axis.bar(steps, in_save, bottom=trained, color=COLORS[0], label="stalled by the save")
     axis.set_title(title)
     axis.set_xlabel("step")
-    stalls[how] = [s for s, step in zip(in_save, steps, strict=False) if step % 6 == 0]
+    stalls[how] = [s for s, step in zip(in_save, steps, strict=True) if step % 6 == 0]
 axes[0].set_ylabel("ms")
 axes[1].legend(loc="upper right")
 plt.show()
@@ -324,5 +324,5 @@ for how, of in stalls.items():
 #
 # - In section 2, which file would you lose if rank 1's disk were full, and who would have to know?
 # - In section 3, suppose that all four files are there but `.metadata` isn't. Is that a checkpoint?
-#   And the other way round?
+#   And the other way around?
 # - A rank is killed between two collectives of a save. At which of them do the others notice?

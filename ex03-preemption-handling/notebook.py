@@ -8,7 +8,7 @@
 # checkpoint that a handler wrote in the middle of a step, draw what happens between a signal and
 # the end of the grace, and look at what one signal does to two ranks.
 #
-# Where it says **yours**, `starter/preemption.py` runs. The outputs stored here come from the
+# Anything called **yours** runs `starter/preemption.py`. The outputs stored here come from the
 # reference solution. The clock is the grader's: its time passes only in the job, and is the same on
 # every machine. Nothing in here is graded: change whatever makes you curious.
 
@@ -24,7 +24,7 @@ BLUE, ORANGE, GREEN, RED, GREY = (
     "#009e73",
     "#d55e00",
     "#8c8c8c",
-)  # safe for colour-blind readers
+)  # safe for color-blind readers
 plt.rcParams.update(
     {
         "figure.dpi": 120,
@@ -185,7 +185,7 @@ def draw(axis, life, grace, title, row=0):
 def legend(fig, *axes):
     entries = {}
     for axis in axes:
-        for handle, name in zip(*axis.get_legend_handles_labels(), strict=False):
+        for handle, name in zip(*axis.get_legend_handles_labels(), strict=True):
             entries.setdefault(name, handle)
     order = [
         n
@@ -207,7 +207,7 @@ mine = {
     for title, fault in where.items()
 }
 fig, axes = plt.subplots(len(where), 1, figsize=(8, 5), layout="constrained")
-for axis, (title, run) in zip(axes, mine.items(), strict=False):
+for axis, (title, run) in zip(axes, mine.items(), strict=True):
     draw(axis, run.lives[0], 4, f"A signal {title}")
 axes[-1].set_xlabel("seconds since the job began")
 legend(fig, *axes)
@@ -226,7 +226,7 @@ for title, run in mine.items():
 # The next life does the whole evaluation again. A part of an evaluation is cheap to lose. What
 # would you have to save to keep it?
 #
-# ## 3. Deaf in the evaluation
+# ## 3. No check during the evaluation
 #
 # The most common mistake: the loop checks the flag after every step, and nowhere else.
 
@@ -263,8 +263,8 @@ print(
 # %% [markdown]
 # ## 4. Two ranks, one signal
 #
-# The signal reaches rank 1 only. First the loop of section 3, in which each rank acts on what it
-# alone knows. Then yours, in which the ranks ask each other after every step.
+# The signal reaches rank 1 only. First comes the loop of section 3, in which each rank acts on what
+# it alone knows. Then comes yours, in which the ranks ask each other after every step.
 
 # %%
 alone = notebooks.train(after_steps, faults=[send("term", 4, rank=1)], ranks=2, **SCRIPT)

@@ -5,11 +5,11 @@
 # # Lab 4: automatic job resubmission
 #
 # In this lab you submit job scripts to a Slurm cluster: real daemons, started for each run and
-# ended after it. You let a tutorial's script lose work, then send your own through four disasters.
-# You draw what happened from the cluster's records and from what the training reported.
+# ended after it. You watch a tutorial's script lose work, then send your own through four
+# disasters. You draw what happened from the cluster's records and from what the training reported.
 #
-# Where it says **yours**, the files in `starter/` run. The outputs stored here come from the
-# reference solution. Times are real: Slurm waits some six seconds before it starts a requeued job
+# Anything called **yours** runs the files in `starter/`. The outputs stored here come from the
+# reference solution. Times are real: Slurm waits about six seconds before it starts a requeued job
 # again (on a site, two minutes). Nothing in here is graded: change whatever makes you curious.
 
 # %% tags=["nbval-ignore-output"]
@@ -23,7 +23,7 @@ BLUE, ORANGE, GREEN, RED, GREY = (
     "#009e73",
     "#d55e00",
     "#8c8c8c",
-)  # safe for colour-blind readers
+)  # safe for color-blind readers
 plt.rcParams.update(
     {
         "figure.dpi": 120,
@@ -122,13 +122,13 @@ def draw(axis, run):
             [s for _, s in steps] + [steps[-1][1]],
             color=(BLUE, GREEN)[n % 2],
             lw=2,
-            label="progress, a colour for each life" if n == 0 else None,
+            label="progress, a color for each life" if n == 0 else None,
         )
         axis.text(
             steps[0][0], 47, f"life {n + 1}", color=(BLUE, GREEN)[n % 2], fontsize=9, ha="left"
         )
     saves = [(e["t"] - zero, e["step"]) for e in run.all("saved")]
-    axis.plot(*zip(*saves, strict=False), ls="none", marker="o", ms=4, color=ORANGE, label="save")
+    axis.plot(*zip(*saves, strict=True), ls="none", marker="o", ms=4, color=ORANGE, label="save")
     heard = [
         (e["t"] - zero, max(s["step"] for s in life if s["event"] in ("step", "resumed")))
         for life in run.lives
@@ -137,12 +137,12 @@ def draw(axis, run):
     ]
     if heard:
         axis.plot(
-            *zip(*heard, strict=False),
+            *zip(*heard, strict=True),
             ls="none",
             marker="v",
             ms=8,
             color="black",
-            label="signal heard",
+            label="signal received",
         )
     for e in run.all("fault"):
         text = {
@@ -180,10 +180,10 @@ for fault, steps in mine.lost:
     print(f"  {fault['do']:<8} at step {fault['step']}: {steps} steps done again")
 
 # %% [markdown]
-# Where a life begins lower than the one before it ended, the job repeats work: after a SIGKILL,
-# from the last save on; after a torn checkpoint, from the one before it. A preemption and a time
-# limit cost only the waiting.
-# (On a site, Slurm checks time limits every 30 seconds; here, every two.)
+# Where a life begins below the step at which the one before it ended, the job repeats work: after a
+# SIGKILL, from the last save on; after a torn checkpoint, from the one before it. A preemption and
+# a time limit cost only the waiting. (On a site, Slurm checks time limits every 30 seconds; here,
+# every two.)
 #
 # ## 3. The cluster's record
 #

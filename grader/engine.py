@@ -10,25 +10,24 @@ import importlib
 import inspect
 import os
 import random
-import shlex
 import threading
 import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
 from grader.course import selection
-from grader.course.catalog import Exercise, Task
+from grader.course.catalog import ROOT, Exercise, Task
 from grader.course.submissions import Submission
 from grader.explain import complete
 from grader.harness import launcher as launchers
-from grader.harness.faults import Fault
+from grader.harness.faults import AnyFault
 from grader.harness.lab import Bench, Cancelled, Lab, course_paths
 from grader.harness.launcher import DiskFull, Limits, Lost
-from grader.report import history, logs, message, printed
+from grader.report import history, logs, message, printed, replay
 from grader.verdicts import (
     BLOCKED,
     FAIL,
@@ -128,17 +127,18 @@ class Grading:
         jobs: int | None = None,
         tasks: list[int] | None = None,
         only: Sequence[str] = (),  # checks' names, or parts of them; empty: all
-        faults: tuple[Fault, ...] | None = None,
+        faults: tuple[AnyFault, ...] | None = None,
         limits: Limits | None = None,
-        logs: Path | None = None,  # where to keep logs of crashes, in a folder per submission
+        logs: Path | None = None,  # a folder for logs of what failing checks printed
+        logs_below: Path = ROOT,  # messages name them by their paths below this folder
         sandbox=None,  # grader.harness.sandbox.Sandbox; None: the best one
         seconds: float | None = None,  # for the whole grading
-        cluster=None,  # grader.checks.ex04.cluster_runs.Where; None: what this machine has
+        cluster=None,  # grader.slurm.target.Where; None: what this machine has
         keep_history: bool = False,  # of failing checks' runs, for a page
         on_change: Callable[[Grading], None] | None = None,
     ):
         self.exercise, self.faults, self.tasks = exercise, faults, tasks
-        self.logs = logs and logs / submission.slug
+        self.logs, self.logs_below = logs, logs_below
         self.keep_history = keep_history
         self.seconds = seconds or (
             SECONDS_ON_A_SITE if cluster and cluster.kind == "site" else SECONDS
@@ -150,6 +150,12 @@ class Grading:
         self.bench.cluster = cluster
         wanted = tuple(map(exercise.task, map(str, tasks))) if tasks else None
         self.checks = select(selection.Selection(exercise, wanted, tuple(only)))
+        self.commands = replay.Commands(
+            replay.submission_option(exercise, submission),
+            self.seed,
+            cluster.kind if cluster else None,
+            {c.name: c.slug for c in self.checks},
+        )
         self.whole = not only  # all checks of the tasks: only then there are points
         if only:
             of_them = {exercise.task(c.task).number for c in self.checks}
@@ -303,37 +309,8 @@ class Grading:
         """The tasks that this one builds on and that didn't pass; waits for them."""
         return self._blockers(self.exercise.task(task_id))
 
-    def _work(self) -> str:
-        """The options that name the submission."""
-        folder = self.bench.submission.folder
-        if folder == self.exercise.starter:
-            return ""
-        if folder == self.exercise.solution:
-            return " --solution"
-        return f" --submission {shlex.quote(str(folder))}"
-
-    def replay(self, outcome: message.Problem) -> str:
-        """The command that reproduces the outcome."""
-        where = f" --cluster {self.bench.cluster.kind}" if self.bench.cluster else ""
-        check = next(c for c in self.checks if c.name == outcome.check)
-        command = f"grade {outcome.task}/{check.slug}{self._work()} --seed {self.seed}{where}"
-        return f"{command} --fault {outcome.finding.fault}" if outcome.finding.fault else command
-
-    def debug(self, outcome: message.Problem) -> str:
-        """The command that runs the outcome's failing life on a terminal; empty if none can."""
-        target = printed.failing_life(outcome.runs, outcome.finding)
-        if target is None:
-            return ""
-        life, rank = target
-        check = next(c for c in self.checks if c.name == outcome.check)
-        command = (
-            f"grade debug {outcome.task}/{check.slug}{self._work()} --seed {self.seed} "
-            f"--life {life}"
-        )
-        return f"{command} --rank {rank}" if rank else command
-
     def done(self) -> tuple[int, int]:
-        """The number of decided checks, and of all."""
+        """The number of decided checks, and of all checks."""
         return sum(f.done() for f in self._futures.values()), len(self._futures)
 
     def task_result(self, task: Task, told: dict[str, str]) -> TaskResult:
@@ -365,7 +342,7 @@ class Grading:
         result.message, result.evidence = str(said), said.data
         if self.keep_history and verdict in (FAIL, INCONCLUSIVE):
             # now: the runs' files are gone when the grading is closed
-            result.history = history.of_task(problems, self._translate, self.replay)
+            result.history = history.of_task(problems, self._translate, self.commands.replay)
         if figures := {what: text for o in outcomes for what, text in o.figures.items()}:
             result.evidence["measured"] = figures
         return result
@@ -380,7 +357,9 @@ class Grading:
     ) -> message.Message:
         first = problems[0] if problems and not blockers else None
         said = printed.whole(first.runs, self._translate) if first else ""
-        log = logs.keep(self.logs / f"{task.id}.log", said) if self.logs else ""
+        log = ""
+        if self.logs:
+            log = logs.keep(self.logs / f"{task.id}.log", said, self.logs_below)
         if verdict == PASS:
             return message.Message()
         if verdict == BLOCKED:
@@ -392,8 +371,8 @@ class Grading:
             told,
             task_id=task.id,
             seed=self.seed,
-            replay=self.replay(problems[0]),
-            debug=self.debug(problems[0]),
+            replay=self.commands.replay(problems[0]),
+            debug=self.commands.debug(problems[0]),
             log=log,
             printed=printed.rows(problems[0].runs, problems[0].finding),
             translate=self._translate,
@@ -421,6 +400,7 @@ class Grading:
             self.seed,
             self.bench.sandbox.kind,
             dict(Counter(self.bench.clusters)),
+            attempts=sorted(set(self.bench.attempts), key=astuple),
         )
 
     def close(self) -> None:
@@ -434,9 +414,15 @@ class Grading:
         self.bench.close()
 
 
+def cores() -> int:
+    """Those that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def default_jobs() -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, min(8, cores or 1))
+    return min(8, cores())
 
 
 def grade(exercise: Exercise, submission: Submission, launcher=None, **options) -> ExerciseResult:

@@ -1,4 +1,4 @@
-"""What the codes of findings mean: messages.toml, beside the checks."""
+"""What the codes of findings mean: messages.toml, next to the checks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Explanation:
     summary: str  # what went wrong, in one sentence
     production: str  # what it costs in a real job
     example: str  # the mistake, and what does it right
-    means: str = ""  # of a finding that says nothing of its own
+    means: str = ""  # for a finding that has none of its own
     think: str = ""
 
 
@@ -49,7 +49,7 @@ def find(code: str) -> Explanation:
 
 
 def complete(finding: Finding) -> Finding:
-    """The finding, with what its code means and asks where it says nothing of its own."""
+    """The finding; where it has no `means` or `think`, with those of its code."""
     if known := explanations().get(finding.code):
         finding.means = finding.means or known.means
         finding.think = finding.think or known.think

@@ -11,7 +11,7 @@ from pathlib import Path
 def write_atomically(path: str | os.PathLike[str], text: str) -> None:
     """Replace the file at `path`. An OSError leaves the old file, and nothing else.
 
-    The new file is written under a name that nobody can guess, so nobody can put a pipe or a link
+    The new file gets a name that can't be guessed, so no other process can put a pipe or a link
     there first. It isn't synced: this is for readers, and not against a power failure.
     """
     path = Path(path)

@@ -6,7 +6,7 @@ import signal
 
 
 class Interrupted(BaseException):
-    """Somebody wants us to end: by a key, a scheduler, or a terminal that is gone."""
+    """We were asked to end: by a key, a scheduler, or a terminal that is gone."""
 
     def __init__(self, number: int):
         super().__init__(number)

@@ -92,7 +92,7 @@ def train(
 def on_cluster(
     submission: Submission, script: str, *flags: object, plan: Sequence[dict] = (), uses: str = ""
 ):
-    """One run of the submission's job script on a cluster of its own (ex04/cluster_runs.py).
+    """One run of the submission's job script on its own cluster (ex04/cluster_runs.py).
 
     plan    [{"step": 7, "do": "preempt"}, ...]
     Raises  UsageError if this machine can't run a cluster.

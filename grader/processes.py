@@ -1,5 +1,5 @@
-"""What a process asks of the kernel about others: to die with its parent, to adopt orphans, how
-they get on.
+"""Process primitives: die with the parent, adopt orphans, kill a session, wait for a condition,
+list descendants.
 """
 
 from __future__ import annotations
@@ -8,7 +8,8 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 # looked up here, once: nothing may be imported between fork and exec
@@ -74,3 +75,24 @@ def waited_for_a_processor(pid: int, thread: int | str | None = None) -> float:
             return int(f.read().split()[1]) / 1e9
     except (OSError, ValueError, IndexError):
         return 0.0
+
+
+def wait_until(
+    condition: Callable[[], bool],
+    seconds: float,
+    pause: Callable[[float], None] = time.sleep,
+    *,
+    at_most: float = 0.1,
+) -> bool:
+    """Look until it holds, for conditions that send no event; False if it never did within the
+    time.
+
+    pause    waits between two looks, for a time that grows to `at_most` s
+    """
+    deadline, distance = time.monotonic() + seconds, min(0.005, at_most)
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        pause(distance)
+        distance = min(at_most, distance * 1.5)
+    return True

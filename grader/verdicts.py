@@ -12,7 +12,7 @@ HANGS = ("limit", "deadlock")
 
 
 class Row(NamedTuple):
-    """A row of evidence. Most are plain pairs; those of which more is known have a type."""
+    """A row of evidence. Most are plain pairs; rows with more structure have a type."""
 
     label: str
     text: str
@@ -58,7 +58,7 @@ def _last(kind: type[Row], rows: Iterable[tuple[str, str]]) -> Row | None:
 class Finding(AssertionError):
     """What a check found wrong.
 
-    code      what it is, the same for ever: "state-lost"; `grade explain` knows it
+    code      what it is; it never changes: "state-lost"; `grade explain` knows it
     rows      the evidence, as (label, text), in the order in which it is read
     fault     the fault schedule that shows it, as text, for the replay command
     about     what it is about, where one code stands for several: "NumPy RNG"
@@ -96,7 +96,7 @@ class Finding(AssertionError):
 
     @property
     def cause(self) -> str:
-        """Two findings with one cause are told once."""
+        """Two findings with the same cause are reported once."""
         return f"{self.code}:{self.about}" if self.about else self.code
 
     @property
@@ -165,7 +165,7 @@ class NotSelected(Exception):
 
 @dataclass
 class Outcome:
-    """What one check (of one task) came to."""
+    """The outcome of one check (of one task)."""
 
     check: str  # its function's name
     title: str  # the same as a sentence
@@ -193,7 +193,25 @@ class TaskResult:
     seconds: float  # from its first check's begin to its last one's end; tasks run at the same time
     message: str = ""
     evidence: dict[str, Any] = field(default_factory=dict)
-    history: list[dict[str, Any]] = field(default_factory=list)  # for a page (report/history.py)
+    history: list[dict[str, Any]] = field(default_factory=list)  # for a page (report/history)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """Something that a submission reached for and no task needs (harness/inside/attempts.py).
+
+    The submission's own process reported it, so it may be anything.
+    """
+
+    check: str
+    kind: str  # "network", "read", "write", "signal", "reports", "interpreter"
+    what: str
+    where: str  # the line of the submission: "checkpointing.py:12"
+
+    @classmethod
+    def of(cls, check: str, event: dict[str, Any]) -> Attempt:
+        kind, what, where = (str(event.get(name))[:300] for name in ("kind", "what", "where"))
+        return cls(check, kind, what, where)
 
 
 @dataclass
@@ -208,6 +226,8 @@ class ExerciseResult:
     # kind of cluster -> how many of its runs had one of this kind (checks/ex04/cluster_runs.py)
     clusters: dict[str, int] = field(default_factory=dict)
     problem: str = ""  # why nothing could be run, if so
+    # what the submission reached for and no task needs, for an instructor
+    attempts: list[Attempt] = field(default_factory=list)
 
     @property
     def score(self) -> int:

@@ -1,4 +1,4 @@
-"""Signals as something to wait for, beside files and sockets."""
+"""Signals as something to wait for, alongside files and sockets."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The boundary: a driver reports what happened; only a check, in the grader's own process, knows
 what should have happened.
 
-Everything that runs in or beside the student's process is untrusted. Held here by imports, and by
-the absence of message text: a driver that has nothing to say can't judge.
+Everything that runs in or alongside the student's process is untrusted. Held here by imports, and
+by the absence of message text: a driver that has nothing to say can't judge.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from grader.course.catalog import Exercise
 from grader.harness.trajectory import COMPONENTS
 
 JUDGING = ("checks", "course", "engine", "mutants", "report", "tests", "verdicts", "yardstick")
-WORDS = 4  # a string of so many words is a message
+WORDS = 4  # a string of this many words is a message
 
 
 def problems(root: Path, exercises: list[Exercise]) -> Iterator[str]:
@@ -25,12 +25,12 @@ def problems(root: Path, exercises: list[Exercise]) -> Iterator[str]:
         judging = sorted(name for name in imported(tree) if name.split(".")[0] in JUDGING)
         if judging:
             yield (
-                f"{where}: runs beside student code and imports {', '.join(judging)}; report an "
+                f"{where}: runs alongside student code and imports {', '.join(judging)}; report an "
                 "observation and let a check judge it"
             )
         for line, text in messages(tree):
             yield (
-                f"{where}: runs beside student code and says {text!r} in line {line}; report a "
+                f"{where}: runs alongside student code and says {text!r} in line {line}; report a "
                 "value and let a check put it into words"
             )
 
@@ -75,7 +75,7 @@ def messages(tree: ast.AST) -> list[tuple[int, str]]:
     return found
 
 
-PRINTS = ("print", "say")  # what the training script tells whoever runs it by hand
+PRINTS = ("print", "say")  # what the training script prints for a person who runs it by hand
 
 
 def _silent(tree: ast.AST) -> set[int]:

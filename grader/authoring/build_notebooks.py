@@ -32,7 +32,7 @@ def notebook_path(exercise: Exercise) -> Path:
 def cells(exercise: Exercise) -> list:
     """The cells of the exercise's source, as nbformat has them. UsageError if there are none.
 
-    What stands before the first marker is for those who read the source: no cell.
+    Text before the first marker is for readers of the source: no cell.
     """
     jupytext, _, _ = _tools()
     path = source_path(exercise)
@@ -145,7 +145,7 @@ def _digest(path: Path) -> str:
 
 
 def _neutral(notebook) -> None:
-    """Nothing about the machine that executed it, nor when."""
+    """Remove what says when and on which machine it was executed."""
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},

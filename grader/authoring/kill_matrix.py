@@ -12,10 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from grader import engine, mutants
-from grader.checks.ex04.cluster_runs import Where
 from grader.course.catalog import Exercise
 from grader.errors import UsageError
 from grader.harness import launcher as launchers
+from grader.slurm.target import Where
 from grader.verdicts import BLOCKED, FAIL, PASS, ExerciseResult
 
 SIGN = {PASS: "", FAIL: "**caught**", BLOCKED: "blocked"}
@@ -26,7 +26,7 @@ def table_path(exercise: Exercise) -> Path:
 
 
 def on_cluster(exercise: Exercise) -> dict:
-    """Where its mutants run if they need a cluster: on the stand-in, which keeps nobody waiting."""
+    """Where its mutants run if they need a cluster: on the stand-in, which is quick."""
     return {"cluster": Where("stand-in")} if engine.at_once(exercise) else {}
 
 
@@ -78,7 +78,7 @@ def table(exercise: Exercise, rows: dict[str, str]) -> str:
 
 
 def written(exercise: Exercise) -> dict[str, str]:
-    """The rows of the table as it lies there."""
+    """The rows of the existing table."""
     path = table_path(exercise)
     lines = path.read_text().splitlines() if path.exists() else []
     return {

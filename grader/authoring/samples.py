@@ -100,7 +100,7 @@ def blocks(text: str) -> list[Block]:
 
 
 def cut(root: Path, marker: re.Match, tasks: dict[tuple[str, str], Task]) -> list[str]:
-    """The lines that a marker asks for, of a snapshot's message: its code stands in the heading.
+    """The lines that a marker asks for, of a snapshot's message: its code is in the heading.
 
     ValueError if there is no such snapshot, or line.
     """

@@ -1,4 +1,4 @@
-"""One title for each exercise and task, from exercise.toml, wherever it stands."""
+"""One title for each exercise and task, from exercise.toml, wherever it appears."""
 
 from __future__ import annotations
 

@@ -4,8 +4,10 @@ python -m grader.bench                        the grader, crash testing, and the
                                               against other savers
 python -m grader.bench --only grading         launch and grading times, and pages
 python -m grader.bench --only watch           from saving a file to its first verdict
+python -m grader.bench --only class           a class undisturbed, killed twice, on a cluster
+                                              (--students N of --exercise EX)
 python -m grader.bench --only isolation       lives and gradings with and without the sandbox
-python -m grader.bench --only load            20 gradings of each solution beside 8 busy
+python -m grader.bench --only load            20 gradings of each solution alongside 8 busy
                                               processes (an hour)
 python -m grader.bench --only crash           disk states a second, their growth, the cost of
                                               recording
@@ -23,15 +25,20 @@ import click
 
 from grader.course import catalog
 
+PARTS = ["grading", "watch", "class", "isolation", "load", "crash", "savers", "flakes"]
+
 
 @click.command(help=__doc__)
 @click.option(
     "--only",
-    type=click.Choice(["grading", "watch", "isolation", "load", "crash", "savers", "flakes"]),
+    type=click.Choice(
+        ["grading", "watch", "class", "isolation", "load", "crash", "savers", "flakes"]
+    ),
     help="One part.",
 )
 @click.option("--exercise", help="Exercises whose solution and mutants to grade (ex01; load: all).")
-@click.option("--busy", default=8, help="Busy processes beside the gradings under load.")
+@click.option("--busy", default=8, help="Busy processes alongside the gradings under load.")
+@click.option("--students", default=60, help="Of the class that is graded.")
 @click.option("--rounds", default=5, help="How often to measure everything.")
 @click.option(
     "--plain/--no-plain", default=True, help="Also grade with plain processes (a minute)."
@@ -59,7 +66,9 @@ from grader.course import catalog
     type=click.Path(path_type=Path, dir_okay=False),
     help="Draw the savers' figures into this PNG.",
 )
-def main(only, exercise, busy, rounds, plain, flake_rounds, load, record, sizes, folder, plot):
+def main(
+    only, exercise, busy, students, rounds, plain, flake_rounds, load, record, sizes, folder, plot
+):
     if only in (None, "grading"):
         from grader.bench import grading
 
@@ -70,6 +79,10 @@ def main(only, exercise, busy, rounds, plain, flake_rounds, load, record, sizes,
         from grader.bench import watch
 
         watch.first_verdicts(rounds)
+    if only == "class":
+        from grader.bench import classroom
+
+        sys.exit(classroom.run(exercise or "ex01", students))
     if only in (None, "isolation"):
         from grader.bench import isolation
 

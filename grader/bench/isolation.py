@@ -117,7 +117,7 @@ def under_load(rounds: int, busy: int, names: list[str]) -> int:
                     )
         spread = f"{min(times):.0f} to {max(times):.0f} s"
         out.print(
-            f"{exercise.id}: {rounds} gradings beside {busy} busy processes, {spread}; {wrong} "
+            f"{exercise.id}: {rounds} gradings alongside {busy} busy processes, {spread}; {wrong} "
             "without full marks so far"
         )
     return 1 if wrong else 0

@@ -70,8 +70,9 @@ def pytest_pyfunc_call(pyfuncitem):
     if outcome and outcome.verdict != PASS:
         title = f"{INCONCLUSIVE}: " if outcome.verdict == INCONCLUSIVE else ""
         text = escaped(course_paths(str(outcome.finding), grading.bench))
+        replay = grading.commands.replay(outcome)
         pytest.fail(
-            f"{task}  {title}{outcome.title}{text}\n  replay     {grading.replay(outcome)}",
+            f"{task}  {title}{outcome.title}{text}\n  replay     {replay}",
             pytrace=False,
         )
     return True

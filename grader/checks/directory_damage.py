@@ -201,8 +201,8 @@ def every_way(
 
 
 def far_apart(files: dict[str, Identity], number: int, draw: random.Random) -> Iterator[Harm]:
-    """Single flipped bits in large files, whose digest may cover only a part: spread evenly, and
-    ever nearer to both ends.
+    """Single flipped bits in large files (a digest may cover only part of them): spread evenly, and
+    denser toward both ends.
     """
     for path, (_, _, size, _) in each_once(files).items():
         if size > EDGE:

@@ -151,7 +151,7 @@ def over_limit(controls: Controls, run: Run, process: Process, when: list) -> Fi
 
 
 NORMAL = "a whole run takes about 1 s"
-HOLDS = "a job that hangs holds its nodes until the time limit, and nobody hears of it"
+HOLDS = "a job that hangs holds its nodes until the time limit, and nothing reports it"
 WAITS = "what does this line wait for, and what if that never comes?"
 
 

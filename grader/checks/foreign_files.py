@@ -1,5 +1,5 @@
-"""Other people's files beside a submission's own, with similar names: the submission must not read,
-count or delete them, or trip over them.
+"""Other people's files next to a submission's own, with similar names: the submission must not
+read, count or delete them, or trip over them.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Stranger:
 
 
 def put(directory: Path, own: list[str], draw: random.Random) -> dict[str, Stranger]:
-    """Put strangers beside the files `own` (paths below the directory)."""
+    """Put strangers next to the files `own` (paths below the directory)."""
     found: dict[str, Stranger] = {}
     names = sorted(
         {path.split("/")[0] for path in own},

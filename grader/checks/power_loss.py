@@ -153,7 +153,7 @@ def _judge(
 def _unseen(unseen: dict) -> Inconclusive:
     rows = [("unseen", f"what a power loss leaves of your saves: {unseen['why']}")]
     means = (
-        "nothing was found wrong, but this machine can't decide it; grade it on Linux for the "
+        "nothing wrong was found, but this machine can't prove it; grade it on Linux for the "
         "points (a container will do)"
     )
     blocks = unseen["seen"]

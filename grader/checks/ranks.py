@@ -29,7 +29,7 @@ def never_met(crashes: list[dict]) -> Inconclusive | None:
                 [
                     (
                         "machine",
-                        "ranks can't reach each other here, by the loopback device: "
+                        "ranks can't reach each other here over the loopback device: "
                         f"{crash['type']}: {error}",
                     )
                 ],
@@ -43,8 +43,8 @@ def deadlock(
     fault: str | None = None,
     left: dict[int, str] | None = None,
 ) -> Finding:
-    """Ranks waited for each other, in different places. `left`: of ranks that had left by then,
-    what is told instead of where they stand now.
+    """Ranks waited for each other, in different places. `left`: for ranks that had already left,
+    the text to show instead of where they are now.
     """
     last = [_last_collective(process) for process in processes]
     if all(s and s["open"] for s in last) and len({_identity(s) for s in last if s}) == 1:
@@ -53,7 +53,7 @@ def deadlock(
             "other"
         )
         return Inconclusive("slow", [*when, ("machine", slow)], fault)
-    waited = f"no rank goes on: a collective failed after waiting {PATIENCE:g} s for the others"
+    waited = f"no rank continues: a collective failed after waiting {PATIENCE:g} s for the others"
     rows = [
         *when,
         ("deadlock", waited),
@@ -70,7 +70,7 @@ def deadlock(
 
 
 def left_by(function: str, error: dict) -> str:
-    """What is told of a rank that left the function by an error of its own."""
+    """The text for a rank that left the function by its own error."""
     message = next(iter(error["message"].splitlines()), "")[:150]
     return f"left {function} by {error['type']}: {message}{raised_at(error)}"
 
@@ -80,8 +80,8 @@ def _identity(entered: dict) -> tuple:
 
 
 def _parted(processes: list[Process]) -> list[tuple[str, str]]:
-    """Where the ranks first came to different collectives, if that isn't where they stand: two
-    barriers fit each other, whoever calls them, and the ranks go on until something doesn't fit.
+    """Where the ranks first called different collectives, if that isn't where they are now: any two
+    barriers match, so the ranks continue until something doesn't match.
     """
     of_ranks = [process.all("collective") for process in processes]
     for entered in zip(*of_ranks, strict=False):  # as far as all of them came
@@ -90,12 +90,13 @@ def _parted(processes: list[Process]) -> list[tuple[str, str]]:
         if all(e["n"] == of_rank[-1]["n"] for e, of_rank in zip(entered, of_ranks, strict=True)):
             return []
         came = (f"rank {r} came to {e['name']}, {_line(e)}" for r, e in enumerate(entered))
-        return [("parted", "; ".join(came) + ", which fit each other by accident")]
+        return [("parted", "; ".join(came) + ", which matched by accident")]
     return []
 
 
 def by_others(process: Process, crash: dict) -> bool:
-    """A rank whose collective fails since another one is gone, or never comes, is no culprit."""
+    """A rank isn't the culprit if its collective fails because another rank is gone or never
+    comes."""
     failed = process.all("collective failed")
     if (
         failed
@@ -116,7 +117,7 @@ def left_well(process: Process) -> bool:
 
 
 def _last_collective(process: Process) -> dict | None:
-    """The collective that the rank entered last; "open": it never came back from it."""
+    """The collective that the rank entered last; "open": it never returned from it."""
     entered = process.all("collective")
     if not entered:
         return None
@@ -125,7 +126,7 @@ def _last_collective(process: Process) -> dict | None:
 
 
 def standing(processes: list[Process]) -> dict[int, str]:
-    """Rank -> where it stood at the end."""
+    """Rank -> where it was at the end."""
     return {rank: _stood(process) for rank, process in enumerate(processes)}
 
 
@@ -146,7 +147,7 @@ def _stood(process: Process) -> str:
         message = crash["message"].splitlines()[0][:200] if crash["message"] else ""
         return f"raised {crash['type']}: {message}{raised_at(crash)}"
     if left_well(process):
-        return "has come to the end of the script"
+        return "reached the end of the script"
     text = f"is gone: it left with {left_with(process.status)}"
     if last:
         text += f"; its last collective was {last['name']}, {_line(last)}"
@@ -154,12 +155,12 @@ def _stood(process: Process) -> str:
 
 
 def rank_row(world: int, rank: int) -> list[tuple[str, str]]:
-    """As evidence: which of several ranks; nothing of a process alone."""
+    """As evidence: which of several ranks; nothing for a single process."""
     return [("rank", f"{rank} (of {world})")] if world > 1 else []
 
 
 def by_rank(told: dict[int, str]) -> list[tuple[str, str]]:
-    """As evidence: what is told of each rank."""
+    """As evidence: the text for each rank."""
     return [(f"rank {rank}", text) for rank, text in told.items()]
 
 
@@ -179,14 +180,14 @@ def left_early(
     rows = [
         ("held", held),
         Found(back),
-        ("expected", f"no rank comes back before {until}"),
+        ("expected", f"no rank returns before {until}"),
     ]
     return Finding(
         "left-early",
         rows,
         means=(
-            "a rank that goes on may report a checkpoint, delete the one before it, or end the "
-            "job, while there is none"
+            "a rank that continues may report a checkpoint that doesn't exist, delete the one "
+            "before it, or end the job"
         ),
         think=think,
     )
@@ -203,5 +204,5 @@ def together(run: Run) -> None:
                 [Struck(run.story), Gist("resumed", resumed)],
                 schedule_of(run),
                 means="the ranks train different jobs, and average their gradients",
-                think="who decides which checkpoint it is, and how do the others get to know?",
+                think="which rank decides which checkpoint it is, and how do the others find out?",
             )

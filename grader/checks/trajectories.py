@@ -1,4 +1,4 @@
-"""Expectations on the course of a run. Each returns quietly or raises a Finding with its evidence.
+"""Assertions about a run's trajectory. Each returns quietly or raises a Finding with its evidence.
 
 Every resume check asserts three things: the earlier lives really died of their faults and the last
 one finished (endings.finished), progress was kept (`progress_kept`), and the trajectory is that of
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from grader.checks.endings import Controls, finished
-from grader.checks.explanations import meaning
+from grader.checks.lost_state import meaning
 from grader.checks.ranks import rank_row, together
 from grader.harness.run import Run, schedule_of
 from grader.harness.trajectory import Divergence, order
@@ -19,7 +19,7 @@ from grader.verdicts import FAIL, Finding, Gist, Inconclusive, Struck
 
 
 def rejoins(controls: Controls, run: Run, undisturbed: Run) -> None:
-    """The three assertions of a resume check, in the order in which they make sense."""
+    """The three assertions of a resume check, in the order that makes sense."""
     finished(controls, undisturbed)
     try:
         finished(controls, run)
@@ -70,7 +70,7 @@ def _progress_kept(run: Run) -> None:
             again = f"{life.reached - after.resumed_at} of {life.reached} finished steps"
             over = ": the run started over" if after.resumed_at == 0 else ""
             means = f"{again} are done again{over}"
-            think = "which numbers say how far the run has come, and who restores them?"
+            think = "which numbers say how far the run has got, and what restores them?"
         else:
             means = "the relaunched job counts steps that were never trained"
             think = "what is the step counter at the moment of the save, and after the load?"
@@ -88,7 +88,7 @@ def _progress_kept(run: Run) -> None:
 
 def same_trajectory(controls: Controls, run: Run, undisturbed: Run, partly: bool = False) -> None:
     """On every rank, the run's trajectory is the undisturbed one's, bit for bit; `partly`: as far
-    as it got. What is told is where the first rank parts.
+    as it got. The finding says where the first rank diverges.
     """
     parting = first_parting(run, undisturbed, partly)
     if parting is None:
@@ -100,7 +100,7 @@ def same_trajectory(controls: Controls, run: Run, undisturbed: Run, partly: bool
 
 
 def first_parting(run: Run, other: Run, partly: bool = False) -> tuple[int, Divergence] | None:
-    """(rank, divergence) of the rank that parts first, and of the first cause among them."""
+    """(rank, divergence) of the rank that diverges first, and of the first cause among them."""
     found = [
         (rank, parting)
         for rank in range(run.world)
@@ -115,8 +115,8 @@ def _lost(run: Run, rank: int, found: Divergence) -> Finding:
     if twin := _equals(run, rank, found):
         component, other = twin
         rows.append(("equals", f"rank {rank}'s {component} equals rank {other}'s"))
-        means = "ranks that draw the same noise: the average over ranks is an average over copies"
-        think = "whose state did you save, and who loads it?"
+        means = "the ranks draw the same noise: the average over ranks is an average over copies"
+        think = "whose state did you save, and which rank loads it?"
     finding = Finding(
         "state-lost",
         rows,
@@ -137,7 +137,7 @@ EACH_FOR_ITSELF = ("Python RNG", "NumPy RNG", "torch RNG", "batch indices")
 
 
 def _equals(run: Run, rank: int, found: Divergence) -> tuple[str, int] | None:
-    """(component, other rank) if this rank has what is another rank's own."""
+    """(component, other rank) if this rank has another rank's own state."""
     for component in (c for c in found.different if c in EACH_FOR_ITSELF):
         for other in range(run.world):
             record = run.of(other).trajectory.steps.get(found.step)
@@ -168,15 +168,15 @@ def not_reproducible(controls: Controls, noise: Divergence) -> Finding:
 
 
 def parting_rows(run: Run, rank: int, found: Divergence) -> list[tuple[str, str]]:
-    """Where this rank of a run parts from the undisturbed one, and in what."""
+    """Where this rank of a run diverges from the undisturbed one, and in which components."""
     return divergence_rows(run.of(rank), found, rank_row(run.world, rank))
 
 
 def divergence_rows(
     run: Run, found: Divergence, whose: Sequence[tuple[str, str]] = ()
 ) -> list[tuple[str, str]]:
-    """Where a run parts from the undisturbed one, and in what. `whose`: a row that names its
-    rank.
+    """Where a run diverges from the undisturbed one, and in which components. `whose`: a row that
+    names its rank.
     """
     rows = [*([Struck(run.story)] if run.schedule else []), *whose]
     when = ", the first step after resuming" if found.first_after_resume else ""

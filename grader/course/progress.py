@@ -1,4 +1,4 @@
-"""What each task last came to: which passed, when and with which seed, kept in a file that may hold
+"""Each task's last verdict: which passed, when and with which seed, kept in a file that may hold
 anything.
 """
 
@@ -19,7 +19,7 @@ from grader.course.submissions import Submission
 from grader.files import write_atomically
 from grader.verdicts import BLOCKED, FAIL, PASS, TaskResult
 
-# submissions beside the starters, those graded last: somebody may grade a whole class here
+# submissions besides the starters, those graded last: an instructor may grade a whole class here
 KEPT = 100
 
 
@@ -32,7 +32,7 @@ class Last:
     when: float  # s since 1970
     seed: int
     files: str  # digest of the submission's files
-    passed: float | None  # when it last passed, perhaps with other files
+    passed: float | None  # when it last passed, possibly with other files
     passed_seed: int | None
 
     def __post_init__(self) -> None:

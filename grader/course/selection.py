@@ -83,7 +83,7 @@ def parse(
 
 
 def choose(checks: Sequence[AnyCheck], parts: Iterable[str]) -> list[AnyCheck]:
-    """Those of `checks` that the names or parts of names stand for, in their order.
+    """Those of `checks` that the names or parts of names match, in their order.
 
     Checks that differ in their case alone (":two_workers") may share a name.
 

@@ -21,9 +21,17 @@ class Submission:
     Lives run copies, so nothing that they do reaches the student's own files.
     """
 
-    def __init__(self, folder: Path, module: str, files: dict[str, bytes] | None = None):
+    def __init__(
+        self,
+        folder: Path,
+        module: str,
+        files: dict[str, bytes] | None = None,
+        *,
+        shown: str = "",  # its path in messages, where that isn't `folder`
+    ):
         self.folder, self.module = folder, module
-        self.files = _snapshot(folder) if files is None else files
+        self.files = snapshot(folder) if files is None else files
+        self.shown = shown or str(folder)
         self.key = str(folder)
 
     @property
@@ -40,16 +48,16 @@ class Submission:
         """Why it can't be run at all; empty if it can."""
         if self.module in self.files:
             return ""
-        path = self.folder / self.module
+        path, shown = self.folder / self.module, f"{self.shown}/{self.module}"
         if path.is_symlink():
-            return f"{path} is a symbolic link; a submission is plain files"
+            return f"{shown} is a symbolic link; a submission is plain files"
         if path.is_dir():
-            return f"{path} is a directory, but should be a file"
+            return f"{shown} is a directory, but should be a file"
         if not path.exists():
-            return f"there is no {self.module} in {self.folder}"
+            return f"there is no {self.module} in {self.shown}"
         if path.is_file() and path.stat().st_size > MAX_FILE:
-            return f"{path} is larger than {MAX_FILE >> 20} MiB; a submission is source code"
-        return f"{path} can't be read"
+            return f"{shown} is larger than {MAX_FILE >> 20} MiB; a submission is source code"
+        return f"{shown} can't be read"
 
     def copy_to(self, target: Path) -> Path:
         for name, data in self.files.items():
@@ -58,9 +66,9 @@ class Submission:
         return target
 
 
-def _snapshot(folder: Path) -> dict[str, bytes]:
+def snapshot(folder: Path) -> dict[str, bytes]:
     """The plain files below `folder`. No link is followed, not even one that replaces a folder
-    meanwhile.
+    during the copy.
     """
     files: dict[str, bytes] = {}
     total = seen = 0

@@ -73,7 +73,7 @@ def story(report: Report, failure: Failure) -> dict[str, Any]:
         "on": [TITLES[m] for m in TITLES if m in state.models],
         "lost": list(state.lost),
         "disk": held(state.tree),
-        # the same as data, beside what was promised and what the calls had made of it
+        # the same as data, next to what was promised and what the calls had left
         "files": {
             "returned": contents(
                 enumeration.final(report.record.disk, _until(done, promise.durable))
@@ -112,7 +112,7 @@ def held(tree: operations.Tree) -> list[str]:
 
 
 def contents(tree: operations.Tree) -> list[list[str]]:
-    """What a directory holds: [path, what lies there, a digest if it is a file's content]."""
+    """What a directory holds: [path, what is there, a digest if it is a file's content]."""
     return [
         [path, "directory", ""]
         if content is None

@@ -192,7 +192,7 @@ def reachable(
 
 
 def thin(found: Space, most: int) -> int:
-    """Keep at most so many trees. How many were left out.
+    """Keep at most `most` trees. Returns how many were left out.
 
     First, half of them at most, evenly drawn ones that a killed process leaves. Then those in which
     a mistake in the order of syncs shows: for any two files, one is there, whole, and the other one
@@ -263,7 +263,7 @@ def keep(found: Space, kept: Collection[object]) -> int:
 
 
 def final(disk: Disk, ops: list[Op]) -> Tree:
-    """What lies there after all operations, if nothing is lost."""
+    """What is on disk after all operations, if nothing is lost."""
     *_, (_, _, entries, contents) = _prefixes(disk, ops, len(ops))
     return _tree(disk, entries, contents)
 

@@ -276,7 +276,7 @@ def _contents(file: _Content, model: Model) -> list[tuple[bytes, str]]:
 
 
 def _common(a: bytes, b: bytes) -> int:
-    """How many bytes they begin with in common."""
+    """The length of their common prefix, in bytes."""
     low, high = 0, min(len(a), len(b))
     while low < high:
         middle = (low + high + 1) // 2

@@ -78,7 +78,7 @@ class Note(Op):
 @dataclass
 class Disk:
     """What a directory held before the first operation, and what each inode is. Modes and owners
-    aren't modelled.
+    aren't modeled.
     """
 
     directories: set[int] = field(default_factory=lambda: {ROOT})

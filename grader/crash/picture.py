@@ -48,13 +48,13 @@ def of(report: Report, failure: Failure, pyplot: Any) -> Any:
     for n, op in enumerate(ops):
         mark, sync = isinstance(op, Mark), isinstance(op, (Sync, SyncAll))
         lost = any(op.text and op.text in what for what in it["lost"])
-        colour = BAD if lost else GOOD if sync else QUIET if mark else "black"
+        color = BAD if lost else GOOD if sync else QUIET if mark else "black"
         if not mark:
             axes.plot(
                 [0.55],
                 [n],
                 marker="s" if sync else "o",
-                color=colour,
+                color=color,
                 markersize=6,
                 fillstyle="none" if lost else "full",
             )
@@ -64,7 +64,7 @@ def of(report: Report, failure: Failure, pyplot: Any) -> Any:
             _text(op) + ("   (not on the disk)" if lost else ""),
             va="center",
             fontsize=9,
-            color=colour,
+            color=color,
             style="italic" if mark else "normal",
         )
         axes.text(0.2, n, str(begin + n + 1), va="center", ha="right", fontsize=7, color=QUIET)

@@ -71,7 +71,7 @@ def to_record(data: dict[str, Any]) -> Record:
 
 
 def from_trees(trees: list[operations.Tree]) -> dict[str, Any]:
-    """JSON of what lies in directories; contents that they share stand there once."""
+    """JSON of the contents of directories; shared contents appear once."""
     numbers: dict[bytes, int] = {}
     of = [
         [

@@ -1,9 +1,9 @@
-"""Records what processes do to a directory: each of their calls, as an operation of disk.py.
+"""Records what processes do to a directory: each of their calls, as an operation of operations.py.
 
 What a call did is taken from the kernel and not from its arguments: names by listing the directory
 again, bytes by reading them back, offsets from /proc. So links, relative paths, appending, several
-threads and several processes need no rules of their own. At the end the record, played from the
-start, must give what lies on the disk.
+threads and several processes need no special rules. At the end, replaying the record from the start
+must give what is on the disk.
 """
 
 from __future__ import annotations
@@ -13,15 +13,14 @@ import json
 import mmap
 import os
 import stat
-import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from grader.crash import enumeration, operations
+from grader.crash import enumeration
+from grader.crash.directory import Directory, File, Incomplete
 from grader.crash.operations import (
-    ROOT,
     Disk,
     Mark,
     Names,
@@ -32,7 +31,7 @@ from grader.crash.operations import (
     Truncate,
     Write,
 )
-from grader.crash.syscalls import FICLONE, FICLONERANGE
+from grader.crash.syscalls import FD_FIRST, FD_THIRD, FICLONE, FICLONERANGE, MADE, PATHS
 from grader.crash.tracer import HOLD, PASS, Ended, Tracee, Tracer, Unavailable
 
 __all__ = ["Incomplete", "Record", "Unavailable", "mark", "record"]
@@ -40,48 +39,9 @@ __all__ = ["Incomplete", "Record", "Unavailable", "mark", "record"]
 MARKS = 0x7FF0FACE  # a descriptor that no process has: what is written to it is for the recorder
 LARGEST = 256 << 20  # bytes of writes that a record may hold
 
-_FD_FIRST = {
-    "write",
-    "pwrite64",
-    "writev",
-    "pwritev",
-    "pwritev2",
-    "sendfile",
-    "ftruncate",
-    "fallocate",
-    "ioctl",
-}
-_FD_THIRD = {"splice", "copy_file_range"}
-_MADE = {"open", "creat", "openat", "openat2"}
-# where a call's paths are: (directory's descriptor, path), None for a path that starts at the
-# working directory
-_PATHS: dict[str, list[tuple[int | None, int]]] = {
-    "open": [(None, 0)],
-    "creat": [(None, 0)],
-    "openat": [(0, 1)],
-    "openat2": [(0, 1)],
-    "truncate": [(None, 0)],
-    "rename": [(None, 0), (None, 1)],
-    "renameat": [(0, 1), (2, 3)],
-    "renameat2": [(0, 1), (2, 3)],
-    "link": [(None, 0), (None, 1)],
-    "linkat": [(0, 1), (2, 3)],
-    "symlink": [(None, 1)],
-    "symlinkat": [(1, 2)],
-    "unlink": [(None, 0)],
-    "unlinkat": [(0, 1)],
-    "mkdir": [(None, 0)],
-    "mkdirat": [(0, 1)],
-    "rmdir": [(None, 0)],
-}
-
-
-class Incomplete(Exception):
-    """Something happened to the directory that the record doesn't hold; the message says what."""
-
 
 def mark(kind: str, save: int, digest: str = "") -> None:
-    """Tell the recorder, from a recorded process, how far it is."""
+    """Tell the recorder, from a recorded process, how far it has got."""
     with suppress(OSError):
         os.write(MARKS, json.dumps({"kind": kind, "save": save, "digest": digest}).encode())
 
@@ -97,101 +57,21 @@ class Record:
     calls: int = 0  # that could have been refused
 
 
-@dataclass
-class _File:
-    """An inode, as it is now."""
-
-    id: int
-    content: bytearray
-
-
 class Recorder:
+    """Turns each call of the recorded processes into operations on the directory."""
+
     def __init__(self, root: Path, refuse: int | None = None):
-        self.root = os.path.realpath(root)
-        st = os.lstat(self.root)
-        # an overlay may give files another number than directories
-        with tempfile.TemporaryFile(dir=self.root) as probe:
-            self.devices = {st.st_dev, os.fstat(probe.fileno()).st_dev}
+        self.directory = Directory(root)
         self.refuse = refuse
         self.calls = 0
-        self.disk = Disk()
         self.ops: list[Op] = []
         self.blind = ""
-        self.known: dict[int, _File] = {}  # by inode number
-        # inode number -> a descriptor of ours: files that memory writes to
+        # inode number -> our own descriptor, for files that are written through memory
         self.mapped: dict[int, int] = {}
         self.size = 0
-        self._next = ROOT + 1
-        self._ids = {st.st_ino: ROOT}
         self._fresh = False
-        self.entries = self._scan()
-        # as files are called now
-        self.shown = {
-            inode: path for path, inode in operations.paths(self.entries, self.disk).items()
-        }
-        self.disk.before = dict(self.entries)
 
     # --- what there is
-
-    def _number(self, ino: int) -> int:
-        if ino not in self._ids:
-            self._ids[ino] = self._next
-            self._next += 1
-        return self._ids[ino]
-
-    def _learn(self, path: str, st: os.stat_result) -> None:
-        """An inode that was there before anybody touched it: as it is, and durable."""
-        inode = self._number(st.st_ino)
-        if stat.S_ISDIR(st.st_mode):
-            self.disk.directories.add(inode)
-        elif stat.S_ISLNK(st.st_mode):
-            self.disk.links[inode] = os.readlink(path)
-        elif stat.S_ISREG(st.st_mode):
-            content = Path(path).read_bytes()
-            self.disk.contents[inode] = content
-            self.known[st.st_ino] = _File(inode, bytearray(content))
-        self.disk.names.setdefault(inode, self._shown(path))
-
-    def _scan(self) -> operations.Entries:
-        found: operations.Entries = {}
-
-        def walk(folder: str, inode: int) -> None:
-            for name in sorted(os.listdir(folder)):
-                path = os.path.join(folder, name)
-                try:
-                    st = os.lstat(path)
-                except FileNotFoundError:
-                    continue
-                if st.st_dev not in self.devices:
-                    raise Incomplete(f"{self._shown(path)} lies on another file system")
-                if not (
-                    stat.S_ISREG(st.st_mode) or stat.S_ISDIR(st.st_mode) or stat.S_ISLNK(st.st_mode)
-                ):
-                    raise Incomplete(
-                        f"{self._shown(path)} is neither a file, a directory nor a link"
-                    )
-                if st.st_ino not in self._ids:
-                    self._learn(path, st)
-                found[inode, name] = self._number(st.st_ino)
-                if stat.S_ISDIR(st.st_mode):
-                    walk(path, found[inode, name])
-
-        walk(self.root, ROOT)
-        return found
-
-    def _shown(self, path: str) -> str:
-        real = self._real(path)
-        if real == self.root:
-            return "."
-        return (
-            real[len(self.root) + 1 :]
-            if real.startswith(self.root + "/")
-            else f".../{os.path.basename(path)}"
-        )
-
-    def _real(self, path: str) -> str:
-        return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
-
     # --- calls
 
     def entry(self, tracee: Tracee) -> str | int:
@@ -209,16 +89,20 @@ class Recorder:
             return HOLD
         if call == "mmap":
             return HOLD if args[2] & mmap.PROT_WRITE and self._watched(tracee, args[4]) else PASS
-        if call in _FD_FIRST | _FD_THIRD:
-            if not self._watched(tracee, args[2 if call in _FD_THIRD else 0]):
+        if call in FD_FIRST | FD_THIRD:
+            if not self._watched(tracee, args[2 if call in FD_THIRD else 0]):
                 return PASS
             if call == "ioctl" and args[1] not in (FICLONE, FICLONERANGE):
                 return PASS
         elif call in ("fsync", "fdatasync"):
             st = tracee.stat(args[0])
-            if st is None or st.st_ino not in self._ids or st.st_dev not in self.devices:
+            if (
+                st is None
+                or st.st_ino not in self.directory.ids
+                or st.st_dev not in self.directory.devices
+            ):
                 return PASS
-        elif call in _MADE:
+        elif call in MADE:
             path = self._path(tracee, 0)
             self._fresh = not os.path.lexists(path)
             return HOLD
@@ -229,7 +113,7 @@ class Recorder:
         return HOLD
 
     def _refusable(self, tracee: Tracee) -> bool:
-        return tracee.call in _FD_FIRST | _FD_THIRD | {
+        return tracee.call in FD_FIRST | FD_THIRD | {
             "fsync",
             "fdatasync",
         } and tracee.call not in ("ioctl", "ftruncate")
@@ -239,33 +123,33 @@ class Recorder:
         self._refresh(tracee)
         if call in ("fsync", "fdatasync"):
             st = tracee.stat(args[0])
-            if st is not None and st.st_ino in self._ids:
+            if st is not None and st.st_ino in self.directory.ids:
                 self._synced(tracee, st.st_ino, result)
         elif result < 0:
             self._failed(tracee, result)
-        elif call in _MADE:
+        elif call in MADE:
             self._opened(tracee, result)
         elif call in ("write", "writev", "pwrite64", "pwritev", "pwritev2"):
             self._wrote(tracee, result)
-        elif call in _FD_FIRST | _FD_THIRD:
-            self._changed(tracee, args[2 if call in _FD_THIRD else 0])
+        elif call in FD_FIRST | FD_THIRD:
+            self._changed(tracee, args[2 if call in FD_THIRD else 0])
         elif call == "truncate":
             self._changed_at(tracee, self._path(tracee, 0))
         elif call in ("sync", "syncfs"):
             st = tracee.stat(args[0]) if call == "syncfs" else None
-            if st is None or st.st_dev in self.devices:
+            if st is None or st.st_dev in self.directory.devices:
                 self._add(tracee, SyncAll(f"{call}()"))
         elif call == "mmap":
             st = tracee.stat(args[4])
             if st is not None and st.st_ino not in self.mapped:
                 self.mapped[st.st_ino] = tracee.open(args[4])
         elif call == "msync":
-            if args[2] & 4 and (ino := tracee.mapped_at(args[0])) in self.known:
+            if args[2] & 4 and (ino := tracee.mapped_at(args[0])) in self.directory.known:
                 self._synced(tracee, ino, 0, "msync")
         else:
             if call.startswith(("mkdir", "symlink")):
                 # a new one; its number may have been another's
-                self._forget(os.lstat(self._path(tracee, 0)).st_ino)
+                self.directory.forget(os.lstat(self._path(tracee, 0)).st_ino)
             self._renamed(tracee)
 
     # --- what they did
@@ -285,47 +169,51 @@ class Recorder:
             self.ops.append(op)
 
     def _failed(self, tracee: Tracee, result: int) -> None:
-        if tracee.call in _PATHS and tracee.call not in _MADE:
+        error = os.strerror(-result)
+        if tracee.call in PATHS and tracee.call not in MADE:
             shown = self._call(tracee)
             if shown.startswith("mkdir") and -result == errno.EEXIST:
                 return  # "it shall exist": it does
-            if any(self._inside(self._path(tracee, n)) for n in range(len(_PATHS[tracee.call]))):
-                self._add(tracee, Note(f"{shown} fails: {os.strerror(-result)}"))
-        elif tracee.call in _FD_FIRST | _FD_THIRD:
-            st = tracee.stat(tracee.args[2 if tracee.call in _FD_THIRD else 0])
-            if st is not None and st.st_ino in self._ids:
+            if any(
+                self.directory.holds(self._path(tracee, n)) for n in range(len(PATHS[tracee.call]))
+            ):
+                self._add(tracee, Note(f"{shown} fails: {error}"))
+        elif tracee.call in FD_FIRST | FD_THIRD:
+            st = tracee.stat(tracee.args[2 if tracee.call in FD_THIRD else 0])
+            if st is not None and st.st_ino in self.directory.ids:
                 self._add(
-                    tracee, Note(f"write to {self._name(st.st_ino)} fails: {os.strerror(-result)}")
+                    tracee,
+                    Note(f"write to {self.directory.name_of(st.st_ino)} fails: {error}"),
                 )
 
     def _opened(self, tracee: Tracee, fd: int) -> None:
         st = tracee.stat(fd)
-        if st is None or st.st_dev not in self.devices or not stat.S_ISREG(st.st_mode):
+        if st is None or st.st_dev not in self.directory.devices or not stat.S_ISREG(st.st_mode):
             return
         path = os.readlink(f"/proc/{tracee.pid}/fd/{fd}")
         if st.st_size == 0 and (self._fresh or st.st_nlink == 0):
-            self._forget(st.st_ino)  # a new file; its number may have been another's
-            inode = self._number(st.st_ino)
-            self.known[st.st_ino] = _File(inode, bytearray())
-            self.disk.contents[inode] = b""
-            self.disk.names[inode] = self._shown(path)
-        elif st.st_ino not in self.known:
-            if not self._inside(path) and st.st_size > LARGEST:
+            self.directory.forget(st.st_ino)  # a new file; its number may have been another's
+            inode = self.directory.number(st.st_ino)
+            self.directory.known[st.st_ino] = File(inode, bytearray())
+            self.directory.disk.contents[inode] = b""
+            self.directory.disk.names[inode] = self.directory.path_below(path)
+        elif st.st_ino not in self.directory.known:
+            if not self.directory.holds(path) and st.st_size > LARGEST:
                 return
-            self._learn(path, st)
-        file = self.known[st.st_ino]
+            self.directory.learn(path, st)
+        file = self.directory.known[st.st_ino]
         if len(file.content) > st.st_size:
             self._add(
                 tracee,
-                Truncate(f"open {self._name(st.st_ino)} (emptied)", inode=file.id, size=st.st_size),
+                Truncate(
+                    f"open {self.directory.name_of(st.st_ino)} (emptied)",
+                    inode=file.id,
+                    size=st.st_size,
+                ),
             )
             del file.content[st.st_size :]
-        if self._inside(path):
-            self._renamed(tracee, f"create {self._shown(path)}")
-
-    def _forget(self, ino: int) -> None:
-        self._ids.pop(ino, None)
-        self.known.pop(ino, None)
+        if self.directory.holds(path):
+            self._renamed(tracee, f"create {self.directory.path_below(path)}")
 
     def _wrote(self, tracee: Tracee, n: int) -> None:
         if n == 0:
@@ -333,7 +221,7 @@ class Recorder:
         fd = tracee.args[0]
         st = tracee.stat(fd)
         assert st  # it is one of those that are watched
-        file = self.known[st.st_ino]
+        file = self.directory.known[st.st_ino]
         info = tracee.info(fd)
         if (
             tracee.call in ("pwrite64", "pwritev", "pwritev2")
@@ -342,7 +230,7 @@ class Recorder:
         ):
             offset = tracee.args[3]
         elif tracee.call in ("pwrite64", "pwritev"):
-            offset = st.st_size - n  # appended, wherever it was told to write
+            offset = st.st_size - n  # appended, whatever its offset says
         else:
             offset = info["pos"] - n
         ours = tracee.open(fd)
@@ -354,7 +242,7 @@ class Recorder:
         if info["flags"] & os.O_DSYNC:
             self._synced(tracee, st.st_ino, 0, "O_SYNC write")
 
-    def _put(self, tracee: Tracee, file: _File, offset: int, data: bytes) -> None:
+    def _put(self, tracee: Tracee, file: File, offset: int, data: bytes) -> None:
         self.size += len(data)
         if self.size > LARGEST:
             raise Incomplete(
@@ -366,7 +254,7 @@ class Recorder:
         self._add(
             tracee,
             Write(
-                f"write {self.shown.get(file.id) or self.disk.names[file.id]}",
+                f"write {self.directory.path_of(file)}",
                 inode=file.id,
                 offset=offset,
                 data=data,
@@ -377,7 +265,7 @@ class Recorder:
     def _changed(self, tracee: Tracee, fd: int) -> None:
         ours = tracee.open(fd)
         try:
-            self._compare(tracee, self.known[os.fstat(ours).st_ino], ours)
+            self._compare(tracee, self.directory.known[os.fstat(ours).st_ino], ours)
         finally:
             os.close(ours)
 
@@ -388,18 +276,18 @@ class Recorder:
             return
         try:
             st = os.fstat(ours)
-            if st.st_dev in self.devices and stat.S_ISREG(st.st_mode) and st.st_ino in self.known:
-                self._compare(tracee, self.known[st.st_ino], ours)
+            if stat.S_ISREG(st.st_mode) and self.directory.watches(st):
+                self._compare(tracee, self.directory.known[st.st_ino], ours)
         finally:
             os.close(ours)
 
-    def _compare(self, tracee: Tracee, file: _File, ours: int) -> None:
-        """Bring a file up to what lies on the disk."""
+    def _compare(self, tracee: Tracee, file: File, ours: int) -> None:
+        """Bring a file up to date with the disk."""
         size = os.fstat(ours).st_size
         if size > LARGEST:
             raise Incomplete(
-                f"{self.disk.names.get(file.id, 'a file')} has more than {LARGEST >> 20} MiB; "
-                "try it with a smaller state"
+                f"{self.directory.disk.names.get(file.id, 'a file')} has more than "
+                f"{LARGEST >> 20} MiB; try it with a smaller state"
             )
         if size < len(file.content) or (
             size > len(file.content) and tracee.call in ("ftruncate", "truncate")
@@ -407,7 +295,7 @@ class Recorder:
             self._add(
                 tracee,
                 Truncate(
-                    f"truncate {self.shown.get(file.id) or self.disk.names[file.id]} to {size}",
+                    f"truncate {self.directory.path_of(file)} to {size}",
                     inode=file.id,
                     size=size,
                 ),
@@ -434,78 +322,54 @@ class Recorder:
             self._put(tracee, file, first, bytes(now[first : last + 4096]))
 
     def _refresh(self, tracee: Tracee) -> None:
-        """What memory has written to files meanwhile."""
+        """What has been written to files through memory since the last call."""
         for ino, ours in self.mapped.items():
-            if ino in self.known:
-                self._compare(tracee, self.known[ino], ours)
+            if ino in self.directory.known:
+                self._compare(tracee, self.directory.known[ino], ours)
 
     def _synced(self, tracee: Tracee, ino: int, result: int, call: str = "fsync") -> None:
         if tracee.call == "fdatasync":
             call = "fdatasync"
-        text = f"{call} {self._name(ino)}" + (
+        text = f"{call} {self.directory.name_of(ino)}" + (
             f" fails: {os.strerror(-result)}" if result < 0 else ""
         )
-        self._add(tracee, Sync(text, inode=self._ids[ino], worked=result >= 0))
+        self._add(tracee, Sync(text, inode=self.directory.ids[ino], worked=result >= 0))
 
     def _renamed(self, tracee: Tracee, text: str | None = None) -> None:
-        now = self._scan()
-        if now == self.entries:
-            return
-        keys = [
-            *(k for k in self.entries if now.get(k) != self.entries[k]),
-            *(k for k in now if k not in self.entries),
-        ]
-        changes = [(*key, self.entries.get(key), now.get(key)) for key in keys]
-        self.entries = now
-        self.shown |= {inode: path for path, inode in operations.paths(now, self.disk).items()}
-        self._add(tracee, Names(text or self._call(tracee), changes=changes))
-        for inode in {before for _, _, before, _ in changes if before is not None} - set(
-            now.values()
-        ):
-            for ino in [i for i, n in self._ids.items() if n == inode and i not in self.known]:
-                del self._ids[ino]  # a directory or link that is gone; a file may be open still
+        if changes := self.directory.changes():
+            self._add(tracee, Names(text or self._call(tracee), changes=changes))
 
     # --- names
 
     def _watched(self, tracee: Tracee, fd: int) -> bool:
         st = tracee.stat(fd)
-        return st is not None and st.st_dev in self.devices and st.st_ino in self.known
+        return st is not None and self.directory.watches(st)
 
     def _path(self, tracee: Tracee, which: int) -> str:
-        directory, path = _PATHS[tracee.call][which]
+        directory, path = PATHS[tracee.call][which]
         return tracee.path(tracee.args[path], None if directory is None else tracee.args[directory])
-
-    def _inside(self, path: str) -> bool:
-        return self._real(path).startswith(self.root + "/") or os.path.realpath(path) == self.root
 
     def _call(self, tracee: Tracee) -> str:
         verb = tracee.call.removesuffix("2").removesuffix("at")
         if tracee.call == "unlinkat" and tracee.args[2] & 0x200:
             verb = "rmdir"
-        paths = (self._shown(self._path(tracee, n)) for n in range(len(_PATHS[tracee.call])))
-        return f"{verb} {' -> '.join(paths)}"
-
-    def _name(self, ino: int) -> str:
-        """What it is called now, or was."""
-        inode = self._ids[ino]
-        return (
-            "the directory"
-            if inode == ROOT
-            else self.shown.get(inode) or self.disk.names.get(inode, "a file without a name")
+        paths = (
+            self.directory.path_below(self._path(tracee, n)) for n in range(len(PATHS[tracee.call]))
         )
+        return f"{verb} {' -> '.join(paths)}"
 
     # --- the end
 
     def check(self) -> None:
-        """That nothing was missed: the operations, played, give what lies there."""
+        """That nothing was missed: replaying the operations gives what is on the disk."""
         self._refresh(Tracee(0, ""))
         if self.blind:
             raise Incomplete(self.blind)
-        for path, content in enumeration.final(self.disk, self.ops).items():
+        for path, content in enumeration.final(self.directory.disk, self.ops).items():
             if not isinstance(content, bytes):
                 continue
             try:
-                there = Path(self.root, path).read_bytes()
+                there = Path(self.directory.root, path).read_bytes()
             except OSError as e:
                 raise Incomplete(f"{path} is gone ({e.strerror})") from e
             if there != content:
@@ -523,7 +387,7 @@ def record(
     seconds: float,
     refuse: int | None = None,
 ) -> Record:
-    """Run each of `programs` in a process of its own (label: what it does) and record what they do
+    """Run each of `programs` in its own process (label: what it does) and record what they do
     to `root`.
 
     refuse   k: the k-th write or sync is answered with an error (ENOSPC, EIO), and not made
@@ -535,10 +399,12 @@ def record(
     try:
         pids = [tracer.spawn(label, program) for label, program in programs.items()]
         ended = tracer.run(seconds)
-        if recorder._scan() != recorder.entries:
+        if recorder.directory.scan() != recorder.directory.entries:
             raise Incomplete("names in the directory changed in a way that wasn't seen")
         recorder.check()
     finally:
         tracer.abort()
         recorder.close()
-    return Record(recorder.disk, recorder.ops, [ended[pid] for pid in pids], recorder.calls)
+    return Record(
+        recorder.directory.disk, recorder.ops, [ended[pid] for pid in pids], recorder.calls
+    )

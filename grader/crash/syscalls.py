@@ -52,6 +52,42 @@ CALLS = {
     "io_setup": (206, 0),
     "io_uring_setup": (425, 425),
 }
+
+# calls whose first, or third, argument is the descriptor of the file that they change
+FD_FIRST = {
+    "write",
+    "pwrite64",
+    "writev",
+    "pwritev",
+    "pwritev2",
+    "sendfile",
+    "ftruncate",
+    "fallocate",
+    "ioctl",
+}
+FD_THIRD = {"splice", "copy_file_range"}
+MADE = {"open", "creat", "openat", "openat2"}
+# where a call's paths are: (directory's descriptor, path), None for a path that starts at the
+# working directory
+PATHS: dict[str, list[tuple[int | None, int]]] = {
+    "open": [(None, 0)],
+    "creat": [(None, 0)],
+    "openat": [(0, 1)],
+    "openat2": [(0, 1)],
+    "truncate": [(None, 0)],
+    "rename": [(None, 0), (None, 1)],
+    "renameat": [(0, 1), (2, 3)],
+    "renameat2": [(0, 1), (2, 3)],
+    "link": [(None, 0), (None, 1)],
+    "linkat": [(0, 1), (2, 3)],
+    "symlink": [(None, 1)],
+    "symlinkat": [(1, 2)],
+    "unlink": [(None, 0)],
+    "unlinkat": [(0, 1)],
+    "mkdir": [(None, 0)],
+    "mkdirat": [(0, 1)],
+    "rmdir": [(None, 0)],
+}
 ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 
 FICLONE, FICLONERANGE = 0x40049409, 0x4020940D

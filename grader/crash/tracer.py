@@ -335,7 +335,7 @@ class Tracer:
         self._release(tracee)
 
     def _release(self, tracee: Tracee) -> None:
-        """Whoever comes next."""
+        """The next process to report."""
         with suppress(ValueError):
             self.waiting.remove(tracee)
         if self.under_way is tracee:

@@ -1,4 +1,4 @@
-"""The process of `grade crashtest`: loads somebody's functions, tests them, writes the result.
+"""The process of `grade crashtest`: loads the user's functions, tests them, writes the result.
 Never the grader's own process: what is loaded here may do anything.
 
     python -m grader.crash.worker plan.json
@@ -68,7 +68,7 @@ def function(name: str) -> Callable[..., Any]:
 
 
 def example(n: int) -> dict[str, Any]:
-    """The state of save n, if nobody gives another: 16 KiB of numbers, and a few of other kinds."""
+    """The default state of save n: 16 KiB of numbers, and a few of other kinds."""
     import torch
 
     draw = torch.Generator().manual_seed(n)

@@ -137,19 +137,19 @@ def preload(modules: list[str]) -> None:
     # else torch frees its operator libraries at every life's end, which takes 40 ms for nothing
     for finalizer in list(getattr(weakref.finalize, "_registry", ())):
         finalizer.atexit = False
-    # lives can't write bytecode
-    from grader.harness import sandbox
+    from grader.harness import readable_paths
 
+    # lives can't write bytecode
     for folder in ("crash", "given", "harness", "workload"):
-        compileall.compile_dir(os.path.join(sandbox.GRADER, folder), quiet=2)
+        compileall.compile_dir(os.path.join(readable_paths.GRADER, folder), quiet=2)
 
 
 if __name__ == "__main__":
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
-    from grader.harness import sandbox
+    from grader.harness import readable_paths, sandbox
 
     sandbox.own(sys.argv[2])
     preload(sys.argv[4:])
     if sys.argv[2] != sandbox.NONE:
-        sandbox.everybodys()
+        readable_paths.everybodys()
     serve(socket.socket(fileno=int(sys.argv[1])))

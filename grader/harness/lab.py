@@ -33,7 +33,7 @@ from grader.harness.ranks import run_ranks
 from grader.harness.run import Life, Process, Run
 from grader.harness.sandbox import Sandbox
 from grader.harness.sandbox import choose as choose_sandbox
-from grader.verdicts import Finding, Found, NotSelected
+from grader.verdicts import Attempt, Finding, Found, NotSelected
 
 T = TypeVar("T")
 
@@ -65,6 +65,7 @@ class Bench:
         # the cluster for runs that need one (grader/checks/ex04/cluster_runs.py)
         self.cluster: Any = None
         self.clusters: list[str] = []  # the kind that each run on one had
+        self.attempts: list[Attempt] = []  # what submissions reached for
         self.cancelled = threading.Event()
         self._baselines: dict[tuple[object, ...], Future[Any]] = {}
         self._lock = threading.Lock()
@@ -110,7 +111,7 @@ class Bench:
 
 
 class Debugged(Protocol):
-    """A life that is to run in the foreground (grader/debug_command.py)."""
+    """A life that is to run in the foreground (grader/cli/debug_life.py)."""
 
     rank: int  # of its processes, the one that does; the others run beside it
 
@@ -145,6 +146,7 @@ class Lab:
         # drawn
         self.seed = _number(f"{bench.seed} training") % 10_000
         self.draw = _random(f"{bench.seed} {name}")
+        self.shared_by_checks = False  # made by `once`
         self.figures: dict[str, str] = {}
         self.runs: list[Any] = []  # with the submission's code, in the order in which they ended
 
@@ -299,7 +301,7 @@ class Lab:
                 for rank, result in enumerate(results)
             ]
         for process in processes:
-            process.events
+            bench.attempts += [Attempt.of(self.name, event) for event in process.attempts]
         return Life(processes, fault)
 
     def _name_of(
@@ -312,31 +314,35 @@ class Lab:
         """The name of a run, by what it is: whichever check launches it, and after which others."""
         words = [word for word in map(str, argv) if str(self.bench.scratch) not in word]
         text = f"{script} {' '.join(words)} {show_schedule(faults)} {ranks}"
+        if self.shared_by_checks:
+            text = f"{self.name}: {text}"
         name = hashlib.sha256(text.encode()).hexdigest()[:4]
         self._named[name] += 1
         return name if self._named[name] == 1 else f"{name}-{self._named[name]}"
 
-    def once(self, key: tuple[object, ...], make: Callable[[], T], several: bool = False) -> T:
-        """`make()`, run by the first check of the grading that asks for it.
+    def once(self, key: tuple[object, ...], make: Callable[[Lab], T]) -> T:
+        """`make(lab)`, run by the first check of the grading that asks for it.
 
-        The runs that it launches count as those of each check that asks. `several`: checks of
-        several tasks do, so it is made whatever has become of this one's task.
+        It gets a lab of its own: which check asks first changes neither what is drawn nor the names
+        of runs. The runs count as those of each check that asks. A check whose task is hopeless by
+        now gets that finding instead.
         """
+        if known := self.hopeless():
+            raise known
 
-        def made() -> tuple[Callable[[], T], list[Any]]:
-            before, hopeless = len(self.runs), self.hopeless
-            if several:
-                self.hopeless = lambda: None
+        def made() -> tuple[Callable[[], T], Lab]:
+            # without `hopeless`: other checks need it, too, even if this one's task has failed
+            lab = Lab(self.bench, " ".join(map(str, key)), self.only, debugger=self.debugger)
+            lab.shared_by_checks = True
             try:
-                result = make()
+                result = make(lab)
             except (Finding, Exception) as error:
-                return partial(_again, error), self.runs[before:]
-            finally:
-                self.hopeless = hopeless
-            return lambda: result, self.runs[before:]
+                return partial(_again, error), lab
+            return lambda: result, lab
 
-        answer, runs = self.bench.once(key, made)
-        self.runs += [run for run in runs if not any(run is known for known in self.runs)]
+        answer, lab = self.bench.once(("once", *key), made)
+        self.runs += [run for run in lab.runs if not any(run is known for known in self.runs)]
+        self.figures |= lab.figures
         return answer()
 
     def _shown(self, where: Path, ranks: int | None, label: str) -> AbstractContextManager[object]:
@@ -486,9 +492,9 @@ class Cancelled(Exception):
 def course_paths(text: str, bench: Bench) -> str:
     """Replace the paths of a life's copies by the student's, and scratch paths by their meaning."""
     inside = re.escape(str(bench.scratch)) + r"/[^/\s\"']+"
-    text = re.sub(inside + scratch.CODE + r"/code", lambda _: str(bench.submission.folder), text)
+    text = re.sub(inside + scratch.CODE + r"/code", lambda _: bench.submission.shown, text)
     text = re.sub(inside + r"/(?:my )?checkpoints(?:/[0-9a-f]{8}\b)*", "CHECKPOINTS", text)
     text = re.sub(inside + r"/my job/checkpoints\b", "CHECKPOINTS", text)
-    text = re.sub(inside + r"/my job\b", lambda _: str(bench.submission.folder), text)
+    text = re.sub(inside + r"/my job\b", lambda _: bench.submission.shown, text)
     text = re.sub(inside + r"/given/train\b", "TRAIN", text)
     return re.sub(inside + r"/t\b", "TMPDIR", text)

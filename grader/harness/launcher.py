@@ -121,7 +121,7 @@ class Limits:
 
     @classmethod
     def within(cls, wall: float) -> Limits:
-        """Those of lives that may take so many seconds."""
+        """The limits of lives that may take `wall` seconds."""
         quiet = cls.quiet * max(1.0, wall / cls.wall)
         return cls(wall=wall, quiet=quiet, cpu=max(5.0, wall / 2))
 

@@ -123,7 +123,7 @@ def send(
 
 
 def both(*preemptions: Preempt) -> Preempt:
-    """One preemption with the signals of all."""
+    """One preemption with all of their signals."""
     return Preempt(tuple(s for p in preemptions for s in p.signals))
 
 

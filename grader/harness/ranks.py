@@ -1,6 +1,6 @@
 """Several ranks as one life: the same script in N processes, with torchrun's variables.
 
-They meet through a file in a folder of their own: without ports, no two groups can collide, and
+They meet through a file in their own folder: without ports, no two groups can collide, and
 gloo's connections stay on loopback. A fault hits one rank. A collective that waits too long for the
 others fails, so that a deadlock becomes a verdict.
 """

@@ -129,6 +129,11 @@ class Process:
         return self.status == 0 and self.ended is None and self.first("end") is not None
 
     @property
+    def attempts(self) -> list[dict[str, Any]]:
+        """What the submission's code reached for that no task needs (inside/attempts.py)."""
+        return self.all("attempt")
+
+    @property
     def resumed_at(self) -> int:
         """The step at which it started; 0 for a fresh start."""
         event = self.first("life")

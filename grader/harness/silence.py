@@ -1,8 +1,8 @@
 """How long a life has reported nothing although it could run, and where it stands then.
 
 A life reports each step, save and call; these take milliseconds. So a life that reports nothing for
-seconds hangs. Time in which it waits for a processor or the disk doesn't count: a busy machine is
-nobody's mistake.
+seconds hangs. Time in which it waits for a processor or the disk doesn't count: a busy machine
+isn't the code's fault.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from grader.processes import descendants, waited_for_a_processor
 
 ALONE = 2.0  # s that a rank may go on in silence after another rank has ended
-LONGEST = 0.5  # s between two looks that count: whoever looks late was stopped or starved, too
+LONGEST = 0.5  # s between two looks that count: a late look means that the machine was busy
 # without the kernel's word on who waits for a processor, this share of the time counts
 SHARE = 1.0 if os.path.exists("/proc/self/schedstat") else 1 / 3
 

@@ -9,10 +9,11 @@ from grader.course.catalog import ROOT
 from grader.files import write_atomically
 
 
-def keep(file: Path, text: str) -> str:
+def keep(file: Path, text: str, below: Path = ROOT) -> str:
     """Write `text` to `file`, in place of an earlier log.
 
-    Returns the file's path in the course; empty if there is nothing to keep or nowhere to keep it.
+    Returns the file's path below the folder `below`; empty if there is nothing to keep or nowhere
+    to keep it.
     """
     try:
         file.unlink(missing_ok=True)
@@ -22,7 +23,7 @@ def keep(file: Path, text: str) -> str:
         write_atomically(file, escaped(text))
     except OSError:  # the course can't be written to
         return ""
-    return os.path.relpath(file, ROOT) if file.is_relative_to(ROOT) else str(file)
+    return os.path.relpath(file, below) if file.is_relative_to(below) else str(file)
 
 
 def escaped(text: str) -> str:

@@ -106,7 +106,18 @@ def failed(
         rows.append(("log", log))
         evidence["log"] = log
     evidence["checks_failed"] = [o.check for o in problems]
+    evidence["causes"] = _causes(first, *others)
     return Message([(label, _printable(translate(text))) for label, text in rows], evidence)
+
+
+def _causes(*problems: Problem) -> list[dict[str, str]]:
+    """Each cause once, with the first check that met it."""
+    first = {o.finding.cause: o for o in reversed(problems)}
+    return [
+        {"code": o.finding.code, "about": o.finding.about, "check": o.title}
+        for o in problems
+        if first[o.finding.cause] is o
+    ]
 
 
 def _grouped(further: list[Problem]) -> list[tuple[list[str], str]]:

@@ -1,4 +1,4 @@
-"""Results for people: each task as soon as its verdict is final, and the progress meanwhile."""
+"""Results for people: each task as soon as its verdict is final, and the progress until then."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ MAX_WIDTH = 110
 
 
 def console() -> Console:
-    """Standard output: as wide as the terminal up to MAX_WIDTH; colours only on a terminal."""
+    """Standard output: as wide as the terminal up to MAX_WIDTH; colors only on a terminal."""
     out = Console(highlight=False, soft_wrap=True)
     out.width = min(out.width if out.is_terminal else MAX_WIDTH, MAX_WIDTH)
     return out
@@ -124,7 +124,7 @@ def show_task(out: Console, result: TaskResult, in_full: bool = True) -> None:
 
 
 def show_row(out: Console, label: str, text: str) -> None:
-    """A labelled row, wrapped beside its label; a command stays on one line for copying."""
+    """A labeled row, wrapped next to its label; a command stays on one line for copying."""
     style = LABEL_STYLE.get(label, "")
     width = max(30, out.width - LABEL - 3)
     lines = (
@@ -151,6 +151,9 @@ def _clusters(runs: dict[str, int]) -> str:
 def show_hint(
     out: Console, task: Task, rung: int, more: str = "Try it. The next call gives the next hint."
 ) -> None:
+    if not task.hints:  # `grade release --without-hints`
+        out.print(f"{task.id}  {task.title}: this copy of the course has no hints")
+        return
     out.print(f"[bold]{task.id}  {task.title}[/bold]   hint {rung + 1} of {len(task.hints)}")
     show_row(out, "", task.hints[rung])
     if rung + 1 < len(task.hints):

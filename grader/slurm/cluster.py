@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from grader.errors import UsageError
+from grader.processes import wait_until
 from grader.slurm import ancestors, installation, processes, state, teardown
 from grader.slurm.config import Checked, Options, check_directory, user
 from grader.slurm.errors import ClusterError
@@ -49,7 +50,7 @@ JOBS_GET = (
     "TZ",
     "LD_LIBRARY_PATH",
 )
-ANSWER = 5.0  # s that slurmctld has, to tell its state
+ANSWER = 5.0  # s that slurmctld gets to report its state
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Cluster:
                 that can be had here
     fast_limits time limits are looked at every 2 s instead of every 30 (needs a C compiler)
     settings    further lines of slurm.conf: {"RequeueExit": "42"}; None leaves one out
-    jobs_see    paths that jobs may read beside the system and the interpreter, in a sandbox
+    jobs_see    paths that jobs may read besides the system and the interpreter, in a sandbox
                 (Landlock)
     jobs_write  folders that they may write to; None: no sandbox
 
@@ -142,7 +143,7 @@ class Cluster:
                 assert self._keeper.stdin  # a pipe
                 self._keeper.stdin.write(b"stay\n")
                 self._keeper.stdin.flush()
-                self._keeper.returncode = 0  # nobody's child from here on
+                self._keeper.returncode = 0  # no process's child from here on
                 self._keeper = None
         except BaseException:
             self.stop()
@@ -279,7 +280,7 @@ class Cluster:
         )
 
     def job(self, job: str) -> dict[str, str]:
-        """What `scontrol show job` knows of it: JobState, Restarts, ExitCode, NodeList ..."""
+        """What `scontrol show job` says about it: JobState, Restarts, ExitCode, NodeList ..."""
         text = self.run(["scontrol", "-o", "show", "job", str(job)], check=True).stdout
         return dict(word.split("=", 1) for word in text.split() if "=" in word)
 
@@ -291,7 +292,7 @@ class Cluster:
             seen.update(self.job(job))
             return seen["JobState"] in states
 
-        if not processes.wait_until(there, seconds):
+        if not wait_until(there, seconds):
             raise ClusterError(
                 f"job {job} is {seen.get('JobState')} ({seen.get('Reason')}), not "
                 f"{' or '.join(states)}, after {seconds:g} s"

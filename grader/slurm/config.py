@@ -12,7 +12,7 @@ from typing import Protocol
 
 from grader.errors import UsageError
 
-# direct: pgid, whose signals reach those whom cgroup's would (directsignals.c)
+# direct: pgid, changed so that signals reach the same processes as under cgroup (directsignals.c)
 PROCTRACK = ("auto", "cgroup", "direct", "pgid", "linuxproc")
 MOST_NODES = 16
 # A Unix socket's path has 107 bytes; the longest below the directory is slurmstepd's:
@@ -81,8 +81,8 @@ HERE = "127.0.0.1"
 
 def name_is_here() -> bool:
     """Whether Slurm by itself can listen on loopback alone. It listens on the address of this
-    machine's name, or on all; and where the name is 127.0.1.1, as Debian has it, slurmd looks for
-    srun on 127.0.0.1 in vain.
+    machine's name, or on all; and where the name is 127.0.1.1, as Debian has it, slurmd doesn't
+    find srun on 127.0.0.1.
     """
     try:
         return {

@@ -1,5 +1,5 @@
-"""The v1 freezer cgroup, where proctrack/cgroup keeps track of jobs. Every cluster gets a subtree
-of its own: two clusters, or a site's own Slurm, would both keep job 1 of node n1 in
+"""The v1 freezer cgroup, where proctrack/cgroup keeps track of jobs. Every cluster gets its own
+subtree: two clusters, or a site's own Slurm, would both keep job 1 of node n1 in
 slurm_n1/uid_0/job_1, and end each other's.
 """
 

@@ -1,4 +1,5 @@
-"""TCP ports on loopback that nobody else gets while we hold them, and who listens where."""
+"""TCP ports on loopback that no other process gets while we hold them, and which process listens
+where."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ FIRST, LAST = 20000, 32000
 
 
 def hold(count: int) -> list[socket.socket]:
-    """So many sockets, each bound to a free port, none listening.
+    """This many sockets, each bound to a free port, none listening.
 
     Bound without SO_REUSEADDR, a port is refused to every other holder and to us if it's taken in
     any way. With the option set afterwards, a server that sets it too, as Slurm's daemons do, may
@@ -44,7 +45,7 @@ def release(held: list[socket.socket]) -> None:
 
 
 def listening(port: int) -> bool:
-    """Whether anybody listens on this port: asks the kernel, which the server doesn't notice."""
+    """Whether a process listens on this port: asks the kernel, which the server doesn't notice."""
     return any(p == port for _, p in listeners())
 
 

@@ -19,8 +19,8 @@ def compiler() -> str | None:
 
 
 def build(name: str, folder: Path) -> Path:
-    """`folder`/name.so, from the name.c beside this file. ClusterError if there is no compiler or
-    it fails.
+    """`folder`/name.so, built from name.c next to this file. ClusterError if there is no compiler
+    or it fails.
     """
     cc = compiler()
     if cc is None:

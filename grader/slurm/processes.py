@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 
 PROC = os.path.exists("/proc/self/stat")
@@ -117,7 +116,8 @@ def belonging(directory: str) -> list[int]:
 
 
 def with_environment(wanted: dict[str, str], without: str | None = None) -> list[int]:
-    """Living processes whose environment has all of this, and not the variable `without`."""
+    """Living processes that have all of this in their environment, but not the variable
+    `without`."""
     return [
         pid
         for pid, env in _environments()
@@ -137,7 +137,7 @@ def _environments() -> Iterable[tuple[int, dict[str, str]]]:
         try:
             with open(f"/proc/{pid}/environ", "rb") as f:
                 entries = os.fsdecode(f.read()).split("\0")
-        except OSError:  # ended meanwhile, or somebody else's
+        except OSError:  # it has ended, or belongs to another user
             continue
         yield pid, dict(e.split("=", 1) for e in entries if "=" in e)
 
@@ -146,18 +146,3 @@ def kill(pids: Iterable[int]) -> None:
     for pid in pids:
         with suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGKILL)
-
-
-def wait_until(
-    condition: Callable[[], bool], seconds: float, pause: Callable[[float], None] = time.sleep
-) -> bool:
-    """Look until it holds, at growing distances of at most 0.1 s; False if it never did within the
-    time.
-    """
-    deadline, distance = time.monotonic() + seconds, 0.005
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        pause(distance)
-        distance = min(0.1, distance * 1.5)
-    return True

@@ -12,7 +12,7 @@ from grader.slurm.errors import NotInstalled
 
 
 class Site(Cluster):
-    """A Cluster that somebody else runs: `run`, `submit`, `job` and `wait_for` talk to it.
+    """A cluster that the site runs: `run`, `submit`, `job` and `wait_for` talk to it.
 
     partition, account   where its jobs go; None: the site's defaults, or what the scripts say
     NotInstalled where there is no sbatch.

@@ -5,8 +5,8 @@ left.
 
 It is the reaper of every descendant, as a life's guardian is: slurmctld, slurmd and munged are its
 children, and what a job leaves behind becomes its child, whatever session it made itself and
-whatever it did to its environment. Should somebody kill the keeper, the kernel kills the daemons
-(PR_SET_PDEATHSIG), and `ending.end` finds the rest by other means.
+whatever it did to its environment. If the keeper is killed, the kernel kills the daemons
+(PR_SET_PDEATHSIG), and `teardown.end` finds the rest by other means.
 
 Standard input is its lifeline: when the starter dies, the cluster ends, unless it wrote "stay" once
 the cluster was up. Standard output says, in one line of JSON, {"up": seconds} or {"error": text}.
@@ -29,20 +29,20 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from grader.harness.sandbox import confine_jobs
-from grader.processes import die_with_parent, reap_descendants
+from grader.processes import die_with_parent, reap_descendants, wait_until
 from grader.slurm import freezer, installation, ports, preload, processes, state, teardown
 from grader.slurm.config import Options, cgroup_conf, name_is_here, slurm_conf
 from grader.slurm.errors import ClusterError
 from grader.wakeup import wakeup_pipe
 
 PATIENCE = 30.0  # s from start to idle nodes, on a machine that does much else
-TRIES = 5  # sets of ports, should somebody take one between our look and Slurm's
+TRIES = 5  # sets of ports: another process may take one between our check and Slurm's
 LOOK = 1.0  # s between two looks whether the directory is still there
 PASSED_ON = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH")
 
 
 class Ended(Exception):
-    """Somebody wants the cluster to end."""
+    """The cluster was asked to end."""
 
 
 class PortTaken(Exception):
@@ -111,7 +111,7 @@ class Keeper:
                 raise ClusterError(f"{name} ended when it was started ({how})")
             return condition()
 
-        if not processes.wait_until(holds, PATIENCE - (time.monotonic() - began), self.pause):
+        if not wait_until(holds, PATIENCE - (time.monotonic() - began), self.pause):
             raise ClusterError(f"no {what} after {PATIENCE:.0f} s")
 
     def keep(self) -> None:
@@ -286,8 +286,8 @@ class Keeper:
                 freezer.thaw(top)
             return not left
 
-        done = processes.wait_until(gone, 10)
-        return (not top.exists() or processes.wait_until(lambda: freezer.remove(top), 2)) and done
+        done = wait_until(gone, 10)
+        return (not top.exists() or wait_until(lambda: freezer.remove(top), 2)) and done
 
 
 def tracked_by(wanted: str) -> str:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from grader.harness import scratch
+from grader.processes import wait_until
 from grader.slurm import freezer, processes, state
 from grader.slurm.errors import ClusterError
 
@@ -24,7 +25,7 @@ def end(directory: Path) -> None:
     if known and state.alive(known, known["keeper"]):
         processes.send(known["keeper"], signal.SIGTERM)
         processes.send(known["keeper"], signal.SIGCONT)  # should it be stopped
-        processes.wait_until(lambda: not processes.alive(known["keeper"]), PROMPTLY)
+        wait_until(lambda: not processes.alive(known["keeper"]), PROMPTLY)
     left = sweep(directory, known)
     remove(directory)
     if left:
@@ -52,9 +53,9 @@ def sweep(directory: Path, known: dict | None) -> list[int]:
             freezer.thaw(top)
         return not left
 
-    processes.wait_until(gone, 10)
+    wait_until(gone, 10)
     if top and top.exists():
-        processes.wait_until(lambda: freezer.remove(top), 2)
+        wait_until(lambda: freezer.remove(top), 2)
     return left
 
 

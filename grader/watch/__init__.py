@@ -1,4 +1,4 @@
-"""`grade watch`: grades again at every save, and reads keys meanwhile.
+"""`grade watch`: grades again at every save, and reads keys.
 
 changes   says when a file of the submission was saved
 keys      reads keys without Enter, and leaves the terminal as it was

@@ -47,7 +47,7 @@ def state(folder: Path) -> State | None:
             try:
                 what = os.lstat(path)
             except OSError:
-                continue  # gone meanwhile
+                continue  # it is gone
             if not _skipped(name):
                 found[path] = (what.st_mtime_ns, what.st_size, what.st_ino)
     return found
@@ -68,7 +68,7 @@ def network(folder: Path) -> str:
 
 
 class Changes:
-    """Calls `saved` from a thread of its own, whenever the files in `folder` differ from before."""
+    """Calls `saved` from its own thread whenever the files in `folder` differ from before."""
 
     def __init__(self, folder: Path, saved: Callable[[], None], poll: bool = False):
         self.folder, self.poll = folder, poll

@@ -170,7 +170,7 @@ class Session:
 
     def _begin(self, plan: Plan) -> None:
         self._stop()
-        if not plan.already:  # else it goes on below what is shown
+        if not plan.already:  # else it continues below what is shown
             self.out = terminal.console()  # the window may have another size now
             if self.out.is_terminal:
                 self.out.clear()
@@ -193,7 +193,7 @@ class Session:
             plan,
             self.warm.take(),
             sandbox=self.sandbox,
-            logs=self.logs,
+            logs=self.logs / work.slug,
             jobs=self.jobs,
             on_change=lambda grading: self._post(lambda: self._changed(grading)),
             on_task=lambda turn, result: self._post(lambda: self._decided(turn, result)),

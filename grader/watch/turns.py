@@ -23,7 +23,7 @@ Launcher = launchers.ForkServer | launchers.Plain
 class Warm:
     """The next grading's launcher, which loads torch while the student types.
 
-    A launcher that student code has run beside serves no other submission. Every save is another
+    A launcher next to which student code has run serves no other submission. Every save is another
     submission, and a cancelled grading ends its launcher, so each grading gets a new one.
     """
 

@@ -16,8 +16,8 @@ class Helper:
     """A forked process that answers questions in order; a new one replaces it when it dies.
 
     `handle(question)` runs there. A crash in it is reported as an event, and so is how each
-    question ended: {"event": "ended", "point", "part", "status"}. One that hangs is its guardian's
-    affair: the life is silent.
+    question ended: {"event": "ended", "point", "part", "status"}. The life's guardian
+    ends one that hangs, since the life is silent.
     """
 
     def __init__(self, part: str, handle: Callable[[dict], None]):

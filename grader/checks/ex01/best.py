@@ -5,31 +5,24 @@ from __future__ import annotations
 from grader.checks.crashes import crashed
 from grader.checks.endings import finished
 from grader.checks.ex01.corruption import YOUR_BYTES, in_words
-from grader.checks.ex01.storage_plan import (
-    STRANGERS,
-    WHOSE,
-    Seen,
+from grader.checks.ex01.observations import Seen
+from grader.checks.ex01.operations import STRANGERS, write
+from grader.checks.ex01.storage_assertions import WHOSE, fails, others_untouched, same_parts, works
+from grader.checks.ex01.storage_faults import (
     cases,
-    crash_tested,
     died_right,
     events_and_size,
-    fails,
     kill_and_tear_points,
-    observe,
-    observed,
-    others_untouched,
-    same_parts,
     under,
-    works,
-    write,
 )
+from grader.checks.ex01.storage_plan import crash_tested, observe, observed
 from grader.checks.fault_points import moment, selected
 from grader.harness.faults import Fault
 from grader.harness.lab import Lab
 from grader.verdicts import Damaged, Finding, Found, Gist, Struck
 
 INF, NAN = float("inf"), float("nan")
-AS_CAREFULLY = "is the best saved as carefully as the other checkpoints?"
+AS_CAREFULLY = "is the best state saved as carefully as the other checkpoints?"
 STEP_AND_EPOCH = "what do step and epoch count when should_save is called?"
 GOOD: dict = {"op": "best", "step": 10, "loss": 2.0, "best": INF}
 BETTER: dict = {"op": "best", "step": 20, "loss": 1.0, "best": 2.0}

@@ -3,18 +3,10 @@
 from __future__ import annotations
 
 from grader.checks.directory_damage import Harm
-from grader.checks.ex01.storage_plan import (
-    FOREIGN,
-    Look,
-    Seen,
-    again,
-    cut,
-    fails,
-    observed,
-    steps_of_a_run,
-    works,
-    write,
-)
+from grader.checks.ex01.observations import Look, Seen
+from grader.checks.ex01.operations import FOREIGN, again, cut, steps_of_a_run, write
+from grader.checks.ex01.storage_assertions import fails, works
+from grader.checks.ex01.storage_plan import observed
 from grader.harness.lab import Lab
 from grader.verdicts import Damaged, Finding, Found
 
@@ -95,7 +87,7 @@ def newest_gives_way(lab: Lab) -> None:
             means=(
                 "one bad file stops the resume, although an older checkpoint is there"
                 if seen.found() == "error"
-                else "the older checkpoint is there, but isn't used"
+                else "there is an intact older checkpoint, but it isn't used"
             ),
             think="which errors may a damaged file raise, and what do you do then?",
         )
@@ -124,7 +116,7 @@ def search_goes_back(lab: Lab) -> None:
                 seen,
                 rows,
                 expected,
-                means="an old file that you don't need blocks the newest checkpoint",
+                means="an old file that you no longer need blocks the newest checkpoint",
                 think="what do you read before the newest checkpoint, and may it be damaged?",
             )
         raise fails(
@@ -220,7 +212,7 @@ def _silent(look: Look, damaged: str) -> Finding:
         "an error",
         means=(
             "after a disk problem the job silently starts over, or trains on garbage, and its "
-            "checkpoints then replace what you could have rescued"
+            "checkpoints then replace files that you could have rescued"
         ),
-        think="for your user, how does 'no checkpoint' differ from 'no good checkpoint'?",
+        think="how does 'no checkpoint' differ from 'no good checkpoint' for your users?",
     )

@@ -4,36 +4,25 @@ from __future__ import annotations
 
 from grader.checks.crashes import crashed
 from grader.checks.ex01.corruption import WRONG_VALUES
-from grader.checks.ex01.storage_plan import (
-    FOREIGN,
-    STRANGERS,
-    WHOSE,
-    Seen,
-    again,
+from grader.checks.ex01.observations import Seen
+from grader.checks.ex01.operations import FOREIGN, STRANGERS, again, put, steps_of_a_run, write
+from grader.checks.ex01.storage_assertions import WHOSE, fails, others_untouched, same_parts, works
+from grader.checks.ex01.storage_faults import (
     cases,
-    crash_tested,
     died_right,
     events_and_size,
-    fails,
     kill_and_tear_points,
     kill_points,
-    observe,
-    observed,
-    others_untouched,
-    put,
-    same_parts,
-    steps_of_a_run,
     struck,
     under,
-    works,
-    write,
 )
+from grader.checks.ex01.storage_plan import crash_tested, observe, observed
 from grader.checks.fault_points import moment, selected
 from grader.harness.faults import Fault
 from grader.harness.lab import Lab
 from grader.verdicts import Damaged, Finding, Found, Gist, Struck
 
-BELIEVES = "training continues for days, and you believe that it saves"
+BELIEVES = "training continues for days, and you believe that it is being saved"
 ODD = "run[1] of 3"  # a directory's name, full of characters that glob and shells interpret
 
 
@@ -255,8 +244,8 @@ def saved_again_under_every_fault(lab: Lab) -> None:
                 str(fault),
                 means="saving a step again destroys its good checkpoint" + _consequence(point),
                 think=(
-                    "until when must the old files of this step stay, and under which name are "
-                    "the new ones written?"
+                    "how long must the old files of this step stay, and under which name do you "
+                    "write the new ones?"
                 ),
             )
 
@@ -354,10 +343,10 @@ def _next_saves_work(seen: dict[str, Seen], third: int) -> None:
                 rows,
                 f"the checkpoint of step {third + later}",
                 str(fault),
-                means="after one failed save, every later one is worthless",
+                means="after one failed save, no later one works",
                 think=(
-                    "what did the broken save leave, on the disk or in a variable, and what "
-                    "trips over it?"
+                    "what did the failed save leave behind, on disk or in a variable, and what "
+                    "does it break?"
                 ),
             )
 
@@ -383,7 +372,7 @@ def first_save_killed(lab: Lab) -> None:
                 "None: no save has ever finished here, so the job may start fresh",
                 str(fault),
                 means="a job that dies in its first save can never start again",
-                think="how does a reader tell a finished checkpoint from the beginning of one?",
+                think="how does a reader tell a finished checkpoint from a half-written one?",
             )
         rows = [killed, ("then", "the relaunched job saved")]
         if after.raised:
@@ -396,7 +385,7 @@ def first_save_killed(lab: Lab) -> None:
                 rows,
                 f"the checkpoint of step {later}",
                 str(fault),
-                think="what did the killed save leave in the directory, and what trips over it?",
+                think="what did the killed save leave in the directory, and what does it break?",
             )
 
 

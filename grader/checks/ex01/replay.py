@@ -70,7 +70,7 @@ def augmented_afresh(again: Run) -> None:
                 raise Finding(
                     "other-data",
                     [("batch", seen)],
-                    means="the run trains on other data than its dataset's",
+                    means="the run trains on data that isn't in its dataset",
                     think=(
                         "what do you do to the batches between the loader and the training script?"
                     ),
@@ -81,7 +81,7 @@ def augmented_afresh(again: Run) -> None:
             raise Finding(
                 "same-augmentation",
                 [("augmented", seen)],
-                means="augmentation that repeats adds nothing: the model memorises the noise",
+                means="augmentation that repeats adds nothing: the model memorizes the noise",
                 think="does every worker of the loader, in every epoch, get a seed of its own?",
             )
 

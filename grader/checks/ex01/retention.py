@@ -4,24 +4,16 @@ from __future__ import annotations
 
 from grader.checks.ex01.best import GOOD
 from grader.checks.ex01.interrupted_saves import ODD
-from grader.checks.ex01.storage_plan import (
-    FOREIGN,
-    STRANGERS,
-    WHOSE,
-    Seen,
-    cut,
+from grader.checks.ex01.observations import Seen
+from grader.checks.ex01.operations import FOREIGN, STRANGERS, cut, steps_of_a_run, write
+from grader.checks.ex01.storage_assertions import WHOSE, fails, others_untouched, works
+from grader.checks.ex01.storage_faults import (
     died_right,
     events_and_size,
-    fails,
     kill_and_tear_points,
-    observe,
-    observed,
-    others_untouched,
-    steps_of_a_run,
     under,
-    works,
-    write,
 )
+from grader.checks.ex01.storage_plan import observe, observed
 from grader.checks.fault_points import moment
 from grader.harness.faults import Fault
 from grader.harness.lab import Lab
@@ -138,7 +130,7 @@ def _few_or_many(seen: dict[str, Seen], steps: list[int]) -> None:
         raise fails("newest-pruned", one, [asked], f"the checkpoint of step {fourth}")
     _no_more_than("nothing-pruned", one, seen["one"], [asked], think=LEFT)
     asked = ("asked for", "prune(keep=5), of two checkpoints")
-    for look, step in zip(more.looks, (third, second), strict=False):
+    for look, step in zip(more.looks, (third, second), strict=True):
         if look.found() != f"step {step}":
             raise fails("too-much-pruned", look, [asked], "both stay")
     aged = seen["aged"]
@@ -151,7 +143,7 @@ def _few_or_many(seen: dict[str, Seen], steps: list[int]) -> None:
         ),
         ("asked for", "prune(keep=2)"),
     ]
-    for look, step in zip(aged.looks, (fourth, third), strict=False):
+    for look, step in zip(aged.looks, (fourth, third), strict=True):
         if look.found() != f"step {step}":
             raise fails("too-much-pruned", look, rows, "the two with the highest steps stay")
 
@@ -165,7 +157,7 @@ def _rewritten(asked: tuple[str, str], step: int) -> Finding:
     return Finding(
         "rewritten",
         rows,
-        means="if the job is killed meanwhile, you lose checkpoints that should stay",
+        means="if the job is killed in the middle, you lose checkpoints that should stay",
         think="why does a function that deletes open a file for writing?",
     )
 
@@ -203,6 +195,7 @@ def only_good_one_stays(lab: Lab) -> None:
             ),
             asked,
         ]
+        # without a harm to the newest one, nothing reads the one before it
         for look, want in zip(point.looks, left, strict=False):
             if look.found() != f"step {want}":
                 if look is not point.looks[0]:
@@ -248,7 +241,7 @@ def _nothing_good(seen: dict[str, Seen], keep: int) -> None:
         raise Finding(
             "evidence-deleted",
             rows,
-            means="what you could have rescued by hand is gone",
+            means="you can no longer rescue anything by hand",
             think="what do you keep when no checkpoint is intact?",
         )
 
@@ -336,7 +329,7 @@ def _strangers_stay(point: Seen, like: Seen, steps: list[int]) -> None:
         ("asked for", "prune(keep=2), of four checkpoints"),
     ]
     others_untouched(point, rows)
-    for look, step in zip(point.looks, (steps[3], steps[2]), strict=False):
+    for look, step in zip(point.looks, (steps[3], steps[2]), strict=True):
         if look.found() != f"step {step}":
             expected = f"the checkpoint of step {step}"
             raise fails("newest-pruned", look, rows, expected, think=WHOSE)

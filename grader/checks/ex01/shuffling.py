@@ -68,7 +68,7 @@ def _augmentation_is_fresh(epochs: list[list[dict]]) -> None:
             raise Finding(
                 "same-augmentation",
                 rows,
-                means="augmentation that repeats adds nothing: the model memorises the noise",
+                means="augmentation that repeats adds nothing: the model memorizes the noise",
                 think="does every epoch draw numbers of its own for every sample?",
             )
 

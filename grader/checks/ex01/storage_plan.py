@@ -12,147 +12,19 @@ from __future__ import annotations
 import os
 import random
 import secrets
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from grader.checks import directory_damage, foreign_files, power_loss
-from grader.checks.crashes import crashed, slipped_at
 from grader.checks.directory_damage import Harm
 from grader.checks.endings import ended_early, finished
-from grader.checks.fault_points import selected, under_way
+from grader.checks.ex01.observations import CALLS, Look, Seen
+from grader.checks.ex01.operations import AGAIN, label_of, number_of, steps_of_a_run
+from grader.checks.fault_points import under_way
 from grader.checks.foreign_files import Stranger
 from grader.harness import scratch
-from grader.harness.faults import Fault
-from grader.harness.inside.fsevents import FROM_OUTSIDE
 from grader.harness.lab import Lab
-from grader.verdicts import Finding, Found, Gist, Inconclusive, Struck
-
-MAX_EVENTS = 40  # crash points of one save; a save with more events is sampled evenly
-CALLS = (
-    "write",
-    "best",
-    "prune",
-    "due",
-    "put",
-)  # operations of the saving life; the others are done here
-NO_ROOM = "No space left on device"  # ENOSPC, which no fault of these points raises
-WHOSE = "which files are yours, and how do you tell?"  # asked about files of others
-
-
-@dataclass
-class Look:
-    """What a relaunched job found in a directory, or in a copy of it that was damaged."""
-
-    id: str
-    path: Path
-    reads: list[str]
-    labels: dict[str, str] = field(default_factory=dict)  # digest -> what it is, as text
-    parts: bool = False  # digests of each part of the state are wanted
-    harm: list[Harm] = field(default_factory=list)
-    in_place: bool = False  # the harm is done to the directory itself, and undone
-    events: list[dict] = field(default_factory=list)
-    touched: list[str] = field(default_factory=list)  # what reading changed, or made
-    gone: set[str] = field(default_factory=set)
-
-    def all(self, event: str) -> list[dict]:
-        return [e for e in self.events if e["event"] == event]
-
-    def read(self, what: str = "latest") -> dict | None:
-        return next((read for read in self.all("read") if read["what"] == what), None)
-
-    def found(self, what: str = "latest") -> str:
-        """'step 20', 'none', 'error', 'another state' or 'nothing' (the reader itself died)."""
-        read = self.read(what)
-        if read is None:
-            return "nothing"
-        return (
-            self.labels.get(read["digest"], "another state")
-            if read["outcome"] == "state"
-            else read["outcome"]
-        )
-
-    @property
-    def read_crash(self) -> dict | None:
-        failed = [read["error"] for read in self.all("read") if read["outcome"] == "error"]
-        return next(iter([*failed, *self.all("crash")]), None)
-
-
-@dataclass
-class Seen:
-    """One point of a plan, after it ran: what was done there, and what was found afterwards."""
-
-    point: dict
-    events: list[dict] = field(default_factory=list)  # of the saving life
-    looks: list[Look] = field(default_factory=list)  # the first one at the directory as it was left
-    total: int = 0  # bytes that the directory held at the end
-    entries: int = 0  # files and folders in it
-    lost: list[str] = field(default_factory=list)  # files of others that changed
-    labels: dict[tuple[int, ...], object] = field(
-        default_factory=dict
-    )  # file -> the call that wrote it last
-    strangers: dict[str, Stranger] = field(default_factory=dict)  # what others put there
-    parts: dict[int, dict[str, str]] = field(
-        default_factory=dict
-    )  # of a state: the digest of each part
-
-    def all(self, event: str) -> list[dict]:
-        return [e for e in self.events if e["event"] == event]
-
-    def found(self, what: str = "latest") -> str:
-        return self.looks[0].found(what)
-
-    @property
-    def raised(self) -> dict | None:
-        """What the operations raised in the student's code."""
-        return next(iter(self.all("crash")), None)
-
-    @property
-    def read_crash(self) -> dict | None:
-        return self.looks[0].read_crash
-
-    @property
-    def operations(self) -> list[Operation]:
-        """What was seen at each of the point's calls."""
-        at = [n for n, e in enumerate(self.events) if e["event"] == "op"]
-        parts = [self.events[a:b] for a, b in zip(at, [*at[1:], None], strict=False)]
-        return [Operation(op, events) for op, events in zip(self.calls, parts, strict=False)]
-
-    @property
-    def calls(self) -> list[dict]:
-        return [op for op in self.point["ops"] if op["op"] in CALLS]
-
-    @property
-    def harmed(self) -> list[Look]:
-        """What was found after each damage."""
-        return self.looks[1:]
-
-
-@dataclass
-class Operation:
-    """One call, and what was reported of it."""
-
-    op: dict
-    events: list[dict]
-
-    def all(self, event: str) -> list[dict]:
-        return [e for e in self.events if e["event"] == event]
-
-    @property
-    def raised(self) -> dict | None:
-        return next(iter(self.all("crash")), None)
-
-    @property
-    def wrote(self) -> dict[str, list[int]]:
-        """Files that are new or changed."""
-        return self.all("wrote")[0]["files"] if self.all("wrote") else {}
-
-    @property
-    def sizes(self) -> list[int]:
-        return [size for _, _, size, _ in self.wrote.values()]
-
-
-# --- running --------------------------------------------------------------------------------------
 
 
 def observe(lab: Lab, points: list[dict]) -> dict[str, Seen]:
@@ -178,7 +50,7 @@ def observe(lab: Lab, points: list[dict]) -> dict[str, Seen]:
 
 def observed(lab: Lab, name: str, points: Callable[[], list[dict]]) -> dict[str, Seen]:
     """Run `points()` once in a grading, for all checks that look at them under this name."""
-    return lab.once(("storage", name, lab.bench.submission.key), lambda: observe(lab, points()))
+    return lab.once(("storage", name), lambda lab: observe(lab, points()))
 
 
 def _opaque(lab: Lab, text: str) -> str:
@@ -285,9 +157,6 @@ def _settle(it: Seen, directory: Path) -> None:
     it.entries = sum(str(path) not in it.strangers for path in below)
 
 
-# --- reading --------------------------------------------------------------------------------------
-
-
 @dataclass
 class States:
     """What a life without student code says of the states that were saved."""
@@ -299,7 +168,7 @@ class States:
 
 def key_of(lab: Lab) -> str:
     """The key of a grading's digests: nobody knows it before the first life reads."""
-    return lab.once(("key", lab.bench.submission.key), lambda: secrets.token_hex(16))
+    return lab.once(("key",), lambda _: secrets.token_hex(16))
 
 
 def _states(lab: Lab, points: list[dict]) -> States:
@@ -355,14 +224,6 @@ def crash_tested(lab: Lab, ops: list[dict], *flags: str, saves: str, load: str) 
         given={"payload": payload(lab), "saves": [[op["step"], number_of(op)] for op in ops]},
         digests={n: digest_of[label_of(op)] for n, op in enumerate(ops, 1)},
     )  # fmt: skip
-
-
-def label_of(op: dict) -> str:
-    return f"step {op['step']}{op.get('version', '')}"
-
-
-def number_of(op: dict) -> int:
-    return op.get("of", op["step"])
 
 
 def _looks(lab: Lab, it: Seen, root: Path, states: States) -> Iterable[Look]:
@@ -440,298 +301,3 @@ def _read(lab: Lab, root: Path, looks: list[Look]) -> None:
             look.gone = set(look.touched) - now.keys()
         for repair in repairs:
             repair()
-
-
-# --- what points are made of ----------------------------------------------------------------------
-
-
-def write(step: int, **more) -> dict:
-    return {"op": "write", "step": step} | more
-
-
-AGAIN = 1_000_000  # added to a step's number: the state that is saved when the step is saved again
-
-
-def again(step: int, **more) -> dict:
-    """The same step saved once more, with another state; found() calls it 'step 20 again'."""
-    return write(step, of=step + AGAIN, version=" again", **more)
-
-
-def put(files: dict[str, str]) -> dict:
-    """Somebody else's files."""
-    return {"op": "put", "files": files}
-
-
-FOREIGN = put({"notes.txt": "learning rate 3e-4 was too high\n", "logs/events.out": "\0\1"})
-STRANGERS = {"op": "strangers"}  # files of others, with names like the submission's own
-
-
-def cut(*steps: int, to: float = 0.5) -> dict:
-    """The files that were last written by the saves of these steps, cut short; without any, all
-    files."""
-    return {"op": "harm", "how": "truncate", "to": to, "of": list(steps) or None}
-
-
-def steps_of_a_run(draw, n: int) -> list[int]:
-    """Steps as a run has them: growing, and not of equal length (9 before 10, 99 before 100)."""
-    start = draw.choice([9, 98, 99])
-    return [start + i for i in range(n)]
-
-
-def works(seen: Seen) -> None:
-    """Nothing was raised where no fault was injected."""
-    for operation in seen.operations:
-        if operation.op.get("fault") or operation.op.get("dies"):
-            continue
-        if operation.raised:
-            room_enough(operation.raised)
-            raise crashed(operation.raised, [])
-        if bad := [e for e in operation.all("ended") if e["status"] != 0]:
-            rows = [
-                Gist("ended", f"your function ended the process, with status {bad[0]['status']}"),
-                ("expected", "it returns, or raises"),
-            ]
-            raise Finding("exit", rows)
-    for look in seen.looks:
-        untouched(look)
-
-
-def room_enough(crash: dict) -> None:
-    """The machine's own disk isn't full."""
-    if crash["type"] == "OSError" and NO_ROOM in crash["message"]:
-        raise Inconclusive(
-            "disk",
-            [
-                (
-                    "disk",
-                    "the machine's disk is full, or has no inodes left: "
-                    "make room, or set TMPDIR to a disk that has some",
-                )
-            ],
-        )
-
-
-def untouched(look: Look) -> None:
-    """Reading changed nothing."""
-    if not look.touched:
-        return
-    first = look.touched[0]
-    done = "was deleted" if first in look.gone else "was changed or made"
-    raise Finding(
-        "reading-writes",
-        [
-            ("called", " and ".join(f"read_{what}" for what in dict.fromkeys(look.reads))),
-            Found(f"{first} {done} by it"),
-            ("expected", "reading changes nothing on the disk"),
-        ],
-        means="a job that only wants to look destroys what you could have rescued",
-        think="what does your reader do with a file that it can't use?",
-    )
-
-
-def others_untouched(seen: Seen, rows: list[tuple[str, str]]) -> None:
-    """Other people's files in the directory are as they were."""
-    if seen.lost:
-        raise Finding(
-            "foreign-files",
-            [
-                *rows,
-                Found(f"{seen.lost[0]} was changed or deleted"),
-                ("expected", "other people's files stay as they are"),
-            ],
-            think=WHOSE,
-        )
-
-
-def fails(
-    code: str,
-    seen: Seen | Look,
-    rows: Sequence[tuple[str, str]],
-    expected: str,
-    fault: str | None = None,
-    *,
-    what: str = "latest",
-    **advice: str,
-) -> Finding:
-    """A reader didn't return what was expected.
-
-    rows    what was done before it read
-    advice  about, means and think of the Finding
-    """
-    read = "read_best" if what == "best" else "read_latest"
-    found = {
-        "none": f"{read} returned None, as if nothing had ever been saved",
-        "error": f"{read} raised {_error(seen)}",
-        "nothing": f"the process that called {read} ended",
-        "another state": f"{read} returned a state that was never saved",
-    }.get(seen.found(what), f"{read} returned the state of {seen.found(what)}")
-    return Finding(code, [*rows, Found(found), ("expected", expected)], fault, **advice)
-
-
-def _error(seen: Seen | Look) -> str:
-    crash = seen.read_crash
-    if not crash:
-        return "an error"
-    first = next((line.strip() for line in crash["message"].splitlines() if line.strip()), "")
-    error = f"{crash['type']}: {first[:120]}" if first else crash["type"]
-    return f"{error}{slipped_at(crash)}"
-
-
-def same_parts(seen: Seen, what: str = "latest") -> None:
-    """Each part of the state came back as it was saved."""
-    step = seen.point["ops"][-1]["step"]
-    if seen.found(what) == f"step {step}":
-        return
-    rows = [("saved", "a state with every kind of value")]
-    read = seen.looks[0].read(what)
-    got = read["parts"] if read and read["outcome"] == "state" else {}
-    want = seen.parts[step]
-    if lost := [name for name, digest in want.items() if got.get(name) != digest]:
-        rows.append(
-            Gist(
-                "different",
-                ", ".join(lost[:5]) + (f", and {len(lost) - 5} more" if len(lost) > 5 else ""),
-            )
-        )
-    raise fails(
-        "values-changed",
-        seen,
-        rows,
-        "the same state, bit for bit",
-        what=what,
-        means="training doesn't continue from the values that were saved, or can't continue at all",
-        think="which values, types and layouts of a tensor can your file format hold?",
-    )
-
-
-# --- faults ---------------------------------------------------------------------------------------
-
-
-def events_and_size(seen: Seen) -> tuple[list[str], int]:
-    """Events and the largest file's size of an undisturbed last operation."""
-    works(seen)
-    last = seen.operations[-1]
-    events = last.all("saved")[-1]["events"]
-    if not last.wrote and last.op["op"] == "write":
-        raise Finding(
-            "nothing-written",
-            [
-                ("saved", f"step {last.op['step']}"),
-                Found("no file in the directory was written or changed"),
-                ("expected", "a checkpoint"),
-            ],
-            think="where does your write_checkpoint write to?",
-        )
-    if moved := [
-        e for e in events if e.endswith(FROM_OUTSIDE) and e.startswith(("rename", "link"))
-    ]:
-        raise Finding(
-            "another-file-system",
-            [
-                Found(f"a file is made outside the directory, and then: {moved[0]}"),
-                ("expected", "temporary files are in `directory` itself"),
-            ],
-            means=(
-                "on a cluster, /tmp is another file system than the checkpoints': the rename "
-                "fails (EXDEV), or becomes a slow copy that a kill cuts short"
-            ),
-            think="in which folder is your temporary file, and which disk is that on?",
-        )
-    return events, max(
-        (size for operation in seen.operations for size in operation.sizes), default=0
-    )
-
-
-def kill_points(lab: Lab, step: int, events: list[str]) -> list[Fault]:
-    number = len(events)
-    if not number:
-        raise Inconclusive(
-            "blind", [("watching", "the save caused no file-system event that Python can see")]
-        )
-    picked = (
-        range(number)
-        if number <= MAX_EVENTS
-        else sorted(lab.draw.sample(range(number), MAX_EVENTS))
-    )
-    return [Fault("kill", step, event=k) for k in picked]
-
-
-def kill_and_tear_points(
-    lab: Lab, step: int, events: list[str], size: int, kinds: tuple[str, ...] = ("tear",)
-) -> list[Fault]:
-    """Kills between the events, and two in the middle of a file's bytes, which raise no event."""
-    middle = [Fault(kind, step, byte=b) for kind in kinds for b in dict.fromkeys((size // 2, 0))]
-    return selected(lab, [*kill_points(lab, step, events), *middle])
-
-
-def cases(faults: list[Fault], events: list[str]) -> list[tuple[str, Fault, int | None]]:
-    """(name, fault, late) of each point. If several files are written, a tear also strikes the last
-    one alone: a temporary file that is *copied* to its final name is torn in the copy.
-    """
-    found: list[tuple[str, Fault, int | None]]
-    found = [(str(fault), fault, None) for fault in faults]
-    opened = _opened(events)
-    if len(opened) > 1:
-        found += [
-            (f"{fault}, last file", fault, opened[-1])
-            for fault in faults
-            if fault.kind == "tear" and fault.byte
-        ]
-    return found
-
-
-def _opened(events: Sequence[str]) -> list[int]:
-    return [n for n, event in enumerate(events) if event.startswith(("open ", "torch.save begins"))]
-
-
-def under(
-    fault: Fault, op: dict, events: Sequence[str] = (), late: int | None = None, **more
-) -> dict:
-    """The operation under a fault. `events`: those of the same operation undisturbed; `late`: the
-    one before which nothing is torn.
-    """
-    if any(event.endswith(FROM_OUTSIDE) for event in events) and late is None:
-        late = next(
-            iter(_opened(events)), None
-        )  # what is copied in is torn here, not where it comes from
-    return op | {"fault": fault.to_json() | {"step": op.get("step", 0), "late": late}} | more
-
-
-def died_right(seen: Seen) -> None:
-    """The fault struck: otherwise the point proves nothing."""
-    for look in seen.looks:
-        untouched(look)
-    op = next(operation for operation in seen.operations if operation.op.get("fault"))
-    fault, ended = op.op["fault"], op.all("ended")[0]
-    if not op.all("fault"):
-        if op.raised:
-            room_enough(op.raised)
-            raise crashed(op.raised, [])
-        raise Inconclusive(
-            "fault",
-            [Struck(f"{seen.point['name']} never fired: two saves did different things")],
-        )
-    struck_all = (
-        "byte" in fault and fault.get("late") is None
-    )  # every file that the operation wrote
-    if op.all("lifted") or (
-        struck_all and ended["status"] == 0 and max(op.sizes, default=0) > fault["byte"]
-    ):
-        raise Finding(
-            "limit-lifted",
-            [
-                Struck(f"no file may grow beyond byte {fault['byte']} (RLIMIT_FSIZE)"),
-                Found("the save changed that limit, and kept writing"),
-                ("expected", "the save fails, as it would on a full disk"),
-            ],
-            think="what would it do on a disk that really is full?",
-        )
-
-
-def struck(points: list[Seen]) -> None:
-    """At least one of several torn or full saves met its limit."""
-    if points and all(e["status"] == 0 for seen in points for e in seen.all("ended")):
-        raise Inconclusive(
-            "fault",
-            [Struck("no file of the save reached the byte at which it should be torn")],
-        )

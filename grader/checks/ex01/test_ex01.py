@@ -487,25 +487,25 @@ def test_checkpoints_are_saved_when_they_are_due(lab):
 
 @task("ex01.5")
 def test_the_best_by_validation_is_kept_apart(lab):
-    """The best by validation is kept apart"""
+    """The best state by validation is kept apart"""
     best.best_kept_apart(lab)
 
 
 @task("ex01.5")
 def test_a_killed_keep_best_leaves_a_best(lab):
-    """A killed keep_best leaves a best"""
+    """A killed keep_best leaves a best state"""
     best.best_killed_at_every_event(lab)
 
 
 @task("ex01.5")
 def test_a_damaged_best_is_an_error(lab):
-    """A damaged best is an error"""
+    """A damaged best state is an error"""
     best.damaged_best(lab)
 
 
 @task("ex01.5")
 def test_whatever_a_power_loss_leaves_of_the_best_is_read_rightly(lab):
-    """Whatever a power loss leaves of the best is read correctly"""
+    """Whatever a power loss leaves of the best state is read correctly"""
     best.power_lost(lab)
 
 

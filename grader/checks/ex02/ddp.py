@@ -7,9 +7,12 @@ from pathlib import Path
 
 from grader.checks import endings, trajectories
 from grader.checks.crashes import crashed
-from grader.checks.ex02 import rank_plan
-from grader.checks.ex02.rank_plan import Seen, nobody_hung, place, saves, works
-from grader.checks.questions import ask
+from grader.checks.ex02 import rank_plan, sweeps
+from grader.checks.ex02.hangs import nobody_hung
+from grader.checks.ex02.observations import Seen
+from grader.checks.ex02.rank_assertions import works
+from grader.checks.ex02.rank_plan import place, saves
+from grader.checks.questions import Answer, ask
 from grader.harness.lab import Lab
 from grader.harness.run import Run
 from grader.verdicts import Finding, Gist
@@ -50,8 +53,8 @@ def trains_as_without_checkpoints(lab: Lab) -> None:
 
 
 def mid_epoch(lab: Lab, save_every: int = 3) -> tuple[int, tuple]:
-    """(steps per epoch, the arguments of task 2.2's run). The one that saves after every step
-    tells what it trains on."""
+    """(steps per epoch, the arguments of task 2.2's run). The run that saves after every step
+    reports what it trains on."""
     per_epoch = lab.shared.choice([7, 8])
     flags = (
         "--seed",
@@ -112,8 +115,8 @@ def every_sample_once(run: Run, steps_per_epoch: int) -> None:
             raise Finding(
                 "not-a-partition",
                 rows,
-                means="several ranks train on the same samples, and nobody on others",
-                think="which part of the data is this rank's, and who decides that?",
+                means="several ranks train on the same samples, and no rank trains on others",
+                think="which part of the data is this rank's, and what decides that?",
             )
     for epoch in range(1, len(orders)):
         if orders[epoch] == orders[epoch - 1]:
@@ -131,7 +134,7 @@ def every_sample_once(run: Run, steps_per_epoch: int) -> None:
                     "the model sees the same batches again and again; DistributedSampler "
                     "shuffles by seed and epoch, and believes that it's always the same epoch"
                 ),
-                think="who tells the sampler which epoch it is?",
+                think="which line tells the sampler the epoch?",
             )
 
 
@@ -141,9 +144,9 @@ PLAIN, GPU = rank_plan.EPOCHS  # of the two files
 
 
 def _saved(lab: Lab) -> tuple[dict[str, Seen], Path]:
-    """Two files that two ranks wrote; of one, the tensors lived on a GPU."""
+    """Two files that two ranks wrote; the tensors in one of them lived on a GPU."""
 
-    def make():
+    def make(lab: Lab) -> tuple[dict[str, Seen], Path]:
         folder = place(lab)
         points = [
             {
@@ -159,7 +162,7 @@ def _saved(lab: Lab) -> tuple[dict[str, Seen], Path]:
         ]
         return saves(lab, points, folder, judged=False), folder
 
-    return lab.once(("ddp files", lab.bench.submission.key), make)
+    return lab.once(("ddp files",), make)
 
 
 def loads_alone(lab: Lab, name: str) -> None:
@@ -173,8 +176,8 @@ def loads_alone(lab: Lab, name: str) -> None:
         )
     key = rank_plan.secrets(lab)["key"]
 
-    def answered():
-        alone = place(lab)  # the files, with nothing of what lay beside them
+    def answered(lab: Lab) -> list[Answer]:
+        alone = place(lab)  # only the files, without their surroundings
         for which in ("plain", "gpu"):
             if (saved := folder / which / "checkpoint.pt").is_file():
                 shutil.copyfile(saved, alone / f"{which}.copy")
@@ -183,7 +186,7 @@ def loads_alone(lab: Lab, name: str) -> None:
         ]
         return ask(lab, "ex02/ddp.py", questions, directory=alone)
 
-    answers = lab.once(("ddp alone", lab.bench.submission.key), answered)
+    answers = lab.once(("ddp alone",), answered)
     loaded, means, think = {
         "plain": (
             "a copy of the file that 2 ranks saved, by one process alone, into a bare network",
@@ -214,7 +217,7 @@ def loads_alone(lab: Lab, name: str) -> None:
             ],
         )
     want = rank_plan.shown(lab, epoch)
-    if different := rank_plan.compared(want, given["holds"], "save_checkpoint_ddp"):
+    if different := sweeps.compared(want, given["holds"], "save_checkpoint_ddp"):
         raise Finding(
             "state-lost",
             [("loaded", loaded), Gist("different", ", ".join(different))],
@@ -240,14 +243,13 @@ def rank_0_alone_writes(lab: Lab) -> None:
                     "rank 1",
                     f"touches the file system in the save of step {step}: {', '.join(events[:4])}",
                 ),
-                ("expected", "rank 0 writes, nobody else"),
+                ("expected", "only rank 0 writes"),
             ]
             raise Finding(
                 "all-ranks-write",
                 rows,
                 means=(
-                    "several processes write one file at a time: what lies there in the end "
-                    "is a mixture"
+                    "several processes write one file at the same time: it ends up as a mixture"
                 ),
                 think="which lines of your save run on every rank?",
             )
@@ -271,11 +273,11 @@ def nobody_leaves_early(lab: Lab, function: str, held: tuple[int, ...]) -> None:
         if function == "save_checkpoint_ddp"
         else "every rank's part is complete"
     )
-    rank_plan.nobody_left_early_of(list(seen.values()), function, what)
+    sweeps.nobody_left_early_of(list(seen.values()), function, what)
 
 
 def failure_reaches_all(lab: Lab, function: str, failing: tuple[int, ...]) -> None:
-    """Of three ranks, so that there is one that neither failed nor collects what the others say."""
+    """With three ranks, so that one of them neither fails nor collects the others' reports."""
     points = [
         {
             "name": f"rank {rank}",
@@ -285,11 +287,12 @@ def failure_reaches_all(lab: Lab, function: str, failing: tuple[int, ...]) -> No
         for rank in failing
     ]
     seen = saves(lab, points, place(lab), ranks=3, judged=False)
-    rank_plan.all_hear_of_failures_of(list(seen.values()), function)
+    sweeps.all_hear_of_failures_of(list(seen.values()), function)
 
 
 def each_folder_is_whole(lab: Lab) -> None:
-    """Of three checkpoints of one run, each folder is copied elsewhere, alone, and loaded there."""
+    """Each folder of three checkpoints of one run is copied elsewhere by itself, and loaded
+    there."""
     saved, numbers = place(lab), rank_plan.steps(lab)
     ops = [{"op": "save", "step": step} for step in numbers]
     point = {"name": "saved", "call": "save_job", "relative": True, "ops": ops}

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from grader.checks import trajectories
 from grader.checks.crashes import crashed
 from grader.checks.endings import finished
-from grader.checks.ex02 import rank_plan
+from grader.checks.ex02 import rank_plan, sweeps
 from grader.checks.ranks import left_early
 from grader.harness.lab import Lab
 from grader.harness.run import Run
@@ -22,7 +22,7 @@ WHOLE = 0.97
 
 
 def can_shard() -> None:
-    """Inconclusive on a torch whose FSDP2 needs a GPU."""
+    """Inconclusive on a torch version in which FSDP2 needs a GPU."""
     if tuple(map(int, version("torch").split(".")[:2])) < (2, 7):
         raise Inconclusive(
             "torch-too-old",
@@ -76,7 +76,8 @@ def nobody_holds_the_whole_model(lab: Lab) -> None:
                         "that rank holds the whole model. Models are sharded because no GPU, "
                         "and often no node, can"
                     ),
-                    think="which call puts the shards of all ranks together? Does anybody have to?",
+                    think="which call puts the shards of all ranks together? Does any rank need "
+                    "them all?",
                 )
 
 
@@ -89,7 +90,7 @@ def nobody_leaves_early(lab: Lab) -> None:
         if e["shown"] == "returned":
             think = "what do the ranks wait for at the end of your save?"
             raise left_early(
-                rank_plan.stands_still(e),
+                sweeps.stands_still(e),
                 "another rank",
                 "save_sharded",
                 think,
@@ -101,7 +102,7 @@ def nobody_leaves_early(lab: Lab) -> None:
             if e["raised"]:
                 raise crashed(
                     e["raised"],
-                    [("called", "save_sharded, with nothing in its way"), ("rank", str(rank))],
+                    [("called", "save_sharded, with no fault"), ("rank", str(rank))],
                 )
         for e in life.all("loaded held"):
             if e["different"]:
@@ -117,13 +118,13 @@ def nobody_leaves_early(lab: Lab) -> None:
 
 
 def _saved(lab: Lab, ranks: int) -> Run:
-    def make() -> Run:
+    def make(lab: Lab) -> Run:
         payload = rank_plan.secrets(lab)["saved"]
         return lab.launch(
             "ex02/sharded.py", "--do", "save", ranks=ranks, given={"payload": payload}
         )
 
-    run = lab.once(("sharded", ranks, lab.bench.submission.key), make, several=True)
+    run = lab.once(("sharded", ranks), make)
     finished(lab, run)
     for rank, life in enumerate(run.last.processes):
         if changed := life.first("whole")["changed"]:
@@ -229,9 +230,9 @@ def _lost(different: list[str], when: list, resharded: bool = False) -> Finding:
         rows,
         about=kinds[0].split()[0],
         means=(
-            "the job goes on as another one when it gets fewer or more nodes than it had"
+            "on fewer or more nodes than before, the job continues in a different state"
             if resharded
-            else "the job goes on as another one"
+            else "the job continues in a different state"
         ),
         think=(
             "do your files say which rank wrote them, or which part of which tensor they "
@@ -259,7 +260,7 @@ def exports(lab: Lab) -> None:
         )
         rows = [
             when,
-            Found(f"the file holds something else than a dict of plain tensors: {holds}"[:200]),
+            Found(f"the file isn't a dict of plain tensors: {holds}"[:200]),
         ]
         raise Finding("not-plain", rows, think="what does load_state_dict of a plain model take?")
     want = {k: v for k, v in _want(lab).items() if k.startswith("weights ")}
@@ -275,7 +276,7 @@ def exports(lab: Lab) -> None:
             ]
             think = "under which names does the network itself know its weights?"
             if what == "model":
-                think = "the file is right. Who was to be filled as well?"
+                think = "the file is right. What else must export_model fill?"
             elif wrong:
                 think = (
                     "whose values does the file hold: those that were saved, or those of "

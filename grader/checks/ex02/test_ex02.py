@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 
 from grader.checks import endings, task, trajectories
-from grader.checks.ex02 import all_or_nothing, ddp, sharded
+from grader.checks.ex02 import (
+    corruption,
+    ddp,
+    interrupted_saves,
+    newest_checkpoint,
+    one_rank_fails,
+    sharded,
+)
 from grader.harness.faults import Kill, KillInSave
 
 # ---------------------------------------------------------------- ex02.1  DDP: one writes, all know
@@ -127,7 +134,7 @@ def test_no_rank_leaves_before_every_part_is_complete(lab):
 
 @task("ex02.2")
 def test_every_checkpoint_lies_whole_in_its_own_folder(lab):
-    """Every checkpoint lies whole in its own folder"""
+    """Every checkpoint is complete in its own folder"""
     ddp.each_folder_is_whole(lab)
 
 
@@ -163,7 +170,7 @@ def test_every_shard_comes_back_whatever_its_size(lab):
 
 @task("ex02.3")
 def test_every_sharded_checkpoint_lies_whole_in_its_own_folder(lab):
-    """Every sharded checkpoint lies whole in its own folder"""
+    """Every sharded checkpoint is complete in its own folder"""
     sharded.each_folder_is_whole(lab)
 
 
@@ -201,61 +208,61 @@ def test_the_model_is_exported_to_one_plain_file(lab):
 @task("ex02.5")
 def test_all_ranks_find_the_newest_checkpoint(lab):
     """All ranks find the newest checkpoint"""
-    all_or_nothing.newest_on_every_rank(lab)
+    newest_checkpoint.newest_on_every_rank(lab)
 
 
 @task("ex02.5")
 def test_a_save_in_which_one_rank_dies_is_all_or_nothing(lab):
     """A save in which one rank dies is all or nothing"""
-    all_or_nothing.killed_at_every_event(lab)
+    interrupted_saves.killed_at_every_event(lab)
 
 
 @task("ex02.5")
 def test_a_first_save_in_which_one_rank_dies_is_no_checkpoint(lab):
     """A first save in which one rank dies is no checkpoint"""
-    all_or_nothing.first_save_killed(lab)
+    interrupted_saves.first_save_killed(lab)
 
 
 @task("ex02.5")
 def test_a_save_of_the_same_step_again_in_which_one_rank_dies_leaves_a_whole_checkpoint(lab):
     """A save of the same step again in which one rank dies leaves a whole checkpoint"""
-    all_or_nothing.save_again_killed(lab)
+    interrupted_saves.save_again_killed(lab)
 
 
 @task("ex02.5")
 def test_a_full_disk_at_one_rank_is_an_error_on_all(lab):
     """A full disk on one rank is an error on all"""
-    all_or_nothing.disk_full_at_one_rank(lab)
+    one_rank_fails.disk_full_at_one_rank(lab)
 
 
 @task("ex02.5")
 def test_no_rank_leaves_the_save_before_the_checkpoint_exists(lab):
     """No rank leaves the save before the checkpoint exists"""
-    all_or_nothing.nobody_leaves_early(lab)
+    one_rank_fails.nobody_leaves_early(lab)
 
 
 @task("ex02.5")
 def test_what_others_put_into_the_directory_is_left_alone(lab):
     """Other people's files in the directory stay as they are"""
-    all_or_nothing.others_files(lab)
+    newest_checkpoint.others_files(lab)
 
 
 @task("ex02.5")
 def test_ranks_that_see_different_listings_resume_from_one_checkpoint(lab):
     """Ranks that see different listings resume from one checkpoint"""
-    all_or_nothing.ranks_see_different_listings(lab)
+    one_rank_fails.ranks_see_different_listings(lab)
 
 
 @task("ex02.5")
 def test_a_checkpoint_damaged_for_one_rank_is_passed_over_by_all(lab):
     """A checkpoint damaged for one rank is skipped by all"""
-    all_or_nothing.damaged_for_one_rank(lab)
+    corruption.damaged_for_one_rank(lab)
 
 
 @task("ex02.5")
 def test_all_earlier_checkpoints_stay_loadable(lab):
     """All earlier checkpoints stay loadable"""
-    all_or_nothing.all_earlier_ones_stay(lab)
+    corruption.all_earlier_ones_stay(lab)
 
 
 @task("ex02.5")
@@ -275,10 +282,10 @@ def test_a_training_run_killed_in_mid_save_rejoins_the_undisturbed_one(lab):
 @task("ex02.5")
 def test_whatever_a_power_loss_leaves_of_the_saves_all_ranks_resume_rightly(lab):
     """All ranks resume correctly from whatever a power loss leaves of the saves"""
-    all_or_nothing.power_lost(lab)
+    interrupted_saves.power_lost(lab)
 
 
 @task("ex02.5")
 def test_whatever_a_power_loss_leaves_of_the_same_step_saved_again_all_ranks_resume_rightly(lab):
     """All ranks resume correctly from whatever a power loss leaves of a step saved again"""
-    all_or_nothing.power_lost_again(lab)
+    interrupted_saves.power_lost_again(lab)

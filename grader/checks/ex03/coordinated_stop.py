@@ -8,8 +8,16 @@ from pathlib import Path
 
 from grader.checks import endings
 from grader.checks.crashes import crashed
-from grader.checks.ex03 import edge_cases, stop_assertions
-from grader.checks.ex03.stop_assertions import between_saves, job, launch, stopped_and_resumed
+from grader.checks.ex03 import (
+    exits,
+    resumption,
+    status_file,
+    stop_assertions,
+    stop_runs,
+    undisturbed,
+)
+from grader.checks.ex03.stop_assertions import stopped_and_resumed
+from grader.checks.ex03.stop_runs import between_saves, job, launch
 from grader.checks.ranks import by_others, by_rank, rank_row
 from grader.checks.stacks import rows_of
 from grader.harness import scratch
@@ -32,7 +40,7 @@ def stops(lab: Lab, *preemptions: Preempt, ranks: int = 2, ranks_per_node: int =
 
 
 def just_finished(lab: Lab) -> None:
-    edge_cases.just_finished(lab, ranks=2)
+    undisturbed.just_finished(lab, ranks=2)
 
 
 # --- stop_together, alone -------------------------------------------------------------------------
@@ -46,7 +54,7 @@ def same_answer(lab: Lab) -> None:
         every = list(product((False, True), repeat=world or 1))
         asked = [*lab.draw.sample(every, len(every)), *lab.draw.choices(every, k=4)]
         run = lab.launch(TOGETHER, ranks=world, given={"asked": asked})
-        stop_assertions.finished(lab, run)
+        exits.finished(lab, run)
         for number, mine in enumerate(asked):
             _answers_right(run, number, mine)
 
@@ -80,9 +88,9 @@ def _answers_right(run: Run, number: int, mine: tuple[bool, ...]) -> None:
         "stop-not-together",
         rows,
         means=(
-            "a rank that doesn't know of it goes on, and waits for one that is gone"
+            "a rank that doesn't know about it continues, and waits for one that has left"
             if any(mine)
-            else "the job stops for nothing, and waits in the queue again"
+            else "the job stops for no reason, and waits in the queue again"
         ),
         think="what does each rank know, and what must all of them know after the call?",
     )
@@ -97,9 +105,9 @@ def costs_little(lab: Lab) -> None:
     """
     args = job(lab, *GRACE)
     run = launch(lab, *args, faults=(), ranks=2)
-    stop_assertions.finished(lab, run)
-    stop_assertions.same_course(lab, run, stop_assertions.yardstick(lab, args, ranks=2))
-    stop_assertions.one_writes(run)
+    exits.finished(lab, run)
+    resumption.same_course(lab, run, stop_runs.yardstick(lab, args, ranks=2))
+    status_file.one_writes(run)
     own, share = _agreement(run.last.processes[0])
     asked = len(run.last.steps) + len(run.last.all("part"))
     if own > MOST * asked + 10:
@@ -172,8 +180,8 @@ def under_torchrun(lab: Lab) -> None:
     lives = [Process.of_events(events.with_name(f"rank{rank}")) for rank in range(2)]
     when = [
         Struck(
-            f"SIGTERM to torchrun after step {step} had begun; it "
-            "forwards it to its workers, one after the other",
+            f"SIGTERM to torchrun after step {step} had begun; torchrun forwards it to its "
+            f"workers, one by one",
         )
     ]
     if run.last.process.ended or not all(life.events for life in lives):
@@ -201,19 +209,19 @@ def under_torchrun(lab: Lab) -> None:
             "not-preempted-under-torchrun",
             rows,
             think=(
-                "what does each rank do when it hears of the signal "
-                "from the others before it comes itself?"
+                "what does each rank do when it learns of the signal from the others before its "
+                "own signal comes?"
             ),
         )
-    word, newest = last_word(folder), stop_assertions.newest_checkpoint(folder)
-    stop_assertions.status_says(word, "preempted", when)
+    word, newest = last_word(folder), stop_runs.newest_checkpoint(folder)
+    status_file.status_says(word, "preempted", when)
     for life in lives:
-        stop_assertions.as_sent(life, run, None)
-        stop_assertions.reckoned(args, life)
+        stop_runs.as_sent(life, run, None)
+        stop_runs.reckoned(args, life)
     again = launch(lab, *args, faults=(), ranks=2, directory=folder, since=step)
     notes = {"words": [word], "newest": [newest]}
     joined = Run([Life(lives, None), again.last], (), folder, notes=notes)
-    stop_assertions.rejoined(lab, joined, stop_assertions.yardstick(lab, args, ranks=2), when)
+    stop_assertions.rejoined(lab, joined, stop_runs.yardstick(lab, args, ranks=2), when)
 
 
 def _stood(lives: list[Process], code: Path | None) -> dict[int, str]:
@@ -225,7 +233,7 @@ def _stood(lives: list[Process], code: Path | None) -> dict[int, str]:
 
 def _left(life: Process) -> str:
     if life.all("killed"):
-        return "was killed by SIGKILL when the grace was over"
+        return "was killed by SIGKILL when the grace period was over"
     if left := life.first("left"):
         return f"left with exit status {left['status']}"
     if crash := life.first("crash"):

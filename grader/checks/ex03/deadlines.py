@@ -1,6 +1,6 @@
 """Jobs whose time is up: at the end of a time limit, or when a grace is over.
 
-All times are seconds of the scheduler's clock (grader/workload/ex03/virtual_clock.py).
+All times are in seconds of the scheduler's clock (grader/workload/ex03/virtual_clock.py).
 """
 
 from __future__ import annotations
@@ -8,16 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from grader.checks import trajectories
-from grader.checks.ex03 import stop_assertions
+from grader.checks.ex03 import exits, status_file, stop_assertions, stop_runs
 from grader.checks.ex03.expected_times import Times
-from grader.checks.ex03.stop_assertions import (
+from grader.checks.ex03.stop_assertions import stopped_and_resumed
+from grader.checks.ex03.stop_runs import (
     EPOCHS,
     SAVE_EVERY,
     any_signal,
     job,
     launch,
     steps_per_epoch,
-    stopped_and_resumed,
     yardstick,
 )
 from grader.harness.costs import Costs
@@ -77,8 +77,8 @@ def before_the_time_limit(lab: Lab, ranks: int | None = None, *more: object) -> 
 
 
 def before_the_first_save(lab: Lab) -> None:
-    """The limit comes before any save is due: nobody knows how long one takes, but a step doesn't
-    fit in any more.
+    """The limit comes before any save is due: no life knows how long a save takes, but another step
+    no longer fits.
     """
     costs = Costs(step=10, save=2)
     step = lab.draw.randint(2, SAVE_EVERY)
@@ -90,7 +90,7 @@ def in_an_evaluation(lab: Lab, ranks: int | None = None) -> None:
     """A part of an evaluation takes much longer than a step; one fits in, and no save after it."""
     costs = Costs(step=2, save=6, part=20)
     parts = [done.at for done in plain_course(lab, costs) if done.what == "part"]
-    which = EPOCHS - 1 if ranks is None else 0  # after the last evaluation, a save is to come
+    which = EPOCHS - 1 if ranks is None else 0  # a save comes after the last evaluation
     stops_in_time(lab, costs, parts[which * PARTS + lab.draw.randint(4, 8)] + 25, ranks)
 
 
@@ -102,8 +102,8 @@ def with_a_grace_known(lab: Lab) -> None:
 
 
 def slower_saves(lab: Lab) -> None:
-    """Each save takes half as long again as the one before. After one of them there is time for a
-    step and a save, if that doesn't take much longer than the last.
+    """Each save takes one and a half times as long as the one before. After one of them there is
+    time for a step and a save, if that save doesn't take much longer than the last.
     """
     costs = Costs(step=2, save=6, slower=1.49)
     per_epoch = steps_per_epoch(lab)
@@ -140,7 +140,7 @@ def stops_in_time(
     lab: Lab, costs: Costs, end: float, ranks: int | None = None, *more: object
 ) -> None:
     """With SIGKILL after `end` seconds (on rank 1 alone, if there are ranks), the job stops before
-    that, as late as its margins allow, loses nothing, and goes on where it stopped.
+    that, as late as its margins allow, loses nothing, and continues where it stopped.
     """
     end = round(end)
     args = job(lab, "--costs", str(costs), *more)
@@ -150,8 +150,8 @@ def stops_in_time(
     when = [
         (
             "time limit",
-            f"SIGKILL{who} {end} s after the job's begin; "
-            "SLURM_JOB_END_TIME says so, no signal comes",
+            f"SIGKILL{who} {end} s after the job's start; "
+            "SLURM_JOB_END_TIME says so, and no signal comes",
         )
     ]
     life = run.last
@@ -159,13 +159,13 @@ def stops_in_time(
     if all(one.finished for one in lives):
         raise Inconclusive("fault", [*when, ("but", "training was done before that")])
     if not life.preempted:
-        finding = stop_assertions.ended_early(lab, run, life)
+        finding = exits.ended_early(lab, run, life)
         finding.rows = [*when, *finding.rows]
         raise finding
-    stop_assertions.status_says(run.notes["words"][-1], "preempted", when)
+    status_file.status_says(run.notes["words"][-1], "preempted", when)
     _late_enough(
         lives[-1].reached,
-        stop_assertions.reckoned((*args, *limit), lives[-1], len(lives) - 1),
+        stop_runs.reckoned((*args, *limit), lives[-1], len(lives) - 1),
         end,
         when,
     )
@@ -179,14 +179,14 @@ def _late_enough(reached: int, times: Times, end: float, when: list) -> None:
         rows = [
             *when,
             ("stopped", "before its first step"),
-            ("expected", "it trains as long as it can"),
+            ("expected", "it trains for as long as it can"),
         ]
         raise Finding(
             "stopped-at-once",
             rows,
             think=(
-                "how much time is left by the clock that main was given, and by which one does "
-                "yours reckon?"
+                "how much time is left by the clock that main was given, and which clock does your "
+                "code use?"
             ),
         )
     last_save = times.saves[-1][0] if times.saves else 0.0
@@ -204,14 +204,14 @@ def _late_enough(reached: int, times: Times, end: float, when: list) -> None:
             ),
             (
                 "expected",
-                "it trains as long as it can: no more than "
+                "it trains for as long as it can: no more than "
                 f"{most:g} s are left ({EARLY} times both)",
             ),
         ]
         raise Finding(
             "too-early",
             rows,
-            means="time on the cluster that was waited for, and is given back unused",
+            means="cluster time that you waited for is given back unused",
             think="what must still fit in before the end, and how long does it take?",
         )
 
@@ -227,9 +227,7 @@ def long_enough(lab: Lab) -> None:
 
 
 def too_short(lab: Lab, ranks: int | None = None) -> None:
-    """Half a save fits in. Of several ranks, one gets the signal: the others have all the time in
-    the world.
-    """
+    """Half a save fits. With several ranks, one gets the signal: the others have plenty of time."""
     _leaves_the_last_one(lab, _told(lab, Costs(step=2, save=10), 6), ranks)
 
 
@@ -239,7 +237,7 @@ def counts_from_the_signal(lab: Lab) -> None:
 
 
 def counts_from_the_first(lab: Lab) -> None:
-    """The same, and when the step is over, another signal comes: the grace is no longer for it."""
+    """The same, and when the step is over, another signal comes: it doesn't extend the grace."""
     step = _after_a_save(lab)
     first, second = lab.draw.sample(["term", "usr1"], 2)
     signals = both(send(first, step), send(second, step, "end"))
@@ -249,8 +247,8 @@ def counts_from_the_first(lab: Lab) -> None:
 
 
 def unknown_save(lab: Lab) -> None:
-    """The signal comes before the life's first save: nobody knows how long one takes, and there is
-    time for one.
+    """The signal comes before the life's first save: it doesn't know how long a save takes, and
+    there is time for one.
     """
     args = _told(lab, Costs(step=2, save=4), 9)
     for schedule in lab.schedules((send(any_signal(lab), lab.draw.randint(1, SAVE_EVERY - 1)),)):

@@ -1,7 +1,6 @@
-"""A life's times, reckoned by the grader: what the life did, and what each of it costs.
-
-The job reports its clock beside the student's code. A clock that was stopped or turned back would
-keep SIGKILL away, so what it says must add up.
+"""A life's times, computed by the grader: what the life did, and what each action costs. The job
+reports its clock in the student's process. A clock that was stopped or turned back would keep
+SIGKILL away, so what it says must add up.
 """
 
 from __future__ import annotations

@@ -1,6 +1,4 @@
-"""Files that lie beside the checkpoints and belong to somebody else: neither read, changed nor
-removed.
-"""
+"""Other people's files next to the checkpoints: they must not be read, changed or removed."""
 
 from __future__ import annotations
 
@@ -14,7 +12,7 @@ DONE = b'{"outcome": "done", "step": 999999}'
 
 
 def plant(directory: Path, draw: random.Random) -> dict[str, bytes]:
-    """Name -> content, of files that look like a job's own and aren't."""
+    """Name -> content of files that only look like a job's own."""
     number = draw.randrange(10_000, 99_999)
     files = {
         "status.json.bak": DONE,
@@ -42,7 +40,7 @@ def untouched(directory: Path, planted: dict[str, bytes]) -> None:
             found = None
         if found != content:
             rows = [
-                ("beside", f"the checkpoints lay {name}, which isn't the job's"),
+                ("beside", f"the checkpoints: {name}, which isn't the job's"),
                 Found("it is gone" if found is None else "it was changed"),
             ]
             raise Finding(

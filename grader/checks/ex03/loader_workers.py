@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from grader.checks.ex03.stop_assertions import (
+from grader.checks.ex03.exits import finished
+from grader.checks.ex03.stop_assertions import stopped_and_resumed
+from grader.checks.ex03.stop_runs import (
     all_steps,
     fault_row,
-    finished,
     job,
     launch,
     reported,
     steps_per_epoch,
-    stopped_and_resumed,
     yardstick,
 )
 from grader.harness.lab import Lab
@@ -24,8 +24,8 @@ NUMBER = 2
 def settled(lab: Lab) -> list[int]:
     """The steps, but an epoch's last, in which both workers have delivered a batch.
 
-    One that is still starting hasn't come to worker_init_fn, where it may learn to ignore a signal:
-    a signal then kills it in any solution.
+    A worker that is still starting hasn't reached worker_init_fn, where it may start to ignore a
+    signal: until then, a signal kills it in any solution.
     """
     per_epoch = steps_per_epoch(lab)
     return [n for n in range(1, all_steps(lab)) if n % per_epoch >= NUMBER]
@@ -40,7 +40,7 @@ def stops(lab: Lab, preemption: Preempt) -> None:
             if gone := max([e["gone"] for e in struck], default=0):
                 raise _gone(run, gone)
             if len(struck) != len(life.all("signal")):
-                rows = [*fault_row(run), ("but", "nobody has seen what it did to the workers")]
+                rows = [*fault_row(run), ("but", "its effect on the workers wasn't observed")]
                 raise Inconclusive("signal-not-sent", rows, schedule_of(run))
 
 
@@ -53,7 +53,7 @@ def _gone(run: Run, number: int) -> Finding:
         "workers-gone",
         rows,
         schedule_of(run),
-        means="the job that fetches one more batch before it stops finds nobody to load it",
+        means="a job that fetches one more batch before it stops has no worker left to load it",
         think="what does a worker do with the signal, and does the main process still need it?",
     )
 
@@ -73,16 +73,16 @@ def draw_apart(lab: Lab) -> None:
                     "workers-alike",
                     rows,
                     means=(
-                        "both augment their samples by the same random "
-                        "numbers: the model sees the same noise again"
+                        "both augment their samples with the same random numbers: the model sees "
+                        "the same noise again"
                     ),
                     think=(
-                        "who seeds a worker, with what, and what of "
-                        "it does your worker_init change?"
+                        "what seeds a worker, with which seed, and what does your worker_init "
+                        "change?"
                     ),
                 )
     if not seen:
-        raise Finding("no-worker", [Found("no DataLoader worker ran worker_init to its end")])
+        raise Finding("no-worker", [Found("no DataLoader worker finished worker_init")])
 
 
 def _named(epoch_and_worker: tuple[int, int]) -> str:

@@ -8,18 +8,20 @@ from grader.checks import task
 from grader.checks.ex03 import (
     coordinated_stop,
     deadlines,
-    edge_cases,
+    job_errors,
     loader_workers,
     signal_handler,
+    status_faults,
+    undisturbed,
 )
-from grader.checks.ex03.stop_assertions import (
+from grader.checks.ex03.stop_assertions import stopped_and_resumed
+from grader.checks.ex03.stop_runs import (
     SAVE_EVERY,
     all_steps,
     any_signal,
     between_saves,
     job,
     steps_per_epoch,
-    stopped_and_resumed,
 )
 from grader.harness.preemption import both, send
 
@@ -28,11 +30,11 @@ from grader.harness.preemption import both, send
 
 @task("ex03.1")
 def test_a_signal_is_noted_with_its_time(lab):
-    """A signal is noted with its time"""
+    """A signal is recorded with its time"""
     signal_handler.right(
         lab,
         "each_noted",
-        "which signals come before a job is killed, and what must be known of them?",
+        "which signals come before a job is killed, and what must you know about them?",
     )
 
 
@@ -45,12 +47,14 @@ def test_the_first_signal_counts(lab):
 @task("ex03.1")
 def test_the_handler_does_nothing_else(lab):
     """The handler does nothing else"""
-    signal_handler.right(lab, "nothing_else", "in the middle of what may a handler run?")
+    signal_handler.right(
+        lab, "nothing_else", "what may the program be in the middle of when a handler runs?"
+    )
 
 
 @task("ex03.1")
 def test_a_save_in_which_signals_come_is_whole(lab):
-    """A save in which signals come is whole"""
+    """A save interrupted by signals is complete"""
     signal_handler.right(
         lab,
         "whole_save",
@@ -70,7 +74,7 @@ def test_the_handlers_from_before_come_back(lab):
 def test_two_of_them_do_not_share_anything(lab):
     """Two handlers share nothing"""
     signal_handler.right(
-        lab, "nested", "where does the flag live: with the object, the class, or the module?"
+        lab, "nested", "where does the flag live: in the object, the class, or the module?"
     )
 
 
@@ -82,12 +86,12 @@ def test_it_takes_the_signals_that_it_is_given_and_no_others(lab):
 
 @task("ex03.1")
 def test_a_signal_at_any_moment_is_noted_and_hangs_nothing(lab):
-    """A signal at any moment is noted and blocks nothing"""
+    """A signal at any moment is recorded and blocks nothing"""
     signal_handler.right(
         lab,
         "any_moment",
-        "a handler runs between any two instructions, also its own: "
-        "what may it find half done there, or locked?",
+        "a handler can run between any two instructions, including its own: what may be half done "
+        "or locked at that point?",
     )
 
 
@@ -97,7 +101,7 @@ def test_a_signal_at_any_moment_is_noted_and_hangs_nothing(lab):
 @task("ex03.2")
 def test_a_job_that_nobody_stops_trains_as_it_should(lab):
     """An undisturbed job trains as it should"""
-    edge_cases.trains_like_the_yardstick(lab)
+    undisturbed.trains_like_the_yardstick(lab)
 
 
 @task("ex03.2")
@@ -135,7 +139,7 @@ def test_a_signal_in_an_evaluation_stops_the_job_there(lab, which):
 def test_a_signal_before_the_first_step_stops_the_job_there(lab):
     """A signal before the first step stops the job there
 
-    In the first life of all, and in one that goes on with an earlier one's work.
+    In the very first life, and in one that continues an earlier one's work.
     """
     for schedule in lab.schedules(
         (send("term", 0, "start"), send("usr1", between_saves(lab)), send("usr1", 0, "resume"))
@@ -164,7 +168,7 @@ def test_signals_in_a_save_do_it_no_harm(lab):
 
 @task("ex03.2")
 def test_more_signals_while_it_leaves_change_nothing(lab):
-    """More signals while it leaves change nothing
+    """More signals while the job exits change nothing
 
     In its last save, and before each thing that it does afterwards.
     """
@@ -178,37 +182,37 @@ def test_more_signals_while_it_leaves_change_nothing(lab):
 @task("ex03.2")
 def test_a_job_that_has_just_finished_is_done(lab):
     """A job that has just finished is done"""
-    edge_cases.just_finished(lab)
+    undisturbed.just_finished(lab)
 
 
 @task("ex03.2")
 def test_a_save_that_is_due_at_an_epochs_end_is_not_the_last_one(lab):
     """A save that is due before an evaluation isn't the last one"""
-    edge_cases.due_at_the_end(lab)
+    undisturbed.due_at_the_end(lab)
 
 
 @task("ex03.2")
 def test_an_error_is_neither_done_nor_preempted(lab):
     """An error is neither done nor preempted"""
-    edge_cases.error_is_told(lab)
+    job_errors.error_is_reported(lab)
 
 
 @task("ex03.2")
 def test_an_error_after_a_signal_is_an_error(lab):
     """An error after a signal is an error"""
-    edge_cases.error_after_a_signal(lab)
+    job_errors.error_after_a_signal(lab)
 
 
 @task("ex03.2")
 def test_the_status_of_the_life_before_is_not_this_ones(lab):
     """The status of an earlier life isn't taken for this one's"""
-    edge_cases.status_is_fresh(lab)
+    status_faults.status_is_fresh(lab)
 
 
 @task("ex03.2")
 def test_the_status_is_whole_at_every_moment(lab):
     """The status is whole at every moment"""
-    edge_cases.word_is_whole(lab)
+    status_faults.status_is_whole(lab)
 
 
 # ---------------------------------------------------------------- ex03.3  workers
@@ -308,13 +312,13 @@ def test_ranks_that_have_just_finished_are_done(lab):
 @task("ex03.4")
 def test_an_error_of_all_ranks_is_told(lab):
     """An error on all ranks is reported"""
-    edge_cases.error_of_ranks(lab)
+    job_errors.error_of_ranks(lab)
 
 
 @task("ex03.4")
 def test_an_error_of_one_rank_is_told(lab):
     """An error on one rank is reported"""
-    edge_cases.error_of_one_rank(lab)
+    job_errors.error_of_one_rank(lab)
 
 
 @task("ex03.4")
@@ -325,7 +329,7 @@ def test_agreeing_costs_little(lab):
 
 @task("ex03.4")
 def test_under_torchrun_the_job_stops_as_well(lab):
-    """Under torchrun, the job stops as well"""
+    """The job also stops under torchrun"""
     coordinated_stop.under_torchrun(lab)
 
 
@@ -346,7 +350,7 @@ def test_a_job_stops_by_itself_before_its_time_limit(lab):
 
 @task("ex03.5")
 def test_a_time_limit_before_the_first_save_is_kept(lab):
-    """A time limit before the first save is kept"""
+    """A time limit before the first save is respected"""
     deadlines.before_the_first_save(lab)
 
 
@@ -358,19 +362,19 @@ def test_a_job_stops_by_itself_in_an_evaluation(lab):
 
 @task("ex03.5")
 def test_a_grace_that_is_known_does_not_hide_the_time_limit(lab):
-    """A grace that is known does not hide the time limit"""
+    """A known grace period does not hide the time limit"""
     deadlines.with_a_grace_known(lab)
 
 
 @task("ex03.5")
 def test_a_signal_with_a_long_grace_does_not_hide_the_time_limit(lab):
-    """A signal with a long grace does not hide the time limit"""
+    """A signal with a long grace period does not hide the time limit"""
     deadlines.end_before_the_grace(lab)
 
 
 @task("ex03.5")
 def test_a_time_limit_does_not_hide_the_grace(lab):
-    """A time limit does not hide the grace"""
+    """A time limit does not hide the grace period"""
     deadlines.grace_before_the_end(lab)
 
 
@@ -388,31 +392,31 @@ def test_durations_that_fall_and_rise_still_fit(lab):
 
 @task("ex03.5")
 def test_a_grace_that_is_long_enough_is_used(lab):
-    """A grace that is long enough is used"""
+    """A grace period that is long enough is used"""
     deadlines.long_enough(lab)
 
 
 @task("ex03.5")
 def test_a_save_of_which_nobody_knows_how_long_it_takes_is_begun(lab):
-    """A save of unknown duration is begun"""
+    """A save of unknown duration is started"""
     deadlines.unknown_save(lab)
 
 
 @task("ex03.5")
 def test_a_grace_that_is_too_short_for_a_save_leaves_the_last_one(lab):
-    """A grace that is too short for a save leaves the last one"""
+    """A grace period that is too short for a save keeps the last one"""
     deadlines.too_short(lab)
 
 
 @task("ex03.5")
 def test_the_grace_counts_from_the_signal(lab):
-    """The grace counts from the signal"""
+    """The grace period counts from the signal"""
     deadlines.counts_from_the_signal(lab)
 
 
 @task("ex03.5")
 def test_the_grace_counts_from_the_first_signal(lab):
-    """The grace counts from the first signal"""
+    """The grace period counts from the first signal"""
     deadlines.counts_from_the_first(lab)
 
 

@@ -1,6 +1,6 @@
 """Runs of a job on a cluster: submitted, disturbed as planned, followed until its queue is empty.
 
-Every run has a cluster of its own, so that no run disturbs another. The checks judge only what the
+Every run has its own cluster, so that no run disturbs another. The checks judge only what the
 grader itself recorded: by the run's witness (witness.py) and from the cluster.
 """
 
@@ -15,184 +15,34 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
+from grader.checks.ex04.job_record import MOST_LIVES, STEPS, ClusterRun
 from grader.checks.ex04.witness import Witness
 from grader.course import catalog
 from grader.errors import UsageError
-from grader.harness import scratch
 from grader.harness.lab import WORKLOAD, Cancelled, Lab
-from grader.harness.printed import Line, followed
+from grader.harness.printed import followed
 from grader.harness.sandbox import NONE, jobs_can_be_confined
-from grader.slurm import Cluster, ClusterError, NotInstalled, StandIn, backend
-from grader.slurm.site import Site
+from grader.slurm import Cluster, ClusterError, NotInstalled, backend
+from grader.slurm.target import Where
 from grader.verdicts import Finding, Inconclusive
-from grader.workload.ex04.train import DONE, SAYS_LIFE
 
-MOST_LIVES = 6  # more of them are a loop without end; most runs have five at most
 POLL = 0.2  # s between two looks at the queue
 BUSY = 1.0  # s between two, while a life is under way
 # reasons of a job that will stay in the queue forever
 HELD = {"JobHeldUser", "JobHeldAdmin", "job_requeued_in_held_state"}
 NEVER = {"DependencyNeverSatisfied"} | HELD
-STEPS = 40
+
 FOLDER = "my job"  # where it is submitted from: people's directories have blanks in their names
-DIFFERS = "the stand-in doesn't know"  # what it says where only the real cluster can tell
-
-
-@dataclass(frozen=True)
-class Pace:
-    """How much time things have, in s. Slurm can't be faster than this, a stand-in can."""
-
-    kill_wait: float = 5  # between SIGTERM and SIGKILL
-    grace: float = 15  # of a preemption
-    limit: int = 20  # that are left when a time limit comes near
-    long: float = 7  # a save that kill_wait is too short for
-    short: float = 1
-    seconds: float = 150  # for a run; the longest takes about forty
-
-
-@dataclass(frozen=True)
-class Where:
-    """The cluster that runs are to have: slurm, stand-in, site; auto: Slurm if it's installed."""
-
-    kind: str = "auto"
-    partition: str | None = None
-    account: str | None = None
-
-    @property
-    def chosen(self) -> str:
-        if self.kind != "auto":
-            return self.kind
-        return "stand-in" if backend.missing() else "slurm"
-
-    @property
-    def pace(self) -> Pace:
-        return {
-            "slurm": Pace(),
-            "stand-in": Pace(kill_wait=1, grace=4, limit=6, long=2, short=0.3, seconds=60),
-            "site": Pace(kill_wait=30, grace=0, limit=240, long=40, short=5, seconds=4 * 3600),
-        }[self.chosen]
-
-    def cluster(self, directory: Path, first_job: int = 1, **jobs: Any) -> Cluster:
-        """`jobs`: what they may read and write (Cluster's jobs_see and jobs_write); a site has
-        rules of its own.
-        """
-        if self.chosen == "site":
-            return Site(self.partition, self.account)
-        kind = Cluster if self.chosen == "slurm" else StandIn
-        times: dict[str, Any] = {
-            "grace": self.pace.grace,
-            "kill_wait": self.pace.kill_wait,
-            "fast_limits": True,
-        }
-        return kind(directory, nodes=1, settings={"FirstJobId": str(first_job)}, **times, **jobs)
-
-
-@dataclass
-class ClusterRun:
-    """One job, or chain of jobs, after its end."""
-
-    folder: Path
-    jobs: dict[str, dict]  # job id -> what the cluster said of it last
-    late: bool  # it was still in the queue when its time was over
-    where: Where
-    stuck: str = ""  # why a job in the queue will never run
-    seconds: float = 0.0
-    record: list[dict] = field(
-        default_factory=list
-    )  # of each run: "job", "start", "end" (epoch s), "state"
-    events: list[dict] = field(default_factory=list)  # what the witness wrote down
-    undisturbed: dict[int, str] = field(
-        default_factory=dict
-    )  # step -> digest of a run without faults
-    planned: int = 0  # faults that were to strike
-    most: int = MOST_LIVES  # lives; more are a loop without end
-    endless: bool = False  # it came back into the queue again and again
-    at_once: set[str] = field(
-        default_factory=set
-    )  # jobs of a chain that the cluster ran at the same time
-    others: dict[str, str] = field(
-        default_factory=dict
-    )  # jobs that preempted it -> their state at the end
-    trouble: str = ""  # what the cluster couldn't do
-    instead: str = ""  # why it ran on another kind of cluster than was chosen
-    slowest: float = (
-        0.0  # s that the cluster took to say what is in its queue; milliseconds are normal
-    )
-
-    @property
-    def starved(self) -> bool:
-        """The machine was so slow that what came too late proves nothing about the script."""
-        return self.slowest > self.where.pace.limit / 6
-
-    def all(self, event: str) -> list[dict]:
-        return [e for e in self.events if e["event"] == event]
-
-    @cached_property
-    def lives(self) -> list[list[dict]]:
-        """The events of each life, in the order in which they began."""
-        of: dict[int, list[dict]] = {}
-        for e in self.events:
-            if "life" in e:
-                of.setdefault(e["life"], []).append(e)
-        return [events for _, events in sorted(of.items()) if events[0]["event"] == "life"]
-
-    @cached_property
-    def log(self) -> str:
-        try:
-            return scratch.read(self.folder / "train.log", 1 << 20, tail=True).decode(
-                errors="replace"
-            )
-        except OSError:
-            return ""
-
-    def printed(self) -> list[Line]:
-        """The lines of the job's log. All lives write into it, and so does Slurm."""
-        found, life, traceback = [], 0, False
-        for text in self.log.splitlines():
-            script = text.startswith(SAYS_LIFE)
-            life += script
-            traceback = traceback or text.startswith("Traceback (most recent call last)")
-            if text.strip():
-                found.append(Line(0.0, life, None, text, script, traceback))
-            # its last line is the error
-            traceback = traceback and text.startswith((" ", "Traceback"))
-        return found
-
-    @property
-    def finished(self) -> bool:
-        """A life trained the last step and left with the status that says so."""
-        for life in self.lives:
-            done = any(e["event"] == "left" and e["status"] == DONE for e in life)
-            if done and any(e["event"] == "saved" and e["step"] == STEPS for e in life):
-                return True
-        return False
-
-    @property
-    def course(self) -> dict[int, str]:
-        """Step -> digest, of the life that trained it last."""
-        return {e["step"]: e["digest"] for e in self.all("step")}
-
-    @property
-    def lost(self) -> list[tuple[dict, int]]:
-        """(fault, finished steps that the next life did again) for each fault that it survived."""
-        out = []
-        for life, after in zip(self.lives, self.lives[1:], strict=False):
-            fault = next((e for e in life if e["event"] == "fault"), None)
-            resumed = next((e["step"] for e in after if e["event"] == "resumed"), None)
-            if fault and resumed is not None:
-                out.append((fault, fault["step"] - resumed))
-        return out
+DIFFERS = "the stand-in doesn't know"  # its message where only the real cluster has the answer
 
 
 @dataclass(frozen=True)
 class Watched:
-    """For a run at which somebody looks: `grade run ex04`."""
+    """For a run that a person watches: `grade run ex04`."""
 
     pace: float  # s that a step takes
     told: Callable[[dict], None]  # gets each event as the witness writes it down
@@ -434,10 +284,12 @@ def _watch(
             continue
         lives = len(run.all("life"))
         looks += 1
-        if looks % 25 == 0:  # a script that never comes to the training has no lives
+        if looks % 25 == 0:  # a script that never gets to the training has no lives
             lives = max([lives, *(_restarts(cluster, row[0]) for row in mine), len(run.jobs) - 1])
-        if time.monotonic() - began > run.where.pace.seconds or lives > most:
-            run.late, run.endless = True, lives > most
+        # lives that a slow machine added don't count
+        endless = lives - run.cut_short > most
+        if time.monotonic() - began > run.where.pace.seconds or endless:
+            run.late, run.endless = True, endless
             return
         if lab.bench.cancelled.wait(POLL):
             raise Cancelled
@@ -474,7 +326,7 @@ def _inflict(where: Where, cluster: Cluster, fault: dict, job: str) -> set[str]:
     """Do to the job what the fault says; returns the ids of jobs that this takes."""
     if (
         fault["do"] == "preempt" and where.chosen == "site"
-    ):  # users can't preempt there: send what a preemption begins with
+    ):  # users can't preempt there, so send the signal with which a preemption begins
         cluster.run(["scancel", "--signal=TERM", job], check=True)
     elif fault["do"] == "preempt":
         return {cluster.submit("-p", "high", "--exclusive", "-o", os.devnull, "--wrap", "true")}

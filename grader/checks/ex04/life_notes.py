@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from random import Random
 
-from grader.checks.ex04.newest_intact import told
+from grader.checks.ex04.outcomes import outcome
 from grader.checks.questions import ask
 from grader.harness import scratch
 from grader.harness.lab import Lab
@@ -160,9 +160,9 @@ def _judge(said: list[dict], course: list[Life], think: str, more: str = "") -> 
                     f"begins at step {life[0]}, tries={life[2] or TRIES}{more}; {before}",
                 ),
                 Found(
-                    f"{_function(said[n])} {told(said[n])}"
+                    f"{_function(said[n])} {outcome(said[n])}"
                     if got != "an end"
-                    else f"its life {told(said[n])}",
+                    else f"its life {outcome(said[n])}",
                 ),
                 ("expected", _wish(wanted)),
             ]
@@ -188,7 +188,7 @@ def _story(course: list[Life]) -> str:
 
 
 def notes_stay_with_their_job(lab: Lab, think: str) -> None:
-    """Two jobs at a time, whose directories are moved from life to life."""
+    """Two jobs at a time; their directories are moved from life to life."""
     draw = lab.draw
     courses = [_any(draw, ["failed", None]) for _ in range(2)]
     mixed = [job for job, course in enumerate(courses) for _ in course]
@@ -202,13 +202,13 @@ def notes_stay_with_their_job(lab: Lab, think: str) -> None:
 
 
 def look_alikes_are_passed_over(lab: Lab, think: str) -> None:
-    """Files with similar names lie beside each file that begin_life and end_life wrote."""
+    """Next to each file that begin_life and end_life wrote are files with similar names."""
     courses = [
         _any(lab.draw, ["failed", None, "preempted"]),
         [(3, None, 2)] * 4,
         [(3, "failed", 2), (9, "done", 2), (9, None, 2)],
     ]
-    more = " (beside the notes are files with similar names: NAME.bak, .nfs0000NAME ...)"
+    more = " (next to the notes are files with similar names: NAME.bak, .nfs0000NAME ...)"
     said = _said(
         lab, [[(0, *life) for life in course] for course in courses], think, look_alikes=True
     )
@@ -271,7 +271,7 @@ def a_kill_leaves_them_whole(lab: Lab, think: str) -> None:
                 (what[0], f"{state['killed']}, {what[1]}"),
                 ("then", _story(after[:n]) or "the next life"),
                 Found(
-                    f"{_function(state['lives'][n])} {told(state['lives'][n])} at step "
+                    f"{_function(state['lives'][n])} {outcome(state['lives'][n])} at step "
                     f"{after[n][0]}, "
                     f"tries={after[n][2]}",
                 ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from random import Random
 
-from grader.checks.ex04.newest_intact import told
+from grader.checks.ex04.outcomes import outcome
 from grader.checks.questions import ask
 from grader.checks.stacks import rows_of
 from grader.harness.lab import Lab
@@ -194,7 +194,7 @@ def _found(one: tuple, got: dict) -> str:
         return "let it in"
     if "waiting" in got:
         return f"still waited after {got['waiting']:g} s"
-    return "ended quietly" if "returned" in got else told(got)
+    return "ended quietly" if "returned" in got else outcome(got)
 
 
 def _wish(want: str) -> str:

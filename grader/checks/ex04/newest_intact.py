@@ -1,427 +1,23 @@
-"""Task 4.1: makes directories of checkpoints, asks `newest_intact` beside the student's code, and
+"""Task 4.1: makes directories of checkpoints, asks `newest_intact` in the student's process, and
 judges its answers.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from grader.checks.crashes import slipped_at
+from grader.checks.ex04.newest_intact_cases import CASES, RAISES, Scene
+from grader.checks.ex04.outcomes import outcome
 from grader.checks.questions import Answer, ask
 from grader.harness import scratch
 from grader.harness.lab import Lab
 from grader.verdicts import Finding, Found
 
-NAMES = (
-    "state.json",
-    "optimizer.bin",
-    "rng",
-    "model-00001-of-00002.safetensors",
-    "data loader.json",
-)
-RAISES = "NothingIntact"
 LARGEST = 1 << 24
-
-
-@dataclass
-class Scene:
-    """One directory, and what newest_intact must return for it."""
-
-    what: str  # as a message describes it
-    want: str | None  # a folder's name, None, or RAISES
-    build: Callable[[Path, Random], None]
-    called: str = "checkpoints"
-    relative: bool = False  # its path is given from the working directory
-    missing: bool = False
-    slash: bool = False
-
-
-# --- checkpoints ----------------------------------------------------------------------------------
-
-
-def checkpoint(
-    directory: Path, draw: Random, step: int, files: dict[str, bytes] | None = None
-) -> Path:
-    """Of two to four files, state.json among them."""
-    if files is None:
-        names = ["state.json", *draw.sample(NAMES[1:], draw.randint(1, 3))]
-        files = {name: draw.randbytes(draw.randint(200, 6000)) for name in names}
-    folder = directory / f"step-{step}"
-    folder.mkdir()
-    for name, data in files.items():
-        (folder / name).write_bytes(data)
-    said = {n: {"bytes": len(d), "sha256": hashlib.sha256(d).hexdigest()} for n, d in files.items()}
-    (folder / "manifest.json").write_text(json.dumps({"step": step, "files": said}))
-    return folder
-
-
-def several(directory: Path, draw: Random, *steps: int) -> None:
-    """Written in any order, so that dates say nothing."""
-    order = draw.sample(steps, len(steps))
-    for n, step in enumerate(order):
-        os.utime(checkpoint(directory, draw, step), (1e9 + n, 1e9 + n))
-
-
-def _flip(data: bytes, at: int) -> bytes:
-    return data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :]
-
-
-DAMAGE: dict[str, Callable[[Path, Random], object]] = {
-    "cut short": lambda f, draw: f.write_bytes(
-        f.read_bytes()[: draw.randint(1, f.stat().st_size - 1)]
-    ),
-    "with its first bit flipped": lambda f, draw: f.write_bytes(_flip(f.read_bytes(), 0)),
-    "with one bit flipped": lambda f, draw: f.write_bytes(
-        _flip(f.read_bytes(), draw.randrange(f.stat().st_size))
-    ),
-    "with its last byte changed": lambda f, draw: f.write_bytes(
-        _flip(f.read_bytes(), f.stat().st_size - 1)
-    ),
-    "gone": lambda f, draw: f.unlink(),
-    "empty": lambda f, draw: f.write_bytes(b""),
-    "longer than it was": lambda f, draw: f.write_bytes(f.read_bytes() + b"\0"),
-    "zeros in its second half": lambda f, draw: f.write_bytes(
-        f.read_bytes()[: f.stat().st_size // 2].ljust(f.stat().st_size, b"\0")
-    ),
-    # two calls, for what they do
-    "a folder": lambda f, draw: (f.unlink(), f.mkdir()),  # type: ignore[func-returns-value]
-}
-
-
-def damage(folder: Path, draw: Random, how: str, file: str | None = None) -> None:
-    files = sorted(f.name for f in folder.iterdir() if f.name != "manifest.json")
-    DAMAGE[how](folder / (file or draw.choice(files)), draw)
-
-
-def _damaged(how: str, file: str | None, size: int = 0) -> Callable[[Path, Random], None]:
-    def build(d: Path, draw: Random) -> None:
-        several(d, draw, 8, 9)
-        large = {"model.pt": draw.randbytes(size), "state.json": b"{}"} if size else None
-        damage(checkpoint(d, draw, 10, large), draw, how, file)
-
-    return build
-
-
-def _manifest(text: bytes | Callable[[Path], object]) -> Callable[[Path, Random], None]:
-    def build(d: Path, draw: Random) -> None:
-        several(d, draw, 9, 10)
-        file = d / "step-10" / "manifest.json"
-        if callable(text):
-            text(file)
-        else:
-            file.write_bytes(text)
-
-    return build
-
-
-def _entry(change: Callable[[dict], object]) -> Callable[[Path], None]:
-    """The manifest with its first file's entry changed."""
-
-    def edit(file: Path) -> None:
-        manifest = json.loads(file.read_text())
-        name = next(iter(manifest["files"]))
-        manifest["files"][name] = change(manifest["files"][name])
-        file.write_text(json.dumps(manifest))
-
-    return edit
-
-
-# --- the cases ------------------------------------------------------------------------------------
-
-
-def the_highest_step_counts(draw: Random) -> list[Scene]:
-    pairs = [
-        (9, 10),
-        (99, 100),
-        (draw.randint(2, 9) * 100 + 5, 1000),
-        sorted(draw.sample(range(1, 5000), 2)),
-    ]
-
-    def pair(old: int, new: int) -> Callable[[Path, Random], None]:
-        def build(d: Path, draw: Random) -> None:
-            several(d, draw, old, new)
-            os.utime(d / f"step-{new}", (1, 1))
-            os.utime(d / f"step-{old}")
-            for file in (d / f"step-{new}").iterdir():
-                os.utime(file, (1, 1))
-
-        return build
-
-    what = "step-{0} and step-{1}, both intact; step-{0}'s files are newer"
-    scenes = [Scene(what.format(*p), f"step-{p[1]}", pair(*p)) for p in pairs]
-    return [*scenes, Scene("step-0 alone, intact", "step-0", lambda d, draw: several(d, draw, 0))]
-
-
-def a_damaged_one_is_passed_over(draw: Random) -> list[Scene]:
-    what = "step-8, step-9, step-10; {} of step-10: {}"
-    scenes = [
-        Scene(what.format("state.json", how), "step-9", _damaged(how, "state.json"))
-        for how in DAMAGE
-    ]
-    scenes += [Scene(what.format("a file", how), "step-9", _damaged(how, None)) for how in DAMAGE]
-    gone = ("cut short", "gone", "empty", "a folder")
-    scenes += [
-        Scene(what.format("manifest.json", how), "step-9", _damaged(how, "manifest.json"))
-        for how in gone
-    ]
-    for size in (70_000, 1_100_000, 9_000_000):
-        text = what.format(f"model.pt ({size} bytes)", "with its last byte changed")
-        scenes.append(
-            Scene(text, "step-9", _damaged("with its last byte changed", "model.pt", size))
-        )
-
-    def exchanged(d: Path, draw: Random) -> None:
-        several(d, draw, 9)
-        folder = checkpoint(
-            d, draw, 10, {"a.bin": draw.randbytes(500), "b.bin": draw.randbytes(500)}
-        )
-        one, other = (folder / "a.bin").read_bytes(), (folder / "b.bin").read_bytes()
-        (folder / "a.bin").write_bytes(other)
-        (folder / "b.bin").write_bytes(one)
-
-    return [
-        *scenes,
-        Scene(
-            "step-9, step-10; two files of step-10 have each other's content", "step-9", exchanged
-        ),
-    ]
-
-
-def odd_manifests_are_no_proof(draw: Random) -> list[Scene]:
-    odd: dict[str, bytes | Callable[[Path], object]] = {
-        "names no file": b'{"step": 10, "files": {}}',
-        "is a list": b"[]",
-        "is a number": b"7",
-        "is null": b"null",
-        "is text": b'"step-10"',
-        "names no step": lambda f: f.write_text(
-            json.dumps({"files": json.loads(f.read_text())["files"]})
-        ),
-        "has no list of files": b'{"step": 10}',
-        "has null for its files": b'{"step": 10, "files": null}',
-        "has a list for its files": b'{"step": 10, "files": ["state.json"]}',
-        "isn't UTF-8": lambda f: f.write_bytes(b"\xff\xfe\x9f" + f.read_bytes()),
-        "is zeros": lambda f: f.write_bytes(bytes(f.stat().st_size)),
-        "has null where a file's size and digest belong": _entry(lambda e: None),
-        "has a list where a file's size and digest belong": _entry(lambda e: []),
-        "has no digest of a file": _entry(lambda e: {"bytes": e["bytes"]}),
-        "has a number for a digest": _entry(lambda e: e | {"sha256": 7}),
-    }
-    scenes = [
-        Scene(f"step-9, step-10; the manifest of step-10 {how}", "step-9", _manifest(m))
-        for how, m in odd.items()
-    ]
-
-    def copied(d: Path, draw: Random) -> None:
-        several(d, draw, 9, 10)
-        _copy(d / "step-9", d / "step-11")
-
-    return [
-        *scenes,
-        Scene(
-            "step-9, step-10, and step-11, a copy of step-9 with its manifest",
-            "step-10",
-            copied,
-        ),
-    ]
-
-
-def _copy(folder: Path, other: Path) -> None:
-    other.mkdir()
-    for file in folder.iterdir():
-        (other / file.name).write_bytes(file.read_bytes())
-
-
-def the_search_goes_back(draw: Random) -> list[Scene]:
-    def scene(bad: int) -> Scene:
-        def build(d: Path, draw: Random) -> None:
-            several(d, draw, *range(5, 6 + bad + 1))
-            for step in range(7, 7 + bad):
-                file = draw.choice(["state.json", "manifest.json"])
-                damage(d / f"step-{step}", draw, draw.choice(["cut short", "gone", "empty"]), file)
-
-        return Scene(f"step-5 to step-{6 + bad}; the newest {bad} are damaged", "step-6", build)
-
-    return [scene(draw.randint(3, 6)), scene(draw.randint(11, 15))]
-
-
-def what_was_never_finished_is_none(draw: Random) -> list[Scene]:
-    def beside(d: Path, draw: Random) -> None:
-        several(d, draw, 9, 10)
-        os.rename(d / "step-10", d / "step-10.tmp")
-
-    def alone(d: Path, draw: Random) -> None:
-        several(d, draw, 10)
-        os.rename(d / "step-10", d / "step-10.tmp")
-
-    scenes = [Scene("step-9, and step-10.tmp", "step-9", beside)]
-    return [*scenes, Scene("step-10.tmp alone: no save has ever finished", None, alone)]
-
-
-def other_things_may_lie_there(draw: Random) -> list[Scene]:
-    def others(d: Path) -> None:
-        for name in (
-            "status.json",
-            "step-99.log",
-            "step-best",
-            "lock",
-            "step-",
-            "step",
-            "mystep-70",
-        ):
-            (d / name).write_text("something else")
-        (d / "step-old").mkdir()
-
-    def copies(d: Path, of: str) -> None:
-        """Names that people and programs give to copies of a checkpoint, each intact."""
-        for name in (
-            f"{of}.bak",
-            f"{of}~",
-            f"copy of {of}",
-            f"{of}-copy",
-            "step--70",
-            "step-7e1",
-            f".{of}",
-            f"{of}.old",
-        ):
-            _copy(d / of, d / name)
-
-    def files(d: Path, draw: Random) -> None:
-        several(d, draw, 9, 10)
-        others(d)
-
-    def backups(d: Path, draw: Random) -> None:
-        several(d, draw, 9, 10)
-        copies(d, "step-10")
-
-    def named_alike(d: Path, draw: Random) -> None:
-        several(d, draw, 9, 10)
-        (d / "step-70").write_text("a file")
-        os.symlink("step-9", d / "latest")
-        os.symlink("step-9", d / "step-71")
-        os.symlink("nowhere", d / "step-72")
-
-    def only_others(d: Path, draw: Random) -> None:
-        several(d, draw, 10)
-        others(d)
-        copies(d, "step-10")
-        for file in (d / "step-10").iterdir():
-            file.unlink()
-        (d / "step-10").rmdir()
-
-    def inside(d: Path, draw: Random) -> None:
-        several(d, draw, 9, 10)
-        for name in (
-            ".nfs0000000000a1b2c300000001",
-            ".DS_Store",
-            "Thumbs.db",
-            "state.json.bak",
-            "notes.txt",
-        ):
-            (d / "step-10" / name).write_bytes(draw.randbytes(20))
-        (d / "step-10" / ".snapshot").mkdir()
-
-    def empty_file(d: Path, draw: Random) -> None:
-        several(d, draw, 9)
-        checkpoint(d, draw, 10, {"state.json": b"{}", "no-buffers.bin": b""})
-
-    return [
-        Scene("step-9, step-10, and other files and folders", "step-10", files),
-        Scene("step-9, step-10, and copies of step-10 under other names", "step-10", backups),
-        Scene(
-            "step-9, step-10; a file called step-70, links called latest, step-71, step-72",
-            "step-10",
-            named_alike,
-        ),
-        Scene("no checkpoint; files, folders and copies under other names", None, only_others),
-        Scene(
-            "step-9, step-10; step-10 also holds .nfs..., .DS_Store and others that its "
-            "manifest doesn't name",
-            "step-10",
-            inside,
-        ),
-        Scene(
-            "step-9, step-10; one file of step-10 is empty, as its manifest says",
-            "step-10",
-            empty_file,
-        ),
-    ]
-
-
-def nothing_there_means_fresh(draw: Random) -> list[Scene]:
-    def nothing(d: Path, draw: Random) -> None:
-        pass
-
-    return [Scene("empty", None, nothing), Scene("doesn't exist yet", None, nothing, missing=True)]
-
-
-def none_intact_is_an_error(draw: Random) -> list[Scene]:
-    def all_of(
-        steps: list[int], how: str, file: str | None, beside: str = ""
-    ) -> Callable[[Path, Random], None]:
-        def build(d: Path, draw: Random) -> None:
-            several(d, draw, *steps)
-            if beside:
-                _copy(d / f"step-{steps[0]}", d / beside)
-            for step in steps:
-                damage(d / f"step-{step}", draw, how, file)
-
-        return build
-
-    return [
-        Scene("step-9 and step-10, both damaged", RAISES, all_of([9, 10], "gone", "state.json")),
-        Scene(
-            "step-7 alone, damaged",
-            RAISES,
-            all_of([7], draw.choice(["cut short", "gone"]), "manifest.json"),
-        ),
-        Scene(
-            "three checkpoints, all damaged",
-            RAISES,
-            all_of([3, 20, 100], "with one bit flipped", None),
-        ),
-        Scene(
-            "step-9, damaged; an intact step-12.tmp",
-            RAISES,
-            all_of([9], "empty", None, "step-12.tmp"),
-        ),
-    ]
-
-
-def the_directory_may_be_called_anything(draw: Random) -> list[Scene]:
-    def build(d: Path, draw: Random) -> None:
-        several(d, draw, 9, 10)
-        damage(d / "step-10", draw, "cut short", "state.json")
-
-    def scene(what: str, **more) -> Scene:
-        return Scene(f"{what}: step-9, and a damaged step-10", "step-9", build, **more)
-
-    names = ["my run", "lr=[0.1]*", "step-77", "Läufe für $HOME"]
-    scenes = [scene(f"called {name!r}", called=name) for name in names]
-    return [
-        *scenes,
-        scene("given relative to the working directory", relative=True),
-        scene("given with a slash at its end", slash=True),
-    ]
-
-
-CASES = {
-    f.__name__: f
-    for f in (
-        the_highest_step_counts, a_damaged_one_is_passed_over, odd_manifests_are_no_proof,
-        the_search_goes_back, what_was_never_finished_is_none, other_things_may_lie_there,
-        nothing_there_means_fresh, none_intact_is_an_error, the_directory_may_be_called_anything,
-    )
-}  # fmt: skip
-
-
-# --- asking, and judging --------------------------------------------------------------------------
 
 
 @dataclass
@@ -434,7 +30,7 @@ class Asked:
 
 def right(lab: Lab, case: str, think: str) -> None:
     """Judge the answers to one case's scenes. All cases are asked in one life, once a grading."""
-    cases, answers = lab.once(("ex04.1", lab.bench.submission.key), lambda: _ask(lab))
+    cases, answers = lab.once(("ex04.1",), _ask)
     order, answer = answers[case]
     said = dict(
         zip(
@@ -489,11 +85,13 @@ def _judge(asked: Asked, said: dict, think: str) -> None:
         want = {RAISES: "NothingIntact is raised", None: "it returns None"}.get(
             scene.want, f"it returns the path of {scene.want} in there"
         )
-        chosen = f"chose {found}" if isinstance(found, str) and "returned" in said else told(said)
+        chosen = (
+            f"chose {found}" if isinstance(found, str) and "returned" in said else outcome(said)
+        )
         rows = [what, Found(f"newest_intact {chosen}"), ("expected", want)]
         silently = scene.want == RAISES and found is None
         means = (
-            "the run starts over at step 0, and its next saves overwrite what you could have "
+            "the run starts over at step 0, and its next saves overwrite files that you could have "
             "rescued"
         )
         raise Finding("wrong-newest", rows, means=means if silently else "", think=think)
@@ -523,21 +121,6 @@ def _found(asked: Asked, said: dict) -> object:
         name
         if os.path.realpath(folder) == os.path.realpath(asked.directory)
         else {"elsewhere": path}
-    )
-
-
-def told(said: dict) -> str:
-    """The outcome of a call, in words."""
-    if "raised" in said:
-        error = said["raised"]
-        return f"raised {error['type']}: {error['message'][:200]}{slipped_at(error)}"
-    if "died" in said:
-        return f"died ({said['died']})"
-    value = said.get("returned")
-    return (
-        f"returned an object of type {value.get('type')}"
-        if isinstance(value, dict)
-        else f"returned {value!r}"
     )
 
 

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from grader.checks import task
-from grader.checks.ex04 import life_notes, locks, newest_intact, resubmission
+from grader.checks.ex04 import (
+    job_endings,
+    life_notes,
+    locks,
+    newest_intact,
+    resubmission,
+    resubmission_runs,
+)
 
 AT_ONCE = 48  # checks that wait for a cluster need no core
 
@@ -32,7 +39,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(lab):
 
 @task("ex04.1")
 def test_a_manifest_must_be_one(lab):
-    """A manifest must be one"""
+    """A manifest must be valid"""
     newest_intact.right(
         lab,
         "odd_manifests_are_no_proof",
@@ -84,7 +91,7 @@ def test_the_directory_may_be_called_anything(lab):
     newest_intact.right(
         lab,
         "the_directory_may_be_called_anything",
-        "how do you list the directory, and how do you make paths of its names?",
+        "how do you list the directory, and how do you turn its names into paths?",
     )
 
 
@@ -95,7 +102,7 @@ def test_the_directory_may_be_called_anything(lab):
 def test_a_preempted_job_loses_nothing(lab):
     """A preempted job loses nothing"""
     resubmission.kept(
-        resubmission.preempted_and_out_of_time(lab),
+        resubmission_runs.preempted_and_out_of_time(lab),
         "preempt",
         "which of the job's processes get SIGTERM when it's preempted? And what does srun do "
         "with a signal that you send to it?",
@@ -106,32 +113,32 @@ def test_a_preempted_job_loses_nothing(lab):
 def test_before_its_time_limit_the_job_is_warned_and_saves(lab):
     """Before its time limit the job is warned and saves"""
     resubmission.kept(
-        resubmission.preempted_and_out_of_time(lab),
+        resubmission_runs.preempted_and_out_of_time(lab),
         "limit",
-        "who is warned, how long before the limit, and who passes it on to the training? "
-        "When does bash run a trap?",
+        "which process is warned, how long before the limit, and what passes the signal on to the "
+        "training? When does bash run a trap?",
     )
 
 
 @task("ex04.2")
 def test_nothing_disturbs_a_save(lab):
     """Nothing disturbs a save"""
-    resubmission.undisturbed_saves(resubmission.preempted_and_out_of_time(lab))
+    resubmission.undisturbed_saves(resubmission_runs.preempted_and_out_of_time(lab))
 
 
 @task("ex04.2")
 def test_the_log_goes_on(lab):
-    """The log goes on"""
-    resubmission.log_goes_on(resubmission.preempted_and_out_of_time(lab))
+    """The log continues"""
+    resubmission.log_goes_on(resubmission_runs.preempted_and_out_of_time(lab))
 
 
 @task("ex04.2")
 def test_it_finishes_by_itself_where_an_undisturbed_run_ends(lab):
     """It finishes by itself where an undisturbed run ends"""
-    run = resubmission.preempted_and_out_of_time(lab)
-    resubmission.finished(run)
+    run = resubmission_runs.preempted_and_out_of_time(lab)
+    job_endings.finished(run)
     resubmission.same_course(run)
-    resubmission.ended_well(run)
+    job_endings.ended_well(run)
 
 
 # ---------------------------------------------------------------- ex04.3  knowing when to stop
@@ -150,7 +157,7 @@ def test_a_job_that_is_done_has_nothing_to_do(lab):
 @task("ex04.3")
 def test_a_crash_loop_ends_after_so_many_tries(lab):
     """A crash loop ends after the given number of tries"""
-    life_notes.right(lab, "a_crash_loop_ends", "who counts a life that is killed, and when?")
+    life_notes.right(lab, "a_crash_loop_ends", "what counts a life that is killed, and when?")
 
 
 @task("ex04.3")
@@ -169,7 +176,7 @@ def test_a_preemption_is_no_crash(lab):
     life_notes.right(
         lab,
         "a_preemption_is_no_crash",
-        "which ends of a life say that something is wrong with the job?",
+        "which endings of a life mean that something is wrong with the job?",
     )
 
 
@@ -185,7 +192,7 @@ def test_a_life_killed_in_its_notes_leaves_them_whole(lab):
 def test_the_notes_stay_with_their_job(lab):
     """The notes stay with their job"""
     life_notes.notes_stay_with_their_job(
-        lab, "where are your notes, and what tells one job's from another's?"
+        lab, "where are your notes, and what tells one job's notes from another's?"
     )
 
 
@@ -198,21 +205,21 @@ def test_files_that_look_like_the_notes_are_passed_over(lab):
 @task("ex04.3")
 def test_a_job_whose_training_was_killed_is_run_again(lab):
     """A job whose training was killed is run again"""
-    run = resubmission.killed_then_requeued_when_done(lab)
-    resubmission.finished(run)
+    run = resubmission_runs.killed_then_requeued_when_done(lab)
+    job_endings.finished(run)
     resubmission.same_course(run)
 
 
 @task("ex04.3")
 def test_a_finished_job_that_is_requeued_does_nothing(lab):
     """A finished job that is requeued does nothing"""
-    resubmission.does_nothing_when_done(resubmission.killed_then_requeued_when_done(lab))
+    resubmission.does_nothing_when_done(resubmission_runs.killed_then_requeued_when_done(lab))
 
 
 @task("ex04.3")
 def test_a_job_that_crashes_every_time_is_given_up(lab):
     """A job that crashes every time is given up"""
-    resubmission.gives_up(resubmission.crash_loop(lab))
+    resubmission.gives_up(resubmission_runs.crash_loop(lab))
 
 
 # ------------------------------------------------------------- ex04.4  a chain instead of a requeue
@@ -221,24 +228,24 @@ def test_a_job_that_crashes_every_time_is_given_up(lab):
 @task("ex04.4")
 def test_a_second_life_is_refused(lab):
     """A second life is refused"""
-    locks.second_is_refused(lab, "what tells a second process that there's a first one?")
+    locks.second_is_refused(lab, "how does a second process learn that there is a first one?")
 
 
 @task("ex04.4")
 def test_a_block_that_raised_is_left(lab):
     """An error in the block releases the lock"""
-    locks.errors_leave_the_block(lab, "who releases the lock when training fails?")
+    locks.errors_leave_the_block(lab, "what releases the lock when training fails?")
 
 
 @task("ex04.4")
 def test_a_killed_holder_blocks_nobody(lab):
     """A killed holder doesn't block the next process"""
-    locks.killed_holders_block_nobody(lab, "who releases the lock when its holder can't?")
+    locks.killed_holders_block_nobody(lab, "what releases the lock when its holder can't?")
 
 
 @task("ex04.4")
 def test_of_two_at_the_same_time_one_is_let_in(lab):
-    """Of two processes at the same time, one is let in"""
+    """Only one of two simultaneous processes is let in"""
     locks.only_one_wins(lab, "what may another process do between your check and your next call?")
 
 
@@ -252,33 +259,33 @@ def test_a_holder_on_another_node_counts(lab):
 
 @task("ex04.4")
 def test_the_chain_goes_on_however_a_job_of_it_ended(lab):
-    """The chain goes on however a job of it ended"""
-    run = resubmission.chained(lab)
+    """The chain continues however one of its jobs ended"""
+    run = resubmission_runs.chained(lab)
     resubmission.generations(run)
-    resubmission.finished(run)
+    job_endings.finished(run)
     resubmission.same_course(run)
 
 
 @task("ex04.4")
 def test_no_two_jobs_of_the_chain_run_at_once(lab):
     """No two jobs of the chain run at once"""
-    run = resubmission.chained(lab)
+    run = resubmission_runs.chained(lab)
     resubmission.one_at_a_time(run)
-    resubmission.finished(run)
+    job_endings.finished(run)
 
 
 @task("ex04.4")
 def test_the_chain_ends_when_a_person_has_to_look(lab):
     """The chain ends when a person has to look"""
-    resubmission.chain_ends(resubmission.hopeless_chain(lab))
+    resubmission.chain_ends(resubmission_runs.hopeless_chain(lab))
 
 
 @task("ex04.4")
 def test_a_chain_that_gets_further_goes_on_however_long_it_is(lab):
-    """A chain that gets further goes on however long it is"""
-    run = resubmission.many_lives(lab, resubmission.CHAIN)
+    """A chain that makes progress continues however long it is"""
+    run = resubmission_runs.many_lives(lab, resubmission_runs.CHAIN)
     resubmission.generations(run)
-    resubmission.finished(run)
+    job_endings.finished(run)
 
 
 # ---------------------------------------------------------------- ex04.5  chaos
@@ -287,12 +294,12 @@ def test_a_chain_that_gets_further_goes_on_however_long_it_is(lab):
 @task("ex04.5")
 def test_after_all_of_these_faults_the_job_finishes_by_itself(lab):
     """After all of these faults the job finishes by itself"""
-    resubmission.chaos_survived(lab, resubmission.chaos(lab))
+    resubmission.chaos_survived(lab, resubmission_runs.chaos(lab))
 
 
 @task("ex04.5")
 def test_a_job_that_gets_further_is_run_again_however_often(lab):
-    """A job that gets further is run again however often"""
-    run = resubmission.many_lives(lab, resubmission.REQUEUE)
-    resubmission.finished(run)
+    """A job that makes progress is run again however often"""
+    run = resubmission_runs.many_lives(lab, resubmission_runs.REQUEUE)
+    job_endings.finished(run)
     resubmission.same_course(run)

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from grader.harness import scratch
+from grader.processes import wait_until
 from grader.slurm import ancestors, processes
 from grader.slurm.errors import ClusterError
 from grader.workload.ex04.train import MANIFEST, Walk, pump
@@ -197,7 +198,7 @@ class Witness:
         if not self.job_of or (life.job and pid and self.job_of(pid) == life.job):
             return
         # a job that is killed loses its processes one after another
-        if not processes.wait_until(lambda: not (known and processes.alive(known)), DYING):
+        if not wait_until(lambda: not (known and processes.alive(known)), DYING):
             raise Strange("outside")
         raise ConnectionError
 

@@ -45,15 +45,33 @@ def live(job: dict[str, Any]) -> None:
 
 
 def become(job: dict[str, Any]) -> None:
-    """Set up what precedes the script: session, stdio, limits, environment, seeds, sandbox."""
+    """Set up what precedes the script.
+
+    Under `grade debug`, a life keeps its terminal and has neither limits nor a sandbox.
+    """
     from grader.harness import sandbox
+    from grader.harness.inside import attempts, telemetry
+    from grader.harness.readable_paths import readable_by
+
+    if job.get("debug"):
+        stay_on_terminal(job)
+        load_script(job)
+        if job["debug"] == "debugpy":
+            wait_for_debugger()
+    else:
+        leave_terminal(job)
+        load_script(job)
+        attempts.watch(job, readable_by(job["sandbox"]), telemetry.attempt)
+        sandbox.enter(job["sandbox"])
+        os.chdir(job["cwd"])  # the same folder in the life's own root
+
+
+def leave_terminal(job: dict[str, Any]) -> None:
+    """Give the process its own session, stdio, limits, environment and random numbers."""
     from grader.harness.guardian import set_limits
     from grader.harness.inside import telemetry
     from grader.harness.silence import WHERE
 
-    if job.get("debug"):
-        become_debugged(job)
-        return
     os.setsid()
     signal.set_wakeup_fd(-1)
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))  # a fork also has its guardian's descriptors
@@ -86,53 +104,49 @@ def become(job: dict[str, Any]) -> None:
     random.seed()
     numpy.random.seed(int.from_bytes(os.urandom(4), "little"))
     torch.default_generator.seed()  # torch.seed also reads source files, for absent GPUs
-    torch.set_num_threads(1)
 
     sys.breakpointhook = no_terminal
-    sys.argv[:] = [job["script"], *job["argv"]]
     # where it stands when its guardian asks or its CPU time is up; works however stuck Python is
     stack = open(job["stack"], "a+")
     faulthandler.register(WHERE, file=stack)
     faulthandler.register(signal.SIGXCPU, file=stack, chain=True)
     telemetry.stack = stack.fileno()
+
+
+def stay_on_terminal(job: dict[str, Any]) -> None:
+    home = os.environ.get("HOME", "")
+    os.environ.update(job["env"] | {"HOME": home})  # a debugger's settings are there
+    sys.dont_write_bytecode = True
+
+
+def load_script(job: dict[str, Any]) -> None:
+    """Compile the script, with its arguments in sys.argv, in its working directory."""
+    import torch
+
+    from grader.harness.inside import telemetry
+
+    torch.set_num_threads(1)
+    sys.argv[:] = [job["script"], *job["argv"]]
     telemetry.open_events(job)
     # the sandbox may hide a script of the grader
     with open(job["script"], "rb") as f:
         job["code"] = compile(f.read(), job["script"], "exec")
     os.chdir(job["cwd"])
-    sandbox.enter(job["sandbox"])
-    os.chdir(job["cwd"])  # the same folder in the life's own root
 
 
-def become_debugged(job: dict[str, Any]) -> None:
-    """The same for a life that `grade debug` runs on a terminal: no limits, no sandbox."""
-    from grader.harness.inside import telemetry
+def wait_for_debugger() -> None:
+    import debugpy
 
-    home = os.environ.get("HOME", "")
-    os.environ.update(job["env"] | {"HOME": home})  # a debugger's own settings lie there
-    sys.dont_write_bytecode = True
-
-    import torch
-
-    torch.set_num_threads(1)
-    sys.argv[:] = [job["script"], *job["argv"]]
-    telemetry.open_events(job)
-    with open(job["script"], "rb") as f:
-        job["code"] = compile(f.read(), job["script"], "exec")
-    os.chdir(job["cwd"])
-    if job["debug"] == "debugpy":
-        import debugpy
-
-        host, port = debugpy.listen(("127.0.0.1", 0))
-        print(f"debugpy listens at {host}:{port}: attach your IDE to it", flush=True)
-        debugpy.wait_for_client()
+    host, port = debugpy.listen(("127.0.0.1", 0))
+    print(f"debugpy listens at {host}:{port}: attach your IDE to it", flush=True)
+    debugpy.wait_for_client()
 
 
-_skipped: set[str] = set()  # breakpoints that were told of
+_skipped: set[str] = set()  # breakpoints that were reported
 
 
 def no_terminal(*_: object, **__: object) -> None:
-    """What breakpoint() does in a grading: nobody could answer the debugger."""
+    """What breakpoint() does in a grading, where no user could answer the debugger."""
     frame = sys._getframe(1)
     where = f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
     if where in _skipped:

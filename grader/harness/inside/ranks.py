@@ -73,9 +73,10 @@ def _store_of_this_group(path: str, rank: int, world: int) -> TCPStore:
     A FileStore won't do: a limit on file sizes (telemetry.py) would also hold for it.
     """
     import os
-    import time
 
     import torch.distributed as dist
+
+    from grader.processes import wait_until
 
     if rank == 0:
         made = dist.TCPStore("127.0.0.1", 0, world, is_master=True, wait_for_workers=False)
@@ -83,9 +84,7 @@ def _store_of_this_group(path: str, rank: int, world: int) -> TCPStore:
             f.write(str(made.port))
         os.replace(f"{path}.new", path)
         return made
-    deadline = time.monotonic() + MEETING
-    while not os.path.exists(path) and time.monotonic() < deadline:
-        time.sleep(0.001)
+    wait_until(lambda: os.path.exists(path), MEETING, at_most=0.001)
     with open(path) as f:
         return dist.TCPStore("127.0.0.1", int(f.read()), world, is_master=False)
 

@@ -42,19 +42,19 @@ _held: list[bytes] | None = None
 def open_events(job: dict[str, Any]) -> None:
     global _events, _output, _job, _printed
     _job, _printed = job, 0
-    if "output" in job:  # else somebody runs the script by hand
+    if "output" in job:  # else a person runs the script by hand
         _output = os.open(job["output"], os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
     _salts.update({int(step): salt for step, salt in given("salts", {}).items()})
     _events = os.open(job["events"], os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
 
 
 def given(name: str, otherwise: Any = None) -> Any:
-    """What the grader gives this life besides its arguments."""
+    """What the grader gives this life in addition to its arguments."""
     return (_job.get("given") or {}).get(name, otherwise)
 
 
 def take(name: str) -> Any:
-    """The same, and what runs here afterwards doesn't find it any more."""
+    """The same, and code that runs here later no longer finds it."""
     return (_job.get("given") or {}).pop(name, None)
 
 
@@ -69,7 +69,7 @@ def emit(event: str, **fields: object) -> None:
 
 
 def _printed_since() -> dict[str, int]:
-    """With an event goes how much has been printed by then, if that is more than before.
+    """An event also says how much had been printed, if that is more than before.
 
     So a line has a time, and a place among the events.
     """
@@ -87,6 +87,11 @@ def where_it_stands(pid: int) -> str:
     before = os.fstat(stack).st_size
     silence.ask_one(pid, stack)
     return os.pread(stack, STACK, before).decode(errors="replace")
+
+
+def attempt(kind: str, what: str, where: str) -> None:
+    """Report what the submission's code reached for (attempts.py)."""
+    emit("attempt", kind=kind, what=what, where=where)
 
 
 def say(text: str) -> None:
@@ -144,7 +149,7 @@ def step(job: Training, batch: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) 
 def _shift_weights(job: Training) -> None:
     """Add this step's salt to the weights: one secret number for each parameter.
 
-    A life gets only the salts of the steps that it is to run. So a relaunched life can't reach the
+    A life gets only the salts of the steps that it will run. So a relaunched life can't reach the
     right weights by training again from the seed, and an earlier life can't compute later ones:
     only a checkpoint carries them across.
     """

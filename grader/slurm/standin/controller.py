@@ -20,7 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from grader.processes import reap_descendants
+from grader.processes import reap_descendants, wait_until
 from grader.slurm import processes, state, teardown
 from grader.slurm.standin.lifecycle import Jobs
 from grader.slurm.standin.loop import Loop
@@ -107,12 +107,12 @@ class Controller:
         def gone() -> bool:
             bury()
             left = processes.descendants(os.getpid())
-            if not processes.PROC:  # orphans are nobody's there
+            if not processes.PROC:  # no process adopts orphans there
                 left += [p for p in processes.belonging(str(self.directory)) if p not in left]
             processes.kill(left)
             return not left
 
-        return processes.wait_until(gone, 10)
+        return wait_until(gone, 10)
 
 
 def bury() -> None:
@@ -162,7 +162,7 @@ def main() -> None:
     except OSError as e:
         error = f"{e.strerror or e}{f': {e.filename}' if e.filename else ''}"
     except Exception as e:
-        # a mistake of ours is told to the starter, too: whatever is written here is removed
+        # report our own errors to the starting process, too: what is written here is removed
         error = f"{type(e).__name__} in the controller: {e}"
     finally:
         clean = controller is None or controller.end()

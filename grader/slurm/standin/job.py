@@ -1,4 +1,4 @@
-"""A job: what was asked for, where it stands, the environment that its processes get."""
+"""A job: what was asked for, its state, and the environment that its processes get."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ class Job:
     cpus: dict[str, int] = field(default_factory=dict)  # name -> CPUs taken there
     exit: int = 0  # as wait says it
     unmet: list[tuple[str, int]] = field(default_factory=list)  # dependencies: (type, job)
-    never: bool = False  # one of them can't be met any more
+    never: bool = False  # one of them can no longer be met
     warned: bool = False
     killed: bool = False  # kill_wait is over
     preempted: bool = False  # its grace is running
     batch: Container | None = None  # the container of its shell
     steps: dict = field(default_factory=dict)
     timers: dict = field(default_factory=dict)
-    waiting: list = field(default_factory=list)  # conversations to tell of its end
+    waiting: list = field(default_factory=list)  # conversations that wait for its end
     launcher: Launcher | None = None  # the conversation of an srun that made the allocation itself
     last_step: int = -1
 
@@ -210,7 +210,7 @@ class Job:
     def task_environments(
         self, base: dict[str, str], step: int, layout: dict[str, int]
     ) -> list[dict[str, str]]:
-        """One per task of a step that runs so many tasks on each node."""
+        """One per task of a step that runs this many tasks on each node."""
         total = sum(layout.values())
         found: list[dict[str, str]] = []
         common = base | {

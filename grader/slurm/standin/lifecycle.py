@@ -151,7 +151,7 @@ class Jobs(Queue):
         if not job.start or job.state != "RUNNING":
             return
         job.end = end if end is not None else job.start + (job.limit or 0) * 60
-        for name in ("limit", "warn"):  # the grace of a preemption goes on
+        for name in ("limit", "warn"):  # the grace of a preemption continues
             if timer := job.timers.pop(name, None):
                 timer.cancel()
         seconds = min(job.end - time.time(), YEAR * 60)

@@ -43,7 +43,7 @@ class Loop:
         return timer
 
     def turn(self, most: float | None = None) -> None:
-        """Wait for what comes next, at most so many seconds, and do what is due."""
+        """Wait for the next event, at most `seconds`, and do what is due."""
         while self._timers and self._timers[0][2].call is None:
             heapq.heappop(self._timers)
         until = self._timers[0][0] - time.monotonic() if self._timers else most

@@ -1,4 +1,4 @@
-"""The options of a command: what the stand-in knows, and a refusal for all else. Never silently
+"""The options of a command: what the stand-in knows; it refuses everything else. Never silently
 ignored.
 """
 

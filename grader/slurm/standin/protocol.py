@@ -39,7 +39,7 @@ class Line:
 
 
 def call(directory: str, request: dict, fds: list[int] | None = None) -> Line:
-    """Refused, as a client of Slurm says it, where nobody listens."""
+    """Refused, in the words of Slurm's clients, where no process listens."""
     sock = socket.socket(socket.AF_UNIX)
     try:
         sock.connect(os.path.join(directory, SOCKET))

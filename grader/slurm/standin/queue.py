@@ -1,4 +1,4 @@
-"""The queue: who waits, for what, and until when."""
+"""The queue: which jobs wait, for what, and until when."""
 
 from __future__ import annotations
 

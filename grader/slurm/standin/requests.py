@@ -62,7 +62,7 @@ class Client:
                 job.waiting.remove(self)
 
     def _orphaned(self) -> None:
-        assert self.step  # it was there when this was to be called
+        assert self.step  # it was there when this was about to be called
         job = self.step.job
         shell_lives = job.batch is not None and job.batch.left
         if job.state == "RUNNING" and shell_lives and self.step.number in job.steps:

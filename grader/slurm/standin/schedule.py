@@ -1,4 +1,4 @@
-"""Who runs where, and who has to make room."""
+"""Which jobs run where, and which have to make room."""
 
 from __future__ import annotations
 

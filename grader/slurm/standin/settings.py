@@ -1,4 +1,4 @@
-"""What a stand-in is asked to be."""
+"""The settings of a stand-in."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""srun: asks for a step, looks on, and passes on the signals that Slurm's passes on."""
+"""srun: asks for a step, watches it, and passes on the signals that Slurm's srun passes on."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ class Container:
             self.loop.forget(self.line.sock)
             self.line.sock.close()
             self.line = None
-            for task in sorted(self.left):  # somebody killed the container itself
+            for task in sorted(self.left):  # the container itself was killed
                 self.ended(task, signal.SIGKILL)
             self.gone()
 
@@ -210,7 +210,7 @@ def _below(orphans_come_here: bool, tasks: list[dict]) -> list[int]:
     if not orphans_come_here:
         env = tasks[0]["env"]
         mine = {k: env[k] for k in ("SLURM_CONF", "SLURM_JOB_ID", "SLURM_STEP_ID") if k in env}
-        # a step of the job is in a container of its own
+        # a step of the job has its own container
         outside = processes.with_environment(
             mine, without=None if "SLURM_STEP_ID" in mine else "SLURM_STEP_ID"
         )

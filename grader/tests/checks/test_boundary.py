@@ -8,7 +8,7 @@ import pytest
 
 from grader.authoring.boundary import JUDGING, messages, problems, untrusted
 from grader.course.catalog import ROOT
-from grader.harness.sandbox import INSIDE
+from grader.harness.readable_paths import INSIDE
 
 
 def test_untrusted_code_neither_judges_nor_says_anything():

@@ -9,9 +9,9 @@ import random
 import pytest
 
 from grader import engine
-from grader.checks.ex04 import resubmission
-from grader.checks.ex04.cluster_runs import Where
+from grader.checks.ex04 import resubmission_runs
 from grader.course import catalog, submissions
+from grader.slurm.target import Where
 from grader.verdicts import FAIL
 
 pytestmark = pytest.mark.needs_solution
@@ -76,7 +76,7 @@ def test_a_script_that_never_comes_to_the_training_is_ended(launcher):
 def test_the_newest_checkpoint_is_torn_only_where_there_is_another():
     """The first ones are written at steps 5 and 10."""
     for seed in range(2000):
-        plan = resubmission.chaos_plan(random.Random(seed))
+        plan = resubmission_runs.chaos_plan(random.Random(seed))
         assert sorted(fault["do"] for fault in plan) == ["kill", "limit", "preempt", "torn"]
         assert next(fault["step"] for fault in plan if fault["do"] == "torn") > 10
         assert [fault["step"] for fault in plan] == sorted({fault["step"] for fault in plan})

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from grader.checks import crashes, endings, fault_points, questions, ranks, stacks
-from grader.checks.ex02 import rank_plan
-from grader.checks.ex02.rank_plan import Seen
+from grader.checks.ex02 import rank_assertions, rank_plan
+from grader.checks.ex02.observations import Seen
 from grader.harness.launcher import Limits
 from grader.harness.run import Life, Process, Run
 from grader.verdicts import FAIL, INCONCLUSIVE, Finding
@@ -164,7 +164,7 @@ def test_a_rank_that_goes_on_alone_is_what_a_point_hangs_of(tmp_path):
     lives = [process(folders[0], None, *events[0]), process(folders[1], None, *events[1])]
     seen = Seen({}, lives, events, [{}, {}])
     with pytest.raises(Finding) as raised:
-        rank_plan.works(seen)
+        rank_assertions.works(seen)
     rows = dict(raised.value.rows)
     assert raised.value.cause == "limit:quiet" and rows["rank"] == "1 (of 2)"
     assert rows["stood at"] == "own.py:6 in save" and rows["rank 0"].startswith("waits in barrier")

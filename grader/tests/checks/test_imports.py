@@ -15,10 +15,7 @@ LAYERS = (
     {"crash", "slurm", "report"},
     {"workload", "mutants"},
     {"explain", "yardstick", "engine", "checks"},
-    {
-        *("notebooks", "run_command", "run_on_cluster", "debug_command", "watch"),
-        *("authoring", "bench"),
-    },
+    {"classroom", "exports", "notebooks", "watch", "authoring", "bench"},
     {"cli", "__main__"},
 )
 # what these import from above is data, or is asked for by name when a check is collected

@@ -10,11 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from grader.checks.ex04 import cluster_runs, life_notes, resubmission
-from grader.checks.ex04.cluster_runs import ClusterRun, Where
+from grader.checks.ex04 import (
+    cluster_runs,
+    job_endings,
+    job_record,
+    life_notes,
+    resubmission,
+    resubmission_runs,
+)
+from grader.checks.ex04.job_record import ClusterRun
 from grader.checks.ex04.witness import Witness
 from grader.slurm import ancestors, processes
 from grader.slurm.errors import ClusterError
+from grader.slurm.target import Where
 from grader.verdicts import FAIL, INCONCLUSIVE, Finding
 from grader.workload.ex04.train import Walk, write_checkpoint
 
@@ -49,8 +57,8 @@ def test_an_error_is_said_to_be_the_functions_that_raised_it():
 # --- runs
 
 
-def run_of(*events: dict, jobs: dict | None = None, **facts) -> ClusterRun:
-    run = ClusterRun(Path("/nowhere"), jobs or {}, False, Where("stand-in"), **facts)
+def run_of(*events: dict, jobs: dict | None = None, late: bool = False, **facts) -> ClusterRun:
+    run = ClusterRun(Path("/nowhere"), jobs or {}, late, Where("stand-in"), **facts)
     run.events = [
         {"t": float(n), "life": 1, "job": "7", "pid": 1, **event} for n, event in enumerate(events)
     ]
@@ -83,6 +91,22 @@ def test_a_fault_is_survived_by_a_save_and_by_the_exit_status_that_says_so():
 def test_on_a_machine_that_was_too_slow_what_came_too_late_proves_nothing():
     run = run_of(LIFE, FAULT, slowest=5.0)
     assert cause(resubmission.kept, run, "preempt", "?") == f"{INCONCLUSIVE}: starved"
+
+
+STEP, SIGNAL = {"event": "step", "step": 8}, {"event": "signal", "signal": "SIGUSR1"}
+
+
+def test_a_life_that_reached_its_limit_on_a_slow_machine_is_not_one_too_many():
+    struck = [LIFE, STEP, FAULT, SIGNAL]
+    slow = [e | {"life": 2} for e in (LIFE, STEP, SIGNAL)]
+    idle = [e | {"life": 3} for e in (LIFE, SIGNAL)]  # it never trained
+    assert run_of(*struck, *slow, *idle).cut_short == 1
+    finished = job_endings.finished
+    late = {"late": True, "jobs": {"7": {}}}
+    assert cause(finished, run_of(*struck, *slow, **late)) == f"{INCONCLUSIVE}: starved"
+    assert cause(finished, run_of(*struck, *idle, **late)).startswith(FAIL)
+    endless = run_of(*struck, *slow, **late, endless=True)
+    assert cause(finished, endless) == f"{FAIL}: endless"
 
 
 def test_two_lives_at_once_are_seen_by_the_witness_and_by_the_cluster():
@@ -120,8 +144,8 @@ def test_after_70_a_chain_goes_on_or_ends():
 
 
 def test_a_life_that_the_cluster_has_no_record_of_proves_nothing():
-    assert cause(resubmission._witnessed, run_of(LIFE)) == f"{INCONCLUSIVE}: record"
-    resubmission._witnessed(
+    assert cause(resubmission_runs._witnessed, run_of(LIFE)) == f"{INCONCLUSIVE}: record"
+    resubmission_runs._witnessed(
         run_of(LIFE, record=[{"job": "7", "start": 0.0, "end": 9.0, "state": "COMPLETED"}])
     )
 
@@ -234,12 +258,12 @@ def test_the_walk_without_the_numbers_is_another_one(witness):
 def test_a_job_that_lifted_its_limits_proves_nothing():
     """It was to be ended by the cluster, and went on in the same run of the job."""
     here = {"job": "7", "start": -10.0, "end": 10.0, "state": "COMPLETED"}
-    done = [{"event": "saved", "step": cluster_runs.STEPS}, {"event": "left", "status": 0}]
-    resubmission._witnessed(run_of(LIFE, FAULT, *done, record=[here, here]))
-    resubmission._witnessed(
+    done = [{"event": "saved", "step": job_record.STEPS}, {"event": "left", "status": 0}]
+    resubmission_runs._witnessed(run_of(LIFE, FAULT, *done, record=[here, here]))
+    resubmission_runs._witnessed(
         run_of(LIFE, FAULT, record=[here])
     )  # it was ended: a failure, if anything
-    found = cause(resubmission._witnessed, run_of(LIFE, FAULT, *done, record=[here]))
+    found = cause(resubmission_runs._witnessed, run_of(LIFE, FAULT, *done, record=[here]))
     assert found == f"{INCONCLUSIVE}: record"
 
 
@@ -262,21 +286,21 @@ NAME_ERROR = {
 }
 
 
-def test_a_life_of_which_nothing_was_heard_ended_without_a_word():
+def test_a_life_that_reported_nothing_is_said_to_have_ended_like_that():
     job = {"7": {"JobState": "FAILED", "ExitCode": "1:0"}}
-    _, told = story_of(resubmission.finished, run_of(LIFE, jobs=job))
-    assert "ended: the training ended without a word" in told and "killed" not in told
+    _, told = story_of(job_endings.finished, run_of(LIFE, jobs=job))
+    assert "ended: the training ended without reporting anything" in told and "killed" not in told
 
 
 def test_a_life_that_the_witness_killed_is_said_to_be_killed():
-    _, told = story_of(resubmission.finished, run_of(LIFE, KILLED))
+    _, told = story_of(job_endings.finished, run_of(LIFE, KILLED))
     assert "the training was killed by that fault" in told
 
 
 def test_an_error_in_a_function_of_the_student_is_the_cause_in_every_check():
     again = run_of(LIFE, NAME_ERROR, endless=True)
     again.late = True
-    for check in (resubmission.finished, resubmission.gives_up, resubmission.chain_ends):
+    for check in (job_endings.finished, resubmission.gives_up, resubmission.chain_ends):
         found, told = story_of(check, again)
         assert found == "crashed:NameError:auto_resume.py:7"
         assert "auto_resume.py:7 in begin_life: last = _raed(directory)" in told
@@ -298,7 +322,7 @@ def test_an_error_is_the_cause_though_other_lives_follow_it():
 def test_the_exceptions_of_the_contract_are_no_errors():
     loop = NAME_ERROR | {"type": "CrashLoop", "message": "3 lives"}
     job = {"7": {"JobState": "FAILED", "ExitCode": "70:0"}}
-    assert cause(resubmission.finished, run_of(LIFE, loop, jobs=job)) == f"{FAIL}: not-run-again"
+    assert cause(job_endings.finished, run_of(LIFE, loop, jobs=job)) == f"{FAIL}: not-run-again"
 
 
 def test_a_job_that_never_left_with_70_is_not_said_to_have():

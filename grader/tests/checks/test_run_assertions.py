@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from grader.checks import endings, trajectories
-from grader.checks.ex03 import stop_assertions
+from grader.checks.ex03 import status_file
 from grader.harness.faults import Kill
 from grader.harness.launcher import Limits
 from grader.harness.run import Life, Process, Run
@@ -220,7 +220,7 @@ def test_ranks_that_resume_from_different_steps_disagree():
 
 def status_says(events: list[dict]) -> None:
     process = life(end=False, status=1).process.with_events(events)
-    stop_assertions.not_said_too_soon(run(Life([process], None)), 0)
+    status_file.not_said_too_soon(run(Life([process], None)), 0)
 
 
 def evaluates(says: str, t: float) -> dict:
@@ -248,9 +248,9 @@ def second_life(*ranks: list[dict]) -> Run:
 
 def test_a_status_is_stale_only_if_this_life_has_written_none():
     working = evaluates("preempted", 3.0)
-    stale = found(stop_assertions.not_said_too_soon, second_life([], [working]), 1)
+    stale = found(status_file.not_said_too_soon, second_life([], [working]), 1)
     assert stale.code == "stale-status" and "this one has written nothing" in stale.rows[-2][1]
     wrote = [{"event": "word", "t": 2.0, "what": "open status.json"}]
-    soon = found(stop_assertions.not_said_too_soon, second_life(wrote, [working]), 1)
+    soon = found(status_file.not_said_too_soon, second_life(wrote, [working]), 1)
     assert soon.code == "told-too-soon"
     assert soon.rows[-1] == ("written", "in this life, by rank 0 (of 2)")

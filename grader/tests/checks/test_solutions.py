@@ -44,6 +44,7 @@ EXERCISES = pytest.mark.parametrize("exercise", catalog.exercises().values(), id
 def test_the_solution_scores_full_marks(grade, exercise, seed):
     result = grade(exercise, submissions.submission(exercise, None, solution=True), seed=seed)
     assert result.score == exercise.points, points(result)
+    assert result.attempts == []
 
 
 @pytest.mark.needs_solution
@@ -52,6 +53,7 @@ def test_a_right_solution_in_another_style_scores_full_marks(grade, path):
     exercise, work = alternative(path)
     result = grade(exercise, work, seed=4)
     assert result.score == exercise.points, points(result)
+    assert result.attempts == []
 
 
 def alternative(path: Path) -> tuple[catalog.Exercise, submissions.Submission]:

@@ -18,6 +18,7 @@ import pytest
 
 from grader.course import catalog, starters, submissions
 from grader.report import output
+from grader.tests.has_begun import has_begun
 from grader.tests.hostile.test_hostile import none_left
 
 ROOT = catalog.ROOT
@@ -66,7 +67,7 @@ def test_full_marks_exit_0_and_both_reports(tmp_path):
         tmp_path / "r.xml",
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "\x1b" not in done.stdout  # no colours: not a terminal
+    assert "\x1b" not in done.stdout  # no colors: not a terminal
     assert done.stderr == ""
     result = json.loads((tmp_path / "r.json").read_text())
     assert set(result) == SCHEMA and result["schema"] == "grade/v1"
@@ -498,7 +499,7 @@ def test_an_interrupted_grade_ends_at_once_and_leaves_nothing(
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(scratch)},
     )
-    while not list(scratch.glob("g-*/*/t/begun")) and running.poll() is None:
+    while not has_begun(scratch) and running.poll() is None:
         time.sleep(0.02)
     began = time.monotonic()
     running.send_signal(number)

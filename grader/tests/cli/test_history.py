@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import random
 
-from grader.checks.ex04.cluster_runs import ClusterRun, Where
+from grader.checks.ex04.job_record import ClusterRun
 from grader.harness.faults import Kill
 from grader.harness.preemption import Preempt, Sent
 from grader.report import history
+from grader.slurm.target import Where
 from grader.tests.checks.test_run_assertions import KILL, UNDISTURBED, group, life, resumed, run
 from grader.verdicts import FAIL, Finding, Outcome
 

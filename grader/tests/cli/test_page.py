@@ -12,7 +12,7 @@ from html.parser import HTMLParser
 import pytest
 
 from grader import explain
-from grader.report import history, html
+from grader.report import history, html, page_figures
 from grader.tests.checks.test_run_assertions import KILL, UNDISTURBED, life, run
 from grader.verdicts import BLOCKED, FAIL, PASS, ExerciseResult, Finding, Outcome, TaskResult
 
@@ -125,18 +125,18 @@ def test_a_screen_reader_finds_its_way(text):
 def test_texts_have_enough_contrast(scheme):
     style = (html.HERE / "page.css").read_text()
     light, dark = re.findall(r":root \{(.*?)\}", style, re.S)
-    colours = dict(re.findall(r"--([a-z]+): (#[0-9a-f]{6})", light if scheme == "light" else dark))
+    colors = dict(re.findall(r"--([a-z]+): (#[0-9a-f]{6})", light if scheme == "light" else dark))
     texts = ("text", "quiet", "link", "pass", "fail", "blocked", "inconclusive")
     for one in texts:
         for ground in ("page", "card"):
-            assert contrast(colours[one], colours[ground]) >= 4.5, (one, ground)
+            assert contrast(colors[one], colors[ground]) >= 4.5, (one, ground)
     for mark in ("signal", "pass", "fail", "bar"):  # WCAG: drawings need 3, bars are also labelled
-        assert contrast(colours[mark], colours["card"]) >= (1.9 if mark == "bar" else 3), mark
+        assert contrast(colors[mark], colors["card"]) >= (1.9 if mark == "bar" else 3), mark
 
 
 def contrast(one: str, other: str) -> float:
-    def light(colour: str) -> float:
-        parts = [int(colour[n : n + 2], 16) / 255 for n in (1, 3, 5)]
+    def light(color: str) -> float:
+        parts = [int(color[n : n + 2], 16) / 255 for n in (1, 3, 5)]
         linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
@@ -145,8 +145,8 @@ def contrast(one: str, other: str) -> float:
 
 
 def test_ranges_are_joined():
-    assert html.ranges([3, 6, 7, 8, 1]) == "1, 3, 6 to 8"
-    assert html.ranges(range(0, 60, 2), most=2) == "0, 2 and 28 more"
+    assert page_figures.ranges([3, 6, 7, 8, 1]) == "1, 3, 6 to 8"
+    assert page_figures.ranges(range(0, 60, 2), most=2) == "0, 2 and 28 more"
 
 
 # --- in a browser ---------------------------------------------------------------------------------

@@ -114,14 +114,15 @@ def unknown(words: list[str]) -> str:
         targets = [word for word in rest if re.fullmatch(r"[a-z-]+", word)]
         return next((target for target in targets if target not in TARGETS), "")
     command: click.Command = main_group
+    context = click.Context(main_group)
     while isinstance(command, click.Group):
         name = rest[0] if rest else ""
-        if name in command.commands:
-            command, rest = command.commands[name], rest[1:]
+        if found := command.get_command(context, name):
+            command, rest = found, rest[1:]
         elif command is main_group and re.fullmatch(r"(ex\d\d(\.\d.*)?|\[ex01|-.*|)", name):
             if "/" in name and not _is_check(name):
                 return name
-            command = command.commands["checks"]
+            command = command.get_command(context, "checks")
         else:
             return "" if name in ("", "...") else name
     known = {option for parameter in command.params for option in parameter.opts}

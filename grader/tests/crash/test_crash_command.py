@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from grader.bench import public_savers
+from grader.bench import public_savers, saver_adapters
 from grader.course import catalog
 from grader.tests.conftest import IN_CI
 from grader.tests.crash import crash_savers
@@ -124,18 +124,18 @@ def test_a_saver_of_the_table_is_run_as_the_table_says():
 
 def test_the_table_lists_every_saver():
     page = public_savers.TABLE.read_text()
-    assert all(f"\n| {saver.title} | " in page for saver in public_savers.SAVERS.values())
+    assert all(f"\n| {saver.title} | " in page for saver in saver_adapters.SAVERS.values())
 
 
 TRY_OUT = """
 import json, pathlib, shutil, sys
 import torch
-from grader.bench import public_savers
+from grader.bench import saver_adapters
 from grader.crash import enumeration, judge, recorder
 from grader.crash.operations import Mark
 
 torch.set_num_threads(1)
-run, load = public_savers.SAVERS[sys.argv[1]].make()
+run, load = saver_adapters.SAVERS[sys.argv[1]].make()
 there = pathlib.Path(sys.argv[2], "there")
 there.mkdir()
 record = recorder.record(there, {"": lambda: run(str(there))}, 60)
@@ -152,7 +152,7 @@ print(json.dumps({"saved": saved} | {name: [o.kind, o.digest] for name, o in fou
 @traced
 @pytest.mark.parametrize("name", ["accelerate", "transformers"])
 def test_a_saver_of_the_table_gives_what_it_saved_last(tmp_path, name):
-    if public_savers._versions(public_savers.SAVERS[name]) is None and not IN_CI:
+    if public_savers._versions(saver_adapters.SAVERS[name]) is None and not IN_CI:
         pytest.skip(f"{name} isn't installed (make test SAVERS=1)")
     env = os.environ | {
         "PYTHONPATH": os.getcwd(),
@@ -168,6 +168,6 @@ def test_a_saver_of_the_table_gives_what_it_saved_last(tmp_path, name):
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
-    assert len(set(found["saved"])) == public_savers.SAVES
+    assert len(set(found["saved"])) == saver_adapters.SAVES
     assert found["whole"] == ["state", found["saved"][-1]] and found["empty"] == ["none", ""]
     assert found["begun"][0] == "error"  # neither falls back to the checkpoint before

@@ -14,7 +14,7 @@ from grader.harness import faults, preemption
 from grader.harness.lab import WORKLOAD, Bench, Lab
 from grader.harness.preemption import both, send
 from grader.harness.run import PREEMPTED
-from grader.report.timeline import timeline
+from grader.report.stop_log import stop_log
 
 TEXTS = [
     "term@7",
@@ -190,7 +190,7 @@ def test_the_end_of_the_time_limit_is_told_and_kept(lab_of):
 
 def test_the_timeline_tells_the_moments_in_order(lab_of):
     life = lab_of(leaves()).launch("ex03/train_preempt.py", faults=(send("term", 5),)).lives[0]
-    rows = timeline(life)
+    rows = stop_log(life)
     assert [at for at, _ in rows] == sorted(at for at, _ in rows)
     assert (
         rows[-1] == (9.0, f"leaves with exit status {PREEMPTED}, after step 5")

@@ -19,7 +19,7 @@ import pytest
 
 from grader.course import catalog, submissions
 from grader.course.catalog import ROOT
-from grader.harness import sandbox, scratch
+from grader.harness import privileges, readable_paths, sandbox, scratch
 from grader.harness.lab import Bench, Lab
 from grader.harness.launcher import ForkServer, Limits
 from grader.harness.run import OBJECTS, read_events
@@ -247,7 +247,7 @@ def test_no_signal_reaches_another_process(attack):
 
 
 def test_processes_of_others_tell_nothing(attack, confined):
-    sandbox.hide_from_others()  # as the command does
+    privileges.hide_from_others()  # as the command does
     code = f"""
         for name in ("environ", "maps", "mem", "fd/0", "cwd", "root/etc"):
             path = "/proc/{os.getpid()}/" + name
@@ -560,7 +560,7 @@ def test_a_virtual_environment_that_is_a_link_can_be_read(tmp_path, monkeypatch)
     (tmp_path / "venv").symlink_to(sys.prefix)
     monkeypatch.setattr(sys, "prefix", str(tmp_path / "venv"))
     real = os.path.realpath(sys.prefix)
-    readable = sandbox.everybodys.__wrapped__()
+    readable = readable_paths.everybodys.__wrapped__()
     assert any(f"{real}/".startswith(f"{path}/") for path in readable)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from grader.checks.explanations import MEANINGS, meaning
+from grader.checks.lost_state import MEANINGS, meaning
 from grader.harness import faults
 from grader.harness.faults import DiskFull, Kill, KillInSave, Tear
 from grader.harness.trajectory import COMPONENTS, Trajectory

@@ -32,9 +32,9 @@ telemetry.state_digests = lambda job, batch: {"weights": "0" * 16}
 
 NO_SIGNALS = """
 from grader.harness.inside import telemetry
-from grader.workload.ex03 import virtual_clock
+from grader.workload.ex03 import node_daemon
 came = []
-virtual_clock.Daemon.send = lambda self, number, *a, **k: came.append(number)
+node_daemon.Daemon.send = lambda self, number, *a, **k: came.append(number)
 """
 
 STOPPED_CLOCK = """
@@ -53,12 +53,12 @@ virtual_clock.wait = multiprocessing.connection.wait = lambda sentinels, seconds
 
 FORGED = """
 from grader.harness.inside import telemetry
-from grader.workload.ex03 import virtual_clock
+from grader.workload.ex03 import node_daemon
 came = []
 def send(self, number, pid=None, group=False):
     came.append(number)
     telemetry.emit("sent", n=len(came), signal=int(number), job=True, group=group, proof="0" * 64)
-virtual_clock.Daemon.send = send
+node_daemon.Daemon.send = send
 """
 
 NEVER_TRAINS = """

@@ -7,8 +7,8 @@ import re
 import pytest
 
 from grader import engine
-from grader.checks.ex04.cluster_runs import Where
 from grader.course import catalog, derive, submissions
+from grader.slurm.target import Where
 from grader.verdicts import PASS
 
 pytestmark = pytest.mark.needs_solution

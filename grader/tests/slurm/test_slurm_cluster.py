@@ -20,6 +20,7 @@ import pytest
 from grader import cli
 from grader.course.catalog import ROOT
 from grader.errors import UsageError
+from grader.processes import wait_until
 from grader.slurm import (
     Cluster,
     ClusterError,
@@ -67,7 +68,7 @@ def cluster(shared):
     yield shared
     shared.run(["scancel", "--state=PENDING", "-u", config.user()])
     shared.run(["scancel", "--signal=KILL", "--full", "-u", config.user()])
-    assert processes.wait_until(lambda: not shared.status().jobs, 20)
+    assert wait_until(lambda: not shared.status().jobs, 20)
 
 
 def grade_cluster(
@@ -95,7 +96,7 @@ def everything(cluster: Cluster) -> list[dict]:
 def gone(known: list[dict], cluster: Cluster, seconds: float = 10) -> bool:
     """Whether they all are, at once or within that time, and the directory and its cgroups too."""
     top = freezer.ROOT / f"grade-{cluster.directory.name}-{known[0]['pid']}-{known[0]['start']}"
-    return processes.wait_until(
+    return wait_until(
         lambda: (
             not any(map(processes.alive, known))
             and not processes.belonging(str(cluster.directory))
@@ -129,7 +130,7 @@ def test_a_batch_job_runs_and_is_on_record(cluster, tmp_path):
     assert cluster.wait_for(job, "COMPLETED", "FAILED")["JobState"] == "COMPLETED"
     assert sorted((tmp_path / "out").read_text().split()) == ["0:", "1:", "n1", "n2"]
     listed = ["sacct", "-c", "-n", "-P", "-j", job, "-o", "State"]
-    assert processes.wait_until(lambda: cluster.run(listed).stdout.split() == ["COMPLETED"], 5)
+    assert wait_until(lambda: cluster.run(listed).stdout.split() == ["COMPLETED"], 5)
 
 
 @needs_slurm
@@ -206,7 +207,7 @@ def test_whom_a_signal_reaches(place, tmp_path, proctrack, child_too):
     )
 
     def said(*words: str) -> str:
-        assert processes.wait_until(lambda: all(word in out.read_text() for word in words), 10), (
+        assert wait_until(lambda: all(word in out.read_text() for word in words), 10), (
             out.read_text()
         )
         return out.read_text()
@@ -224,7 +225,7 @@ def test_whom_a_signal_reaches(place, tmp_path, proctrack, child_too):
         os.kill(child, signal.SIGUSR1)
         said("child SIGUSR1")
         os.kill(child, signal.SIGUSR1)
-        assert processes.wait_until(lambda: out.read_text().count("child SIGUSR1") == 2, 10)
+        assert wait_until(lambda: out.read_text().count("child SIGUSR1") == 2, 10)
         assert ("child SIGTERM" in out.read_text()) == child_too
 
 
@@ -374,7 +375,7 @@ def at_work(cluster: Cluster, folder: Path, seconds: float = 10) -> list[dict]:
         )
 
     # srun's is on two nodes
-    assert processes.wait_until(lambda: sleeping() == 5, seconds), sleeping()
+    assert wait_until(lambda: sleeping() == 5, seconds), sleeping()
     return everything(cluster)
 
 
@@ -388,7 +389,7 @@ def test_down_leaves_nothing_whoever_has_died_before(place, tmp_path, victim):
     if victim:
         dead = processes.identity(cluster.pids()[victim])
         os.kill(dead["pid"], signal.SIGKILL)
-        assert processes.wait_until(lambda: not processes.alive(dead), 5)
+        assert wait_until(lambda: not processes.alive(dead), 5)
         status = cluster.status()
         assert status.phase == ("dead" if victim == "keeper" else "broken")
         assert len(status.problems) == 1 and victim in status.problems[0]
@@ -446,14 +447,14 @@ def test_a_start_that_is_cut_short_leaves_nothing(place):
                 daemon in cluster.pids() if daemon else cluster.directory.exists()
             )
 
-        assert processes.wait_until(there, 20, lambda _: time.sleep(0.001))
+        assert wait_until(there, 20, at_most=0.001)
         starter.kill()
         starter.wait()
         done = grade_cluster(place / "cut", "down")
         assert (done.returncode, done.stderr) == (0, "")
         # a keeper that was between fork and exec then, seen by nobody, finds its lifeline cut and
         # ends by itself
-        assert processes.wait_until(lambda: not processes.belonging(str(cluster.directory)), 10)
+        assert wait_until(lambda: not processes.belonging(str(cluster.directory)), 10)
         assert not cluster.directory.exists()
 
 
@@ -518,9 +519,7 @@ def test_up_status_shell_down(place):
             and str(place / "cli" / "lab") in status.stdout
         )
         os.kill(Cluster(place / "cli" / "lab").pids()["slurmctld"], signal.SIGKILL)
-        assert processes.wait_until(
-            lambda: "slurmctld" not in Cluster(place / "cli" / "lab").pids(), 5
-        )
+        assert wait_until(lambda: "slurmctld" not in Cluster(place / "cli" / "lab").pids(), 5)
         status = run("status")
         assert status.returncode == 3 and "slurmctld has died" in status.stdout
         refused = run("shell", "true")
@@ -643,7 +642,7 @@ def test_the_job_that_was_preempted_has_started_again_within_seconds(preempted, 
     started = time.mktime(time.strptime(cluster.job(low)["StartTime"], "%Y-%m-%dT%H:%M:%S"))
     # 6 s; Slurm's default is two minutes
     assert started - (time.time() - (time.monotonic() - since)) < 20
-    assert processes.wait_until(lambda: (place / "low").read_text().split("\n")[-2] == "life 1", 5)
+    assert wait_until(lambda: (place / "low").read_text().split("\n")[-2] == "life 1", 5)
     assert (place / "low").read_text().startswith("life unset\n")
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from grader.course.catalog import ROOT
 from grader.errors import UsageError
+from grader.processes import wait_until
 from grader.slurm import Cluster, StandIn, choose, installation, processes
 from grader.tests.slurm.test_slurm_cluster import (
     at_work,
@@ -118,7 +119,7 @@ def test_down_leaves_nothing(place, tmp_path, victim):
     known = at_work(cluster, tmp_path, 20)
     if victim:
         os.kill(cluster.pids()[victim], signal.SIGKILL)
-        assert processes.wait_until(lambda: cluster.status().phase == "dead", 5)
+        assert wait_until(lambda: cluster.status().phase == "dead", 5)
     began = time.monotonic()
     cluster.stop()
     assert gone(known, cluster, 2) and time.monotonic() - began < 10
@@ -148,7 +149,7 @@ def test_a_job_takes_what_it_started_along(shared, tmp_path):
     known = [p for p in at_work(shared, tmp_path, 20) if p["pid"] not in before]
     assert len(known) >= 5
     shared.run(["scancel", "-n", "job.sh"], check=True)
-    assert processes.wait_until(lambda: not any(map(processes.alive, known)), 20)
+    assert wait_until(lambda: not any(map(processes.alive, known)), 20)
 
 
 AS_ON_MACOS = f"""
@@ -174,12 +175,12 @@ def test_where_there_is_no_proc_and_orphans_go_elsewhere(place, tmp_path, monkey
             f"602 & echo $! >> {log}; sleep 0.1); sleep 603' & sleep 0.5\nwait\n"
         )
         job = cluster.submit("-o", "/dev/null", "--wrap", body)
-        assert processes.wait_until(lambda: log.exists() and len(log.read_text().split()) == 2, 20)
+        assert wait_until(lambda: log.exists() and len(log.read_text().split()) == 2, 20)
         orphans = [processes.identity(int(pid)) for pid in log.read_text().split()]
         assert all(map(processes.alive, orphans))
         cluster.run(["scancel", job], check=True)
         cluster.wait_for(job, "CANCELLED")
-        assert processes.wait_until(lambda: not any(map(processes.alive, orphans)), 10)
+        assert wait_until(lambda: not any(map(processes.alive, orphans)), 10)
         other = cluster.submit(
             "-o",
             "/dev/null",
@@ -187,12 +188,9 @@ def test_where_there_is_no_proc_and_orphans_go_elsewhere(place, tmp_path, monkey
             f"(setsid sleep 604 & echo $! > {log}; sleep 0.1); sleep 600",
         )
         cluster.wait_for(other, "RUNNING")
-        assert processes.wait_until(lambda: len(log.read_text().split()) == 1, 20)
+        assert wait_until(lambda: len(log.read_text().split()) == 1, 20)
         left = processes.identity(int(log.read_text()))
-    assert (
-        processes.wait_until(lambda: not processes.alive(left), 5)
-        and not cluster.directory.exists()
-    )
+    assert wait_until(lambda: not processes.alive(left), 5) and not cluster.directory.exists()
 
 
 # --- beyond conformance ---------------------------------------------------------------------------
@@ -203,7 +201,7 @@ def test_it_is_prompt(shared, tmp_path):
     began = time.time()
     body = 'date +%s.%N\n[ -n "$SLURM_RESTART_COUNT" ] || scontrol requeue $SLURM_JOB_ID'
     job = shared.submit("--open-mode=append", "-o", out, "--wrap", body)
-    assert processes.wait_until(lambda: shared.job(job)["JobState"] == "COMPLETED", 20)
+    assert wait_until(lambda: shared.job(job)["JobState"] == "COMPLETED", 20)
     started, again = [float(line) for line in out.read_text().splitlines() if line[0].isdigit()]
     # 0.05 and 0.25 s on a machine that does nothing else
     assert started - began < 2 and again - started < 3

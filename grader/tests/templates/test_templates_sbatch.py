@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 
 from grader.course.catalog import ROOT
-from grader.slurm import Cluster, ClusterError, installation, ports, preload, processes
+from grader.processes import wait_until
+from grader.slurm import Cluster, ClusterError, installation, ports, preload
 from grader.tests.conftest import IN_CI
 
 SCRIPT = ROOT / "templates" / "auto_resume.sbatch"
@@ -105,7 +106,7 @@ class Run:
         )
 
     def await_file(self, path: Path) -> None:
-        assert processes.wait_until(path.exists, PATIENCE), f"{path} never came\n{self.log}"
+        assert wait_until(path.exists, PATIENCE), f"{path} never came\n{self.log}"
 
     def held(self, step: int) -> None:
         self.await_file(self.happened / f"hold-{step}")
@@ -192,7 +193,7 @@ def scenarios():
         Cluster(Path(top) / "c", nodes=12, fast_limits=True) as cluster,
     ):
         held = ports.hold(len(SCENARIOS))
-        places = zip(SCENARIOS.items(), held, strict=False)
+        places = zip(SCENARIOS.items(), held, strict=True)
         yield {
             name: pool.submit(drive, Run(cluster, Path(top) / name, port.getsockname()[1]))
             for (name, drive), port in places
@@ -329,7 +330,7 @@ def done_and_requeued(run):
     run.stub("done")
     run.ended()
     run.cluster.run(["scontrol", "requeue", run.job], check=True)
-    assert processes.wait_until(lambda: "nothing to do" in run.log, PATIENCE), run.log
+    assert wait_until(lambda: "nothing to do" in run.log, PATIENCE), run.log
     run.ended()
     return run
 
@@ -339,9 +340,9 @@ def cancelled(run):
     run.stub("hold")
     run.holding(1)
     run.cluster.run(["scancel", run.job], check=True)
-    assert processes.wait_until(lambda: "has ended with status" in run.log, PATIENCE), run.log
+    assert wait_until(lambda: "has ended with status" in run.log, PATIENCE), run.log
     # longer than a requeue would take to be seen: the job is over when its node is free again
-    assert processes.wait_until(lambda: run.queue() == [], PATIENCE)
+    assert wait_until(lambda: run.queue() == [], PATIENCE)
     return run
 
 
@@ -350,9 +351,7 @@ def chained(run):
     run.submit(*SMALL, RESUBMIT="chain", HAPPEN="hold:6 kill:9")
     run.held(6)
     run.cluster.run(["scancel", "--signal=TERM", run.job], check=True)
-    assert processes.wait_until(lambda: run.outcome == "done" and run.queue() == [], PATIENCE), (
-        run.log
-    )
+    assert wait_until(lambda: run.outcome == "done" and run.queue() == [], PATIENCE), run.log
     return run
 
 
@@ -365,16 +364,14 @@ def chained_and_requeued_by_slurm(run):
     run.holding(2)
     run.waiting.append(len(run.queue()))
     run.cluster.run(["scancel", run.job], check=True)
-    assert processes.wait_until(lambda: run.queue() == [], PATIENCE), run.log
+    assert wait_until(lambda: run.queue() == [], PATIENCE), run.log
     return run
 
 
 @scenario
 def chained_crashes(run):
     run.stub(*["crash"] * 9, RESUBMIT="chain")
-    assert processes.wait_until(lambda: "giving up" in run.log and run.queue() == [], PATIENCE), (
-        run.log
-    )
+    assert wait_until(lambda: "giving up" in run.log and run.queue() == [], PATIENCE), run.log
     return run
 
 
@@ -383,7 +380,7 @@ def array(run):
     run.submit(*SMALL, options=["--array=1-9%1"], HAPPEN="hold:6 kill:9")
     run.held(6)
     run.cluster.run(["scancel", "--signal=TERM", f"{run.job}_1.0"], check=True)
-    assert processes.wait_until(lambda: run.log and run.queue() == [], PATIENCE), run.log
+    assert wait_until(lambda: run.log and run.queue() == [], PATIENCE), run.log
     return run
 
 

@@ -1,7 +1,7 @@
 """What StopSignal does (exercise 3, task 1) in programs drawn by the check: signals, blocks, looks.
 
 Each question is answered in a process of its own, which may die of it. Signals come from outside,
-from a process that was there before the student's code (virtual_clock.py).
+from a process that was there before the student's code (node_daemon.py).
 """
 
 import argparse
@@ -20,7 +20,7 @@ import torch
 from grader.harness.inside import fsevents
 from grader.harness.inside.digest import rng_digests
 from grader.workload import load_submission, questions
-from grader.workload.ex03.virtual_clock import Daemon
+from grader.workload.ex03.node_daemon import Daemon
 from grader.workload.job import seed_everything
 
 p = argparse.ArgumentParser()

@@ -6,7 +6,7 @@ runs by hand, alone or after `torchrun --nproc-per-node 2`:
     python grader/workload/ex03/train_preempt.py --directory checkpoints \\
         --checkpoint ex03-preemption-handling/starter/preemption.py
 
-virtual_clock.py holds the scheduler, preempt_job.py the job.
+virtual_clock.py holds the scheduler, node_daemon.py sends its signals, preempt_job.py is the job.
 """
 
 # ruff: noqa: E402  (the finder comes before what it finds)
@@ -53,7 +53,8 @@ from grader.harness.preemption import last_word
 from grader.harness.silence import WHERE
 from grader.workload import load_submission
 from grader.workload.ex03 import preempt_job
-from grader.workload.ex03.virtual_clock import BOOT, Daemon, Scheduler
+from grader.workload.ex03.node_daemon import Daemon
+from grader.workload.ex03.virtual_clock import BOOT, Scheduler
 
 p = argparse.ArgumentParser()
 p.add_argument(

@@ -1,7 +1,7 @@
 """Exercise 1: PyTorch model checkpointing.
 
 The training script calls the functions below: ../../grader/workload/ex01/train.py, or in tasks 1.1
-to 1.3 train_epochs.py beside it. README.md tells the story, and when each function is called.
+to 1.3 train_epochs.py next to it. README.md tells the story, and when each function is called.
 `grade show ex01` lists the tasks.
 """
 
@@ -77,7 +77,7 @@ class CheckpointError(Exception):
 
 
 def write_checkpoint(state, directory, step):
-    """Save `state` as the checkpoint of `step` in `directory`, beside the earlier ones.
+    """Save `state` as the checkpoint of `step` in `directory`, next to the earlier ones.
 
     state      dict of tensors, numbers, strings, None, and lists, tuples and dicts of them
     directory  str: may not exist yet, may have any name, and may hold files that aren't yours:

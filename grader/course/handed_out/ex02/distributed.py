@@ -111,11 +111,10 @@ def save_job(job, folder):
     Called by every rank after the same step, in the middle of an epoch.
 
     job        RankJob (grader/workload/rank_job.py): this rank's part of the job
-    folder     str: exists, is empty, and all ranks see it; you choose the file names. All of the
-               checkpoint lies in it: a copy of the folder loads, too
-    Returns    None on every rank; no rank returns before every rank's part is complete.
-    Raises     on *every* rank if any rank couldn't write its part.
-    Don't change the job, and draw no random number.
+    folder     str: exists, is empty, and all ranks see it; you choose the file names. The whole
+    checkpoint is in it: a copy of the folder loads, too Returns    None on every rank; no rank
+    returns before every rank's part is complete. Raises     on *every* rank if any rank couldn't
+    write its part. Don't change the job, and draw no random number.
     """
 
     # TODO: each rank has a state of its own. Which part of it is lost here?
@@ -159,7 +158,7 @@ def save_sharded(model, optimizer, folder):
 
     model      a module on which fully_shard was called: its parameters are DTensors
     optimizer  torch.optim.Optimizer over them; it has made steps
-    folder     str: doesn't exist yet; all ranks see it. All of the checkpoint lies in it
+    folder     str: doesn't exist yet; all ranks see it. The whole checkpoint is in it
     Returns    None on every rank; no rank returns before every rank's part is complete.
     """
     # TODO: how much memory does this take on rank 0 when the model has 70 billion parameters?
@@ -205,7 +204,7 @@ def export_model(folder, model, path):
 
 
 def save_step(job, directory):
-    """Save `job` as the checkpoint of step job.step in `directory`, beside the earlier ones.
+    """Save `job` as the checkpoint of step job.step in `directory`, next to the earlier ones.
 
     Called by every rank after the same step, as save_job is.
 

@@ -1,6 +1,6 @@
 """Exercise 4: automatic job resubmission.
 
-You write the functions below, and auto_resume.sbatch and chain.sbatch beside this file. For now,
+You write the functions below, and auto_resume.sbatch and chain.sbatch next to this file. For now,
 they do what a first attempt does; run `grade ex04` to see what that costs. Each docstring is a
 contract; ../README.md tells the story.
 

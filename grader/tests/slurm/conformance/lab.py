@@ -16,7 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from grader.slurm import Cluster, processes
+from grader.processes import wait_until
+from grader.slurm import Cluster
 
 ENDED = ("COMPLETED", "FAILED", "TIMEOUT", "PREEMPTED", "CANCELLED")
 RECORD = (
@@ -101,7 +102,7 @@ class Lab:
             return self._table.get(job, {"JobState": "?"})
 
     def until(self, condition: Callable[[], bool], what: str) -> None:
-        assert processes.wait_until(condition, PATIENCE, lambda _: time.sleep(ASK)), what
+        assert wait_until(condition, PATIENCE, lambda _: time.sleep(ASK)), what
 
     def state(self, job: str, *states: str) -> dict[str, str]:
         seen: dict[str, str] = {}
@@ -123,9 +124,7 @@ class Probe:
         return self.log.read_text() if self.log.exists() else ""
 
     def until(self, *lines: str) -> Probe:
-        if not processes.wait_until(
-            lambda: all(line in self.text.splitlines() for line in lines), PATIENCE
-        ):
+        if not wait_until(lambda: all(line in self.text.splitlines() for line in lines), PATIENCE):
             raise AssertionError(
                 f"{self.name}: {lines} never came: {self.text!r} {self.lab.known(self.number)}"
             )

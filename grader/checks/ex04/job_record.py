@@ -1,0 +1,128 @@
+"""What the grader recorded of one job, or chain of jobs, on a cluster."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from grader.harness import scratch
+from grader.harness.printed import Line
+from grader.slurm.target import Where
+from grader.workload.ex04.train import DONE, SAYS_LIFE
+
+MOST_LIVES = 6  # more of them are a loop without end; most runs have five at most
+
+STEPS = 40
+
+
+@dataclass
+class ClusterRun:
+    """One job, or chain of jobs, after its end."""
+
+    folder: Path
+    jobs: dict[str, dict]  # job id -> what the cluster said of it last
+    late: bool  # it was still in the queue when its time was over
+    where: Where
+    stuck: str = ""  # why a job in the queue will never run
+    seconds: float = 0.0
+    record: list[dict] = field(
+        default_factory=list
+    )  # of each run: "job", "start", "end" (epoch s), "state"
+    events: list[dict] = field(default_factory=list)  # what the witness wrote down
+    undisturbed: dict[int, str] = field(
+        default_factory=dict
+    )  # step -> digest of a run without faults
+    planned: int = 0  # number of planned faults
+    most: int = MOST_LIVES  # lives; more are a loop without end
+    endless: bool = False  # it came back into the queue again and again
+    at_once: set[str] = field(
+        default_factory=set
+    )  # jobs of a chain that the cluster ran at the same time
+    others: dict[str, str] = field(
+        default_factory=dict
+    )  # jobs that preempted it -> their state at the end
+    trouble: str = ""  # what the cluster couldn't do
+    instead: str = ""  # why it ran on another kind of cluster than was chosen
+    slowest: float = (
+        0.0  # s that the cluster took to say what is in its queue; milliseconds are normal
+    )
+
+    @property
+    def starved(self) -> bool:
+        """The machine was so slow that what came too late proves nothing about the script."""
+        out_of_lives = self.late and not self.endless and self.cut_short > 0
+        return self.slowest > self.where.pace.limit / 6 or out_of_lives
+
+    @property
+    def cut_short(self) -> int:
+        """The number of lives that trained, and were signalled although no fault had come.
+
+        A time limit that was moved close stays so when the job is requeued. On a slow machine, the
+        lives after it reach that limit, too.
+        """
+        of: dict[int, set[str]] = {}
+        for event in list(self.events):
+            of.setdefault(event.get("life", 0), set()).add(event.get("do") or event["event"])
+        return sum(
+            {"signal", "step"} <= seen and not seen & {"preempt", "limit"} for seen in of.values()
+        )
+
+    def all(self, event: str) -> list[dict]:
+        return [e for e in self.events if e["event"] == event]
+
+    @cached_property
+    def lives(self) -> list[list[dict]]:
+        """The events of each life, in the order in which they began."""
+        of: dict[int, list[dict]] = {}
+        for e in self.events:
+            if "life" in e:
+                of.setdefault(e["life"], []).append(e)
+        return [events for _, events in sorted(of.items()) if events[0]["event"] == "life"]
+
+    @cached_property
+    def log(self) -> str:
+        try:
+            return scratch.read(self.folder / "train.log", 1 << 20, tail=True).decode(
+                errors="replace"
+            )
+        except OSError:
+            return ""
+
+    def printed(self) -> list[Line]:
+        """The lines of the job's log. All lives write into it, and so does Slurm."""
+        found, life, traceback = [], 0, False
+        for text in self.log.splitlines():
+            script = text.startswith(SAYS_LIFE)
+            life += script
+            traceback = traceback or text.startswith("Traceback (most recent call last)")
+            if text.strip():
+                found.append(Line(0.0, life, None, text, script, traceback))
+            # its last line is the error
+            traceback = traceback and text.startswith((" ", "Traceback"))
+        return found
+
+    @property
+    def finished(self) -> bool:
+        """A life trained the last step and left with the status that says so."""
+        for life in self.lives:
+            done = any(e["event"] == "left" and e["status"] == DONE for e in life)
+            if done and any(e["event"] == "saved" and e["step"] == STEPS for e in life):
+                return True
+        return False
+
+    @property
+    def course(self) -> dict[int, str]:
+        """Step -> digest, of the life that trained it last."""
+        return {e["step"]: e["digest"] for e in self.all("step")}
+
+    @property
+    def lost(self) -> list[tuple[dict, int]]:
+        """(fault, finished steps that the next life did again) for each fault that it survived."""
+        out = []
+        for life, after in zip(self.lives, self.lives[1:], strict=False):
+            fault = next((e for e in life if e["event"] == "fault"), None)
+            resumed = next((e["step"] for e in after if e["event"] == "resumed"), None)
+            if fault and resumed is not None:
+                out.append((fault, fault["step"] - resumed))
+        return out

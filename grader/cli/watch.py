@@ -1,0 +1,68 @@
+"""`grade watch`: grade again at each save. What it does then: grader/watch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from grader.cli.arguments import FileName, exercises_in
+from grader.cli.state import PROGRESS, STATE
+from grader.course import catalog, selection
+from grader.course.catalog import Exercise
+from grader.harness import sandbox
+
+
+@click.command("watch")
+@click.argument("name", required=False, metavar="[EXERCISE | TASK | TASK/CHECK]")
+@click.option("--submission", type=FileName(), metavar="DIR", help="Watch this directory.")
+@click.option(
+    "--poll/--no-poll",
+    default=None,
+    help="Look for changes three times a second: where no events arrive, as on NFS (found out).",
+)
+@click.option("--jobs", type=click.IntRange(1, 64), metavar="N", help="Processes at a time.")
+@click.option("--launcher", type=click.Choice(["fork", "plain"]), help="How processes start.")
+@click.option(
+    "--sandbox",
+    "policy",
+    type=click.Choice(sandbox.POLICIES),
+    default="auto",
+    help="As for grading.",
+)
+def command(
+    name: str | None,
+    submission: Path | None,
+    poll: bool | None,
+    jobs: int | None,
+    launcher: str | None,
+    policy: str,
+) -> None:
+    """Grade again whenever you save: the task that you work on first.
+
+    Without a name: the exercise that you graded last.
+    """
+    from grader import engine
+    from grader.watch.session import Session
+
+    (selected,) = selection.parse([name or _to_work_on(submission).id])
+    selection.choose(engine.collect(selected.exercise), selected.checks)
+    Session(
+        selected,
+        submission,
+        PROGRESS,
+        folder=STATE,
+        sandbox=sandbox.choose(policy),
+        launcher=launcher,
+        jobs=jobs,
+        poll=poll,
+    ).run()
+
+
+def _to_work_on(submission: Path | None) -> Exercise:
+    if submission:
+        return exercises_in(submission)[0]
+    last = PROGRESS.last_worked_on(catalog.exercises().values())
+    if PROGRESS.first_not_passed(last, last.starter):
+        return last
+    return catalog.after(last) or last

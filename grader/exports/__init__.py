@@ -1,0 +1,1 @@
+"""`grade export`: results in the formats of other systems, and graders that run in them."""
