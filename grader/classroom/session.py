@@ -21,6 +21,7 @@ from grader.course import catalog
 from grader.course.catalog import Exercise
 from grader.errors import UsageError
 from grader.report import html
+from grader.report.logs import escaped
 from grader.verdicts import INCONCLUSIVE
 
 Grade = Callable[[Sequence[Work], "Progress"], None]
@@ -86,6 +87,8 @@ class Session:
     def _take(self, results: Results, before: Settings | None) -> tuple[list[Student], Settings]:
         """Copy everything that was handed in to the results, and settle what is graded."""
         wanted = [catalog.find(name) for name in self.exercises]
+        for left in self.folder.glob(".unpacked-*"):  # by a call that was killed
+            shutil.rmtree(left, ignore_errors=True)
         with tempfile.TemporaryDirectory(prefix=".unpacked-", dir=self.folder) as scratch:
             found = handed_in.find(self.submissions, Path(scratch))
             exercises = wanted or list(catalog.exercises().values())
@@ -106,8 +109,8 @@ class Session:
         )
         for student in students:
             for text in _unreadable(student):
-                self.out.print(f"[red]not graded[/red]  {student.name}: ", end="")
-                self.out.print(text, markup=False)
+                self.out.print("[red]not graded[/red]  ", end="")
+                self.out.print(escaped(f"{student.name}: {text}"), markup=False)
         return students, settings
 
     def _settings(
@@ -137,7 +140,8 @@ class Session:
             self.out.print(
                 f"[bold magenta]INCONCLUSIVE[/bold magenta] for {len(unproved)}: ", end=""
             )
-            self.out.print(f"{names}{more}; --retry-inconclusive grades them again", markup=False)
+            again = "--retry-inconclusive grades them again"
+            self.out.print(escaped(f"{names}{more}; {again}"), markup=False)
         for name in ("index.html", "results.csv", "instructor.log"):
             self.out.print(f"  {self.folder / name}", markup=False)
 
@@ -174,7 +178,7 @@ class Progress:
         self.clock.done(work.unit.exercise, graded.result.seconds)
         for twin in work.twins:
             self.number += 1
-            self.out.print(self._line(twin, work, graded), markup=False, highlight=False)
+            self.out.print(escaped(self._line(twin, work, graded)), markup=False)
             self._tell(twin)
 
     def _line(self, student: Student, work: Work, graded: Graded) -> str:

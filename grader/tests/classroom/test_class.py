@@ -95,6 +95,21 @@ def test_killed_at_any_moment_it_continues_and_grades_nothing_twice(broken, tmp_
     assert [who for who in last if last[who] != after[who]] == ["bob"]
 
 
+def test_what_was_graded_before_stays_when_another_exercise_or_batch_comes(broken, tmp_path):
+    results, late = tmp_path / "results", tmp_path / "late"
+    first = ("--out", results, "--sandbox", "auto", "--seed", 2)
+    assert run(broken, *first, "--exercise", "ex01").returncode == 0
+    (late / "alice").mkdir(parents=True)
+    (late / "alice" / "distributed.py").write_text("def save(:\n")
+    (late / "[bold]dan").mkdir()
+    (late / "[bold]dan" / "checkpoint.py").write_text("def save(:  # dan\n")
+    done = run(late, *first)
+    assert done.returncode == 0 and "[2/2]" in done.stdout and "[bold]dan" in done.stdout
+    kept = json.loads((results / "students" / "alice" / "result.json").read_text())
+    assert [e["id"] for e in kept["exercises"]] == ["ex01", "ex02"]
+    assert len(records(results)) == 4 and "carol" in (results / "results.csv").read_text()
+
+
 def test_equal_work_is_graded_once_and_counts_for_both(broken, tmp_path):
     (broken / "dan").mkdir()
     (broken / "dan" / "checkpoint.py").write_bytes((broken / "alice/checkpoint.py").read_bytes())
@@ -205,6 +220,9 @@ def test_a_grading_that_ends_without_a_result_is_inconclusive_and_costs_only_its
     if "limit" in says:
         works = [work for work in works if work.twins[0].id == "bob"]
     told = Told()
+    for work in works:  # an older result isn't taken for this grading's
+        old = grading.failed("ex01", "older", work.twins[0], work.unit)
+        grading.Graded(work.key, old).write(work.twins[0].record("ex01"))
     grading.grade_here(works, told, at_once=3)
     verdicts = {t.verdict for t in told.graded["bob"].result.tasks}
     assert verdicts == {INCONCLUSIVE}
