@@ -142,8 +142,9 @@ def test_a_message_names_no_path_of_the_instructor(broken, tmp_path):
 )
 def test_wrong_usage_is_one_line(broken, tmp_path, arguments, says):
     words = [str(tmp_path / a) if a.startswith(("class", "missing")) else a for a in arguments]
+    before = sorted(catalog.ROOT.iterdir())
     done = run(*words)
-    assert done.returncode == 2
+    assert done.returncode == 2 and sorted(catalog.ROOT.iterdir()) == before
     assert says in done.stderr and len(done.stderr.splitlines()) == 1
 
 
@@ -265,7 +266,9 @@ def test_on_two_nodes_a_preempted_grading_is_run_again_with_the_same_results(
         deadline = time.monotonic() + LONG
         while not (jobs := cluster.run(running).stdout.split()):
             assert time.monotonic() < deadline and child.poll() is None, child.communicate()
-        high = cluster.submit("-p", "high", "--exclusive", "-N2", "--wrap", "true")
+        high = cluster.submit(
+            "-p", "high", "--exclusive", "-N2", "-o", "/dev/null", "--wrap", "true"
+        )
         cluster.wait_for(high, "COMPLETED", seconds=120)
         said, _ = child.communicate(timeout=LONG)
         assert child.returncode == 0, said
