@@ -31,14 +31,8 @@ def command(*arguments):
 
 
 def run(*arguments, **options):
-    return subprocess.run(
-        command(*arguments),
-        capture_output=True,
-        text=True,
-        timeout=LONG,
-        cwd=catalog.ROOT,
-        **options,
-    )
+    options = {"cwd": catalog.ROOT, "timeout": LONG} | options
+    return subprocess.run(command(*arguments), capture_output=True, text=True, **options)
 
 
 @pytest.fixture
@@ -142,8 +136,9 @@ def test_a_message_names_no_path_of_the_instructor(broken, tmp_path):
 )
 def test_wrong_usage_is_one_line(broken, tmp_path, arguments, says):
     words = [str(tmp_path / a) if a.startswith(("class", "missing")) else a for a in arguments]
-    done = run(*words)
-    assert done.returncode == 2 and not list(catalog.ROOT.glob("*-results"))
+    elsewhere = os.environ | {"PYTHONPATH": str(catalog.ROOT)}
+    done = run(*words, cwd=tmp_path, env=elsewhere)
+    assert done.returncode == 2 and not list(tmp_path.glob("*-results"))
     assert says in done.stderr and len(done.stderr.splitlines()) == 1
 
 
