@@ -42,6 +42,9 @@ class Session:
 
     def run(self) -> list[Standing]:
         """Everything; returns how each student stands. Raises UsageError."""
+        if not self.submissions.exists():  # before anything is made
+            raise UsageError(f"no such folder of submissions: {self.submissions}")
+        wanted = [catalog.find(name) for name in self.exercises]
         where, to = self.submissions.resolve(), self.folder.resolve()
         if to == where or where in to.parents:
             raise UsageError(f"{self.folder} lies in {self.submissions}; --out names another place")
@@ -50,7 +53,7 @@ class Session:
         results = Results(self.folder)
         with alone(self.folder):
             before = self._check_settings()
-            students, settings = self._take(results, before)
+            students, settings = self._take(results, before, wanted)
             todo = open_work(
                 results,
                 settings,
@@ -84,9 +87,10 @@ class Session:
             )
         return before
 
-    def _take(self, results: Results, before: Settings | None) -> tuple[list[Student], Settings]:
+    def _take(
+        self, results: Results, before: Settings | None, wanted: list[Exercise]
+    ) -> tuple[list[Student], Settings]:
         """Copy everything that was handed in to the results, and settle what is graded."""
-        wanted = [catalog.find(name) for name in self.exercises]
         for left in self.folder.glob(".unpacked-*"):  # by a call that was killed
             shutil.rmtree(left, ignore_errors=True)
         with tempfile.TemporaryDirectory(prefix=".unpacked-", dir=self.folder) as scratch:

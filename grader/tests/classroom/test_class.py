@@ -31,14 +31,8 @@ def command(*arguments):
 
 
 def run(*arguments, **options):
-    return subprocess.run(
-        command(*arguments),
-        capture_output=True,
-        text=True,
-        timeout=LONG,
-        cwd=catalog.ROOT,
-        **options,
-    )
+    options = {"cwd": catalog.ROOT, "timeout": LONG} | options
+    return subprocess.run(command(*arguments), capture_output=True, text=True, **options)
 
 
 @pytest.fixture
@@ -142,8 +136,9 @@ def test_a_message_names_no_path_of_the_instructor(broken, tmp_path):
 )
 def test_wrong_usage_is_one_line(broken, tmp_path, arguments, says):
     words = [str(tmp_path / a) if a.startswith(("class", "missing")) else a for a in arguments]
-    done = run(*words)
-    assert done.returncode == 2
+    elsewhere = os.environ | {"PYTHONPATH": str(catalog.ROOT)}
+    done = run(*words, cwd=tmp_path, env=elsewhere)
+    assert done.returncode == 2 and not list(tmp_path.glob("*-results"))
     assert says in done.stderr and len(done.stderr.splitlines()) == 1
 
 
@@ -265,7 +260,9 @@ def test_on_two_nodes_a_preempted_grading_is_run_again_with_the_same_results(
         deadline = time.monotonic() + LONG
         while not (jobs := cluster.run(running).stdout.split()):
             assert time.monotonic() < deadline and child.poll() is None, child.communicate()
-        high = cluster.submit("-p", "high", "--exclusive", "-N2", "--wrap", "true")
+        high = cluster.submit(
+            "-p", "high", "--exclusive", "-N2", "-o", "/dev/null", "--wrap", "true"
+        )
         cluster.wait_for(high, "COMPLETED", seconds=120)
         said, _ = child.communicate(timeout=LONG)
         assert child.returncode == 0, said
