@@ -77,6 +77,21 @@ def waited_for_a_processor(pid: int, thread: int | str | None = None) -> float:
         return 0.0
 
 
+class RunningTime:
+    """Wall time less that in which one of the processes was ready but had no processor."""
+
+    def __init__(self, pids: list[int]) -> None:
+        self.pids, self.began = pids, time.monotonic()
+        self.waited = self._waited()
+
+    def seconds(self) -> float:
+        """Since it was made. Where the kernel doesn't say who waits, wall time."""
+        return time.monotonic() - self.began - max(0.0, self._waited() - self.waited)
+
+    def _waited(self) -> float:
+        return sum(map(waited_for_a_processor, self.pids))
+
+
 def wait_until(
     condition: Callable[[], bool],
     seconds: float,

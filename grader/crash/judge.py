@@ -13,7 +13,6 @@ import select
 import shutil
 import signal
 import sys
-import time
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from grader.crash.operations import Tree
-from grader.processes import die_with_parent, kill_session, waited_for_a_processor
+from grader.processes import RunningTime, die_with_parent, kill_session
 
 SECONDS = 20  # for one load, less those without a processor; milliseconds are normal
 ENOUGH = 1 << 16  # bytes of one answer
@@ -153,9 +152,9 @@ def _ask(
         finally:
             os._exit(0)
     os.close(writing)
-    answer, began = b"", time.monotonic()
+    answer, clock = b"", RunningTime([pid, os.getpid()])
     try:
-        while time.monotonic() - began - waited_for_a_processor(pid) < seconds:
+        while clock.seconds() < seconds:
             if not select.select([reading], [], [], 0.1)[0]:
                 continue
             data = os.read(reading, ENOUGH)

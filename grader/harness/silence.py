@@ -82,7 +82,7 @@ class Silence:
             self._waited[pid, thread] = waited_for_a_processor(pid, thread)
             on_disk = on_disk or _waits_for_the_disk(pid, thread)
         waits = [waited - before.get(key, waited) for key, waited in self._waited.items()]
-        stalled = passed if on_disk else min(passed, max(waits, default=0.0))
+        stalled = passed if on_disk else min(passed, sum(waits))
         self.stalled += stalled
         return max(0.0, min(passed, LONGEST) - stalled) * SHARE
 

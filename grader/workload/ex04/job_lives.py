@@ -2,8 +2,9 @@
 
     python -I job_lives.py AUTO_RESUME DIRECTORY FD [STACK]
 
-It reads a question as JSON from standard input, and writes the outcome as JSON to the file
-descriptor FD. To the descriptor STACK, a life writes where it stands when it is asked.
+It reads a question as JSON from standard input. To the file descriptor FD it writes an empty line
+after each life, and at last the outcome as JSON. To the descriptor STACK, a life writes where it
+stands when it is asked.
 """
 
 import faulthandler
@@ -92,7 +93,9 @@ def live(ck, directory: Path, step: int, ends: str | None, tries: int | None) ->
             ck.end_life(str(directory), ends)
         return may
 
-    return elsewhere(life)
+    said = elsewhere(life)
+    os.write(ANSWERS, b"\n")
+    return said
 
 
 def lives(ck, question: dict, top: Path) -> dict:
@@ -220,15 +223,16 @@ ASKS = {"lives": lives, "killed": killed}
 
 
 def main() -> None:
-    module, top, fd, *stack = sys.argv[1:]
+    module, top, _, *stack = sys.argv[1:]
     if stack:
         faulthandler.register(silence.WHERE, file=int(stack[0]))
     question = json.load(sys.stdin)
     ck = module_at(module)
     found = ASKS[question["ask"]](ck, question, Path(top))
-    with open(int(fd), "w") as f:
+    with open(ANSWERS, "w") as f:
         json.dump(found, f)
 
 
 if __name__ == "__main__":
+    ANSWERS = int(sys.argv[3])
     main()
