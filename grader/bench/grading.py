@@ -84,7 +84,7 @@ def _plain_python(folder: Path, script: Path, argv: list[str]) -> None:
         **{name: str(folder / name) for name in ("output", "events", "stack")},
     }
     (folder / "job.json").write_text(json.dumps(job))
-    # it starts a session of its own
+    # it starts its own session
     subprocess.run(
         [sys.executable, "-I", str(HERE / "inside" / "child.py"), str(folder / "job.json")],
         check=True,

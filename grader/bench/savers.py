@@ -1,6 +1,6 @@
 """How long savers stall training, how soon a save is durable, how fast it loads, at what memory.
 
-Every size runs in a process of its own (`python -m grader.bench.savers SIZE_MIB FOLDER`). All
+Every size runs in its own process (`python -m grader.bench.savers SIZE_MIB FOLDER`). All
 savers take turns there, round by round, with the same state: a model and its AdamW moments. A
 figure is the median of all rounds but the first, which warms buffers and caches. Files are read
 from the page cache, which is harder for savers that verify what they read.

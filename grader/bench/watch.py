@@ -16,7 +16,7 @@ from grader.course import catalog
 from grader.course.catalog import ROOT
 
 EXERCISE = "ex01"
-IDLE = 8.0  # s between saves: a student types, and torch loads meanwhile
+IDLE = 8.0  # s between saves: while a student types, torch loads
 VERDICTS = ("PASS", "FAIL", "INCONCLUSIVE")
 
 

@@ -1,4 +1,4 @@
-"""How exercise 3's job saves, loads, and goes on in the middle of an epoch."""
+"""How exercise 3's job saves, loads, and continues in the middle of an epoch."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Asks the reading functions of exercise 1 what a relaunched job finds, in a fresh process.
 
 given: "key" (of the digests) and "looks": [{"id", "path", "reads": ["latest" or "best"...],
-"parts"}]; with "parts", each part of a state gets a digest of its own.
+"parts"}]; with "parts", each part of a state gets its own digest.
 """
 
 import argparse

@@ -40,7 +40,7 @@ def holding(pipe: str, directory: str, held: int, event: int):
         os.mkfifo(pipe)
         said = os.open(
             pipe, os.O_RDWR | os.O_NONBLOCK
-        )  # before anybody writes: unread messages would be lost
+        )  # before any rank writes: unread messages would be lost
     dist.barrier()
     if rank != held:
         said = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)

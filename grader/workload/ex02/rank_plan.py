@@ -1,8 +1,8 @@
 """Has ranks save and load drawn jobs at many points, under faults, and reports what they did.
 
 telemetry.given("points") holds JSON objects; every rank goes through all of them in order. At each
-point the ranks are forked for it and meet at a store of its own; whole lives would cost ten times
-as much. A point:
+point the ranks are forked for it and meet at its own store; whole lives would cost ten times as
+much. A point:
 
     id      the name in its events
     call    the function that saves: save_checkpoint_ddp, save_job or save_step
@@ -57,7 +57,7 @@ RANK, WORLD = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE"))
 ALONE = 2.0  # s after another rank's death within which a rank that waits for it must see the error
 INTERVAL = 4  # steps between two saves
 MOST = 24  # events of one save before which a rank is held or fails
-HANGS = 3  # exit status of a process whose ranks waited for each other in vain
+HANGS = 3  # exit status if the ranks waited for each other until they gave up
 HOLD_NOTHING = 2  # holds that show nothing; each costs its patience
 
 
@@ -304,7 +304,8 @@ def inside_dcp() -> bool:
 
 
 def see_an_older_listing(directory: str, hidden: set[str]) -> None:
-    """Hide names, as on a node whose file system lists new ones late; open still finds them."""
+    """Hide names, as a file system does that lists new ones late on some nodes; open still finds
+    them."""
     listdir, scandir = os.listdir, os.scandir
 
     def here(path) -> bool:
@@ -397,7 +398,7 @@ def ended_within(pid: int, seconds: float) -> bool:
 
 
 def all_here(path: str) -> None:
-    """Wait until every rank has come to this place."""
+    """Wait until every rank has reached this place."""
     store = dist.FileStore(path, WORLD)
     store.set(str(RANK), "here")
     store.wait([str(rank) for rank in range(WORLD)])

@@ -1,6 +1,6 @@
 """What StopSignal does (exercise 3, task 1) in programs drawn by the check: signals, blocks, looks.
 
-Each question is answered in a process of its own, which may die of it. Signals come from outside,
+Each question is answered in its own process, which may die of it. Signals come from outside,
 from a process that was there before the student's code (node_daemon.py).
 """
 

@@ -1,6 +1,6 @@
 """Questions to the functions of exercise 4.
 
-Each life of a job, and each process that wants to be the only one, is a process of its own.
+Each life of a job, and each process that wants to be the only one, is a separate process.
 """
 
 import argparse

@@ -62,7 +62,7 @@ def outcome(call: Callable[[], object]) -> dict:
 
 
 def elsewhere(work: Callable[[], object]) -> dict:
-    """The outcome of `work()` in a process of its own; {"died": status} if it reported none."""
+    """The outcome of `work()` in its own process; {"died": status} if it reported none."""
     ours, theirs = Pipe()
     if (pid := os.fork()) == 0:
         try:

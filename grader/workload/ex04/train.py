@@ -34,9 +34,7 @@ from pathlib import Path
 MANIFEST = "manifest.json"  # {"step": 40, "files": {"state.json": {"bytes": 12, "sha256": "..."}}}
 DONE, PREEMPTED, GAVE_UP, FAILED = 0, 75, 70, 1
 SAYS_LIFE = "life "  # begins the first line that a life prints
-PATIENCE = (
-    900.0  # s that it stands still: a site checks time limits every 30 s and warns when it likes
-)
+PATIENCE = 900.0  # s that it pauses: a site checks time limits every 30 s and warns when it likes
 WOKEN, WAKES = os.pipe()  # readable when a signal has come
 
 p = argparse.ArgumentParser()
@@ -123,7 +121,7 @@ def read_checkpoint(folder: str | Path) -> dict:
 
 
 class Nobody:
-    """Stands in for the witness when there is none."""
+    """Takes the witness's place when there is none."""
 
     def ask(self, event: str, **fields) -> dict:
         return {"salt": 0.0}
