@@ -25,8 +25,9 @@ from grader.course.submissions import Submission
 from grader.explain import complete
 from grader.harness import launcher as launchers
 from grader.harness.faults import AnyFault
-from grader.harness.lab import Bench, Cancelled, Lab, course_paths
+from grader.harness.lab import Lab
 from grader.harness.launcher import DiskFull, Limits, Lost
+from grader.harness.workbench import Bench, Cancelled, course_paths
 from grader.report import history, logs, message, printed, replay
 from grader.verdicts import (
     BLOCKED,

@@ -21,8 +21,10 @@ from grader.course.submissions import Submission
 from grader.errors import UsageError
 from grader.harness import launcher as launchers
 from grader.harness.faults import Fault
-from grader.harness.lab import Bench, Lab, Salts, course_paths
+from grader.harness.lab import Lab
 from grader.harness.run import Run
+from grader.harness.salts import Salts
+from grader.harness.workbench import Bench, course_paths
 from grader.verdicts import Finding
 
 CELL_TIMEOUT = 120  # s; the slowest cell takes about 5

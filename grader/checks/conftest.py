@@ -14,7 +14,7 @@ from grader import engine
 from grader.course import catalog, submissions
 from grader.errors import UsageError
 from grader.harness import launcher as launchers
-from grader.harness.lab import course_paths
+from grader.harness.workbench import course_paths
 from grader.report.logs import escaped
 from grader.verdicts import BLOCKED, INCONCLUSIVE, PASS
 

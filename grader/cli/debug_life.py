@@ -22,10 +22,11 @@ from grader.engine import Check
 from grader.errors import UsageError
 from grader.files import write_atomically
 from grader.harness import launcher as launchers
-from grader.harness.lab import Bench, Debugged, Lab
+from grader.harness.lab import Debugged, Lab
 from grader.harness.launcher import FIRST, HERE, Launcher, Limits
 from grader.harness.run import Run
 from grader.harness.sandbox import NONE
+from grader.harness.workbench import Bench
 from grader.report import printed
 from grader.verdicts import Finding, NotSelected
 

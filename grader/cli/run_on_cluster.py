@@ -10,7 +10,8 @@ from grader.checks.ex04 import cluster_runs, job_endings, resubmission, resubmis
 from grader.course.submissions import Submission
 from grader.errors import UsageError
 from grader.harness import launcher as launchers
-from grader.harness.lab import Bench, Lab, course_paths
+from grader.harness.lab import Lab
+from grader.harness.workbench import Bench, course_paths
 from grader.report.logs import escaped
 from grader.slurm.target import Where
 from grader.verdicts import INCONCLUSIVE, Finding

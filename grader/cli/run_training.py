@@ -15,10 +15,12 @@ from grader.course.submissions import Submission
 from grader.errors import UsageError
 from grader.harness import launcher as launchers
 from grader.harness.faults import AnyFault, Kill
-from grader.harness.lab import Bench, Lab, Salts, course_paths
+from grader.harness.lab import Lab
 from grader.harness.preemption import send
 from grader.harness.printed import lines
 from grader.harness.run import Run
+from grader.harness.salts import Salts
+from grader.harness.workbench import Bench, course_paths
 from grader.report.logs import escaped
 from grader.report.stop_log import stop_log
 from grader.verdicts import INCONCLUSIVE, Finding

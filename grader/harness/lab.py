@@ -10,20 +10,14 @@ import hashlib
 import json
 import os
 import random
-import re
-import tempfile
-import threading
-import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from grader.course.submissions import Submission
 from grader.harness import scratch
 from grader.harness.faults import AnyFault, show_schedule
 from grader.harness.launch import run_life
@@ -31,83 +25,13 @@ from grader.harness.launcher import FIRST, FRESH, RELAUNCHED, Launcher, Limits, 
 from grader.harness.printed import followed
 from grader.harness.ranks import run_ranks
 from grader.harness.run import Life, Process, Run
-from grader.harness.sandbox import Sandbox
-from grader.harness.sandbox import choose as choose_sandbox
+from grader.harness.salts import generator_of, number_of
+from grader.harness.workbench import Bench, Cancelled
 from grader.verdicts import Attempt, Finding, Found, NotSelected
 
 T = TypeVar("T")
 
 WORKLOAD = Path(__file__).resolve().parent.parent / "workload"
-
-
-class Bench:
-    """What the labs of one grading share: submission, launcher, process slots, baselines."""
-
-    def __init__(
-        self,
-        submission: Submission,
-        launcher: Launcher,
-        seed: int,
-        jobs: int,
-        limits: Limits | None = None,
-        sandbox: Sandbox | None = None,
-    ):
-        self.submission, self.launcher, self.seed, self.jobs = submission, launcher, seed, jobs
-        self.limits, self.sandbox = limits or Limits(), sandbox or choose_sandbox()
-        self._slots, self._turn = threading.Semaphore(jobs), threading.Lock()
-        self.scratch = scratch.make()
-        # at the latest when Python exits
-        self._remove = weakref.finalize(self, scratch.remove, self.scratch)
-        self.salts = Salts(seed)
-        self.lives_ended = 0
-        # shows lines as lives print them: show(whose, line); None: nobody looks
-        self.show: Callable[[str, str], None] | None = None
-        # the cluster for runs that need one (grader/checks/ex04/cluster_runs.py)
-        self.cluster: Any = None
-        self.clusters: list[str] = []  # the kind that each run on one had
-        self.attempts: list[Attempt] = []  # what submissions reached for
-        self.cancelled = threading.Event()
-        self._baselines: dict[tuple[object, ...], Future[Any]] = {}
-        self._lock = threading.Lock()
-
-    def folder(self, suffix: str = "") -> Path:
-        """Make a new folder, whose name reveals neither the check nor a coming fault."""
-        return Path(tempfile.mkdtemp(prefix="", suffix=suffix, dir=self.scratch))
-
-    @contextmanager
-    def slots(self, number: int) -> Iterator[None]:
-        """Hold this many process slots; a group larger than the machine gets all of them."""
-        number = min(number, self.jobs)
-        with self._turn:  # else two groups that hold half of their slots wait for each other
-            for _ in range(number):
-                self._slots.acquire()
-        try:
-            yield
-        finally:
-            self._slots.release(number)
-
-    def once(self, key: tuple[object, ...], make: Callable[[], T]) -> T:
-        """`make()`, run by the first caller; all callers get its result."""
-        with self._lock:
-            mine = key not in self._baselines
-            future: Future[T] = self._baselines.setdefault(key, Future())
-        if mine:
-            try:
-                future.set_result(make())
-            except BaseException as e:
-                future.set_exception(e)
-        return future.result()
-
-    def cancel(self) -> None:
-        """End every life and refuse new ones: callers that wait for one get Cancelled.
-
-        The launcher can't be used afterwards.
-        """
-        self.cancelled.set()
-        self.launcher.close()
-
-    def close(self) -> None:
-        self._remove()
 
 
 class Debugged(Protocol):
@@ -144,8 +68,8 @@ class Lab:
         self.bench, self.name, self.only, self.hopeless = bench, name, faults, hopeless
         # lives see this seed; they never see the grading's own, from which salts and faults are
         # drawn
-        self.seed = _number(f"{bench.seed} training") % 10_000
-        self.draw = _random(f"{bench.seed} {name}")
+        self.seed = number_of(f"{bench.seed} training") % 10_000
+        self.draw = generator_of(f"{bench.seed} {name}")
         self.shared_by_checks = False  # made by `once`
         self.figures: dict[str, str] = {}
         self.runs: list[Any] = []  # with the submission's code, in the order in which they ended
@@ -153,7 +77,7 @@ class Lab:
     @property
     def shared(self) -> random.Random:
         """Draws that are equal in all checks of a grading, so that they can share baselines."""
-        return _random(f"{self.bench.seed}")
+        return generator_of(f"{self.bench.seed}")
 
     @property
     def short_name(self) -> str:
@@ -436,28 +360,6 @@ GIVEN_GENERATORS = {
     "ex03/under_torchrun.py",
 }
 BARE = ("ex01/train_epochs.py", "--bare")  # trains without the student's code
-MOST_STEPS = 200  # in a run; the longest has about thirty
-
-
-class Salts:
-    """Step -> a secret number by which the workload shifts its weights before that step."""
-
-    def __init__(self, seed: int | None):
-        """None: no salts, for runs that aren't graded."""
-        # slow on purpose: student code that tries all seeds must run out of CPU time
-        key = (
-            None
-            if seed is None
-            else hashlib.pbkdf2_hmac("sha256", str(seed).encode(), b"salts", 100_000)
-        )
-        self.secret = key
-
-    def between(self, resumed_at: int, last: int | None) -> dict[int, int]:
-        """The salts of the steps after `resumed_at`, up to `last` (None: all of a run)."""
-        if self.secret is None:
-            return {}
-        steps = range(resumed_at + 1, MOST_STEPS + 1 if last is None else last + 1)
-        return {step: _number(f"{self.secret.hex()} {step}") >> 1 for step in steps}
 
 
 def _last_step(fault: AnyFault | None) -> int | None:
@@ -475,26 +377,3 @@ def _last_save(argv: tuple[object, ...]) -> Callable[[AnyFault], int]:
         return finished // every * every if every else 0
 
     return kept
-
-
-def _number(text: str) -> int:
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
-
-
-def _random(text: str) -> random.Random:
-    return random.Random(_number(text))
-
-
-class Cancelled(Exception):
-    """The grading was interrupted: nobody needs the check any more."""
-
-
-def course_paths(text: str, bench: Bench) -> str:
-    """Replace the paths of a life's copies by the student's, and scratch paths by their meaning."""
-    inside = re.escape(str(bench.scratch)) + r"/[^/\s\"']+"
-    text = re.sub(inside + scratch.CODE + r"/code", lambda _: bench.submission.shown, text)
-    text = re.sub(inside + r"/(?:my )?checkpoints(?:/[0-9a-f]{8}\b)*", "CHECKPOINTS", text)
-    text = re.sub(inside + r"/my job/checkpoints\b", "CHECKPOINTS", text)
-    text = re.sub(inside + r"/my job\b", lambda _: bench.submission.shown, text)
-    text = re.sub(inside + r"/given/train\b", "TRAIN", text)
-    return re.sub(inside + r"/t\b", "TMPDIR", text)

@@ -18,7 +18,7 @@ from grader.report.message import LABEL, labelled
 from grader.verdicts import BLOCKED, FAIL, INCONCLUSIVE, PASS, ExerciseResult, Outcome, TaskResult
 
 if TYPE_CHECKING:
-    from grader.harness.lab import Bench
+    from grader.harness.workbench import Bench
 
 WORD = {PASS: "PASS", FAIL: "FAIL", BLOCKED: "BLOCKED", INCONCLUSIVE: "INCONCLUSIVE"}
 STYLE = {PASS: "bold green", FAIL: "bold red", BLOCKED: "yellow", INCONCLUSIVE: "bold magenta"}

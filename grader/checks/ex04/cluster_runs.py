@@ -23,9 +23,10 @@ from grader.checks.ex04.job_record import MOST_LIVES, STEPS, ClusterRun
 from grader.checks.ex04.witness import Witness
 from grader.course import catalog
 from grader.errors import UsageError
-from grader.harness.lab import WORKLOAD, Cancelled, Lab
+from grader.harness.lab import WORKLOAD, Lab
 from grader.harness.printed import followed
 from grader.harness.sandbox import NONE, jobs_can_be_confined
+from grader.harness.workbench import Cancelled
 from grader.slurm import Cluster, ClusterError, NotInstalled, backend
 from grader.slurm.target import Where
 from grader.verdicts import Finding, Inconclusive

@@ -10,7 +10,8 @@ import pytest
 
 from grader import engine
 from grader.course import catalog, derive, submissions
-from grader.harness.lab import Bench, Lab
+from grader.harness.lab import Lab
+from grader.harness.workbench import Bench
 from grader.verdicts import BLOCKED, FAIL
 
 # a file that is the exercise's module, or a folder with all of its files

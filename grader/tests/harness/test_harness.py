@@ -17,9 +17,10 @@ from grader.course import catalog, submissions
 from grader.harness import guardian, launch, scratch
 from grader.harness.faults import Kill, KillInSave, Tear
 from grader.harness.inside import child
-from grader.harness.lab import Bench, Cancelled, Lab, course_paths
+from grader.harness.lab import Lab
 from grader.harness.launcher import ForkServer, Limits, Lost, Plain
 from grader.harness.sandbox import NONE, Sandbox
+from grader.harness.workbench import Bench, Cancelled, course_paths
 from grader.verdicts import INCONCLUSIVE
 
 linux = pytest.mark.skipif(

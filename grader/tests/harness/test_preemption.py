@@ -11,9 +11,10 @@ import pytest
 
 from grader.course import catalog, submissions
 from grader.harness import faults, preemption
-from grader.harness.lab import WORKLOAD, Bench, Lab
+from grader.harness.lab import WORKLOAD, Lab
 from grader.harness.preemption import both, send
 from grader.harness.run import PREEMPTED
+from grader.harness.workbench import Bench
 from grader.report.stop_log import stop_log
 
 TEXTS = [

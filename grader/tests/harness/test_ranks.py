@@ -20,9 +20,11 @@ from grader.course import catalog, submissions
 from grader.harness.faults import Kill
 from grader.harness.inside.digest import digest
 from grader.harness.inside.ranks import PATIENCE
-from grader.harness.lab import Bench, Cancelled, Lab, Salts
+from grader.harness.lab import Lab
 from grader.harness.launcher import ForkServer, Limits, Plain
 from grader.harness.run import Life, Process
+from grader.harness.salts import Salts
+from grader.harness.workbench import Bench, Cancelled
 from grader.verdicts import Finding, Inconclusive
 
 linux = pytest.mark.skipif(

@@ -20,10 +20,11 @@ import pytest
 from grader.course import catalog, submissions
 from grader.course.catalog import ROOT
 from grader.harness import privileges, readable_paths, sandbox, scratch
-from grader.harness.lab import Bench, Lab
+from grader.harness.lab import Lab
 from grader.harness.launcher import ForkServer, Limits
 from grader.harness.run import OBJECTS, read_events
 from grader.harness.sandbox import LANDLOCK, NAMESPACES, NONE, Sandbox
+from grader.harness.workbench import Bench
 from grader.slurm import Cluster, StandIn
 from grader.slurm.backend import missing as select_missing
 from grader.verdicts import Finding

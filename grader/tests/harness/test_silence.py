@@ -9,10 +9,11 @@ import pytest
 from grader.checks import stacks
 from grader.course import submissions
 from grader.harness import silence
-from grader.harness.lab import Bench, Lab
+from grader.harness.lab import Lab
 from grader.harness.launcher import Limits
 from grader.harness.run import Process
 from grader.harness.silence import ALONE, LONGEST, Silence
+from grader.harness.workbench import Bench
 
 LIMIT = 3.0
 

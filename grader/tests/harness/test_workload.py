@@ -8,7 +8,8 @@ import torch
 
 from grader.course import submissions
 from grader.harness.inside.digest import digest, rng_digests
-from grader.harness.lab import Bench, Lab
+from grader.harness.lab import Lab
+from grader.harness.workbench import Bench
 from grader.workload import job as workload
 from grader.workload.ex01.fake_cuda_rng import PretendGpus
 
