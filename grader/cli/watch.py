@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import click
@@ -30,6 +31,13 @@ from grader.harness import sandbox
     default="auto",
     help="As for grading.",
 )
+@click.option(
+    "--cluster",
+    type=click.Choice(["slurm", "stand-in"]),
+    help="ex04: a real Slurm on this machine, or a stand-in.",
+)
+@click.option("--serve", is_flag=True, help="Show the results in a browser, too (loopback only).")
+@click.option("--port", type=click.IntRange(1, 65535), metavar="N", help="... at this port.")
 def command(
     name: str | None,
     submission: Path | None,
@@ -37,26 +45,37 @@ def command(
     jobs: int | None,
     launcher: str | None,
     policy: str,
+    cluster: str | None,
+    serve: bool,
+    port: int | None,
 ) -> None:
     """Grade again whenever you save: the task that you work on first.
 
     Without a name: the exercise that you graded last.
     """
     from grader import engine
+    from grader.slurm.target import Where
+    from grader.watch.served import Served
     from grader.watch.session import Session
 
     (selected,) = selection.parse([name or _to_work_on(submission).id])
     selection.choose(engine.collect(selected.exercise), selected.checks)
-    Session(
-        selected,
-        submission,
-        PROGRESS,
-        folder=STATE,
-        sandbox=sandbox.choose(policy),
-        launcher=launcher,
-        jobs=jobs,
-        poll=poll,
-    ).run()
+    with contextlib.ExitStack() as stack:
+        served = None
+        if serve or port:
+            served = stack.enter_context(contextlib.closing(Served(port or 0)))
+        Session(
+            selected,
+            submission,
+            PROGRESS,
+            folder=STATE,
+            sandbox=sandbox.choose(policy),
+            launcher=launcher,
+            jobs=jobs,
+            poll=poll,
+            cluster=Where(cluster) if cluster else None,
+            served=served,
+        ).run()
 
 
 def _to_work_on(submission: Path | None) -> Exercise:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import count
 from pathlib import Path
@@ -39,15 +40,20 @@ def page(
     results: list[ExerciseResult],
     explanations: Mapping[str, Explained],
     made: datetime | None = None,
+    live: Live | None = None,
 ) -> str:
-    """The page of a grading; `made`: its date, now if None."""
+    """The page of a grading.
+
+    made  its date; None: now
+    live  of a page that `grade watch` serves, and that loads itself again
+    """
     number = count(1)
     return render(
         HERE / "page.html",
         results=results,
         verdicts=[(v, WORD[v].lower()) for v in (PASS, FAIL, BLOCKED, INCONCLUSIVE)],
-        score=sum(r.score for r in results),
-        max_score=sum(r.max_score for r in results),
+        heading=_heading(results, live),
+        live=live,
         time=seconds(sum(r.seconds for r in results)),
         made=(made or datetime.now()).astimezone().strftime("%Y-%m-%d %H:%M %z"),
         codes=[explanations[code] for code in _codes(results) if code in explanations],
@@ -55,7 +61,24 @@ def page(
     )
 
 
-def render(template: Path, *more_style: Path, **values: object) -> str:
+@dataclass(frozen=True)
+class Live:
+    """A page that asks the address it came from for a newer one."""
+
+    version: int  # of this page
+    state: str  # what the grader does, such as "grading ex01.3"
+
+
+def _heading(results: list[ExerciseResult], live: Live | None) -> str:
+    if most := sum(r.max_score for r in results):
+        return f"Grading: {sum(r.score for r in results)} of {most} points"
+    titles = [str(check["title"]) for r in results for task in r.tasks for check in task.history]
+    if any(r.tasks for r in results):
+        return f"Grading: {titles[0] if len(titles) == 1 else 'single checks'}"
+    return "Grading"
+
+
+def render(template: Path, *more_style: Path, live: object = None, **values: object) -> str:
     """A page from its template: self-contained, and safe whatever the values hold."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -70,11 +93,15 @@ def render(template: Path, *more_style: Path, **values: object) -> str:
     environment.filters |= {"ranges": ranges, "seconds": seconds}
     style = "".join(file.read_text() for file in (HERE / "page.css", *more_style))
     script = (HERE / "page.js").read_text()
+    if live:
+        script += (HERE / "page_live.js").read_text()
     text = environment.get_template(template.name).render(
         style=style,
         script=script,
         policy="default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; "
-        f"style-src {_digest(style)}; script-src {_digest(script)}",
+        f"style-src {_digest(style)}; script-src {_digest(script)}"
+        + ("; connect-src 'self'" if live else ""),
+        live=live,
         **values,
     )
     # a lone surrogate is a character that no file can hold

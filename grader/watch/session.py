@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.text import Text
 
-from grader import engine
+from grader import engine, explain
 from grader.course import catalog, starters, submissions
 from grader.course.catalog import Task
 from grader.course.hints import Seen
@@ -22,10 +22,12 @@ from grader.course.submissions import Submission
 from grader.errors import UsageError
 from grader.harness import launcher as launchers
 from grader.harness.sandbox import Sandbox
-from grader.report import terminal
+from grader.report import html, terminal
+from grader.slurm.target import Where
 from grader.verdicts import PASS, TaskResult
 from grader.watch.changes import Changes, network
 from grader.watch.keys import Keys
+from grader.watch.served import Served
 from grader.watch.turns import Plan, Turn, Warm
 
 KEYS = "h hint   r run again   a all tasks   n next task   q quit   ? help"
@@ -50,6 +52,8 @@ class Session:
         launcher: str | None = None,
         jobs: int | None = None,
         poll: bool | None = None,
+        cluster: Where | None = None,
+        served: Served | None = None,
     ):
         """
         selected  its tasks and checks are graded at every save; without any, from the first task
@@ -57,11 +61,14 @@ class Session:
         where     the submission; None: the starter
         folder    for logs, and what hints were seen
         poll      look for changes instead of waiting for events; None: on network file systems
+        cluster   on which exercise 4 is graded
+        served    shows the newest results in a browser
         """
         self.exercise, self.where, self.progress = selected.exercise, where, progress
         self.selected: Selection | None = selected if selected.tasks or selected.checks else None
         self.seen, self.logs = Seen(folder / "hints.json"), folder / "logs"
         self.sandbox, self.jobs, self.poll = sandbox, jobs, poll
+        self.cluster, self.served = cluster, served
         self.folder = self._submission().folder
         self.task: Task | None = None  # chosen by a key
         self.warm = Warm(lambda: launchers.choose(launcher, sandbox.kind))
@@ -88,6 +95,7 @@ class Session:
                     self.out.print(
                         Text(f"{self.folder} is on {kind}: looking for changes (--poll)")
                     )
+                self._publish(f"grading {self.exercise.id}")
                 self._begin(self._plan())
                 self._loop(keys)
         finally:
@@ -183,6 +191,7 @@ class Session:
             problem = str(e)
         if problem:
             self.out.print(Text.assemble(("waiting  ", "bold yellow"), problem))
+            self._publish(f"waiting: {problem}")
             self._footer()
             return
         self.shown = terminal.Progress(self.out, self.exercise, title=not plan.already)
@@ -195,6 +204,8 @@ class Session:
             sandbox=self.sandbox,
             logs=self.logs / work.slug,
             jobs=self.jobs,
+            cluster=self.cluster,
+            keep_history=self.served is not None,
             on_change=lambda grading: self._post(lambda: self._changed(grading)),
             on_task=lambda turn, result: self._post(lambda: self._decided(turn, result)),
             on_end=lambda turn, error: self._post(lambda: self._ended(turn, error)),
@@ -243,6 +254,7 @@ class Session:
         in_full = turn.plan.in_full or not failed or result.id == failed[0].id
         assert self.shown  # as long as the turn is the current one
         self.shown.show(result, in_full)
+        self._publish("more tasks are being graded", turn)
         # only now: loading torch would have delayed this verdict
         self.warm.prepare()
 
@@ -255,6 +267,7 @@ class Session:
         self.warm.prepare()
         if error:
             raise error
+        self._publish(f"watching {self.folder}", turn)
         if any(result.verdict != PASS for result in turn.results):
             if starters.untouched(self.exercise, turn.work):
                 terminal.show_beginning(self.out, self.exercise)
@@ -275,8 +288,16 @@ class Session:
 
     def _footer(self) -> None:
         self.out.print(Text(f"\nwatching {self.folder}", "dim"))
+        if self.served:
+            self.out.print(Text(f"results in a browser: {self.served.address}", "dim"))
         if self.keyed:
             self.out.print(Text(KEYS, "dim"))
+
+    def _publish(self, state: str, turn: Turn | None = None) -> None:
+        if self.served:
+            results = [turn.grading.so_far(turn.results)] if turn else []
+            live = html.Live(self.served.version + 1, state)
+            self.served.publish(html.page(results, explain.explanations(), live=live))
 
     def _hint(self) -> None:
         task = self._current()

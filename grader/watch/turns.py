@@ -15,6 +15,7 @@ from grader.course.catalog import Exercise
 from grader.course.submissions import Submission
 from grader.harness import launcher as launchers
 from grader.harness.sandbox import Sandbox
+from grader.slurm.target import Where
 from grader.verdicts import TaskResult
 
 Launcher = launchers.ForkServer | launchers.Plain
@@ -71,6 +72,8 @@ class Turn:
         sandbox: Sandbox,
         logs: Path,
         jobs: int | None,
+        cluster: Where | None = None,
+        keep_history: bool = False,
         on_change: Callable[[engine.Grading], None],
         on_task: Callable[[Turn, TaskResult], None],
         on_end: Callable[[Turn, Exception | None], None],
@@ -90,6 +93,8 @@ class Turn:
             only=plan.checks,
             logs=logs,
             sandbox=sandbox,
+            cluster=cluster,
+            keep_history=keep_history,
             on_change=on_change,
         )
         self._threads = [threading.Thread(target=self._run, daemon=True)]

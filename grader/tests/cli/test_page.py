@@ -152,12 +152,17 @@ def test_ranges_are_joined():
 # --- in a browser ---------------------------------------------------------------------------------
 
 
-def browser(folder, *arguments: str) -> subprocess.CompletedProcess[str]:
+def headless(folder) -> list[str]:
+    """A browser's command."""
     found = next(filter(None, map(shutil.which, BROWSERS)), None)
     if found is None:
         pytest.skip(f"no browser here: {', '.join(BROWSERS)} (apt-get install chromium)")
     command = [found, "--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
-    command += [f"--user-data-dir={folder / 'profile'}", *arguments]
+    return [*command, f"--user-data-dir={folder / 'profile'}"]
+
+
+def browser(folder, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [*headless(folder), *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 

@@ -14,6 +14,7 @@ import sys
 import termios
 import threading
 import time
+import urllib.request
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -354,3 +355,17 @@ def test_after_the_last_task_comes_the_next_exercise(watching):
     watching.failing.update({1, 2, 3, 4, 5})
     out = watching.run("n", "n", "n", "n", "n")
     assert "ex01.5 is the last task. Next: ex02" in " ".join(out.split())
+
+
+# --- in a browser ---------------------------------------------------------------------------------
+
+
+def test_the_newest_results_are_served(watch, work):
+    at = watch("ex01.1", "--serve")
+    at.await_text("[import]", "results in a browser: ")
+    address = at.await_text("\n").strip()
+    with urllib.request.urlopen(address, timeout=LIMIT) as answer:
+        page = answer.read().decode()
+    assert "0 of 4 points" in page and "SyntaxError" in page and f"watching {work}" in page
+    at.process.send_signal(signal.SIGINT)
+    assert at.ended() == 130 and "Traceback" not in at.text
