@@ -45,6 +45,7 @@ import re
 import shutil
 import signal
 import sys
+import threading
 import time
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -54,7 +55,7 @@ from functools import partial
 from io import FileIO
 from pathlib import Path
 from types import SimpleNamespace, TracebackType
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -107,6 +108,16 @@ def _new_threads() -> None:
 
 
 os.register_at_fork(after_in_child=_new_threads)  # threads don't survive a fork
+
+_locks: set[int] = set()  # descriptors; a child would hold the lock beyond this process's death
+
+
+def _release() -> None:
+    while _locks:
+        os.close(_locks.pop())
+
+
+os.register_at_fork(after_in_child=_release)
 
 
 class _Digest:
@@ -493,6 +504,7 @@ class CheckpointDirectory:
             raise ValueError(f"{os.fspath(path)} is a URL: give a directory (a mounted one)")
         self.path = Path(path).expanduser().absolute()  # the job may change its directory
         self.trusted: set[str] = set()  # names that this process has written or verified
+        self.told: set[str] = set()  # names that can't be read or removed
         self.home: set[str] = set()  # keys of the state that are read to the devices they were on
 
     def names(self, kind: str = "step") -> list[str]:
@@ -544,11 +556,7 @@ class CheckpointDirectory:
             if int(name.split("-")[1]) > step:
                 gone = f"abandoned-{time.time_ns()}-{name}"
                 os.rename(self.path / name, self.path / gone)
-                print(
-                    f"{name} belongs to an earlier run with later steps; moved to {gone}",
-                    file=sys.stderr,
-                    flush=True,
-                )
+                _say(f"{name} belongs to an earlier run with later steps; moved to {gone}")
 
     def manifest(self, name: str) -> dict[str, Any]:
         try:
@@ -582,27 +590,40 @@ class CheckpointDirectory:
     def prune(self, keep: int, kind: str = "step", trust: bool = True) -> None:
         """Keep the newest `keep` intact ones, or all if none is intact. A kill does no harm."""
         names = self.names(kind)
-        intact: list[str] = []
+        kept: list[str] = []  # what can't be read now, isn't deleted, and doesn't count
+        intact = 0
         for name in names:
-            if len(intact) < keep and self._intact(name, trust):
-                intact.append(name)
+            if intact < keep and (found := self._intact(name, trust)) is not False:
+                kept.append(name)
+                intact += found is True
         for name in names if intact else []:
-            if name not in intact:
+            if name not in kept:
                 gone = self.path / f"tmp-gone-{name}"
-                os.rename(self.path / name, gone)  # atomic: nobody sees half a checkpoint
+                try:
+                    os.rename(self.path / name, gone)  # atomic: nobody sees half a checkpoint
+                except OSError as e:
+                    self._tell(name, f"can't be removed: {e}")
         self.clear_leftovers()
 
-    def _intact(self, name: str, trust: bool) -> bool:
+    def _intact(self, name: str, trust: bool) -> bool | None:
+        """None: the file system doesn't say."""
         if trust and name in self.trusted:
             return True
         try:
             self.verify(name)
         except CheckpointError as e:
             if isinstance(e.__cause__, OSError) and not isinstance(e.__cause__, FileNotFoundError):
-                raise  # a file-system error must not delete anything
+                self._tell(name, f"is kept, but doesn't count: {e}")
+                return None  # a file-system error must not delete anything
             return False
         self.trusted.add(name)
         return True
+
+    def _tell(self, name: str, what: str) -> None:
+        """Once for each checkpoint, not in every save."""
+        if name not in self.told:
+            _say(f"checkpoint {name} {what}")
+        self.told.add(name)
 
 
 def digest_of(path: AnyPath) -> str:
@@ -634,9 +655,33 @@ class _Ranks:
     def __init__(self, timeout: float):
         self.rank, self.world = _rank_and_world()
         self.on = self.world > 1
-        self.group = (
-            dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout)) if self.on else None
-        )
+        self.group = None
+        if self.on:
+            self._await_others(timeout)
+            self.group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout))
+
+    made: ClassVar[int] = 0
+
+    def _await_others(self, timeout: float) -> None:
+        """new_group would wait for the ranks that never come, and not say for what."""
+        _Ranks.made += 1
+        store = dist.distributed_c10d._get_default_store()
+        keys = [f"checkpoint_utils {_Ranks.made} {rank}" for rank in range(self.world)]
+        store.set(keys[self.rank], "")
+        told = "every rank must make the CheckpointManager, not only one (no `if rank == 0`)"
+        limit = min(timeout, 300.0)  # nobody saves yet, so a rank needn't be late by as much
+        soon = min(10.0, limit / 2)
+        for seconds, last in ((soon, False), (limit - soon, True)):
+            try:
+                store.wait(keys, timedelta(seconds=seconds))
+                return
+            except RuntimeError as e:
+                missing = [r for r, key in enumerate(keys) if not store.check([key])]
+                if last:
+                    raise CheckpointError(
+                        f"ranks {missing} made no manager within {limit:.0f} s: {told}"
+                    ) from e
+                _say(f"rank {self.rank} waits for ranks {missing}: {told}")
 
     def _meet(self, what: str, collective: Callable[[], object]) -> None:
         try:
@@ -699,7 +744,11 @@ class StopSignal:
         self.received: str | None = None
 
     def __enter__(self) -> StopSignal:
-        self.before = {s: signal.signal(s, self._note) for s in self.signals}
+        self.before: dict[signal.Signals, Any] = {}
+        if threading.current_thread() is threading.main_thread():
+            self.before = {s: signal.signal(s, self._note) for s in self.signals}
+        else:  # as in Ray Train
+            _say("this isn't the main thread: no signal is seen here, and none asks for a save")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -747,6 +796,7 @@ class ResumableSampler:
         self.size, self.batch_size, self.shuffle, self.seed = size, batch_size, shuffle, seed
         self.epoch = self.samples = 0  # samples: trained in this epoch, on all ranks together
         self.resumed = False
+        self.at_start: Callable[[], None] | None = None  # tells the manager that training begins
         if len(self) < 1:
             raise ValueError(
                 f"{size} samples are too few for a batch of {batch_size} on each of "
@@ -775,6 +825,8 @@ class ResumableSampler:
                 "this epoch's samples are all trained: is the sampler in the manager's state? "
                 "Only then does end_epoch() advance it"
             )
+        if self.at_start is not None:
+            self.at_start()
         for batch in loader:
             self.samples += self.batch_size * self.world
             yield batch
@@ -834,6 +886,10 @@ def bare(model: Any) -> Any:
     ) or hasattr(model, "_orig_mod"):
         model = model._orig_mod if hasattr(model, "_orig_mod") else model.module
     return model
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _quoted(names: Iterable[str]) -> str:
@@ -1037,6 +1093,18 @@ class _Staging:
 # ---------------------------------------------------------------- the manager
 
 
+def _end_of_job() -> float:
+    text = os.environ.get("SLURM_JOB_END_TIME", "")
+    try:
+        end = float(text or math.inf)
+    except ValueError:
+        end = math.nan
+    if end > time.time():
+        return end
+    _say(f"SLURM_JOB_END_TIME={text} isn't this job's end (an old shell's?): it is ignored")
+    return math.inf
+
+
 class CheckpointManager:
     """Saves and resumes a training job. Make it after init_process_group; use it in `with`.
 
@@ -1085,7 +1153,7 @@ class CheckpointManager:
             every_minutes,
         )
         self.keep, self.asynchronous, self.gradients = keep, asynchronous, gradients
-        self.end_time = end_time or float(os.environ.get("SLURM_JOB_END_TIME") or math.inf)
+        self.end_time = _end_of_job() if end_time is None else end_time
         self.margin, self.max_stuck = margin, max_stuck
         # one for this thread, one for the writing thread. A dead rank is noticed at once,
         # whatever the timeout
@@ -1120,9 +1188,11 @@ class CheckpointManager:
         self.saved: tuple[int, int] | None = None
         self.saved_at = time.monotonic()
         self.last = self.status()  # the life before this one
-        # resume() or start_over() was called; something was trained
-        self.resumed = self.moved = False
+        # resume() or start_over() was called; training has begun; something was trained
+        self.resumed = self.begun = self.moved = False
+        self.reason: str | None = None  # why it stops or has stopped
         self.lock: int | None = None
+        self.lockless = False
         self.about: dict[str, Any] | None = None
 
     def _check_arguments(
@@ -1186,7 +1256,13 @@ class CheckpointManager:
 
     def __enter__(self) -> CheckpointManager:
         self.signal.__enter__()
+        for sampler in self._samplers():
+            sampler.at_start = self._begin
         return self
+
+    def _samplers(self) -> list[ResumableSampler]:
+        parts = (*self.state.values(), *self.per_rank.values())
+        return [p for p in parts if isinstance(p, ResumableSampler)]
 
     def __exit__(
         self,
@@ -1196,12 +1272,23 @@ class CheckpointManager:
     ) -> None:
         self.outcome = FAILED
         atexit.register(_end_workers)
+        for sampler in self._samplers():
+            sampler.at_start = None
+        if isinstance(error, SystemExit):
+            self.reason = self.reason or f"sys.exit({error.code})"
+            if error.code in (None, 0) or (self.stopping and error.code == EXIT_STATUS[PREEMPTED]):
+                error = None  # it ends as it wants to
+        elif error is not None:
+            self.reason = f"{type(error).__name__}: {error}"[:500]
         try:
             if error is None:
                 if self.moved and self.saved != self._position():  # trained since the last save
                     self.save()
                 self.flush()
                 self.outcome = PREEMPTED if self.stopping else DONE
+        except BaseException as e:
+            self.reason = f"{type(e).__name__}: {e}"[:500]
+            raise
         finally:
             self.writer.shutdown(wait=True)
             told = self.outcome
@@ -1209,13 +1296,13 @@ class CheckpointManager:
                 # it trained nothing: the last life's outcome still holds
                 told = self.last.get("outcome", DONE)
             try:
-                self._note(outcome=told, interrupted=kind is KeyboardInterrupt)
+                if self.begun:
+                    interrupted = kind is KeyboardInterrupt
+                    self._note(outcome=told, reason=self.reason, interrupted=interrupted)
             except OSError as e:  # don't hide the error that ended the job
-                print(f"status.json can't be written: {e}", file=sys.stderr, flush=True)
+                _say(f"status.json can't be written: {e}")
             self.signal.__exit__()
-            if self.lock is not None:
-                os.close(self.lock)
-                self.lock = None
+            self._unlock()
 
     @property
     def exit_status(self) -> int:
@@ -1267,21 +1354,31 @@ class CheckpointManager:
         failed = (
             self.saving is not None and self.saving.done() and self.saving.exception() is not None
         )
-        stop, any_late, any_failed = self.front.highest(
-            bool(self.signal.received) or left < 0, late, failed
-        )
+        number = signal.Signals[self.signal.received] if self.signal.received else 0
+        signaled, over, any_late, any_failed = self.front.highest(number, left < 0, late, failed)
         if any_failed:
             self.flush()
-        self.stopping = self.stopping or bool(stop)
+        if (signaled or over) and not self.stopping:
+            self.stopping = True
+            ends = f"the job's time ends at {time.ctime(self.end_time)}" if left < 0 else "time"
+            self.reason = signal.Signals(int(signaled)).name if signaled else ends
+            if self.rank == 0:
+                _say(f"stopping after step {self.steps}: {self.reason}")
         if save and (due or any_late or self.stopping):
             self.save()
         return self.stopping
 
     def _moves(self) -> None:
         if not self.moved:
-            self.front.together("training", self._owns_directory)
+            self._begin()
             self.front.together("training", lambda: self._capture() and None)  # what can't be saved
             self.moved = True
+
+    def _begin(self) -> None:
+        """What training needs and a look doesn't: the directory's lock, and to count as a life."""
+        if not self.begun:
+            self.front.together("training", self._own_directory)
+            self.begun = True
 
     def _has_memory(self) -> None:
         """Mismatch if a part has nothing to load into, which load_state_dict doesn't mind."""
@@ -1293,8 +1390,8 @@ class CheckpointManager:
                         "to_empty(device=...) before you make the optimizer and the manager"
                     )
 
-    def _owns_directory(self) -> None:
-        """Refuse to train into another run's checkpoints, or beside another job."""
+    def _own_directory(self) -> None:
+        """Refuse to train into others' checkpoints, beside another job, or in a crash loop."""
         if self.rank:
             return
         if not self.resumed and (self.directory.names() or self.directory.names("best")):
@@ -1302,6 +1399,11 @@ class CheckpointManager:
                 f"{self.directory.path} holds checkpoints: call resume() before training, or "
                 "start_over() to move them aside"
             )
+        self._alone()
+        self.directory.clear_leftovers()
+        self._count_life()
+
+    def _alone(self) -> None:
         if not self._lock():
             raise CheckpointError(
                 f"another job is writing into {self.directory.path}: end it or use another "
@@ -1311,20 +1413,36 @@ class CheckpointManager:
     def _lock(self) -> bool:
         """Take the directory's lock; False if another job holds it.
 
-        The lock ends with the process. A file system without locks counts as locked.
+        The lock ends with the process. It is flock's, which doesn't end when the process closes
+        another descriptor of the file (as a copy of the directory does).
         """
-        if self.lock is not None or fcntl is None:
+        if self.lock is not None or self.lockless or fcntl is None:
             return True
+        path, fd = self.directory.path / "lock", None
         try:
-            self.directory.path.mkdir(parents=True, exist_ok=True)
-            self.lock = os.open(self.directory.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-            fcntl.lockf(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # NFS locks only for writers
+            except PermissionError:  # another user's
+                fd = os.open(path, os.O_RDONLY)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as e:
-            if self.lock is not None and e.errno in (errno.EACCES, errno.EAGAIN):
-                os.close(self.lock)
-                self.lock = None
+            if fd is not None:
+                os.close(fd)
+            if e.errno in (errno.EACCES, errno.EAGAIN) and fd is not None:
                 return False
+            _say(f"{path}: no lock here ({e.strerror}): nothing keeps a second job away")
+            self.lockless = True
+            return True
+        self.lock = fd
+        _locks.add(fd)
         return True
+
+    def _unlock(self) -> None:
+        if self.lock is not None:
+            _locks.discard(self.lock)
+            os.close(self.lock)
+            self.lock = None
 
     # --- saving
 
@@ -1425,14 +1543,20 @@ class CheckpointManager:
             )
             return {name: write_file(tmp / name, content) for name, content in files.items()}
 
-        digests = ranks.together("the save", parts)
-        if self.sharded:
-            ranks.together("the save", lambda: _write_shards(tmp / "shards", tree["shards"], ranks))
-            digests += ranks.together("the save", lambda: _seal_shards(tmp / "shards", self.rank))
-        everything = {name: digest for part in digests for name, digest in part.items()}
-        ranks.together(
-            "the save", lambda: self._commit(tmp, everything, step, kind) if first else None
-        )
+        try:
+            digests = ranks.together("the save", parts)
+            if "shards" in tree:
+                shards = tmp / "shards"
+                ranks.together("the save", lambda: _write_shards(shards, tree["shards"], ranks))
+                digests += ranks.together("the save", lambda: _seal_shards(shards, self.rank))
+            everything = {name: digest for part in digests for name, digest in part.items()}
+            ranks.together(
+                "the save", lambda: self._commit(tmp, everything, step, kind) if first else None
+            )
+        except BaseException:
+            if first:  # else half a checkpoint would keep a full disk full
+                shutil.rmtree(tmp, ignore_errors=True)
+            raise
         if first:  # the other ranks don't wait for it
             self.directory.prune(self.keep if kind == "step" else 1, kind)
         self.cost = max(self.cost * 0.9, time.monotonic() - began)
@@ -1453,10 +1577,6 @@ class CheckpointManager:
         self.flush()
         self.resumed = True
         first = self.rank == 0
-        # only with the lock: what another job is writing isn't a leftover
-        self.front.together(
-            "resuming", lambda: self.directory.clear_leftovers() if first and self._lock() else None
-        )
         names = self.front.together("resuming", lambda: self._candidates(kind) if first else None)[
             0
         ]
@@ -1468,11 +1588,11 @@ class CheckpointManager:
                 raise
             except CheckpointError as e:
                 if self.rank == 0:
-                    print(f"skipped checkpoint {name}: {e}", file=sys.stderr, flush=True)
+                    _say(f"skipped checkpoint {name}: {e}")
                 continue
             self.front.together(f"resuming from {name}", partial(self._apply, name, **box))
             if self.rank == 0:
-                print(f"resumed from {self.directory.path / name}", file=sys.stderr, flush=True)
+                _say(f"resumed from {self.directory.path / name}")
             break
         else:
             if names:
@@ -1487,16 +1607,16 @@ class CheckpointManager:
                 )
         if kind == "step":
             self.saved = self._position() if names else None
-            self.front.together("resuming", self._refuse_crash_loop)
         return bool(names)
 
     def start_over(self) -> None:
         """Start from step 0; existing checkpoints are kept, as abandoned-..."""
 
         def put_aside() -> None:
-            self._owns_directory()
-            for kind in ("step", "best") if self.rank == 0 else ():
-                self.directory.set_aside(kind, -1)
+            if self.rank == 0:
+                self._alone()
+                for kind in ("step", "best"):
+                    self.directory.set_aside(kind, -1)
 
         self.resumed = True
         self.front.together("starting over", put_aside)
@@ -1542,11 +1662,7 @@ class CheckpointManager:
         for part, saved in progress.get("buffers", {}).items():
             _load_buffers(modules[part], saved, part)
         if own is None:
-            print(
-                f"rank {self.rank} isn't in the checkpoint: its RNGs aren't restored",
-                file=sys.stderr,
-                flush=True,
-            )
+            _say(f"rank {self.rank} isn't in the checkpoint: its RNGs aren't restored")
             return
         for part, target in self.per_rank.items():
             _load_into(target, own[part], part, modules, about)
@@ -1594,7 +1710,7 @@ class CheckpointManager:
     # --- status.json
 
     def status(self) -> dict[str, Any]:
-        """The last life's {"outcome", "steps", "started_at", "stuck"}; {} if there was none."""
+        """The last life's outcome, reason, steps ...; {} if none has trained here."""
         try:
             found = json.loads((self.directory.path / "status.json").read_text())
         except (OSError, ValueError):
@@ -1602,8 +1718,7 @@ class CheckpointManager:
         return found if isinstance(found, dict) else {}
 
     def _note(self, **more: object) -> None:
-        if self.rank == 0 and self._lock():
-            self.directory.path.mkdir(parents=True, exist_ok=True)
+        if self.rank == 0:
             tmp = self.directory.path / "status.json.tmp"
             tmp.write_text(
                 json.dumps(
@@ -1615,23 +1730,24 @@ class CheckpointManager:
             )
             os.replace(tmp, self.directory.path / "status.json")
 
-    def _refuse_crash_loop(self) -> None:
+    def _count_life(self) -> None:
         """Raise after max_stuck lives that began at the same step and died.
 
         It counts before training, so that a life that SIGKILL ends counts, too.
         """
-        if self.rank == 0:
-            last = self.status()
-            stuck = last.get("stuck", 0) if last.get("started_at") == self.steps else 0
-            died = last.get("outcome") in ("running", FAILED) and not last.get("interrupted")
-            stuck += last.get("started_at") == self.steps and died
-            if stuck >= self.max_stuck:
-                raise CheckpointError(
-                    f"{stuck} lives in a row began at step {self.steps} and died before the "
-                    "next checkpoint; "
-                    f"find out why, then delete {self.directory.path / 'status.json'}"
-                )
-            self._note(outcome="running", started_at=self.steps, stuck=stuck, interrupted=False)
+        self.last = last = self.status()
+        stuck = last.get("stuck", 0) if last.get("started_at") == self.steps else 0
+        died = last.get("outcome") in ("running", FAILED) and not last.get("interrupted")
+        stuck += last.get("started_at") == self.steps and died
+        if stuck >= self.max_stuck:
+            raise CheckpointError(
+                f"{stuck} lives in a row began at step {self.steps} and died before the "
+                "next checkpoint; "
+                f"find out why, then delete {self.directory.path / 'status.json'}"
+            )
+        self._note(
+            outcome="running", reason=None, started_at=self.steps, stuck=stuck, interrupted=False
+        )
 
 
 # ---------------------------------------------------- FSDP2: every rank writes and reads its shards
