@@ -286,3 +286,28 @@ def test_what_cant_be_saved_is_known_at_the_first_step(tmp_path, bad, options):
         ckpt.resume()
         ckpt.step()
     assert ckpt.steps == 0
+
+
+# --- the job script
+
+
+@pytest.mark.parametrize(
+    "activation, told",
+    [
+        ('export OLD="$NEVER_SET"', ""),
+        ("[ -d /no/such ] && export OLD=1", "status 1"),
+        ("grep -q x /dev/null; true", ""),
+        ("false; export OLD=1", ""),
+    ],
+)
+def test_activation_scripts_that_are_careless_dont_end_the_life(tmp_path, activation, told):
+    script = (ROOT / "templates" / "auto_resume.sbatch").read_text()
+    line = next(text for text in script.splitlines() if "; environment" in text)
+    (tmp_path / "activate").write_text(activation + "\n")
+    harness = (
+        'set -u\nsay() { echo "$*" >&2; }\ncommand=(echo trained)\n'
+        f"environment() {{ source {tmp_path}/activate; }}\n{line}\nwait $!\n"
+    )
+    done = subprocess.run(["bash", "-c", harness], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "trained\n" and done.returncode == 0
+    assert told in done.stderr and bool(told) == bool(done.stderr)
