@@ -1014,13 +1014,15 @@ def _load_into(
     part: Any,
     state: Any,
     name: str,
-    modules: Mapping[str, torch.nn.Module],
-    about: Mapping[str, Any],
+    modules: Mapping[str, torch.nn.Module] | None = None,
+    about: Mapping[str, Any] | None = None,
 ) -> None:
     """Load `state` strictly; Mismatch says what doesn't fit.
 
-    modules, about  of the job, of the checkpoint
+    modules  all of the job's, by which its parameters have names
+    about    what the checkpoint holds about its parts
     """
+    modules, about = modules or {}, about or {}
     if (part is None) != (state is None):
         held = ("checkpoint", "job") if part is None else ("job", "checkpoint")
         raise Mismatch(f"'{name}': the {held[0]} has one, the {held[1]} has none")
