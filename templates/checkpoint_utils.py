@@ -1161,6 +1161,9 @@ class CheckpointManager:
         # whatever the timeout
         self.front, self.back = _Ranks(timeout), _Ranks(timeout)
         self.rank, model = self.front.rank, self.state.get("model")
+        for module in model.modules() if isinstance(model, torch.nn.Module) else ():
+            if hasattr(module, "unshard") and hasattr(module, "reshard"):
+                module.reshard()  # after a forward pass, FSDP2's parameters look unsharded
         self.sharded = model is not None and any(hasattr(p, "to_local") for p in model.parameters())
         if self.sharded and self.state.get("optimizer") is None:
             raise ValueError(
@@ -1298,7 +1301,9 @@ class CheckpointManager:
                 # it trained nothing: the last life's outcome still holds
                 told = self.last.get("outcome", DONE)
             try:
-                if self.begun:
+                # one that is asked to stop before its first step may have no other way to say so
+                asked = told == PREEMPTED and self.last.get("outcome") != DONE
+                if self.begun or (asked and self.rank == 0 and self._lock()):
                     interrupted = kind is KeyboardInterrupt
                     self._note(outcome=told, reason=self.reason, interrupted=interrupted)
             except OSError as e:  # don't hide the error that ended the job
@@ -1477,6 +1482,10 @@ class CheckpointManager:
 
     def _capture(self) -> dict[str, _Packed]:
         """What this rank saves. TypeError by name if something can't be."""
+        packed: dict[str, _Packed] = {}
+        if self.sharded:
+            shards = _shards_of(self.state["model"], self.state["optimizer"])
+            packed["shards"] = _Packed(shards, sharded=True)
         progress: dict[str, Any]
         progress = {"epoch": self.epoch, "steps": self.steps, "best": self.best}
         progress |= {"world_size": self.front.world, "gradients": self.gradients}
@@ -1497,10 +1506,6 @@ class CheckpointManager:
         shared: dict[str, Any]
         shared = {"progress": progress, "about": self.about | {"parameters": names}}
         own: dict[str, Any] = {"rng": rng_state()}
-        packed: dict[str, _Packed] = {}
-        if self.sharded:
-            shards = _shards_of(self.state["model"], self.state["optimizer"])
-            packed["shards"] = _Packed(shards, sharded=True)
         for name, part in self.state.items():
             if not (self.sharded and name in ("model", "optimizer")):
                 shared[name] = _state_of(part)
@@ -1762,7 +1767,9 @@ def _shards_of(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict
     """
     from torch.distributed.checkpoint.state_dict import get_model_state_dict
 
-    (names,) = [_names_of(optimizer, {"": model})]
+    # first: it reshards, and between forward and backward the module holds other parameters
+    weights = get_model_state_dict(model)
+    names = _names_of(optimizer, {"": model})
     for group in names:
         for n, name in enumerate(group):
             if not name.startswith("."):
@@ -1785,7 +1792,7 @@ def _shards_of(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict
     state = {number.get(n, n): values for n, values in whole["state"].items()}
     groups = [{**g, "params": ns} for g, ns in zip(whole["param_groups"], names, strict=True)]
     return {
-        "model": get_model_state_dict(model),
+        "model": weights,
         "optimizer": {"state": state, "param_groups": groups},
     }
 
@@ -1826,8 +1833,9 @@ def _read_shards(
     from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
 
     metadata = FileSystemReader(path).read_metadata()
-    saved, paths, params = metadata.state_dict_metadata, metadata.planner_data, _named(model)
+    saved, paths = metadata.state_dict_metadata, metadata.planner_data
     weights = flatten_state_dict({"model": get_model_state_dict(model)})[0]
+    params = _named(model)  # after resharding
     held = {k: saved[k] for k, path in paths.items() if path[0] == "optimizer"}  # in its order
     if lost := saved.keys() - weights.keys() - held.keys():
         raise Mismatch(f"the checkpoint holds {_few(lost)}, which the job lacks")

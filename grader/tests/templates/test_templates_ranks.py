@@ -40,6 +40,7 @@ def test_a_checkpoint_damaged_for_one_rank_is_passed_over_by_all_and_displaces_n
         "gradients_left",
         "staged_on_the_cpu",
         "no_gradient_yet",
+        "after_an_evaluation",
         "moments_of_another_type",
         "another_order",
     ],

@@ -189,6 +189,20 @@ def no_gradient_yet() -> dict:
     return {"moments": [moments(optimizer), moments(fresh)]}
 
 
+def after_an_evaluation() -> dict:
+    """After a forward pass, the root holds parameters that the optimizer doesn't know."""
+    model, optimizer = built(True)
+    step(model, optimizer)
+    with torch.no_grad():
+        model(torch.ones(2, 4))
+    saved(manager(model, optimizer), 1)
+    other, fresh = built(True)
+    with torch.no_grad():
+        other(torch.ones(2, 4))
+    manager(other, fresh).resume()
+    return {"moments": [moments(optimizer), moments(fresh)]}
+
+
 def moments_of_another_type() -> dict:
     """float32 for a model in bfloat16, and a row of them, and a number."""
 
