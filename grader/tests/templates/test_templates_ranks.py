@@ -34,14 +34,29 @@ def test_a_checkpoint_damaged_for_one_rank_is_passed_over_by_all_and_displaces_n
 
 
 @fsdp2
-@pytest.mark.parametrize("case", ["gradients_left", "staged_on_the_cpu"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        "gradients_left",
+        "staged_on_the_cpu",
+        "no_gradient_yet",
+        "after_an_evaluation",
+        "moments_of_another_type",
+        "another_order",
+    ],
+)
 def test_no_moment_is_lost(results, case):
     for r in results(case):
         assert r["moments"][0] == r["moments"][1]
 
 
 @pytest.mark.parametrize(
-    "case", ["running_means_ddp", pytest.param("running_means_fsdp2", marks=fsdp2)]
+    "case",
+    [
+        "running_means_ddp",
+        "running_means_of_others",
+        pytest.param("running_means_fsdp2", marks=fsdp2),
+    ],
 )
 def test_each_rank_gets_its_own_running_means_back(results, case):
     ranks = results(case)
@@ -68,3 +83,20 @@ def test_a_save_before_the_first_step_leaves_no_trace(results):
 
 def test_what_cant_be_saved_in_shards_is_refused_at_once(results):
     assert [r["raised"] for r in results("another_sharded_part")] == ["TypeError"] * 2
+
+
+@fsdp2
+def test_a_sharded_model_of_another_type_is_a_mismatch(results):
+    for r in results("another_type"):
+        assert "torch.float32 in the checkpoint and torch.bfloat16" in r["told"]
+
+
+def test_what_one_rank_cant_save_is_refused_on_all_before_the_first_step(results):
+    for r in results("refused_on_one_rank"):
+        assert "rank 1: TypeError: state['part']['value'] is a builtins.set" in r["told"]
+        assert r["steps"] == 0
+
+
+@fsdp2
+def test_a_sharded_checkpoint_of_the_first_version_is_resumed(results):
+    assert [r["found"] for r in results("the_first_versions")] == [[True, 2, 4, 2.0]] * 2

@@ -386,7 +386,7 @@ def test_files_of_others_are_left_alone(tmp_path):
     assert (tmp_path / "tmp-notes.txt").read_text() == "mine" and (tmp_path / "tmp-data").is_dir()
 
 
-def test_a_hiccup_of_the_file_system_deletes_nothing(tmp_path, monkeypatch):
+def test_a_hiccup_of_the_file_system_deletes_nothing(tmp_path, monkeypatch, capsys):
     with manager(tmp_path, keep=3) as ckpt:
         train(ckpt, 3)
 
@@ -395,9 +395,8 @@ def test_a_hiccup_of_the_file_system_deletes_nothing(tmp_path, monkeypatch):
 
     fresh = cu.CheckpointDirectory(tmp_path)
     monkeypatch.setattr(fresh, "verify", stale)
-    with pytest.raises(cu.CheckpointError):
-        fresh.prune(1)
-    assert len(fresh.names()) == 3
+    fresh.prune(1)
+    assert len(fresh.names()) == 3 and capsys.readouterr().err.count("is kept") == 3
 
 
 @pytest.mark.parametrize("text", ["null", "[]", "{", ""])
@@ -517,8 +516,10 @@ def test_a_signal_raises_a_flag_and_the_old_handlers_come_back():
 def test_a_crash_loop_ends_and_a_new_checkpoint_begins_the_count_anew(tmp_path):
     def life(steps: int, dies: bool):
         ckpt = manager(tmp_path, max_stuck=3)
+        sampler = ckpt.state["sampler"] = cu.ResumableSampler(9, 1)
         with ckpt:
             ckpt.resume()
+            next(sampler.follow(iter(range(9))))
             train(ckpt, steps)
             if dies:
                 raise ZeroDivisionError

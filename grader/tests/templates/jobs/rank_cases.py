@@ -3,11 +3,14 @@ DIRECTORY.
 """
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 from grader.harness.inside import ranks, telemetry
 from grader.harness.inside.digest import digest
@@ -22,9 +25,6 @@ def built(sharded: bool, layers: int = 2):
     torch.manual_seed(0)
     model = torch.nn.Sequential(*(torch.nn.Linear(4, 4) for _ in range(layers)))
     if sharded:
-        from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import fully_shard
-
         fully_shard(model, mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
     return model, torch.optim.AdamW(model.parameters(), lr=0.1)
 
@@ -129,9 +129,6 @@ def running_means(sharded: bool) -> dict:
         torch.manual_seed(0)
         model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4))
         if sharded:
-            from torch.distributed.device_mesh import init_device_mesh
-            from torch.distributed.fsdp import fully_shard
-
             fully_shard(model, mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
         else:
             model = torch.nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
@@ -152,6 +149,137 @@ def running_means_ddp() -> dict:
 
 def running_means_fsdp2() -> dict:
     return running_means(sharded=True)
+
+
+def running_means_of_others() -> dict:
+    """Modules of any name, registered for all ranks or for each one."""
+
+    def job():
+        torch.manual_seed(0)
+        parts = {n: torch.nn.BatchNorm1d(4) for n in ("generator", "critic", "mine")}
+        for part in parts.values():
+            part.register_buffer("cache", torch.zeros(1), persistent=False)
+        return parts
+
+    def ckpt_of(parts):
+        state = {n: p for n, p in parts.items() if n != "mine"}
+        return cu.CheckpointManager(DIRECTORY, state, per_rank={"mine": parts["mine"]}, timeout=20)
+
+    parts, again = job(), job()
+    for part in parts.values():
+        part(torch.randn(8, 4) + dist.get_rank())
+        part.cache += 1 + dist.get_rank()
+    saved(ckpt_of(parts), 1)
+    ckpt_of(again).resume()
+    buffers = [[list(p.buffers()) for p in ps.values()] for ps in (parts, again)]
+    return {"buffers": [digest(b) for b in buffers]}
+
+
+def no_gradient_yet() -> dict:
+    """Of the last layer, whose parameters have no moments, then."""
+    model, optimizer = built(True, layers=3)
+    for _ in range(2):
+        for n, p in enumerate(list(model.parameters())[:4]):
+            p.grad = torch.full_like(p, n + 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    saved(manager(model, optimizer), 2)
+    other, fresh = built(True, layers=3)
+    manager(other, fresh).resume()
+    return {"moments": [moments(optimizer), moments(fresh)]}
+
+
+def after_an_evaluation() -> dict:
+    """After a forward pass, the root holds parameters that the optimizer doesn't know."""
+    model, optimizer = built(True)
+    step(model, optimizer)
+    with torch.no_grad():
+        model(torch.ones(2, 4))
+    saved(manager(model, optimizer), 1)
+    other, fresh = built(True)
+    with torch.no_grad():
+        other(torch.ones(2, 4))
+    manager(other, fresh).resume()
+    return {"moments": [moments(optimizer), moments(fresh)]}
+
+
+def moments_of_another_type() -> dict:
+    """float32 for a model in bfloat16, and a row of them, and a number."""
+
+    def job():
+        model, _ = built(True)
+        return model.bfloat16(), torch.optim.AdamW(model.parameters())
+
+    model, optimizer = job()
+    for p in model.parameters():
+        optimizer.state[p] = {
+            "step": torch.tensor(3.0),
+            "exp_avg": torch.randn_like(p, dtype=torch.float32),
+            "row": torch.arange(3.0),
+            "name": "x",
+        }
+    saved(manager(model, optimizer), 1)
+    other, fresh = job()
+    manager(other, fresh).resume()
+    return {"moments": [moments(optimizer), moments(fresh)]}
+
+
+def another_order() -> dict:
+    model, optimizer = built(True)
+    for n, p in enumerate(model.parameters()):
+        p.grad = torch.full_like(p, n + 1.0)
+    optimizer.step()
+    saved(manager(model, optimizer), 1)
+    other, _ = built(True)
+    fresh = torch.optim.AdamW(reversed(list(other.parameters())), lr=0.1)
+    manager(other, fresh).resume()
+    mine = [
+        digest([{k: local(v) for k, v in o.state[p].items()} for p in m.parameters()])
+        for m, o in ((model, optimizer), (other, fresh))
+    ]
+    return {"moments": mine}
+
+
+def another_type() -> dict:
+    model, optimizer = built(True)
+    saved(manager(model, optimizer), 1)
+    other, _ = built(True)
+    other.bfloat16()
+    try:
+        manager(other, torch.optim.AdamW(other.parameters())).resume()
+    except cu.Mismatch as e:
+        return {"told": str(e)}
+    return {"told": ""}
+
+
+def refused_on_one_rank() -> dict:
+    """What one rank can't save is known to all before the first step."""
+    ckpt = cu.CheckpointManager(DIRECTORY, {}, per_rank={"part": Part()}, timeout=20)
+    try:
+        ckpt.step()
+    except cu.CheckpointError as e:
+        return {"told": str(e), "steps": ckpt.steps}
+    return {"told": ""}
+
+
+class Part:
+    def state_dict(self):
+        return {"value": {1} if dist.get_rank() else 1}
+
+    def load_state_dict(self, state):
+        raise NotImplementedError
+
+
+def the_first_versions() -> dict:
+    """A sharded checkpoint of another number of ranks."""
+    shutil.copytree(Path(__file__).parents[1] / "kept" / "sharded", DIRECTORY, dirs_exist_ok=True)
+    torch.manual_seed(dist.get_rank())
+    model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 3))
+    fully_shard(model, mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
+    ckpt = manager(model, optimizer := torch.optim.AdamW(model.parameters()))
+    resumed = ckpt.resume()
+    steps = {s["step"].item() for s in optimizer.state.values()}
+    return {"found": [resumed, ckpt.steps, len(optimizer.state), *steps]}
 
 
 def a_rank_that_never_comes() -> dict:
