@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import functools
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from grader.course.catalog import read_toml
@@ -23,6 +24,11 @@ class Explanation:
     example: str  # the mistake, and what does it right
     means: str = ""  # for a finding that has none of its own
     think: str = ""
+    about: Mapping[str, str] = field(default_factory=dict)  # in words
+
+    def subject(self, about: str) -> str:
+        """What a finding's `about` is called."""
+        return self.about.get(about, self.about.get("*", about)).replace("{}", about)
 
 
 @functools.cache
@@ -34,7 +40,9 @@ def explanations() -> dict[str, Explanation]:
         for code, texts in read_toml(path).items():
             if code in found:
                 raise ValueError(f"{path}: {code} is explained already")
-            found[code] = Explanation(code, exercise, **{k: v.strip() for k, v in texts.items()})
+            about = texts.pop("about", {})
+            texts = {name: text.strip() for name, text in texts.items()}
+            found[code] = Explanation(code, exercise, **texts, about=about)
     return found
 
 

@@ -137,7 +137,7 @@ def misunderstandings(
         found.append(
             Misunderstanding(
                 code,
-                about,
+                known[code].subject(about) if code in known else about,
                 known[code].summary if code in known else "",
                 len(people(tasks)),
                 sum(1 for one in standings if of & one.results.keys()),

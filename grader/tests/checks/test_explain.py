@@ -11,7 +11,9 @@ from click.testing import CliRunner
 from grader import explain
 from grader.cli import main_group
 from grader.course.catalog import ROOT
+from grader.crash.promise import KINDS
 from grader.errors import UsageError
+from grader.harness.run import WHY_ENDED
 from grader.verdicts import Finding
 
 SLUG = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
@@ -94,3 +96,24 @@ def test_the_command_explains_a_code_and_names_those_like_it():
     assert "optimizer.state_dict()" in shown
     with pytest.raises(UsageError, match="did you mean .*state-lost"):
         explain.find("state-lots")
+
+
+@pytest.mark.parametrize(
+    "code, about, words",
+    [
+        ("power-loss", "nothing", "the job starts over"),
+        ("exit", "3", "exit status 3"),
+        ("limit", "quiet", "a hang"),
+        ("state-lost", "NumPy RNG", "NumPy RNG"),
+    ],
+)
+def test_what_a_finding_is_about_is_said_in_words(code, about, words):
+    assert explain.find(code).subject(about) == words
+
+
+def test_every_kind_of_a_power_loss_has_words():
+    assert explain.find("power-loss").about.keys() == KINDS.keys()
+
+
+def test_every_limit_has_words():
+    assert explain.find("limit").about.keys() == WHY_ENDED.keys() - {"stopped"}
