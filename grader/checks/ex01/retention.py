@@ -52,6 +52,7 @@ def _points(steps: list[int], keep: int) -> list[dict]:
         {
             "name": "bad, bad, good",
             "ops": [write(first), *bad[:2], write(fourth), *bad[2:], prune(keep)],
+            "harms": [cut(fourth)],
         },
         {
             "name": "good, good, good, bad, bad",
@@ -195,8 +196,7 @@ def only_good_one_stays(lab: Lab) -> None:
             ),
             asked,
         ]
-        # without a harm to the newest one, nothing reads the one before it
-        for look, want in zip(point.looks, left, strict=False):
+        for look, want in zip(point.looks, left, strict=True):
             if look.found() != f"step {want}":
                 if look is not point.looks[0]:
                     if not look.harm:
