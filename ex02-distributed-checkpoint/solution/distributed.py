@@ -155,9 +155,10 @@ def save_job(job, folder):
 
     job        RankJob (grader/workload/rank_job.py): this rank's part of the job
     folder     str: exists, is empty, and all ranks see it; you choose the file names. The whole
-    checkpoint is in it: a copy of the folder loads, too Returns    None on every rank; no rank
-    returns before every rank's part is complete. Raises     on *every* rank if any rank couldn't
-    write its part. Don't change the job, and draw no random number.
+               checkpoint is in it: a copy of the folder loads, too
+    Returns    None on every rank; no rank returns before every rank's part is complete.
+    Raises     on *every* rank if any rank couldn't write its part.
+    Don't change the job, and draw no random number.
     """
 
     ### BEGIN SOLUTION
