@@ -5,7 +5,7 @@ it.
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from grader.checks.crashes import crashed
 from grader.checks.endings import ended_early
 from grader.harness.lab import Lab
 from grader.harness.run import Run
-from grader.verdicts import Finding, Gist
+from grader.verdicts import Finding, Found, Gist
 
 
 @dataclass
@@ -65,6 +65,12 @@ class Answer:
             self.crash = event
         elif event["event"] == "ended" and self.status is None:
             self.status = event["status"]
+
+
+def cwd_changed(called: str, rows: Sequence[tuple[str, str]] = ()) -> Finding:
+    """`called` left another working directory than it had found."""
+    found = Found(f"after {called}, the process is in another working directory")
+    return Finding("cwd-changed", [*rows, found, ("expected", "it stays as it is")])
 
 
 def ask(

@@ -7,7 +7,8 @@ import os
 import select
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from grader.harness.inside import child, telemetry
 
@@ -94,6 +95,16 @@ class Helper:
             telemetry.emit("crash", point=question["name"], part=self.part, **child.describe(e))
             return 1
         return 0
+
+
+@contextmanager
+def watching_cwd(point: str) -> Iterator[None]:
+    """Emit a "moved" event if the block leaves another working directory; go back there."""
+    before = os.getcwd()
+    yield
+    if os.getcwd() != before:
+        telemetry.emit("moved", point=point)
+        os.chdir(before)
 
 
 def ask_each(cases: list[str], answer: Callable[[str], None]) -> None:

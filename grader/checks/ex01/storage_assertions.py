@@ -6,14 +6,23 @@ from collections.abc import Sequence
 
 from grader.checks.crashes import crashed, slipped_at
 from grader.checks.ex01.observations import Look, Seen
+from grader.checks.questions import cwd_changed
 from grader.verdicts import Finding, Found, Gist, Inconclusive
 
 NO_ROOM = "No space left on device"  # ENOSPC, which no fault of these points raises
 WHOSE = "which files are yours, and how do you tell?"  # asked about files of others
 
 
+FUNCTIONS = {
+    "write": "write_checkpoint",
+    "best": "keep_best",
+    "prune": "prune",
+    "due": "should_save",
+}  # by operation
+
+
 def works(seen: Seen) -> None:
-    """Nothing was raised where no fault was injected."""
+    """Nothing was raised where no fault was injected, and nothing else changed."""
     for operation in seen.operations:
         if operation.op.get("fault") or operation.op.get("dies"):
             continue
@@ -26,6 +35,8 @@ def works(seen: Seen) -> None:
                 ("expected", "it returns, or raises"),
             ]
             raise Finding("exit", rows)
+        if operation.all("moved"):
+            raise cwd_changed(FUNCTIONS[operation.op["op"]])
     for look in seen.looks:
         untouched(look)
 
@@ -47,6 +58,8 @@ def room_enough(crash: dict) -> None:
 
 def untouched(look: Look) -> None:
     """Reading changed nothing."""
+    if look.all("moved"):
+        raise cwd_changed(" and ".join(f"read_{what}" for what in dict.fromkeys(look.reads)))
     if not look.touched:
         return
     first = look.touched[0]

@@ -12,7 +12,7 @@ from random import Random
 
 from grader.checks.ex04.newest_intact_cases import CASES, RAISES, Scene
 from grader.checks.ex04.outcomes import outcome
-from grader.checks.questions import Answer, ask
+from grader.checks.questions import Answer, ask, cwd_changed
 from grader.harness import scratch
 from grader.harness.lab import Lab
 from grader.verdicts import Finding, Found
@@ -80,6 +80,8 @@ def _given(asked: Asked) -> tuple[str, str]:
 
 def _judge(asked: Asked, said: dict, think: str) -> None:
     scene, what = asked.scene, ("directory", asked.scene.what)
+    if said.get("moved"):
+        raise cwd_changed("newest_intact", [what])
     found = _found(asked, said)
     if found != scene.want:
         want = {RAISES: "NothingIntact is raised", None: "it returns None"}.get(

@@ -10,7 +10,7 @@ import gc
 from grader.harness.inside import child, telemetry
 from grader.harness.inside.digest import digest
 from grader.workload import load_submission
-from grader.workload.isolate import Helper
+from grader.workload.isolate import Helper, watching_cwd
 
 p = argparse.ArgumentParser()
 p.add_argument("--checkpoint", required=True, help="the student's checkpoint.py")
@@ -22,7 +22,8 @@ def look(checkpoint: str, key: str, asked: dict) -> None:
     for what in asked["reads"]:
         read = module.read_latest if what == "latest" else module.read_best
         try:
-            state = read(asked["path"])
+            with watching_cwd(asked["id"]):
+                state = read(asked["path"])
         except Exception as e:
             telemetry.emit(
                 "read", point=asked["id"], what=what, outcome="error", error=child.describe(e)

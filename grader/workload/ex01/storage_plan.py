@@ -4,7 +4,8 @@ A point is a directory and the operations in it, done in a process forked for it
 Nothing is read here: another life reads what a relaunched job finds (read_checkpoints.py).
 
 given: "payload" (the seed of the states) and "plan": [{"id", "at", "made", "ops": [op...]}]. `at`:
-the directory, below --directory; `made`: whether it exists at first. The operations call the
+the directory, below --directory; `made`: whether it exists at first. Without it, only the first
+folder of `at` does. The operations call the
 student's functions: {"op": "write", "step": n}, {"op": "best", "step": n, "loss": x, "best": y},
 {"op": "prune", "keep": k} and {"op": "due", "asks": [[step, epoch, ...]...]}. "of" and "kind" say
 which state is saved (sample_states.py), "fault" adds a fault, "dies" kills the process as soon as
@@ -20,7 +21,7 @@ import stat
 from grader.harness.inside import telemetry
 from grader.workload import load_submission
 from grader.workload.ex01.sample_states import made_state
-from grader.workload.isolate import Helper
+from grader.workload.isolate import Helper, watching_cwd
 
 p = argparse.ArgumentParser()
 p.add_argument("--checkpoint", required=True, help="the student's checkpoint.py")
@@ -44,7 +45,8 @@ class Writer:
             if "step" in op
             else None
         )
-        with telemetry.saving(step, directory, fault | {"step": step if fault else -1}):
+        due = fault | {"step": step if fault else -1}
+        with watching_cwd(asked["name"]), telemetry.saving(step, directory, due):
             if op["op"] == "write":
                 self.ck.write_checkpoint(state, directory, step)
             elif op["op"] == "best":
@@ -86,7 +88,8 @@ def put(directory: str, contents: dict[str, str]) -> None:
 
 def run(point: dict, root: str, writer: Helper) -> None:
     name, directory = point["id"], os.path.join(root, point["at"])
-    os.makedirs(directory if point["made"] else os.path.dirname(directory), exist_ok=True)
+    above = os.path.join(root, point["at"].split("/")[0])
+    os.makedirs(directory if point["made"] else above, exist_ok=True)
     telemetry.emit("point", point=name)
     fresh, known = True, {tuple(i) for i in files(directory).values()}
     for op in point["ops"]:

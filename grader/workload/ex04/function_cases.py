@@ -35,10 +35,12 @@ EVENTS = 40  # the most events of one call before which a process is held
 
 
 def newest(ck, question: dict, top: Path) -> dict:
-    said = []
+    said, begun = [], os.getcwd()
     for cwd, path in question["directories"]:
         os.chdir(cwd)
         said.append(outcome(lambda path=path: plain(ck.newest_intact(path))))
+        said[-1]["moved"] = not os.path.samefile(os.getcwd(), cwd)
+    os.chdir(begun)
     return {"said": said}
 
 
