@@ -25,7 +25,7 @@ class Answer:
     values: dict = field(default_factory=dict)  # what the driver reported
     crash: dict | None = None  # the error that ended the process that was asked
     status: int | None = None  # its exit status, or -signal; None: it was never asked
-    asked: bool = False  # the driver came to it
+    events: list[dict] = field(default_factory=list)  # those that name this question
     lab: Any = None  # the Lab and the Run that it was asked in
     run: Any = None
 
@@ -40,12 +40,15 @@ class Answer:
         if self.values and self.status == 0:
             return self.values
         if self.status is None and not self.run.finished:
-            raise ended_early(self.lab, self.run, self.run.last, rows if self.asked else [])
+            raise ended_early(self.lab, self.run, self.run.last, rows if self.events else [])
         if self.crash:
             finding = crashed(self.crash, rows)
             finding.think = think
-            raise finding
-        raise Finding("answer", [*rows, Gist("ended", self._how())], about=asked, think=think)
+        else:
+            ended = Gist("ended", self._how())
+            finding = Finding("answer", [*rows, ended], about=asked, think=think)
+        finding.data |= window(self.events)
+        raise finding
 
     def _how(self) -> str:
         if self.status is None:
@@ -57,14 +60,19 @@ class Answer:
 
     def note(self, event: dict) -> None:
         """One event that names this question."""
-        if event["event"] == "asked":
-            self.asked = True
-        elif event["event"] == "answer" and isinstance(event.get("values"), dict):
+        self.events.append(event)
+        if event["event"] == "answer" and isinstance(event.get("values"), dict):
             self.values = self.values or event["values"]
         elif event["event"] == "crash" and self.crash is None:
             self.crash = event
         elif event["event"] == "ended" and self.status is None:
             self.status = event["status"]
+
+
+def window(events: list[dict]) -> dict[str, tuple[float, float]]:
+    """For Finding.data: when these events came, so that a message shows what was printed then."""
+    times = [event["t"] for event in events if "t" in event]
+    return {"window": (min(times), max(times))} if times else {}
 
 
 def cwd_changed(called: str, rows: Sequence[tuple[str, str]] = ()) -> Finding:

@@ -275,12 +275,16 @@ class Run:
         if not self.schedule:
             return "none"
         parts: list[str] = []
-        for after in self.lives[1:]:
-            where = (
-                f"relaunched from the checkpoint of step {after.resumed_at}"
-                if after.resumed_at
-                else "relaunched"
-            )
+        saved: set[int] = set()
+        for before, after in pairwise(self.lives):
+            saved |= {e["step"] for process in before.processes for e in process.all("saved")}
+            at = after.resumed_at
+            if not at:
+                where = "relaunched"
+            elif at in saved or not saved:
+                where = f"relaunched from the checkpoint of step {at}"
+            else:  # no such checkpoint: the student's code says so
+                where = f"relaunched; it continued at step {at}"
             parts.append(f"{self.schedule[len(parts)].story}; {where}")
         if len(self.lives) <= len(self.schedule):
             parts.append(self.schedule[len(self.lives) - 1].story)

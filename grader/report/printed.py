@@ -18,7 +18,8 @@ WIDTH = 160  # characters of a line in a message
 def rows(runs: list[Any], finding: Finding) -> list[tuple[str, str]]:
     """The last lines that the failing run's lives printed before the fault or their end.
 
-    Empty if they printed nothing. Tracebacks aren't among them: the finding has the frames.
+    Empty if they printed nothing. Tracebacks aren't among them: the finding has the frames. Of a
+    life that answers many questions, only the lines of the finding's own question.
     """
     run = failing(runs, finding)
     if run is None:
@@ -26,10 +27,21 @@ def rows(runs: list[Any], finding: Finding) -> list[tuple[str, str]]:
     of_a_job = hasattr(run, "printed")
     # a job script's own traceback is in no finding
     untold = of_a_job and not finding.ending
-    said = [line for line in printed(run) if not line.script and (untold or not line.traceback)]
-    near = said[-OF_A_JOB:] if of_a_job else _near_the_fault(run, said, finding)
+    if "window" in finding.data:
+        near = _in_window(runs, *finding.data["window"])
+    elif any(life.processes[0].first("asked") for life in getattr(run, "lives", [])):
+        near = []  # which question they belong to isn't known
+    else:
+        said = [line for line in printed(run) if not line.script and (untold or not line.traceback)]
+        near = said[-OF_A_JOB:] if of_a_job else _near_the_fault(run, said, finding)
     told = [f"{line.who}: {line.text[:WIDTH]}" for line in near]
     return [("printed" if n == 0 else "", text) for n, text in enumerate(told)]
+
+
+def _in_window(runs: list[Any], began: float, ended: float) -> list[Line]:
+    """What was printed between two events; a line has the time of the event that follows it."""
+    said = [line for run in runs for line in printed(run) if not line.script and not line.traceback]
+    return [line for line in said if began < line.t <= ended][-MOST:]
 
 
 def _near_the_fault(run: Any, said: list[Line], finding: Finding) -> list[Line]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from grader.checks.crashes import crashed
 from grader.checks.endings import finished
 from grader.checks.ex01.corruption import YOUR_BYTES, in_words
@@ -42,12 +44,15 @@ def _losses(draw) -> list[float]:
     best, losses = INF, []
     kinds = [
         *draw.sample(["nan", "equal"], 2),
-        *draw.sample(["lower", "lower", "higher", "equal", "nan", "negative"], 6),
+        *draw.sample(["lower", "lower", "higher", "equal", "nan"], 5),
     ]
+    for kind, after in (("barely", "lower"), ("negative", "barely")):
+        kinds.insert(draw.randint(kinds.index(after) + 1, len(kinds)), kind)
     for kind in kinds:
         top = best if best < INF else 9.0
         value = {
             "lower": top - draw.random(),
+            "barely": math.nextafter(top, -INF),
             "higher": top + draw.random(),
             "equal": best,
             "nan": NAN,
@@ -231,12 +236,23 @@ def _among_strangers(point: Seen, cleared: Seen) -> None:
         raise fails("strangers-taken", cleared, rows, expected, what="best", think=WHOSE)
 
 
+def _in_digits(losses: list[float]) -> list[str]:
+    """In few digits, or in all where two of them differ by the last one."""
+    few = [f"{x:.4g}" for x in losses]
+    alike = {
+        a
+        for a, x in zip(few, losses, strict=True)
+        for b, y in zip(few, losses, strict=True)
+        if a == b and x < y
+    }
+    return [repr(x) if text in alike else text for text, x in zip(few, losses, strict=True)]
+
+
 def _after_each_loss(point: Seen, losses: list[float], best: float, at: int) -> None:
     works(point)
     history = (
         "losses",
-        f"{', '.join(f'{x:.4g}' for x in losses)}; after each, one more checkpoint and "
-        "prune(keep=1)",
+        f"{', '.join(_in_digits(losses))}; after each, one more checkpoint and prune(keep=1)",
     )
     value = point.all("best")[-1]["value"]
     if value != repr(best):

@@ -93,6 +93,7 @@ def _drawn(lab: Lab) -> dict[str, Probe]:
             {"": {}, "scheduled": {"scheduler": True}},
         ),
         "gpu": probe(job(ask="save", gpu=True), "load", "reference", {"": {}}),
+        "nowhere": probe(job(ask="save_nowhere"), "", "", {}),
         "other": probe(
             job(ask="save", optimizer=draw.choice(["sgd", "amsgrad"]), epoch=0),
             "load",
@@ -235,6 +236,13 @@ def looked_only(
                 "tensor or a setting?"
             ),
         )
+
+
+def load_changes_settings(p: Probe) -> list[str]:
+    """What a load changed that isn't the checkpoint's: which parameters are frozen, say."""
+    values = p.returned()
+    before, after = values["before"], values["after"]
+    return [name for name in before if after.get(name) != before[name]]
 
 
 def accepted(p: Probe, name: str) -> bool:

@@ -54,6 +54,7 @@ def _points(steps: list[int], keep: int) -> list[dict]:
             "ops": [write(first), *bad[:2], write(fourth), *bad[2:], prune(keep)],
             "harms": [cut(fourth)],
         },
+        {"name": "bad, good", "ops": [write(second), write(third), cut(second), prune(5)]},
         {
             "name": "good, good, good, bad, bad",
             "ops": [*three, write(fourth), write(fifth), cut(fourth), cut(fifth), prune(2)],
@@ -183,6 +184,7 @@ def only_good_one_stays(lab: Lab) -> None:
     for name, kept, left in (
         ("good, bad, bad", keep, [first]),
         ("bad, bad, good", keep, [fourth, first]),
+        ("bad, good", 5, [third]),
         ("good, good, good, bad, bad", 2, [third, second]),
     ):
         point = seen[name]
@@ -192,7 +194,7 @@ def only_good_one_stays(lab: Lab) -> None:
             (
                 "directory",
                 "checkpoints, oldest first: "
-                f"{'good, ' * (name[0] == 'b')}{name.replace('bad', 'damaged')}",
+                f"{'good, ' * (name == 'bad, bad, good')}{name.replace('bad', 'damaged')}",
             ),
             asked,
         ]
@@ -261,13 +263,20 @@ def leftovers_go(lab: Lab) -> None:
         {"name": "torn", "ops": [*torn, *whole, prune(keep)]},
         {"name": "torn, then best", "ops": [*torn[:3], *whole, torn[3], prune(keep)]},
         {"name": "torn in odd", "at": ODD, "made": False, "ops": [*torn, *whole, prune(keep)]},
+        {"name": "torn, few", "ops": [torn[0], torn[3], write(steps[3]), best, prune(keep)]},
         {"name": "whole", "ops": [*whole, prune(keep)]},
+        {"name": "few", "ops": [write(steps[3]), best]},
     ]
     seen = observe(lab, points)
-    for name in ("whole", "torn", "torn, then best", "torn in odd"):
+    works(seen["few"])
+    for name in ("whole", "torn", "torn, then best", "torn in odd", "torn, few"):
         works(seen[name])
         rows = [
-            Struck("three saves and a keep_best killed half-way; the others finished"),
+            Struck(
+                "a save and a keep_best killed half-way; one save and one keep_best finished"
+                if "few" in name
+                else "three saves and a keep_best killed half-way; the others finished"
+            ),
             (
                 "asked for",
                 f"prune(keep={keep})"
@@ -277,7 +286,7 @@ def leftovers_go(lab: Lab) -> None:
         _no_more_than(
             "leftovers-stay",
             seen[name],
-            seen["whole"],
+            seen["few" if "few" in name else "whole"],
             rows,
             means="every interrupted save leaves a file behind, until the quota is full",
             think="what does a killed save leave in the directory, and what deletes it?",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from grader.checks.crashes import crashed, slipped_at
 from grader.checks.ex01.observations import Look, Seen
-from grader.checks.questions import cwd_changed
+from grader.checks.questions import cwd_changed, window
 from grader.verdicts import Finding, Found, Gist, Inconclusive
 
 NO_ROOM = "No space left on device"  # ENOSPC, which no fault of these points raises
@@ -28,7 +28,9 @@ def works(seen: Seen) -> None:
             continue
         if operation.raised:
             room_enough(operation.raised)
-            raise crashed(operation.raised, [])
+            finding = crashed(operation.raised, [])
+            finding.data |= window(operation.events)
+            raise finding
         if bad := [e for e in operation.all("ended") if e["status"] != 0]:
             rows = [
                 Gist("ended", f"your function ended the process, with status {bad[0]['status']}"),
@@ -112,7 +114,9 @@ def fails(
         "nothing": f"the process that called {read} ended",
         "another state": f"{read} returned a state that was never saved",
     }.get(seen.found(what), f"{read} returned the state of {seen.found(what)}")
-    return Finding(code, [*rows, Found(found), ("expected", expected)], fault, **advice)
+    finding = Finding(code, [*rows, Found(found), ("expected", expected)], fault, **advice)
+    finding.data |= window((seen.looks[0] if isinstance(seen, Seen) else seen).events)
+    return finding
 
 
 def _error(seen: Seen | Look) -> str:

@@ -17,6 +17,7 @@ from grader.checks.ex01.function_cases import (
     code_ran,
     epoch_came_back,
     generators,
+    load_changes_settings,
     looked_only,
     probes,
     same_parts,
@@ -111,6 +112,33 @@ def test_a_scheduler_on_one_side_only_is_no_accident(lab):
 def test_saving_only_looks(lab):
     """Saving only looks"""
     looked_only(probes(lab)["plain"], "save_checkpoint")
+
+
+@task("ex01.1")
+def test_loading_changes_only_what_was_saved(lab):
+    """Loading changes only what was saved"""
+    if changed := load_changes_settings(probes(lab)["plain"]):
+        raise Finding(
+            "load-changes-settings",
+            [Gist("changed", f"after load_checkpoint: {', '.join(changed)}")],
+            about=changed[0],
+        )
+
+
+@task("ex01.1")
+def test_a_save_that_fails_raises(lab):
+    """A save that fails raises"""
+    answer = probes(lab)["nowhere"].saved.given("what does the caller learn about a failed save?")
+    if "raised" not in answer:
+        raise Finding(
+            "error-swallowed",
+            [
+                ("path", "a folder lies there, so no file can be written"),
+                Gist("happened", "save_checkpoint returned, as if all were well"),
+                ("expected", "an error"),
+            ],
+            think="what does the caller learn about a failed save?",
+        )
 
 
 @task("ex01.1")

@@ -47,10 +47,25 @@ def built(q: dict, seed: int) -> workload.Job:
             job.optimizer = torch.optim.SGD(groups, lr=0.01, momentum=0.9)
         else:
             job.optimizer = torch.optim.Adam(groups, lr=1e-3, amsgrad=True)
-        job.scheduler = torch.optim.lr_scheduler.StepLR(job.optimizer, 2)
+        job.scheduler = of_two_parts(job.optimizer)
     if not q.get("scheduler", True):
         job.scheduler = None
     return job
+
+
+def widen(q: dict, job: workload.Job) -> None:
+    """Give one of its buffers more digits than a float32 holds; it trains no more steps."""
+    if q.get("optimizer", "adamw") != "adamw":
+        job.model.centre.mean = job.model.centre.mean.double() / 3
+
+
+def of_two_parts(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+    """A scheduler whose state is more than a number of steps and a learning rate."""
+    parts = [
+        torch.optim.lr_scheduler.LinearLR(optimizer, total_iters=1),
+        torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, T_0=1, T_mult=2),
+    ]
+    return torch.optim.lr_scheduler.SequentialLR(optimizer, parts, milestones=[1])
 
 
 def trained(q: dict, batches=None) -> workload.Job:
@@ -64,6 +79,7 @@ def trained(q: dict, batches=None) -> workload.Job:
     ]
     for _ in zip(range(q["steps"]), batches(job) if batches else range(q["steps"]), strict=False):
         job.train_step(batch)
+    widen(q, job)
     job.model.block.dropout.eval()
     job.model.places.weight.requires_grad_(False)
     workload.seed_everything(q["seed"] + 1)
@@ -86,6 +102,14 @@ def looks(job: workload.Job, key: str) -> dict[str, str]:
         **parts(job, key),
         "training mode": digest([m.training for m in job.model.modules()], key),
         "gradients": digest([p.grad for p in job.model.parameters()], key),
+        **settings(job, key),
+        **rng_digests(key),
+    }
+
+
+def settings(job: workload.Job, key: str) -> dict[str, str]:
+    """Digests of what neither a save nor a load changes."""
+    return {
         "requires_grad": digest([p.requires_grad for p in job.model.parameters()], key),
         "device or dtype": digest(
             [[str(t.device), str(t.dtype)] for t in job.model.state_dict().values()], key
@@ -93,7 +117,6 @@ def looks(job: workload.Job, key: str) -> dict[str, str]:
         "gradient mode": digest(torch.is_grad_enabled(), key),
         "default dtype": digest(str(torch.get_default_dtype()), key),
         "working directory": digest(os.path.basename(os.getcwd()), key),
-        **rng_digests(key),
     }
 
 
@@ -127,15 +150,30 @@ def reference(q: dict) -> dict:
 def load(q: dict) -> dict:
     ck, path = functions(), place(q)
     job = built(q, q["seed"])
+    widen(q, job)
     CHANGES[q.get("change", "nothing")](job.model)
+    job.model.places.weight.requires_grad_(False)
+    before = settings(job, q["key"])
     optimizer, scheduler = job.optimizer, job.scheduler
     if q.get("planted") == "optimizer":
         optimizer = Planted("")
     if q.get("planted") == "scheduler":
         scheduler = Planted("")
-    return outcome(lambda: repr(ck.load_checkpoint(job.model, optimizer, scheduler, path))) | {
-        "parts": parts(job, q["key"])
+    said = outcome(lambda: repr(ck.load_checkpoint(job.model, optimizer, scheduler, path)))
+    return said | {
+        "parts": parts(job, q["key"]),
+        "before": before,
+        "after": settings(job, q["key"]),
     }
+
+
+def save_nowhere(q: dict) -> dict:
+    """No file can be written where a folder lies."""
+    ck, job, path = functions(), trained(q), place(q)
+    os.mkdir(path)
+    return outcome(
+        lambda: repr(ck.save_checkpoint(job.model, job.optimizer, job.scheduler, 1, path))
+    )
 
 
 def renamed(model: torch.nn.Module) -> None:
@@ -242,7 +280,10 @@ def load_generators(q: dict) -> dict:
     workload.seed_everything(q["seed"])
     with PretendGpus(q["gpus"], q["seed"]) as gpus:
         ck = functions()
-        ck.set_rng_state(torch.load(path, weights_only=True))
+        state = torch.load(path, weights_only=True)
+        ck.set_rng_state(state)
+        random.random(), numpy.random.rand(3), torch.rand(3)
+        ck.set_rng_state(state)  # a state may be restored more than once
         return {"generators": rng_digests(q["key"]) | cuda_digests(gpus, q["key"])}
 
 
@@ -299,7 +340,7 @@ def counters(job: workload.Job, key: str) -> dict[str, str]:
 
 
 ASKS = (
-    save, reference, load, plant, plant_raw,
+    save, save_nowhere, reference, load, plant, plant_raw,
     save_generators, load_generators, reference_generators,
     capture, restore, reference_job,
 )  # fmt: skip
