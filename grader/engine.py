@@ -356,8 +356,8 @@ class Grading:
         blockers: list[str],
         told: dict[str, str],
     ) -> message.Message:
-        first = problems[0] if problems and not blockers else None
-        said = printed.whole(first.runs, self._translate) if first else ""
+        failed = [(o.title, o.runs) for o in problems if not blockers]
+        said = printed.whole(failed, self._translate)
         log = ""
         if self.logs:
             log = logs.keep(self.logs / f"{task.id}.log", said, self.logs_below)

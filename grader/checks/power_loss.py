@@ -137,10 +137,7 @@ def _judge(
             gist=gist,
             disk_state=report["smallest"] | {"events": report["smallest"]["events"][-EVENTS:]},
             about=report["smallest"]["kind"],
-            means=(
-                f"{report['smallest']['means']} ({report['failing_states']} of "
-                f"{recorded['states']} states are like this)"
-            ),
+            means=report["smallest"]["means"],
             think=(
                 "fsync waits for what the kernel has. Which call hands over what Python holds?"
                 if any(call.get("too_early") for call in report["missing"])

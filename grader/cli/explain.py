@@ -24,4 +24,6 @@ def command(code: str | None) -> None:
     for text in (known.summary, known.production):
         out.print(text.replace("\n", " "), highlight=False, markup=False)
         out.print()
+    if "\n" in known.example:
+        out.print("The mistake, and what does it right:\n", highlight=False)
     out.print(textwrap.indent(known.example, "    "), highlight=False, markup=False)

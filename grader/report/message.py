@@ -83,7 +83,7 @@ def failed(
         "seed": seed,
         "fault": finding.fault,
         "replay": replay,
-        **finding.data,
+        **{name: value for name, value in finding.data.items() if name != "window"},
     }
     if (elsewhere := told.get(finding.cause)) and finding.code == "import":
         return Message([("same cause", f"as in {elsewhere}")], evidence)
@@ -129,9 +129,22 @@ def _grouped(further: list[Problem]) -> list[tuple[list[str], str]]:
     gists: dict[str, str] = {}
     for one in further:
         core = one.finding.core
-        gists.setdefault(core, one.finding.gist)
+        gists.setdefault(core, _in_a_line(one.finding))
         titles.setdefault(core, []).append(one.title)
     return [(list(dict.fromkeys(titles[core])), gists[core]) for core in titles]
+
+
+EXPECTED = 60  # characters of what was expected, behind what was found
+
+
+def _in_a_line(finding: Finding) -> str:
+    """The gist, with the place of a crash, or with what was expected instead."""
+    if finding.code == "crashed" and (place := finding.about.partition(":")[2]):
+        return f"{finding.gist}, at {place}"
+    expected = next((text for label, text in finding.rows if label == "expected"), "")
+    if expected and len(expected) <= EXPECTED:
+        return f"{finding.gist}; expected: {expected}"
+    return finding.gist
 
 
 def _printable(text: str) -> str:

@@ -12,6 +12,7 @@ from grader.verdicts import Finding
 
 MOST = 3  # lines of a life in a message
 OF_A_JOB = 6  # ... of a job whose lives share one log
+MOST_KEPT = 8 << 20  # characters of a log, after which no other check is added
 WIDTH = 160  # characters of a line in a message
 
 
@@ -90,18 +91,28 @@ def _moment(run: Any, number: int, finding: Finding) -> float:
     return min(times, default=float("inf"))
 
 
-def whole(runs: list[Any], translate: Callable[[str], str]) -> str:
-    """Everything that the runs of a check printed, as text for a log; empty if they were silent.
+def whole(checks: Iterable[tuple[str, list[Any]]], translate: Callable[[str], str]) -> str:
+    """Everything that the runs of these checks printed, as text for a log; empty if that is
+    nothing. A run of several checks stands with the first.
 
+    checks     the title and the runs of each
     translate  turns a text's paths into those that the student knows
     """
-    parts = []
-    for number, run in enumerate(runs, 1):
-        if told := list(_told(printed(run))):
-            story = getattr(run, "story", "")
-            command = getattr(run, "command", "")
-            head = f"=== run {number}: {command}" + (f"\nfault: {story}" if story else "")
-            parts.append("\n".join([head, *told]))
+    parts: list[str] = []
+    known: list[Any] = []
+    for title, runs in checks:
+        told = []
+        for number, run in enumerate(runs, 1):
+            if any(run is one for one in known):
+                continue
+            known.append(run)
+            if lines := list(_told(printed(run))):
+                story = getattr(run, "story", "")
+                command = getattr(run, "command", "")
+                head = f"=== run {number}: {command}" + (f"\nfault: {story}" if story else "")
+                told.append("\n".join([head, *lines]))
+        if told and sum(map(len, parts)) < MOST_KEPT:
+            parts.append("\n\n".join([f"##### {title}", *told]))
     return translate("\n\n".join(parts) + "\n") if parts else ""
 
 

@@ -85,13 +85,25 @@ def test_a_message_shows_what_came_before_the_fault_and_before_the_divergence(tm
         ("", "life 1: four"),
         ("", "life 2: loaded"),
     ]
-    log = printed.whole([other, run], str)
+    log = printed.whole([("one check", [other, run]), ("another", [run])], str)
     assert "life 2         | trained on" in log and "undisturbed" in log
+    assert log.startswith("##### one check\n") and "another" not in log  # its run is known
+
+
+def test_of_many_questions_only_the_finding_s_own_lines_are_shown(tmp_path):
+    text = "one\ntwo\nthree\n"
+    events = []
+    for number, point in enumerate("abc", 1):
+        events += [event(number, "asked", point=point)]
+        events += [event(number + 0.9, "ended", point=point, printed=number)]
+    run = alone(life(tmp_path / "0", text, events))
+    assert printed.rows([run], Finding("x", [], window=(2, 2.9))) == [("printed", "life 1: two")]
+    assert printed.rows([run], Finding("x", [])) == []  # nobody knows which question it was
 
 
 def test_silent_runs_have_no_log(tmp_path):
     run = alone(life(tmp_path / "0", "", [event(1)]))
-    assert printed.rows([run], Finding("x", [])) == [] and printed.whole([run], str) == ""
+    assert printed.rows([run], Finding("x", [])) == [] and printed.whole([("x", [run])], str) == ""
     assert printed.rows([], Finding("x", [])) == [] and printed.whole([], str) == ""
 
 
