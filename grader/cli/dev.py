@@ -25,14 +25,16 @@ def _named(names: tuple[str, ...]) -> list[Exercise]:
 @command.command("derive")
 @click.argument("names", nargs=-1)
 def derive_command(names: tuple[str, ...]) -> None:
-    """Derive every starter from its solution, and the samples in READMEs from snapshots."""
-    from grader.authoring import samples
+    """Derive starters from solutions, samples from snapshots, and diffs from their scripts."""
+    from grader.authoring import integrations, samples
 
     for exercise in _named(names):
         for file in derive.write_starter(exercise):
             click.echo(f"wrote {file.relative_to(ROOT)}")
     for page in parsed(samples.write, ROOT):
         click.echo(f"wrote the samples in {page.relative_to(ROOT)}")
+    for page in integrations.write(ROOT):
+        click.echo(f"wrote the diffs in {page.relative_to(ROOT)}")
 
 
 @command.command("check")
