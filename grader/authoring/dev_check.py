@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from grader import mutants
-from grader.authoring import amalgamation, boundary, samples, titles
+from grader.authoring import amalgamation, boundary, integrations, samples, titles
 from grader.course import catalog, derive, submissions
 from grader.course.catalog import ROOT, Exercise, read_toml
 from grader.course.submissions import Submission
@@ -42,6 +42,7 @@ def problems(root: Path = ROOT) -> list[str]:
         titles.problems,
         _snapshots,
         samples.problems,
+        integrations.problems,
         _mutants,
         boundary.problems,
         amalgamation.problems,

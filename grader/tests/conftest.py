@@ -22,6 +22,7 @@ SLOW = (
     *("test_cluster_runs", "test_hostile", "test_mutants", "test_notebooks", "test_power_loss"),
     *("test_preemption", "test_quick_reference", "test_ranks", "test_solutions", "test_templates"),
     *("test_crash_command", "test_crash_templates", "test_workload"),
+    *("test_integrations", "test_minimal"),
 )
 
 

@@ -66,6 +66,26 @@ def test_a_copy_has_no_problems(course):
 
 
 CHANGED = [
+    # integrations
+    (
+        "templates/integrations/resumable/language_model.py",
+        "ckpt.resume()",
+        "ckpt.start_over()",
+        "docs/integrations.md: the diff of language_model isn't that of its",
+    ),
+    (
+        "templates/integrations/resumable/image_classifier.py",
+        "    raise SystemExit",
+        "    print()\n    raise SystemExit",
+        "image_classifier.py: 16 lines changed, 15 are",
+    ),
+    ("docs/integrations.md", "<!-- diff: mix", "<!-- mix", "shows no diff of mixed_precision"),
+    (
+        "docs/integrations.md",
+        "<!-- diff: mix",
+        "<!-- diff: nix -->\n```diff\n```\n<!-- diff: mix",
+        "there is no templates/integrations/plain/nix.py",
+    ),
     # starters
     (f"{ONE}/starter/checkpoint.py", "import", "import sys\nimport", "isn't derived from its"),
     (

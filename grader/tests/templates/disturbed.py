@@ -23,7 +23,7 @@ class Life:
 
     @property
     def text(self) -> str:
-        return self.process.text()
+        return self.process.text(characters=1 << 20)
 
     @property
     def happened(self) -> bool:
