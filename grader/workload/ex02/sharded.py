@@ -41,7 +41,9 @@ MOST = 24  # the most events of one save before which a rank is held
 
 
 class Uneven(torch.nn.Module):
-    """Parameters that no number of ranks divides, some with fewer rows than there are ranks."""
+    """Parameters that no number of ranks divides, some with fewer rows than there are ranks; and a
+    buffer, which isn't sharded.
+    """
 
     def __init__(self):
         super().__init__()
@@ -53,6 +55,7 @@ class Uneven(torch.nn.Module):
         self.tail = torch.nn.Sequential(
             torch.nn.Linear(6, 4), torch.nn.LayerNorm(4), torch.nn.Linear(4, 13)
         )
+        self.register_buffer("mean", torch.zeros(7, dtype=torch.float64))
 
 
 def built(sharded: bool):
@@ -92,6 +95,7 @@ def fill(model, optimizer, payload: int) -> None:
     numbers = random.Random(payload)
     step = torch.tensor(float(numbers.randint(3, 10**6)))
     with torch.no_grad():
+        model.mean.copy_(drawn(model.mean))
         for p in model.parameters():
             p.copy_(drawn(p))
             optimizer.state[p] = {"step": step.clone(), "exp_avg": drawn(p), "exp_avg_sq": drawn(p)}
@@ -108,11 +112,16 @@ def this_ranks(t):
     return t.to_local() if hasattr(t, "to_local") else t
 
 
+def tensors(model):
+    yield from model.named_parameters()
+    yield from model.named_buffers()
+
+
 def whole(model, optimizer, full=gathered) -> dict[str, str]:
     """Digests of weights, moments and the optimizer's settings."""
     key = telemetry.given("key", "")
 
-    out = {f"weights {name}": digest(full(p), key) for name, p in model.named_parameters()}
+    out = {f"weights {name}": digest(full(t), key) for name, t in tensors(model)}
     for name, p in model.named_parameters():
         for kind, value in sorted(optimizer.state[p].items()):
             out[f"optimizer {kind} {name}"] = digest(full(value), key)
@@ -148,6 +157,7 @@ def load(ck) -> None:
     with torch.no_grad():
         for p in model.parameters():
             p.to_local().fill_(7)
+        model.mean.fill_(7)
     ck.load_sharded(model, optimizer, folder)
     telemetry.emit("whole", digests=whole(model, optimizer))
 
@@ -212,7 +222,7 @@ def export(ck) -> None:
         "exported",
         kinds=kinds,
         digests={f"weights {k}": digest(v, key) for k, v in found.items()} if plain else {},
-        filled={f"weights {k}": digest(v, key) for k, v in model.named_parameters()},
+        filled={f"weights {k}": digest(v, key) for k, v in tensors(model)},
     )
 
 
