@@ -89,9 +89,23 @@ class Comparable:
         return self.difference is None and self.lengths[0] == self.lengths[1]
 
 
-def different(a: Step, b: Step, ignored: Set[str] = frozenset()) -> list[str]:
-    names = (a.parts.keys() | b.parts.keys()) - ignored
-    return sorted((n for n in names if a.parts.get(n) != b.parts.get(n)), key=order)
+def different(want: Step, got: Step, ignored: Set[str] = frozenset()) -> list[str]:
+    names = (want.parts.keys() | got.parts.keys()) - ignored
+    number = len(want.parts.get("batch", "").split())
+    return sorted((n for n in names if _part(want, n, number) != _part(got, n, number)), key=order)
+
+
+def _part(step: Step, name: str, number: int) -> object:
+    """What counts of a part that has a value for each of the step's `number` forward passes.
+
+    A life may begin with passes of its own before it resumes, such as a warm-up: they don't count.
+    Buffers and generators count as they were before the first pass: the later ones follow from it.
+    """
+    value = step.parts.get(name)
+    if value is None or not (name in GENERATORS or name in ("batch", "buffers", "loss")):
+        return value
+    values = value.split()[-number:] if number else value.split()
+    return values if name in ("batch", "loss") else values[:1]
 
 
 def compare_undisturbed(a: Life, b: Life) -> Comparable:

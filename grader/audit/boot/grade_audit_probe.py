@@ -5,7 +5,8 @@ line of JSON, written by one os.write to a file opened with O_APPEND, so it surv
 error of the probe is recorded and ends its work, never the job.
 
 The record of a step holds digests of what the step depends on. Weights, optimizer and learning
-rate are taken just before the optimizer's step; generators before the forward pass.
+rate are taken just before the optimizer's step. Batch, buffers and generators are taken before each
+outermost forward pass since the step before: a value for each, with spaces between.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import sys
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -35,13 +37,16 @@ _steps = 0  # optimizer steps that this process has done
 _events = 0  # file events of this process
 _last_file = ""
 _optimizers: list[Any] = []  # weak references, in the order of their first steps
-_seen: dict[str, Any] = {}  # since the last step
+# since the last step, of the outermost modules; those of a job that takes no steps don't pile up
+_forwards: deque[dict[str, str]] = deque(maxlen=64)
+_found_losses: deque[str] = deque(maxlen=64)
+_watch: Any = None  # of files
 _depth = threading.local()
 
 
 def install() -> None:
     """Call it once, after torch was imported."""
-    global _spec, _main, _digest
+    global _spec, _main, _digest, _watch
     if _spec:
         return
     with open(os.environ["GRADE_AUDIT"]) as f:
@@ -51,9 +56,8 @@ def install() -> None:
         _digest = _load(_spec["digest"], "_grade_audit_digest")
         events = _load(_spec["fsevents"], "_grade_audit_fsevents")
         _install_hooks()
-        watch = events.watching(_spec["out"], _file_event)
-        watch.__enter__()
-        _seen["watch"] = watch  # ends with the process
+        _watch = events.watching(_spec["out"], _file_event)  # ends with the process
+        _watch.__enter__()
         os.register_at_fork(after_in_child=_after_fork)
         atexit.register(_guarded(_at_end))
     except Exception as e:
@@ -150,21 +154,27 @@ def _before_forward(module: Any, args: Any, kwargs: Any) -> None:
     _depth.value = depth + 1
     if depth or not torch.is_grad_enabled():
         return
-    if "generators" not in _seen:
-        _seen["generators"] = _generators()
-    # what was computed from the weights is no batch: the outputs that a loss module is given
-    _seen.setdefault("batch", []).append(_digest.digest(_inputs([list(args), kwargs])))
-    _seen.setdefault("modules", {})[id(module)] = weakref.ref(module)
+    buffers = dict(module.named_buffers())
+    _forwards.append(
+        {
+            **_generators(),
+            "batch": _digest.digest(_inputs([list(args), kwargs])),
+            "buffers": _digest.digest(buffers) if buffers else "none",
+        }
+    )
 
 
 def _after_forward(module: Any, output: Any) -> None:
     _depth.value = max(0, getattr(_depth, "value", 1) - 1)
     if _depth.value == 0:
-        _seen.setdefault("losses", []).extend(_losses(output))
+        _found_losses.extend(_losses(output))
 
 
 def _inputs(value: Any) -> Any:
-    """The tensors and plain values in the arguments of a forward pass."""
+    """The tensors and plain values in the arguments of a forward pass.
+
+    What was computed from the weights is no batch, such as the outputs that a loss is given.
+    """
     import torch
 
     if isinstance(value, torch.Tensor):
@@ -208,19 +218,12 @@ def _before_step(optimizer: Any, args: Any, kwargs: Any) -> None:
     began = time.monotonic()
     parts = _state(optimizer)
     parts["gradients"] = _digest.digest([p.grad for p in _parameters(optimizer)])
-    parts |= _seen.pop("generators", None) or _generators()
-    if batch := _seen.pop("batch", []):
-        parts["batch"] = _digest.digest(batch)
-    if losses := _seen.pop("losses", []):
-        parts["loss"] = " ".join(losses)
-    modules = [ref() for ref in _seen.pop("modules", {}).values()]
-    parts["buffers"] = _digest.digest(
-        [
-            list(m.named_buffers())
-            for m in modules
-            if m is not None and any(True for _ in m.buffers())
-        ]
-    )
+    forwards = list(_forwards) or [_generators()]
+    for name in dict.fromkeys(name for forward in forwards for name in forward):
+        parts[name] = " ".join(forward.get(name, "none") for forward in forwards)
+    parts["loss"] = " ".join(_found_losses)
+    _forwards.clear()
+    _found_losses.clear()
     which = _number(optimizer)
     took = round(time.monotonic() - began, 5)
     _emit("step", step=_steps, optimizer=which, parts=parts, took=took)

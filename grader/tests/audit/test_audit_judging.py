@@ -100,6 +100,15 @@ def test_of_steps_with_equal_weights_the_one_that_agrees_in_most_counts():
     assert judge.place(steps, step(1, weights="same", batch="x")) == 1
 
 
+def test_passes_before_a_resume_do_not_count():
+    base = [step(n, batch=f"a{n} b{n}", torch_RNG=f"t{n} u{n}", buffers=f"x{n} y{n}") for n in (3,)]
+    warm = step(3, batch="w a3 b3", torch_RNG="w t3 u3", buffers="w x3 y3")
+    assert judge.different(base[0], warm) == []
+    # the second pass only follows from the first
+    later = step(3, batch="a3 c", torch_RNG="t3 c", buffers="x3 c")
+    assert judge.different(base[0], later) == ["batch"]
+
+
 def test_weights_of_another_optimizer_are_another_step():
     steps = [Step(0, step(0).parts), Step(1, step(0).parts)]
     assert judge.place(steps, steps[1]) == 1
