@@ -123,7 +123,15 @@ def _finding(cases: list[tuple[Outcome, Problem]]) -> Finding:
     printed = outcome.tail[-4:] if problem.harm == LOUD else []
     evidence = _evidence(outcome, problem)
     return Finding(
-        problem.code, title, problem.harm, means, mend, evidence, faults, printed, component
+        code=problem.code,
+        title=title,
+        harm=problem.harm,
+        means=means,
+        mend=mend,
+        evidence=evidence,
+        faults=faults,
+        printed=printed,
+        component=component,
     )
 
 
