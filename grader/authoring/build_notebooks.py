@@ -59,7 +59,6 @@ def check_source(exercise: Exercise) -> None:
         raise UsageError(f"{_short(path)} is missing; {again}") from None
     have = [(c["cell_type"], "".join(c["source"]), c["metadata"]) for c in built]
     want = [(c.cell_type, c.source, dict(c.metadata)) for c in cells(exercise)]
-    # as far as both go: another number of cells is reported below
     for number, (a, b) in enumerate(zip(have, want, strict=False), 1):
         if a != b:
             raise UsageError(

@@ -79,6 +79,7 @@ def _plain_python(folder: Path, script: Path, argv: list[str]) -> None:
         "cwd": str(folder / "t"),
         "env": life_environment(str(folder / "t")),
         "limits": Limits().__dict__,
+        "may_write": [str(folder)],
         "sandbox": Sandbox(NONE).job(),
         **{name: str(folder / name) for name in ("output", "events", "stack")},
     }

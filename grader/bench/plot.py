@@ -21,7 +21,7 @@ def draw(found: dict[int, dict], path: Path) -> None:
             ("durable", "until it is durable"),
             ("load", "until it is loaded"),
         ),
-        strict=True,
+        strict=False,
     ):
         for n, (size, rows) in enumerate(found.items()):
             values = [
@@ -36,7 +36,7 @@ def draw(found: dict[int, dict], path: Path) -> None:
                 color=plt.cm.viridis(0.15 + 0.7 * n / max(1, len(found) - 1)),
                 label=f"{size} MiB",
             )
-            for bar, value in zip(bars, values, strict=True):
+            for bar, value in zip(bars, values, strict=False):
                 if value:
                     ax.text(
                         bar.get_width(),

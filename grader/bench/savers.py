@@ -121,7 +121,7 @@ def copy_in_memory(model, optimizer) -> Saver:
     buffers = [torch.empty_like(t) for t in tensors]
 
     def save(path):
-        for buffer, t in zip(buffers, tensors, strict=True):
+        for buffer, t in zip(buffers, tensors, strict=False):
             buffer.copy_(t.detach())
 
     return Saver(COPY, save)
@@ -163,7 +163,7 @@ def dcp(model, optimizer, asynchronous: bool) -> Saver:
     from torch.distributed.checkpoint.state_dict import get_state_dict
 
     def state():
-        return dict(zip(("model", "optimizer"), get_state_dict(model, optimizer), strict=True))
+        return dict(zip(("model", "optimizer"), get_state_dict(model, optimizer), strict=False))
 
     def save(path):
         if not asynchronous:

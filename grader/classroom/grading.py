@@ -94,6 +94,7 @@ async def _grade_here(todo: Sequence[Work], at_once: int, watcher: Watcher) -> N
 
     async def one(work: Work) -> None:
         async with free:
+            begin(work)
             printed = await _run(work.unit)
         settle(work, printed, watcher)
 
@@ -153,6 +154,11 @@ async def _end(process: asyncio.subprocess.Process) -> None:
     except asyncio.TimeoutError:
         kill_session(process.pid)
         await process.wait()
+
+
+def begin(work: Work) -> None:
+    """Forget what came out before: an old record isn't what this grading proves."""
+    work.twins[0].record(work.unit.exercise).unlink(missing_ok=True)
 
 
 def settle(work: Work, printed: str, watcher: Watcher) -> None:

@@ -137,7 +137,7 @@ def _entries(folder: Path) -> list[Path]:
 def _with_ids(found: list[HandedIn]) -> list[HandedIn]:
     taken: set[str] = set()
     for one in found:
-        wanted = one.ids.get("login") or one.name
+        wanted = one.ids.get("login") or "-".join([one.name, *_number(one)])
         text = unicodedata.normalize("NFC", re.sub(r"[^\w.@+-]+", "-", wanted)).strip("-.")
         while len(text.encode()) > LONGEST_ID:
             text = text[:-1]
@@ -147,6 +147,12 @@ def _with_ids(found: list[HandedIn]) -> list[HandedIn]:
         taken.add(text.lower())
         one.id = text
     return found
+
+
+def _number(one: HandedIn) -> list[str]:
+    """The system's own number of the student: two may have one name, in this batch or the next."""
+    names = ("canvas_user_id", "moodle_participant")
+    return [one.ids[name] for name in names if name in one.ids]
 
 
 # --- layouts: each returns None if the folder isn't laid out so -----------------------------------
@@ -303,7 +309,9 @@ def _submitters(key: str, data: dict[str, Any], folder: Path) -> Iterator[Handed
         one.email = str(person.get(":email") or "")
         one.ids = {"submission": key}
         if sid := person.get(":sid"):
-            one.ids["sid"] = one.ids["login"] = str(sid)
+            one.ids["sid"] = str(sid)
+        if login := sid or one.email:
+            one.ids["login"] = str(login)
         if isinstance(when, datetime):
             one.submitted = when if when.tzinfo else when.replace(tzinfo=timezone.utc)
         if (folder / key).is_dir():

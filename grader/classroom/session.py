@@ -21,6 +21,7 @@ from grader.course import catalog
 from grader.course.catalog import Exercise
 from grader.errors import UsageError
 from grader.report import html
+from grader.report.logs import escaped
 from grader.verdicts import INCONCLUSIVE
 
 Grade = Callable[[Sequence[Work], "Progress"], None]
@@ -41,6 +42,9 @@ class Session:
 
     def run(self) -> list[Standing]:
         """Everything; returns how each student stands. Raises UsageError."""
+        if not self.submissions.exists():  # before anything is made
+            raise UsageError(f"no such folder of submissions: {self.submissions}")
+        wanted = [catalog.find(name) for name in self.exercises]
         where, to = self.submissions.resolve(), self.folder.resolve()
         if to == where or where in to.parents:
             raise UsageError(f"{self.folder} lies in {self.submissions}; --out names another place")
@@ -49,7 +53,7 @@ class Session:
         results = Results(self.folder)
         with alone(self.folder):
             before = self._check_settings()
-            students, settings = self._take(results, before)
+            students, settings = self._take(results, before, wanted)
             todo = open_work(
                 results,
                 settings,
@@ -83,9 +87,12 @@ class Session:
             )
         return before
 
-    def _take(self, results: Results, before: Settings | None) -> tuple[list[Student], Settings]:
+    def _take(
+        self, results: Results, before: Settings | None, wanted: list[Exercise]
+    ) -> tuple[list[Student], Settings]:
         """Copy everything that was handed in to the results, and settle what is graded."""
-        wanted = [catalog.find(name) for name in self.exercises]
+        for left in self.folder.glob(".unpacked-*"):  # by a call that was killed
+            shutil.rmtree(left, ignore_errors=True)
         with tempfile.TemporaryDirectory(prefix=".unpacked-", dir=self.folder) as scratch:
             found = handed_in.find(self.submissions, Path(scratch))
             exercises = wanted or list(catalog.exercises().values())
@@ -106,8 +113,8 @@ class Session:
         )
         for student in students:
             for text in _unreadable(student):
-                self.out.print(f"[red]not graded[/red]  {student.name}: ", end="")
-                self.out.print(text, markup=False)
+                self.out.print("[red]not graded[/red]  ", end="")
+                self.out.print(escaped(f"{student.name}: {text}"), markup=False)
         return students, settings
 
     def _settings(
@@ -137,7 +144,8 @@ class Session:
             self.out.print(
                 f"[bold magenta]INCONCLUSIVE[/bold magenta] for {len(unproved)}: ", end=""
             )
-            self.out.print(f"{names}{more}; --retry-inconclusive grades them again", markup=False)
+            again = "--retry-inconclusive grades them again"
+            self.out.print(escaped(f"{names}{more}; {again}"), markup=False)
         for name in ("index.html", "results.csv", "instructor.log"):
             self.out.print(f"  {self.folder / name}", markup=False)
 
@@ -174,7 +182,7 @@ class Progress:
         self.clock.done(work.unit.exercise, graded.result.seconds)
         for twin in work.twins:
             self.number += 1
-            self.out.print(self._line(twin, work, graded), markup=False, highlight=False)
+            self.out.print(escaped(self._line(twin, work, graded)), markup=False)
             self._tell(twin)
 
     def _line(self, student: Student, work: Work, graded: Graded) -> str:

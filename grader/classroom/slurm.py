@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from grader.classroom.grading import PATIENCE, Watcher, Work, settle
+from grader.classroom.grading import PATIENCE, Watcher, Work, begin, settle
 from grader.classroom.records import Graded
 from grader.classroom.worker import Unit
 from grader.errors import UsageError
@@ -69,6 +69,7 @@ def grade_on_slurm(
     while left:
         for work in left:
             tries[work.key] += 1
+            begin(work)
         jobs = executor.map_array(
             GradeUnit(),
             [work.unit for work in left],

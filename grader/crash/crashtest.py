@@ -265,7 +265,7 @@ class _ErrorRun:
         if self.record.ended[0].late:
             return [Broken(self.what, "late", Outcome("late"))]
         digests = _digests(self.record)
-        for state, key in zip(self.space.states, self.space.keys, strict=True):
+        for state, key in zip(self.space.states, self.space.keys, strict=False):
             if key in outcomes and (kind := broken(outcomes[key], state.promise, digests, fresh)):
                 return [Broken(self.what, kind, outcomes[key])]
         return []

@@ -147,11 +147,11 @@ def space(
                 )
                 for combo in combos:
                     contents = it.now | {
-                        i: content for i, (content, _) in zip(it.choices, combo, strict=True)
+                        i: content for i, (content, _) in zip(it.choices, combo, strict=False)
                     }
                     lost = it.lost + tuple(
                         text.replace(FILE, named.get(i, "a file"))
-                        for i, (_, text) in zip(it.choices, combo, strict=True)
+                        for i, (_, text) in zip(it.choices, combo, strict=False)
                         if text
                     )
                     add(model, it.moment, None, it.entries, contents, lost, contract[it.moment])
@@ -202,7 +202,7 @@ def thin(found: Space, most: int) -> int:
         return 0
     killed = list(
         dict.fromkeys(
-            key for s, key in zip(found.states, found.keys, strict=True) if PROCESS in s.models
+            key for s, key in zip(found.states, found.keys, strict=False) if PROCESS in s.models
         )
     )
     kept: dict[Key, None] = dict.fromkeys(_evenly(killed, most // 2))
@@ -224,12 +224,12 @@ def _telling(found: Space, known: set[Key]) -> Iterator[Key]:
     """
     # path -> its content, when its last write under this promise was done
     last: dict[Promise, dict[str, object]] = {}
-    for s, key in zip(found.states, found.keys, strict=True):
+    for s, key in zip(found.states, found.keys, strict=False):
         if not s.lost and s.torn is None:
             last.setdefault(s.promise, {}).update(key)
     pairs: dict[object, int] = {}  # what was numbered so
     shows: dict[Key, int] = {}  # tree -> bits of the pairs that it shows
-    for s, key in zip(found.states, found.keys, strict=True):
+    for s, key in zip(found.states, found.keys, strict=False):
         there, whole = dict(key), last.get(s.promise, {})
         present = [path for path in whole if path in there and there[path] == whole[path]]
         lost = [
@@ -256,7 +256,7 @@ def _telling(found: Space, known: set[Key]) -> Iterator[Key]:
 def keep(found: Space, kept: Collection[object]) -> int:
     """Keep the trees with these keys; how many others there were."""
     left = len(found.trees.keys() - kept)
-    pairs = [(s, key) for s, key in zip(found.states, found.keys, strict=True) if key in kept]
+    pairs = [(s, key) for s, key in zip(found.states, found.keys, strict=False) if key in kept]
     found.states, found.keys = [s for s, _ in pairs], [key for _, key in pairs]
     found.trees = {key: tree for key, tree in found.trees.items() if key in kept}
     return left

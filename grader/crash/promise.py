@@ -67,7 +67,7 @@ def failures(
     many, early before late.
     """
     out = []
-    for state, key in zip(found.states, found.keys, strict=True):
+    for state, key in zip(found.states, found.keys, strict=False):
         kind = broken(outcomes[key], state.promise, digests, fresh)
         if kind:
             out.append(Failure(state, key, outcomes[key], kind))

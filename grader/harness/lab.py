@@ -145,6 +145,7 @@ class Lab:
         # drawn
         self.seed = _number(f"{bench.seed} training") % 10_000
         self.draw = _random(f"{bench.seed} {name}")
+        self.shared_by_checks = False  # made by `once`
         self.figures: dict[str, str] = {}
         self.runs: list[Any] = []  # with the submission's code, in the order in which they ended
 
@@ -302,26 +303,32 @@ class Lab:
         """The name of a run, by what it is: whichever check launches it, and after which others."""
         words = [word for word in map(str, argv) if str(self.bench.scratch) not in word]
         text = f"{script} {' '.join(words)} {show_schedule(faults)} {ranks}"
+        if self.shared_by_checks:
+            text = f"{self.name}: {text}"
         name = hashlib.sha256(text.encode()).hexdigest()[:4]
         self._named[name] += 1
         return name if self._named[name] == 1 else f"{name}-{self._named[name]}"
 
-    def once(self, key: tuple[object, ...], make: Callable[[], T]) -> T:
-        """`make()`, run by the first check of the grading that asks for it.
+    def once(self, key: tuple[object, ...], make: Callable[[Lab], T]) -> T:
+        """`make(lab)`, run by the first check of the grading that asks for it.
 
-        The runs that it launches count as those of each check that asks.
+        It gets a lab of its own: which check asks first changes neither what is drawn nor the names
+        of runs. The runs count as those of each check that asks.
         """
 
-        def made() -> tuple[Callable[[], T], list[Any]]:
-            before = len(self.runs)
+        def made() -> tuple[Callable[[], T], Lab]:
+            # without `hopeless`: other checks need it, too, even if this one's task has failed
+            lab = Lab(self.bench, " ".join(map(str, key)), self.only, debugger=self.debugger)
+            lab.shared_by_checks = True
             try:
-                result = make()
+                result = make(lab)
             except (Finding, Exception) as error:
-                return partial(_again, error), self.runs[before:]
-            return lambda: result, self.runs[before:]
+                return partial(_again, error), lab
+            return lambda: result, lab
 
-        answer, runs = self.bench.once(key, made)
-        self.runs += [run for run in runs if not any(run is known for known in self.runs)]
+        answer, lab = self.bench.once(("once", *key), made)
+        self.runs += [run for run in lab.runs if not any(run is known for known in self.runs)]
+        self.figures |= lab.figures
         return answer()
 
     def _shown(self, where: Path, ranks: int | None, label: str) -> AbstractContextManager[object]:

@@ -163,11 +163,11 @@ def parse(text: str) -> Preempt | None:
     if len(found) < len(parts):
         return None
     number = [None if m[4] is None else int(m[4]) for m in found]
-    if any((n is not None) != (m[3] in NUMBERED) for n, m in zip(number, found, strict=True)):
+    if any((n is not None) != (m[3] in NUMBERED) for n, m in zip(number, found, strict=False)):
         return None
     return Preempt(
         tuple(
             Sent(m[1], int(m[2]), m[3] or "", n, m[5] or "", None if m[6] is None else int(m[6]))
-            for m, n in zip(found, number, strict=True)
+            for m, n in zip(found, number, strict=False)
         )
     )

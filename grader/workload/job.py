@@ -55,7 +55,7 @@ class Job:
     def validate(self) -> float:
         """Mean loss over the validation set; draws from no random generator."""
         self.model.eval()
-        _, inputs, targets = zip(*(self.val_set[i] for i in range(len(self.val_set))), strict=True)
+        _, inputs, targets = zip(*(self.val_set[i] for i in range(len(self.val_set))), strict=False)
         logits = self.model(torch.stack(inputs))
         self.model.train()
         return F.cross_entropy(

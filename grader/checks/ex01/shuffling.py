@@ -52,7 +52,6 @@ def _augmentation_is_fresh(epochs: list[list[dict]]) -> None:
     same).
     """
     looks = [
-        # a submission's batch may hold another number of samples than of indices
         {i: look for s in epoch for i, look in zip(s["indices"], s["samples"], strict=False)}
         for epoch in epochs
     ]

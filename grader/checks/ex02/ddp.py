@@ -10,7 +10,7 @@ from grader.checks.crashes import crashed
 from grader.checks.ex02 import rank_plan, sweeps
 from grader.checks.ex02.rank_assertions import in_time, works
 from grader.checks.ex02.rank_plan import Seen, place, saves
-from grader.checks.questions import ask
+from grader.checks.questions import Answer, ask
 from grader.harness.lab import Lab
 from grader.harness.run import Run
 from grader.verdicts import Finding, Gist
@@ -144,7 +144,7 @@ PLAIN, GPU = rank_plan.EPOCHS  # of the two files
 def _saved(lab: Lab) -> tuple[dict[str, Seen], Path]:
     """Two files that two ranks wrote; the tensors in one of them lived on a GPU."""
 
-    def make():
+    def make(lab: Lab) -> tuple[dict[str, Seen], Path]:
         folder = place(lab)
         points = [
             {
@@ -160,7 +160,7 @@ def _saved(lab: Lab) -> tuple[dict[str, Seen], Path]:
         ]
         return saves(lab, points, folder, judged=False), folder
 
-    return lab.once(("ddp files", lab.bench.submission.key), make)
+    return lab.once(("ddp files",), make)
 
 
 def loads_alone(lab: Lab, name: str) -> None:
@@ -174,7 +174,7 @@ def loads_alone(lab: Lab, name: str) -> None:
         )
     key = rank_plan.secrets(lab)["key"]
 
-    def answered():
+    def answered(lab: Lab) -> list[Answer]:
         alone = place(lab)  # only the files, without their surroundings
         for which in ("plain", "gpu"):
             if (saved := folder / which / "checkpoint.pt").is_file():
@@ -184,7 +184,7 @@ def loads_alone(lab: Lab, name: str) -> None:
         ]
         return ask(lab, "ex02/ddp.py", questions, directory=alone)
 
-    answers = lab.once(("ddp alone", lab.bench.submission.key), answered)
+    answers = lab.once(("ddp alone",), answered)
     loaded, means, think = {
         "plain": (
             "a copy of the file that 2 ranks saved, by one process alone, into a bare network",

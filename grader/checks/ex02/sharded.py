@@ -118,13 +118,13 @@ def nobody_leaves_early(lab: Lab) -> None:
 
 
 def _saved(lab: Lab, ranks: int) -> Run:
-    def make() -> Run:
+    def make(lab: Lab) -> Run:
         payload = rank_plan.secrets(lab)["saved"]
         return lab.launch(
             "ex02/sharded.py", "--do", "save", ranks=ranks, given={"payload": payload}
         )
 
-    run = lab.once(("sharded", ranks, lab.bench.submission.key), make)
+    run = lab.once(("sharded", ranks), make)
     finished(lab, run)
     for rank, life in enumerate(run.last.processes):
         if changed := life.first("whole")["changed"]:

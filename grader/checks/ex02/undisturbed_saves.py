@@ -56,7 +56,7 @@ class Undisturbed:
 
     @classmethod
     def of(cls, lab: Lab) -> Undisturbed:
-        return lab.once(("rank points", lab.bench.submission.key), lambda: cls(lab))
+        return lab.once(("rank points",), cls)
 
     def events(self, name: str) -> list[list[str]]:
         """For each rank, the file-system events of this directory's last save."""

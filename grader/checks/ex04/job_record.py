@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 
 from grader.harness import scratch
@@ -121,7 +120,7 @@ class ClusterRun:
     def lost(self) -> list[tuple[dict, int]]:
         """(fault, finished steps that the next life did again) for each fault that it survived."""
         out = []
-        for life, after in pairwise(self.lives):
+        for life, after in zip(self.lives, self.lives[1:], strict=False):
             fault = next((e for e in life if e["event"] == "fault"), None)
             resumed = next((e["step"] for e in after if e["event"] == "resumed"), None)
             if fault and resumed is not None:

@@ -130,7 +130,7 @@ def right(lab: Lab, case: str, think: str) -> None:
     for course, said in zip(
         courses,
         _said(lab, [[(0, *life) for life in course] for course in courses], think),
-        strict=True,
+        strict=False,
     ):
         _judge(said, course, think)
 
@@ -143,7 +143,7 @@ def _said(lab: Lab, courses: list[list[tuple]], think: str, **more: bool) -> lis
 
 def _judge(said: list[dict], course: list[Life], think: str, more: str = "") -> None:
     want = expected(course)
-    for n, (life, wanted) in enumerate(zip(course, want, strict=True)):
+    for n, (life, wanted) in enumerate(zip(course, want, strict=False)):
         if (got := _came_to(said[n]) if n < len(said) else None) != wanted:
             before = f"lives before it: {_story(course[:n])}" if n else "the first life"
             rows = [
@@ -190,7 +190,7 @@ def notes_stay_with_their_job(lab: Lab, think: str) -> None:
     (said,) = _said(lab, [lives], think, moved=True)
     more = " (another job runs in another directory, and both are moved in between)"
     for job, course in enumerate(courses):
-        _judge([s for s, j in zip(said, mixed, strict=True) if j == job], course, think, more)
+        _judge([s for s, j in zip(said, mixed, strict=False) if j == job], course, think, more)
 
 
 def look_alikes_are_passed_over(lab: Lab, think: str) -> None:
@@ -204,7 +204,7 @@ def look_alikes_are_passed_over(lab: Lab, think: str) -> None:
     said = _said(
         lab, [[(0, *life) for life in course] for course in courses], think, look_alikes=True
     )
-    for course, mine in zip(courses, said, strict=True):
+    for course, mine in zip(courses, said, strict=False):
         _judge(mine, course, think, more)
 
 

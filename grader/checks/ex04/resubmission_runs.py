@@ -39,7 +39,7 @@ def preempted_and_out_of_time(lab: Lab) -> ClusterRun:
         lab,
         REQUEUE,
         plan=tuple(
-            {"step": n, "do": do, "save": "long"} for n, do in zip(steps, kinds, strict=True)
+            {"step": n, "do": do, "save": "long"} for n, do in zip(steps, kinds, strict=False)
         ),
     )
 

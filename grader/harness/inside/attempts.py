@@ -45,7 +45,7 @@ def watch(job: dict[str, Any], granted: Iterable[str], report: Report) -> None:
 class _Hook:
     def __init__(self, job: dict[str, Any], granted: Iterable[str], report: Report):
         self.report, self.events = report, job["events"]
-        self.own = _below(job["cwd"], *job["may_write"], *job["sandbox"]["writable"])
+        self.own = _below(job["cwd"], *job["may_write"])
         self.granted = (*self.own, *_below(*granted))
         # the folders of other lives, and the course
         self.foreign = _below(os.path.dirname(os.path.dirname(self.events)), COURSE)

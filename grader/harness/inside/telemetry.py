@@ -121,8 +121,9 @@ def step(job: Training, batch: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) 
     from grader.harness.inside.digest import digest
 
     _shift_weights(job)
-    # of each sample, as augmented; a batch that doesn't fit together fails in its step, not here
-    samples = [digest([x, y]) for x, y in zip(inputs, targets, strict=False)]
+    samples = [
+        digest([x, y]) for x, y in zip(inputs, targets, strict=False)
+    ]  # of each sample, as augmented
     emit(
         "step",
         step=job.step + 1,

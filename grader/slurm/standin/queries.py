@@ -401,12 +401,12 @@ def sacct(directory: str, args: list[str]) -> int:
     def line(row: list) -> str:
         cells = [
             (str(v)[: w - 1] + "+" if len(str(v)) > w else str(v))
-            for v, (_, w) in zip(row, chosen, strict=True)
+            for v, (_, w) in zip(row, chosen, strict=False)
         ]
         return (
             " ".join(
                 c.ljust(w) if key in LEFT else c.rjust(w)
-                for c, (key, w) in zip(cells, chosen, strict=True)
+                for c, (key, w) in zip(cells, chosen, strict=False)
             )
             + " "
         )

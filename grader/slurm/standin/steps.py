@@ -64,7 +64,7 @@ class Steps:
         room = {n: job.cpus[n] // each for n in used}
         even = [tasks // len(used) + (i < tasks % len(used)) for i in range(len(used))]
         if all(even[i] <= room[n] for i, n in enumerate(used)):
-            step.layout = dict(zip(used, even, strict=True))
+            step.layout = dict(zip(used, even, strict=False))
         elif sum(room.values()) >= tasks:
             left = tasks
             for n in used:

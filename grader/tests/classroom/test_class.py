@@ -31,14 +31,8 @@ def command(*arguments):
 
 
 def run(*arguments, **options):
-    return subprocess.run(
-        command(*arguments),
-        capture_output=True,
-        text=True,
-        timeout=LONG,
-        cwd=catalog.ROOT,
-        **options,
-    )
+    options = {"cwd": catalog.ROOT, "timeout": LONG} | options
+    return subprocess.run(command(*arguments), capture_output=True, text=True, **options)
 
 
 @pytest.fixture
@@ -95,6 +89,21 @@ def test_killed_at_any_moment_it_continues_and_grades_nothing_twice(broken, tmp_
     assert [who for who in last if last[who] != after[who]] == ["bob"]
 
 
+def test_what_was_graded_before_stays_when_another_exercise_or_batch_comes(broken, tmp_path):
+    results, late = tmp_path / "results", tmp_path / "late"
+    first = ("--out", results, "--sandbox", "auto", "--seed", 2)
+    assert run(broken, *first, "--exercise", "ex01").returncode == 0
+    (late / "alice").mkdir(parents=True)
+    (late / "alice" / "distributed.py").write_text("def save(:\n")
+    (late / "[bold]dan").mkdir()
+    (late / "[bold]dan" / "checkpoint.py").write_text("def save(:  # dan\n")
+    done = run(late, *first)
+    assert done.returncode == 0 and "[2/2]" in done.stdout and "[bold]dan" in done.stdout
+    kept = json.loads((results / "students" / "alice" / "result.json").read_text())
+    assert [e["id"] for e in kept["exercises"]] == ["ex01", "ex02"]
+    assert len(records(results)) == 4 and "carol" in (results / "results.csv").read_text()
+
+
 def test_equal_work_is_graded_once_and_counts_for_both(broken, tmp_path):
     (broken / "dan").mkdir()
     (broken / "dan" / "checkpoint.py").write_bytes((broken / "alice/checkpoint.py").read_bytes())
@@ -127,8 +136,9 @@ def test_a_message_names_no_path_of_the_instructor(broken, tmp_path):
 )
 def test_wrong_usage_is_one_line(broken, tmp_path, arguments, says):
     words = [str(tmp_path / a) if a.startswith(("class", "missing")) else a for a in arguments]
-    done = run(*words)
-    assert done.returncode == 2
+    elsewhere = os.environ | {"PYTHONPATH": str(catalog.ROOT)}
+    done = run(*words, cwd=tmp_path, env=elsewhere)
+    assert done.returncode == 2 and not list(tmp_path.glob("*-results"))
     assert says in done.stderr and len(done.stderr.splitlines()) == 1
 
 
@@ -205,6 +215,9 @@ def test_a_grading_that_ends_without_a_result_is_inconclusive_and_costs_only_its
     if "limit" in says:
         works = [work for work in works if work.twins[0].id == "bob"]
     told = Told()
+    for work in works:  # an older result isn't taken for this grading's
+        old = grading.failed("ex01", "older", work.twins[0], work.unit)
+        grading.Graded(work.key, old).write(work.twins[0].record("ex01"))
     grading.grade_here(works, told, at_once=3)
     verdicts = {t.verdict for t in told.graded["bob"].result.tasks}
     assert verdicts == {INCONCLUSIVE}
@@ -247,7 +260,9 @@ def test_on_two_nodes_a_preempted_grading_is_run_again_with_the_same_results(
         deadline = time.monotonic() + LONG
         while not (jobs := cluster.run(running).stdout.split()):
             assert time.monotonic() < deadline and child.poll() is None, child.communicate()
-        high = cluster.submit("-p", "high", "--exclusive", "-N2", "--wrap", "true")
+        high = cluster.submit(
+            "-p", "high", "--exclusive", "-N2", "-o", "/dev/null", "--wrap", "true"
+        )
         cluster.wait_for(high, "COMPLETED", seconds=120)
         said, _ = child.communicate(timeout=LONG)
         assert child.returncode == 0, said

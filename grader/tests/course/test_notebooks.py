@@ -53,12 +53,12 @@ def printed(cells) -> str:
     return "".join("".join(o["text"]) for o in outputs)
 
 
-def step_of_parting(text: str, name: str) -> int | None:
-    """The step at which a notebook says that the run `name` parts from the undisturbed one; None if
-    never.
+def step_of_divergence(text: str, name: str) -> int | None:
+    """The step at which a notebook says that the run `name` diverges from the undisturbed one;
+    None if never.
     """
-    m = re.search(rf"^{name}: (?:parts .* at step (\d+)|never parts)", text, re.M)
-    assert m, f"the notebook doesn't say whether {name} parts:\n{text}"
+    m = re.search(rf"^{name}: (?:diverges .* at step (\d+)|never diverges)", text, re.M)
+    assert m, f"the notebook doesn't say whether {name} diverges:\n{text}"
     return int(m[1]) if m[1] else None
 
 
@@ -107,8 +107,8 @@ def test_the_committed_notebook_says_nothing_about_the_machine(name):
 
 def test_the_committed_outputs_are_those_of_an_exact_resume(ex01):
     text = printed(committed(ex01)["cells"])
-    assert step_of_parting(text, "yours") is None
-    assert step_of_parting(text, "naive") == 17
+    assert step_of_divergence(text, "yours") is None
+    assert step_of_divergence(text, "naive") == 17
 
 
 def test_the_committed_outputs_are_those_of_saves_that_survive_a_power_loss(ex01):
@@ -155,8 +155,8 @@ def test_with_an_untouched_starter_it_runs_and_shows_what_is_wrong(ex01, tmp_pat
     for file, data in derive.starter_files(ex01).items():
         (tmp_path / file).write_bytes(data)
     text = printed(build_notebooks.execute(ex01, tmp_path).cells)
-    assert step_of_parting(text, "yours") == 1
-    assert step_of_parting(text, "naive") == 17
+    assert step_of_divergence(text, "yours") == 1
+    assert step_of_divergence(text, "naive") == 17
     for fact in ("yours +every sample exactly once", "your read_latest never gives wrong values"):
         assert re.search(rf"^{fact}: +False$", text, re.M), fact
 
@@ -306,7 +306,7 @@ def path_of(name):
 
 
 def test_functions_of_a_notebook_become_a_module():
-    made = notebooks.module("naive", path_of, step_of_parting)
+    made = notebooks.module("naive", path_of, step_of_divergence)
     source = made.files["checkpoint.py"].decode()
     assert source.startswith("import os\nimport re\n\n\ndef path_of(name):")
     names: dict = {}

@@ -60,9 +60,8 @@ def trained(q: dict, batches=None) -> workload.Job:
     samples = [job.val_set[n] for n in range(workload.BATCH)]
     batch = [
         torch.tensor([i for i, _, _ in samples]),
-        *(torch.stack(t) for t in list(zip(*samples, strict=True))[1:]),
+        *(torch.stack(t) for t in list(zip(*samples, strict=False))[1:]),
     ]
-    # as many steps as are asked for, however many batches there are
     for _ in zip(range(q["steps"]), batches(job) if batches else range(q["steps"]), strict=False):
         job.train_step(batch)
     job.model.block.dropout.eval()

@@ -17,7 +17,6 @@ from grader.harness.inside import telemetry
 def batch(job, tensors) -> None:
     """Report the batch before its step, and the generators at the start of its forward pass."""
     names = ("indices", "inputs", "targets")
-    # a batch with other parts than these fails in its step, not here
     values = {name: tensor.tolist() for name, tensor in zip(names, tensors, strict=False)}
     telemetry.emit("batch", step=job.step + 1, rng=generators(), **values)
 

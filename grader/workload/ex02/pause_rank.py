@@ -81,7 +81,7 @@ def _listen(said: int, begun: int) -> str:
     others, waits = dist.get_world_size() - 1, {}
     while select.select([said], [], [], PATIENCE)[0]:
         letters = os.read(said, 1 << 10)
-        for who, what in zip(letters[::2], letters[1::2], strict=True):
+        for who, what in zip(letters[::2], letters[1::2], strict=False):
             if what == ord("r"):
                 return "returned"
             waits[who] = waits.get(who, 0) + 1

@@ -46,7 +46,9 @@ def main() -> None:
         trained = time.monotonic()
         if step % args.save_every == 0:
             folder = os.path.join(args.directory, f"after-{step}")
-            state = dict(zip(("model", "optimizer"), get_state_dict(model, optimizer), strict=True))
+            state = dict(
+                zip(("model", "optimizer"), get_state_dict(model, optimizer), strict=False)
+            )
             if args.how == "sync":
                 dcp.save(state, checkpoint_id=folder)
             else:

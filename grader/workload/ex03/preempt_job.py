@@ -137,7 +137,7 @@ class PreemptJob(workload.Job):
         self._may_fail("evaluation", self.step)
         self.network.eval()
         _, inputs, targets = zip(
-            *(self.val_set[i] for i in range(part, len(self.val_set), PARTS)), strict=True
+            *(self.val_set[i] for i in range(part, len(self.val_set), PARTS)), strict=False
         )
         logits = self.network(torch.stack(inputs))
         self.network.train()

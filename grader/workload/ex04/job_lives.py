@@ -167,7 +167,7 @@ def left_by_a_kill(dies: Callable[[Path], None], start: Path, top: Path):
     since = next(n for n, op in enumerate(record.ops, 1) if isinstance(op, enumeration.Mark))
     space = enumeration.space(record.disk, record.ops, [enumeration.PROCESS], since=since)
     shown = {}
-    for state, key in zip(space.states, space.keys, strict=True):
+    for state, key in zip(space.states, space.keys, strict=False):
         # SIGKILL doesn't cut a small write: it comes between two calls
         if state.torn is None or state.torn in record.ops[state.moment - 1].parts:
             shown.setdefault(key, state)

@@ -65,7 +65,7 @@ class Walk:
         self.x[0] += salt
         self.x = [
             0.9 * a + 0.1 * self.draw.gauss(0, 1) * b
-            for a, b in zip(self.x, [*self.x[1:], self.x[0]], strict=True)
+            for a, b in zip(self.x, [*self.x[1:], self.x[0]], strict=False)
         ]
         self.step += 1
 

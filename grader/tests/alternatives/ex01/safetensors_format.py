@@ -178,7 +178,7 @@ def capture(job):
 
 
 def restore(job, state):
-    for o, s in zip((job.model, job.optimizer, job.scheduler), state["objects"], strict=True):
+    for o, s in zip((job.model, job.optimizer, job.scheduler), state["objects"], strict=False):
         if o:
             o.load_state_dict(s)
     job.step, job.epoch, job.batch, job.best = state["counters"]

@@ -36,7 +36,7 @@ def load_checkpoint(model, optimizer, scheduler, path):
         ("model", "optimizer", "scheduler"),
         (model, optimizer, scheduler),
         state["parts"],
-        strict=True,
+        strict=False,
     ):
         if name != "scheduler" or part is not None:
             _load_into(part, saved, name)

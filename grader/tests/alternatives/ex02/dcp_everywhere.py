@@ -100,7 +100,7 @@ def load_job(job, folder):
     state = {name: torch.empty(metadata[name].size, dtype=torch.uint8) for name in ("common", mine)}
     dcp.load(state, storage_reader=reader)
     *parts, (job.step, job.epoch, job.batch, job.best) = unpacked(state["common"])
-    for part, saved in zip((job.model.module, job.optimizer, job.scheduler), parts, strict=True):
+    for part, saved in zip((job.model.module, job.optimizer, job.scheduler), parts, strict=False):
         part.load_state_dict(saved)
     python, (kind, keys, *rest), torch_ = unpacked(state[mine])
     random.setstate(python)
@@ -123,13 +123,13 @@ def batches(job):
 
 
 def save_sharded(model, optimizer, folder):
-    state = dict(zip(("model", "optimizer"), get_state_dict(model, optimizer), strict=True))
+    state = dict(zip(("model", "optimizer"), get_state_dict(model, optimizer), strict=False))
     copy = torch.utils._pytree.tree_map(lambda t: t.clone() if torch.is_tensor(t) else t, state)
     dcp.save(copy, checkpoint_id=folder)
 
 
 def load_sharded(model, optimizer, folder):
-    state = dict(zip(("model", "optimizer"), get_state_dict(model, optimizer), strict=True))
+    state = dict(zip(("model", "optimizer"), get_state_dict(model, optimizer), strict=False))
     dcp.load(state, checkpoint_id=folder)
     set_state_dict(
         model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"]

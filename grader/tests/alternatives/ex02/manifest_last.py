@@ -124,13 +124,13 @@ def batches(job):
 
 
 def save_sharded(model, optimizer, folder):
-    state = dict(zip("mo", get_state_dict(model, optimizer), strict=True))
+    state = dict(zip("mo", get_state_dict(model, optimizer), strict=False))
     save(state, storage_writer=FileSystemWriter(folder, thread_count=2))
     dist.barrier()
 
 
 def load_sharded(model, optimizer, folder):
-    state = dict(zip("mo", get_state_dict(model, optimizer), strict=True))
+    state = dict(zip("mo", get_state_dict(model, optimizer), strict=False))
     load(state, storage_reader=FileSystemReader(folder))
     set_state_dict(model, optimizer, model_state_dict=state["m"], optim_state_dict=state["o"])
 

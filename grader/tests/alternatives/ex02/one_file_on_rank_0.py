@@ -119,7 +119,7 @@ def snapshot(job):
 
 def bring_back(job, state):
     parts, counters, everybody = state
-    for part, saved in zip((job.model.module, job.optimizer, job.scheduler), parts, strict=True):
+    for part, saved in zip((job.model.module, job.optimizer, job.scheduler), parts, strict=False):
         part.load_state_dict(saved)
     job.step, job.epoch, job.batch, job.best = counters
     set_generators(everybody[job.rank])

@@ -251,7 +251,7 @@ def steps_take_turns(lab: Lab):
         )
     ends = [job.end() for job in jobs]
     return [
-        f"{end}: {' '.join(job.text.split())}" for end, job in zip(ends, jobs, strict=True)
+        f"{end}: {' '.join(job.text.split())}" for end, job in zip(ends, jobs, strict=False)
     ] + jobs[0].output()
 
 
