@@ -12,11 +12,15 @@ import os
 import resource
 import signal
 import sys
+from typing import Any
 
 
 def main() -> None:
     with open(sys.argv[1]) as f:
-        job = json.load(f)
+        become(json.load(f))
+
+
+def become(job: dict[str, Any]) -> None:
     os.setsid()
     for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)

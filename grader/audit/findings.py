@@ -1,11 +1,16 @@
-"""What the problems of an audit mean, and what would mend them: one finding for each mistake."""
+"""The findings of an audit: one for each mistake, however many faults show it."""
 
 from __future__ import annotations
 
+import ast
 from dataclasses import dataclass, field
+from functools import cache
 
-from grader.audit.judge import HARM, LOSS, LOUD, NOTE, SILENT, Comparable, Outcome, Problem
-from grader.checks.lost_state import MEANINGS
+from grader.audit import words
+from grader.audit.compare import Comparable
+from grader.audit.faults import Fault
+from grader.audit.problems import HARM, LOSS, LOUD, NOTE, SILENT, Outcome, Problem
+from grader.course.catalog import ROOT
 
 HARMS = {
     SILENT: "wrong, and nothing says so",
@@ -13,74 +18,11 @@ HARMS = {
     LOSS: "work is lost",
     NOTE: "worth knowing",
 }
-MANAGER = "templates/checkpoint_utils.py: CheckpointManager"
-TITLES = {
-    "starts-over": "starts over from step 0, without an error",
-    "ends-early": "ends without training the rest, with exit status 0",
-    "unknown-weights": "goes on from weights that the undisturbed run never had",
-    "steps-missing": "skips steps, and ends with exit status 0",
-    "steps-repeated": "trains more steps than the undisturbed run",
-    "no-restart": "can't be started again",
-    "hangs": "hangs when it is started again",
-    "loses-more": "goes on from an older checkpoint than the newest complete one",
-    "ignores-signal": "takes no notice of the signal that announces its end",
-    "exit-status": "says that it is done when it was preempted",
-    "no-save-at-signal": "doesn't save when its end is announced",
-}
-MEANS = {
-    "starts-over": "all work before the fault is lost, and the log looks like a normal start",
-    "ends-early": "a scheduler takes the job for finished; the model isn't trained to its end",
-    "unknown-weights": "the checkpoint holds other weights, or not all of them are restored",
-    "steps-missing": "part of the data is never trained on, or the schedule ends too early",
-    "steps-repeated": "part of the work is done twice: a counter isn't restored",
-    "no-restart": "somebody has to find out why and repair it by hand, at any time of day",
-    "hangs": "it holds its machines and does nothing, until its time limit",
-    "loses-more": "a fault costs more than the time since the last save",
-    "ignores-signal": "the grace is wasted, and the work since the last save is lost",
-    "exit-status": "a scheduler that goes by the exit status doesn't run the job again",
-    "no-save-at-signal": "each preemption costs the work since the last save",
-}
-MENDS = {
-    "starts-over": "load the newest checkpoint at every start, and raise an error if there are "
-    f"some and none can be read: exercise task ex01.3; {MANAGER}.resume",
-    "ends-early": "save the number of steps done, and compare it with the goal: task ex04.3; "
-    f"{MANAGER}.resume",
-    "unknown-weights": f"restore all of the model's state: task ex01.1; {MANAGER}.resume",
-    "steps-missing": "save the position in the epoch with the weights: task ex01.4; "
-    "templates/checkpoint_utils.py: ResumableSampler",
-    "steps-repeated": "save the position in the epoch with the weights: task ex01.4; "
-    "templates/checkpoint_utils.py: ResumableSampler",
-    "no-restart": "write to a temporary file, sync it, rename it; keep an older checkpoint and "
-    "fall back to it: tasks ex01.3 and ex04.1; templates/checkpoint_utils.py: write_file, "
-    f"{MANAGER}.resume",
-    "hangs": "let every rank know if one of them can't load: task ex02.5; "
-    "templates/checkpoint_utils.py: CheckpointManager.resume",
-    "loses-more": "write the new checkpoint beside the old one, and delete the old one "
-    f"afterwards: task ex01.3; {MANAGER}",
-    "ignores-signal": "let a handler set a flag, and look at it after each step: task ex03.1; "
-    "templates/checkpoint_utils.py: StopSignal",
-    "exit-status": "exit with 75 after a preemption: task ex03.2; "
-    "templates/checkpoint_utils.py: CheckpointManager.exit_status",
-    "no-save-at-signal": "finish the step, save and leave when SIGTERM or SIGUSR1 comes: task "
-    "ex03.2; templates/checkpoint_utils.py: StopSignal",
-}
-BATCH = "the resumed run trains on other samples: it repeats some, and never sees others"
-OF_COMPONENT = {
-    "weights": f"task ex01.1; {MANAGER}",
-    "buffers": f"save the model's whole state_dict(): task ex01.1; {MANAGER}",
-    "optimizer": f"save and load optimizer.state_dict(): task ex01.1; {MANAGER}",
-    "learning rate": f"save and load scheduler.state_dict(): task ex01.1; {MANAGER}",
-    "batch": "save the sampler's order and position: task ex01.4; "
-    "templates/checkpoint_utils.py: ResumableSampler",
-}
-OF_GENERATOR = (
-    "save and restore the state of this generator: task ex01.2; "
-    "templates/checkpoint_utils.py: rng_state, set_rng_state"
-)
+TEMPLATE = "templates/checkpoint_utils.py"
 GENERATOR_TOO = (
     "; the generator that draws them differs, too: either may be the cause (task ex01.2)"
 )
-OTHERWISE = "find what this step depends on, and save it: task ex01.1"
+UNDISTURBED = Fault("none", "none: an undisturbed run", 0)
 
 
 @dataclass
@@ -98,10 +40,10 @@ class Finding:
     component: str | None = None
 
 
-def collect(outcomes: list[Outcome]) -> list[Finding]:
+def collect(outcomes: list[Outcome], undisturbed: list[Problem] | None = None) -> list[Finding]:
     """The findings, the most harmful first."""
     same: dict[tuple[str, str], list[tuple[Outcome, Problem]]] = {}
-    for outcome in outcomes:
+    for outcome in [*outcomes, Outcome(UNDISTURBED, problems=undisturbed or [])]:
         for problem in outcome.problems:
             same.setdefault(problem.key, []).append((outcome, problem))
     codes = list(HARM)
@@ -111,54 +53,70 @@ def collect(outcomes: list[Outcome]) -> list[Finding]:
 
 def _finding(cases: list[tuple[Outcome, Problem]]) -> Finding:
     outcome, problem = cases[0]
-    component = problem.difference.cause if problem.difference else None
-    faults = list(dict.fromkeys(o.fault.title for o, _ in cases))
-    if component is None:
-        title, means, mend = TITLES[problem.code], MEANS[problem.code], MENDS[problem.code]
-    else:
-        title = f"loses state: {component}"
-        means, mend = _of_state(component)
-        if component == "batch" and problem.difference and problem.difference.generators:
+    said = words.of(problem.code, problem.what)
+    mend = f"{said.mend}: task {said.task}, {where(said.shows)}"
+    difference = problem.difference
+    if problem.code == "state-lost" and problem.what == "batch":
+        if difference and difference.generators:
             mend += GENERATOR_TOO
-    printed = outcome.tail[-4:] if problem.harm == LOUD else []
-    evidence = _evidence(outcome, problem)
     return Finding(
         code=problem.code,
-        title=title,
+        title=said.title,
         harm=problem.harm,
-        means=means,
+        means=said.means,
         mend=mend,
-        evidence=evidence,
-        faults=faults,
-        printed=printed,
-        component=component,
+        evidence=_evidence(outcome, problem),
+        faults=list(dict.fromkeys(o.fault.title for o, _ in cases)),
+        printed=outcome.tail[-4:] if problem.harm == LOUD else [],
+        component=problem.what or None,
     )
-
-
-def _of_state(component: str) -> tuple[str, str]:
-    if component == "batch":
-        return BATCH, OF_COMPONENT["batch"]
-    means = MEANINGS.get(component, ("the resumed run isn't the run that was interrupted",))[0]
-    generator = component.endswith("RNG")
-    return means, OF_GENERATOR if generator else OF_COMPONENT.get(component, OTHERWISE)
 
 
 def _evidence(outcome: Outcome, problem: Problem) -> list[str]:
     lines = []
     if outcome.resumed is not None:
+        lost = f"; {outcome.lost} steps are done again" if outcome.lost else ""
+        if outcome.lost and outcome.seconds_lost is not None:
+            lost += f" ({outcome.seconds_lost:.2g} s of work)"
         lines.append(
-            f"{outcome.reached} steps were done; the relaunch went on after step {outcome.resumed}"
+            f"{outcome.reached} steps were done; the relaunch went on after step "
+            f"{outcome.resumed}{lost}"
         )
     if (found := problem.difference) is not None:
         rank = f" on rank {found.rank}" if found.rank else ""
-        where = f"step {found.step}{rank}"
+        at = f"step {found.step}{rank}"
         if outcome.resumed is not None:
             nth = found.step - outcome.resumed
-            where += f", the {'first' if nth == 1 else f'{nth}th'} after resuming"
-        lines.append(f"different from the undisturbed run at {where}: {', '.join(found.names)}")
+            at += ", the first after resuming" if nth == 1 else f", {nth} after resuming"
+        lines.append(f"different from the undisturbed run at {at}: {', '.join(found.names)}")
+        if found.same:
+            lines.append(f"equal there: {', '.join(found.same)}")
     if problem.text:
         lines.append(problem.text)
     return lines
+
+
+@cache
+def _lines() -> dict[str, int]:
+    """Of what the template defines: name -> line."""
+    file = ROOT / TEMPLATE
+    if not file.is_file():
+        return {}  # a hand-out may lack it
+    found = {}
+    for node in ast.parse(file.read_text()).body:
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
+            found[node.name] = node.lineno
+        if isinstance(node, ast.ClassDef):
+            for inner in node.body:
+                if isinstance(inner, ast.FunctionDef):
+                    found[f"{node.name}.{inner.name}"] = inner.lineno
+    return found
+
+
+def where(name: str) -> str:
+    """The line of the template that shows how."""
+    line = _lines().get(name)
+    return f"{TEMPLATE}:{line} ({name})" if line else f"{TEMPLATE} ({name})"
 
 
 # why two undisturbed runs may differ

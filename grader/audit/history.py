@@ -15,14 +15,17 @@ OF_A_SAVE = ("torch.save", "rename", "mkdir", "replace", "link")
 
 @dataclass(frozen=True)
 class Step:
-    """An optimizer step: what it depended on, as component -> digest."""
+    """An optimizer step: what it depended on, as component -> digest; nothing if it was only
+    counted.
+    """
 
     optimizer: int
     parts: dict[str, str]
+    time: float = 0.0  # s, when it began; the clock of all processes
 
     @property
     def weights(self) -> tuple[int, str]:
-        return self.optimizer, self.parts["weights"]
+        return self.optimizer, self.parts.get("weights", "")
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class FileEvent:
     number: int
     name: str
     size: int | None = None
+    time: float = 0.0  # s
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,23 @@ class Save:
         return frozenset(re.sub(r"\d+", "N", e.name.rpartition(" ")[2]) for e in self.events)
 
 
+@dataclass(frozen=True)
+class Saved:
+    """A dictionary that torch.save was given: key -> digest of its value."""
+
+    parts: dict[str, str]
+    tensors: frozenset[str]  # keys whose values hold tensors
+
+
+@dataclass(frozen=True)
+class File:
+    """A file below {out} after a life."""
+
+    name: str
+    size: int
+    written: float  # s, by the clock of all processes
+
+
 @dataclass
 class Process:
     """One process of a life that imported torch."""
@@ -60,6 +81,8 @@ class Process:
     end: str | None = None  # the weights at its exit
     trouble: str | None = None
     cost: float = 0.0  # s that the probe took, all steps together
+    saved: list[Saved] = field(default_factory=list)
+    restart: int = 0  # how often a launcher such as torchrun had started its ranks again
 
     def saves(self) -> list[Save]:
         """Its saves, but for what it writes before the first step."""
@@ -82,6 +105,10 @@ class Life:
     seconds: float = 0.0
     tail: list[str] = field(default_factory=list)  # the last lines that it printed
     trouble: str | None = None
+    began: float = 0.0  # s
+    left: list[File] = field(default_factory=list)
+    # what a launcher started again by itself after this: torchrun --max-restarts
+    later: list[Life] = field(default_factory=list)
 
     @property
     def first(self) -> Process:
@@ -108,12 +135,16 @@ def process(lines: Iterable[str]) -> Process:
         kind = record["kind"]
         if kind == "step":
             rank = record["rank"] if rank is None else rank
-            found.steps.append(Step(record["optimizer"], record["parts"]))
+            found.steps.append(Step(record["optimizer"], record["parts"], record["t"]))
             found.cost += record["took"]
         elif kind == "file":
             found.files.append(
-                FileEvent(record["step"], record["number"], record["name"], record["size"])
+                FileEvent(
+                    record["step"], record["number"], record["name"], record["size"], record["t"]
+                )
             )
+        elif kind == "saved":
+            found.saved.append(Saved(record["parts"], frozenset(record["tensors"])))
         elif kind == "fault":
             found.fault = record
         elif kind == "grace over":
@@ -123,20 +154,27 @@ def process(lines: Iterable[str]) -> Process:
         elif kind == "trouble":
             found.trouble = record["error"]
         found.rank = record["rank"] if rank is None else rank
+        found.restart = record.get("restart", 0)
     return found
 
 
-def read(folder: Path) -> dict[int, Process]:
-    """Rank -> its process: the one that trained most, where several have the same rank."""
-    ranks: dict[int, Process] = {}
+def read(folder: Path) -> list[dict[int, Process]]:
+    """Rank -> its process, for each time that the ranks were started; at least one.
+
+    Where several processes have the same rank, the one that trained most counts.
+    """
+    starts: dict[int, dict[int, Process]] = {}
     for file in sorted(folder.glob("*.jsonl")):
         with open(file, encoding="utf-8", errors="replace") as f:
             found = process(f)
+        ranks = starts.setdefault(found.restart, {})
         known = ranks.get(found.rank)
         if known is None or _weight(found) > _weight(known):
             ranks[found.rank] = found
-    trained = {rank: p for rank, p in ranks.items() if p.steps}
-    return trained or ranks
+    each = [ranks for _, ranks in sorted(starts.items())]
+    # a launcher is a process of its own, which trains nothing
+    trained = [{r: p for r, p in ranks.items() if p.steps} for ranks in each]
+    return [ranks for ranks in trained if ranks] or each[:1] or [{}]
 
 
 def _weight(p: Process) -> tuple[int, int, bool]:

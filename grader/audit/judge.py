@@ -1,217 +1,29 @@
-"""Compares recorded lives: where a life went on, what differed first, and what that amounts to.
+"""Judges one fault: what it cost, and what went wrong.
 
-Pure functions on values: nothing here runs or reads anything.
+Pure functions on what lives recorded: nothing here runs or reads anything.
 """
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Sequence, Set
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import replace
 
-from grader.audit.history import Life, Process, Step
-from grader.audit.plan import SIGNAL, TRUNCATE, Fault
-
-# causes before consequences
-ORDER = (
-    "weights",
-    "buffers",
-    "optimizer",
-    "learning rate",
-    "batch",
-    "Python RNG",
-    "NumPy RNG",
-    "torch RNG",
-    "CUDA RNG",
-    "gradients",
-    "loss",
+from grader.audit.compare import (
+    CARRIED,
+    GENERATORS,
+    Comparable,
+    Difference,
+    first_difference,
+    order,
+    place,
 )
-GENERATORS = {name for name in ORDER if name.endswith("RNG")}
-# what a checkpoint carries across: equal at the same step of one run, even if two runs differ
-CARRIED = ("weights", "buffers", "optimizer", "learning rate")
+from grader.audit.faults import DAMAGE, ELASTIC, FLIP, FULL, LIMIT, POWER, RANK, WARNED, Fault
+from grader.audit.history import Life, Process, Step
+from grader.audit.judge_files import large, of_newest_save
+from grader.audit.problems import Lane, Outcome, Problem
 
-# what may be wrong with a run, the most harmful first
-SILENT, LOUD, LOSS, NOTE = "silent", "loud", "loss", "note"
-HARM = {
-    "starts-over": SILENT,
-    "ends-early": SILENT,
-    "state-lost": SILENT,
-    "unknown-weights": SILENT,
-    "steps-missing": SILENT,
-    "steps-repeated": SILENT,
-    "no-restart": LOUD,
-    "hangs": LOUD,
-    "loses-more": LOSS,
-    "ignores-signal": LOSS,
-    "exit-status": NOTE,
-    "no-save-at-signal": NOTE,
-}
 TOO_FAR = 3  # steps after a signal that are no longer the end of what was under way
-
-
-def component(name: str) -> str:
-    """In the course's words: all parts of the optimizer count as one."""
-    return "optimizer" if name.startswith("optimizer") else name
-
-
-def order(name: str) -> tuple[int, str]:
-    known = component(name)
-    return (ORDER.index(known) if known in ORDER else len(ORDER)), name
-
-
-@dataclass(frozen=True)
-class Difference:
-    """The first step at which two lives differ, and in what; causes first."""
-
-    step: int  # counted from 1, in the undisturbed run
-    names: list[str]
-    rank: int = 0
-
-    @property
-    def cause(self) -> str:
-        return component(self.names[0])
-
-    @property
-    def generators(self) -> list[str]:
-        return [name for name in self.names if name in GENERATORS]
-
-
-@dataclass(frozen=True)
-class Comparable:
-    """What two undisturbed runs have in common, and so what can be judged."""
-
-    ignored: frozenset[str] = frozenset()  # generators that training doesn't draw from
-    difference: Difference | None = None
-    lengths: tuple[int, int] = (0, 0)
-
-    @property
-    def reproducible(self) -> bool:
-        return self.difference is None and self.lengths[0] == self.lengths[1]
-
-
-def different(want: Step, got: Step, ignored: Set[str] = frozenset()) -> list[str]:
-    names = (want.parts.keys() | got.parts.keys()) - ignored
-    number = len(want.parts.get("batch", "").split())
-    return sorted((n for n in names if _part(want, n, number) != _part(got, n, number)), key=order)
-
-
-def _part(step: Step, name: str, number: int) -> object:
-    """What counts of a part that has a value for each of the step's `number` forward passes.
-
-    A life may begin with passes of its own before it resumes, such as a warm-up: they don't count.
-    Buffers and generators count as they were before the first pass: the later ones follow from it.
-    """
-    value = step.parts.get(name)
-    if value is None or not (name in GENERATORS or name in ("batch", "buffers", "loss")):
-        return value
-    values = value.split()[-number:] if number else value.split()
-    return values if name in ("batch", "loss") else values[:1]
-
-
-def compare_undisturbed(a: Life, b: Life) -> Comparable:
-    """Is a second undisturbed run equal to the first?"""
-    ignored = {
-        name
-        for name in GENERATORS
-        if all(
-            len({step.parts.get(name) for step in process.steps}) < 2
-            for process in a.ranks.values()
-        )
-    }
-    found = [
-        first_difference(a.ranks[rank].steps, b.ranks[rank].steps, 0, frozenset(ignored), rank)
-        for rank in sorted(a.ranks.keys() & b.ranks.keys())
-    ]
-    # a generator that differs and changes nothing else isn't one that training depends on
-    every = [names for rank in a.ranks for names in _all_differences(a, b, rank, ignored)]
-    if every and all(set(names) <= GENERATORS for names in every):
-        ignored |= {name for names in every for name in names}
-        found = []
-    differences = sorted((d for d in found if d), key=lambda d: d.step)
-    return Comparable(
-        frozenset(ignored),
-        differences[0] if differences else None,
-        (len(a.first.steps), len(b.first.steps)),
-    )
-
-
-def _all_differences(a: Life, b: Life, rank: int, ignored: set[str]) -> list[list[str]]:
-    if rank not in b.ranks:
-        return [["weights"]]
-    pairs = zip(a.ranks[rank].steps, b.ranks[rank].steps, strict=False)
-    return [names for x, y in pairs if (names := different(x, y, ignored))]
-
-
-def first_difference(
-    expected: Sequence[Step],
-    got: Sequence[Step],
-    start: int,
-    ignored: Set[str] = frozenset(),
-    rank: int = 0,
-    only: Sequence[str] | None = None,
-) -> Difference | None:
-    """The first step of `got` that differs from expected[start:], of those that both have."""
-    for number, (want, have) in enumerate(zip(expected[start:], got, strict=False), start + 1):
-        names = different(want, have, ignored)
-        if only is not None:
-            names = [name for name in names if component(name) in only]
-        if names:
-            return Difference(number, names, rank)
-    return None
-
-
-def place(reference: Sequence[Step], first: Step) -> int | None:
-    """How many steps were done where a life went on: found by its weights, not by a counter.
-
-    Weights repeat where a step changes nothing, such as one with a learning rate of 0: then the
-    step that agrees in most components counts, and of equal ones the latest.
-    """
-    same = [n for n, step in enumerate(reference) if step.weights == first.weights]
-    return max(same, key=lambda n: (-len(different(reference[n], first)), n), default=None)
-
-
-@dataclass
-class Problem:
-    code: str
-    difference: Difference | None = None
-    text: str = ""
-
-    @property
-    def harm(self) -> str:
-        return HARM[self.code]
-
-    @property
-    def key(self) -> tuple[str, str]:
-        """Equal for the same mistake under several faults."""
-        return self.code, self.difference.cause if self.difference else ""
-
-
-@dataclass
-class Outcome:
-    """What a fault did to a run."""
-
-    fault: Fault
-    happened: bool = True
-    why: str = ""  # why nothing was judged
-    reached: int = 0  # steps done before the fault
-    resumed: int | None = None  # steps done where the last life went on
-    save: int | None = None  # step of the last save that was complete before the fault
-    status: int | None = None  # of the last life
-    identical: bool | None = None  # None: it couldn't be judged
-    problems: list[Problem] = field(default_factory=list)
-    tail: list[str] = field(default_factory=list)
-
-    @property
-    def lost(self) -> int | None:
-        return None if self.resumed is None else max(0, self.reached - self.resumed)
-
-    @property
-    def word(self) -> str:
-        """For the table."""
-        if not self.happened:
-            return "not judged"
-        harms = {problem.harm for problem in self.problems}
-        return next((harm for harm in (SILENT, LOUD, LOSS) if harm in harms), "fine")
 
 
 def judge(base: Life, lives: list[Life], fault: Fault, comparable: Comparable) -> Outcome:
@@ -219,26 +31,66 @@ def judge(base: Life, lives: list[Life], fault: Fault, comparable: Comparable) -
     total = len(base.first.steps)
     struck, last = lives[0], lives[-1]
     outcome = Outcome(fault, status=last.status, tail=last.tail)
-    if struck.fault is None and struck.status != -signal.SIGXFSZ:
+    outcome.reached = len(struck.first.steps)
+    outcome.lanes.append(_lane(struck, 0))
+    if not _happened(struck, fault, total):
         outcome.happened = False
         outcome.why = "the job ended before the fault could come"
         return outcome
-    outcome.reached = len(struck.first.steps)
     outcome.save = last_save(struck.first, fault)
-    if fault.kind == SIGNAL:
+    if fault.kind in WARNED:
         _judge_stop(outcome, struck, total)
+    elif fault.kind == FULL and struck.status == 0 and outcome.reached < total:
+        text = f"exit status 0 after a save failed, {total - outcome.reached} steps before the end"
+        outcome.problems.append(Problem("exit-status", text=text))
+    elif fault.kind == RANK and struck.ended == "wall":
+        text = "the other ranks were still there when the time for the run was over"
+        outcome.problems.append(Problem("rank-loss-hangs", text=text))
     if len(lives) == 1:  # it had nothing left to do
         outcome.identical = True
         return outcome
     done = outcome.reached
     for number, life in enumerate(lives[1:], 1):
         resumed = _judge_life(outcome, base, lives[:number], life, comparable, done)
+        outcome.lanes.append(_lane(life, resumed))
         if resumed is None:
             break
+        _count_seconds(outcome, lives[number - 1], life, resumed)
         done = resumed + len(life.first.steps)
-    if fault.kind == SIGNAL:
+    if fault.kind in WARNED:
         _judge_work_at_signal(outcome, struck)
+    outcome.problems = [_under(fault, problem, struck) for problem in outcome.problems]
     return outcome
+
+
+def _happened(struck: Life, fault: Fault, total: int) -> bool:
+    if struck.fault is not None or struck.status == -signal.SIGXFSZ:
+        return True
+    # one that watches its time limit stops before the signal
+    return fault.kind == LIMIT and struck.status is not None and len(struck.first.steps) < total
+
+
+def _lane(life: Life, first: int | None) -> Lane:
+    if life.ended:
+        end = "was still running at its limit of time" if life.ended == "wall" else life.ended
+    elif life.status is not None and life.status < 0:
+        end = f"killed by {signal.Signals(-life.status).name}"
+    else:
+        end = f"exit status {life.status}"
+    saves = [save.step + (first or 0) for save in life.first.saves()]
+    return Lane(first, len(life.first.steps), saves, end)
+
+
+def _count_seconds(outcome: Outcome, before: Life, life: Life, resumed: int) -> None:
+    """Of work that is done again, and until the first step of the relaunch."""
+    old, new = before.first.steps, life.first.steps
+    if new and life.began:
+        outcome.restart = max(0.0, new[0].time - life.began)
+    at = resumed - (outcome.reached - len(old))
+    if old and 0 <= at <= len(old) and before.first.fault:
+        struck = float(before.first.fault.get("t", old[-1].time))
+        since = old[at].time if at < len(old) else struck
+        outcome.seconds_lost = max(0.0, struck - since)
 
 
 def last_save(struck: Process, fault: Fault) -> int | None:
@@ -248,9 +100,14 @@ def last_save(struck: Process, fault: Fault) -> int | None:
         for save in struck.saves()
         if not (fault.in_a_save and save.events[-1].number >= fault.spec["event"])
     ]
-    if fault.kind == TRUNCATE:
+    if fault.kind in DAMAGE:
         steps = steps[:-1]
+    if fault.kind == POWER:  # what it is promised
+        steps = [step for step in steps if step <= fault.spec["promised"]]
     return steps[-1] if steps else None
+
+
+# --- a relaunch -----------------------------------------------------------------------------------
 
 
 def _judge_life(
@@ -263,6 +120,7 @@ def _judge_life(
 ) -> int | None:
     """Judge one relaunch; return how many steps were done where it went on."""
     total, final = len(base.first.steps), life.fault is None
+    elsewhere = outcome.fault.kind == ELASTIC
     outcome.status, outcome.tail = life.status, life.tail
     if final and (life.ended or life.status != 0):
         hangs = life.ended == "wall"
@@ -280,26 +138,32 @@ def _judge_life(
     at, reference = _where(base, before, steps[0], comparable)
     outcome.resumed = at
     if at is None:
-        if comparable.reproducible:
+        if comparable.reproducible and not (elsewhere and _sharded(base)):
             outcome.identical = False
             outcome.problems.append(Problem("unknown-weights"))
         return None
     if at == 0 and done > 0 and outcome.save is not None:
         text = f"{done} steps were done, and a save was complete after step {outcome.save}"
         outcome.problems.append(Problem("starts-over", text=text))
-    if (found := _difference(base, reference, life, at, comparable)) is not None:
+    if elsewhere:  # other batches on each rank: only what a checkpoint carries must be equal
+        found = first_difference(reference, steps[:1], at, only=CARRIED)
+    else:
+        found = _difference(base, reference, life, at, comparable)
+    if found is not None:
         outcome.problems.append(Problem("state-lost", found))
-    if comparable.reproducible:
+    if comparable.reproducible and not elsewhere:
         outcome.identical = found is None
-    if final:
+        if final:
+            _judge_end(outcome, base, life, at)
+    elif final and not elsewhere:
         _judge_length(outcome, at + len(steps), total)
-        ends = base.first.end, life.first.end
-        same_length = at + len(steps) == total
-        if found is None and comparable.reproducible and same_length and None not in ends:
-            if ends[0] != ends[1]:
-                outcome.identical = False
-                outcome.problems.append(Problem("state-lost", Difference(total + 1, ["weights"])))
     return at
+
+
+def _sharded(life: Life) -> bool:
+    """Has each rank its own part of the weights?"""
+    firsts = [process.steps[0].weights for process in life.ranks.values()]
+    return len(set(firsts)) > 1
 
 
 def _where(
@@ -342,6 +206,17 @@ def _matters(base: Process, life: Process, at: int, comparable: Comparable) -> b
     return first_difference(base.steps, life.steps, at, ignored) is not None
 
 
+def _judge_end(outcome: Outcome, base: Life, life: Life, at: int) -> None:
+    """What is left when a life has trained to its end."""
+    total, reached = len(base.first.steps), at + len(life.first.steps)
+    same = outcome.identical
+    _judge_length(outcome, reached, total)
+    ends = base.first.end, life.first.end
+    if same and reached == total and None not in ends and ends[0] != ends[1]:
+        outcome.identical = False
+        outcome.problems.append(Problem("state-lost", Difference(total + 1, ["weights"])))
+
+
 def _judge_length(outcome: Outcome, reached: int, total: int) -> None:
     if reached == total:
         return
@@ -349,6 +224,34 @@ def _judge_length(outcome: Outcome, reached: int, total: int) -> None:
     code = "steps-missing" if reached < total else "steps-repeated"
     text = f"the run ended after {reached} steps, the undisturbed one after {total}"
     outcome.problems.append(Problem(code, text=text))
+
+
+# --- what a fault makes of a problem --------------------------------------------------------------
+
+
+def _under(fault: Fault, problem: Problem, struck: Life) -> Problem:
+    """The problem that this one is, under this fault."""
+    code = ""
+    stops = problem.code in ("no-restart", "hangs")
+    wrong = problem.code in ("state-lost", "unknown-weights")
+    if fault.kind == POWER and stops:
+        code = "power-loss-stops"
+    elif fault.kind == POWER and (wrong or problem.code == "starts-over"):
+        code = "power-loss-silent"
+    elif fault.kind in DAMAGE and wrong and _in_a_file(problem):
+        code = "flip-unnoticed" if fault.kind == FLIP else "damage-unnoticed"
+    elif fault.kind in DAMAGE and stops:
+        older = len(large(struck.left)) > len(of_newest_save(struck))
+        code = "damaged-newest" if older else "only-checkpoint"
+    return replace(problem, code=code, was=problem.code) if code else problem
+
+
+def _in_a_file(problem: Problem) -> bool:
+    """Files hold no batches and no draws: such a loss isn't due to a damaged one."""
+    return problem.difference is None or problem.difference.cause in CARRIED
+
+
+# --- signals --------------------------------------------------------------------------------------
 
 
 def _judge_stop(outcome: Outcome, struck: Life, total: int) -> None:
@@ -374,20 +277,3 @@ def _judge_work_at_signal(outcome: Outcome, struck: Life) -> None:
         name = signal.Signals(outcome.fault.spec["number"]).name
         text = f"{outcome.lost} steps lost although {name} announced the end"
         outcome.problems.append(Problem("no-save-at-signal", text=text))
-
-
-def judge_losses(outcomes: list[Outcome], saves: dict[int, frozenset[str]]) -> None:
-    """Adds "loses-more" where a complete save wasn't used, by what other runs resumed from.
-
-    saves  step -> the files of that save in the undisturbed run. A job may also write files that
-           aren't for resuming, such as its best model: only a save with the files of one that a
-           run did resume from counts
-    """
-    used = {saves[o.resumed] for o in outcomes if o.resumed in saves if o.resumed}
-    for outcome in outcomes:
-        if outcome.resumed is None or outcome.save is None or not outcome.resumed:
-            continue
-        usable = saves.get(outcome.save)
-        if usable in used and outcome.resumed < outcome.save:
-            text = f"went on from step {outcome.resumed}, not from the save of step {outcome.save}"
-            outcome.problems.append(Problem("loses-more", text=text))

@@ -5,20 +5,21 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from grader.audit import history
+from grader.audit import damage, enter, history
 from grader.audit.history import Life
 from grader.errors import UsageError
 from grader.harness import launcher, scratch
-from grader.harness.launcher import Limits
+from grader.harness.launcher import Launcher, Limits, Plain
 
 HERE = Path(__file__).resolve().parent
 INSIDE = Path(launcher.__file__).resolve().parent / "inside"
@@ -35,16 +36,38 @@ class Commands:
     start: list[str]
     resume: list[str] | None = None
     setup: list[str] | None = None
+    elsewhere: list[str] | None = None  # resumes on another number of ranks
 
     @classmethod
-    def of(cls, start: list[str], resume: str | None, setup: str | None) -> Commands:
+    def of(
+        cls, start: list[str], resume: str | None, setup: str | None, elastic: int = 0
+    ) -> Commands:
         if not any(OUT in word for word in start):
             raise UsageError(
                 "the command doesn't say {out}: put it where the folder for checkpoints goes, such "
                 "as --out_dir {out}; each run gets a new one there. If the job writes into its "
                 "working directory: sh -c 'cd {out} && exec python /path/to/train.py'"
             )
-        return cls(start, _words(resume, "--resume-command"), _words(setup, "--setup"))
+        again = _words(resume, "--resume-command")
+        elsewhere = on_ranks(again or start, elastic) if elastic else None
+        return cls(start, again, _words(setup, "--setup"), elsewhere)
+
+
+# options of torchrun and accelerate launch
+RANKS = re.compile(r"(--nproc[-_]per[-_]node|--num[-_]processes)(=(.*))?")
+
+
+def on_ranks(words: list[str], number: int) -> list[str]:
+    """The command line with another number of ranks."""
+    for n, word in enumerate(words):
+        if match := RANKS.fullmatch(word):
+            if match[2]:
+                return [*words[:n], f"{match[1]}={number}", *words[n + 1 :]]
+            return [*words[: n + 1], str(number), *words[n + 2 :]]
+    raise UsageError(
+        "--elastic: the command names no number of ranks; it needs --nproc-per-node N (torchrun) "
+        "or --num_processes N (accelerate launch)"
+    )
 
 
 def _words(command: str | None, option: str) -> list[str] | None:
@@ -78,9 +101,10 @@ class Runner:
     folder: Path
     limits: Limits = field(default_factory=default_limits)
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+    launcher: Launcher = field(default_factory=Plain)
+    every: int = 1  # steps: where digests cost too much, only some are taken
 
     def __post_init__(self) -> None:
-        self.launcher = launcher.Plain()
         self._numbers = itertools.count(1)
 
     def new_run(self, seconds: float) -> Path:
@@ -100,41 +124,64 @@ class Runner:
     def resume(self, out: Path, seconds: float, fault: dict[str, Any] | None = None) -> Life:
         return self._live(self.commands.resume or self.commands.start, out, fault, seconds)
 
+    def resume_elsewhere(self, out: Path, seconds: float) -> Life:
+        assert self.commands.elsewhere
+        return self._live(self.commands.elsewhere, out, None, seconds)
+
+    def to_record(self, out: Path) -> Callable[[], None]:
+        """What a forked process does to become the job, with marks for the recorder."""
+        job = self._prepare(self.commands.start, out, None, 0, recorded=True)
+        return lambda: enter.become(job)
+
     def close(self) -> None:
         self.launcher.close()
 
     def _live(
         self, command: list[str], out: Path, fault: dict[str, Any] | None, seconds: float
     ) -> Life:
-        folder = out.parent / f"life-{next(self._numbers)}"
-        records = folder / "records"
-        records.mkdir(parents=True)
-        spec = folder / "probe.json"
-        spec.write_text(
-            json.dumps(
-                {
-                    "records": str(records),
-                    "out": str(out),
-                    "fault": fault,
-                    **{name: str(INSIDE / f"{name}.py") for name in ("digest", "fsevents")},
-                }
-            )
-        )
-        words = [word.replace(OUT, str(out)) for word in command]
-        job = folder / "job.json"
-        job.write_text(json.dumps(self._job(folder, words, out, spec, seconds)))
+        job = self._prepare(command, out, fault, seconds)
+        folder = Path(job["path"]).parent
         began = time.monotonic()
-        self.launcher.run([job], seconds + 60)
+        self.launcher.run([Path(job["path"])], seconds + 60)
         result = _result(folder)
+        first, *later = history.read(folder / "records")
         life = Life(
-            ranks=history.read(records),
+            ranks=first,
             status=result.get("status"),
             ended=result.get("ended"),
             seconds=time.monotonic() - began,
             tail=tail(folder / "output"),
+            began=began,
+            left=damage.listing(out, time.monotonic() - time.time()),
+            # a launcher's status is that of its last start
+            later=[Life(ranks, result.get("status"), began=began) for ranks in later],
         )
-        life.trouble = next((p.trouble for p in life.ranks.values() if p.trouble), None)
+        everyone = [p for ranks in (first, *later) for p in ranks.values()]
+        life.trouble = next((p.trouble for p in everyone if p.trouble), None)
         return life
+
+    def _prepare(
+        self,
+        command: list[str],
+        out: Path,
+        fault: dict[str, Any] | None,
+        seconds: float,
+        recorded: bool = False,
+    ) -> dict[str, Any]:
+        """A new folder for a life, with all that its processes are told."""
+        folder = out.parent / f"life-{next(self._numbers)}"
+        (folder / "records").mkdir(parents=True)
+        spec = folder / "probe.json"
+        told: dict[str, Any] = {"records": str(folder / "records"), "out": str(out), "fault": fault}
+        told |= {"every": self.every, "recorded": recorded}
+        told |= {name: str(INSIDE / f"{name}.py") for name in ("digest", "fsevents")}
+        spec.write_text(json.dumps(told))
+        words = [word.replace(OUT, str(out)) for word in command]
+        job = self._job(folder, words, out, spec, seconds)
+        if fault and "ends_in" in fault:
+            job["command_env"]["SLURM_JOB_END_TIME"] = f"{time.time() + fault['ends_in']:.0f}"
+        (folder / "job.json").write_text(json.dumps(job))
+        return job
 
     def _job(
         self, folder: Path, words: list[str], out: Path, spec: Path, seconds: float

@@ -7,131 +7,111 @@ import signal
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise, zip_longest
-from typing import Any
 
+from grader.audit import faults
+from grader.audit.faults import FLIP, GRACE, KILL, MISSING, POWER, TEAR, TRUNCATE, Fault
 from grader.audit.history import Life, Save
+from grader.audit.judge_files import of_newest_save
 
-GRACE = 30.0  # s between SIGTERM and SIGKILL: Kubernetes' and Slurm's default
 MOST_EVENTS = 16  # file events at which the audit kills
 MOST_STEPS = 8  # steps after which it kills
-KILL, TEAR, SIGNAL, TRUNCATE, TWICE = "kill", "tear", "signal", "truncate", "twice"
+RECORD = Fault(POWER, "power loss: the saves are recorded", 0)  # stands for the states that follow
 
 
-@dataclass(frozen=True)
-class Fault:
-    """What is done to one run. `spec` goes to the probe of its first life, `second` to the next."""
+@dataclass
+class Draw:
+    """Draws the faults for a job from an undisturbed life of it."""
 
-    kind: str
-    title: str
-    step: int  # the step after which it comes, in the undisturbed run
-    spec: dict[str, Any]
-    second: dict[str, Any] | None = None
+    life: Life
+    random: random.Random
+    grace: float = GRACE
+    elastic: int = 0  # ranks to resume on, if another number is asked for
 
-    @property
-    def in_a_save(self) -> bool:
-        return "event" in self.spec
+    def __post_init__(self) -> None:
+        process = self.life.first
+        self.total = len(process.steps)
+        self.saves = [save for save in process.saves() if save.step < self.total]
+        self.at = sorted(save.step for save in self.saves) or [self.total // 2]
+        self.interval = min([b - a for a, b in pairwise(self.at)] or [self.at[0]])
+        self.later = self.at[1:] or self.at
 
-    @property
-    def group(self) -> str:
-        """Its row in the table."""
-        if self.kind == KILL:
-            return "SIGKILL inside a save" if self.in_a_save else "SIGKILL between saves"
-        if self.kind == SIGNAL:
-            return f"{signal.Signals(self.spec['number']).name}, then SIGKILL after the grace"
-        return {
-            TEAR: "SIGKILL while a file is written",
-            TRUNCATE: "newest checkpoint truncated",
-            TWICE: "killed twice, resumed twice",
-        }[self.kind]
+    def all(self) -> list[Fault]:
+        """The faults to try, most telling first: a budget may end the list early."""
+        if self.total < 2:
+            return []
+        inside = [fault for save in self._fullest() for fault in faults.at_events(save)]
+        torn = [fault for fault in inside if fault.kind == TEAR]
+        whole = [fault for fault in inside if fault.kind == KILL]
+        self.random.shuffle(whole)
+        chosen = self.random.choice(self.later)
+        first = [faults.kill_after(self._after(chosen)), *torn[:1], *self._damage([TRUNCATE])]
+        first += [self._send(signal.SIGTERM), *whole[:1], self._twice(), *self._ranks()]
+        first += [self._send(signal.SIGUSR1), *self._disk_full()[:1], *([RECORD] * bool(torn))]
+        first += [*self._damage([FLIP, MISSING]), self._time_limit()]
+        rest = zip_longest(
+            self._more_kills(chosen)[:MOST_STEPS],
+            [*torn[1:], *whole[1:]][:MOST_EVENTS],
+            self._disk_full()[1:2],
+        )
+        more = [fault for several in rest for fault in several if fault is not None]
+        return _without_repeats([*first, *more])
 
-
-def kill_after(step: int, kind: str = KILL) -> Fault:
-    title = f"SIGKILL after step {step}"
-    if kind == TRUNCATE:
-        title += ", newest file cut to half"
-    return Fault(kind, title, step, {"kind": "kill", "step": step, "rank": 0})
-
-
-def kill_twice(step: int, more: int) -> Fault:
-    second = {"kind": "kill", "step": more, "rank": 0}
-    title = f"SIGKILL after step {step}, and after {more} more"
-    return Fault(TWICE, title, step, {"kind": "kill", "step": step, "rank": 0}, second)
-
-
-def send(number: signal.Signals, step: int, grace: float) -> Fault:
-    """SIGTERM goes to the process that was started, SIGUSR1 to each rank."""
-    rank = 0 if number == signal.SIGTERM else None
-    spec = {"kind": "signal", "number": int(number), "step": step, "rank": rank, "grace": grace}
-    return Fault(SIGNAL, f"{number.name} after step {step}", step, spec)
-
-
-def at_events(save: Save) -> list[Fault]:
-    """A SIGKILL before each file event of a save, and inside each file that it writes."""
-    faults = []
-    sizes = [event.size for event in save.events[1:]]
-    for event, size in zip_longest(save.events, sizes):
-        if event.name.startswith("torch.save ended"):
-            continue  # nothing happens between this and the next event
-        where = {"event": event.number, "rank": 0}
-        written = event.name.rpartition(" ")[2]
-        if event.name.startswith(("torch.save begins", "open ")) and (size or 0) > 1:
-            assert size
-            title = f"SIGKILL when {written} has {size // 2} of {size} bytes (step {save.step})"
-            faults.append(
-                Fault(TEAR, title, save.step, {"kind": "tear", "bytes": size // 2, **where})
-            )
-        title = f"SIGKILL before `{event.name}` (step {save.step})"
-        faults.append(Fault(KILL, title, save.step, {"kind": "kill", **where}))
-    return faults
-
-
-def draw(life: Life, draw: random.Random, grace: float = GRACE) -> list[Fault]:
-    """The faults to try, most telling first: a budget may end the list early."""
-    process = life.first
-    total = len(process.steps)
-    saves = [save for save in process.saves() if save.step < total]
-    if total < 2:
-        return []
-    at = sorted(save.step for save in saves) or [total // 2]
-    interval = min([b - a for a, b in pairwise(at)] or [at[0]])
-    later = at[1:] or at
-
-    def after(step: int) -> int:
+    def _after(self, step: int) -> int:
         """A step after this save, where possible two or more, before the next one."""
-        return min(total - 1, step + draw.randint(min(2, interval), max(2, interval - 1)))
+        latest = max(2, self.interval - 1)
+        return min(self.total - 1, step + self.random.randint(min(2, self.interval), latest))
 
-    chosen = draw.choice(later)
-    inside = [fault for save in _fullest(saves, draw) for fault in at_events(save)]
-    torn = [fault for fault in inside if fault.kind == TEAR]
-    whole = [fault for fault in inside if fault.kind == KILL]
-    draw.shuffle(whole)
-    first = [kill_after(after(chosen))]
-    if saves:
-        first += [*torn[:1], kill_after(after(later[-1]), TRUNCATE)]
-    first += [send(signal.SIGTERM, after(draw.choice(at)), grace)]
-    first += whole[:1]
-    first += [kill_twice(after(at[0]), max(1, min(interval + 1, (total - at[0]) // 3)))]
-    first += [send(signal.SIGUSR1, after(draw.choice(at)), grace)]
-    steps = {at[0] - 1, chosen, chosen + 1, total - 1, *(after(step) for step in at)}
-    more = [kill_after(step) for step in sorted(steps) if 0 < step < total]
-    draw.shuffle(more)
-    rest = [
-        fault
-        for pair in zip_longest(more[:MOST_STEPS], [*torn[1:], *whole[1:]][:MOST_EVENTS])
-        for fault in pair
-        if fault is not None
-    ]
-    return _without_repeats([*first, *rest])
+    def _twice(self) -> Fault:
+        more = max(1, min(self.interval + 1, (self.total - self.at[0]) // 3))
+        return faults.kill_twice(self._after(self.at[0]), more)
+
+    def _send(self, number: signal.Signals) -> Fault:
+        return faults.send(number, self._after(self.random.choice(self.at)), self.grace)
+
+    def _time_limit(self) -> Fault:
+        step = self._after(self.random.choice(self.at))
+        steps = self.life.first.steps
+        seconds = steps[step].time - self.life.began if self.life.began else 0.0
+        return faults.time_limit(step, self.grace, seconds)
+
+    def _damage(self, kinds: list[str]) -> list[Fault]:
+        if not self.saves:
+            return []
+        place = 0.3 + 0.4 * self.random.random()
+        found = [faults.damage(kind, self._after(self.later[-1]), place) for kind in kinds]
+        several = len(of_newest_save(self.life)) > 1
+        return [fault for fault in found if several or fault.kind != MISSING]
+
+    def _disk_full(self) -> list[Fault]:
+        more = max(1, min(2, self.interval - 1))
+        saves = [save for save in self._fullest() if save.step + more < self.total]
+        return [fault for save in saves for fault in faults.disk_full(save, more)]
+
+    def _ranks(self) -> list[Fault]:
+        found = []
+        if (ranks := len(self.life.ranks)) > 1:
+            step = self._after(self.random.choice(self.at))
+            found.append(faults.lose_rank(self.random.randrange(ranks), step))
+        if self.elastic:
+            step = self._after(self.random.choice(self.at))
+            found.append(faults.resume_elsewhere(step, self.elastic))
+        return found
+
+    def _more_kills(self, chosen: int) -> list[Fault]:
+        steps = {self.at[0] - 1, chosen, chosen + 1, self.total - 1}
+        steps |= {self._after(step) for step in self.at}
+        more = [faults.kill_after(step) for step in sorted(steps) if 0 < step < self.total]
+        self.random.shuffle(more)
+        return more
+
+    def _fullest(self) -> list[Save]:
+        """One save of each kind, and no first one: the first has nothing to overwrite or prune."""
+        kinds: dict[frozenset[str], list[Save]] = {}
+        for save in self.saves:
+            kinds.setdefault(save.files, []).append(save)
+        chosen = [same[len(same) // 2 :][0] for same in kinds.values()]
+        return sorted(chosen, key=lambda save: -len(save.events))
 
 
-def _fullest(saves: list[Save], draw: random.Random) -> list[Save]:
-    """One save of each kind, and no first one: the first has nothing to overwrite or to prune."""
-    kinds: dict[frozenset[str], list[Save]] = {}
-    for save in saves:
-        kinds.setdefault(save.files, []).append(save)
-    chosen = [draw.choice(same[1:] or same) for same in kinds.values()]
-    return sorted(chosen, key=lambda save: -len(save.events))
-
-
-def _without_repeats(faults: Iterable[Fault]) -> list[Fault]:
-    return list({fault.title: fault for fault in faults}.values())
+def _without_repeats(found: Iterable[Fault]) -> list[Fault]:
+    return list({fault.title: fault for fault in found}.values())

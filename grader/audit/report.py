@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.text import Text
 
 from grader.audit import findings
+from grader.audit.faults import POWER
 from grader.audit.findings import HARMS, Finding
-from grader.audit.judge import LOSS, LOUD, NOTE, SILENT, Outcome
+from grader.audit.problems import LOSS, LOUD, NOTE, SILENT, Outcome
 from grader.audit.session import Audit
 from grader.report.logs import escaped
 
@@ -41,11 +42,18 @@ def show(out: Console, audit: Audit) -> None:
             _row(out, "not judged", f"{outcome.fault.title}: {outcome.why}")
     for finding in audit.findings:
         _show_finding(out, finding)
+    if audit.power:
+        _row(out, "power loss", audit.power.says(_states(audit)))
     if audit.untried:
         _row(out, "not tried", f"{len(audit.untried)} more faults; a larger --budget tries them")
     if audit.outcomes and not audit.findings:
         tried = sum(outcome.happened for outcome in audit.outcomes)
         out.print(Text(f"\nNothing found under {tried} faults.", "bold green"))
+
+
+def _states(audit: Audit) -> int:
+    """Disk states of a power loss that were tried."""
+    return sum(outcome.fault.kind == POWER for outcome in audit.outcomes)
 
 
 def _show_base(out: Console, audit: Audit) -> None:
@@ -58,14 +66,25 @@ def _show_base(out: Console, audit: Audit) -> None:
     shown = ", ".join(map(str, at[:8])) + (", ..." if len(at) > 8 else "")
     _row(out, "seen", f"{steps} steps{ranks} in {base.seconds:.1f} s")
     _row(out, "saves", f"after step {shown}" if at else "no file event below {out} after a step")
-    per_step = 1000 * base.first.cost / max(1, steps)
-    _row(out, "probe", f"{per_step:.1f} ms a step")
+    _row(out, "probe", probe_cost(audit))
     if audit.comparable is None:
         return
     if audit.comparable.reproducible:
         _row(out, "fair", "two undisturbed runs are equal, bit for bit, at every step")
     for label, line in zip(["unfair", "", "", ""], findings.unfair(audit.comparable), strict=False):
         _row(out, label, line)
+
+
+def probe_cost(audit: Audit) -> str:
+    """What the probe takes, and whether it looks at every step."""
+    per_step = 1000 * audit.base.first.cost / max(1, len(audit.base.first.steps))
+    text = f"{per_step:.1f} ms a step"
+    if audit.runner.every > 1:
+        text += (
+            f", too much for the job's steps: after the first run it looks at every "
+            f"{audit.runner.every}th step and at those after a save; others are only counted"
+        )
+    return text
 
 
 def _show_table(out: Console, outcomes: list[Outcome]) -> None:
@@ -76,14 +95,23 @@ def _show_table(out: Console, outcomes: list[Outcome]) -> None:
     columns = [c for c in COLUMNS if c != "not judged" or any(not o.happened for o in outcomes)]
     out.print()
     heads = "".join(f"{c:>{len(c) + 2}}" for c in columns)
-    out.print(Text(f"{'fault':<{width}}{heads}  most steps lost", "bold"))
+    out.print(Text(f"{'fault':<{width}}{heads}  most work lost", "bold"))
     for group, those in groups.items():
         counts = ""
         for column in columns:
             number = sum(o.word == column for o in those)
             counts += f"{number or '.':>{len(column) + 2}}"
-        lost = max((o.lost for o in those if o.lost is not None), default=None)
-        out.print(Text(f"{group:<{width}}{counts}  {'-' if lost is None else lost:>15}"))
+        out.print(Text(f"{group:<{width}}{counts}  {work_lost(those)}"))
+
+
+def work_lost(outcomes: list[Outcome]) -> str:
+    """The most steps of any of these outcomes, and the most seconds."""
+    steps = [o.lost for o in outcomes if o.lost is not None]
+    seconds = [o.seconds_lost for o in outcomes if o.seconds_lost is not None]
+    if not steps:
+        return "-"
+    text = f"{max(steps)} step{'s' * (max(steps) != 1)}"
+    return f"{text}, {max(seconds):.2g} s" if seconds else text
 
 
 def _show_finding(out: Console, finding: Finding) -> None:
@@ -123,6 +151,13 @@ def as_json(audit: Audit, command: list[str]) -> dict[str, Any]:
         "unfair": [] if comparable is None else findings.unfair(comparable),
         "faults": [_outcome(outcome) for outcome in audit.outcomes],
         "untried": [fault.title for fault in audit.untried],
+        "power_loss": None if audit.power is None else audit.power.says(_states(audit)),
+        "probe": {
+            "seconds_per_step": round(
+                audit.base.first.cost / max(1, len(audit.base.first.steps)), 6
+            ),
+            "every": audit.runner.every,
+        },
         "findings": [vars(finding) for finding in audit.findings],
     }
 
@@ -136,6 +171,8 @@ def _outcome(outcome: Outcome) -> dict[str, Any]:
         "steps_done": outcome.reached,
         "resumed_after": outcome.resumed,
         "steps_lost": outcome.lost,
+        "seconds_lost": _rounded(outcome.seconds_lost),
+        "seconds_to_restart": _rounded(outcome.restart),
         "status": outcome.status,
         "identical": outcome.identical,
         "problems": [
@@ -143,11 +180,16 @@ def _outcome(outcome: Outcome) -> dict[str, Any]:
                 "code": problem.code,
                 "step": problem.difference.step if problem.difference else None,
                 "different": problem.difference.names if problem.difference else [],
+                "same": list(problem.difference.same) if problem.difference else [],
                 "text": problem.text,
             }
             for problem in outcome.problems
         ],
     }
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)
 
 
 def json_text(audit: Audit, command: list[str]) -> str:

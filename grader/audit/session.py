@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-import os
+import math
 import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
-from grader.audit import findings, judge, plan
+from grader.audit import compare, damage, findings, judge, judge_files, plan, power, problems
+from grader.audit.compare import Comparable
+from grader.audit.faults import DAMAGE, ELASTIC, GRACE, POWER, TWICE, WARNED, Fault
 from grader.audit.findings import Finding
 from grader.audit.history import Life
-from grader.audit.judge import Comparable, Outcome
 from grader.audit.lives import Runner
-from grader.audit.plan import TRUNCATE, TWICE, Fault
+from grader.audit.power import Power
+from grader.audit.problems import Outcome, Problem
 from grader.harness import scratch
 
 SHORTEST = 60.0  # s that any life may take before it counts as hanging
 PATIENCE = 5  # times the undisturbed run's time
-SMALL = 0.1  # of the largest file's size: smaller files are no checkpoints
+LONG_STEP = 0.02  # s: of such steps or longer ones, the probe may take this share
+SHARE = 0.1
+AT_ONCE = 4  # states of a power loss that are tried before all other faults that are left
 
 
 class CannotJudge(Exception):
@@ -38,11 +43,15 @@ class Audit:
     budget: float  # s
     seed: int
     say: Callable[[str], None]  # progress, one line each
-    grace: float = plan.GRACE
+    grace: float = GRACE
+    elastic: int = 0  # ranks to resume on, too
     base: Life = field(default_factory=Life)
+    again: Life = field(default_factory=Life)  # the second undisturbed run
     comparable: Comparable | None = None
     outcomes: list[Outcome] = field(default_factory=list)
+    undisturbed_problems: list[Problem] = field(default_factory=list)
     untried: list[Fault] = field(default_factory=list)
+    power: Power | None = None
     began: float = field(default_factory=time.monotonic)
 
     @property
@@ -51,37 +60,56 @@ class Audit:
 
     @property
     def findings(self) -> list[Finding]:
-        return findings.collect(self.outcomes)
+        return findings.collect(self.outcomes, self.undisturbed_problems)
 
     def run(self, choose: Callable[[Fault], bool] = lambda fault: True) -> None:
         """Fill in the fields, in order; `choose` says which of the drawn faults to try."""
         self.undisturbed()
-        self.untried = list(filter(choose, self.drawn()))
-        while self.untried:
-            fault = self.untried[0]
-            if self.left < self._cost(fault):
-                break
-            number = len(self.outcomes) + 1
-            cost = sum(map(self._cost, self.untried))
-            self.say(
-                f"fault {number} of {number - 1 + len(self.untried)}: {fault.title}"
-                f"  (about {min(self.left, cost):.0f} s left)"
-            )
-            self.outcomes.append(self.attempt(fault))
-            self.untried.pop(0)
-        saves = {save.step: save.files for save in self.base.first.saves()}
-        judge.judge_losses(self.outcomes, saves)
+        self.untried = [f for f in self.drawn() if f.kind == POWER or choose(f)]
+        try:
+            while self.untried:
+                fault = self.untried[0]
+                if self.left < self._cost(fault):
+                    break
+                self._say_progress(fault)
+                if fault == plan.RECORD:
+                    states = list(filter(choose, self._record()))
+                    self.untried[:] = [
+                        *states[:AT_ONCE],
+                        *self.untried[1:],
+                        *states[AT_ONCE:],
+                    ]
+                    continue
+                self.outcomes.append(self.attempt(fault))
+                self.untried.pop(0)
+        finally:  # Ctrl-C, too: what is known so far is judged
+            saves = {save.step: save.files for save in self.base.first.saves()}
+            judge_files.judge_older(self.outcomes, saves)
+            problems.settle(self.outcomes)
+
+    def _say_progress(self, fault: Fault) -> None:
+        number = len(self.outcomes) + 1
+        cost = sum(map(self._cost, self.untried))
+        self.say(
+            f"fault {number} of {number - 1 + len(self.untried)}: {fault.title}"
+            f"  (about {min(self.left, cost):.0f} s left)"
+        )
+
+    # --- undisturbed
 
     def undisturbed(self) -> None:
         """Two undisturbed runs, and whether they are equal."""
         self.say("undisturbed run")
         self.base = self._undisturbed()
+        self.runner.every = sampling(self.base)
         self.say(
             f"undisturbed run: {len(self.base.first.steps)} steps, {self.base.seconds:.1f} s; "
             "the same again"
         )
-        again = self._undisturbed()
-        self.comparable = judge.compare_undisturbed(self.base, again)
+        self.again = self._undisturbed()
+        self.comparable = compare.compare_undisturbed(self.base, self.again)
+        if grows := judge_files.growth(self.base):
+            self.undisturbed_problems.append(grows)
 
     def _undisturbed(self) -> Life:
         if self.left <= 0:
@@ -107,61 +135,89 @@ class Audit:
             )
         return life
 
+    # --- faults
+
     def drawn(self) -> list[Fault]:
-        return plan.draw(self.base, random.Random(self.seed), self.grace)
+        draw = plan.Draw(self.base, random.Random(self.seed), self.grace, self.elastic)
+        return draw.all()
 
     def _cost(self, fault: Fault) -> float:
         """About how many seconds: the struck run, and the rest of it again."""
-        lives = 3 if fault.kind == TWICE else 2
+        lives = 3 if fault.kind == TWICE else 1 if fault.kind == POWER else 2
         return 1.2 * self.base.seconds * (1 + 0.5 * (lives - 1))
+
+    def _most(self) -> float:
+        """s that any life may take."""
+        return max(SHORTEST, PATIENCE * self.base.seconds) + self.grace
 
     def attempt(self, fault: Fault) -> Outcome:
         """Run the job under one fault, relaunch it, and judge what was recorded."""
         assert self.comparable
-        most = max(SHORTEST, PATIENCE * self.base.seconds) + self.grace
-        out = self.runner.new_run(most)
+        out = self.runner.new_run(self._most())
         try:
-            lives = self._lives(out, fault, most)
+            lives, why = self._lives(out, fault)
         finally:
             scratch.remove(out.parent)
         if any(life.ended == "wall" for life in lives) and self.left <= 0:
-            return Outcome(fault, happened=False, why="the budget was over")
+            why = "the budget was over"
         trouble = next((life.trouble for life in lives if life.trouble), None)
         if trouble:
-            return Outcome(fault, happened=False, why=f"the probe failed: {trouble}")
-        return judge.judge(self.base, lives, fault, self.comparable)
+            why = f"the probe failed: {trouble}"
+        if why:
+            return Outcome(fault, happened=False, why=why)
+        outcome = judge.judge(self.base, lives, fault, self.comparable)
+        if outcome.happened and len(lives) > 1 and self.comparable.reproducible:
+            judge_files.judge_saved(outcome, self.base, self.again, lives[-1])
+            judge_files.judge_leftovers(outcome, self.base, lives[0], lives[-1])
+        return outcome
 
-    def _lives(self, out: Path, fault: Fault, most: float) -> list[Life]:
+    def _lives(self, out: Path, fault: Fault) -> tuple[list[Life], str]:
+        """The lives of a run under this fault; and why it couldn't be made, if it couldn't."""
+
         def seconds() -> float:
-            return max(1.0, min(most, self.left))
+            return max(1.0, min(self._most(), self.left))
 
-        lives = [self.runner.start(out, seconds(), fault.spec)]
-        finished = len(lives[0].first.steps) >= len(self.base.first.steps)
-        if (finished and lives[0].status == 0) or lives[0].fault is None:
-            return lives
-        if fault.kind == TRUNCATE:
-            truncate(newest(out))
+        if fault.kind == POWER:
+            assert self.power
+            power.lay(self.power.trees[fault.title], out)
+            return [power.struck(self.base, fault), self.runner.resume(out, seconds())], ""
+        struck = self.runner.start(out, seconds(), fault.spec)
+        lives = [struck, *struck.later]
+        finished = len(struck.first.steps) >= len(self.base.first.steps)
+        stopped = fault.kind in WARNED and struck.status is not None and not finished
+        if (finished and struck.status == 0) or not (struck.fault or stopped):
+            return lives, ""
+        if struck.later and struck.status == 0:
+            return lives, ""  # its launcher has brought it back
+        if fault.kind in DAMAGE and (why := damage.do(fault, struck, out)):
+            return lives, why
         if fault.second:
             lives.append(self.runner.resume(out, seconds(), fault.second))
             if lives[-1].fault is None:
-                return lives
-        lives.append(self.runner.resume(out, seconds()))
-        return lives
+                return lives, ""
+        again = self.runner.resume_elsewhere if fault.kind == ELASTIC else self.runner.resume
+        lives.append(again(out, seconds()))
+        return lives, ""
+
+    def _record(self) -> list[Fault]:
+        """Record an undisturbed run for the states of a power loss."""
+        out = self.runner.new_run(self._most())
+        do = self.runner.to_record(out)
+        try:
+            self.power = power.states(out, do, self.base, min(self._most(), self.left))
+        finally:
+            scratch.remove(out.parent)
+        return self.power.faults
 
 
-def newest(out: Path) -> Path | None:
-    """The newest file that is large enough to be a checkpoint."""
-    files = []
-    for folder, _, names in os.walk(out):
-        for name in names:
-            path = Path(folder, name)
-            if path.is_file() and not path.is_symlink():
-                files.append((path.stat().st_mtime_ns, path.stat().st_size, path))
-    largest = max((size for _, size, _ in files), default=0)
-    large = [(when, size, path) for when, size, path in files if size > SMALL * largest]
-    return max(large)[2] if large else None
-
-
-def truncate(path: Path | None) -> None:
-    if path is not None:
-        os.truncate(path, path.stat().st_size // 2)
+def sampling(base: Life) -> int:
+    """Record every how many steps: all, unless that takes too much of a long step."""
+    steps = base.first.steps
+    times = sorted(b.time - a.time for a, b in pairwise(steps))
+    if not times:
+        return 1
+    cost = base.first.cost / len(steps)
+    step = max(0.0, times[len(times) // 2] - cost)
+    if step < LONG_STEP or cost <= SHARE * step:
+        return 1
+    return math.ceil(cost / (SHARE * step))

@@ -61,6 +61,13 @@ class Duration(click.ParamType):  # type: ignore[type-arg]  # click 8.1's has no
     show_default=True,
     help="Which findings make the exit status 1.",
 )
+@click.option(
+    "--elastic",
+    metavar="N",
+    type=click.IntRange(1, 1024),
+    help="Also resume on N ranks (torchrun, accelerate launch).",
+)
+@click.option("--only", metavar="TEXT", help="Try only faults with TEXT in their name.")
 @click.option("--seed", type=click.IntRange(0, 2**31), help="Draws the faults.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def command(
@@ -70,6 +77,8 @@ def command(
     json_file: str | None,
     junit_file: str | None,
     fail_on: str,
+    elastic: int | None,
+    only: str | None,
     seed: int | None,
     command: tuple[str, ...],
 ) -> None:
@@ -82,7 +91,7 @@ def command(
     be judged.
     """
     words = list(command)
-    commands = Commands.of(words, resume_command, setup)
+    commands = Commands.of(words, resume_command, setup, elastic or 0)
     seed = random.SystemRandom().randrange(10_000) if seed is None else seed
     out = console()
     with ExitStack() as stack:
@@ -95,9 +104,9 @@ def command(
         stack.callback(scratch.remove, folder)
         runner = Runner(commands, folder)
         stack.callback(runner.close)
-        audit = Audit(runner, budget, seed, _progress(out))
+        audit = Audit(runner, budget, seed, _progress(out), elastic=elastic or 0)
         _announce(out, commands, folder, budget, seed)
-        status = _run(out, audit)
+        status = _run(out, audit, only or "")
         report.show(out, audit)
         if "json" in targets:
             targets["json"].write(report.json_text(audit, words))
@@ -106,10 +115,10 @@ def command(
     sys.exit(report.exit_status(audit, fail_on) if status is None else status)
 
 
-def _run(out: Console, audit: Audit) -> int | None:
+def _run(out: Console, audit: Audit, only: str) -> int | None:
     """Run it; return the exit status if that doesn't follow from the findings."""
     try:
-        audit.run()
+        audit.run(lambda fault: only in fault.title)
     except CannotJudge as e:
         click.echo(f"grade: {escaped(str(e))}", err=True)
         for line in e.printed:

@@ -8,9 +8,19 @@ import signal
 
 import pytest
 
-from grader.audit import findings, history, judge, plan
+from grader.audit import (
+    compare,
+    faults,
+    findings,
+    history,
+    judge,
+    judge_files,
+    plan,
+    problems,
+    words,
+)
+from grader.audit.compare import Comparable, Difference
 from grader.audit.history import FileEvent, Life, Process, Save, Step
-from grader.audit.judge import Comparable, Difference
 
 TOTAL = 12
 SAVES = (4, 8)
@@ -41,7 +51,7 @@ def life(steps, status=0, fault=None, end="w12", **more) -> Life:
 
 
 BASE = life([step(n) for n in range(TOTAL)])
-FAIR = judge.compare_undisturbed(BASE, BASE)
+FAIR = compare.compare_undisturbed(BASE, BASE)
 FAULT = {"kind": "fault", "step": 10}
 
 
@@ -51,7 +61,7 @@ def struck(at=10, fault=FAULT, status=-9, **more) -> Life:
 
 def judged(*relaunches, fault=None, first=None, comparable=FAIR, base=BASE):
     lives = [first or struck(), *relaunches]
-    outcome = judge.judge(base, lives, fault or plan.kill_after(10), comparable)
+    outcome = judge.judge(base, lives, fault or faults.kill_after(10), comparable)
     return outcome, [problem.code for problem in outcome.problems]
 
 
@@ -70,19 +80,19 @@ def test_only_generators_that_are_drawn_from_count():
 
 def test_two_undisturbed_runs_that_differ_are_not_comparable():
     other = life([step(n, **({"batch": "x"} if n >= 2 else {})) for n in range(TOTAL)])
-    found = judge.compare_undisturbed(BASE, other)
+    found = compare.compare_undisturbed(BASE, other)
     assert found.difference == Difference(3, ["batch"]) and not found.reproducible
     assert "DataLoader" in " ".join(findings.unfair(found))
 
 
 def test_a_generator_that_changes_nothing_is_no_difference():
     other = life([step(n, torch_RNG=f"x{n}") for n in range(TOTAL)])
-    found = judge.compare_undisturbed(BASE, other)
+    found = compare.compare_undisturbed(BASE, other)
     assert found.reproducible and "torch RNG" in found.ignored
 
 
 def test_runs_of_different_lengths_are_not_comparable():
-    found = judge.compare_undisturbed(BASE, life([step(n) for n in range(9)]))
+    found = compare.compare_undisturbed(BASE, life([step(n) for n in range(9)]))
     assert not found.reproducible and "12 and 9 steps" in findings.unfair(found)[0]
 
 
@@ -90,28 +100,28 @@ def test_runs_of_different_lengths_are_not_comparable():
 
 
 def test_a_step_is_found_by_its_weights():
-    assert judge.place(BASE.first.steps, step(8, optimizer_exp_avg="x")) == 8
-    assert judge.place(BASE.first.steps, step(8, weights="x")) is None
+    assert compare.place(BASE.first.steps, step(8, optimizer_exp_avg="x")) == 8
+    assert compare.place(BASE.first.steps, step(8, weights="x")) is None
 
 
 def test_of_steps_with_equal_weights_the_one_that_agrees_in_most_counts():
     steps = [step(0, weights="same"), step(1, weights="same"), step(2)]
-    assert judge.place(steps, step(0, weights="same")) == 0
-    assert judge.place(steps, step(1, weights="same", batch="x")) == 1
+    assert compare.place(steps, step(0, weights="same")) == 0
+    assert compare.place(steps, step(1, weights="same", batch="x")) == 1
 
 
 def test_passes_before_a_resume_do_not_count():
     base = [step(n, batch=f"a{n} b{n}", torch_RNG=f"t{n} u{n}", buffers=f"x{n} y{n}") for n in (3,)]
     warm = step(3, batch="w a3 b3", torch_RNG="w t3 u3", buffers="w x3 y3")
-    assert judge.different(base[0], warm) == []
+    assert compare.different(base[0], warm) == []
     # the second pass only follows from the first
     later = step(3, batch="a3 c", torch_RNG="t3 c", buffers="x3 c")
-    assert judge.different(base[0], later) == ["batch"]
+    assert compare.different(base[0], later) == ["batch"]
 
 
 def test_weights_of_another_optimizer_are_another_step():
     steps = [Step(0, step(0).parts), Step(1, step(0).parts)]
-    assert judge.place(steps, steps[1]) == 1
+    assert compare.place(steps, steps[1]) == 1
 
 
 # --- what a fault did -----------------------------------------------------------------------------
@@ -175,7 +185,7 @@ def test_other_ways_to_go_wrong(relaunch, code):
 
 
 def test_starting_over_is_right_before_the_first_save():
-    outcome, codes = judged(resumed(0), first=struck(3), fault=plan.kill_after(3))
+    outcome, codes = judged(resumed(0), first=struck(3), fault=faults.kill_after(3))
     assert codes == [] and outcome.lost == 3 and outcome.save is None
 
 
@@ -187,7 +197,7 @@ def test_a_fault_that_never_came_is_not_judged():
 def test_each_relaunch_is_judged():
     second = struck(2)
     second.first.steps = [step(8, optimizer_exp_avg="x"), step(9)]
-    outcome, codes = judged(second, resumed(), fault=plan.kill_twice(10, 2))
+    outcome, codes = judged(second, resumed(), fault=faults.kill_twice(10, 2))
     assert codes == ["state-lost"] and outcome.resumed == 8
 
 
@@ -205,7 +215,7 @@ def test_without_reproducible_runs_the_struck_life_is_the_reference():
 # --- signals --------------------------------------------------------------------------------------
 
 
-TERM = plan.send(signal.SIGTERM, 5, 30)
+TERM = faults.send(signal.SIGTERM, 5, 30)
 
 
 def test_a_graceful_stop_has_no_problem():
@@ -232,7 +242,7 @@ def test_a_job_that_outlasts_the_grace_ignores_the_signal():
 
 
 def test_a_stop_at_the_last_steps_is_no_problem():
-    late = plan.send(signal.SIGTERM, TOTAL - 1, 30)
+    late = faults.send(signal.SIGTERM, TOTAL - 1, 30)
     assert judged(first=struck(TOTAL, status=0), fault=late)[1] == []
 
 
@@ -242,19 +252,19 @@ def test_a_stop_at_the_last_steps_is_no_problem():
 def test_an_older_checkpoint_counts_only_among_saves_for_resuming():
     files = {4: frozenset({"last.pt"}), 8: frozenset({"last.pt"})}
     right, old = judged(resumed(8))[0], judged(resumed(4))[0]
-    judge.judge_losses([right, old], files)
+    judge_files.judge_older([right, old], files)
     assert [p.code for p in old.problems] == ["loses-more"] and right.problems == []
     # the newer one is the best model, which no run resumed from
     alone = judged(resumed(4))[0]
-    judge.judge_losses([alone], files | {8: frozenset({"best.pt"})})
+    judge_files.judge_older([alone], files | {8: frozenset({"best.pt"})})
     assert alone.problems == []
 
 
 def test_the_save_that_a_fault_interrupts_does_not_count():
-    inside = plan.Fault(plan.KILL, "inside", 8, {"kind": "kill", "event": 3, "rank": 0})
+    inside = faults.Fault(faults.KILL, "inside", 8, {"kind": "kill", "event": 3, "rank": 0})
     assert judge.last_save(struck().first, inside) == 4
-    assert judge.last_save(struck().first, plan.kill_after(10)) == 8
-    assert judge.last_save(struck().first, plan.kill_after(10, plan.TRUNCATE)) == 4
+    assert judge.last_save(struck().first, faults.kill_after(10)) == 8
+    assert judge.last_save(struck().first, faults.damage(faults.TRUNCATE, 10)) == 4
 
 
 # --- findings, records, faults --------------------------------------------------------------------
@@ -262,7 +272,7 @@ def test_the_save_that_a_fault_interrupts_does_not_count():
 
 def test_one_finding_for_a_mistake_under_several_faults():
     lost = resumed(**{"optimizer exp_avg": "x"})
-    outcomes = [judged(lost, fault=plan.kill_after(n))[0] for n in (9, 10)]
+    outcomes = [judged(lost, fault=faults.kill_after(n))[0] for n in (9, 10)]
     outcomes.append(judged(life([], status=1, tail=["EOFError"]))[0])
     found = findings.collect(outcomes)
     assert [f.title for f in found] == ["loses state: optimizer", "can't be started again"]
@@ -272,32 +282,41 @@ def test_one_finding_for_a_mistake_under_several_faults():
 
 
 def test_every_problem_has_its_words():
-    for code in judge.HARM.keys() - {"state-lost"}:
-        assert findings.TITLES[code] and findings.MEANS[code] and findings.MENDS[code]
+    for code in problems.HARM:
+        said = words.of(code, "optimizer")
+        assert all(vars(said).values()), code
+        assert said.shows in findings._lines(), code
 
 
 def test_a_record_that_was_cut_off_is_left_out():
-    line = {"kind": "step", "rank": 1, "optimizer": 0, "parts": {"weights": "w"}, "took": 0.1}
+    line = {
+        "kind": "step",
+        "rank": 1,
+        "t": 0.5,
+        "optimizer": 0,
+        "parts": {"weights": "w"},
+        "took": 0.1,
+    }
     found = history.process([json.dumps(line), json.dumps(line)[:30]])
     assert (found.rank, len(found.steps), found.cost) == (1, 1, 0.1)
 
 
 def test_faults_are_drawn_around_saves_and_the_first_ones_differ_in_kind():
     for seed in range(20):
-        faults = plan.draw(BASE, random.Random(seed))
-        groups = [fault.group for fault in faults]
-        assert len(set(groups[:7])) == 7, groups
-        assert all(0 < fault.step < TOTAL for fault in faults)
-        assert faults == plan.draw(BASE, random.Random(seed))
+        drawn = plan.Draw(BASE, random.Random(seed)).all()
+        groups = [fault.group for fault in drawn]
+        assert len(set(groups[:9])) == 9, groups
+        assert all(0 < fault.step < TOTAL for fault in drawn if fault != plan.RECORD)
+        assert drawn == plan.Draw(BASE, random.Random(seed)).all()
 
 
 def test_a_save_is_torn_and_killed_at_each_event():
     names = ["torch.save begins a.pt", "torch.save ended a.pt", "open b.json"]
     save = Save(4, [FileEvent(4, n, name, 50) for n, name in enumerate(names, 7)])
-    faults = plan.at_events(save)
-    assert [(f.kind, f.spec["event"]) for f in faults] == [
+    found = faults.at_events(save)
+    assert [(f.kind, f.spec["event"]) for f in found] == [
         ("tear", 7),
         ("kill", 7),
         ("kill", 9),
     ]
-    assert faults[0].spec["bytes"] == 25
+    assert found[0].spec["bytes"] == 25

@@ -8,17 +8,19 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import psutil
 import pytest
 
-from grader.audit import findings, plan
+from grader.audit import faults, findings
+from grader.audit.faults import KILL, TEAR, TRUNCATE
 from grader.audit.lives import Commands, Runner
-from grader.audit.plan import KILL, TEAR, TRUNCATE
 from grader.audit.session import Audit
 from grader.harness import scratch
 from grader.processes import wait_until
+from grader.tests.audit.warm import Warm
 
 JOB = Path(__file__).with_name("job.py")
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -28,7 +30,14 @@ LONGEST = 600  # s of any audit
 def audit_of(folder: Path, *options: str, job: Path = JOB, launch: tuple[str, ...] = ()) -> Audit:
     words = [*(launch or (sys.executable,)), str(job), "--out_dir", "{out}", *options]
     runner = Runner(Commands.of(words, None, None), folder, environment=ENVIRONMENT)
+    if not launch:
+        runner.launcher = _warm()
     return Audit(runner, LONGEST, seed=5, say=lambda line: None, grace=20)
+
+
+@cache
+def _warm() -> Warm:
+    return Warm()
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +45,9 @@ def folder():
     made = scratch.make()
     yield made
     scratch.remove(made)
+    if _warm.cache_info().currsize:
+        _warm().end()
+        _warm.cache_clear()
 
 
 def undisturbed(audit: Audit) -> Audit:
@@ -57,10 +69,10 @@ def in_place(folder):
     return undisturbed(audit_of(folder, "--mistake", "in-place"))
 
 
-def attempt(like: Audit, fault: plan.Fault, mistake: str) -> tuple:
+def attempt(like: Audit, fault: faults.Fault, mistake: str) -> tuple:
     """(outcome, findings) of one fault on the job with a mistake, judged by these runs."""
     audit = audit_of(like.runner.folder, *(["--mistake", mistake] if mistake else []))
-    audit.base, audit.comparable = like.base, like.comparable
+    audit.base, audit.again, audit.comparable = like.base, like.again, like.comparable
     try:
         audit.outcomes = [audit.attempt(fault)]
     finally:
@@ -68,9 +80,9 @@ def attempt(like: Audit, fault: plan.Fault, mistake: str) -> tuple:
     return audit.outcomes[0], findings.collect(audit.outcomes)
 
 
-def inside_a_save(audit: Audit, kind: str) -> plan.Fault:
+def inside_a_save(audit: Audit, kind: str) -> faults.Fault:
     save = audit.base.first.saves()[1]
-    return next(fault for fault in plan.at_events(save) if fault.kind == kind)
+    return next(fault for fault in faults.at_events(save) if fault.kind == kind)
 
 
 def test_the_undisturbed_runs_are_seen(right):
@@ -91,13 +103,13 @@ def test_the_undisturbed_runs_are_seen(right):
 @pytest.mark.parametrize("kind", ["step", TEAR, KILL, TRUNCATE, "twice", "SIGTERM", "SIGUSR1"])
 def test_a_right_job_is_clean(right, kind):
     fault = {
-        "step": lambda: plan.kill_after(9),
+        "step": lambda: faults.kill_after(9),
         TEAR: lambda: inside_a_save(right, TEAR),
         KILL: lambda: inside_a_save(right, KILL),
-        TRUNCATE: lambda: plan.kill_after(14, TRUNCATE),
-        "twice": lambda: plan.kill_twice(8, 7),
-        "SIGTERM": lambda: plan.send(signal.SIGTERM, 9, 20),
-        "SIGUSR1": lambda: plan.send(signal.SIGUSR1, 9, 20),
+        TRUNCATE: lambda: faults.damage(TRUNCATE, 14),
+        "twice": lambda: faults.kill_twice(8, 7),
+        "SIGTERM": lambda: faults.send(signal.SIGTERM, 9, 20),
+        "SIGUSR1": lambda: faults.send(signal.SIGUSR1, 9, 20),
     }[kind]()
     outcome, found = attempt(right, fault, "")
     assert outcome.happened and outcome.identical and found == [], (outcome, found)
@@ -113,7 +125,7 @@ def test_a_right_job_is_clean(right, kind):
     ],
 )
 def test_lost_state_is_found_at_the_step_that_it_changes(right, mistake, component, also, step):
-    outcome, (finding,) = attempt(right, plan.kill_after(9), mistake)
+    outcome, (finding,) = attempt(right, faults.kill_after(9), mistake)
     assert (finding.code, finding.component, finding.harm) == ("state-lost", component, "silent")
     assert outcome.resumed == 6 and outcome.lost == 3
     difference = outcome.problems[0].difference
@@ -133,7 +145,7 @@ def test_a_job_that_starts_over_says_nothing_and_is_found(in_place):
 
 
 def test_a_job_that_ignores_sigterm(right):
-    _, (finding,) = attempt(right, plan.send(signal.SIGTERM, 9, 20), "ignores-sigterm")
+    _, (finding,) = attempt(right, faults.send(signal.SIGTERM, 9, 20), "ignores-sigterm")
     assert (finding.code, finding.harm) == ("ignores-signal", "loss")
 
 
@@ -141,7 +153,7 @@ def test_an_unseeded_job_is_judged_as_far_as_possible(folder):
     audit = undisturbed(audit_of(folder, "--mistake", "unseeded"))
     assert audit.comparable.difference.step == 1
     assert audit.comparable.difference.cause == "weights"
-    outcome, found = attempt(audit, plan.kill_after(9), "unseeded")
+    outcome, found = attempt(audit, faults.kill_after(9), "unseeded")
     assert outcome.resumed == 6 and outcome.identical is None and found == []
 
 
@@ -152,7 +164,7 @@ def test_the_ranks_of_torchrun_are_seen(folder, tmp_path):
     assert sorted(audit.base.ranks) == [0, 1] and audit.comparable.reproducible
     audit = replace(audit, runner=audit_of(folder, "--bad", job=job, launch=launch).runner)
     try:
-        outcome = audit.attempt(plan.kill_after(5))
+        outcome = audit.attempt(faults.kill_after(5))
     finally:
         audit.runner.close()
     (problem,) = outcome.problems
@@ -174,7 +186,7 @@ def command(*words: str, **more) -> subprocess.Popen:
     )
 
 
-def test_ctrl_c_reports_what_is_known_and_leaves_nothing(tmp_path):
+def test_an_audit_that_is_ended_reports_what_is_known_and_leaves_nothing(tmp_path):
     result = tmp_path / "result.json"
     job = [sys.executable, str(JOB), "--out_dir", "{out}"]
     with command("--json", str(result), "--seed", "1", "--", *job) as process:
@@ -184,9 +196,9 @@ def test_ctrl_c_reports_what_is_known_and_leaves_nothing(tmp_path):
         me = psutil.Process(process.pid)
         assert wait_until(lambda: len(me.children(recursive=True)) > 1, 60)
         started = me.children(recursive=True)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)  # a shell's background job ignores SIGINT
         out, err = process.communicate(timeout=120)
-    assert process.returncode == 130 and "so far" in out, err
+    assert process.returncode == 143 and "so far" in out, err
     known = json.loads(result.read_text())
     assert (known["steps"], known["reproducible"], known["faults"]) == (24, None, [])
     assert started and psutil.wait_procs(started, timeout=10)[1] == []
