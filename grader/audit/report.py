@@ -1,11 +1,9 @@
-"""An audit's result: for people, as JSON (schema grade-audit/v1), and as JUnit XML."""
+"""An audit's result for people, on a terminal."""
 
 from __future__ import annotations
 
-import json
 import textwrap
-from typing import Any
-from xml.etree import ElementTree
+from dataclasses import dataclass
 
 from rich.console import Console
 from rich.text import Text
@@ -34,7 +32,12 @@ def exit_status(audit: Audit, fail_on: str) -> int:
 
 
 def show(out: Console, audit: Audit) -> None:
-    _show_base(out, audit)
+    for label, text in facts(audit):
+        _row(out, label, text)
+    if audit.comparable:
+        lines = findings.unfair(audit.comparable)
+        for label, line in zip(["unfair", "", "", ""], lines, strict=False):
+            _row(out, label, line)
     if audit.outcomes:
         _show_table(out, audit.outcomes)
     for outcome in audit.outcomes:
@@ -42,8 +45,6 @@ def show(out: Console, audit: Audit) -> None:
             _row(out, "not judged", f"{outcome.fault.title}: {outcome.why}")
     for finding in audit.findings:
         _show_finding(out, finding)
-    if audit.power:
-        _row(out, "power loss", audit.power.says(_states(audit)))
     if audit.untried:
         _row(out, "not tried", f"{len(audit.untried)} more faults; a larger --budget tries them")
     if audit.outcomes and not audit.findings:
@@ -51,28 +52,30 @@ def show(out: Console, audit: Audit) -> None:
         out.print(Text(f"\nNothing found under {tried} faults.", "bold green"))
 
 
-def _states(audit: Audit) -> int:
-    """Disk states of a power loss that were tried."""
-    return sum(outcome.fault.kind == POWER for outcome in audit.outcomes)
-
-
-def _show_base(out: Console, audit: Audit) -> None:
+def facts(audit: Audit) -> list[tuple[str, str]]:
+    """What was seen of the undisturbed run, as labels and texts."""
     base = audit.base
     if not base.ranks:
-        return
+        return []
     steps, saves = len(base.first.steps), base.first.saves()
     ranks = f" on each of {len(base.ranks)} ranks" if len(base.ranks) > 1 else ""
     at = [save.step for save in saves]
     shown = ", ".join(map(str, at[:8])) + (", ..." if len(at) > 8 else "")
-    _row(out, "seen", f"{steps} steps{ranks} in {base.seconds:.1f} s")
-    _row(out, "saves", f"after step {shown}" if at else "no file event below {out} after a step")
-    _row(out, "probe", probe_cost(audit))
-    if audit.comparable is None:
-        return
-    if audit.comparable.reproducible:
-        _row(out, "fair", "two undisturbed runs are equal, bit for bit, at every step")
-    for label, line in zip(["unfair", "", "", ""], findings.unfair(audit.comparable), strict=False):
-        _row(out, label, line)
+    found = [
+        ("seen", f"{steps} steps{ranks} in {base.seconds:.1f} s"),
+        ("saves", f"after step {shown}" if at else "no file event below {out} after a step"),
+        ("probe", probe_cost(audit)),
+    ]
+    if audit.comparable and audit.comparable.reproducible:
+        found.append(("fair", "two undisturbed runs are equal, bit for bit, at every step"))
+    if audit.power:
+        found.append(("power loss", audit.power.says(states(audit))))
+    return found
+
+
+def states(audit: Audit) -> int:
+    """Disk states of a power loss that were tried."""
+    return sum(outcome.fault.kind == POWER for outcome in audit.outcomes)
 
 
 def probe_cost(audit: Audit) -> str:
@@ -87,21 +90,40 @@ def probe_cost(audit: Audit) -> str:
     return text
 
 
-def _show_table(out: Console, outcomes: list[Outcome]) -> None:
+@dataclass(frozen=True)
+class Row:
+    """Of the table: a kind of faults, and how many had which outcome."""
+
+    group: str
+    counts: list[int]
+    lost: str
+
+
+def table(outcomes: list[Outcome]) -> tuple[list[str], list[Row]]:
+    """The outcomes that are columns, and a row for each kind of faults."""
     groups: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
         groups.setdefault(outcome.fault.group, []).append(outcome)
-    width = max(map(len, groups)) + 2
     columns = [c for c in COLUMNS if c != "not judged" or any(not o.happened for o in outcomes)]
+    rows = []
+    for group, those in groups.items():
+        counts = [sum(o.word == column for o in those) for column in columns]
+        rows.append(Row(group, counts, work_lost(those)))
+    return columns, rows
+
+
+def _show_table(out: Console, outcomes: list[Outcome]) -> None:
+    columns, rows = table(outcomes)
+    width = max(len(row.group) for row in rows) + 2
     out.print()
     heads = "".join(f"{c:>{len(c) + 2}}" for c in columns)
     out.print(Text(f"{'fault':<{width}}{heads}  most work lost", "bold"))
-    for group, those in groups.items():
-        counts = ""
-        for column in columns:
-            number = sum(o.word == column for o in those)
-            counts += f"{number or '.':>{len(column) + 2}}"
-        out.print(Text(f"{group:<{width}}{counts}  {work_lost(those)}"))
+    for row in rows:
+        counts = "".join(
+            f"{number or '.':>{len(column) + 2}}"
+            for column, number in zip(columns, row.counts, strict=True)
+        )
+        out.print(Text(f"{row.group:<{width}}{counts}  {row.lost}"))
 
 
 def work_lost(outcomes: list[Outcome]) -> str:
@@ -135,86 +157,3 @@ def _row(out: Console, label: str, text: str) -> None:
     lines = textwrap.wrap(text, max(30, out.width - LABEL - 3), break_on_hyphens=False) or [""]
     for number, line in enumerate(lines):
         out.print(Text(f"  {label if number == 0 else '':<{LABEL}} {line}"))
-
-
-def as_json(audit: Audit, command: list[str]) -> dict[str, Any]:
-    comparable = audit.comparable
-    return {
-        "schema": "grade-audit/v1",
-        "command": command,
-        "seed": audit.seed,
-        "steps": len(audit.base.first.steps),
-        "ranks": len(audit.base.ranks),
-        "seconds": round(audit.base.seconds, 3),
-        "saves": [save.step for save in audit.base.first.saves()],
-        "reproducible": None if comparable is None else comparable.reproducible,
-        "unfair": [] if comparable is None else findings.unfair(comparable),
-        "faults": [_outcome(outcome) for outcome in audit.outcomes],
-        "untried": [fault.title for fault in audit.untried],
-        "power_loss": None if audit.power is None else audit.power.says(_states(audit)),
-        "probe": {
-            "seconds_per_step": round(
-                audit.base.first.cost / max(1, len(audit.base.first.steps)), 6
-            ),
-            "every": audit.runner.every,
-        },
-        "findings": [vars(finding) for finding in audit.findings],
-    }
-
-
-def _outcome(outcome: Outcome) -> dict[str, Any]:
-    return {
-        "fault": outcome.fault.title,
-        "kind": outcome.fault.kind,
-        "outcome": outcome.word,
-        "why": outcome.why,
-        "steps_done": outcome.reached,
-        "resumed_after": outcome.resumed,
-        "steps_lost": outcome.lost,
-        "seconds_lost": _rounded(outcome.seconds_lost),
-        "seconds_to_restart": _rounded(outcome.restart),
-        "status": outcome.status,
-        "identical": outcome.identical,
-        "problems": [
-            {
-                "code": problem.code,
-                "step": problem.difference.step if problem.difference else None,
-                "different": problem.difference.names if problem.difference else [],
-                "same": list(problem.difference.same) if problem.difference else [],
-                "text": problem.text,
-            }
-            for problem in outcome.problems
-        ],
-    }
-
-
-def _rounded(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds, 3)
-
-
-def json_text(audit: Audit, command: list[str]) -> str:
-    return json.dumps(as_json(audit, command), indent=2) + "\n"
-
-
-def junit_text(audit: Audit) -> str:
-    """A test case for each fault: with problems a failure, not judged an error, notes none."""
-    words = [outcome.word for outcome in audit.outcomes]
-    suite = ElementTree.Element(
-        "testsuite",
-        name="grade audit",
-        tests=str(len(words)),
-        failures=str(sum(word in (SILENT, LOUD, LOSS) for word in words)),
-        errors=str(words.count("not judged")),
-    )
-    for outcome in audit.outcomes:
-        case = ElementTree.SubElement(
-            suite, "testcase", classname=outcome.fault.group, name=outcome.fault.title
-        )
-        if not outcome.happened:
-            ElementTree.SubElement(case, "error", message=outcome.why)
-        elif outcome.word != "fine":
-            codes = ", ".join(problem.code for problem in outcome.problems)
-            ElementTree.SubElement(case, "failure", message=codes)
-    ElementTree.indent(suite)
-    text = ElementTree.tostring(suite, encoding="unicode")
-    return f'<?xml version="1.0" encoding="utf-8"?>\n{text}\n'

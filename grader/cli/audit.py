@@ -13,7 +13,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from grader.audit import report
+from grader.audit import data, page, report, reproduce
 from grader.audit.lives import Commands, Runner
 from grader.audit.session import Audit, CannotJudge
 from grader.harness import scratch
@@ -54,6 +54,14 @@ class Duration(click.ParamType):  # type: ignore[type-arg]  # click 8.1's has no
 )
 @click.option("--json", "json_file", metavar="FILE", help="Write the result as JSON.")
 @click.option("--junit", "junit_file", metavar="FILE", help="Write the result as JUnit XML.")
+@click.option("--html", "html_file", metavar="FILE", help="Write the result as one HTML page.")
+@click.option("--markdown", "markdown_file", metavar="FILE", help="Write a summary as Markdown.")
+@click.option(
+    "--reproducer",
+    metavar="DIR",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Write a shell script for each finding into DIR.",
+)
 @click.option(
     "--fail-on",
     type=click.Choice(["silent", "any", "never"]),
@@ -76,6 +84,9 @@ def command(
     budget: float,
     json_file: str | None,
     junit_file: str | None,
+    html_file: str | None,
+    markdown_file: str | None,
+    reproducer: Path | None,
     fail_on: str,
     elastic: int | None,
     only: str | None,
@@ -96,10 +107,11 @@ def command(
     out = console()
     with ExitStack() as stack:
         targets = {}
-        for name, file in (("json", json_file), ("junit", junit_file)):
+        wanted = {data.json_text: json_file, data.junit_text: junit_file, page.page: html_file}
+        for text, file in {**wanted, data.markdown: markdown_file}.items():
             if file:
-                targets[name] = Target(Path(file))
-                stack.callback(targets[name].close)
+                targets[text] = Target(Path(file))
+                stack.callback(targets[text].close)
         folder = scratch.make()
         stack.callback(scratch.remove, folder)
         runner = Runner(commands, folder)
@@ -108,10 +120,11 @@ def command(
         _announce(out, commands, folder, budget, seed)
         status = _run(out, audit, only or "")
         report.show(out, audit)
-        if "json" in targets:
-            targets["json"].write(report.json_text(audit, words))
-        if "junit" in targets:
-            targets["junit"].write(report.junit_text(audit))
+        for text, target in targets.items():
+            target.write(text(audit, words))
+        if reproducer and audit.findings:
+            for path in reproduce.write(audit, words, reproducer):
+                out.print(f"script   {escaped(str(path))}", markup=False)
     sys.exit(report.exit_status(audit, fail_on) if status is None else status)
 
 
