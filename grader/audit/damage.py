@@ -7,7 +7,7 @@ from pathlib import Path
 
 from grader.audit.faults import FLIP, MISSING, TRUNCATE, Fault
 from grader.audit.history import File, Life
-from grader.audit.judge_files import of_newest_save
+from grader.audit.judge_files import numberless, of_newest_save
 
 
 def listing(out: Path, to_clock: float) -> list[File]:
@@ -36,9 +36,10 @@ def do(fault: Fault, struck: Life, out: Path) -> str:
     elif fault.kind == FLIP:
         flip(path, fault.place)
     elif fault.kind == MISSING:
-        if len(files) < 2:
-            return "the newest checkpoint is a single file"
-        (out / files[1].name).unlink()
+        named = [f for f in struck.left if numberless(f.name) == fault.file]
+        if not named:
+            return "no checkpoint has such a file"
+        (out / max(named, key=lambda f: f.written).name).unlink()
     return ""
 
 

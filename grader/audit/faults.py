@@ -45,6 +45,7 @@ class Fault:
     spec: dict[str, Any] = field(default_factory=dict)
     second: dict[str, Any] | None = None
     place: float = 0.5  # of damage: where in the file, as a share of its size
+    file: str = ""  # of damage: which file, with N for each number in its name
 
     @property
     def in_a_save(self) -> bool:
@@ -73,13 +74,13 @@ def kill_twice(step: int, more: int) -> Fault:
     return Fault(TWICE, title, step, _kill(step), _kill(more))
 
 
-def damage(kind: str, step: int, place: float = 0.5) -> Fault:
+def damage(kind: str, step: int, place: float = 0.5, file: str = "") -> Fault:
     what = {
         TRUNCATE: "newest file cut to half",
         FLIP: f"a bit of its newest file flipped, at {place:.0%} of the size",
-        MISSING: "a file of the newest checkpoint removed",
+        MISSING: f"{file} of the newest checkpoint removed",
     }[kind]
-    return Fault(kind, f"SIGKILL after step {step}, {what}", step, _kill(step), place=place)
+    return Fault(kind, f"SIGKILL after step {step}, {what}", step, _kill(step), None, place, file)
 
 
 def send(number: signal.Signals, step: int, grace: float) -> Fault:

@@ -37,6 +37,7 @@ class FileEvent:
     name: str
     size: int | None = None
     time: float = 0.0  # s
+    background: bool = False  # another thread than the main one
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,11 @@ class Process:
     cost: float = 0.0  # s that the probe took, all steps together
     saved: list[Saved] = field(default_factory=list)
     restart: int = 0  # how often a launcher such as torchrun had started its ranks again
+
+    @property
+    def asynchronous(self) -> bool:
+        """Does it save while it trains on? Then a file event's step isn't that of the save."""
+        return any(event.background for event in self.files)
 
     def saves(self) -> list[Save]:
         """Its saves, but for what it writes before the first step."""
@@ -140,7 +146,7 @@ def process(lines: Iterable[str]) -> Process:
         elif kind == "file":
             found.files.append(
                 FileEvent(
-                    record["step"], record["number"], record["name"], record["size"], record["t"]
+                    *(record[key] for key in ("step", "number", "name", "size", "t", "background"))
                 )
             )
         elif kind == "saved":

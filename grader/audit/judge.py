@@ -20,7 +20,7 @@ from grader.audit.compare import (
 )
 from grader.audit.faults import DAMAGE, ELASTIC, FLIP, FULL, LIMIT, POWER, RANK, WARNED, Fault
 from grader.audit.history import Life, Process, Step
-from grader.audit.judge_files import large, of_newest_save
+from grader.audit.judge_files import large, numberless, of_newest_save
 from grader.audit.problems import Lane, Outcome, Problem
 
 TOO_FAR = 3  # steps after a signal that are no longer the end of what was under way
@@ -38,6 +38,7 @@ def judge(base: Life, lives: list[Life], fault: Fault, comparable: Comparable) -
         outcome.why = "the job ended before the fault could come"
         return outcome
     outcome.save = last_save(struck.first, fault)
+    _note_when(outcome, struck)
     if fault.kind in WARNED:
         _judge_stop(outcome, struck, total)
     elif fault.kind == FULL and struck.status == 0 and outcome.reached < total:
@@ -93,6 +94,16 @@ def _count_seconds(outcome: Outcome, before: Life, life: Life, resumed: int) -> 
         outcome.seconds_lost = max(0.0, struck - since)
 
 
+def _note_when(outcome: Outcome, struck: Life) -> None:
+    """When the fault came, for those who can't count steps."""
+    came = float((struck.fault or {}).get("t", struck.began))
+    outcome.after_seconds = max(0.0, came - struck.began)
+    numbered = [f for f in of_newest_save(struck) if numberless(f.name) != f.name]
+    if numbered and not outcome.fault.in_a_save:
+        outcome.after_file = numbered[0].name
+        outcome.since_file = max(0.0, came - numbered[0].written)
+
+
 def last_save(struck: Process, fault: Fault) -> int | None:
     """The step of the last save that had ended before the fault, and that it left whole."""
     steps = [
@@ -102,6 +113,8 @@ def last_save(struck: Process, fault: Fault) -> int | None:
     ]
     if fault.kind in DAMAGE:
         steps = steps[:-1]
+    if struck.asynchronous:  # the last one may be under way, and one may look like two
+        steps = steps[:-2]
     if fault.kind == POWER:  # what it is promised
         steps = [step for step in steps if step <= fault.spec["promised"]]
     return steps[-1] if steps else None

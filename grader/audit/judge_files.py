@@ -18,6 +18,11 @@ EXPECTED = re.compile(r"rng|random|seed|generator|time|date|second|elapsed|speed
 TELLING = re.compile(r"best|ema|average|swa|metric", re.I)
 
 
+def numberless(name: str) -> str:
+    """Equal for the same file of different saves."""
+    return re.sub(r"\d+", "N", name)
+
+
 def large(files: Iterable[File]) -> list[File]:
     """Those that may be checkpoints."""
     files = list(files)
@@ -27,13 +32,21 @@ def large(files: Iterable[File]) -> list[File]:
 
 def of_newest_save(life: Life) -> list[File]:
     """The large files of the last save, the newest one first."""
-    saves = [process.saves()[-1] for process in life.ranks.values() if process.saves()]
-    begins = [save.events[0].time for save in saves]
     files = sorted(large(life.left), key=lambda f: (-f.written, f.name))
     if not files:
         return []
-    since = min([max(begins, default=0.0), files[0].written]) - SLACK
+    since = max(map(_last_save_began, life.ranks.values()), default=0.0)
+    since = min(since, files[0].written)
     return [f for f in files if f.written >= since]
+
+
+def _last_save_began(process: Process) -> float:
+    """When the files of its last save were written at the earliest, by the clock of files."""
+    saves = process.saves()
+    if not saves:
+        return 0.0
+    before = saves[-2].events[-1].time if len(saves) > 1 else 0.0
+    return max(saves[-1].events[0].time - SLACK, before)
 
 
 def judge_older(outcomes: list[Outcome], saves: dict[int, frozenset[str]]) -> None:
@@ -136,7 +149,7 @@ def growth(base: Life) -> Problem | None:
         return None
     kinds: dict[str, list[File]] = {}
     for file in large(base.left):
-        kinds.setdefault(re.sub(r"\d+", "N", file.name), []).append(file)
+        kinds.setdefault(numberless(file.name), []).append(file)
     kept = max(kinds.values(), key=len, default=[])
     if len(kept) < len(saves):
         return None

@@ -11,9 +11,10 @@ from itertools import pairwise, zip_longest
 from grader.audit import faults
 from grader.audit.faults import FLIP, GRACE, KILL, MISSING, POWER, TEAR, TRUNCATE, Fault
 from grader.audit.history import Life, Save
-from grader.audit.judge_files import of_newest_save
+from grader.audit.judge_files import numberless, of_newest_save
 
 MOST_EVENTS = 16  # file events at which the audit kills
+MOST_MISSING = 3  # files that are removed from the newest checkpoint, one at a time
 MOST_STEPS = 8  # steps after which it kills
 RECORD = Fault(POWER, "power loss: the saves are recorded", 0)  # stands for the states that follow
 
@@ -44,10 +45,10 @@ class Draw:
         whole = [fault for fault in inside if fault.kind == KILL]
         self.random.shuffle(whole)
         chosen = self.random.choice(self.later)
-        first = [faults.kill_after(self._after(chosen)), *torn[:1], *self._damage([TRUNCATE])]
+        first = [faults.kill_after(self._after(chosen)), *torn[:1], *self._damage(TRUNCATE)]
         first += [self._send(signal.SIGTERM), *whole[:1], self._twice(), *self._ranks()]
         first += [self._send(signal.SIGUSR1), *self._disk_full()[:1], *([RECORD] * bool(torn))]
-        first += [*self._damage([FLIP, MISSING]), self._time_limit()]
+        first += [*self._damage(FLIP), *self._damage(MISSING), self._time_limit()]
         rest = zip_longest(
             self._more_kills(chosen)[:MOST_STEPS],
             [*torn[1:], *whole[1:]][:MOST_EVENTS],
@@ -74,13 +75,16 @@ class Draw:
         seconds = steps[step].time - self.life.began if self.life.began else 0.0
         return faults.time_limit(step, self.grace, seconds)
 
-    def _damage(self, kinds: list[str]) -> list[Fault]:
+    def _damage(self, kind: str) -> list[Fault]:
         if not self.saves:
             return []
-        place = 0.3 + 0.4 * self.random.random()
-        found = [faults.damage(kind, self._after(self.later[-1]), place) for kind in kinds]
-        several = len(of_newest_save(self.life)) > 1
-        return [fault for fault in found if several or fault.kind != MISSING]
+        step = self._after(self.later[-1])
+        if kind != MISSING:
+            return [faults.damage(kind, step, 0.3 + 0.4 * self.random.random())]
+        names = sorted({numberless(f.name) for f in of_newest_save(self.life)})
+        if len(names) < 2:
+            return []
+        return [faults.damage(kind, step, file=name) for name in names[:MOST_MISSING]]
 
     def _disk_full(self) -> list[Fault]:
         more = max(1, min(2, self.interval - 1))

@@ -83,7 +83,7 @@ def _window(ops: list[Op], saves: list[Save]) -> tuple[int, int]:
 
 def _position(ops: list[Op], step: int) -> int:
     """How many operations there are when this step has been done."""
-    marks = (n for n, op in enumerate(ops) if isinstance(op, Mark) and op.save >= step)
+    marks = (n for n, op in enumerate(ops, 1) if isinstance(op, Mark) and op.save >= step)
     return next(marks, len(ops))
 
 

@@ -76,6 +76,10 @@ class Outcome:
     problems: list[Problem] = field(default_factory=list)
     tail: list[str] = field(default_factory=list)
     lanes: list[Lane] = field(default_factory=list)
+    # when the fault came: s after the launch, and after which checkpoint and how long after it
+    after_seconds: float = 0.0
+    after_file: str = ""
+    since_file: float = 0.0
 
     @property
     def lost(self) -> int | None:

@@ -65,26 +65,26 @@ class Audit:
     def run(self, choose: Callable[[Fault], bool] = lambda fault: True) -> None:
         """Fill in the fields, in order; `choose` says which of the drawn faults to try."""
         self.undisturbed()
-        self.untried = [f for f in self.drawn() if f.kind == POWER or choose(f)]
+        self.run_faults(self.drawn(), choose)
+
+    def run_faults(
+        self, chosen: list[Fault], choose: Callable[[Fault], bool] = lambda fault: True
+    ) -> None:
+        self.untried = [fault for fault in chosen if fault == plan.RECORD or choose(fault)]
         try:
-            while self.untried:
-                fault = self.untried[0]
-                if self.left < self._cost(fault):
-                    break
-                self._say_progress(fault)
-                if fault == plan.RECORD:
+            while self.untried and self.left >= self._cost(self.untried[0]):
+                self._say_progress(self.untried[0])
+                if self.untried[0] == plan.RECORD:
                     states = list(filter(choose, self._record()))
-                    self.untried[:] = [
-                        *states[:AT_ONCE],
-                        *self.untried[1:],
-                        *states[AT_ONCE:],
-                    ]
-                    continue
-                self.outcomes.append(self.attempt(fault))
-                self.untried.pop(0)
+                    others = self.untried[1:]
+                    self.untried = [*states[:AT_ONCE], *others, *states[AT_ONCE:]]
+                else:
+                    self.outcomes.append(self.attempt(self.untried[0]))
+                    self.untried.pop(0)
         finally:  # Ctrl-C, too: what is known so far is judged
             saves = {save.step: save.files for save in self.base.first.saves()}
-            judge_files.judge_older(self.outcomes, saves)
+            if not self.base.first.asynchronous:
+                judge_files.judge_older(self.outcomes, saves)
             problems.settle(self.outcomes)
 
     def _say_progress(self, fault: Fault) -> None:

@@ -27,7 +27,7 @@ import grade_audit_state as state  # type: ignore[import-not-found]  # it lies b
 
 MARKS = 0x7FF0FACE  # grader/crash/recorder.py: what is written to it is for the recorder
 FIRST = 3  # steps of a life that are recorded in full, and after file events
-LOG = 4096  # bytes that a job may print on a full disk
+LOG = 1024  # bytes that a job may print on a full disk
 
 _spec: dict[str, Any] = {}
 _main = 0  # the process that the audit started; it may be a launcher such as torchrun
@@ -35,6 +35,7 @@ _fd: int | None = None
 _off = False  # the probe met an error
 _forked = False  # a forked child, such as a DataLoader's worker
 _steps = 0  # optimizer steps that this process has done
+_counted = True  # the step under way is one
 _events = 0  # file events of this process
 _last_file = ""
 _last_event = -FIRST  # steps done at the last file event
@@ -164,8 +165,12 @@ def _wanted() -> bool:
 
 
 def _before_step(optimizer: Any, args: Any, kwargs: Any) -> None:
-    global _cost
+    global _cost, _counted
     began = time.monotonic()
+    _counted = not state.is_none(optimizer)
+    if not _counted:
+        state.forget_forwards()
+        return
     parts: dict[str, str] = {}
     if _wanted():
         parts = state.before_step(optimizer)
@@ -178,6 +183,8 @@ def _before_step(optimizer: Any, args: Any, kwargs: Any) -> None:
 
 def _after_step(optimizer: Any, args: Any, kwargs: Any) -> None:
     global _steps
+    if not _counted:
+        return
     _steps += 1
     if _spec.get("recorded") and not _forked and _rank() == 0:
         with contextlib.suppress(OSError):
@@ -248,7 +255,8 @@ def _file_event(name: str) -> None:
             size = os.stat(_last_file).st_size
         except OSError:
             pass
-    _emit("file", step=_steps, number=number, name=name, size=size)
+    background = threading.current_thread() is not threading.main_thread()
+    _emit("file", step=_steps, number=number, name=name, size=size, background=background)
     _last_file = os.path.join(_spec["out"], name.rpartition(" ")[2])
     _last_event = _steps
     fault = _spec.get("fault")

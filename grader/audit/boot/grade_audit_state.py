@@ -139,8 +139,8 @@ def _generators() -> dict[str, str]:
     }
     if "numpy.random" in sys.modules:
         found["NumPy RNG"] = digests.rng_digests()["NumPy RNG"]
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        found["CUDA RNG"] = digests.digest(torch.cuda.get_rng_state())
+    if torch.cuda.is_initialized():
+        found["CUDA RNG"] = digests.digest(torch.cuda.get_rng_state_all())
     return found
 
 
@@ -161,6 +161,18 @@ def before_step(optimizer: Any) -> dict[str, str]:
     parts["loss"] = " ".join(_found_losses)
     forget_forwards()
     return parts
+
+
+def is_none(optimizer: Any) -> bool:
+    """A step that changes no weights and only makes the optimizer's state.
+
+    torch.distributed.checkpoint takes one before it loads: with a learning rate and gradients of 0.
+    """
+    if any(float(group.get("lr", 1.0)) != 0 for group in optimizer.param_groups):
+        return False
+    gradients = [p.grad.detach() for p in _parameters(optimizer) if p.grad is not None]
+    own = [g.to_local() if hasattr(g, "to_local") else g for g in gradients]
+    return not any(bool(g.ne(0).any()) for g in own)
 
 
 def forget_forwards() -> None:
