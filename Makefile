@@ -68,7 +68,7 @@ grade: $(READY)  ## grade your work in starter/ (sets up first)
 whole-course:
 	@[ -d grader/tests ] || { echo "make: this copy of the course has no tests and nothing for its authors; make grade grades your work" >&2; exit 2; }
 
-FAST := $(addprefix grader/tests/,checks/test_boundary.py checks/test_explain.py checks/test_imports.py checks/test_run_assertions.py \
+FAST := $(addprefix grader/tests/,audit/test_audit_judging.py checks/test_boundary.py checks/test_explain.py checks/test_imports.py checks/test_run_assertions.py \
 	cli/test_report.py course/test_derive.py course/test_docs.py course/test_selection.py harness/test_printed.py \
 	harness/test_trajectory.py)
 # s for one test: the longest takes two minutes, and may wait for a grading that others wait for, too

@@ -11,6 +11,8 @@ python -m grader.bench --only load            20 gradings of each solution along
                                               processes (an hour)
 python -m grader.bench --only crash           disk states a second, their growth, the cost of
                                               recording
+python -m grader.bench --only audit           the cost of the probe a step, and an audit of the
+                                              template's script
 python -m grader.bench --only savers          the templates; --sizes 16,256,1024,4096 MiB
 python -m grader.bench --only flakes          20 gradings of the solution and of every mutant
                                               (hours; --record adds them up)
@@ -25,15 +27,13 @@ import click
 
 from grader.course import catalog
 
-PARTS = ["grading", "watch", "class", "isolation", "load", "crash", "savers", "flakes"]
+PARTS = ["grading", "watch", "class", "isolation", "load", "crash", "audit", "savers", "flakes"]
 
 
 @click.command(help=__doc__)
 @click.option(
     "--only",
-    type=click.Choice(
-        ["grading", "watch", "class", "isolation", "load", "crash", "savers", "flakes"]
-    ),
+    type=click.Choice(PARTS),
     help="One part.",
 )
 @click.option("--exercise", help="Exercises whose solution and mutants to grade (ex01; load: all).")
@@ -96,6 +96,10 @@ def main(
         from grader.bench import crash
 
         crash.run(rounds)
+    if only in (None, "audit"):
+        from grader.bench import audit
+
+        audit.run()
     if only in (None, "savers"):
         from grader.bench import templates
 

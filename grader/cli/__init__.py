@@ -37,6 +37,7 @@ COMMANDS = {
     "export": "grader.cli.export",
     "cluster": "grader.cli.cluster",
     "crashtest": "grader.cli.crashtest",
+    "audit": "grader.cli.audit",
     "dev": "grader.cli.dev",
 }
 WITHOUT_A_NAME = "checks"

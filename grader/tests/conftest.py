@@ -19,6 +19,7 @@ IN_CI = bool(os.environ.get("GRADE_CI"))
 
 # files whose tests launch training runs by the dozen, or wait for a cluster
 SLOW = (
+    *("test_audit_mistakes", "test_audit_output", "test_audit_runs", "test_audit_template"),
     *("test_cluster_runs", "test_hostile", "test_mutants", "test_notebooks", "test_power_loss"),
     *("test_preemption", "test_quick_reference", "test_ranks", "test_solutions", "test_templates"),
     *("test_crash_command", "test_crash_templates", "test_workload"),

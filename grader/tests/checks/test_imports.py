@@ -15,7 +15,7 @@ LAYERS = (
     {"crash", "slurm", "report"},
     {"workload", "mutants"},
     {"explain", "yardstick", "engine", "checks"},
-    {"classroom", "exports", "notebooks", "watch", "authoring", "bench"},
+    {"audit", "classroom", "exports", "notebooks", "watch", "authoring", "bench"},
     {"cli", "__main__"},
 )
 # what these import from above is data, or is asked for by name when a check is collected

@@ -127,7 +127,7 @@ def unknown(words: list[str]) -> str:
             return "" if name in ("", "...") else name
     known = {option for parameter in command.params for option in parameter.opts}
     known |= {option for parameter in command.params for option in parameter.secondary_opts}
-    asked = re.findall(r"(?<![\w-])--?[a-z][\w-]*", " ".join(rest).partition(" -- ")[0])
+    asked = re.findall(r"(?<![\w-])--?[a-z][\w-]*", f" {' '.join(rest)}".partition(" -- ")[0])
     return next((option for option in asked if option not in {*known, "--help", "-h"}), "")
 
 
@@ -146,6 +146,7 @@ def unknown(words: list[str]) -> str:
         ("grade ex01.4/CHECK --seed 7", ""),
         ("grade ex01.4/killed-thrice", "ex01.4/killed-thrice"),
         ("grade crashtest --no-flips --moddel ext4", "--moddel"),
+        ("grade audit --seed 1 -- python train.py --out_dir {out}", ""),
     ],
 )
 def test_unknown_commands_are_found(command, missing):

@@ -1,0 +1,1 @@
+"""On PYTHONPATH of an audited job; it must run without the rest of the grader."""

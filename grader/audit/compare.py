@@ -1,0 +1,162 @@
+"""Compares recorded lives, step by step: what differs first, and where a life went on.
+
+Pure functions on values: nothing here runs or reads anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence, Set
+from dataclasses import dataclass, field
+
+from grader.audit.history import Life, Step
+
+# causes before consequences
+ORDER = (
+    "weights",
+    "buffers",
+    "optimizer",
+    "learning rate",
+    "gradient scaler",
+    "averaged weights",
+    "batch",
+    "Python RNG",
+    "NumPy RNG",
+    "torch RNG",
+    "CUDA RNG",
+    "gradients",
+    "loss",
+)
+GENERATORS = {name for name in ORDER if name.endswith("RNG")}
+# what a checkpoint carries across: equal at the same step of one run, even if two runs differ
+CARRIED = (
+    *("weights", "buffers", "optimizer", "learning rate"),
+    *("gradient scaler", "averaged weights"),
+)
+
+
+def component(name: str) -> str:
+    """In the course's words: all parts of the optimizer count as one."""
+    return "optimizer" if name.startswith("optimizer") else name
+
+
+def order(name: str) -> tuple[int, str]:
+    known = component(name)
+    return (ORDER.index(known) if known in ORDER else len(ORDER)), name
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The first step at which two lives differ, and in what; causes first."""
+
+    step: int  # counted from 1, in the undisturbed run
+    names: list[str]
+    rank: int = 0
+    same: tuple[str, ...] = field(default=(), compare=False)  # what is equal at this step
+
+    @property
+    def cause(self) -> str:
+        return component(self.names[0])
+
+    @property
+    def generators(self) -> list[str]:
+        return [name for name in self.names if name in GENERATORS]
+
+
+@dataclass(frozen=True)
+class Comparable:
+    """What two undisturbed runs have in common, and so what can be judged."""
+
+    ignored: frozenset[str] = frozenset()  # generators that training doesn't draw from
+    difference: Difference | None = None
+    lengths: tuple[int, int] = (0, 0)
+
+    @property
+    def reproducible(self) -> bool:
+        return self.difference is None and self.lengths[0] == self.lengths[1]
+
+
+def different(want: Step, got: Step, ignored: Set[str] = frozenset()) -> list[str]:
+    if not (want.parts and got.parts):
+        return []  # a step that was only counted
+    names = (want.parts.keys() | got.parts.keys()) - ignored
+    number = len(want.parts.get("batch", "").split())
+    return sorted((n for n in names if _part(want, n, number) != _part(got, n, number)), key=order)
+
+
+def _part(step: Step, name: str, number: int) -> object:
+    """What counts of a part that has a value for each of the step's `number` forward passes.
+
+    A life may begin with passes of its own before it resumes, such as a warm-up: they don't count.
+    Buffers and generators count as they were before the first pass: the later ones follow from it.
+    """
+    value = step.parts.get(name)
+    if value is None or not (name in GENERATORS or name in ("batch", "buffers", "loss")):
+        return value
+    values = value.split()[-number:] if number else value.split()
+    return values if name in ("batch", "loss") else values[:1]
+
+
+def compare_undisturbed(a: Life, b: Life) -> Comparable:
+    """Is a second undisturbed run equal to the first?"""
+    ignored = {
+        name
+        for name in GENERATORS
+        if all(
+            len({step.parts.get(name) for step in process.steps}) < 2
+            for process in a.ranks.values()
+        )
+    }
+    found = [
+        first_difference(a.ranks[rank].steps, b.ranks[rank].steps, 0, frozenset(ignored), rank)
+        for rank in sorted(a.ranks.keys() & b.ranks.keys())
+    ]
+    # a generator that differs and changes nothing else isn't one that training depends on
+    every = [names for rank in a.ranks for names in _all_differences(a, b, rank, ignored)]
+    if every and all(set(names) <= GENERATORS for names in every):
+        ignored |= {name for names in every for name in names}
+        found = []
+    differences = sorted((d for d in found if d), key=lambda d: d.step)
+    return Comparable(
+        frozenset(ignored),
+        differences[0] if differences else None,
+        (len(a.first.steps), len(b.first.steps)),
+    )
+
+
+def _all_differences(a: Life, b: Life, rank: int, ignored: set[str]) -> list[list[str]]:
+    if rank not in b.ranks:
+        return [["weights"]]
+    pairs = zip(a.ranks[rank].steps, b.ranks[rank].steps, strict=False)
+    return [names for x, y in pairs if (names := different(x, y, ignored))]
+
+
+def first_difference(
+    expected: Sequence[Step],
+    got: Sequence[Step],
+    start: int,
+    ignored: Set[str] = frozenset(),
+    rank: int = 0,
+    only: Sequence[str] | None = None,
+) -> Difference | None:
+    """The first step of `got` that differs from expected[start:], of those that both have."""
+    for number, (want, have) in enumerate(zip(expected[start:], got, strict=False), start + 1):
+        names = different(want, have, ignored)
+        if only is not None:
+            names = [name for name in names if component(name) in only]
+        if names:
+            differ = {component(name) for name in names}
+            same = {component(name) for name in want.parts.keys() & have.parts.keys() - ignored}
+            return Difference(number, names, rank, tuple(sorted(same - differ, key=order)))
+    return None
+
+
+def place(reference: Sequence[Step], first: Step) -> int | None:
+    """How many steps were done where a life went on: found by its weights, not by a counter.
+
+    Weights repeat where a step changes nothing, such as one with a learning rate of 0: then the
+    step that agrees in most components counts, and of equal ones the latest.
+    """
+    same = [n for n, step in enumerate(reference) if step.weights == first.weights]
+    if not first.parts:
+        return None
+    return max(same, key=lambda n: (-len(different(reference[n], first)), n), default=None)

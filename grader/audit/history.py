@@ -1,0 +1,187 @@
+"""What the probe recorded of one life, as values that judge.py compares."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+# of the events of a save, those that no log makes
+OF_A_SAVE = ("torch.save", "rename", "mkdir", "replace", "link")
+
+
+@dataclass(frozen=True)
+class Step:
+    """An optimizer step: what it depended on, as component -> digest; nothing if it was only
+    counted.
+    """
+
+    optimizer: int
+    parts: dict[str, str]
+    time: float = 0.0  # s, when it began; the clock of all processes
+
+    @property
+    def weights(self) -> tuple[int, str]:
+        return self.optimizer, self.parts.get("weights", "")
+
+
+@dataclass(frozen=True)
+class FileEvent:
+    """Just before a file event; `size` is that of the file of the event before."""
+
+    step: int  # steps done
+    number: int
+    name: str
+    size: int | None = None
+    time: float = 0.0  # s
+    background: bool = False  # another thread than the main one
+
+
+@dataclass(frozen=True)
+class Save:
+    """The file events between two steps."""
+
+    step: int
+    events: list[FileEvent]
+
+    @property
+    def files(self) -> frozenset[str]:
+        """What it writes, without the numbers in the names."""
+        return frozenset(re.sub(r"\d+", "N", e.name.rpartition(" ")[2]) for e in self.events)
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A dictionary that torch.save was given: key -> digest of its value."""
+
+    parts: dict[str, str]
+    tensors: frozenset[str]  # keys whose values hold tensors
+
+
+@dataclass(frozen=True)
+class File:
+    """A file below {out} after a life."""
+
+    name: str
+    size: int
+    written: float  # s, by the clock of all processes
+
+
+@dataclass
+class Process:
+    """One process of a life that imported torch."""
+
+    rank: int = 0
+    steps: list[Step] = field(default_factory=list)
+    files: list[FileEvent] = field(default_factory=list)
+    fault: dict[str, Any] | None = None
+    grace_over: bool = False
+    end: str | None = None  # the weights at its exit
+    trouble: str | None = None
+    cost: float = 0.0  # s that the probe took, all steps together
+    saved: list[Saved] = field(default_factory=list)
+    restart: int = 0  # how often a launcher such as torchrun had started its ranks again
+
+    @property
+    def asynchronous(self) -> bool:
+        """Does it save while it trains on? Then a file event's step isn't that of the save."""
+        return any(event.background for event in self.files)
+
+    def saves(self) -> list[Save]:
+        """Its saves, but for what it writes before the first step."""
+        groups: dict[int, list[FileEvent]] = {}
+        for event in self.files:
+            if event.step:
+                groups.setdefault(event.step, []).append(event)
+        saves = [Save(step, events) for step, events in sorted(groups.items())]
+        marked = [s for s in saves if any(e.name.startswith(OF_A_SAVE) for e in s.events)]
+        return marked or saves
+
+
+@dataclass
+class Life:
+    """One launch of the command, from its start to its end."""
+
+    ranks: dict[int, Process] = field(default_factory=dict)
+    status: int | None = None  # exit status, or -signal
+    ended: str | None = None  # the limit that ended it
+    seconds: float = 0.0
+    tail: list[str] = field(default_factory=list)  # the last lines that it printed
+    trouble: str | None = None
+    began: float = 0.0  # s
+    left: list[File] = field(default_factory=list)
+    # what a launcher started again by itself after this: torchrun --max-restarts
+    later: list[Life] = field(default_factory=list)
+
+    @property
+    def first(self) -> Process:
+        """The process that stands for the life: rank 0's."""
+        return self.ranks.get(0) or next(iter(self.ranks.values()), Process())
+
+    @property
+    def fault(self) -> dict[str, Any] | None:
+        return next((p.fault for p in self.ranks.values() if p.fault), None)
+
+    @property
+    def grace_over(self) -> bool:
+        return any(p.grace_over for p in self.ranks.values())
+
+
+def process(lines: Iterable[str]) -> Process:
+    """What one process recorded; a line that was cut off is the last one, and is left out."""
+    found, rank = Process(), None
+    for line in lines:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            break
+        kind = record["kind"]
+        if kind == "step":
+            rank = record["rank"] if rank is None else rank
+            found.steps.append(Step(record["optimizer"], record["parts"], record["t"]))
+            found.cost += record["took"]
+        elif kind == "file":
+            found.files.append(
+                FileEvent(
+                    *(record[key] for key in ("step", "number", "name", "size", "t", "background"))
+                )
+            )
+        elif kind == "saved":
+            found.saved.append(Saved(record["parts"], frozenset(record["tensors"])))
+        elif kind == "fault":
+            found.fault = record
+        elif kind == "grace over":
+            found.grace_over = True
+        elif kind == "end":
+            found.end = record["weights"]
+        elif kind == "trouble":
+            found.trouble = record["error"]
+        found.rank = record["rank"] if rank is None else rank
+        found.restart = record.get("restart", 0)
+    return found
+
+
+def read(folder: Path) -> list[dict[int, Process]]:
+    """Rank -> its process, for each time that the ranks were started; at least one.
+
+    Where several processes have the same rank, the one that trained most counts.
+    """
+    starts: dict[int, dict[int, Process]] = {}
+    for file in sorted(folder.glob("*.jsonl")):
+        with open(file, encoding="utf-8", errors="replace") as f:
+            found = process(f)
+        ranks = starts.setdefault(found.restart, {})
+        known = ranks.get(found.rank)
+        if known is None or _weight(found) > _weight(known):
+            ranks[found.rank] = found
+    each = [ranks for _, ranks in sorted(starts.items())]
+    # a launcher is a process of its own, which trains nothing
+    trained = [{r: p for r, p in ranks.items() if p.steps} for ranks in each]
+    return [ranks for ranks in trained if ranks] or each[:1] or [{}]
+
+
+def _weight(p: Process) -> tuple[int, int, bool]:
+    return len(p.steps), len(p.files), p.fault is not None

@@ -1,0 +1,292 @@
+"""Judges one fault: what it cost, and what went wrong.
+
+Pure functions on what lives recorded: nothing here runs or reads anything.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Sequence
+from dataclasses import replace
+
+from grader.audit.compare import (
+    CARRIED,
+    GENERATORS,
+    Comparable,
+    Difference,
+    first_difference,
+    order,
+    place,
+)
+from grader.audit.faults import DAMAGE, ELASTIC, FLIP, FULL, LIMIT, POWER, RANK, WARNED, Fault
+from grader.audit.history import Life, Process, Step
+from grader.audit.judge_files import large, numberless, of_newest_save
+from grader.audit.problems import Lane, Outcome, Problem
+
+TOO_FAR = 3  # steps after a signal that are no longer the end of what was under way
+
+
+def judge(base: Life, lives: list[Life], fault: Fault, comparable: Comparable) -> Outcome:
+    """lives[0] met the fault; the others are its relaunches, in order."""
+    total = len(base.first.steps)
+    struck, last = lives[0], lives[-1]
+    outcome = Outcome(fault, status=last.status, tail=last.tail)
+    outcome.reached = len(struck.first.steps)
+    outcome.lanes.append(_lane(struck, 0))
+    if not _happened(struck, fault, total):
+        outcome.happened = False
+        outcome.why = "the job ended before the fault could come"
+        return outcome
+    outcome.save = last_save(struck.first, fault)
+    _note_when(outcome, struck)
+    if fault.kind in WARNED:
+        _judge_stop(outcome, struck, total)
+    elif fault.kind == FULL and struck.status == 0 and outcome.reached < total:
+        text = f"exit status 0 after a save failed, {total - outcome.reached} steps before the end"
+        outcome.problems.append(Problem("exit-status", text=text))
+    elif fault.kind == RANK and struck.ended == "wall":
+        text = "the other ranks were still there when the time for the run was over"
+        outcome.problems.append(Problem("rank-loss-hangs", text=text))
+    if len(lives) == 1:  # it had nothing left to do
+        outcome.identical = True
+        return outcome
+    done = outcome.reached
+    for number, life in enumerate(lives[1:], 1):
+        resumed = _judge_life(outcome, base, lives[:number], life, comparable, done)
+        outcome.lanes.append(_lane(life, resumed))
+        if resumed is None:
+            break
+        _count_seconds(outcome, lives[number - 1], life, resumed)
+        done = resumed + len(life.first.steps)
+    if fault.kind in WARNED:
+        _judge_work_at_signal(outcome, struck)
+    outcome.problems = [_under(fault, problem, struck) for problem in outcome.problems]
+    return outcome
+
+
+def _happened(struck: Life, fault: Fault, total: int) -> bool:
+    if struck.fault is not None or struck.status == -signal.SIGXFSZ:
+        return True
+    # one that watches its time limit stops before the signal
+    return fault.kind == LIMIT and struck.status is not None and len(struck.first.steps) < total
+
+
+def _lane(life: Life, first: int | None) -> Lane:
+    if life.ended:
+        end = "was still running at its limit of time" if life.ended == "wall" else life.ended
+    elif life.status is not None and life.status < 0:
+        end = f"killed by {signal.Signals(-life.status).name}"
+    else:
+        end = f"exit status {life.status}"
+    saves = [save.step + (first or 0) for save in life.first.saves()]
+    return Lane(first, len(life.first.steps), saves, end)
+
+
+def _count_seconds(outcome: Outcome, before: Life, life: Life, resumed: int) -> None:
+    """Of work that is done again, and until the first step of the relaunch."""
+    old, new = before.first.steps, life.first.steps
+    if new and life.began:
+        outcome.restart = max(0.0, new[0].time - life.began)
+    at = resumed - (outcome.reached - len(old))
+    if old and 0 <= at <= len(old) and before.first.fault:
+        struck = float(before.first.fault.get("t", old[-1].time))
+        since = old[at].time if at < len(old) else struck
+        outcome.seconds_lost = max(0.0, struck - since)
+
+
+def _note_when(outcome: Outcome, struck: Life) -> None:
+    """When the fault came, for those who can't count steps."""
+    came = float((struck.fault or {}).get("t", struck.began))
+    outcome.after_seconds = max(0.0, came - struck.began)
+    numbered = [f for f in of_newest_save(struck) if numberless(f.name) != f.name]
+    if numbered and not outcome.fault.in_a_save:
+        outcome.after_file = numbered[0].name
+        outcome.since_file = max(0.0, came - numbered[0].written)
+
+
+def last_save(struck: Process, fault: Fault) -> int | None:
+    """The step of the last save that had ended before the fault, and that it left whole."""
+    steps = [
+        save.step
+        for save in struck.saves()
+        if not (fault.in_a_save and save.events[-1].number >= fault.spec["event"])
+    ]
+    if fault.kind in DAMAGE:
+        steps = steps[:-1]
+    if struck.asynchronous:  # the last one may be under way, and one may look like two
+        steps = steps[:-2]
+    if fault.kind == POWER:  # what it is promised
+        steps = [step for step in steps if step <= fault.spec["promised"]]
+    return steps[-1] if steps else None
+
+
+# --- a relaunch -----------------------------------------------------------------------------------
+
+
+def _judge_life(
+    outcome: Outcome,
+    base: Life,
+    before: list[Life],
+    life: Life,
+    comparable: Comparable,
+    done: int,
+) -> int | None:
+    """Judge one relaunch; return how many steps were done where it went on."""
+    total, final = len(base.first.steps), life.fault is None
+    elsewhere = outcome.fault.kind == ELASTIC
+    outcome.status, outcome.tail = life.status, life.tail
+    if final and (life.ended or life.status != 0):
+        hangs = life.ended == "wall"
+        how = f"ended by the limit of {life.ended}" if life.ended else f"exit status {life.status}"
+        outcome.problems.append(Problem("hangs" if hangs else "no-restart", text=how))
+        return None
+    steps = life.first.steps
+    if not steps:
+        outcome.resumed = done
+        outcome.identical = done >= total
+        if done < total:
+            text = f"exit status 0 with {total - done} of {total} steps to go"
+            outcome.problems.append(Problem("ends-early", text=text))
+        return None
+    at, reference = _where(base, before, steps[0], comparable)
+    outcome.resumed = at
+    if at is None:
+        if comparable.reproducible and not (elsewhere and _sharded(base)):
+            outcome.identical = False
+            outcome.problems.append(Problem("unknown-weights"))
+        return None
+    if at == 0 and done > 0 and outcome.save is not None:
+        text = f"{done} steps were done, and a save was complete after step {outcome.save}"
+        outcome.problems.append(Problem("starts-over", text=text))
+    if elsewhere:  # other batches on each rank: only what a checkpoint carries must be equal
+        found = first_difference(reference, steps[:1], at, only=CARRIED)
+    else:
+        found = _difference(base, reference, life, at, comparable)
+    if found is not None:
+        outcome.problems.append(Problem("state-lost", found))
+    if comparable.reproducible and not elsewhere:
+        outcome.identical = found is None
+        if final:
+            _judge_end(outcome, base, life, at)
+    elif final and not elsewhere:
+        _judge_length(outcome, at + len(steps), total)
+    return at
+
+
+def _sharded(life: Life) -> bool:
+    """Has each rank its own part of the weights?"""
+    firsts = [process.steps[0].weights for process in life.ranks.values()]
+    return len(set(firsts)) > 1
+
+
+def _where(
+    base: Life, before: list[Life], first: Step, comparable: Comparable
+) -> tuple[int | None, Sequence[Step]]:
+    """Where a life went on, and the steps that it should repeat and continue."""
+    if comparable.reproducible:
+        return place(base.first.steps, first), base.first.steps
+    # only the struck life itself did the steps that this one should repeat
+    struck = before[0].first
+    steps = struck.steps
+    at = place(steps, first)
+    if at is None and (fault := before[0].fault) and "parts" in fault:
+        after = Step(fault["optimizer"], fault["parts"])
+        if after.weights == first.weights:
+            at = len(steps)
+    return at, steps
+
+
+def _difference(
+    base: Life, reference: Sequence[Step], life: Life, at: int, comparable: Comparable
+) -> Difference | None:
+    """The first difference that matters, of all ranks."""
+    if not comparable.reproducible:
+        # later steps may differ by themselves
+        return first_difference(reference, life.first.steps[:1], at, only=CARRIED)
+    found = []
+    for rank in sorted(base.ranks.keys() & life.ranks.keys()):
+        args = (base.ranks[rank].steps, life.ranks[rank].steps, at, comparable.ignored, rank)
+        difference = first_difference(*args)
+        # a generator in another state matters as soon as anything is drawn from it that matters
+        if difference and _matters(base.ranks[rank], life.ranks[rank], at, comparable):
+            found.append(difference)
+    # what one rank lost spreads to all: the cause is on the rank that lost it
+    return min(found, key=lambda d: (d.step, order(d.names[0])), default=None)
+
+
+def _matters(base: Process, life: Process, at: int, comparable: Comparable) -> bool:
+    ignored = comparable.ignored | GENERATORS
+    return first_difference(base.steps, life.steps, at, ignored) is not None
+
+
+def _judge_end(outcome: Outcome, base: Life, life: Life, at: int) -> None:
+    """What is left when a life has trained to its end."""
+    total, reached = len(base.first.steps), at + len(life.first.steps)
+    same = outcome.identical
+    _judge_length(outcome, reached, total)
+    ends = base.first.end, life.first.end
+    if same and reached == total and None not in ends and ends[0] != ends[1]:
+        outcome.identical = False
+        outcome.problems.append(Problem("state-lost", Difference(total + 1, ["weights"])))
+
+
+def _judge_length(outcome: Outcome, reached: int, total: int) -> None:
+    if reached == total:
+        return
+    outcome.identical = False
+    code = "steps-missing" if reached < total else "steps-repeated"
+    text = f"the run ended after {reached} steps, the undisturbed one after {total}"
+    outcome.problems.append(Problem(code, text=text))
+
+
+# --- what a fault makes of a problem --------------------------------------------------------------
+
+
+def _under(fault: Fault, problem: Problem, struck: Life) -> Problem:
+    """The problem that this one is, under this fault."""
+    code = ""
+    stops = problem.code in ("no-restart", "hangs")
+    wrong = problem.code in ("state-lost", "unknown-weights")
+    if fault.kind == POWER and stops:
+        code = "power-loss-stops"
+    elif fault.kind == POWER and (wrong or problem.code == "starts-over"):
+        code = "power-loss-silent"
+    elif fault.kind in DAMAGE and wrong and _in_a_file(problem):
+        code = "flip-unnoticed" if fault.kind == FLIP else "damage-unnoticed"
+    elif fault.kind in DAMAGE and stops:
+        older = len(large(struck.left)) > len(of_newest_save(struck))
+        code = "damaged-newest" if older else "only-checkpoint"
+    return replace(problem, code=code, was=problem.code) if code else problem
+
+
+def _in_a_file(problem: Problem) -> bool:
+    """Files hold no batches and no draws: such a loss isn't due to a damaged one."""
+    return problem.difference is None or problem.difference.cause in CARRIED
+
+
+# --- signals --------------------------------------------------------------------------------------
+
+
+def _judge_stop(outcome: Outcome, struck: Life, total: int) -> None:
+    """How a job took a signal that announces its end."""
+    name = signal.Signals(outcome.fault.spec["number"]).name
+    after = outcome.reached - outcome.fault.step
+    finished = outcome.reached >= total
+    if struck.grace_over:
+        seconds = outcome.fault.spec["grace"]
+        text = f"{after} more steps in {seconds:.0f} s, then SIGKILL"
+        outcome.problems.append(Problem("ignores-signal", text=text))
+    elif finished and after >= TOO_FAR:
+        text = f"it trained its last {after} steps after {name}; a longer job is killed on the way"
+        outcome.problems.append(Problem("ignores-signal", text=text))
+    elif struck.status == 0 and not finished:
+        text = f"exit status 0 after {name}, {total - outcome.reached} steps before the end"
+        outcome.problems.append(Problem("exit-status", text=text))
+
+
+def _judge_work_at_signal(outcome: Outcome, struck: Life) -> None:
+    ignored = any(problem.code == "ignores-signal" for problem in outcome.problems)
+    if not ignored and outcome.lost:
+        name = signal.Signals(outcome.fault.spec["number"]).name
+        text = f"{outcome.lost} steps lost although {name} announced the end"
+        outcome.problems.append(Problem("no-save-at-signal", text=text))

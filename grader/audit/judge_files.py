@@ -1,0 +1,168 @@
+"""Judges what faults make of the files: older checkpoints, values in them, leftovers, growth."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from grader.audit.faults import FULL, KILL, POWER, TEAR
+from grader.audit.history import File, Life, Process, Saved
+from grader.audit.problems import Outcome, Problem
+
+SMALL = 0.1  # of the largest file's size: smaller files are no checkpoints
+MANY = 4  # saves, after which it shows whether old ones are deleted
+SLACK = 0.01  # s that the clock of files may be behind that of processes
+# values that differ after a resume in a right job, too
+EXPECTED = re.compile(r"rng|random|seed|generator|time|date|second|elapsed|speed|uuid", re.I)
+# values that aren't tensors, and whose loss changes the result
+TELLING = re.compile(r"best|ema|average|swa|metric", re.I)
+
+
+def numberless(name: str) -> str:
+    """Equal for the same file of different saves."""
+    return re.sub(r"\d+", "N", name)
+
+
+def large(files: Iterable[File]) -> list[File]:
+    """Those that may be checkpoints."""
+    files = list(files)
+    largest = max((f.size for f in files), default=0)
+    return [f for f in files if f.size and f.size > SMALL * largest]
+
+
+def of_newest_save(life: Life) -> list[File]:
+    """The large files of the last save, the newest one first."""
+    files = sorted(large(life.left), key=lambda f: (-f.written, f.name))
+    if not files:
+        return []
+    since = max(map(_last_save_began, life.ranks.values()), default=0.0)
+    since = min(since, files[0].written)
+    return [f for f in files if f.written >= since]
+
+
+def _last_save_began(process: Process) -> float:
+    """When the files of its last save were written at the earliest, by the clock of files."""
+    saves = process.saves()
+    if not saves:
+        return 0.0
+    before = saves[-2].events[-1].time if len(saves) > 1 else 0.0
+    return max(saves[-1].events[0].time - SLACK, before)
+
+
+def judge_older(outcomes: list[Outcome], saves: dict[int, frozenset[str]]) -> None:
+    """Adds "loses-more" where a complete save wasn't used, by what other runs resumed from.
+
+    saves  step -> the files of that save in the undisturbed run. A job may also write files that
+           aren't for resuming, such as its best model: only a save with the files of one that a
+           run did resume from counts
+    """
+    used = {saves[o.resumed] for o in outcomes if o.resumed in saves if o.resumed}
+    for outcome in outcomes:
+        if outcome.resumed is None or outcome.save is None or not outcome.resumed:
+            continue
+        usable = saves.get(outcome.save)
+        if usable in used and outcome.resumed < outcome.save:
+            text = f"went on from step {outcome.resumed}, not from the save of step {outcome.save}"
+            outcome.problems.append(Problem("loses-more", text=text))
+
+
+# --- values in checkpoints ------------------------------------------------------------------------
+
+
+def judge_saved(outcome: Outcome, base: Life, again: Life, life: Life) -> None:
+    """Adds what a resumed run saves otherwise than the undisturbed one, where training is equal.
+
+    Such as an average of the weights that the job keeps by itself, or its best result.
+    """
+    if not outcome.identical:
+        return
+    stable = _equal_in(base.first, again.first)
+    for name, tensors in _changed(base.first, life.first, stable).items():
+        wrong = tensors or TELLING.search(name)
+        code = "saved-state-lost" if wrong else "saved-value-lost"
+        text = f"{name!r} in its checkpoints isn't what the undisturbed run saved at this step"
+        outcome.problems.append(Problem(code, text=text, component=name))
+
+
+def _equal_in(a: Process, b: Process) -> set[str]:
+    """The keys whose values two undisturbed runs saved alike."""
+    keys = {key for saved in a.saved for key in saved.parts}
+    if len(a.saved) != len(b.saved):
+        return set()
+    for x, y in zip(a.saved, b.saved, strict=True):
+        keys -= {key for key in keys if x.parts.get(key) != y.parts.get(key)}
+    return {key for key in keys if not EXPECTED.search(key)}
+
+
+def _changed(base: Process, life: Process, stable: set[str]) -> dict[str, bool]:
+    """Key -> does it hold tensors, of those in the last save that differ; {} if none is comparable.
+
+    Of the undisturbed run's saves, the one that agrees in most tensors was made at the same step.
+    """
+    for saved in reversed(life.saved):
+        alike = [other for other in base.saved if other.parts.keys() == saved.parts.keys()]
+        counts = [_agreeing(other, saved) for other in alike]
+        if not counts or not max(counts):
+            continue
+        same = alike[counts.index(max(counts))]
+        return {
+            key: key in saved.tensors
+            for key in saved.parts
+            if key in stable and saved.parts[key] != same.parts[key]
+        }
+    return {}
+
+
+def _agreeing(a: Saved, b: Saved) -> int:
+    return sum(a.parts[key] == b.parts[key] for key in a.tensors & b.tensors)
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def judge_leftovers(outcome: Outcome, base: Life, struck: Life, last: Life) -> None:
+    """Adds what an interrupted save wrote and no later life has removed."""
+    if outcome.fault.kind not in (KILL, TEAR, FULL, POWER) or not outcome.fault.in_a_save:
+        return
+    if outcome.identical is False or last.status != 0:
+        return
+    step = outcome.fault.step
+    begun = {
+        event.name.rpartition(" ")[2]
+        for event in struck.first.files
+        if event.step == step and event.name.startswith(("torch.save begins", "open "))
+    }
+    usual = {f.name for f in base.left}
+    left = [f for f in last.left if f.name in begun and f.name not in usual]
+    # a name that a later save uses again isn't left over, and one without a number may be used
+    fresh = [f for f in left if struck.began and f.written < last.began]
+    if fresh:
+        names = ", ".join(f"{f.name} ({size(f.size)})" for f in fresh)
+        text = f"still there at the end: {names}"
+        outcome.problems.append(Problem("leftovers", text=text))
+
+
+def growth(base: Life) -> Problem | None:
+    """A problem if each save of an undisturbed run leaves its files behind."""
+    saves = base.first.saves()
+    if len(saves) < MANY:
+        return None
+    kinds: dict[str, list[File]] = {}
+    for file in large(base.left):
+        kinds.setdefault(numberless(file.name), []).append(file)
+    kept = max(kinds.values(), key=len, default=[])
+    if len(kept) < len(saves):
+        return None
+    text = (
+        f"{len(saves)} saves left {len(kept)} files of {size(kept[0].size)}, such as "
+        f"{kept[0].name}: none was deleted"
+    )
+    return Problem("disk-grows", text=text)
+
+
+def size(number: float) -> str:
+    for unit in ("bytes", "kB", "MB"):
+        if number < 1000:
+            return f"{number:.0f} {unit}"
+        number /= 1000
+    return f"{number:.1f} GB"

@@ -1,0 +1,96 @@
+"""What `grade audit` costs: its probe in each step, and an audit of the template's script."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+
+from grader.audit.lives import Commands, Runner
+from grader.audit.session import Audit, sampling
+from grader.bench.show import out, table
+from grader.course.catalog import ROOT
+from grader.harness import scratch
+
+SIZES = {"1 M": (256, 15), "30 M": (1600, 12)}  # parameters: (width, layers)
+STEPS = 30
+SECONDS = 1800
+# a step of some size, as people write it: what it takes without the probe is measured as well
+JOB = """
+import sys, time, torch
+width, layers, batch, steps = map(int, sys.argv[2:])
+model = torch.nn.Sequential(*(torch.nn.Linear(width, width) for _ in range(layers)))
+optimizer = torch.optim.AdamW(model.parameters())
+x = torch.randn(batch, width)
+times = []
+for step in range(steps):
+    began = time.perf_counter()
+    model(x).square().mean().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    times.append(time.perf_counter() - began)
+print(sorted(times[3:])[len(times[3:]) // 2])
+"""
+
+
+def run() -> None:
+    folder = scratch.make()
+    try:
+        _overhead(folder)
+        _template(folder)
+    finally:
+        scratch.remove(folder)
+
+
+def _overhead(folder: Path) -> None:
+    shown = table(
+        f"the probe of grade audit in {STEPS} steps (median, ms)",
+        *("parameters", "batch", "step", "with the probe", "probe", "sampled", "then"),
+    )
+    script = folder / "job.py"
+    script.write_text(JOB)
+    for name, (width, layers) in SIZES.items():
+        for batch in (64, 1024):
+            args = [str(script), "{out}", *map(str, (width, layers, batch, STEPS))]
+            words = [sys.executable, *args]
+            plain = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
+            runner = Runner(Commands.of(words, None, None), folder)
+            first = runner.start(runner.new_run(SECONDS), SECONDS)
+            runner.every = sampling(first)
+            again = runner.start(runner.new_run(SECONDS), SECONDS)
+            runner.close()
+            step = float(plain.stdout)
+            probed, later = (float(life.tail[-1]) for life in (first, again))
+            cost = first.first.cost / max(1, len(first.first.steps))
+            times = [b.time - a.time for a, b in pairwise(again.first.steps)]
+            mean = sum(times) / len(times)
+            shown.add_row(
+                *(name, str(batch)),
+                *(f"{1000 * value:.1f}" for value in (step, probed, cost)),
+                "no" if runner.every == 1 else f"1 in {runner.every}",
+                f"{1000 * later:.1f} (mean {1000 * mean:.1f})",
+            )
+    out.print(shown)
+
+
+def _template(folder: Path) -> None:
+    script = str(ROOT / "templates" / "train_with_checkpoint.py")
+    words = [sys.executable, script, "--directory", "{out}", "--epochs", "2", "--samples", "256"]
+    words += ["--workers", "0", "--save-every-steps", "5"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    runner = Runner(Commands.of(words, None, None), folder, environment=environment)
+    audit = Audit(runner, SECONDS, seed=1, say=lambda line: None)
+    began = time.perf_counter()
+    audit.run()
+    seconds = time.perf_counter() - began
+    runner.close()
+    out.print(
+        f"templates/train_with_checkpoint.py, {len(audit.base.first.steps)} steps: "
+        f"{len(audit.outcomes)} faults in {seconds:.0f} s, {seconds / audit.base.seconds:.0f} "
+        f"times an undisturbed run ({audit.base.seconds:.1f} s); {len(audit.findings)} findings, "
+        f"median of the steps lost: {median(o.lost or 0 for o in audit.outcomes):.0f}"
+    )

@@ -1,0 +1,322 @@
+"""Judging on literal histories: no process is started here."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+
+import pytest
+
+from grader.audit import (
+    compare,
+    faults,
+    findings,
+    history,
+    judge,
+    judge_files,
+    plan,
+    problems,
+    words,
+)
+from grader.audit.compare import Comparable, Difference
+from grader.audit.history import FileEvent, Life, Process, Save, Step
+
+TOTAL = 12
+SAVES = (4, 8)
+
+
+def step(n: int, **parts: str) -> Step:
+    """The step after n steps of the undisturbed run."""
+    usual = {
+        "weights": f"w{n}",
+        "optimizer exp_avg": f"m{n}",
+        "learning rate": f"{0.5 ** (n // 4)}",
+        "batch": f"b{n}",
+        "torch RNG": f"t{n}",
+        "Python RNG": "never drawn from",
+        "gradients": f"g{n}",
+    }
+    return Step(0, usual | {name.replace("_", " "): value for name, value in parts.items()})
+
+
+def events(*steps: int) -> list[FileEvent]:
+    names = [(n, f"{what} step-{n}.pt") for n in steps for what in ("open", "rename")]
+    return [FileEvent(n, number, name, 100) for number, (n, name) in enumerate(names)]
+
+
+def life(steps, status=0, fault=None, end="w12", **more) -> Life:
+    saves = events(*[n for n in SAVES if n <= len(steps)])
+    return Life({0: Process(0, list(steps), saves, fault, end=end)}, status, **more)
+
+
+BASE = life([step(n) for n in range(TOTAL)])
+FAIR = compare.compare_undisturbed(BASE, BASE)
+FAULT = {"kind": "fault", "step": 10}
+
+
+def struck(at=10, fault=FAULT, status=-9, **more) -> Life:
+    return life([step(n) for n in range(at)], status, fault, **more)
+
+
+def judged(*relaunches, fault=None, first=None, comparable=FAIR, base=BASE):
+    lives = [first or struck(), *relaunches]
+    outcome = judge.judge(base, lives, fault or faults.kill_after(10), comparable)
+    return outcome, [problem.code for problem in outcome.problems]
+
+
+def resumed(at=8, **of_the_first) -> Life:
+    first, *rest = [step(n) for n in range(at, TOTAL)]
+    return life([Step(0, first.parts | of_the_first), *rest])
+
+
+# --- fair to compare ------------------------------------------------------------------------------
+
+
+def test_only_generators_that_are_drawn_from_count():
+    assert Comparable(frozenset({"Python RNG", *FAIR.ignored}), None, (TOTAL, TOTAL)) == FAIR
+    assert "torch RNG" not in FAIR.ignored
+
+
+def test_two_undisturbed_runs_that_differ_are_not_comparable():
+    other = life([step(n, **({"batch": "x"} if n >= 2 else {})) for n in range(TOTAL)])
+    found = compare.compare_undisturbed(BASE, other)
+    assert found.difference == Difference(3, ["batch"]) and not found.reproducible
+    assert "DataLoader" in " ".join(findings.unfair(found))
+
+
+def test_a_generator_that_changes_nothing_is_no_difference():
+    other = life([step(n, torch_RNG=f"x{n}") for n in range(TOTAL)])
+    found = compare.compare_undisturbed(BASE, other)
+    assert found.reproducible and "torch RNG" in found.ignored
+
+
+def test_runs_of_different_lengths_are_not_comparable():
+    found = compare.compare_undisturbed(BASE, life([step(n) for n in range(9)]))
+    assert not found.reproducible and "12 and 9 steps" in findings.unfair(found)[0]
+
+
+# --- where a life goes on -------------------------------------------------------------------------
+
+
+def test_a_step_is_found_by_its_weights():
+    assert compare.place(BASE.first.steps, step(8, optimizer_exp_avg="x")) == 8
+    assert compare.place(BASE.first.steps, step(8, weights="x")) is None
+
+
+def test_of_steps_with_equal_weights_the_one_that_agrees_in_most_counts():
+    steps = [step(0, weights="same"), step(1, weights="same"), step(2)]
+    assert compare.place(steps, step(0, weights="same")) == 0
+    assert compare.place(steps, step(1, weights="same", batch="x")) == 1
+
+
+def test_passes_before_a_resume_do_not_count():
+    base = [step(n, batch=f"a{n} b{n}", torch_RNG=f"t{n} u{n}", buffers=f"x{n} y{n}") for n in (3,)]
+    warm = step(3, batch="w a3 b3", torch_RNG="w t3 u3", buffers="w x3 y3")
+    assert compare.different(base[0], warm) == []
+    # the second pass only follows from the first
+    later = step(3, batch="a3 c", torch_RNG="t3 c", buffers="x3 c")
+    assert compare.different(base[0], later) == ["batch"]
+
+
+def test_weights_of_another_optimizer_are_another_step():
+    steps = [Step(0, step(0).parts), Step(1, step(0).parts)]
+    assert compare.place(steps, steps[1]) == 1
+
+
+# --- what a fault did -----------------------------------------------------------------------------
+
+
+def test_a_right_resume_has_no_problem():
+    outcome, codes = judged(resumed())
+    assert codes == [] and outcome.identical and outcome.word == "fine"
+    assert (outcome.reached, outcome.resumed, outcome.lost, outcome.save) == (10, 8, 2, 8)
+
+
+@pytest.mark.parametrize(
+    "parts, cause",
+    [
+        ({"optimizer exp_avg": "x", "gradients": "x"}, "optimizer"),
+        ({"learning rate": "1.0"}, "learning rate"),
+        ({"torch RNG": "x", "gradients": "x"}, "torch RNG"),
+        ({"batch": "x", "torch RNG": "x", "gradients": "x"}, "batch"),
+        ({"gradients": "x"}, "gradients"),
+    ],
+)
+def test_lost_state_is_named_by_its_first_component(parts, cause):
+    outcome, codes = judged(resumed(**parts))
+    assert codes == ["state-lost"] and outcome.word == "silent" and outcome.identical is False
+    difference = outcome.problems[0].difference
+    assert difference.step == 9 and difference.cause == cause
+
+
+def test_a_generator_alone_is_no_problem():
+    assert judged(resumed(**{"torch RNG": "x"}))[1] == []
+    assert judged(resumed(**{"Python RNG": "x", "gradients": "x"}))[1] == ["state-lost"]
+
+
+def test_state_lost_on_another_rank_is_found():
+    def two(first, second):
+        both = Life({0: first.first, 1: second.first}, first.status)
+        both.ranks[1].rank = 1
+        return both
+
+    base = two(BASE, life([step(n) for n in range(TOTAL)]))
+    bad = two(resumed(), resumed(**{"optimizer exp_avg": "x"}))
+    outcome, codes = judged(bad, base=base, first=two(struck(), struck()))
+    assert codes == ["state-lost"] and outcome.problems[0].difference.rank == 1
+
+
+@pytest.mark.parametrize(
+    "relaunch, code",
+    [
+        (resumed(0), "starts-over"),
+        (life([], status=0), "ends-early"),
+        (life([], status=1), "no-restart"),
+        (life([step(8)], status=-9, ended="wall"), "hangs"),
+        (life([step(8, weights="x")]), "unknown-weights"),
+        (life([step(n) for n in range(8, 11)]), "steps-missing"),
+        (life([step(n) for n in range(8, 14)]), "steps-repeated"),
+        (life([step(n) for n in range(8, TOTAL)], end="x"), "state-lost"),
+    ],
+)
+def test_other_ways_to_go_wrong(relaunch, code):
+    assert judged(relaunch)[1] == [code]
+
+
+def test_starting_over_is_right_before_the_first_save():
+    outcome, codes = judged(resumed(0), first=struck(3), fault=faults.kill_after(3))
+    assert codes == [] and outcome.lost == 3 and outcome.save is None
+
+
+def test_a_fault_that_never_came_is_not_judged():
+    outcome, codes = judged(first=life([step(n) for n in range(TOTAL)]))
+    assert not outcome.happened and outcome.word == "not judged" and codes == []
+
+
+def test_each_relaunch_is_judged():
+    second = struck(2)
+    second.first.steps = [step(8, optimizer_exp_avg="x"), step(9)]
+    outcome, codes = judged(second, resumed(), fault=faults.kill_twice(10, 2))
+    assert codes == ["state-lost"] and outcome.resumed == 8
+
+
+def test_without_reproducible_runs_the_struck_life_is_the_reference():
+    unfair = Comparable(frozenset(), Difference(1, ["weights"]), (TOTAL, TOTAL))
+    base = life([step(n, weights=f"other{n}") for n in range(TOTAL)])
+    outcome, codes = judged(resumed(batch="x"), comparable=unfair, base=base)
+    assert codes == [] and outcome.resumed == 8 and outcome.identical is None
+    lost = resumed(**{"optimizer exp_avg": "x"})
+    assert judged(lost, comparable=unfair, base=base)[1] == ["state-lost"]
+    after = struck(8, fault=FAULT | {"optimizer": 0, "parts": step(8).parts})
+    assert judged(resumed(), first=after, comparable=unfair, base=base)[0].resumed == 8
+
+
+# --- signals --------------------------------------------------------------------------------------
+
+
+TERM = faults.send(signal.SIGTERM, 5, 30)
+
+
+def test_a_graceful_stop_has_no_problem():
+    outcome, codes = judged(resumed(6), first=struck(6, status=75), fault=TERM)
+    assert codes == [] and outcome.lost == 0
+
+
+@pytest.mark.parametrize(
+    "first, relaunches, code",
+    [
+        (struck(TOTAL, status=0), [], "ignores-signal"),
+        (struck(6, status=0), [resumed(6)], "exit-status"),
+        (struck(5, status=-15), [resumed(4)], "no-save-at-signal"),
+    ],
+)
+def test_signals_that_are_taken_badly(first, relaunches, code):
+    assert judged(*relaunches, first=first, fault=TERM)[1] == [code]
+
+
+def test_a_job_that_outlasts_the_grace_ignores_the_signal():
+    first = struck(9)
+    first.first.grace_over = True
+    assert judged(resumed(8), first=first, fault=TERM)[1] == ["ignores-signal"]
+
+
+def test_a_stop_at_the_last_steps_is_no_problem():
+    late = faults.send(signal.SIGTERM, TOTAL - 1, 30)
+    assert judged(first=struck(TOTAL, status=0), fault=late)[1] == []
+
+
+# --- older checkpoints ----------------------------------------------------------------------------
+
+
+def test_an_older_checkpoint_counts_only_among_saves_for_resuming():
+    files = {4: frozenset({"last.pt"}), 8: frozenset({"last.pt"})}
+    right, old = judged(resumed(8))[0], judged(resumed(4))[0]
+    judge_files.judge_older([right, old], files)
+    assert [p.code for p in old.problems] == ["loses-more"] and right.problems == []
+    # the newer one is the best model, which no run resumed from
+    alone = judged(resumed(4))[0]
+    judge_files.judge_older([alone], files | {8: frozenset({"best.pt"})})
+    assert alone.problems == []
+
+
+def test_the_save_that_a_fault_interrupts_does_not_count():
+    inside = faults.Fault(faults.KILL, "inside", 8, {"kind": "kill", "event": 3, "rank": 0})
+    assert judge.last_save(struck().first, inside) == 4
+    assert judge.last_save(struck().first, faults.kill_after(10)) == 8
+    assert judge.last_save(struck().first, faults.damage(faults.TRUNCATE, 10)) == 4
+
+
+# --- findings, records, faults --------------------------------------------------------------------
+
+
+def test_one_finding_for_a_mistake_under_several_faults():
+    lost = resumed(**{"optimizer exp_avg": "x"})
+    outcomes = [judged(lost, fault=faults.kill_after(n))[0] for n in (9, 10)]
+    outcomes.append(judged(life([], status=1, tail=["EOFError"]))[0])
+    found = findings.collect(outcomes)
+    assert [f.title for f in found] == ["loses state: optimizer", "can't be started again"]
+    assert found[0].faults == ["SIGKILL after step 9", "SIGKILL after step 10"]
+    assert "first after resuming" in found[0].evidence[1] and "ex01.1" in found[0].mend
+    assert found[1].printed == ["EOFError"]
+
+
+def test_every_problem_has_its_words():
+    for code in problems.HARM:
+        said = words.of(code, "optimizer")
+        assert all(vars(said).values()), code
+        assert said.shows in findings._lines(), code
+
+
+def test_a_record_that_was_cut_off_is_left_out():
+    line = {
+        "kind": "step",
+        "rank": 1,
+        "t": 0.5,
+        "optimizer": 0,
+        "parts": {"weights": "w"},
+        "took": 0.1,
+    }
+    found = history.process([json.dumps(line), json.dumps(line)[:30]])
+    assert (found.rank, len(found.steps), found.cost) == (1, 1, 0.1)
+
+
+def test_faults_are_drawn_around_saves_and_the_first_ones_differ_in_kind():
+    for seed in range(20):
+        drawn = plan.Draw(BASE, random.Random(seed)).all()
+        groups = [fault.group for fault in drawn]
+        assert len(set(groups[:9])) == 9, groups
+        assert all(0 < fault.step < TOTAL for fault in drawn if fault != plan.RECORD)
+        assert drawn == plan.Draw(BASE, random.Random(seed)).all()
+
+
+def test_a_save_is_torn_and_killed_at_each_event():
+    names = ["torch.save begins a.pt", "torch.save ended a.pt", "open b.json"]
+    save = Save(4, [FileEvent(4, n, name, 50) for n, name in enumerate(names, 7)])
+    found = faults.at_events(save)
+    assert [(f.kind, f.spec["event"]) for f in found] == [
+        ("tear", 7),
+        ("kill", 7),
+        ("kill", 9),
+    ]
+    assert found[0].spec["bytes"] == 25

@@ -1,0 +1,223 @@
+"""Audits of small training scripts, as real processes: each mistake gets the right finding."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import psutil
+import pytest
+
+from grader.audit import faults, findings
+from grader.audit.faults import KILL, TEAR, TRUNCATE
+from grader.audit.lives import Commands, Runner
+from grader.audit.session import Audit
+from grader.harness import scratch
+from grader.processes import wait_until
+from grader.tests.audit.warm import Warm
+
+JOB = Path(__file__).with_name("job.py")
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
+LONGEST = 600  # s of any audit
+
+
+def audit_of(folder: Path, *options: str, job: Path = JOB, launch: tuple[str, ...] = ()) -> Audit:
+    words = [*(launch or (sys.executable,)), str(job), "--out_dir", "{out}", *options]
+    runner = Runner(Commands.of(words, None, None), folder, environment=ENVIRONMENT)
+    if not launch:
+        runner.launcher = _warm()
+    return Audit(runner, LONGEST, seed=5, say=lambda line: None, grace=20)
+
+
+@cache
+def _warm() -> Warm:
+    return Warm()
+
+
+@pytest.fixture(scope="module")
+def folder():
+    made = scratch.make()
+    yield made
+    scratch.remove(made)
+    if _warm.cache_info().currsize:
+        _warm().end()
+        _warm.cache_clear()
+
+
+def undisturbed(audit: Audit) -> Audit:
+    try:
+        audit.undisturbed()
+    finally:
+        audit.runner.close()
+    return audit
+
+
+@pytest.fixture(scope="module")
+def right(folder):
+    """The undisturbed runs of the right job; a mistake in resuming doesn't change them."""
+    return undisturbed(audit_of(folder))
+
+
+@pytest.fixture(scope="module")
+def in_place(folder):
+    return undisturbed(audit_of(folder, "--mistake", "in-place"))
+
+
+def attempt(like: Audit, fault: faults.Fault, mistake: str) -> tuple:
+    """(outcome, findings) of one fault on the job with a mistake, judged by these runs."""
+    audit = audit_of(like.runner.folder, *(["--mistake", mistake] if mistake else []))
+    audit.base, audit.again, audit.comparable = like.base, like.again, like.comparable
+    try:
+        audit.outcomes = [audit.attempt(fault)]
+    finally:
+        audit.runner.close()
+    return audit.outcomes[0], findings.collect(audit.outcomes)
+
+
+def inside_a_save(audit: Audit, kind: str) -> faults.Fault:
+    save = audit.base.first.saves()[1]
+    return next(fault for fault in faults.at_events(save) if fault.kind == kind)
+
+
+def test_the_undisturbed_runs_are_seen(right):
+    assert right.comparable.reproducible
+    process = right.base.first
+    assert [save.step for save in process.saves()] == [6, 12, 18, 24]
+    assert len(process.steps) == 24 and process.end
+    seen = process.steps[7].parts
+    assert {"weights", "buffers", "optimizer exp_avg", "batch", "gradients"} <= seen.keys()
+    assert {"Python RNG", "NumPy RNG", "torch RNG"} - right.comparable.ignored == {
+        "NumPy RNG",
+        "torch RNG",
+    }
+    # four batches in two steps, all different
+    assert process.steps[7].parts["batch"] != process.steps[8].parts["batch"]
+
+
+@pytest.mark.parametrize("kind", ["step", TEAR, KILL, TRUNCATE, "twice", "SIGTERM", "SIGUSR1"])
+def test_a_right_job_is_clean(right, kind):
+    fault = {
+        "step": lambda: faults.kill_after(9),
+        TEAR: lambda: inside_a_save(right, TEAR),
+        KILL: lambda: inside_a_save(right, KILL),
+        TRUNCATE: lambda: faults.damage(TRUNCATE, 14),
+        "twice": lambda: faults.kill_twice(8, 7),
+        "SIGTERM": lambda: faults.send(signal.SIGTERM, 9, 20),
+        "SIGUSR1": lambda: faults.send(signal.SIGUSR1, 9, 20),
+    }[kind]()
+    outcome, found = attempt(right, fault, "")
+    assert outcome.happened and outcome.identical and found == [], (outcome, found)
+
+
+@pytest.mark.parametrize(
+    "mistake, component, also, step",
+    [
+        ("no-optimizer", "optimizer", "optimizer exp_avg", 7),
+        ("no-scheduler", "learning rate", "learning rate", 11),  # when the schedule should change
+        ("no-rng", "batch", "NumPy RNG", 7),
+        ("no-order", "batch", "torch RNG", 7),
+    ],
+)
+def test_lost_state_is_found_at_the_step_that_it_changes(right, mistake, component, also, step):
+    outcome, (finding,) = attempt(right, faults.kill_after(9), mistake)
+    assert (finding.code, finding.component, finding.harm) == ("state-lost", component, "silent")
+    assert outcome.resumed == 6 and outcome.lost == 3
+    difference = outcome.problems[0].difference
+    assert difference.step == step and also in difference.names
+
+
+def test_a_save_in_place_stops_the_job(in_place):
+    outcome, (finding,) = attempt(in_place, inside_a_save(in_place, TEAR), "in-place")
+    assert (finding.code, finding.harm) == ("no-restart", "loud")
+    assert outcome.status == 1 and finding.printed
+
+
+def test_a_job_that_starts_over_says_nothing_and_is_found(in_place):
+    outcome, (finding,) = attempt(in_place, inside_a_save(in_place, TEAR), "starts-over")
+    assert (finding.code, finding.harm) == ("starts-over", "silent")
+    assert outcome.resumed == 0 and outcome.lost == 12
+
+
+def test_a_job_that_ignores_sigterm(right):
+    _, (finding,) = attempt(right, faults.send(signal.SIGTERM, 9, 20), "ignores-sigterm")
+    assert (finding.code, finding.harm) == ("ignores-signal", "loss")
+
+
+def test_an_unseeded_job_is_judged_as_far_as_possible(folder):
+    audit = undisturbed(audit_of(folder, "--mistake", "unseeded"))
+    assert audit.comparable.difference.step == 1
+    assert audit.comparable.difference.cause == "weights"
+    outcome, found = attempt(audit, faults.kill_after(9), "unseeded")
+    assert outcome.resumed == 6 and outcome.identical is None and found == []
+
+
+def test_the_ranks_of_torchrun_are_seen(folder, tmp_path):
+    job = Path(__file__).with_name("ranks_job.py")
+    launch = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    audit = undisturbed(audit_of(folder, job=job, launch=launch))
+    assert sorted(audit.base.ranks) == [0, 1] and audit.comparable.reproducible
+    audit = replace(audit, runner=audit_of(folder, "--bad", job=job, launch=launch).runner)
+    try:
+        outcome = audit.attempt(faults.kill_after(5))
+    finally:
+        audit.runner.close()
+    (problem,) = outcome.problems
+    assert problem.code == "state-lost" and problem.difference.rank == 1, outcome
+    assert outcome.resumed == 4 and "torch RNG" in problem.difference.names
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+def command(*words: str, **more) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "grader", "audit", *words],
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **more,
+    )
+
+
+def test_an_audit_that_is_ended_reports_what_is_known_and_leaves_nothing(tmp_path):
+    result = tmp_path / "result.json"
+    job = [sys.executable, str(JOB), "--out_dir", "{out}"]
+    with command("--json", str(result), "--seed", "1", "--", *job) as process:
+        for line in process.stdout:
+            if "the same again" in line:
+                break
+        me = psutil.Process(process.pid)
+        assert wait_until(lambda: len(me.children(recursive=True)) > 1, 60)
+        started = me.children(recursive=True)
+        process.send_signal(signal.SIGTERM)  # a shell's background job ignores SIGINT
+        out, err = process.communicate(timeout=120)
+    assert process.returncode == 143 and "so far" in out, err
+    known = json.loads(result.read_text())
+    assert (known["steps"], known["reproducible"], known["faults"]) == (24, None, [])
+    assert started and psutil.wait_procs(started, timeout=10)[1] == []
+
+
+@pytest.mark.parametrize(
+    "words, status, says",
+    [
+        (["--", "python", "train.py"], 2, "{out}"),
+        (["--budget", "soon", "--", "python", "{out}"], 2, "soon"),
+        (["--resume-command", "'", "--", "python", "{out}"], 2, "--resume-command"),
+        (["--setup", "false {out}", "--", "python", "{out}"], 2, "--setup"),
+        (["--", "no-such-program", "{out}"], 3, "no-such-program"),
+        (["--", sys.executable, "-c", "print('hello')", "{out}"], 3, "0 optimizer steps"),
+        (["--budget", "2s", "--", "sh", "-c", "sleep 60", "{out}"], 3, "budget"),
+    ],
+)
+def test_bad_input_gets_one_clear_line(words, status, says):
+    with command(*words) as process:
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == status and says in err, err
+    assert "Traceback" not in err
