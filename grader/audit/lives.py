@@ -199,7 +199,13 @@ class Runner:
             "limits": asdict(self.limits) | {"wall": seconds},
             "may_write": [str(out.parent)],
             "sandbox": {"kind": "none", "network": False},
-            **{name: str(folder / name) for name in ("output", "events", "result")},
+            # nothing is expected to report: an audited job may be silent
+            "reports": [],
+            "others": [],
+            **{
+                name: str(folder / name)
+                for name in ("output", "events", "stack", "silence", "result")
+            },
         }
 
 
