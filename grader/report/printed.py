@@ -30,7 +30,7 @@ def rows(runs: list[Any], finding: Finding) -> list[tuple[str, str]]:
     untold = of_a_job and not finding.ending
     if "window" in finding.data:
         near = _in_window(runs, *finding.data["window"])
-    elif any(life.processes[0].first("asked") for life in getattr(run, "lives", [])):
+    elif not of_a_job and any(life.processes[0].first("asked") for life in run.lives):
         near = []  # which question they belong to isn't known
     else:
         said = [line for line in printed(run) if not line.script and (untold or not line.traceback)]

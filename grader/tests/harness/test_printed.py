@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 from grader.harness import printed as printed_lines
 from grader.harness.faults import Kill
@@ -124,3 +125,11 @@ def test_lines_are_shown_while_a_process_runs(tmp_path):
         f.write("o\nthree")
         f.flush()
     assert [text for _, text in shown] == ["one", "two", "three"]
+
+
+def test_the_last_lines_of_a_jobs_log_are_shown():
+    """Its lives are lists of events, and share one log."""
+    log = [Line(t, 0, None, f"line {t}") for t in range(9)]
+    job = SimpleNamespace(lives=[[{"event": "asked"}]], schedule=None, printed=lambda: log)
+    shown = printed.rows([job], Finding("x", []))
+    assert shown[0] == ("printed", "job: line 3") and len(shown) == printed.OF_A_JOB
