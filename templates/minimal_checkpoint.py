@@ -65,14 +65,14 @@ class Checkpoints:
     def resume(self) -> int:
         """Load the newest intact checkpoint into the parts and return its step.
 
-        If there is none, save step 0: what can't be saved fails now and not hours later.
+        If there is none, save step 0: what can't be saved fails now, not hours later.
         """
         self.resumed, paths = True, self.paths()
         path = next(filter(self._is_intact, paths), None)
         if path is None:
             if paths:  # starting at step 0 would silently throw the run away
                 raise CheckpointError(
-                    f"no checkpoint in {self.directory} is intact: move them away"
+                    f"no checkpoint in {self.directory} is intact; to start over, move them away"
                 )
             self.save(0)
             return 0
@@ -88,7 +88,7 @@ class Checkpoints:
         return int(state["step"])
 
     def save(self, step: int) -> None:
-        """Return when the checkpoint is complete and a power loss can't destroy it any more.
+        """Return once the checkpoint is complete and no power loss can destroy it.
 
         Earlier checkpoints stay loadable, whatever fails here and whenever the process dies.
         """
@@ -103,7 +103,7 @@ class Checkpoints:
                 f.write(_digest(f, f.tell()))
                 f.flush()
                 os.fsync(f.fileno())  # the bytes before the name: a rename doesn't sync them
-            # raises for types that torch.load would refuse; mmap: reads no tensors
+            # raises for types that it would refuse on resuming; with mmap, it reads no tensors
             torch.load(tmp, map_location="cpu", weights_only=True, mmap=True)
             os.replace(tmp, path)  # atomic: the file has its name only when it is complete
         except BaseException:

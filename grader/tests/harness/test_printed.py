@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 from grader.harness import printed as printed_lines
 from grader.harness.faults import Kill
-from grader.harness.printed import lines
+from grader.harness.printed import Line, lines
 from grader.harness.run import Life, Process, Run
 from grader.report import printed
 from grader.verdicts import Finding

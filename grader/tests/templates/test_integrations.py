@@ -23,6 +23,7 @@ SMALL = {
     ),
     "image_classifier": (36, "--output-dir {top} --epochs 3 --samples 96 --batch-size 8"),
     "mixed_precision": (33, "--output-dir {top} --epochs 3 --samples 176 --batch-size 4"),
+    "stream": (42, "--output-dir {top} --steps 42 --batch-size 4"),
 }
 EACH = pytest.mark.parametrize("name", SMALL)
 LINE = re.compile(r"^(.+?): ((?:loss|train|accuracy) .+)$", re.M)
