@@ -6,7 +6,7 @@ Pure functions on values: nothing here runs or reads anything.
 from __future__ import annotations
 
 from collections.abc import Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from grader.audit.history import Life, Step
 
@@ -60,6 +60,25 @@ class Difference:
     @property
     def generators(self) -> list[str]:
         return [name for name in self.names if name in GENERATORS]
+
+
+# none of these follows from another one before the first step after resuming
+INDEPENDENT = (*CARRIED, "batch")
+
+
+def by_cause(found: Difference, resumed: int) -> list[Difference]:
+    """One for each missing piece of state, with that piece's names first.
+
+    At the first step after resuming, several may be seen. Later, what one lacks spreads to others.
+    """
+    causes = dict.fromkeys(component(name) for name in found.names)
+    several = [cause for cause in causes if cause in INDEPENDENT]
+    if found.step != resumed + 1 or not several:
+        return [found]
+    return [
+        replace(found, names=sorted(found.names, key=lambda name: component(name) != cause))
+        for cause in several
+    ]
 
 
 @dataclass(frozen=True)

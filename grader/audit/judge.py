@@ -14,6 +14,7 @@ from grader.audit.compare import (
     GENERATORS,
     Comparable,
     Difference,
+    by_cause,
     first_difference,
     order,
     place,
@@ -163,7 +164,7 @@ def _judge_life(
     else:
         found = _difference(base, reference, life, at, comparable)
     if found is not None:
-        outcome.problems.append(Problem("state-lost", found))
+        outcome.problems += [Problem("state-lost", one) for one in by_cause(found, at)]
     if comparable.reproducible and not elsewhere:
         outcome.identical = found is None
         if final:

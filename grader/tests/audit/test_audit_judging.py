@@ -320,3 +320,16 @@ def test_a_save_is_torn_and_killed_at_each_event():
         ("kill", 9),
     ]
     assert found[0].spec["bytes"] == 25
+
+
+def test_each_missing_piece_of_state_is_a_finding_of_its_own():
+    """The optimizer and the data at once; the gradients follow from them."""
+    relaunch = resumed(**{"optimizer exp_avg": "cold", "batch": "other", "gradients": "other"})
+    outcome, codes = judged(relaunch)
+    assert codes == ["state-lost", "state-lost"]
+    assert [problem.what for problem in outcome.problems] == ["optimizer", "batch"]
+
+
+def test_later_one_missing_piece_spreads_to_the_others():
+    found = Difference(12, ["optimizer exp_avg", "batch"])
+    assert compare.by_cause(found, 8) == [found]
