@@ -73,6 +73,8 @@ def by_cause(found: Difference, resumed: int) -> list[Difference]:
     """
     causes = dict.fromkeys(component(name) for name in found.names)
     several = [cause for cause in causes if cause in INDEPENDENT]
+    if "optimizer" in several and "learning rate" in several:
+        several.remove("learning rate")  # the optimizer holds it
     if found.step != resumed + 1 or not several:
         return [found]
     return [

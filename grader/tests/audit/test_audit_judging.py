@@ -330,6 +330,11 @@ def test_each_missing_piece_of_state_is_a_finding_of_its_own():
     assert [problem.what for problem in outcome.problems] == ["optimizer", "batch"]
 
 
+def test_a_lost_optimizer_takes_the_learning_rate_with_it():
+    found = Difference(9, ["optimizer exp_avg", "learning rate", "batch"])
+    assert [one.cause for one in compare.by_cause(found, 8)] == ["optimizer", "batch"]
+
+
 def test_later_one_missing_piece_spreads_to_the_others():
     found = Difference(12, ["optimizer exp_avg", "batch"])
     assert compare.by_cause(found, 8) == [found]
