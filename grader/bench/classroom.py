@@ -140,8 +140,14 @@ def _read(results: Path, student: str) -> Any:
     return without_times(json.loads(path.read_text())) if path.exists() else None
 
 
+# a date in Slurm's own lines; how long something took
+TIMES = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d|\b\d+(\.\d+)? s\b")
+
+
 def without_times(value: Any) -> Any:
     """A result without what was measured."""
+    if isinstance(value, str):
+        return TIMES.sub("TIME", value)
     if isinstance(value, dict):
         return {k: without_times(v) for k, v in value.items() if k not in ("seconds", "measured")}
     return [without_times(v) for v in value] if isinstance(value, list) else value
