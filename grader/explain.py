@@ -57,8 +57,11 @@ def find(code: str) -> Explanation:
 
 
 def complete(finding: Finding) -> Finding:
-    """The finding; where it has no `means` or `think`, with those of its code."""
+    """The finding; where it has no `means`, `think` or gist, with what its code says."""
     if known := explanations().get(finding.code):
+        if finding.rows and not finding.has_gist:
+            summary = known.summary[:1].lower() + known.summary[1:].rstrip(".")
+            finding.gist = f"{finding.rows[0][1]}: {summary}"
         finding.means = finding.means or known.means
         finding.think = finding.think or known.think
     return finding

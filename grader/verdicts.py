@@ -100,6 +100,11 @@ class Finding(AssertionError):
         return f"{self.code}:{self.about}" if self.about else self.code
 
     @property
+    def has_gist(self) -> bool:
+        """Does a row say what was found?"""
+        return bool(self._gist) or _last(Gist, self.rows) is not None
+
+    @property
     def gist(self) -> str:
         """The last row that is a Gist, after what had struck; without one, the first row."""
         if self._gist or not self.rows:

@@ -83,7 +83,7 @@ def failed(
         "seed": seed,
         "fault": finding.fault,
         "replay": replay,
-        **{name: value for name, value in finding.data.items() if name != "window"},
+        **{name: value for name, value in finding.data.items() if name not in OF_PRINTED},
     }
     if (elsewhere := told.get(finding.cause)) and finding.code == "import":
         return Message([("same cause", f"as in {elsewhere}")], evidence)
@@ -134,6 +134,7 @@ def _grouped(further: list[Problem]) -> list[tuple[list[str], str]]:
     return [(list(dict.fromkeys(titles[core])), gists[core]) for core in titles]
 
 
+OF_PRINTED = ("window", "printed_by")  # which printed lines belong to the finding
 EXPECTED = 60  # characters of what was expected, behind what was found
 
 

@@ -30,13 +30,21 @@ def rows(runs: list[Any], finding: Finding) -> list[tuple[str, str]]:
     untold = of_a_job and not finding.ending
     if "window" in finding.data:
         near = _in_window(runs, *finding.data["window"])
-    elif not of_a_job and any(life.processes[0].first("asked") for life in run.lives):
+    elif not of_a_job and any(_asks_many(life) for life in run.lives):
         near = []  # which question they belong to isn't known
     else:
         said = [line for line in printed(run) if not line.script and (untold or not line.traceback)]
+        if life := finding.data.get("printed_by"):
+            said = [line for line in said if line.life == life]
         near = said[-OF_A_JOB:] if of_a_job else _near_the_fault(run, said, finding)
     told = [f"{line.who}: {line.text[:WIDTH]}" for line in near]
     return [("printed" if n == 0 else "", text) for n, text in enumerate(told)]
+
+
+def _asks_many(life: Any) -> bool:
+    """Does it work through questions, or the points of a plan?"""
+    process = life.processes[0]
+    return process.first("asked") is not None or process.first("point") is not None
 
 
 def _in_window(runs: list[Any], began: float, ended: float) -> list[Line]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from grader.checks.endings import HOLDS, WAITS
 from grader.checks.ex02.observations import Seen
-from grader.checks.ranks import by_rank, deadlock, rank_row, standing
+from grader.checks.ranks import by_rank, deadlock, left_by, rank_row, standing
 from grader.harness.run import Process
 from grader.verdicts import Finding, Gist
 
@@ -35,7 +35,8 @@ def hang(
 
     processes, left  as in ranks.deadlock
     """
-    stood = standing(processes) | (left or {})
+    left = _raised(processes) | (left or {})
+    stood = standing(processes) | left
     for rank, where in seen.ended_by_the_grader().items():
         others = {other: text for other, text in stood.items() if other != rank}
         return Finding(
@@ -51,5 +52,18 @@ def hang(
             about="quiet",
             means=HOLDS,
             think=WAITS,
+            **seen.window,
         )
-    return deadlock(processes, rows, fault, left)
+    finding = deadlock(processes, rows, fault, left)
+    finding.data |= seen.window
+    return finding
+
+
+def _raised(processes: list[Process]) -> dict[int, str]:
+    """Rank -> the error by which it left its last call: since then, it waits somewhere else."""
+    found = {}
+    for rank, process in enumerate(processes):
+        calls = [e for e in process.events if e["event"] in ("saved point", "loaded point")]
+        if calls and calls[-1]["raised"]:
+            found[rank] = left_by("your function", calls[-1]["raised"])
+    return found

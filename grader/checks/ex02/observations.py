@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from grader.checks.questions import window
 from grader.checks.stacks import rows_of
 from grader.harness.run import Process
 from grader.verdicts import Finding
@@ -72,6 +73,11 @@ class Seen:
         answer = self.loaded(rank)
         got = {} if answer is None or answer["raised"] else answer["holds"]
         return [k for k in want if got.get(k) != want[k]]
+
+    @property
+    def window(self) -> dict[str, Any]:
+        """For Finding.data: when the ranks were at this point."""
+        return window([event for events in self.events for event in events])
 
     def hangs(self) -> bool:
         return any(self.all(rank, "collective failed") for rank in self.ranks)

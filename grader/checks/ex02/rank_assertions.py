@@ -55,6 +55,7 @@ def agrees(
         about=about,
         means=means,
         think=think,
+        **seen.window,
     )
 
 
@@ -123,7 +124,9 @@ def works(seen: Seen, function: str = "save_step") -> None:
         for crash in raised + seen.all(rank, "crash"):
             if seen.hangs():
                 raise hang(seen, seen.until("nothing", 0), [called])
-            raise crashed(crash, [("rank", str(rank))])
+            finding = crashed(crash, [("rank", str(rank))])
+            finding.data |= seen.window
+            raise finding
         for saved in seen.all(rank, "saved point"):
             if saved["changed"]:
                 rows = [
@@ -171,6 +174,7 @@ def goes_on(
                 "the leftovers block every later save: the job runs, but never saves again"
             )
             finding.think = "what may already be there when your save begins?"
+            finding.data |= seen.window
             raise finding
     agrees(seen, (f"step {step}",), rows, *texts, fault, n=1)
 

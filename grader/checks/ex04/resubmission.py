@@ -29,7 +29,7 @@ def kept(run: ClusterRun, do: str, think: str) -> None:
     if fault is None:  # an earlier one has ended it
         _ended_before(run, f"the job didn't get as far as {NEVER_CAME[do]}")
         raise Finding("fault", [("but", f"'{do}' never fired")])
-    life = next(life for life in run.lives if fault in life)
+    of_life, life = next((n, life) for n, life in enumerate(run.lives, 1) if fault in life)
     since = life[life.index(fault) :]
     saved = any(e["event"] == "saved" and e["step"] == fault["step"] for e in since)
     if saved and any(e["event"] == "left" and e["status"] == train.PREEMPTED for e in since):
@@ -46,6 +46,7 @@ def kept(run: ClusterRun, do: str, think: str) -> None:
         "lost",
         rows,
         about=do,
+        printed_by=of_life,
         means=(
             "the work since the last regular save is lost: "
             f"steps {fault['saved'] + 1} to {fault['step']}"
