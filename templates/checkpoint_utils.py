@@ -1,4 +1,4 @@
-"""Checkpoints that survive production. Copy this one file; it needs only torch.
+"""Checkpoints that survive production: a training job is saved, stopped and resumed exactly.
 
     sampler = ResumableSampler(len(data), batch_size=32, seed=1)
     loader = DataLoader(
@@ -26,6 +26,9 @@ What it promises, on one process, under DDP and under FSDP2:
   rank is an error on all of them, and all stop at the same step.
 - An asynchronous save stalls training only while the state is copied. The next call raises its
   failure.
+
+Copy this one file; it needs only torch. It is the package exact_resume in one file, without its
+commands. `grade dev derive` generates it: change the package, not this file.
 """
 
 from __future__ import annotations
@@ -37,6 +40,7 @@ import errno
 import hashlib
 import itertools
 import json
+import logging
 import math
 import multiprocessing
 import os
@@ -50,6 +54,7 @@ import time
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from io import FileIO
@@ -60,21 +65,56 @@ from typing import Any, ClassVar, Protocol, TypeVar
 import torch
 import torch.distributed as dist
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-try:
-    import numpy
-except ImportError:
-    numpy = None
+# --- config.py ------------------------------------------------------------------------------------
+# The options of a CheckpointManager.
+
+
+@dataclass(frozen=True)
+class Config:
+    """When to save, how much to keep, and how. ValueError for values that can't work."""
+
+    every_steps: int | None = None
+    """Save after each multiple of this many steps."""
+    every_epochs: int | None = None
+    """Save after each multiple of this many epochs."""
+    every_minutes: float | None = None
+    """Save when the last save is this long ago. A stop signal and the end of the job's time cause a
+    save in any case."""
+    keep: int = 3
+    """How many intact checkpoints to keep. The best one isn't counted."""
+    asynchronous: bool = False
+    """Copy the state, then write it while training continues."""
+    gradients: bool = False
+    """Also save accumulated gradients (for saves between optimizer steps)."""
+    end_time: float | None = None
+    """Unix time in seconds at which the job will be killed; None: $SLURM_JOB_END_TIME."""
+    margin: float = 30.0
+    """Seconds before end_time by which the last save must be durable."""
+    timeout: float = 3600.0
+    """Seconds after which an unresponsive rank is an error on the others: longer than a save."""
+    max_stuck: int = 3
+    """Lives in a row without a new checkpoint after which resume() raises."""
+
+    def __post_init__(self) -> None:
+        """Refuse now what would fail hours later, at the first save or resume."""
+        if not isinstance(self.keep, int) or self.keep < 1:
+            raise ValueError(f"keep={self.keep!r}: keep at least one checkpoint")
+        for name in ("every_steps", "every_epochs", "every_minutes"):
+            value = getattr(self, name)
+            if value is not None and (
+                value <= 0 or (name != "every_minutes" and value != int(value))
+            ):
+                raise ValueError(f"{name}={value!r}: it must be a positive number or None")
+
+
+# --- interfaces.py --------------------------------------------------------------------------------
+# What users of the package see besides its classes: outcomes, errors, what can be saved.
 
 DONE, PREEMPTED, FAILED = "done", "preempted", "failed"
 EXIT_STATUS = {DONE: 0, PREEMPTED: 75, FAILED: 1}  # 75: EX_TEMPFAIL of sysexits.h, "try again"
 
 
 AnyPath = str | os.PathLike[str]
-Batch = TypeVar("Batch")
 
 
 class Stateful(Protocol):
@@ -93,31 +133,19 @@ class Mismatch(CheckpointError):
     """The checkpoint is intact but doesn't fit this job; older ones won't fit either."""
 
 
-# ---------------------------------------------------------------- one file
-# Layout: magic, header length, header digest, header (JSON), the tensors' bytes in order, a digest
-# of everything. Tensors are written from and read into their own memory, without a second copy.
+# --- digest.py ------------------------------------------------------------------------------------
+# The digest of a file, computed beside its writing and reading.
 
-MAGIC, CHUNK = b"ckpt-v1\n", 8 << 20
+CHUNK = 8 << 20
 _checkers = ThreadPoolExecutor(2, "digest")  # two keep pace with the disk
-_syncer = ThreadPoolExecutor(1, "sync")
 
 
-def _new_threads() -> None:
-    global _checkers, _syncer
-    _checkers, _syncer = ThreadPoolExecutor(2, "digest"), ThreadPoolExecutor(1, "sync")
+def _new_checkers() -> None:
+    global _checkers
+    _checkers = ThreadPoolExecutor(2, "digest")
 
 
-os.register_at_fork(after_in_child=_new_threads)  # threads don't survive a fork
-
-_locks: set[int] = set()  # descriptors; a child would hold the lock beyond this process's death
-
-
-def _release() -> None:
-    while _locks:
-        os.close(_locks.pop())
-
-
-os.register_at_fork(after_in_child=_release)
+os.register_at_fork(after_in_child=_new_checkers)  # threads don't survive a fork
 
 
 class _Digest:
@@ -148,97 +176,33 @@ class _Digest:
         return self.whole.digest()
 
 
-def write_file(path: AnyPath, state: Any) -> str:
-    """Write `state` durably to a new file and return the file's digest (hex).
-
-    state   nested dicts, lists and tuples of tensors and plain values
-    Needs at most 64 MiB of memory beyond the state itself.
-    Raises  OSError if the disk is full or `path` exists; TypeError if a value can't be saved.
-    """
-    packed = state if isinstance(state, _Packed) else _Packed(state)
-    header = json.dumps({"tree": packed.tree, "tensors": packed.about}).encode()
+def digest_of(path: AnyPath) -> str:
+    """Digest (hex) of a file in another format (a shard of torch.distributed.checkpoint)."""
     digest = _Digest()
-    with open(path, "xb", buffering=0) as f:
-        head = MAGIC + len(header).to_bytes(8, "little") + hashlib.sha256(header).digest() + header
-        _write_all(f, head)
-        digest.update(head)
-        # sync while writing: the disk starts on the first bytes instead of waiting for the last
-        syncing: list[Future[None]] = []
-        unsynced = 0
-        for t in packed.tensors:
-            if t is None or not t.numel():
-                continue
-            flat = t.resolve_conj().resolve_neg().contiguous().view(-1).view(torch.uint8)
-            for start in range(0, len(flat), CHUNK):
-                piece = flat[start : start + CHUNK].cpu()
-                view = _memory(piece)
-                digest.update(view, piece)
-                _write_all(f, view)
-                unsynced += len(view)
-                if unsynced >= 4 * CHUNK and all(s.done() for s in syncing):
-                    syncing.append(_syncer.submit(_fsync, f.fileno()))
-                    unsynced = 0
-        _write_all(f, digest.digest())
-        for s in syncing:
-            s.result()  # a disk error is reported only once: a later fsync would succeed
-        _fsync(f.fileno())
+    try:
+        with open(path, "rb", buffering=0) as f:
+            while piece := f.read(CHUNK):
+                digest.update(piece)
+    except OSError as e:
+        raise CheckpointError(f"{path} can't be read: {e}") from e
     return digest.digest().hex()
 
 
-def read_file(path: AnyPath) -> Any:
-    """The state that `write_file` wrote, tensors on the CPU.
+# --- optional.py ----------------------------------------------------------------------------------
+# Modules that may be missing.
 
-    Raises  CheckpointError if the file can't be read or any bit of it is wrong.
-    """
-    return _read(path)[0]
-
-
-def _read(path: AnyPath, keep: bool = True, home: Collection[str] = ()) -> tuple[Any, str]:
-    """(state, digest); keep=False only verifies the file and gives None as its state.
-
-    home    keys of the state whose tensors go back to the device that they were on
-    """
-    digest = _Digest()
-    tensors: list[torch.Tensor | None] = []
-    try:
-        with open(path, "rb") as f:
-            head = f.read(48)
-            length = int.from_bytes(head[8:16], "little")
-            header = f.read(length) if length <= os.fstat(f.fileno()).st_size else b""
-            if head[:8] != MAGIC or hashlib.sha256(header).digest() != head[16:]:
-                raise CheckpointError(f"{path} is damaged: its header is wrong")
-            digest.update(head + header)
-            about = json.loads(header)
-            for dtype, shape, *more in about["tensors"]:
-                if more and "view" in more[0]:  # its bytes are another tensor's
-                    tensors.append(None)
-                    continue
-                t = torch.empty(
-                    shape, dtype=getattr(torch, dtype), device="cpu" if keep else "meta"
-                )
-                tensors.append(t)
-                view, size = _memory(t) if keep else None, t.numel() * t.element_size()
-                for start in range(0, size, CHUNK):
-                    piece = (
-                        view[start : start + CHUNK]
-                        if view is not None
-                        else memoryview(bytearray(min(CHUNK, size - start)))
-                    )
-                    if f.readinto(piece) != len(piece):
-                        raise CheckpointError(f"{path} is damaged: it ends early")
-                    digest.update(piece, t)
-            if f.read() != digest.digest():
-                raise CheckpointError(f"{path} is damaged: its digest doesn't match")
-    except OSError as e:
-        raise CheckpointError(f"{path} can't be read: {e}") from e
-    state = _Unpacked(about["tree"], about["tensors"], tensors, home).state if keep else None
-    return state, digest.digest().hex()
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+try:
+    import numpy
+except ImportError:
+    numpy = None
 
 
-def _memory(t: torch.Tensor) -> memoryview:
-    """The bytes of a contiguous CPU tensor, without NumPy (which has no bfloat16)."""
-    size = t.numel() * t.element_size()
-    return memoryview((ctypes.c_char * size).from_address(t.data_ptr() if size else 1)).cast("B")
+# --- durable.py -----------------------------------------------------------------------------------
+# Writes and syncs: what must reach the disk, does.
 
 
 def _write_all(f: FileIO, data: bytes | memoryview) -> None:
@@ -263,6 +227,33 @@ def _fsync_path(path: AnyPath) -> None:
             raise  # some file systems can't sync a directory and don't need to
     finally:
         os.close(fd)
+
+
+# --- reporting.py ---------------------------------------------------------------------------------
+# What the package says: through `logging` where the job has set it up, else on stderr.
+
+_log = logging.getLogger(__name__.partition(".")[0])
+
+
+def _say(line: str, level: int = logging.WARNING) -> None:
+    """A record of the package's logger; a line on stderr if no logger has a handler."""
+    if _log.hasHandlers():
+        _log.log(level, line)
+    else:
+        print(line, file=sys.stderr, flush=True)
+
+
+def _quoted(names: Iterable[str]) -> str:
+    return ", ".join(f"'{name}'" for name in sorted(names)) or "nothing"
+
+
+def _few(names: Iterable[str]) -> str:
+    names = sorted(names)
+    return _quoted(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+# --- packing.py -----------------------------------------------------------------------------------
+# A state as JSON and tensors: only what comes back the same in value and type.
 
 
 def _identity(t: torch.Tensor) -> object:
@@ -411,6 +402,10 @@ def _device_name(device: torch.device) -> str:
     return device.type if current else str(device)
 
 
+# --- unpacking.py ---------------------------------------------------------------------------------
+# The state that JSON and tensors were made of.
+
+
 class _Unpacked:
     """The `state` that a _Packed was made of."""
 
@@ -489,7 +484,119 @@ def _at_home(t: torch.Tensor, device: str) -> torch.Tensor:
     return t
 
 
-# ---------------------------------------------------------------- a directory of checkpoints
+# --- statefile.py ---------------------------------------------------------------------------------
+# A state in one file of its own.
+#
+# Layout: magic, header length, header digest, header (JSON), the tensors' bytes in order, a digest
+# of everything. Tensors are written from and read into their own memory, without a second copy.
+
+MAGIC = b"ckpt-v1\n"
+_syncer = ThreadPoolExecutor(1, "sync")
+
+
+def _new_syncer() -> None:
+    global _syncer
+    _syncer = ThreadPoolExecutor(1, "sync")
+
+
+os.register_at_fork(after_in_child=_new_syncer)  # threads don't survive a fork
+
+
+def write_file(path: AnyPath, state: Any) -> str:
+    """Write `state` durably to a new file and return the file's digest (hex).
+
+    state   nested dicts, lists and tuples of tensors and plain values
+    Needs at most 64 MiB of memory beyond the state itself.
+    Raises  OSError if the disk is full or `path` exists; TypeError if a value can't be saved.
+    """
+    packed = state if isinstance(state, _Packed) else _Packed(state)
+    header = json.dumps({"tree": packed.tree, "tensors": packed.about}).encode()
+    digest = _Digest()
+    with open(path, "xb", buffering=0) as f:
+        head = MAGIC + len(header).to_bytes(8, "little") + hashlib.sha256(header).digest() + header
+        _write_all(f, head)
+        digest.update(head)
+        # sync while writing: the disk starts on the first bytes instead of waiting for the last
+        syncing: list[Future[None]] = []
+        unsynced = 0
+        for t in packed.tensors:
+            if t is None or not t.numel():
+                continue
+            flat = t.resolve_conj().resolve_neg().contiguous().view(-1).view(torch.uint8)
+            for start in range(0, len(flat), CHUNK):
+                piece = flat[start : start + CHUNK].cpu()
+                view = _memory(piece)
+                digest.update(view, piece)
+                _write_all(f, view)
+                unsynced += len(view)
+                if unsynced >= 4 * CHUNK and all(s.done() for s in syncing):
+                    syncing.append(_syncer.submit(_fsync, f.fileno()))
+                    unsynced = 0
+        _write_all(f, digest.digest())
+        for s in syncing:
+            s.result()  # a disk error is reported only once: a later fsync would succeed
+        _fsync(f.fileno())
+    return digest.digest().hex()
+
+
+def read_file(path: AnyPath) -> Any:
+    """The state that `write_file` wrote, tensors on the CPU.
+
+    Raises  CheckpointError if the file can't be read or any bit of it is wrong.
+    """
+    return _read(path)[0]
+
+
+def _read(path: AnyPath, keep: bool = True, home: Collection[str] = ()) -> tuple[Any, str]:
+    """(state, digest); keep=False only verifies the file and gives None as its state.
+
+    home    keys of the state whose tensors go back to the device that they were on
+    """
+    digest = _Digest()
+    tensors: list[torch.Tensor | None] = []
+    try:
+        with open(path, "rb") as f:
+            head = f.read(48)
+            length = int.from_bytes(head[8:16], "little")
+            header = f.read(length) if length <= os.fstat(f.fileno()).st_size else b""
+            if head[:8] != MAGIC or hashlib.sha256(header).digest() != head[16:]:
+                raise CheckpointError(f"{path} is damaged: its header is wrong")
+            digest.update(head + header)
+            about = json.loads(header)
+            for dtype, shape, *more in about["tensors"]:
+                if more and "view" in more[0]:  # its bytes are another tensor's
+                    tensors.append(None)
+                    continue
+                t = torch.empty(
+                    shape, dtype=getattr(torch, dtype), device="cpu" if keep else "meta"
+                )
+                tensors.append(t)
+                view, size = _memory(t) if keep else None, t.numel() * t.element_size()
+                for start in range(0, size, CHUNK):
+                    piece = (
+                        view[start : start + CHUNK]
+                        if view is not None
+                        else memoryview(bytearray(min(CHUNK, size - start)))
+                    )
+                    if f.readinto(piece) != len(piece):
+                        raise CheckpointError(f"{path} is damaged: it ends early")
+                    digest.update(piece, t)
+            if f.read() != digest.digest():
+                raise CheckpointError(f"{path} is damaged: its digest doesn't match")
+    except OSError as e:
+        raise CheckpointError(f"{path} can't be read: {e}") from e
+    state = _Unpacked(about["tree"], about["tensors"], tensors, home).state if keep else None
+    return state, digest.digest().hex()
+
+
+def _memory(t: torch.Tensor) -> memoryview:
+    """The bytes of a contiguous CPU tensor, without NumPy (which has no bfloat16)."""
+    size = t.numel() * t.element_size()
+    return memoryview((ctypes.c_char * size).from_address(t.data_ptr() if size else 1)).cast("B")
+
+
+# --- directory.py ---------------------------------------------------------------------------------
+# A directory of checkpoints: names, commits, retention.
 
 
 class CheckpointDirectory:
@@ -505,7 +612,6 @@ class CheckpointDirectory:
         self.path = Path(path).expanduser().absolute()  # the job may change its directory
         self.trusted: set[str] = set()  # names that this process has written or verified
         self.told: set[str] = set()  # names that can't be read or removed
-        self.home: set[str] = set()  # keys of the state that are read to the devices they were on
 
     def names(self, kind: str = "step") -> list[str]:
         """Names of the finished checkpoints, newest first: by step, never by date."""
@@ -556,7 +662,10 @@ class CheckpointDirectory:
             if int(name.split("-")[1]) > step:
                 gone = f"abandoned-{time.time_ns()}-{name}"
                 os.rename(self.path / name, self.path / gone)
-                _say(f"{name} belongs to an earlier run with later steps; moved to {gone}")
+                _say(
+                    f"{name} belongs to an earlier run with later steps; moved to {gone}",
+                    logging.INFO,
+                )
 
     def manifest(self, name: str) -> dict[str, Any]:
         try:
@@ -568,12 +677,15 @@ class CheckpointDirectory:
         except (OSError, ValueError) as e:
             raise CheckpointError(f"{name} is damaged: manifest.json: {e}") from e
 
-    def read(self, name: str, file: str) -> Any:
-        """The state in one file of a checkpoint, verified; None if the manifest doesn't list it."""
+    def read(self, name: str, file: str, home: Collection[str] = ()) -> Any:
+        """The state in one file of a checkpoint, verified; None if the manifest doesn't list it.
+
+        home  keys of the state whose tensors go back to the device that they were on
+        """
         wanted = self.manifest(name)["files"].get(file)
         if wanted is None:
             return None
-        state, digest = _read(self.path / name / file, home=self.home)
+        state, digest = _read(self.path / name / file, home=home)
         if digest != wanted:
             raise CheckpointError(f"{name}/{file} belongs to another checkpoint")
         return state
@@ -626,19 +738,216 @@ class CheckpointDirectory:
         self.told.add(name)
 
 
-def digest_of(path: AnyPath) -> str:
-    """Digest (hex) of a file in another format (a shard of torch.distributed.checkpoint)."""
-    digest = _Digest()
+# --- generators.py --------------------------------------------------------------------------------
+# The states of random number generators.
+
+
+def rng_state() -> dict[str, Any]:
+    """The states of Python's, NumPy's and torch's generators and of one for each CUDA device."""
+    state: dict[str, Any]
+    state = {"python": random.getstate(), "torch": torch.get_rng_state(), "cuda": []}
+    if torch.cuda.is_available():
+        state |= {"cuda": torch.cuda.get_rng_state_all(), "device": torch.cuda.current_device()}
+    if numpy is not None:
+        name, keys, *rest = numpy.random.get_state()
+        state["numpy"] = [name, torch.from_numpy(keys.astype("int64")), *rest]
+    return state
+
+
+def set_rng_state(state: dict[str, Any]) -> None:
+    """Restore what exists on this machine, which may have fewer GPUs or no NumPy."""
+    random.setstate(state["python"])
+    torch.set_rng_state(state["torch"])
+    for device, rng in enumerate(
+        state["cuda"][: torch.cuda.device_count() if torch.cuda.is_available() else 0]
+    ):
+        torch.cuda.set_rng_state(rng, device)
+    # the current device's state, even if that device has another number now
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"][state["device"]], torch.cuda.current_device())
+    if numpy is not None and "numpy" in state:
+        name, keys, *rest = state["numpy"]
+        numpy.random.set_state((name, keys.numpy().astype("uint32"), *rest))
+
+
+# --- modules.py -----------------------------------------------------------------------------------
+# The state of modules, without what wrappers add and with what state_dict leaves out.
+
+
+def bare(model: Any) -> Any:
+    """The module inside DistributedDataParallel, DataParallel and torch.compile."""
+    while isinstance(
+        model, (torch.nn.parallel.DistributedDataParallel, torch.nn.DataParallel)
+    ) or hasattr(model, "_orig_mod"):
+        model = model._orig_mod if hasattr(model, "_orig_mod") else model.module
+    return model
+
+
+def _plain_key(key: str) -> str:
+    """Without what torch.compile and activation checkpointing insert."""
+    return key.replace("_orig_mod.", "").replace("_checkpoint_wrapped_module.", "")
+
+
+def _versions(part: torch.nn.Module) -> dict[str, dict[str, Any]]:
+    """Its modules' versions, by which load_state_dict converts what older ones saved."""
+    return {
+        _plain_key(name): dict(about) for name, about in bare(part).state_dict()._metadata.items()
+    }
+
+
+def _state_of(part: Stateful | None) -> Any:
+    if isinstance(part, torch.nn.Module):
+        return {_plain_key(k): v for k, v in bare(part).state_dict().items()}
+    return None if part is None else part.state_dict()
+
+
+def _buffers_of(part: torch.nn.Module, held: Iterable[str] = ()) -> dict[str, torch.Tensor]:
+    """Its buffers, except those in `held`."""
+    buffers = bare(part).named_buffers(remove_duplicate=False)
+    found = {_plain_key(n): b for n, b in buffers if not hasattr(b, "to_local")}
+    return {n: b for n, b in found.items() if n not in held}
+
+
+def _load_buffers(part: torch.nn.Module, saved: Mapping[str, torch.Tensor], name: str) -> None:
+    """Fill its buffers; one that training has made, or changed in shape, is made again."""
+    modules = {_plain_key(n): m for n, m in bare(part).named_modules(remove_duplicate=False)}
+    for key, value in saved.items():
+        path, _, last = key.rpartition(".")
+        owner = modules.get(path)
+        if owner is None or (last not in owner._buffers and hasattr(owner, last)):
+            raise Mismatch(f"'{name}' has no buffer '{key}', which the checkpoint holds")
+        mine = owner._buffers.get(last)
+        if mine is not None and (mine.shape, mine.dtype) == (value.shape, value.dtype):
+            with torch.no_grad():
+                mine.copy_(value)
+        else:
+            persistent = last in owner._buffers and last not in owner._non_persistent_buffers_set
+            device = value.device if mine is None else mine.device
+            owner.register_buffer(last, value.to(device, copy=True), persistent)
+
+
+def _compare_types(name: str, saved: Mapping[str, Any], job: Mapping[str, Any]) -> None:
+    """Mismatch if loading would convert a parameter: the job wouldn't be the one that was saved."""
+    for key, value in saved.items():
+        mine = job.get(key)
+        if isinstance(mine, torch.Tensor) and mine.dtype != value.dtype:
+            raise Mismatch(
+                f"'{name}': {key} is {value.dtype} in the checkpoint and {mine.dtype} in the job: "
+                "convert the model as it was before you make the manager"
+            )
+
+
+# --- optimizers.py --------------------------------------------------------------------------------
+# Optimizers: each parameter's state by its name and in its own type.
+
+Names = list[list[str]]  # of an optimizer's parameters, in each of its groups
+
+
+def _names_of(optimizer: torch.optim.Optimizer, modules: Mapping[str, torch.nn.Module]) -> Names:
+    """Where each parameter is in the registered modules; else its shape, and which of that shape.
+
+    A loaded optimizer gets its state by these names, not by the parameters' order.
+    """
+    known: dict[int, str] = {}
+    for part, module in modules.items():
+        for name, p in bare(module).named_parameters():
+            known.setdefault(id(p), f"{part}.{_plain_key(name)}")
+    others: collections.Counter[str] = collections.Counter()
+
+    def name_of(p: torch.Tensor) -> str:
+        if id(p) in known:
+            return known[id(p)]
+        others[shape := str(tuple(p.shape))] += 1
+        return f"{shape} number {others[shape]}"
+
+    return [[name_of(p) for p in group["params"]] for group in optimizer.param_groups]
+
+
+def _load_optimizer(
+    part: torch.optim.Optimizer, state: Any, saved: Names | None, job: Names, exact: bool
+) -> None:
+    """Load an optimizer's state_dict: each parameter's state by name, in type as it was saved.
+
+    saved   the names in the state's groups; None: it is from a version that didn't save any
+    exact   the state's tensors are on the devices where they belong
+    """
+    groups = state["param_groups"]
+    if saved is None and all("param_names" in g for g in [*groups, *part.param_groups]):
+        saved, job = ([g["param_names"] for g in gs] for gs in (groups, part.param_groups))
+    if saved is not None:
+        for n, (was, now) in enumerate(itertools.zip_longest(saved, job, fillvalue=())):
+            if sorted(was) != sorted(now):
+                raise Mismatch(
+                    f"group {n} of the optimizer held {_few(set(was) - set(now))}, which the job's "
+                    f"doesn't; the job's holds {_few(set(now) - set(was))} instead"
+                )
+        ordered = []
+        for group, was, now in zip(groups, saved, job, strict=True):
+            number = dict(zip(was, group["params"], strict=True))
+            ordered.append({**group, "params": [number[name] for name in now]})
+            if len(names := dict(zip(was, group.get("param_names", ()), strict=False))) == len(was):
+                ordered[-1] |= {"param_names": [names[name] for name in now]} if names else {}
+        state, groups = {**state, "param_groups": ordered}, ordered
+    part.load_state_dict(state)
+    numbers = [n for g in groups for n in g["params"]]
+    params = [p for g in part.param_groups for p in g["params"]]
+    for n, p in zip(numbers, params, strict=True):
+        for k, v in state["state"].get(n, {}).items():
+            mine = part.state[p].get(k)
+            if mine is None or k == "step":  # torch decides where step belongs
+                continue
+            # else load_state_dict casts to the parameter's type, and makes nonsense of strings
+            if not isinstance(v, torch.Tensor):
+                part.state[p][k] = v if exact or isinstance(v, (str, bytes)) else mine
+            elif v.shape != p.shape:
+                part.state[p][k] = v if exact else v.to(mine.device)
+            elif (mine.dtype, mine.stride()) != (v.dtype, p.stride()):
+                new = torch.empty_like(p, dtype=v.dtype, requires_grad=False)
+                part.state[p][k] = new.copy_(v)
+
+
+# --- loading.py -----------------------------------------------------------------------------------
+# Loading one part of a job.
+
+
+def _load_into(
+    part: Any,
+    state: Any,
+    name: str,
+    modules: Mapping[str, torch.nn.Module] | None = None,
+    about: Mapping[str, Any] | None = None,
+) -> None:
+    """Load `state` strictly; Mismatch says what doesn't fit.
+
+    modules  all of the job's, by which its parameters have names
+    about    what the checkpoint holds about its parts
+    """
+    modules, about = modules or {}, about or {}
+    if (part is None) != (state is None):
+        held = ("checkpoint", "job") if part is None else ("job", "checkpoint")
+        raise Mismatch(f"'{name}': the {held[0]} has one, the {held[1]} has none")
     try:
-        with open(path, "rb", buffering=0) as f:
-            while piece := f.read(CHUNK):
-                digest.update(piece)
-    except OSError as e:
-        raise CheckpointError(f"{path} can't be read: {e}") from e
-    return digest.digest().hex()
+        if isinstance(part, torch.nn.Module):
+            part = bare(part)
+            fresh = part.state_dict()
+            own = {_plain_key(k): k for k in fresh}
+            state = collections.OrderedDict((own.get(k, k), v) for k, v in state.items())
+            _compare_types(
+                name, {k: v for k, v in state.items() if isinstance(v, torch.Tensor)}, fresh
+            )
+            if (versions := about.get("versions", {}).get(name)) is not None:
+                state._metadata = {m: versions.get(_plain_key(m), {}) for m in fresh._metadata}
+        if isinstance(part, torch.optim.Optimizer):
+            saved = about.get("parameters", {}).get(name)
+            _load_optimizer(part, state, saved, _names_of(part, modules), exact=saved is not None)
+        elif part is not None:
+            part.load_state_dict(state)
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as e:
+        raise Mismatch(f"'{name}' doesn't fit the checkpoint: {type(e).__name__}: {e}") from e
 
 
-# ---------------------------------------------------------------- ranks
+# --- ranks.py -------------------------------------------------------------------------------------
+# What the ranks decide together.
 
 
 def _rank_and_world() -> tuple[int, int]:
@@ -729,53 +1038,10 @@ class _Ranks:
         return highest
 
 
-# ---------------------------------------------------------------- signals
+# --- sampler.py -----------------------------------------------------------------------------------
+# The position in the data.
 
-
-class StopSignal:
-    """Context manager: SIGTERM and SIGUSR1 set a flag and do nothing else.
-
-    `received` is the first signal's name, or None. Leaving restores the old handlers. A handler
-    that saves would interrupt optimizer.step() and save weights of two different steps.
-    """
-
-    def __init__(self, signals: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGUSR1)):
-        self.signals = signals
-        self.received: str | None = None
-
-    def __enter__(self) -> StopSignal:
-        self.before: dict[signal.Signals, Any] = {}
-        if threading.current_thread() is threading.main_thread():
-            self.before = {s: signal.signal(s, self._note) for s in self.signals}
-        else:  # as in Ray Train
-            _say("this isn't the main thread: no signal is seen here, and none asks for a save")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for s, handler in self.before.items():
-            # Python can't restore a handler that C code installed
-            if handler is not None:
-                signal.signal(s, handler)
-
-    def _note(self, number: int, frame: object) -> None:
-        self.received = self.received or signal.Signals(number).name
-
-
-def _end_workers() -> None:
-    """Kill DataLoader workers: at exit, Python would wait for them, but they ignore SIGTERM."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    for child in multiprocessing.active_children():
-        if child.daemon:
-            child.kill()
-
-
-def ignore_signals(worker: int = 0) -> None:
-    """worker_init_fn for a DataLoader: signals to the group must not kill it before the save."""
-    for s in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(s, signal.SIG_IGN)
-
-
-# ---------------------------------------------------------------- position in the data
+Batch = TypeVar("Batch")
 
 
 class ResumableSampler:
@@ -848,916 +1114,8 @@ class ResumableSampler:
         self.epoch, self.samples, self.resumed = state["epoch"], state["samples"], True
 
 
-# ---------------------------------------------------------------- state
-
-
-def rng_state() -> dict[str, Any]:
-    """The states of Python's, NumPy's and torch's generators and of one for each CUDA device."""
-    state: dict[str, Any]
-    state = {"python": random.getstate(), "torch": torch.get_rng_state(), "cuda": []}
-    if torch.cuda.is_available():
-        state |= {"cuda": torch.cuda.get_rng_state_all(), "device": torch.cuda.current_device()}
-    if numpy is not None:
-        name, keys, *rest = numpy.random.get_state()
-        state["numpy"] = [name, torch.from_numpy(keys.astype("int64")), *rest]
-    return state
-
-
-def set_rng_state(state: dict[str, Any]) -> None:
-    """Restore what exists on this machine, which may have fewer GPUs or no NumPy."""
-    random.setstate(state["python"])
-    torch.set_rng_state(state["torch"])
-    for device, rng in enumerate(
-        state["cuda"][: torch.cuda.device_count() if torch.cuda.is_available() else 0]
-    ):
-        torch.cuda.set_rng_state(rng, device)
-    # the current device's state, even if that device has another number now
-    if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"][state["device"]], torch.cuda.current_device())
-    if numpy is not None and "numpy" in state:
-        name, keys, *rest = state["numpy"]
-        numpy.random.set_state((name, keys.numpy().astype("uint32"), *rest))
-
-
-def bare(model: Any) -> Any:
-    """The module inside DistributedDataParallel, DataParallel and torch.compile."""
-    while isinstance(
-        model, (torch.nn.parallel.DistributedDataParallel, torch.nn.DataParallel)
-    ) or hasattr(model, "_orig_mod"):
-        model = model._orig_mod if hasattr(model, "_orig_mod") else model.module
-    return model
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
-def _quoted(names: Iterable[str]) -> str:
-    return ", ".join(f"'{name}'" for name in sorted(names)) or "nothing"
-
-
-def _plain_key(key: str) -> str:
-    """Without what torch.compile and activation checkpointing insert."""
-    return key.replace("_orig_mod.", "").replace("_checkpoint_wrapped_module.", "")
-
-
-def _versions(part: torch.nn.Module) -> dict[str, dict[str, Any]]:
-    """Its modules' versions, by which load_state_dict converts what older ones saved."""
-    return {
-        _plain_key(name): dict(about) for name, about in bare(part).state_dict()._metadata.items()
-    }
-
-
-def _state_of(part: Stateful | None) -> Any:
-    if isinstance(part, torch.nn.Module):
-        return {_plain_key(k): v for k, v in bare(part).state_dict().items()}
-    return None if part is None else part.state_dict()
-
-
-def _buffers_of(part: torch.nn.Module, held: Iterable[str] = ()) -> dict[str, torch.Tensor]:
-    """Its buffers, except those in `held`."""
-    buffers = bare(part).named_buffers(remove_duplicate=False)
-    found = {_plain_key(n): b for n, b in buffers if not hasattr(b, "to_local")}
-    return {n: b for n, b in found.items() if n not in held}
-
-
-def _load_buffers(part: torch.nn.Module, saved: Mapping[str, torch.Tensor], name: str) -> None:
-    """Fill its buffers; one that training has made, or changed in shape, is made again."""
-    modules = {_plain_key(n): m for n, m in bare(part).named_modules(remove_duplicate=False)}
-    for key, value in saved.items():
-        path, _, last = key.rpartition(".")
-        owner = modules.get(path)
-        if owner is None or (last not in owner._buffers and hasattr(owner, last)):
-            raise Mismatch(f"'{name}' has no buffer '{key}', which the checkpoint holds")
-        mine = owner._buffers.get(last)
-        if mine is not None and (mine.shape, mine.dtype) == (value.shape, value.dtype):
-            with torch.no_grad():
-                mine.copy_(value)
-        else:
-            persistent = last in owner._buffers and last not in owner._non_persistent_buffers_set
-            device = value.device if mine is None else mine.device
-            owner.register_buffer(last, value.to(device, copy=True), persistent)
-
-
-Names = list[list[str]]  # of an optimizer's parameters, in each of its groups
-
-
-def _names_of(optimizer: torch.optim.Optimizer, modules: Mapping[str, torch.nn.Module]) -> Names:
-    """Where each parameter is in the registered modules; else its shape, and which of that shape.
-
-    A loaded optimizer gets its state by these names, not by the parameters' order.
-    """
-    known: dict[int, str] = {}
-    for part, module in modules.items():
-        for name, p in bare(module).named_parameters():
-            known.setdefault(id(p), f"{part}.{_plain_key(name)}")
-    others: collections.Counter[str] = collections.Counter()
-
-    def name_of(p: torch.Tensor) -> str:
-        if id(p) in known:
-            return known[id(p)]
-        others[shape := str(tuple(p.shape))] += 1
-        return f"{shape} number {others[shape]}"
-
-    return [[name_of(p) for p in group["params"]] for group in optimizer.param_groups]
-
-
-def _load_optimizer(
-    part: torch.optim.Optimizer, state: Any, saved: Names | None, job: Names, exact: bool
-) -> None:
-    """Load an optimizer's state_dict: each parameter's state by name, in type as it was saved.
-
-    saved   the names in the state's groups; None: it is from a version that didn't save any
-    exact   the state's tensors are on the devices where they belong
-    """
-    groups = state["param_groups"]
-    if saved is None and all("param_names" in g for g in [*groups, *part.param_groups]):
-        saved, job = ([g["param_names"] for g in gs] for gs in (groups, part.param_groups))
-    if saved is not None:
-        for n, (was, now) in enumerate(itertools.zip_longest(saved, job, fillvalue=())):
-            if sorted(was) != sorted(now):
-                raise Mismatch(
-                    f"group {n} of the optimizer held {_few(set(was) - set(now))}, which the job's "
-                    f"doesn't; the job's holds {_few(set(now) - set(was))} instead"
-                )
-        ordered = []
-        for group, was, now in zip(groups, saved, job, strict=True):
-            number = dict(zip(was, group["params"], strict=True))
-            ordered.append({**group, "params": [number[name] for name in now]})
-            if len(names := dict(zip(was, group.get("param_names", ()), strict=False))) == len(was):
-                ordered[-1] |= {"param_names": [names[name] for name in now]} if names else {}
-        state, groups = {**state, "param_groups": ordered}, ordered
-    part.load_state_dict(state)
-    numbers = [n for g in groups for n in g["params"]]
-    params = [p for g in part.param_groups for p in g["params"]]
-    for n, p in zip(numbers, params, strict=True):
-        for k, v in state["state"].get(n, {}).items():
-            mine = part.state[p].get(k)
-            if mine is None or k == "step":  # torch decides where step belongs
-                continue
-            # else load_state_dict casts to the parameter's type, and makes nonsense of strings
-            if not isinstance(v, torch.Tensor):
-                part.state[p][k] = v if exact or isinstance(v, (str, bytes)) else mine
-            elif v.shape != p.shape:
-                part.state[p][k] = v if exact else v.to(mine.device)
-            elif (mine.dtype, mine.stride()) != (v.dtype, p.stride()):
-                new = torch.empty_like(p, dtype=v.dtype, requires_grad=False)
-                part.state[p][k] = new.copy_(v)
-
-
-def _few(names: Iterable[str]) -> str:
-    names = sorted(names)
-    return _quoted(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def _load_into(
-    part: Any,
-    state: Any,
-    name: str,
-    modules: Mapping[str, torch.nn.Module] | None = None,
-    about: Mapping[str, Any] | None = None,
-) -> None:
-    """Load `state` strictly; Mismatch says what doesn't fit.
-
-    modules  all of the job's, by which its parameters have names
-    about    what the checkpoint holds about its parts
-    """
-    modules, about = modules or {}, about or {}
-    if (part is None) != (state is None):
-        held = ("checkpoint", "job") if part is None else ("job", "checkpoint")
-        raise Mismatch(f"'{name}': the {held[0]} has one, the {held[1]} has none")
-    try:
-        if isinstance(part, torch.nn.Module):
-            part = bare(part)
-            fresh = part.state_dict()
-            own = {_plain_key(k): k for k in fresh}
-            state = collections.OrderedDict((own.get(k, k), v) for k, v in state.items())
-            _compare_types(
-                name, {k: v for k, v in state.items() if isinstance(v, torch.Tensor)}, fresh
-            )
-            if (versions := about.get("versions", {}).get(name)) is not None:
-                state._metadata = {m: versions.get(_plain_key(m), {}) for m in fresh._metadata}
-        if isinstance(part, torch.optim.Optimizer):
-            saved = about.get("parameters", {}).get(name)
-            _load_optimizer(part, state, saved, _names_of(part, modules), exact=saved is not None)
-        elif part is not None:
-            part.load_state_dict(state)
-    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as e:
-        raise Mismatch(f"'{name}' doesn't fit the checkpoint: {type(e).__name__}: {e}") from e
-
-
-def _compare_types(name: str, saved: Mapping[str, Any], job: Mapping[str, Any]) -> None:
-    """Mismatch if loading would convert a parameter: the job wouldn't be the one that was saved."""
-    for key, value in saved.items():
-        mine = job.get(key)
-        if isinstance(mine, torch.Tensor) and mine.dtype != value.dtype:
-            raise Mismatch(
-                f"'{name}': {key} is {value.dtype} in the checkpoint and {mine.dtype} in the job: "
-                "convert the model as it was before you make the manager"
-            )
-
-
-class _Staging:
-    """Copies a state into reused CPU buffers (pinned for CUDA), so training can continue."""
-
-    def __init__(self) -> None:
-        self.buffers: list[torch.Tensor | None] = []
-
-    def copy(self, states: Iterable[_Packed]) -> None:
-        number = iter(range(1 << 30))
-        done: dict[object, torch.Tensor] = {}
-        devices: set[torch.device] = set()
-
-        def change(t: torch.Tensor) -> torch.Tensor:
-            if hasattr(t, "to_local"):  # a DTensor: its shard
-                from torch.distributed.tensor import DTensor
-
-                # not from_local, which would move the copy back to the GPU
-                return DTensor(change(t.to_local()), t._spec, requires_grad=False)
-            if (key := _identity(t)) not in done:
-                n = next(number)
-                self.buffers += [None] * (n + 1 - len(self.buffers))
-                buffer = self.buffers[n]
-                if buffer is None or buffer.shape != t.shape or buffer.dtype != t.dtype:
-                    buffer = torch.empty(t.shape, dtype=t.dtype, device="cpu", pin_memory=t.is_cuda)
-                self.buffers[n] = done[key] = buffer.copy_(t.detach(), non_blocking=t.is_cuda)
-                if t.is_cuda:
-                    devices.add(t.device)
-            return done[key]
-
-        for state in states:
-            state.tensors = [None if t is None else change(t) for t in state.tensors]
-        # wait for the copies: the next step would overwrite what they read
-        for device in devices:
-            torch.cuda.current_stream(device).synchronize()
-
-
-# ---------------------------------------------------------------- the manager
-
-
-def _end_of_job() -> float:
-    text = os.environ.get("SLURM_JOB_END_TIME", "")
-    try:
-        end = float(text or math.inf)
-    except ValueError:
-        end = math.nan
-    if end > time.time():
-        return end
-    _say(f"SLURM_JOB_END_TIME={text} isn't this job's end (an old shell's?): it is ignored")
-    return math.inf
-
-
-class CheckpointManager:
-    """Saves and resumes a training job. Make it after init_process_group; use it in `with`.
-
-    directory     all ranks must see it; no other job may write into it
-    state         name -> object with state_dict and load_state_dict (or None), equal on all ranks.
-                  Call the model "model" and its optimizer "optimizer". Scheduler, GradScaler and
-                  sampler may have any name
-    per_rank      the same, for objects that differ between ranks (a torchdata StatefulDataLoader)
-    every_*       when to save. It also saves after a signal and before the job's time is up
-    keep          how many intact checkpoints to keep; the best one isn't counted
-    asynchronous  copy the state, then write it while training continues
-    gradients     also save accumulated gradients (for saves between optimizer steps)
-    end_time      Unix time (s) at which the job will be killed; default: $SLURM_JOB_END_TIME
-    margin        s before end_time by which the last save must be durable
-    timeout       s after which an unresponsive rank is an error on the others: longer than a save
-    max_stuck     lives in a row without a new checkpoint after which resume() raises
-
-    Raises ValueError or TypeError for arguments that can't work, CheckpointError for a directory
-    that can't. On several ranks, all must call its methods at the same points.
-    """
-
-    def __init__(
-        self,
-        directory: AnyPath,
-        state: Mapping[str, Stateful | None],
-        *,
-        per_rank: Mapping[str, Stateful | None] | None = None,
-        every_steps: int | None = None,
-        every_epochs: int | None = None,
-        every_minutes: float | None = None,
-        keep: int = 3,
-        asynchronous: bool = False,
-        gradients: bool = False,
-        end_time: float | None = None,
-        margin: float = 30.0,
-        timeout: float = 3600.0,
-        max_stuck: int = 3,
-    ):
-        self.directory = CheckpointDirectory(directory)
-        self.state: dict[str, Any] = dict(state)
-        self.per_rank: dict[str, Any] = dict(per_rank or {})
-        self._check_arguments(keep, every_steps, every_epochs, every_minutes, gradients)
-        self.every_steps, self.every_epochs, self.every_minutes = (
-            every_steps,
-            every_epochs,
-            every_minutes,
-        )
-        self.keep, self.asynchronous, self.gradients = keep, asynchronous, gradients
-        self.end_time = _end_of_job() if end_time is None else end_time
-        self.margin, self.max_stuck = margin, max_stuck
-        # one for this thread, one for the writing thread. A dead rank is noticed at once,
-        # whatever the timeout
-        self.front, self.back = _Ranks(timeout), _Ranks(timeout)
-        self.rank, model = self.front.rank, self.state.get("model")
-        for module in model.modules() if isinstance(model, torch.nn.Module) else ():
-            if hasattr(module, "unshard") and hasattr(module, "reshard"):
-                module.reshard()  # after a forward pass, FSDP2's parameters look unsharded
-        self.sharded = model is not None and any(hasattr(p, "to_local") for p in model.parameters())
-        if self.sharded and self.state.get("optimizer") is None:
-            raise ValueError(
-                "a sharded model is saved together with its optimizer: add it as 'optimizer'"
-            )
-        for name, part in self.state.items():
-            for module in part.modules() if isinstance(part, torch.nn.Module) else ():
-                if type(module).__name__ == "FullyShardedDataParallel":
-                    raise TypeError(f"'{name}' is sharded with FSDP1: use fully_shard (FSDP2)")
-                if name != "model" and any(
-                    hasattr(p, "to_local") for p in module.parameters(recurse=False)
-                ):
-                    raise TypeError(f"'{name}' is sharded: only 'model' and its 'optimizer' can be")
-        self.epoch = self.steps = 0
-        self.best, self.stopping = math.inf, False
-        self.outcome: str | None = None
-        self.signal, self.staging, self.writer = (
-            StopSignal(),
-            _Staging(),
-            ThreadPoolExecutor(1, "checkpoint"),
-        )
-        self.saving: Future[None] | None = None
-        self.device: int | None = None  # the CUDA device in use when a save began
-        self.cost = self.status().get("cost", 0.0)  # s that a save takes, as the last life measured
-        self.longest = 0.0  # s between two checks of signals and the clock
-        self.checked_at: float | None = None
-        self.saved: tuple[int, int] | None = None
-        self.saved_at = time.monotonic()
-        self.last = self.status()  # the life before this one
-        # resume() or start_over() was called; training has begun; something was trained
-        self.resumed = self.begun = self.moved = False
-        self.reason: str | None = None  # why it stops or has stopped
-        self.lock: int | None = None
-        self.lockless = False
-        self.about: dict[str, Any] | None = None
-
-    def _check_arguments(
-        self,
-        keep: int,
-        every_steps: int | None,
-        every_epochs: int | None,
-        every_minutes: float | None,
-        gradients: bool,
-    ) -> None:
-        """Refuse now what would fail hours later, at the first save or resume."""
-        if self.directory.path.exists() and not self.directory.path.is_dir():
-            raise CheckpointError(f"{self.directory.path} is a file: give a directory")
-        if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not (
-            dist.is_available() and dist.is_initialized()
-        ):
-            raise CheckpointError(
-                "this is one of several ranks (WORLD_SIZE): call init_process_group before you "
-                "make the manager"
-            )
-        if not isinstance(keep, int) or keep < 1:
-            raise ValueError(f"keep={keep!r}: keep at least one checkpoint")
-        for name, value in (
-            ("every_steps", every_steps),
-            ("every_epochs", every_epochs),
-            ("every_minutes", every_minutes),
-        ):
-            if value is not None and (
-                value <= 0 or (name != "every_minutes" and value != int(value))
-            ):
-                raise ValueError(f"{name}={value!r}: it must be a positive number or None")
-        for name, part in (self.state | self.per_rank).items():
-            if part is not None and not (
-                hasattr(part, "state_dict") and hasattr(part, "load_state_dict")
-            ):
-                raise TypeError(
-                    f"'{name}' is a {type(part).__name__} without state_dict and "
-                    "load_state_dict: it can't be saved"
-                )
-        if twice := self.state.keys() & self.per_rank.keys():
-            raise ValueError(f"{_quoted(twice)} is in state and in per_rank: use another name")
-        if (
-            taken := {"progress", "about"} & self.state.keys()
-            | {
-                "rng",
-                "gradients",
-                "buffers",
-                "module_buffers",
-            }
-            & self.per_rank.keys()
-        ):
-            raise ValueError(f"{_quoted(taken)}: the manager saves its own under this name")
-        if gradients and self.state.get("model") is None:
-            raise ValueError("gradients=True needs the model, under the name 'model'")
-        for name, part in self.state.items():
-            if isinstance(part, ResumableSampler) and part.world != _rank_and_world()[1]:
-                raise ValueError(
-                    f"'{name}' was made for {part.world} ranks, but there are "
-                    f"{_rank_and_world()[1]}: make it after init_process_group"
-                )
-
-    def __enter__(self) -> CheckpointManager:
-        self.signal.__enter__()
-        for sampler in self._samplers():
-            sampler.at_start = self._begin
-        return self
-
-    def _samplers(self) -> list[ResumableSampler]:
-        parts = (*self.state.values(), *self.per_rank.values())
-        return [p for p in parts if isinstance(p, ResumableSampler)]
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.outcome = FAILED
-        atexit.register(_end_workers)
-        for sampler in self._samplers():
-            sampler.at_start = None
-        if isinstance(error, SystemExit):
-            self.reason = self.reason or f"sys.exit({error.code})"
-            if error.code in (None, 0) or (self.stopping and error.code == EXIT_STATUS[PREEMPTED]):
-                error = None  # it ends as it wants to
-        elif error is not None:
-            self.reason = f"{type(error).__name__}: {error}"[:500]
-        try:
-            if error is None:
-                if self.moved and self.saved != self._position():  # trained since the last save
-                    self.save()
-                self.flush()
-                self.outcome = PREEMPTED if self.stopping else DONE
-        except BaseException as e:
-            self.reason = f"{type(e).__name__}: {e}"[:500]
-            raise
-        finally:
-            self.writer.shutdown(wait=True)
-            told = self.outcome
-            if told == DONE and not self.moved:
-                # it trained nothing: the last life's outcome still holds
-                told = self.last.get("outcome", DONE)
-            try:
-                # one that is asked to stop before its first step may have no other way to say so
-                asked = told == PREEMPTED and self.last.get("outcome") != DONE
-                if self.begun or (asked and self.rank == 0 and self._lock()):
-                    interrupted = kind is KeyboardInterrupt
-                    self._note(outcome=told, reason=self.reason, interrupted=interrupted)
-            except OSError as e:  # don't hide the error that ended the job
-                _say(f"status.json can't be written: {e}")
-            self.signal.__exit__()
-            self._unlock()
-
-    @property
-    def exit_status(self) -> int:
-        """For sys.exit: 0 done, 75 preempted, 1 failed.
-
-        torchrun turns every status but 0 into 1: read status.json there.
-        """
-        return EXIT_STATUS[self.outcome or FAILED]
-
-    # --- when
-
-    def step(self) -> bool:
-        """Call it after every optimizer step, on every rank. It saves if due; True means stop."""
-        self._moves()
-        self.steps += 1
-        return self._check(self.every_steps is not None and self.steps % self.every_steps == 0)
-
-    def end_epoch(self, metric: float | None = None) -> bool:
-        """Call it after an epoch and its evaluation, on every rank; True means stop.
-
-        metric  lower is better, so negate an accuracy. Only rank 0's counts. The best checkpoint
-                is saved separately
-        """
-        self._moves()
-        self.epoch += 1
-        for part in self.state.values():
-            if hasattr(part, "next_epoch"):
-                part.next_epoch()
-        mine = metric if self.rank == 0 and metric is not None and metric < self.best else None
-        better, best = self.front.highest(mine is not None, -math.inf if mine is None else mine)
-        if better:  # before the other checkpoint, which records self.best as saved
-            self.best = best
-            self.save("best")
-        return self._check(self.every_epochs is not None and self.epoch % self.every_epochs == 0)
-
-    def should_stop(self) -> bool:
-        """Call it in evaluation and other long work, on every rank; True means stop."""
-        return self._check(False, save=False)
-
-    def _check(self, due: bool, save: bool = True) -> bool:
-        now = time.monotonic()
-        self.longest, self.checked_at = max(self.longest, now - (self.checked_at or now)), now
-        # s that remain for training, reckoned up to the next check
-        left = self.end_time - time.time() - self.margin - 2 * self.cost - self.longest
-        late = (
-            self.every_minutes is not None
-            and time.monotonic() - self.saved_at > 60 * self.every_minutes
-        )
-        failed = (
-            self.saving is not None and self.saving.done() and self.saving.exception() is not None
-        )
-        number = signal.Signals[self.signal.received] if self.signal.received else 0
-        signaled, over, any_late, any_failed = self.front.highest(number, left < 0, late, failed)
-        if any_failed:
-            self.flush()
-        if (signaled or over) and not self.stopping:
-            self.stopping = True
-            ends = f"the job's time ends at {time.ctime(self.end_time)}" if left < 0 else "time"
-            self.reason = signal.Signals(int(signaled)).name if signaled else ends
-            if self.rank == 0:
-                _say(f"stopping after step {self.steps}: {self.reason}")
-        if save and (due or any_late or self.stopping):
-            self.save()
-        return self.stopping
-
-    def _moves(self) -> None:
-        if not self.moved:
-            self._begin()
-            self.front.together("training", lambda: self._capture() and None)  # what can't be saved
-            self.moved = True
-
-    def _begin(self) -> None:
-        """What training needs and a look doesn't: the directory's lock, and to count as a life."""
-        if not self.begun:
-            self.front.together("training", self._own_directory)
-            self.begun = True
-
-    def _has_memory(self) -> None:
-        """Mismatch if a part has nothing to load into, which load_state_dict doesn't mind."""
-        for name, module in self._modules().items():
-            for key, t in itertools.chain(module.named_parameters(), module.named_buffers()):
-                if t.device.type == "meta":
-                    raise Mismatch(
-                        f"'{name}': {_plain_key(key)} is on the meta device, without memory: call "
-                        "to_empty(device=...) before you make the optimizer and the manager"
-                    )
-
-    def _own_directory(self) -> None:
-        """Refuse to train into others' checkpoints, beside another job, or in a crash loop."""
-        if self.rank:
-            return
-        if not self.resumed and (self.directory.names() or self.directory.names("best")):
-            raise CheckpointError(
-                f"{self.directory.path} holds checkpoints: call resume() before training, or "
-                "start_over() to move them aside"
-            )
-        self._alone()
-        self.directory.clear_leftovers()
-        self._count_life()
-
-    def _alone(self) -> None:
-        if not self._lock():
-            raise CheckpointError(
-                f"another job is writing into {self.directory.path}: end it or use another "
-                "directory"
-            )
-
-    def _lock(self) -> bool:
-        """Take the directory's lock; False if another job holds it.
-
-        The lock ends with the process. It is flock's, which doesn't end when the process closes
-        another descriptor of the file (as a copy of the directory does).
-        """
-        if self.lock is not None or self.lockless or fcntl is None:
-            return True
-        path, fd = self.directory.path / "lock", None
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # NFS locks only for writers
-            except PermissionError:  # another user's
-                fd = os.open(path, os.O_RDONLY)
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as e:
-            if fd is not None:
-                os.close(fd)
-            if e.errno in (errno.EACCES, errno.EAGAIN) and fd is not None:
-                return False
-            _say(f"{path}: no lock here ({e.strerror}): nothing keeps a second job away")
-            self.lockless = True
-            return True
-        self.lock = fd
-        _locks.add(fd)
-        return True
-
-    def _unlock(self) -> None:
-        if self.lock is not None:
-            _locks.discard(self.lock)
-            os.close(self.lock)
-            self.lock = None
-
-    # --- saving
-
-    def save(self, kind: str = "step") -> None:
-        """Save now, on every rank; CheckpointError (or OSError) if it fails.
-
-        An asynchronous save returns when the state is copied; the next call raises its failure.
-        """
-        self.flush()
-        self.device = torch.cuda.current_device() if torch.cuda.is_initialized() else None
-        tree: dict[str, _Packed] = {}
-        self.front.together("the save", lambda: tree.update(self._capture()))
-        if self.asynchronous:
-            self.staging.copy(tree.values())
-            self.saving = self.writer.submit(self._write, kind, self.steps, tree)
-        else:
-            self._write(kind, self.steps, tree)
-        self.saved_at = time.monotonic()
-        if kind == "step":
-            self.saved = self._position()
-
-    def flush(self) -> None:
-        """Wait for the save in flight and raise its failure."""
-        saving, self.saving = self.saving, None
-        if saving is not None:
-            saving.result()
-
-    def _position(self) -> tuple[int, int]:
-        return self.steps, self.epoch
-
-    def _capture(self) -> dict[str, _Packed]:
-        """What this rank saves. TypeError by name if something can't be."""
-        packed: dict[str, _Packed] = {}
-        if self.sharded:
-            shards = _shards_of(self.state["model"], self.state["optimizer"])
-            packed["shards"] = _Packed(shards, sharded=True)
-        progress: dict[str, Any]
-        progress = {"epoch": self.epoch, "steps": self.steps, "best": self.best}
-        progress |= {"world_size": self.front.world, "gradients": self.gradients}
-        everything = self.state | self.per_rank
-        modules = self._modules()
-        if self.about is None:  # doesn't change from save to save
-            kinds = {
-                n: type(p).__name__
-                for n, p in everything.items()
-                if p is not None and n not in modules
-            }
-            self.about = {"kinds": kinds, "versions": {n: _versions(m) for n, m in modules.items()}}
-        names = {
-            n: _names_of(p, modules)
-            for n, p in everything.items()
-            if isinstance(p, torch.optim.Optimizer)
-        }
-        shared: dict[str, Any]
-        shared = {"progress": progress, "about": self.about | {"parameters": names}}
-        own: dict[str, Any] = {"rng": rng_state()}
-        for name, part in self.state.items():
-            if not (self.sharded and name in ("model", "optimizer")):
-                shared[name] = _state_of(part)
-        for name, part in self.per_rank.items():
-            own[name] = _state_of(part)
-        # what isn't in a state_dict (persistent=False); running means differ from rank to rank
-        held = shared | own | (shards if self.sharded else {})
-        progress["buffers"] = {n: _buffers_of(m, held[n]) for n, m in modules.items()}
-        if self.front.world > 1:
-            own["module_buffers"] = {n: _buffers_of(m) for n, m in modules.items()}
-        if self.gradients:
-            grads = {
-                _plain_key(n): p.grad.detach()
-                for n, p in bare(self.state["model"]).named_parameters()
-                if p.grad is not None
-            }
-            own["gradients"] = {
-                n: g.to_local() if hasattr(g, "to_local") else g for n, g in grads.items()
-            }
-        packed["own"] = _Packed(own)
-        if self.rank == 0:
-            packed["shared"] = _Packed(shared)
-        return packed
-
-    def _modules(self) -> dict[str, torch.nn.Module]:
-        everything = self.state | self.per_rank
-        return {n: p for n, p in everything.items() if isinstance(p, torch.nn.Module)}
-
-    def _write(self, kind: str, step: int, tree: dict[str, _Packed]) -> None:
-        began, ranks, first = time.monotonic(), self.back, self.rank == 0
-        if self.device is not None:
-            torch.cuda.set_device(self.device)  # the current device is per thread
-        tmp = Path(
-            ranks.together(
-                "the save", lambda: str(self.directory.begin(kind, step)) if first else None
-            )[0]
-        )
-
-        def parts() -> dict[str, str]:
-            files = {f"rank-{self.rank}.ckpt": tree["own"]} | (
-                {"shared.ckpt": tree["shared"]} if first else {}
-            )
-            return {name: write_file(tmp / name, content) for name, content in files.items()}
-
-        try:
-            digests = ranks.together("the save", parts)
-            if "shards" in tree:
-                shards = tmp / "shards"
-                ranks.together("the save", lambda: _write_shards(shards, tree["shards"], ranks))
-                digests += ranks.together("the save", lambda: _seal_shards(shards, self.rank))
-            everything = {name: digest for part in digests for name, digest in part.items()}
-            ranks.together(
-                "the save", lambda: self._commit(tmp, everything, step, kind) if first else None
-            )
-        except BaseException:
-            if first:  # else half a checkpoint would keep a full disk full
-                shutil.rmtree(tmp, ignore_errors=True)
-            raise
-        if first:  # the other ranks don't wait for it
-            self.directory.prune(self.keep if kind == "step" else 1, kind)
-        self.cost = max(self.cost * 0.9, time.monotonic() - began)
-
-    def _commit(self, tmp: Path, digests: dict[str, str], step: int, kind: str) -> None:
-        self.directory.commit(tmp, digests, step=step, world_size=self.back.world)
-        self.directory.set_aside(kind, step)
-
-    # --- resuming
-
-    def resume(self, kind: str = "step") -> bool:
-        """Load the newest intact checkpoint, on every rank; False if there is none.
-
-        kind    "best" loads the best one instead
-        Raises  CheckpointError if checkpoints exist but none is intact, or after max_stuck lives
-                without a new one; Mismatch if the checkpoint doesn't fit this job.
-        """
-        self.flush()
-        self.resumed = True
-        first = self.rank == 0
-        names = self.front.together("resuming", lambda: self._candidates(kind) if first else None)[
-            0
-        ]
-        for name in names:
-            box: dict[str, Any] = {}
-            try:
-                self.front.together(f"loading {name}", partial(self._load, name, box))
-            except Mismatch:
-                raise
-            except CheckpointError as e:
-                if self.rank == 0:
-                    _say(f"skipped checkpoint {name}: {e}")
-                continue
-            self.front.together(f"resuming from {name}", partial(self._apply, name, **box))
-            if self.rank == 0:
-                _say(f"resumed from {self.directory.path / name}")
-            break
-        else:
-            if names:
-                best = (
-                    "; the best one may be: try resume('best')"
-                    if kind == "step" and self.directory.names("best")
-                    else ""
-                )
-                raise CheckpointError(
-                    f"none of the {len(names)} checkpoints in {self.directory.path} is intact; "
-                    f"to start again, call start_over(){best}"
-                )
-        if kind == "step":
-            self.saved = self._position() if names else None
-        return bool(names)
-
-    def start_over(self) -> None:
-        """Start from step 0; existing checkpoints are kept, as abandoned-..."""
-
-        def put_aside() -> None:
-            if self.rank == 0:
-                self._alone()
-                for kind in ("step", "best"):
-                    self.directory.set_aside(kind, -1)
-
-        self.resumed = True
-        self.front.together("starting over", put_aside)
-
-    def _candidates(self, kind: str) -> list[str]:
-        """Newest first; a job that only saved best checkpoints resumes from those."""
-        return self.directory.names(kind) or (
-            self.directory.names("best") if kind == "step" else []
-        )
-
-    def _load(self, name: str, box: dict[str, Any]) -> None:
-        """Read and verify this rank's parts into `box`, without touching the job."""
-        # a module copies what it loads; others keep it, and need it where it was
-        self.directory.home = {"progress", *self.state, *self.per_rank} - set(self._modules())
-        shared = self.directory.read(name, "shared.ckpt")
-        own = self.directory.read(name, f"rank-{self.rank}.ckpt")
-        if self.sharded:
-            self.directory.verify(name, slice(self.rank, None, self.front.world))
-        box.update(shared=shared, own=own)
-
-    def _apply(self, name: str, shared: dict[str, Any], own: dict[str, Any] | None) -> None:
-        self._compare(name, shared, own)  # before anything of the job changes
-        if self.sharded:
-            _read_shards(
-                self.directory.path / name / "shards",
-                self.state["model"],
-                self.state["optimizer"],
-                self.front,
-            )
-            if shared["progress"].get("untouched"):  # earlier versions saved empty moments
-                self.state["optimizer"].state.clear()
-        about, modules = shared.get("about", {}), self._modules()
-        for part, target in self.state.items():
-            if not (self.sharded and part in ("model", "optimizer")):
-                _load_into(target, shared[part], part, modules, about)
-        progress = shared["progress"]
-        if progress["world_size"] != self.front.world and (progress["gradients"] or self.per_rank):
-            raise Mismatch(
-                f"gradients and per_rank state of {progress['world_size']} ranks can't resume "
-                f"on {self.front.world}"
-            )
-        self.epoch, self.steps, self.best = progress["epoch"], progress["steps"], progress["best"]
-        for part, saved in progress.get("buffers", {}).items():
-            _load_buffers(modules[part], saved, part)
-        if own is None:
-            _say(f"rank {self.rank} isn't in the checkpoint: its RNGs aren't restored")
-            return
-        for part, target in self.per_rank.items():
-            _load_into(target, own[part], part, modules, about)
-        if progress["world_size"] == self.front.world:
-            # "buffers": of an earlier version
-            buffers = own.get("module_buffers", {"model": own.get("buffers", {})})
-            for part in buffers.keys() & modules.keys():
-                _load_buffers(modules[part], buffers[part], part)
-        for n, p in bare(self.state["model"]).named_parameters() if "gradients" in own else ():
-            grad = own["gradients"].get(_plain_key(n))
-            if grad is not None:
-                p.grad = torch.zeros_like(p)
-                (p.grad.to_local() if hasattr(p, "to_local") else p.grad).copy_(grad)
-        set_rng_state(own["rng"])  # last: undoes every draw during loading
-
-    def _compare(self, name: str, shared: dict[str, Any], own: dict[str, Any] | None) -> None:
-        """Raise Mismatch unless the job has exactly the parts that the checkpoint holds."""
-        self._has_memory()
-        where = self.directory.path / name
-        apart = {"model", "optimizer"} if self.sharded else set()
-        holds, has = set(shared) - {"progress", "about"}, set(self.state) - apart
-        if self.sharded and not (where / "shards").is_dir():
-            raise Mismatch(f"{where} is a checkpoint of an unsharded model")
-        if not self.sharded and (where / "shards").is_dir():
-            raise Mismatch(
-                f"{where} is a checkpoint of a sharded model: shard yours with fully_shard or "
-                "export it (templates/README.md)"
-            )
-        if missing := has - holds:
-            raise Mismatch(f"{where} holds no {_quoted(missing)}; it holds {_quoted(holds)}")
-        if extra := holds - has:
-            raise Mismatch(
-                f"{where} also holds {_quoted(extra)}: register what the job had, or it resumes "
-                "as a different job"
-            )
-        if own is not None and (missing := set(self.per_rank) - set(own)):
-            raise Mismatch(f"{where} holds no per_rank {_quoted(missing)}")
-        for part, kind in shared.get("about", {}).get("kinds", {}).items():
-            target = self.state.get(part, self.per_rank.get(part))
-            if target is not None and type(target).__name__ != kind:
-                raise Mismatch(
-                    f"'{part}' is a {kind} in {where} but a {type(target).__name__} in the job"
-                )
-
-    # --- status.json
-
-    def status(self) -> dict[str, Any]:
-        """The last life's outcome, reason, steps ...; {} if none has trained here."""
-        try:
-            found = json.loads((self.directory.path / "status.json").read_text())
-        except (OSError, ValueError):
-            return {}
-        return found if isinstance(found, dict) else {}
-
-    def _note(self, **more: object) -> None:
-        if self.rank == 0:
-            tmp = self.directory.path / "status.json.tmp"
-            tmp.write_text(
-                json.dumps(
-                    self.status()
-                    | {"steps": self.steps, "epoch": self.epoch, "cost": round(self.cost, 3)}
-                    | more
-                )
-                + "\n"
-            )
-            os.replace(tmp, self.directory.path / "status.json")
-
-    def _count_life(self) -> None:
-        """Raise after max_stuck lives that began at the same step and died.
-
-        It counts before training, so that a life that SIGKILL ends counts, too.
-        """
-        self.last = last = self.status()
-        stuck = last.get("stuck", 0) if last.get("started_at") == self.steps else 0
-        died = last.get("outcome") in ("running", FAILED) and not last.get("interrupted")
-        stuck += last.get("started_at") == self.steps and died
-        if stuck >= self.max_stuck:
-            raise CheckpointError(
-                f"{stuck} lives in a row began at step {self.steps} and died before the "
-                "next checkpoint; "
-                f"find out why, then delete {self.directory.path / 'status.json'}"
-            )
-        self._note(
-            outcome="running", reason=None, started_at=self.steps, stuck=stuck, interrupted=False
-        )
-
-
-# ---------------------------------------------------- FSDP2: every rank writes and reads its shards
+# --- sharded.py -----------------------------------------------------------------------------------
+# FSDP2: every rank writes and reads its shards.
 
 
 def _shards_of(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -1867,3 +1225,839 @@ def _read_shards(
     job = [[n.removeprefix(".") for n in group] for group in _names_of(optimizer, {"": model})]
     names = [group["params"] for group in state["param_groups"]]
     _load_optimizer(optimizer, state, names, job, exact=False)
+
+
+# --- job.py ---------------------------------------------------------------------------------------
+# What a job has registered: its parts as one state, and that state put back into them.
+
+
+class _Job:
+    def __init__(
+        self,
+        state: Mapping[str, Stateful | None],
+        per_rank: Mapping[str, Stateful | None],
+        gradients: bool,
+    ):
+        self.state: dict[str, Any] = dict(state)
+        self.per_rank: dict[str, Any] = dict(per_rank)
+        self.gradients = gradients
+        self._check_names()
+        self.sharded = False
+        self.about: dict[str, Any] | None = None
+
+    def _check_names(self) -> None:
+        """Refuse now what would fail hours later, at the first save or resume."""
+        for name, part in (self.state | self.per_rank).items():
+            if part is not None and not (
+                hasattr(part, "state_dict") and hasattr(part, "load_state_dict")
+            ):
+                raise TypeError(
+                    f"'{name}' is a {type(part).__name__} without state_dict and "
+                    "load_state_dict: it can't be saved"
+                )
+        if twice := self.state.keys() & self.per_rank.keys():
+            raise ValueError(f"{_quoted(twice)} is in state and in per_rank: use another name")
+        taken = {"progress", "about"} & self.state.keys()
+        taken |= {"rng", "gradients", "buffers", "module_buffers"} & self.per_rank.keys()
+        if taken:
+            raise ValueError(f"{_quoted(taken)}: the manager saves its own under this name")
+        if self.gradients and self.state.get("model") is None:
+            raise ValueError("gradients=True needs the model, under the name 'model'")
+        for name, part in self.state.items():
+            if isinstance(part, ResumableSampler) and part.world != _rank_and_world()[1]:
+                raise ValueError(
+                    f"'{name}' was made for {part.world} ranks, but there are "
+                    f"{_rank_and_world()[1]}: make it after init_process_group"
+                )
+
+    def find_shards(self) -> None:
+        """Learn whether the model is sharded; TypeError for sharding that can't be saved."""
+        model = self.state.get("model")
+        for module in model.modules() if isinstance(model, torch.nn.Module) else ():
+            if hasattr(module, "unshard") and hasattr(module, "reshard"):
+                module.reshard()  # after a forward pass, FSDP2's parameters look unsharded
+        self.sharded = model is not None and any(hasattr(p, "to_local") for p in model.parameters())
+        if self.sharded and self.state.get("optimizer") is None:
+            raise ValueError(
+                "a sharded model is saved together with its optimizer: add it as 'optimizer'"
+            )
+        for name, part in self.state.items():
+            for module in part.modules() if isinstance(part, torch.nn.Module) else ():
+                if type(module).__name__ == "FullyShardedDataParallel":
+                    raise TypeError(f"'{name}' is sharded with FSDP1: use fully_shard (FSDP2)")
+                if name != "model" and any(
+                    hasattr(p, "to_local") for p in module.parameters(recurse=False)
+                ):
+                    raise TypeError(f"'{name}' is sharded: only 'model' and its 'optimizer' can be")
+
+    def everything(self) -> dict[str, Any]:
+        return self.state | self.per_rank
+
+    def modules(self) -> dict[str, torch.nn.Module]:
+        return {n: p for n, p in self.everything().items() if isinstance(p, torch.nn.Module)}
+
+    def samplers(self) -> list[ResumableSampler]:
+        return [p for p in self.everything().values() if isinstance(p, ResumableSampler)]
+
+    def apart(self) -> set[str]:
+        """Parts that are saved in shards."""
+        return {"model", "optimizer"} if self.sharded else set()
+
+    # --- saving
+
+    def capture(self, ranks: _Ranks, progress: dict[str, Any]) -> dict[str, _Packed]:
+        """What this rank saves. TypeError by name if something can't be."""
+        packed: dict[str, _Packed] = {}
+        shards: dict[str, Any] = {}
+        if self.sharded:
+            shards = _shards_of(self.state["model"], self.state["optimizer"])
+            packed["shards"] = _Packed(shards, sharded=True)
+        progress |= {"world_size": ranks.world, "gradients": self.gradients}
+        modules = self.modules()
+        shared: dict[str, Any] = {"progress": progress, "about": self._about(modules)}
+        own: dict[str, Any] = {"rng": rng_state()}
+        for name, part in self.state.items():
+            if name not in self.apart():
+                shared[name] = _state_of(part)
+        for name, part in self.per_rank.items():
+            own[name] = _state_of(part)
+        # what isn't in a state_dict (persistent=False); running means differ from rank to rank
+        held = shared | own | shards
+        progress["buffers"] = {n: _buffers_of(m, held[n]) for n, m in modules.items()}
+        if ranks.world > 1:
+            own["module_buffers"] = {n: _buffers_of(m) for n, m in modules.items()}
+        if self.gradients:
+            grads = {
+                _plain_key(n): p.grad.detach()
+                for n, p in bare(self.state["model"]).named_parameters()
+                if p.grad is not None
+            }
+            own["gradients"] = {
+                n: g.to_local() if hasattr(g, "to_local") else g for n, g in grads.items()
+            }
+        packed["own"] = _Packed(own)
+        if ranks.rank == 0:
+            packed["shared"] = _Packed(shared)
+        return packed
+
+    def _about(self, modules: Mapping[str, torch.nn.Module]) -> dict[str, Any]:
+        everything = self.everything()
+        if self.about is None:  # doesn't change from save to save
+            kinds = {
+                n: type(p).__name__
+                for n, p in everything.items()
+                if p is not None and n not in modules
+            }
+            self.about = {"kinds": kinds, "versions": {n: _versions(m) for n, m in modules.items()}}
+        names = {
+            n: _names_of(p, modules)
+            for n, p in everything.items()
+            if isinstance(p, torch.optim.Optimizer)
+        }
+        return self.about | {"parameters": names}
+
+    # --- resuming
+
+    def apply(
+        self, where: Path, shared: dict[str, Any], own: dict[str, Any] | None, ranks: _Ranks
+    ) -> dict[str, Any]:
+        """Put the state of the checkpoint `where` into the parts; return the job's progress."""
+        self._compare(where, shared, own)  # before anything of the job changes
+        if self.sharded:
+            _read_shards(where / "shards", self.state["model"], self.state["optimizer"], ranks)
+            if shared["progress"].get("untouched"):  # earlier versions saved empty moments
+                self.state["optimizer"].state.clear()
+        about, modules = shared.get("about", {}), self.modules()
+        for part, target in self.state.items():
+            if part not in self.apart():
+                _load_into(target, shared[part], part, modules, about)
+        progress: dict[str, Any] = shared["progress"]
+        if progress["world_size"] != ranks.world and (progress["gradients"] or self.per_rank):
+            raise Mismatch(
+                f"gradients and per_rank state of {progress['world_size']} ranks can't resume "
+                f"on {ranks.world}"
+            )
+        for part, saved in progress.get("buffers", {}).items():
+            _load_buffers(modules[part], saved, part)
+        if own is None:
+            _say(f"rank {ranks.rank} isn't in the checkpoint: its RNGs aren't restored")
+            return progress
+        for part, target in self.per_rank.items():
+            _load_into(target, own[part], part, modules, about)
+        if progress["world_size"] == ranks.world:
+            # "buffers": of an earlier version
+            buffers = own.get("module_buffers", {"model": own.get("buffers", {})})
+            for part in buffers.keys() & modules.keys():
+                _load_buffers(modules[part], buffers[part], part)
+        for n, p in bare(self.state["model"]).named_parameters() if "gradients" in own else ():
+            grad = own["gradients"].get(_plain_key(n))
+            if grad is not None:
+                p.grad = torch.zeros_like(p)
+                (p.grad.to_local() if hasattr(p, "to_local") else p.grad).copy_(grad)
+        set_rng_state(own["rng"])  # last: undoes every draw during loading
+        return progress
+
+    def _compare(self, where: Path, shared: dict[str, Any], own: dict[str, Any] | None) -> None:
+        """Raise Mismatch unless the job has exactly the parts that the checkpoint holds."""
+        self._has_memory()
+        holds, has = set(shared) - {"progress", "about"}, set(self.state) - self.apart()
+        if self.sharded and not (where / "shards").is_dir():
+            raise Mismatch(f"{where} is a checkpoint of an unsharded model")
+        if not self.sharded and (where / "shards").is_dir():
+            raise Mismatch(
+                f"{where} is a checkpoint of a sharded model: shard yours with fully_shard or "
+                "export it (templates/README.md)"
+            )
+        if missing := has - holds:
+            raise Mismatch(f"{where} holds no {_quoted(missing)}; it holds {_quoted(holds)}")
+        if extra := holds - has:
+            raise Mismatch(
+                f"{where} also holds {_quoted(extra)}: register what the job had, or it resumes "
+                "as a different job"
+            )
+        if own is not None and (missing := set(self.per_rank) - set(own)):
+            raise Mismatch(f"{where} holds no per_rank {_quoted(missing)}")
+        for part, kind in shared.get("about", {}).get("kinds", {}).items():
+            target = self.state.get(part, self.per_rank.get(part))
+            if target is not None and type(target).__name__ != kind:
+                raise Mismatch(
+                    f"'{part}' is a {kind} in {where} but a {type(target).__name__} in the job"
+                )
+
+    def _has_memory(self) -> None:
+        """Mismatch if a part has nothing to load into, which load_state_dict doesn't mind."""
+        for name, module in self.modules().items():
+            for key, t in itertools.chain(module.named_parameters(), module.named_buffers()):
+                if t.device.type == "meta":
+                    raise Mismatch(
+                        f"'{name}': {_plain_key(key)} is on the meta device, without memory: call "
+                        "to_empty(device=...) before you make the optimizer and the manager"
+                    )
+
+
+# --- lives.py -------------------------------------------------------------------------------------
+# status.json: how the lives of a run ended, and whether they get anywhere.
+
+
+class _Lives:
+    def __init__(self, directory: Path):
+        self.path = directory / "status.json"
+        self.last = self.read()  # of the life before this one
+
+    def read(self) -> dict[str, Any]:
+        try:
+            found = json.loads(self.path.read_text())
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def note(self, **more: object) -> None:
+        tmp = self.path.with_name("status.json.tmp")
+        tmp.write_text(json.dumps(self.read() | more) + "\n")
+        os.replace(tmp, self.path)
+
+    def begin(self, progress: dict[str, Any], max_stuck: int) -> None:
+        """Count a life; raise after max_stuck lives that began at the same step and died.
+
+        It counts before training, so that a life that SIGKILL ends counts, too.
+        """
+        self.last, step = self.read(), progress["steps"]
+        last = self.last
+        stuck = last.get("stuck", 0) if last.get("started_at") == step else 0
+        died = last.get("outcome") in ("running", FAILED) and not last.get("interrupted")
+        stuck += last.get("started_at") == step and died
+        if stuck >= max_stuck:
+            raise CheckpointError(
+                f"{stuck} lives in a row began at step {step} and died before the next checkpoint; "
+                f"find out why, then delete {self.path}"
+            )
+        self.note(
+            **progress,
+            outcome="running",
+            reason=None,
+            started_at=step,
+            stuck=stuck,
+            interrupted=False,
+        )
+
+
+# --- lock.py --------------------------------------------------------------------------------------
+# The lock that keeps a second job out of a directory.
+
+_locks: set[int] = set()  # descriptors; a child would hold the lock beyond this process's death
+
+
+def _release() -> None:
+    while _locks:
+        os.close(_locks.pop())
+
+
+os.register_at_fork(after_in_child=_release)
+
+
+class _Lock:
+    """It ends with the process.
+
+    It is flock's, which doesn't end when the process closes another descriptor of the file (as a
+    copy of the directory does).
+    """
+
+    def __init__(self, directory: Path):
+        self.directory = directory
+        self.fd: int | None = None
+        self.missing = False  # the file system has none
+
+    def take(self) -> bool:
+        """False if another job holds it."""
+        if self.fd is not None or self.missing or fcntl is None:
+            return True
+        path, fd = self.directory / "lock", None
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # NFS locks only for writers
+            except PermissionError:  # another user's
+                fd = os.open(path, os.O_RDONLY)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as e:
+            if fd is not None:
+                os.close(fd)
+            if e.errno in (errno.EACCES, errno.EAGAIN) and fd is not None:
+                return False
+            _say(f"{path}: no lock here ({e.strerror}): nothing keeps a second job away")
+            self.missing = True
+            return True
+        self.fd = fd
+        _locks.add(fd)
+        return True
+
+    def require(self) -> None:
+        """Take it; CheckpointError if another job holds it."""
+        if not self.take():
+            raise CheckpointError(
+                f"another job is writing into {self.directory}: end it or use another directory"
+            )
+
+    def release(self) -> None:
+        if self.fd is not None:
+            _locks.discard(self.fd)
+            os.close(self.fd)
+            self.fd = None
+
+
+# --- policies.py ----------------------------------------------------------------------------------
+# When to save, and when the job's time is over.
+
+
+def _end_of_job() -> float:
+    text = os.environ.get("SLURM_JOB_END_TIME", "")
+    try:
+        end = float(text or math.inf)
+    except ValueError:
+        end = math.nan
+    if end > time.time():
+        return end
+    _say(f"SLURM_JOB_END_TIME={text} isn't this job's end (an old shell's?): it is ignored")
+    return math.inf
+
+
+class _Clock:
+    def __init__(self, config: Config):
+        self.config = config
+        self.end_time = _end_of_job() if config.end_time is None else config.end_time
+        self.longest = 0.0  # s between two checks of signals and the clock
+        self.checked_at: float | None = None
+        self.saved_at = time.monotonic()
+
+    def tick(self) -> None:
+        now = time.monotonic()
+        self.longest, self.checked_at = max(self.longest, now - (self.checked_at or now)), now
+
+    def is_over(self, cost: float) -> bool:
+        """Must the last save begin now? It takes `cost` s."""
+        # s that remain for training, reckoned up to the next check
+        return self.end_time - time.time() - self.config.margin - 2 * cost - self.longest < 0
+
+    def is_late(self) -> bool:
+        minutes = self.config.every_minutes
+        return minutes is not None and time.monotonic() - self.saved_at > 60 * minutes
+
+
+# --- resuming.py ----------------------------------------------------------------------------------
+# Choosing and reading the checkpoint to resume from, on all ranks.
+
+
+def _newest_intact(
+    kind: str, directory: CheckpointDirectory, job: _Job, ranks: _Ranks
+) -> tuple[str, dict[str, Any]] | None:
+    """Its name, and this rank's parts of it; None if there is no checkpoint.
+
+    Rank 0 decides which ones there are, and all ranks take the same one.
+    Raises CheckpointError if there are some and none is intact.
+    """
+    first = ranks.rank == 0
+    names = ranks.together("resuming", lambda: _candidates(directory, kind) if first else None)[0]
+    for name in names:
+        parts: dict[str, Any] = {}
+        try:
+            read = partial(_read_parts, name, parts, directory, job, ranks)
+            ranks.together(f"loading {name}", read)
+        except Mismatch:
+            raise
+        except CheckpointError as e:
+            if first:
+                _say(f"skipped checkpoint {name}: {e}")
+        else:
+            return name, parts
+    if names:
+        best = kind == "step" and directory.names("best")
+        raise CheckpointError(
+            f"none of the {len(names)} checkpoints in {directory.path} is intact; to start again, "
+            "call start_over()" + ("; the best one may be: try resume('best')" if best else "")
+        )
+    return None
+
+
+def _candidates(directory: CheckpointDirectory, kind: str) -> list[str]:
+    """Newest first; a job that only saved best checkpoints resumes from those."""
+    return directory.names(kind) or (directory.names("best") if kind == "step" else [])
+
+
+def _read_parts(
+    name: str,
+    parts: dict[str, Any],
+    directory: CheckpointDirectory,
+    job: _Job,
+    ranks: _Ranks,
+) -> None:
+    """Read and verify this rank's parts, without touching the job."""
+    # a module copies what it loads; others keep it, and need it where it was
+    home = {"progress", *job.everything()} - set(job.modules())
+    shared = directory.read(name, "shared.ckpt", home)
+    own = directory.read(name, f"rank-{ranks.rank}.ckpt", home)
+    if job.sharded:
+        directory.verify(name, slice(ranks.rank, None, ranks.world))
+    parts.update(shared=shared, own=own)
+
+
+# --- staging.py -----------------------------------------------------------------------------------
+# Copies that let training go on while a save is written.
+
+
+class _Staging:
+    """Copies a state into reused CPU buffers (pinned for CUDA), so training can continue."""
+
+    def __init__(self) -> None:
+        self.buffers: list[torch.Tensor | None] = []
+
+    def copy(self, states: Iterable[_Packed]) -> None:
+        number = iter(range(1 << 30))
+        done: dict[object, torch.Tensor] = {}
+        devices: set[torch.device] = set()
+
+        def change(t: torch.Tensor) -> torch.Tensor:
+            if hasattr(t, "to_local"):  # a DTensor: its shard
+                from torch.distributed.tensor import DTensor
+
+                # not from_local, which would move the copy back to the GPU
+                return DTensor(change(t.to_local()), t._spec, requires_grad=False)
+            if (key := _identity(t)) not in done:
+                n = next(number)
+                self.buffers += [None] * (n + 1 - len(self.buffers))
+                buffer = self.buffers[n]
+                if buffer is None or buffer.shape != t.shape or buffer.dtype != t.dtype:
+                    buffer = torch.empty(t.shape, dtype=t.dtype, device="cpu", pin_memory=t.is_cuda)
+                self.buffers[n] = done[key] = buffer.copy_(t.detach(), non_blocking=t.is_cuda)
+                if t.is_cuda:
+                    devices.add(t.device)
+            return done[key]
+
+        for state in states:
+            state.tensors = [None if t is None else change(t) for t in state.tensors]
+        # wait for the copies: the next step would overwrite what they read
+        for device in devices:
+            torch.cuda.current_stream(device).synchronize()
+
+
+# --- saving.py ------------------------------------------------------------------------------------
+# Writing a checkpoint on all ranks, in the training's thread or beside it.
+
+
+class _Saver:
+    """One save is in flight; the next call raises its failure."""
+
+    def __init__(self, directory: CheckpointDirectory, config: Config, cost: float):
+        self.directory, self.config = directory, config
+        self.cost = cost  # s that a save takes
+        self.ranks = _Ranks(config.timeout)  # not the training's, which may be in a collective
+        self.staging, self.writer = _Staging(), ThreadPoolExecutor(1, "checkpoint")
+        self.saving: Future[None] | None = None
+        self.device: int | None = None  # the CUDA device in use when a save began
+
+    def save(self, kind: str, step: int, tree: dict[str, _Packed]) -> None:
+        self.device = torch.cuda.current_device() if torch.cuda.is_initialized() else None
+        if self.config.asynchronous:
+            self.staging.copy(tree.values())
+            self.saving = self.writer.submit(self._write, kind, step, tree)
+        else:
+            self._write(kind, step, tree)
+
+    def has_failed(self) -> bool:
+        saving = self.saving
+        return saving is not None and saving.done() and saving.exception() is not None
+
+    def flush(self) -> None:
+        """Wait for the save in flight and raise its failure."""
+        saving, self.saving = self.saving, None
+        if saving is not None:
+            saving.result()
+
+    def close(self) -> None:
+        self.writer.shutdown(wait=True)
+
+    def _write(self, kind: str, step: int, tree: dict[str, _Packed]) -> None:
+        began, ranks, first = time.monotonic(), self.ranks, self.ranks.rank == 0
+        if self.device is not None:
+            torch.cuda.set_device(self.device)  # the current device is per thread
+        tmp = Path(
+            ranks.together(
+                "the save", lambda: str(self.directory.begin(kind, step)) if first else None
+            )[0]
+        )
+        try:
+            digests = ranks.together("the save", lambda: self._parts(tmp, tree))
+            if "shards" in tree:
+                shards = tmp / "shards"
+                ranks.together("the save", lambda: _write_shards(shards, tree["shards"], ranks))
+                digests += ranks.together("the save", lambda: _seal_shards(shards, ranks.rank))
+            everything = {name: digest for part in digests for name, digest in part.items()}
+            ranks.together(
+                "the save", lambda: self._commit(tmp, everything, step, kind) if first else None
+            )
+        except BaseException:
+            if first:  # else half a checkpoint would keep a full disk full
+                shutil.rmtree(tmp, ignore_errors=True)
+            raise
+        if first:  # the other ranks don't wait for it
+            self.directory.prune(self.config.keep if kind == "step" else 1, kind)
+        self.cost = max(self.cost * 0.9, time.monotonic() - began)
+
+    def _parts(self, tmp: Path, tree: dict[str, _Packed]) -> dict[str, str]:
+        """Write this rank's files; return their digests."""
+        files = {f"rank-{self.ranks.rank}.ckpt": tree["own"]}
+        if "shared" in tree:
+            files["shared.ckpt"] = tree["shared"]
+        return {name: write_file(tmp / name, content) for name, content in files.items()}
+
+    def _commit(self, tmp: Path, digests: dict[str, str], step: int, kind: str) -> None:
+        self.directory.commit(tmp, digests, step=step, world_size=self.ranks.world)
+        self.directory.set_aside(kind, step)
+
+
+# --- signals.py -----------------------------------------------------------------------------------
+# Signals that ask for a save.
+
+
+class StopSignal:
+    """Context manager: SIGTERM and SIGUSR1 set a flag and do nothing else.
+
+    `received` is the first signal's name, or None. Leaving restores the old handlers. A handler
+    that saves would interrupt optimizer.step() and save weights of two different steps.
+    """
+
+    def __init__(self, signals: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGUSR1)):
+        self.signals = signals
+        self.received: str | None = None
+
+    def __enter__(self) -> StopSignal:
+        self.before: dict[signal.Signals, Any] = {}
+        if threading.current_thread() is threading.main_thread():
+            self.before = {s: signal.signal(s, self._note) for s in self.signals}
+        else:  # as in Ray Train
+            _say("this isn't the main thread: no signal is seen here, and none asks for a save")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for s, handler in self.before.items():
+            # Python can't restore a handler that C code installed
+            if handler is not None:
+                signal.signal(s, handler)
+
+    def _note(self, number: int, frame: object) -> None:
+        self.received = self.received or signal.Signals(number).name
+
+
+def _end_workers() -> None:
+    """Kill DataLoader workers: at exit, Python would wait for them, but they ignore SIGTERM."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
+
+
+def ignore_signals(worker: int = 0) -> None:
+    """worker_init_fn for a DataLoader: signals to the group must not kill it before the save."""
+    for s in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(s, signal.SIG_IGN)
+
+
+# --- manager.py -----------------------------------------------------------------------------------
+# The manager: a training job saved, stopped and resumed.
+
+
+class CheckpointManager:
+    """Saves and resumes a training job. Make it after init_process_group; use it in `with`.
+
+    directory  all ranks must see it; no other job may write into it
+    state      name -> object with state_dict and load_state_dict (or None), equal on all ranks.
+               Call the model "model" and its optimizer "optimizer". Scheduler, GradScaler and
+               sampler may have any name
+    config     its options; each may also be given by its name: every_steps=1000
+    per_rank   as state, for objects that differ between ranks (a torchdata StatefulDataLoader)
+
+    Raises ValueError or TypeError for arguments that can't work, CheckpointError for a directory
+    that can't. On several ranks, all must call its methods at the same points.
+    """
+
+    def __init__(
+        self,
+        directory: AnyPath,
+        state: Mapping[str, Stateful | None],
+        config: Config | None = None,
+        *,
+        per_rank: Mapping[str, Stateful | None] | None = None,
+        **options: Any,
+    ):
+        self.directory = CheckpointDirectory(directory)
+        if self.directory.path.exists() and not self.directory.path.is_dir():
+            raise CheckpointError(f"{self.directory.path} is a file: give a directory")
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not (
+            dist.is_available() and dist.is_initialized()
+        ):
+            raise CheckpointError(
+                "this is one of several ranks (WORLD_SIZE): call init_process_group before you "
+                "make the manager"
+            )
+        self.config = replace(config or Config(), **options)
+        self.job = _Job(state, per_rank or {}, self.config.gradients)
+        self.state, self.per_rank = self.job.state, self.job.per_rank
+        self.lives, self.lock = _Lives(self.directory.path), _Lock(self.directory.path)
+        # a dead rank is noticed at once, whatever the timeout
+        self.ranks = _Ranks(self.config.timeout)
+        self.rank = self.ranks.rank
+        self.saver = _Saver(self.directory, self.config, self.lives.last.get("cost", 0.0))
+        self.job.find_shards()
+        self.epoch = self.steps = 0
+        self.best, self.stopping = math.inf, False
+        self.outcome: str | None = None
+        self.reason: str | None = None  # why it stops or has stopped
+        self.signal, self.clock = StopSignal(), _Clock(self.config)
+        self.saved: tuple[int, int] | None = None
+        # resume() or start_over() was called; training has begun; something was trained
+        self.resumed = self.begun = self.moved = False
+
+    def __enter__(self) -> CheckpointManager:
+        self.signal.__enter__()
+        for sampler in self.job.samplers():
+            sampler.at_start = self._begin
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.outcome = FAILED
+        atexit.register(_end_workers)
+        for sampler in self.job.samplers():
+            sampler.at_start = None
+        if isinstance(error, SystemExit):
+            self.reason = self.reason or f"sys.exit({error.code})"
+            if error.code in (None, 0) or (self.stopping and error.code == EXIT_STATUS[PREEMPTED]):
+                error = None  # it ends as it wants to
+        elif error is not None:
+            self.reason = f"{type(error).__name__}: {error}"[:500]
+        try:
+            if error is None:
+                if self.moved and self.saved != self._position():  # trained since the last save
+                    self.save()
+                self.flush()
+                self.outcome = PREEMPTED if self.stopping else DONE
+        except BaseException as e:
+            self.reason = f"{type(e).__name__}: {e}"[:500]
+            raise
+        finally:
+            self.saver.close()
+            self._note_outcome(interrupted=kind is KeyboardInterrupt)
+            self.signal.__exit__()
+            self.lock.release()
+
+    def _note_outcome(self, interrupted: bool) -> None:
+        outcome, last = self.outcome, self.lives.last.get("outcome")
+        if outcome == DONE and not self.moved:
+            outcome = last or DONE  # it trained nothing: the last life's outcome still holds
+        # one that is asked to stop before its first step may have no other way to say so
+        asked = outcome == PREEMPTED and last != DONE
+        try:
+            if self.rank == 0 and (self.begun or (asked and self.lock.take())):
+                self.lives.note(
+                    **self._progress(), outcome=outcome, reason=self.reason, interrupted=interrupted
+                )
+        except OSError as e:  # don't hide the error that ended the job
+            _say(f"status.json can't be written: {e}")
+
+    @property
+    def exit_status(self) -> int:
+        """For sys.exit: 0 done, 75 preempted, 1 failed.
+
+        torchrun turns every status but 0 into 1: read status.json there.
+        """
+        return EXIT_STATUS[self.outcome or FAILED]
+
+    def status(self) -> dict[str, Any]:
+        """The last life's outcome, reason, steps ...; {} if none has trained here."""
+        return self.lives.read()
+
+    def _progress(self) -> dict[str, Any]:
+        return {"steps": self.steps, "epoch": self.epoch, "cost": round(self.saver.cost, 3)}
+
+    # --- when
+
+    def step(self) -> bool:
+        """Call it after every optimizer step, on every rank. It saves if due; True means stop."""
+        self._moves()
+        self.steps += 1
+        every = self.config.every_steps
+        return self._check(every is not None and self.steps % every == 0)
+
+    def end_epoch(self, metric: float | None = None) -> bool:
+        """Call it after an epoch and its evaluation, on every rank; True means stop.
+
+        metric  lower is better, so negate an accuracy. Only rank 0's counts. The best checkpoint
+                is saved separately
+        """
+        self._moves()
+        self.epoch += 1
+        for part in self.state.values():
+            if hasattr(part, "next_epoch"):
+                part.next_epoch()
+        mine = metric if self.rank == 0 and metric is not None and metric < self.best else None
+        better, best = self.ranks.highest(mine is not None, -math.inf if mine is None else mine)
+        if better:  # before the other checkpoint, which records self.best as saved
+            self.best = best
+            self.save("best")
+        every = self.config.every_epochs
+        return self._check(every is not None and self.epoch % every == 0)
+
+    def should_stop(self) -> bool:
+        """Call it in evaluation and other long work, on every rank; True means stop."""
+        return self._check(False, save=False)
+
+    def _check(self, due: bool, save: bool = True) -> bool:
+        self.clock.tick()
+        over = self.clock.is_over(self.saver.cost)
+        number = signal.Signals[self.signal.received] if self.signal.received else 0
+        signaled, any_over, late, any_failed = self.ranks.highest(
+            number, over, self.clock.is_late(), self.saver.has_failed()
+        )
+        if any_failed:
+            self.flush()
+        if (signaled or any_over) and not self.stopping:
+            self.stopping = True
+            end = f"the job's time ends at {time.ctime(self.clock.end_time)}" if over else "time"
+            self.reason = signal.Signals(int(signaled)).name if signaled else end
+            if self.rank == 0:
+                _say(f"stopping after step {self.steps}: {self.reason}", logging.INFO)
+        if save and (due or late or self.stopping):
+            self.save()
+        return self.stopping
+
+    def _moves(self) -> None:
+        if not self.moved:
+            self._begin()
+            self.ranks.together("training", lambda: self._capture() and None)  # what can't be saved
+            self.moved = True
+
+    def _begin(self) -> None:
+        """What training needs and a look doesn't: the directory's lock, and to count as a life."""
+        if not self.begun:
+            self.ranks.together("training", self._own_directory)
+            self.begun = True
+
+    def _own_directory(self) -> None:
+        """Refuse to train into others' checkpoints, beside another job, or in a crash loop."""
+        if self.rank:
+            return
+        if not self.resumed and (self.directory.names() or self.directory.names("best")):
+            raise CheckpointError(
+                f"{self.directory.path} holds checkpoints: call resume() before training, or "
+                "start_over() to move them aside"
+            )
+        self.lock.require()
+        self.directory.clear_leftovers()
+        self.lives.begin(self._progress(), self.config.max_stuck)
+
+    # --- saving
+
+    def save(self, kind: str = "step") -> None:
+        """Save now, on every rank; CheckpointError (or OSError) if it fails.
+
+        An asynchronous save returns when the state is copied; the next call raises its failure.
+        """
+        self.flush()
+        tree: dict[str, _Packed] = {}
+        self.ranks.together("the save", lambda: tree.update(self._capture()))
+        self.saver.save(kind, self.steps, tree)
+        self.clock.saved_at = time.monotonic()
+        if kind == "step":
+            self.saved = self._position()
+
+    def flush(self) -> None:
+        """Wait for the save in flight and raise its failure."""
+        self.saver.flush()
+
+    def _position(self) -> tuple[int, int]:
+        return self.steps, self.epoch
+
+    def _capture(self) -> dict[str, _Packed]:
+        progress = {"epoch": self.epoch, "steps": self.steps, "best": self.best}
+        return self.job.capture(self.ranks, progress)
+
+    # --- resuming
+
+    def resume(self, kind: str = "step") -> bool:
+        """Load the newest intact checkpoint, on every rank; False if there is none.
+
+        kind    "best" loads the best one instead
+        Raises  CheckpointError if checkpoints exist but none is intact, or after max_stuck lives
+                without a new one; Mismatch if the checkpoint doesn't fit this job.
+        """
+        self.flush()
+        self.resumed = True
+        found = _newest_intact(kind, self.directory, self.job, self.ranks)
+        if found is not None:
+            name, parts = found
+            self.ranks.together(f"resuming from {name}", lambda: self._apply(name, parts))
+            if self.rank == 0:
+                _say(f"resumed from {self.directory.path / name}", logging.INFO)
+        if kind == "step":
+            self.saved = self._position() if found else None
+        return found is not None
+
+    def start_over(self) -> None:
+        """Start from step 0; existing checkpoints are kept, as abandoned-..."""
+
+        def put_aside() -> None:
+            if self.rank == 0:
+                self.lock.require()
+                for kind in ("step", "best"):
+                    self.directory.set_aside(kind, -1)
+
+        self.resumed = True
+        self.ranks.together("starting over", put_aside)
+
+    def _apply(self, name: str, parts: dict[str, Any]) -> None:
+        where = self.directory.path / name
+        progress = self.job.apply(where, parts["shared"], parts["own"], self.ranks)
+        self.epoch, self.steps, self.best = progress["epoch"], progress["steps"], progress["best"]

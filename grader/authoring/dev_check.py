@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from grader import mutants
-from grader.authoring import boundary, integrations, samples, titles
+from grader.authoring import amalgamation, boundary, integrations, samples, titles
 from grader.course import catalog, derive, submissions
 from grader.course.catalog import ROOT, Exercise, read_toml
 from grader.course.submissions import Submission
@@ -45,6 +45,7 @@ def problems(root: Path = ROOT) -> list[str]:
         integrations.problems,
         _mutants,
         boundary.problems,
+        amalgamation.problems,
     )
     return [problem for check in checks for problem in check(root, exercises)]
 

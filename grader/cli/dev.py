@@ -25,8 +25,8 @@ def _named(names: tuple[str, ...]) -> list[Exercise]:
 @command.command("derive")
 @click.argument("names", nargs=-1)
 def derive_command(names: tuple[str, ...]) -> None:
-    """Derive starters from solutions, samples from snapshots, and diffs from their scripts."""
-    from grader.authoring import integrations, samples
+    """Derive starters, samples and diffs in documentation, and templates/checkpoint_utils.py."""
+    from grader.authoring import amalgamation, integrations, samples
 
     for exercise in _named(names):
         for file in derive.write_starter(exercise):
@@ -35,6 +35,8 @@ def derive_command(names: tuple[str, ...]) -> None:
         click.echo(f"wrote the samples in {page.relative_to(ROOT)}")
     for page in integrations.write(ROOT):
         click.echo(f"wrote the diffs in {page.relative_to(ROOT)}")
+    for path in parsed(amalgamation.write, ROOT):
+        click.echo(f"wrote {path.relative_to(ROOT)}")
 
 
 @command.command("check")

@@ -24,7 +24,7 @@ COPIED = [
     "grader/checks",
     "grader/mutants",
     "grader/tests/snapshots",
-    "templates/integrations",
+    "templates",
     "grader/workload/ex04",  # one folder of untrusted code: reading all of it takes longest
     *(path.name for path in ROOT.glob("ex[0-9][0-9]-*")),
 ]
@@ -93,6 +93,37 @@ CHANGED = [
         "import",
         "import sys\nimport",
         "handed_out/ex01/checkpoint.py: isn't derived from its",
+    ),
+    # the single file that is generated from a package
+    (
+        "templates/checkpoint_utils.py",
+        "import os",
+        "import os as os",
+        "templates/checkpoint_utils.py: isn't generated from templates/exact_resume; run grade dev",
+    ),
+    (
+        "templates/exact_resume/config.py",
+        "keep: int = 3",
+        "keep: int = 4",
+        "templates/checkpoint_utils.py: isn't generated from",
+    ),
+    (
+        "templates/exact_resume/staging.py",
+        "        for state in states:",
+        "        from .lock import _Lock\n\n        for state in states:",
+        "imports another module, but not at the top of the file",
+    ),
+    (
+        "templates/exact_resume/lock.py",
+        "def _release(",
+        "def _few(",
+        "_few is defined in reporting.py and in lock.py",
+    ),
+    (
+        "templates/exact_resume/lock.py",
+        "from .interfaces",
+        "from .manager import CheckpointManager\nfrom .interfaces",
+        "is a circle",
     ),
     # exercise.toml
     (f"{ONE}/exercise.toml", "\"Kill the starter's run", '"", "Kill the', "hint 1 of ex01.1 is em"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import shutil
 import signal
@@ -311,3 +312,17 @@ def test_activation_scripts_that_are_careless_dont_end_the_life(tmp_path, activa
     done = subprocess.run(["bash", "-c", harness], capture_output=True, text=True, timeout=60)
     assert done.stdout == "trained\n" and done.returncode == 0
     assert told in done.stderr and bool(told) == bool(done.stderr)
+
+
+def test_what_is_said_goes_to_the_jobs_logger(tmp_path, monkeypatch, caplog, capsys):
+    monkeypatch.undo()  # the logger has pytest's handlers, then
+    with caplog.at_level(logging.INFO), manager(tmp_path) as ckpt:
+        ckpt.signal.received = "SIGTERM"
+        train(ckpt, 1)
+        manager(tmp_path).resume()
+    told = [(r.name, r.levelname, r.getMessage().partition(" ")[0]) for r in caplog.records]
+    assert told == [
+        ("checkpoint_utils", "INFO", "stopping"),
+        ("checkpoint_utils", "INFO", "resumed"),
+    ]
+    assert "resumed" not in capsys.readouterr().err

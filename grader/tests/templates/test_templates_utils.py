@@ -278,10 +278,10 @@ def test_a_checkpoint_that_vanishes_while_it_is_looked_at_is_passed_over(tmp_pat
     newest, _ = ckpt.directory.names()
     read = cu.CheckpointDirectory.read
 
-    def gone(self, name, file):
+    def gone(self, name, *file):
         if name == newest:
             cu.shutil.rmtree(self.path / name, ignore_errors=True)
-        return read(self, name, file)
+        return read(self, name, *file)
 
     monkeypatch.setattr(cu.CheckpointDirectory, "read", gone)
     again = manager(tmp_path)
@@ -491,7 +491,9 @@ def test_a_job_stops_so_early_that_its_last_save_is_durable_in_time(tmp_path, mo
     monkeypatch.setattr(cu.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(cu.time, "time", lambda: now[0])
     with manager(tmp_path, every_steps=None, end_time=4000, margin=30) as ckpt:
-        ckpt.cost = 100.0  # a save takes so long: two of them, a step and the margin must still fit
+        ckpt.saver.cost = (
+            100.0  # a save takes so long: two of them, a step and the margin must still fit
+        )
         while not ckpt.stopping:
             now[0] += 20
             train(ckpt, 1)

@@ -306,7 +306,7 @@ def staged_on_the_cpu() -> dict:
     ckpt.flush()
     other, fresh = built(True)
     manager(other, fresh).resume()
-    return {"moments": [before, moments(fresh)], "staged": len(ckpt.staging.buffers)}
+    return {"moments": [before, moments(fresh)], "staged": len(ckpt.saver.staging.buffers)}
 
 
 ranks.join("gloo")

@@ -1,0 +1,225 @@
+"""What a job has registered: its parts as one state, and that state put back into them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .generators import rng_state, set_rng_state
+from .interfaces import Mismatch, Stateful
+from .loading import _load_into
+from .modules import _buffers_of, _load_buffers, _plain_key, _state_of, _versions, bare
+from .optimizers import _names_of
+from .packing import _Packed
+from .ranks import _rank_and_world, _Ranks
+from .reporting import _quoted, _say
+from .sampler import ResumableSampler
+from .sharded import _read_shards, _shards_of
+
+
+class _Job:
+    def __init__(
+        self,
+        state: Mapping[str, Stateful | None],
+        per_rank: Mapping[str, Stateful | None],
+        gradients: bool,
+    ):
+        self.state: dict[str, Any] = dict(state)
+        self.per_rank: dict[str, Any] = dict(per_rank)
+        self.gradients = gradients
+        self._check_names()
+        self.sharded = False
+        self.about: dict[str, Any] | None = None
+
+    def _check_names(self) -> None:
+        """Refuse now what would fail hours later, at the first save or resume."""
+        for name, part in (self.state | self.per_rank).items():
+            if part is not None and not (
+                hasattr(part, "state_dict") and hasattr(part, "load_state_dict")
+            ):
+                raise TypeError(
+                    f"'{name}' is a {type(part).__name__} without state_dict and "
+                    "load_state_dict: it can't be saved"
+                )
+        if twice := self.state.keys() & self.per_rank.keys():
+            raise ValueError(f"{_quoted(twice)} is in state and in per_rank: use another name")
+        taken = {"progress", "about"} & self.state.keys()
+        taken |= {"rng", "gradients", "buffers", "module_buffers"} & self.per_rank.keys()
+        if taken:
+            raise ValueError(f"{_quoted(taken)}: the manager saves its own under this name")
+        if self.gradients and self.state.get("model") is None:
+            raise ValueError("gradients=True needs the model, under the name 'model'")
+        for name, part in self.state.items():
+            if isinstance(part, ResumableSampler) and part.world != _rank_and_world()[1]:
+                raise ValueError(
+                    f"'{name}' was made for {part.world} ranks, but there are "
+                    f"{_rank_and_world()[1]}: make it after init_process_group"
+                )
+
+    def find_shards(self) -> None:
+        """Learn whether the model is sharded; TypeError for sharding that can't be saved."""
+        model = self.state.get("model")
+        for module in model.modules() if isinstance(model, torch.nn.Module) else ():
+            if hasattr(module, "unshard") and hasattr(module, "reshard"):
+                module.reshard()  # after a forward pass, FSDP2's parameters look unsharded
+        self.sharded = model is not None and any(hasattr(p, "to_local") for p in model.parameters())
+        if self.sharded and self.state.get("optimizer") is None:
+            raise ValueError(
+                "a sharded model is saved together with its optimizer: add it as 'optimizer'"
+            )
+        for name, part in self.state.items():
+            for module in part.modules() if isinstance(part, torch.nn.Module) else ():
+                if type(module).__name__ == "FullyShardedDataParallel":
+                    raise TypeError(f"'{name}' is sharded with FSDP1: use fully_shard (FSDP2)")
+                if name != "model" and any(
+                    hasattr(p, "to_local") for p in module.parameters(recurse=False)
+                ):
+                    raise TypeError(f"'{name}' is sharded: only 'model' and its 'optimizer' can be")
+
+    def everything(self) -> dict[str, Any]:
+        return self.state | self.per_rank
+
+    def modules(self) -> dict[str, torch.nn.Module]:
+        return {n: p for n, p in self.everything().items() if isinstance(p, torch.nn.Module)}
+
+    def samplers(self) -> list[ResumableSampler]:
+        return [p for p in self.everything().values() if isinstance(p, ResumableSampler)]
+
+    def apart(self) -> set[str]:
+        """Parts that are saved in shards."""
+        return {"model", "optimizer"} if self.sharded else set()
+
+    # --- saving
+
+    def capture(self, ranks: _Ranks, progress: dict[str, Any]) -> dict[str, _Packed]:
+        """What this rank saves. TypeError by name if something can't be."""
+        packed: dict[str, _Packed] = {}
+        shards: dict[str, Any] = {}
+        if self.sharded:
+            shards = _shards_of(self.state["model"], self.state["optimizer"])
+            packed["shards"] = _Packed(shards, sharded=True)
+        progress |= {"world_size": ranks.world, "gradients": self.gradients}
+        modules = self.modules()
+        shared: dict[str, Any] = {"progress": progress, "about": self._about(modules)}
+        own: dict[str, Any] = {"rng": rng_state()}
+        for name, part in self.state.items():
+            if name not in self.apart():
+                shared[name] = _state_of(part)
+        for name, part in self.per_rank.items():
+            own[name] = _state_of(part)
+        # what isn't in a state_dict (persistent=False); running means differ from rank to rank
+        held = shared | own | shards
+        progress["buffers"] = {n: _buffers_of(m, held[n]) for n, m in modules.items()}
+        if ranks.world > 1:
+            own["module_buffers"] = {n: _buffers_of(m) for n, m in modules.items()}
+        if self.gradients:
+            grads = {
+                _plain_key(n): p.grad.detach()
+                for n, p in bare(self.state["model"]).named_parameters()
+                if p.grad is not None
+            }
+            own["gradients"] = {
+                n: g.to_local() if hasattr(g, "to_local") else g for n, g in grads.items()
+            }
+        packed["own"] = _Packed(own)
+        if ranks.rank == 0:
+            packed["shared"] = _Packed(shared)
+        return packed
+
+    def _about(self, modules: Mapping[str, torch.nn.Module]) -> dict[str, Any]:
+        everything = self.everything()
+        if self.about is None:  # doesn't change from save to save
+            kinds = {
+                n: type(p).__name__
+                for n, p in everything.items()
+                if p is not None and n not in modules
+            }
+            self.about = {"kinds": kinds, "versions": {n: _versions(m) for n, m in modules.items()}}
+        names = {
+            n: _names_of(p, modules)
+            for n, p in everything.items()
+            if isinstance(p, torch.optim.Optimizer)
+        }
+        return self.about | {"parameters": names}
+
+    # --- resuming
+
+    def apply(
+        self, where: Path, shared: dict[str, Any], own: dict[str, Any] | None, ranks: _Ranks
+    ) -> dict[str, Any]:
+        """Put the state of the checkpoint `where` into the parts; return the job's progress."""
+        self._compare(where, shared, own)  # before anything of the job changes
+        if self.sharded:
+            _read_shards(where / "shards", self.state["model"], self.state["optimizer"], ranks)
+            if shared["progress"].get("untouched"):  # earlier versions saved empty moments
+                self.state["optimizer"].state.clear()
+        about, modules = shared.get("about", {}), self.modules()
+        for part, target in self.state.items():
+            if part not in self.apart():
+                _load_into(target, shared[part], part, modules, about)
+        progress: dict[str, Any] = shared["progress"]
+        if progress["world_size"] != ranks.world and (progress["gradients"] or self.per_rank):
+            raise Mismatch(
+                f"gradients and per_rank state of {progress['world_size']} ranks can't resume "
+                f"on {ranks.world}"
+            )
+        for part, saved in progress.get("buffers", {}).items():
+            _load_buffers(modules[part], saved, part)
+        if own is None:
+            _say(f"rank {ranks.rank} isn't in the checkpoint: its RNGs aren't restored")
+            return progress
+        for part, target in self.per_rank.items():
+            _load_into(target, own[part], part, modules, about)
+        if progress["world_size"] == ranks.world:
+            # "buffers": of an earlier version
+            buffers = own.get("module_buffers", {"model": own.get("buffers", {})})
+            for part in buffers.keys() & modules.keys():
+                _load_buffers(modules[part], buffers[part], part)
+        for n, p in bare(self.state["model"]).named_parameters() if "gradients" in own else ():
+            grad = own["gradients"].get(_plain_key(n))
+            if grad is not None:
+                p.grad = torch.zeros_like(p)
+                (p.grad.to_local() if hasattr(p, "to_local") else p.grad).copy_(grad)
+        set_rng_state(own["rng"])  # last: undoes every draw during loading
+        return progress
+
+    def _compare(self, where: Path, shared: dict[str, Any], own: dict[str, Any] | None) -> None:
+        """Raise Mismatch unless the job has exactly the parts that the checkpoint holds."""
+        self._has_memory()
+        holds, has = set(shared) - {"progress", "about"}, set(self.state) - self.apart()
+        if self.sharded and not (where / "shards").is_dir():
+            raise Mismatch(f"{where} is a checkpoint of an unsharded model")
+        if not self.sharded and (where / "shards").is_dir():
+            raise Mismatch(
+                f"{where} is a checkpoint of a sharded model: shard yours with fully_shard or "
+                "export it (templates/README.md)"
+            )
+        if missing := has - holds:
+            raise Mismatch(f"{where} holds no {_quoted(missing)}; it holds {_quoted(holds)}")
+        if extra := holds - has:
+            raise Mismatch(
+                f"{where} also holds {_quoted(extra)}: register what the job had, or it resumes "
+                "as a different job"
+            )
+        if own is not None and (missing := set(self.per_rank) - set(own)):
+            raise Mismatch(f"{where} holds no per_rank {_quoted(missing)}")
+        for part, kind in shared.get("about", {}).get("kinds", {}).items():
+            target = self.state.get(part, self.per_rank.get(part))
+            if target is not None and type(target).__name__ != kind:
+                raise Mismatch(
+                    f"'{part}' is a {kind} in {where} but a {type(target).__name__} in the job"
+                )
+
+    def _has_memory(self) -> None:
+        """Mismatch if a part has nothing to load into, which load_state_dict doesn't mind."""
+        for name, module in self.modules().items():
+            for key, t in itertools.chain(module.named_parameters(), module.named_buffers()):
+                if t.device.type == "meta":
+                    raise Mismatch(
+                        f"'{name}': {_plain_key(key)} is on the meta device, without memory: call "
+                        "to_empty(device=...) before you make the optimizer and the manager"
+                    )

@@ -1,0 +1,296 @@
+"""The manager: a training job saved, stopped and resumed."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import math
+import os
+import signal
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from types import TracebackType
+from typing import Any
+
+import torch.distributed as dist
+
+from .config import Config
+from .directory import CheckpointDirectory
+from .interfaces import (
+    DONE,
+    EXIT_STATUS,
+    FAILED,
+    PREEMPTED,
+    AnyPath,
+    CheckpointError,
+    Stateful,
+)
+from .job import _Job
+from .lives import _Lives
+from .lock import _Lock
+from .packing import _Packed
+from .policies import _Clock
+from .ranks import _Ranks
+from .reporting import _say
+from .resuming import _newest_intact
+from .saving import _Saver
+from .signals import StopSignal, _end_workers
+
+
+class CheckpointManager:
+    """Saves and resumes a training job. Make it after init_process_group; use it in `with`.
+
+    directory  all ranks must see it; no other job may write into it
+    state      name -> object with state_dict and load_state_dict (or None), equal on all ranks.
+               Call the model "model" and its optimizer "optimizer". Scheduler, GradScaler and
+               sampler may have any name
+    config     its options; each may also be given by its name: every_steps=1000
+    per_rank   as state, for objects that differ between ranks (a torchdata StatefulDataLoader)
+
+    Raises ValueError or TypeError for arguments that can't work, CheckpointError for a directory
+    that can't. On several ranks, all must call its methods at the same points.
+    """
+
+    def __init__(
+        self,
+        directory: AnyPath,
+        state: Mapping[str, Stateful | None],
+        config: Config | None = None,
+        *,
+        per_rank: Mapping[str, Stateful | None] | None = None,
+        **options: Any,
+    ):
+        self.directory = CheckpointDirectory(directory)
+        if self.directory.path.exists() and not self.directory.path.is_dir():
+            raise CheckpointError(f"{self.directory.path} is a file: give a directory")
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not (
+            dist.is_available() and dist.is_initialized()
+        ):
+            raise CheckpointError(
+                "this is one of several ranks (WORLD_SIZE): call init_process_group before you "
+                "make the manager"
+            )
+        self.config = replace(config or Config(), **options)
+        self.job = _Job(state, per_rank or {}, self.config.gradients)
+        self.state, self.per_rank = self.job.state, self.job.per_rank
+        self.lives, self.lock = _Lives(self.directory.path), _Lock(self.directory.path)
+        # a dead rank is noticed at once, whatever the timeout
+        self.ranks = _Ranks(self.config.timeout)
+        self.rank = self.ranks.rank
+        self.saver = _Saver(self.directory, self.config, self.lives.last.get("cost", 0.0))
+        self.job.find_shards()
+        self.epoch = self.steps = 0
+        self.best, self.stopping = math.inf, False
+        self.outcome: str | None = None
+        self.reason: str | None = None  # why it stops or has stopped
+        self.signal, self.clock = StopSignal(), _Clock(self.config)
+        self.saved: tuple[int, int] | None = None
+        # resume() or start_over() was called; training has begun; something was trained
+        self.resumed = self.begun = self.moved = False
+
+    def __enter__(self) -> CheckpointManager:
+        self.signal.__enter__()
+        for sampler in self.job.samplers():
+            sampler.at_start = self._begin
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.outcome = FAILED
+        atexit.register(_end_workers)
+        for sampler in self.job.samplers():
+            sampler.at_start = None
+        if isinstance(error, SystemExit):
+            self.reason = self.reason or f"sys.exit({error.code})"
+            if error.code in (None, 0) or (self.stopping and error.code == EXIT_STATUS[PREEMPTED]):
+                error = None  # it ends as it wants to
+        elif error is not None:
+            self.reason = f"{type(error).__name__}: {error}"[:500]
+        try:
+            if error is None:
+                if self.moved and self.saved != self._position():  # trained since the last save
+                    self.save()
+                self.flush()
+                self.outcome = PREEMPTED if self.stopping else DONE
+        except BaseException as e:
+            self.reason = f"{type(e).__name__}: {e}"[:500]
+            raise
+        finally:
+            self.saver.close()
+            self._note_outcome(interrupted=kind is KeyboardInterrupt)
+            self.signal.__exit__()
+            self.lock.release()
+
+    def _note_outcome(self, interrupted: bool) -> None:
+        outcome, last = self.outcome, self.lives.last.get("outcome")
+        if outcome == DONE and not self.moved:
+            outcome = last or DONE  # it trained nothing: the last life's outcome still holds
+        # one that is asked to stop before its first step may have no other way to say so
+        asked = outcome == PREEMPTED and last != DONE
+        try:
+            if self.rank == 0 and (self.begun or (asked and self.lock.take())):
+                self.lives.note(
+                    **self._progress(), outcome=outcome, reason=self.reason, interrupted=interrupted
+                )
+        except OSError as e:  # don't hide the error that ended the job
+            _say(f"status.json can't be written: {e}")
+
+    @property
+    def exit_status(self) -> int:
+        """For sys.exit: 0 done, 75 preempted, 1 failed.
+
+        torchrun turns every status but 0 into 1: read status.json there.
+        """
+        return EXIT_STATUS[self.outcome or FAILED]
+
+    def status(self) -> dict[str, Any]:
+        """The last life's outcome, reason, steps ...; {} if none has trained here."""
+        return self.lives.read()
+
+    def _progress(self) -> dict[str, Any]:
+        return {"steps": self.steps, "epoch": self.epoch, "cost": round(self.saver.cost, 3)}
+
+    # --- when
+
+    def step(self) -> bool:
+        """Call it after every optimizer step, on every rank. It saves if due; True means stop."""
+        self._moves()
+        self.steps += 1
+        every = self.config.every_steps
+        return self._check(every is not None and self.steps % every == 0)
+
+    def end_epoch(self, metric: float | None = None) -> bool:
+        """Call it after an epoch and its evaluation, on every rank; True means stop.
+
+        metric  lower is better, so negate an accuracy. Only rank 0's counts. The best checkpoint
+                is saved separately
+        """
+        self._moves()
+        self.epoch += 1
+        for part in self.state.values():
+            if hasattr(part, "next_epoch"):
+                part.next_epoch()
+        mine = metric if self.rank == 0 and metric is not None and metric < self.best else None
+        better, best = self.ranks.highest(mine is not None, -math.inf if mine is None else mine)
+        if better:  # before the other checkpoint, which records self.best as saved
+            self.best = best
+            self.save("best")
+        every = self.config.every_epochs
+        return self._check(every is not None and self.epoch % every == 0)
+
+    def should_stop(self) -> bool:
+        """Call it in evaluation and other long work, on every rank; True means stop."""
+        return self._check(False, save=False)
+
+    def _check(self, due: bool, save: bool = True) -> bool:
+        self.clock.tick()
+        over = self.clock.is_over(self.saver.cost)
+        number = signal.Signals[self.signal.received] if self.signal.received else 0
+        signaled, any_over, late, any_failed = self.ranks.highest(
+            number, over, self.clock.is_late(), self.saver.has_failed()
+        )
+        if any_failed:
+            self.flush()
+        if (signaled or any_over) and not self.stopping:
+            self.stopping = True
+            end = f"the job's time ends at {time.ctime(self.clock.end_time)}" if over else "time"
+            self.reason = signal.Signals(int(signaled)).name if signaled else end
+            if self.rank == 0:
+                _say(f"stopping after step {self.steps}: {self.reason}", logging.INFO)
+        if save and (due or late or self.stopping):
+            self.save()
+        return self.stopping
+
+    def _moves(self) -> None:
+        if not self.moved:
+            self._begin()
+            self.ranks.together("training", lambda: self._capture() and None)  # what can't be saved
+            self.moved = True
+
+    def _begin(self) -> None:
+        """What training needs and a look doesn't: the directory's lock, and to count as a life."""
+        if not self.begun:
+            self.ranks.together("training", self._own_directory)
+            self.begun = True
+
+    def _own_directory(self) -> None:
+        """Refuse to train into others' checkpoints, beside another job, or in a crash loop."""
+        if self.rank:
+            return
+        if not self.resumed and (self.directory.names() or self.directory.names("best")):
+            raise CheckpointError(
+                f"{self.directory.path} holds checkpoints: call resume() before training, or "
+                "start_over() to move them aside"
+            )
+        self.lock.require()
+        self.directory.clear_leftovers()
+        self.lives.begin(self._progress(), self.config.max_stuck)
+
+    # --- saving
+
+    def save(self, kind: str = "step") -> None:
+        """Save now, on every rank; CheckpointError (or OSError) if it fails.
+
+        An asynchronous save returns when the state is copied; the next call raises its failure.
+        """
+        self.flush()
+        tree: dict[str, _Packed] = {}
+        self.ranks.together("the save", lambda: tree.update(self._capture()))
+        self.saver.save(kind, self.steps, tree)
+        self.clock.saved_at = time.monotonic()
+        if kind == "step":
+            self.saved = self._position()
+
+    def flush(self) -> None:
+        """Wait for the save in flight and raise its failure."""
+        self.saver.flush()
+
+    def _position(self) -> tuple[int, int]:
+        return self.steps, self.epoch
+
+    def _capture(self) -> dict[str, _Packed]:
+        progress = {"epoch": self.epoch, "steps": self.steps, "best": self.best}
+        return self.job.capture(self.ranks, progress)
+
+    # --- resuming
+
+    def resume(self, kind: str = "step") -> bool:
+        """Load the newest intact checkpoint, on every rank; False if there is none.
+
+        kind    "best" loads the best one instead
+        Raises  CheckpointError if checkpoints exist but none is intact, or after max_stuck lives
+                without a new one; Mismatch if the checkpoint doesn't fit this job.
+        """
+        self.flush()
+        self.resumed = True
+        found = _newest_intact(kind, self.directory, self.job, self.ranks)
+        if found is not None:
+            name, parts = found
+            self.ranks.together(f"resuming from {name}", lambda: self._apply(name, parts))
+            if self.rank == 0:
+                _say(f"resumed from {self.directory.path / name}", logging.INFO)
+        if kind == "step":
+            self.saved = self._position() if found else None
+        return found is not None
+
+    def start_over(self) -> None:
+        """Start from step 0; existing checkpoints are kept, as abandoned-..."""
+
+        def put_aside() -> None:
+            if self.rank == 0:
+                self.lock.require()
+                for kind in ("step", "best"):
+                    self.directory.set_aside(kind, -1)
+
+        self.resumed = True
+        self.ranks.together("starting over", put_aside)
+
+    def _apply(self, name: str, parts: dict[str, Any]) -> None:
+        where = self.directory.path / name
+        progress = self.job.apply(where, parts["shared"], parts["own"], self.ranks)
+        self.epoch, self.steps, self.best = progress["epoch"], progress["steps"], progress["best"]

@@ -1,0 +1,73 @@
+"""The state of modules, without what wrappers add and with what state_dict leaves out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+
+from .interfaces import Mismatch, Stateful
+
+
+def bare(model: Any) -> Any:
+    """The module inside DistributedDataParallel, DataParallel and torch.compile."""
+    while isinstance(
+        model, (torch.nn.parallel.DistributedDataParallel, torch.nn.DataParallel)
+    ) or hasattr(model, "_orig_mod"):
+        model = model._orig_mod if hasattr(model, "_orig_mod") else model.module
+    return model
+
+
+def _plain_key(key: str) -> str:
+    """Without what torch.compile and activation checkpointing insert."""
+    return key.replace("_orig_mod.", "").replace("_checkpoint_wrapped_module.", "")
+
+
+def _versions(part: torch.nn.Module) -> dict[str, dict[str, Any]]:
+    """Its modules' versions, by which load_state_dict converts what older ones saved."""
+    return {
+        _plain_key(name): dict(about) for name, about in bare(part).state_dict()._metadata.items()
+    }
+
+
+def _state_of(part: Stateful | None) -> Any:
+    if isinstance(part, torch.nn.Module):
+        return {_plain_key(k): v for k, v in bare(part).state_dict().items()}
+    return None if part is None else part.state_dict()
+
+
+def _buffers_of(part: torch.nn.Module, held: Iterable[str] = ()) -> dict[str, torch.Tensor]:
+    """Its buffers, except those in `held`."""
+    buffers = bare(part).named_buffers(remove_duplicate=False)
+    found = {_plain_key(n): b for n, b in buffers if not hasattr(b, "to_local")}
+    return {n: b for n, b in found.items() if n not in held}
+
+
+def _load_buffers(part: torch.nn.Module, saved: Mapping[str, torch.Tensor], name: str) -> None:
+    """Fill its buffers; one that training has made, or changed in shape, is made again."""
+    modules = {_plain_key(n): m for n, m in bare(part).named_modules(remove_duplicate=False)}
+    for key, value in saved.items():
+        path, _, last = key.rpartition(".")
+        owner = modules.get(path)
+        if owner is None or (last not in owner._buffers and hasattr(owner, last)):
+            raise Mismatch(f"'{name}' has no buffer '{key}', which the checkpoint holds")
+        mine = owner._buffers.get(last)
+        if mine is not None and (mine.shape, mine.dtype) == (value.shape, value.dtype):
+            with torch.no_grad():
+                mine.copy_(value)
+        else:
+            persistent = last in owner._buffers and last not in owner._non_persistent_buffers_set
+            device = value.device if mine is None else mine.device
+            owner.register_buffer(last, value.to(device, copy=True), persistent)
+
+
+def _compare_types(name: str, saved: Mapping[str, Any], job: Mapping[str, Any]) -> None:
+    """Mismatch if loading would convert a parameter: the job wouldn't be the one that was saved."""
+    for key, value in saved.items():
+        mine = job.get(key)
+        if isinstance(mine, torch.Tensor) and mine.dtype != value.dtype:
+            raise Mismatch(
+                f"'{name}': {key} is {value.dtype} in the checkpoint and {mine.dtype} in the job: "
+                "convert the model as it was before you make the manager"
+            )

@@ -1,0 +1,79 @@
+"""Optimizers: each parameter's state by its name and in its own type."""
+
+from __future__ import annotations
+
+import collections
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from .interfaces import Mismatch
+from .modules import _plain_key, bare
+from .reporting import _few
+
+Names = list[list[str]]  # of an optimizer's parameters, in each of its groups
+
+
+def _names_of(optimizer: torch.optim.Optimizer, modules: Mapping[str, torch.nn.Module]) -> Names:
+    """Where each parameter is in the registered modules; else its shape, and which of that shape.
+
+    A loaded optimizer gets its state by these names, not by the parameters' order.
+    """
+    known: dict[int, str] = {}
+    for part, module in modules.items():
+        for name, p in bare(module).named_parameters():
+            known.setdefault(id(p), f"{part}.{_plain_key(name)}")
+    others: collections.Counter[str] = collections.Counter()
+
+    def name_of(p: torch.Tensor) -> str:
+        if id(p) in known:
+            return known[id(p)]
+        others[shape := str(tuple(p.shape))] += 1
+        return f"{shape} number {others[shape]}"
+
+    return [[name_of(p) for p in group["params"]] for group in optimizer.param_groups]
+
+
+def _load_optimizer(
+    part: torch.optim.Optimizer, state: Any, saved: Names | None, job: Names, exact: bool
+) -> None:
+    """Load an optimizer's state_dict: each parameter's state by name, in type as it was saved.
+
+    saved   the names in the state's groups; None: it is from a version that didn't save any
+    exact   the state's tensors are on the devices where they belong
+    """
+    groups = state["param_groups"]
+    if saved is None and all("param_names" in g for g in [*groups, *part.param_groups]):
+        saved, job = ([g["param_names"] for g in gs] for gs in (groups, part.param_groups))
+    if saved is not None:
+        for n, (was, now) in enumerate(itertools.zip_longest(saved, job, fillvalue=())):
+            if sorted(was) != sorted(now):
+                raise Mismatch(
+                    f"group {n} of the optimizer held {_few(set(was) - set(now))}, which the job's "
+                    f"doesn't; the job's holds {_few(set(now) - set(was))} instead"
+                )
+        ordered = []
+        for group, was, now in zip(groups, saved, job, strict=True):
+            number = dict(zip(was, group["params"], strict=True))
+            ordered.append({**group, "params": [number[name] for name in now]})
+            if len(names := dict(zip(was, group.get("param_names", ()), strict=False))) == len(was):
+                ordered[-1] |= {"param_names": [names[name] for name in now]} if names else {}
+        state, groups = {**state, "param_groups": ordered}, ordered
+    part.load_state_dict(state)
+    numbers = [n for g in groups for n in g["params"]]
+    params = [p for g in part.param_groups for p in g["params"]]
+    for n, p in zip(numbers, params, strict=True):
+        for k, v in state["state"].get(n, {}).items():
+            mine = part.state[p].get(k)
+            if mine is None or k == "step":  # torch decides where step belongs
+                continue
+            # else load_state_dict casts to the parameter's type, and makes nonsense of strings
+            if not isinstance(v, torch.Tensor):
+                part.state[p][k] = v if exact or isinstance(v, (str, bytes)) else mine
+            elif v.shape != p.shape:
+                part.state[p][k] = v if exact else v.to(mine.device)
+            elif (mine.dtype, mine.stride()) != (v.dtype, p.stride()):
+                new = torch.empty_like(p, dtype=v.dtype, requires_grad=False)
+                part.state[p][k] = new.copy_(v)

@@ -1,0 +1,101 @@
+"""What the ranks decide together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, ClassVar
+
+import torch
+import torch.distributed as dist
+
+from .interfaces import CheckpointError, Mismatch
+from .reporting import _say
+
+
+def _rank_and_world() -> tuple[int, int]:
+    on = dist.is_available() and dist.is_initialized()
+    return (dist.get_rank(), dist.get_world_size()) if on else (0, 1)
+
+
+class _Ranks:
+    """What the ranks decide together.
+
+    It has its own gloo group, because another thread may be in a collective.
+    """
+
+    def __init__(self, timeout: float):
+        self.rank, self.world = _rank_and_world()
+        self.on = self.world > 1
+        self.group = None
+        if self.on:
+            self._await_others(timeout)
+            self.group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout))
+
+    made: ClassVar[int] = 0
+
+    def _await_others(self, timeout: float) -> None:
+        """new_group would wait for the ranks that never come, and not say for what."""
+        _Ranks.made += 1
+        store = dist.distributed_c10d._get_default_store()
+        keys = [f"checkpoint_utils {_Ranks.made} {rank}" for rank in range(self.world)]
+        store.set(keys[self.rank], "")
+        told = "every rank must make the CheckpointManager, not only one (no `if rank == 0`)"
+        limit = min(timeout, 300.0)  # nobody saves yet, so a rank needn't be late by as much
+        soon = min(10.0, limit / 2)
+        for seconds, last in ((soon, False), (limit - soon, True)):
+            try:
+                store.wait(keys, timedelta(seconds=seconds))
+                return
+            except RuntimeError as e:
+                missing = [r for r, key in enumerate(keys) if not store.check([key])]
+                if last:
+                    raise CheckpointError(
+                        f"ranks {missing} made no manager within {limit:.0f} s: {told}"
+                    ) from e
+                _say(f"rank {self.rank} waits for ranks {missing}: {told}")
+
+    def _meet(self, what: str, collective: Callable[[], object]) -> None:
+        try:
+            collective()
+        except RuntimeError as e:  # a rank has died or never came
+            told = (
+                f"rank {self.rank} lost the others in {what}: one has died or didn't call "
+                "it. Every rank must call"
+            )
+            raise CheckpointError(
+                f"{told} step, end_epoch, should_stop, save and resume at the same points ({e})"
+            ) from e
+
+    def together(self, what: str, work: Callable[[], object]) -> list[Any]:
+        """Run `work` on every rank and return all results; an error on one is raised on all."""
+        mine: tuple[str | None, object] = (None, None)
+        error: BaseException | None = None
+        try:
+            mine = (None, work())
+        except BaseException as e:  # not only Exception: torch's own CheckpointException isn't one
+            if not self.on or isinstance(e, (KeyboardInterrupt, SystemExit)):
+                raise
+            mine, error = (f"{type(e).__name__}: {e}", isinstance(e, Mismatch)), e
+        results = [mine] * self.world
+        if self.on:
+            self._meet(what, lambda: dist.all_gather_object(results, mine, group=self.group))
+        failed = [f"rank {r}: {message}" for r, (message, _) in enumerate(results) if message]
+        if failed:
+            mismatch = any(flag for message, flag in results if message)
+            raise (Mismatch if mismatch else CheckpointError)(
+                f"{what} failed on {'; '.join(failed)}"
+            ) from error
+        return [result for _, result in results]
+
+    def highest(self, *numbers: float) -> list[float]:
+        """Each number's maximum over all ranks."""
+        if not self.on:
+            return list(numbers)
+        t = torch.tensor(numbers, dtype=torch.float64, device="cpu")
+        self._meet(
+            "step, end_epoch or should_stop",
+            lambda: dist.all_reduce(t, dist.ReduceOp.MAX, group=self.group),
+        )
+        highest: list[float] = t.tolist()
+        return highest

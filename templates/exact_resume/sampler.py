@@ -1,0 +1,81 @@
+"""The position in the data."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+from .ranks import _rank_and_world
+
+Batch = TypeVar("Batch")
+
+
+class ResumableSampler:
+    """A batch sampler that knows its position in the epoch; a resumed epoch skips trained batches.
+
+    The order depends only on `seed` and the epoch, not on torch's global generator. With several
+    ranks, make it after init_process_group. A global batch is batch_size times the number of ranks,
+    and each rank gets its part of it. So the position is one number and fits another number of
+    ranks. Samples at an epoch's end that don't fill a global batch are dropped.
+
+    size        samples in an epoch, on all ranks together
+    batch_size  samples in a batch, on one rank
+    Raises      ValueError if there are too few samples for one global batch.
+    """
+
+    def __init__(self, size: int, batch_size: int, shuffle: bool = True, seed: int = 0):
+        self.rank, self.world = _rank_and_world()
+        self.size, self.batch_size, self.shuffle, self.seed = size, batch_size, shuffle, seed
+        self.epoch = self.samples = 0  # samples: trained in this epoch, on all ranks together
+        self.resumed = False
+        self.at_start: Callable[[], None] | None = None  # tells the manager that training begins
+        if len(self) < 1:
+            raise ValueError(
+                f"{size} samples are too few for a batch of {batch_size} on each of "
+                f"{self.world} ranks"
+            )
+
+    def __len__(self) -> int:
+        return self.size // (self.batch_size * self.world)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = list(range(self.size))
+        if self.shuffle:
+            random.Random(f"{self.seed} {self.epoch}").shuffle(order)
+        step = self.batch_size * self.world
+        for start in range(self.samples, self.size - step + 1, step):
+            mine = start + self.rank * self.batch_size
+            yield order[mine : mine + self.batch_size]
+
+    def follow(self, loader: Iterable[Batch]) -> Iterator[Batch]:
+        """The loader's batches; each counts as trained when the loop gets it, not when prefetched.
+
+        A resumed epoch may have none left. RuntimeError if a fresh one has none.
+        """
+        if self.samples + self.batch_size * self.world > self.size and not self.resumed:
+            raise RuntimeError(
+                "this epoch's samples are all trained: is the sampler in the manager's state? "
+                "Only then does end_epoch() advance it"
+            )
+        if self.at_start is not None:
+            self.at_start()
+        for batch in loader:
+            self.samples += self.batch_size * self.world
+            yield batch
+
+    def next_epoch(self) -> None:
+        self.epoch, self.samples, self.resumed = self.epoch + 1, 0, False
+
+    def state_dict(self) -> dict[str, Any]:
+        order = {"size": self.size, "shuffle": self.shuffle, "seed": self.seed}
+        return {"epoch": self.epoch, "samples": self.samples, **order}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name in ("size", "shuffle", "seed"):
+            if state[name] != getattr(self, name):
+                raise ValueError(
+                    f"the data were in another order: {name} was {state[name]} and is now "
+                    f"{getattr(self, name)}"
+                )
+        self.epoch, self.samples, self.resumed = state["epoch"], state["samples"], True

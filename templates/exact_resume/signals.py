@@ -1,0 +1,54 @@
+"""Signals that ask for a save."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from .reporting import _say
+
+
+class StopSignal:
+    """Context manager: SIGTERM and SIGUSR1 set a flag and do nothing else.
+
+    `received` is the first signal's name, or None. Leaving restores the old handlers. A handler
+    that saves would interrupt optimizer.step() and save weights of two different steps.
+    """
+
+    def __init__(self, signals: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGUSR1)):
+        self.signals = signals
+        self.received: str | None = None
+
+    def __enter__(self) -> StopSignal:
+        self.before: dict[signal.Signals, Any] = {}
+        if threading.current_thread() is threading.main_thread():
+            self.before = {s: signal.signal(s, self._note) for s in self.signals}
+        else:  # as in Ray Train
+            _say("this isn't the main thread: no signal is seen here, and none asks for a save")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for s, handler in self.before.items():
+            # Python can't restore a handler that C code installed
+            if handler is not None:
+                signal.signal(s, handler)
+
+    def _note(self, number: int, frame: object) -> None:
+        self.received = self.received or signal.Signals(number).name
+
+
+def _end_workers() -> None:
+    """Kill DataLoader workers: at exit, Python would wait for them, but they ignore SIGTERM."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
+
+
+def ignore_signals(worker: int = 0) -> None:
+    """worker_init_fn for a DataLoader: signals to the group must not kill it before the save."""
+    for s in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(s, signal.SIG_IGN)
