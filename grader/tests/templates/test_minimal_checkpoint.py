@@ -237,9 +237,10 @@ def test_any_flipped_bit_and_any_cut_is_found(tmp_path):
     mine.resume()
     (path,) = mine.paths()
     data = path.read_bytes()
+    places = range(0, len(data), 31)
     for damaged in (
-        *(data[:n] + bytes([data[n] ^ 1 << n % 8]) + data[n + 1 :] for n in range(0, len(data), 9)),
-        *(data[:n] for n in range(0, len(data), 80)),
+        *(data[:n] + bytes([data[n] ^ 1 << n % 8]) + data[n + 1 :] for n in places),
+        *(data[:n] for n in places),
         data + b"\0",
     ):
         path.write_bytes(damaged)
