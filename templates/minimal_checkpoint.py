@@ -189,6 +189,7 @@ class StopSignal:
     def __exit__(self, *_: object) -> None:
         for s, handler in self.before.items():
             signal.signal(s, handler)
+        atexit.register(_end_workers)
 
     def _note(self, number: int, frame: object) -> None:
         self.received = self.received or signal.Signals(number).name
@@ -200,9 +201,8 @@ def ignore_signals(worker: int = 0) -> None:
         signal.signal(s, signal.SIG_IGN)
 
 
-@atexit.register
 def _end_workers() -> None:
-    """At exit, Python would end workers with SIGTERM, which they ignore, and wait for ever."""
+    """Python would send persistent workers a SIGTERM, which they ignore, and wait for ever."""
     for child in multiprocessing.active_children():
         if child.daemon:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise

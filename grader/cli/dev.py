@@ -25,7 +25,7 @@ def _named(names: tuple[str, ...]) -> list[Exercise]:
 @command.command("derive")
 @click.argument("names", nargs=-1)
 def derive_command(names: tuple[str, ...]) -> None:
-    """Derive what is generated: starters, samples and diffs in pages, checkpoint_utils.py."""
+    """Derive starters, samples and diffs in documentation, and templates/checkpoint_utils.py."""
     from grader.authoring import amalgamation, integrations, samples
 
     for exercise in _named(names):
@@ -33,10 +33,10 @@ def derive_command(names: tuple[str, ...]) -> None:
             click.echo(f"wrote {file.relative_to(ROOT)}")
     for page in parsed(samples.write, ROOT):
         click.echo(f"wrote the samples in {page.relative_to(ROOT)}")
-    for path in parsed(amalgamation.write, ROOT):
-        click.echo(f"wrote {path.relative_to(ROOT)}")
     for page in integrations.write(ROOT):
         click.echo(f"wrote the diffs in {page.relative_to(ROOT)}")
+    for path in parsed(amalgamation.write, ROOT):
+        click.echo(f"wrote {path.relative_to(ROOT)}")
 
 
 @command.command("check")

@@ -1,6 +1,6 @@
 """The loop in the docstring of templates/minimal_checkpoint.py, as it stands there.
 
-    minimal.py FOLDER WORKERS [--fail]         --fail: its sixth step raises an error
+    minimal.py FOLDER WORKERS [--persistent]         --persistent: its workers stay to the end
 
 It trains a model that draws from every generator, and writes each step's loss and the final weights
 into FOLDER.
@@ -41,8 +41,6 @@ scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 3)
 
 
 def train_step(batch):
-    if "--fail" in sys.argv and scope["step"] == 5:
-        raise ZeroDivisionError
     noise = random.random() + numpy.random.rand()
     loss = (model(batch) - noise).pow(2).mean()
     optimizer.zero_grad()
@@ -54,10 +52,11 @@ def train_step(batch):
     scheduler.step()
 
 
+persistent = ", persistent_workers=True" if "--persistent" in sys.argv else ""
 loop = textwrap.dedent(minimal_checkpoint.__doc__.split("\n\n")[1])
 for shown, here in (
     ('Checkpoints("checkpoints"', f"Checkpoints({str(top / 'ck')!r}"),
-    ("num_workers=4", f"num_workers={workers}"),
+    ("num_workers=4", f"num_workers={workers}{persistent}"),
     ("batch_size=32", "batch_size=4"),
     ("% 1000", "% 4"),
 ):
