@@ -140,10 +140,10 @@ def _after_step(optimizer: Any, args: Any, kwargs: Any) -> None:
     if not _counted:
         return
     _steps += 1
-    if spec.get("recorded") and not _forked and rank() == 0:
+    if spec.get("recorded") and rank() == 0:
         records.mark(_steps)
     fault = spec.get("fault")
-    if not fault or restart() or _forked:
+    if not fault or restart():
         return
     if _full_since is not None:
         if _steps == _full_since + fault["more"]:
@@ -182,8 +182,7 @@ def _watch_saves() -> None:
 
     @functools.wraps(inner)
     def save(obj: object, *args: Any, **kwargs: Any) -> Any:
-        if not _forked:
-            note(obj)
+        note(obj)
         return inner(obj, *args, **kwargs)
 
     torch.save = torch.serialization.save = save

@@ -229,6 +229,8 @@ def test_an_audit_that_is_ended_reports_what_is_known_and_leaves_nothing(tmp_pat
         (["--", "python", "train.py"], 2, "{out}"),
         (["--budget", "soon", "--", "python", "{out}"], 2, "soon"),
         (["--resume-command", "'", "--", "python", "{out}"], 2, "--resume-command"),
+        (["--elastic", "2", "--", "python", "{out}"], 2, "--elastic"),
+        (["--reproducer", "/dev/null/x", "--", "python", "{out}"], 2, "--reproducer"),
         (["--setup", "false {out}", "--", "python", "{out}"], 2, "--setup"),
         (["--", "no-such-program", "{out}"], 3, "no-such-program"),
         (["--", sys.executable, "-c", "print('hello')", "{out}"], 3, "0 optimizer steps"),
