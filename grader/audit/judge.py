@@ -138,8 +138,10 @@ def _judge_life(
     outcome.status, outcome.tail = life.status, life.tail
     if final and (life.ended or life.status != 0):
         hangs = life.ended == "wall"
-        how = f"ended by the limit of {life.ended}" if life.ended else f"exit status {life.status}"
-        outcome.problems.append(Problem("hangs" if hangs else "no-restart", text=how))
+        limit = f"was ended by the limit of {life.ended}"
+        how = limit if life.ended else f"ended with exit status {life.status}"
+        text = f"{done} steps were done; the relaunch {how}"
+        outcome.problems.append(Problem("hangs" if hangs else "no-restart", text=text))
         return None
     steps = life.first.steps
     if not steps:

@@ -70,7 +70,9 @@ class Audit:
     def run_faults(
         self, chosen: list[Fault], choose: Callable[[Fault], bool] = lambda fault: True
     ) -> None:
-        self.untried = [fault for fault in chosen if fault == plan.RECORD or choose(fault)]
+        wanted = list(filter(choose, chosen))
+        # a state's name isn't known before the saves are recorded
+        self.untried = wanted or [fault for fault in chosen if fault == plan.RECORD]
         try:
             while self.untried and self.left >= self._cost(self.untried[0]):
                 self._say_progress(self.untried[0])

@@ -17,7 +17,7 @@ from grader.course.catalog import ROOT
 from grader.harness import scratch
 
 SIZES = {"1 M": (256, 15), "30 M": (1600, 12)}  # parameters: (width, layers)
-STEPS = 30
+STEPS = 20
 SECONDS = 1800
 # a step of some size, as people write it: what it takes without the probe is measured as well
 JOB = """
@@ -58,7 +58,7 @@ def _overhead(folder: Path) -> None:
             args = [str(script), "{out}", *map(str, (width, layers, batch, STEPS))]
             words = [sys.executable, *args]
             plain = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
-            runner = Runner(Commands.of(words, None, None), folder)
+            runner = Runner(Commands.of(words, None, None), folder / f"{width}-{batch}")
             first = runner.start(runner.new_run(SECONDS), SECONDS)
             runner.every = sampling(first)
             again = runner.start(runner.new_run(SECONDS), SECONDS)
@@ -82,7 +82,7 @@ def _template(folder: Path) -> None:
     words = [sys.executable, script, "--directory", "{out}", "--epochs", "2", "--samples", "256"]
     words += ["--workers", "0", "--save-every-steps", "5"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    runner = Runner(Commands.of(words, None, None), folder, environment=environment)
+    runner = Runner(Commands.of(words, None, None), folder / "template", environment=environment)
     audit = Audit(runner, SECONDS, seed=1, say=lambda line: None)
     began = time.perf_counter()
     audit.run()

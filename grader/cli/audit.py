@@ -16,6 +16,7 @@ from rich.console import Console
 from grader.audit import data, page, report, reproduce
 from grader.audit.lives import Commands, Runner
 from grader.audit.session import Audit, CannotJudge
+from grader.errors import UsageError
 from grader.harness import scratch
 from grader.harness.launcher import Lost
 from grader.interrupt import Interrupted
@@ -112,6 +113,8 @@ def command(
             if file:
                 targets[text] = Target(Path(file))
                 stack.callback(targets[text].close)
+        if reproducer:
+            _make(reproducer)
         folder = scratch.make()
         stack.callback(scratch.remove, folder)
         runner = Runner(commands, folder)
@@ -128,10 +131,20 @@ def command(
     sys.exit(report.exit_status(audit, fail_on) if status is None else status)
 
 
+def _make(folder: Path) -> None:
+    """Before anything runs: what can't be written is known at once."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise UsageError(f"--reproducer {folder}: {e.strerror}") from e
+
+
 def _run(out: Console, audit: Audit, only: str) -> int | None:
     """Run it; return the exit status if that doesn't follow from the findings."""
     try:
         audit.run(lambda fault: only in fault.title)
+        if only and not audit.outcomes and not audit.untried:
+            click.echo(f"grade: no fault has {escaped(only)!r} in its name", err=True)
     except CannotJudge as e:
         click.echo(f"grade: {escaped(str(e))}", err=True)
         for line in e.printed:

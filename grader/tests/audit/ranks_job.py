@@ -25,7 +25,7 @@ if os.path.exists(path):
     step = state["step"]
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
-    if not (args.bad and rank == 1):
+    if not (args.bad and rank == 1) and rank < len(state["rng"]):
         torch.set_rng_state(state["rng"][rank])
 while step < 10:
     x = torch.randn(4, 8)
@@ -34,7 +34,7 @@ while step < 10:
     optimizer.step()
     step += 1
     if step % 4 == 0:
-        rng = [None, None]
+        rng = [None] * dist.get_world_size()
         dist.all_gather_object(rng, torch.get_rng_state())
         if rank == 0:
             state = {"step": step, "model": model.state_dict(), "rng": rng}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import signal
+from dataclasses import replace
 
 import pytest
 
@@ -20,7 +21,8 @@ from grader.audit import (
     words,
 )
 from grader.audit.compare import Comparable, Difference
-from grader.audit.history import FileEvent, Life, Process, Save, Step
+from grader.audit.history import File, FileEvent, Life, Process, Save, Saved, Step
+from grader.audit.session import sampling
 
 TOTAL = 12
 SAVES = (4, 8)
@@ -265,6 +267,125 @@ def test_the_save_that_a_fault_interrupts_does_not_count():
     assert judge.last_save(struck().first, inside) == 4
     assert judge.last_save(struck().first, faults.kill_after(10)) == 8
     assert judge.last_save(struck().first, faults.damage(faults.TRUNCATE, 10)) == 4
+
+
+# --- damage, power, files -------------------------------------------------------------------------
+
+
+OLDER = [File("step-4.pt", 100, -0.5), File("step-8.pt", 100, 0.9)]
+
+
+@pytest.mark.parametrize(
+    "kind, relaunch, files, code",
+    [
+        (faults.TRUNCATE, life([], status=1), OLDER, "damaged-newest"),
+        (faults.TRUNCATE, life([], status=1), OLDER[1:], "only-checkpoint"),
+        (faults.TRUNCATE, resumed(**{"optimizer exp_avg": "x"}), OLDER, "damage-unnoticed"),
+        (faults.FLIP, resumed(weights="x"), OLDER, "flip-unnoticed"),
+        (faults.FLIP, resumed(batch="x"), OLDER, "state-lost"),  # no file holds batches
+        (faults.MISSING, resumed(0), OLDER, "starts-over"),
+    ],
+)
+def test_damage(kind, relaunch, files, code):
+    first = struck(left=files)
+    assert judged(relaunch, first=first, fault=faults.damage(kind, 10))[1] == [code]
+
+
+def test_a_fallback_to_an_older_checkpoint_is_right():
+    outcome, codes = judged(resumed(4), fault=faults.damage(faults.TRUNCATE, 10))
+    assert codes == [] and (outcome.save, outcome.lost) == (4, 6)
+
+
+def test_what_a_plain_crash_shows_too_is_not_due_to_the_disk():
+    bad = resumed(**{"optimizer exp_avg": "x"})
+    outcomes = [
+        judged(bad, fault=fault, first=struck(left=OLDER))[0]
+        for fault in (faults.kill_after(10), faults.damage(faults.FLIP, 10))
+    ]
+    problems.settle(outcomes)
+    assert [f.code for f in findings.collect(outcomes)] == ["state-lost"]
+
+
+def test_a_power_loss_may_cost_only_the_save_under_way():
+    fault = faults.Fault(faults.POWER, "power loss", 9, {"promised": 4})
+    assert judged(resumed(4), first=struck(9), fault=fault)[1] == []
+    assert judged(resumed(0), first=struck(9), fault=fault)[1] == ["power-loss-silent"]
+    assert judged(life([], status=1), first=struck(9), fault=fault)[1] == ["power-loss-stops"]
+    early = faults.Fault(faults.POWER, "power loss", 5, {"promised": 0})
+    assert judged(resumed(0), first=struck(5), fault=early)[1] == []
+
+
+def test_a_full_disk_may_end_the_job_but_not_with_0():
+    fault = faults.Fault(faults.FULL, "disk full", 8, {"event": 2, "rank": 0})
+    assert judged(resumed(4), first=struck(8, status=1), fault=fault)[1] == []
+    assert judged(resumed(4), first=struck(8, status=0), fault=fault)[1] == ["exit-status"]
+
+
+def test_a_job_that_watches_its_time_limit_stops_by_itself():
+    fault = faults.time_limit(8, 20, 1.0)
+    outcome, codes = judged(resumed(3), first=struck(3, fault=None, status=75), fault=fault)
+    assert outcome.happened and codes == []
+
+
+def test_ranks_that_wait_for_a_dead_one():
+    first = struck(ended="wall")
+    assert judged(resumed(), first=first, fault=faults.lose_rank(1, 10))[1] == ["rank-loss-hangs"]
+
+
+def test_on_another_number_of_ranks_only_what_a_checkpoint_carries_counts():
+    fault = faults.resume_elsewhere(10, 4)
+    assert judged(resumed(batch="x", gradients="y"), fault=fault)[1] == []
+    assert judged(resumed(**{"learning rate": "x"}), fault=fault)[1] == ["state-lost"]
+
+
+def test_work_is_counted_in_seconds():
+    first, again = struck(), resumed()
+    first.ranks[0].steps = [Step(0, s.parts, float(n)) for n, s in enumerate(first.first.steps)]
+    first.ranks[0].fault = FAULT | {"t": 10.5}
+    again.ranks[0].steps = [Step(0, s.parts, 103.0) for s in again.first.steps]
+    again.began = 100.0
+    outcome = judged(again, first=first)[0]
+    assert (outcome.lost, outcome.seconds_lost, outcome.restart) == (2, 2.5, 3.0)
+
+
+def test_the_steps_that_are_only_counted_do_not_differ():
+    counted = life([step(8), Step(0, {}), *[step(n) for n in range(10, TOTAL)]])
+    assert judged(counted)[1] == []
+
+
+def test_a_saved_value_that_is_lost_is_found_by_the_save_of_the_same_step():
+    def saved(*values):
+        return [Saved({"model": f"m{n}", "ema": v}, frozenset({"model"})) for n, v in values]
+
+    base, again = life([step(n) for n in range(TOTAL)]), resumed()
+    base.ranks[0].saved, again.ranks[0].saved = saved((4, "a"), (8, "b")), saved((8, "x"))
+    outcome = judged(again, base=base)[0]
+    judge_files.judge_saved(outcome, base, base, again)
+    assert [problem.key for problem in outcome.problems] == [("saved-state-lost", "ema")]
+
+
+def test_an_asynchronous_save_is_not_taken_as_complete():
+    first = struck()
+    first.ranks[0].files = [replace(event, background=True) for event in first.first.files]
+    assert judge.last_save(first.first, faults.kill_after(10)) is None
+
+
+def test_each_start_of_a_launcher_is_a_life(tmp_path):
+    line = {"kind": "step", "rank": 0, "t": 0.5, "optimizer": 0, "parts": {"weights": "w"}}
+    for restart, steps in enumerate((3, 2)):
+        record = json.dumps(line | {"took": 0.1, "restart": restart})
+        (tmp_path / f"{9 - restart}.jsonl").write_text((record + "\n") * steps)
+    assert [len(ranks[0].steps) for ranks in history.read(tmp_path)] == [3, 2]
+
+
+def test_long_steps_are_sampled_where_digests_take_too_long():
+    def with_steps(seconds, cost):
+        steps = [Step(0, {}, n * (seconds + cost)) for n in range(10)]
+        return Life({0: Process(0, steps, cost=10 * cost)})
+
+    assert sampling(with_steps(0.1, 0.009)) == 1
+    assert sampling(with_steps(0.1, 0.05)) == 5
+    assert sampling(with_steps(0.01, 0.05)) == 1  # a short step
 
 
 # --- findings, records, faults --------------------------------------------------------------------

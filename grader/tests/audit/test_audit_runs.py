@@ -3,86 +3,53 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
 from grader.audit import faults, findings
 from grader.audit.faults import KILL, TEAR, TRUNCATE
-from grader.audit.lives import Commands, Runner
+from grader.audit.lives import on_ranks
 from grader.audit.session import Audit
-from grader.harness import scratch
+from grader.errors import UsageError
 from grader.processes import wait_until
-from grader.tests.audit.warm import Warm
-
-JOB = Path(__file__).with_name("job.py")
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
-LONGEST = 600  # s of any audit
-
-
-def audit_of(folder: Path, *options: str, job: Path = JOB, launch: tuple[str, ...] = ()) -> Audit:
-    words = [*(launch or (sys.executable,)), str(job), "--out_dir", "{out}", *options]
-    runner = Runner(Commands.of(words, None, None), folder, environment=ENVIRONMENT)
-    if not launch:
-        runner.launcher = _warm()
-    return Audit(runner, LONGEST, seed=5, say=lambda line: None, grace=20)
-
-
-@cache
-def _warm() -> Warm:
-    return Warm()
+from grader.tests.audit.auditing import (
+    ENVIRONMENT,
+    JOB,
+    JOBS,
+    audit_of,
+    inside_a_save,
+    tried,
+    undisturbed_once,
+)
 
 
 @pytest.fixture(scope="module")
-def folder():
-    made = scratch.make()
-    yield made
-    scratch.remove(made)
-    if _warm.cache_info().currsize:
-        _warm().end()
-        _warm.cache_clear()
-
-
-def undisturbed(audit: Audit) -> Audit:
-    try:
-        audit.undisturbed()
-    finally:
-        audit.runner.close()
+def right(warm, audit_folder):
+    """The undisturbed runs of the right job; a mistake in resuming doesn't change them."""
+    audit = audit_of(audit_folder, JOB, launcher=warm)
+    audit.undisturbed()
     return audit
 
 
 @pytest.fixture(scope="module")
-def right(folder):
-    """The undisturbed runs of the right job; a mistake in resuming doesn't change them."""
-    return undisturbed(audit_of(folder))
-
-
-@pytest.fixture(scope="module")
-def in_place(folder):
-    return undisturbed(audit_of(folder, "--mistake", "in-place"))
+def in_place(warm, audit_folder):
+    return undisturbed_once(audit_of(audit_folder, JOB, "--mistake", "in-place", launcher=warm))
 
 
 def attempt(like: Audit, fault: faults.Fault, mistake: str) -> tuple:
     """(outcome, findings) of one fault on the job with a mistake, judged by these runs."""
-    audit = audit_of(like.runner.folder, *(["--mistake", mistake] if mistake else []))
+    options = ["--mistake", mistake] if mistake else []
+    audit = audit_of(like.runner.folder, JOB, *options, launcher=like.runner.launcher)
     audit.base, audit.again, audit.comparable = like.base, like.again, like.comparable
-    try:
-        audit.outcomes = [audit.attempt(fault)]
-    finally:
-        audit.runner.close()
+    audit.outcomes = [audit.attempt(fault)]
     return audit.outcomes[0], findings.collect(audit.outcomes)
-
-
-def inside_a_save(audit: Audit, kind: str) -> faults.Fault:
-    save = audit.base.first.saves()[1]
-    return next(fault for fault in faults.at_events(save) if fault.kind == kind)
 
 
 def test_the_undisturbed_runs_are_seen(right):
@@ -149,27 +116,75 @@ def test_a_job_that_ignores_sigterm(right):
     assert (finding.code, finding.harm) == ("ignores-signal", "loss")
 
 
-def test_an_unseeded_job_is_judged_as_far_as_possible(folder):
-    audit = undisturbed(audit_of(folder, "--mistake", "unseeded"))
+def test_an_unseeded_job_is_judged_as_far_as_possible(warm, audit_folder):
+    audit = audit_of(audit_folder, JOB, "--mistake", "unseeded", launcher=warm)
+    audit.undisturbed()
     assert audit.comparable.difference.step == 1
     assert audit.comparable.difference.cause == "weights"
     outcome, found = attempt(audit, faults.kill_after(9), "unseeded")
     assert outcome.resumed == 6 and outcome.identical is None and found == []
 
 
-def test_the_ranks_of_torchrun_are_seen(folder, tmp_path):
-    job = Path(__file__).with_name("ranks_job.py")
-    launch = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
-    audit = undisturbed(audit_of(folder, job=job, launch=launch))
+# --- torchrun -------------------------------------------------------------------------------------
+
+
+RANKS_JOB = Path(__file__).with_name("ranks_job.py")
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+
+
+def test_the_ranks_of_torchrun_are_seen_and_one_is_killed(audit_folder):
+    launch = (*TORCHRUN, "--monitor-interval=0.1")
+    audit = undisturbed_once(audit_of(audit_folder, RANKS_JOB, launch=launch))
     assert sorted(audit.base.ranks) == [0, 1] and audit.comparable.reproducible
-    audit = replace(audit, runner=audit_of(folder, "--bad", job=job, launch=launch).runner)
+    bad = audit_of(audit_folder, RANKS_JOB, "--bad", launch=launch)
     try:
-        outcome = audit.attempt(faults.kill_after(5))
+        outcome = replace(audit, runner=bad.runner).attempt(faults.lose_rank(1, 5))
     finally:
         audit.runner.close()
+        bad.runner.close()
     (problem,) = outcome.problems
     assert problem.code == "state-lost" and problem.difference.rank == 1, outcome
     assert outcome.resumed == 4 and "torch RNG" in problem.difference.names
+
+
+def test_a_job_of_accelerate(audit_folder):
+    pytest.importorskip("accelerate")
+    launch = (sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1")
+    audit = audit_of(audit_folder, JOBS / "accelerate_job.py", launch=launch)
+    try:
+        assert tried(undisturbed_once(audit), faults.kill_after(6)) == []
+    finally:
+        audit.runner.close()
+    assert audit.outcomes[0].identical and audit.outcomes[0].resumed == 4
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_a_job_on_a_cuda_device(audit_folder):
+    audit = undisturbed_once(audit_of(audit_folder, JOBS / "cuda_job.py"))
+    try:
+        (finding,) = tried(audit, faults.kill_after(6))
+    finally:
+        audit.runner.close()
+    assert (finding.code, finding.component) == ("state-lost", "CUDA RNG")
+
+
+def test_ranks_resume_on_another_number(warm, audit_folder):
+    audit = undisturbed_once(
+        audit_of(audit_folder, RANKS_JOB, launcher=warm, launch=("ranks", "2"))
+    )
+    audit.runner.commands = replace(
+        audit.runner.commands, elsewhere=["ranks", "3", *audit.runner.commands.start[2:]]
+    )
+    assert tried(audit, faults.resume_elsewhere(6, 3)) == []
+    assert audit.outcomes[0].resumed == 4
+
+
+def test_the_number_of_ranks_is_replaced_in_the_command():
+    assert on_ranks(["torchrun", "--nproc-per-node", "4", "a.py"], 2)[2] == "2"
+    assert on_ranks(["torchrun", "--nproc_per_node=4", "a.py"], 2)[1] == "--nproc_per_node=2"
+    assert on_ranks(["accelerate", "launch", "--num_processes", "2"], 3)[-1] == "3"
+    with pytest.raises(UsageError, match="--elastic"):
+        on_ranks(["python", "a.py"], 2)
 
 
 # --- the command ----------------------------------------------------------------------------------
@@ -189,7 +204,10 @@ def command(*words: str, **more) -> subprocess.Popen:
 def test_an_audit_that_is_ended_reports_what_is_known_and_leaves_nothing(tmp_path):
     result = tmp_path / "result.json"
     job = [sys.executable, str(JOB), "--out_dir", "{out}"]
-    with command("--json", str(result), "--seed", "1", "--", *job) as process:
+    files = ["--json", str(result)]
+    for name in ("html", "junit", "markdown"):
+        files += [f"--{name}", str(tmp_path / name)]
+    with command(*files, "--seed", "1", "--", *job) as process:
         for line in process.stdout:
             if "the same again" in line:
                 break
@@ -201,6 +219,7 @@ def test_an_audit_that_is_ended_reports_what_is_known_and_leaves_nothing(tmp_pat
     assert process.returncode == 143 and "so far" in out, err
     known = json.loads(result.read_text())
     assert (known["steps"], known["reproducible"], known["faults"]) == (24, None, [])
+    assert all((tmp_path / name).stat().st_size for name in ("html", "junit", "markdown"))
     assert started and psutil.wait_procs(started, timeout=10)[1] == []
 
 
@@ -210,6 +229,8 @@ def test_an_audit_that_is_ended_reports_what_is_known_and_leaves_nothing(tmp_pat
         (["--", "python", "train.py"], 2, "{out}"),
         (["--budget", "soon", "--", "python", "{out}"], 2, "soon"),
         (["--resume-command", "'", "--", "python", "{out}"], 2, "--resume-command"),
+        (["--elastic", "2", "--", "python", "{out}"], 2, "--elastic"),
+        (["--reproducer", "/dev/null/x", "--", "python", "{out}"], 2, "--reproducer"),
         (["--setup", "false {out}", "--", "python", "{out}"], 2, "--setup"),
         (["--", "no-such-program", "{out}"], 3, "no-such-program"),
         (["--", sys.executable, "-c", "print('hello')", "{out}"], 3, "0 optimizer steps"),

@@ -1,0 +1,31 @@
+"""The CUDA generator, which dropout draws from, isn't saved."""
+
+import argparse
+import os
+
+import torch
+from torch import nn
+
+p = argparse.ArgumentParser()
+p.add_argument("--out_dir", required=True)
+path = os.path.join(p.parse_args().out_dir, "last.pt")
+torch.manual_seed(1)
+model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.3), nn.Linear(8, 1)).cuda()
+optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+step = 0
+if os.path.exists(path):
+    state = torch.load(path)
+    step = state["step"]
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+while step < 14:
+    x = torch.randn(8, 4, generator=torch.Generator().manual_seed(step)).cuda()
+    loss = nn.functional.mse_loss(model(x), x.sum(1, keepdim=True))
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    step += 1
+    if step % 4 == 0:
+        state = {"step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
+        torch.save(state, path + ".tmp")
+        os.replace(path + ".tmp", path)
