@@ -51,11 +51,15 @@ def _show_exercise(out: Console, exercise: Exercise, submission: Path | None) ->
     for task in exercise.tasks:
         needs = f"   builds on {', '.join(task.needs)}" if task.needs else ""
         out.print(f"  {task.id}  {task.title}  ({task.points}){needs}")
-        terminal.show_row(out, "", ", ".join(task.functions))
+        if task.functions:
+            terminal.show_row(out, "", ", ".join(task.functions))
         if task.id in last:
             terminal.show_row(out, "", last[task.id].says(files))
     out.print(f"  read   {exercise.folder.name}/README.md")
-    out.print(f"  edit   {exercise.folder.name}/starter/{exercise.module}")
+    names = {exercise.module, *(path.name for path in exercise.starter.glob("*.sbatch"))}
+    edited = [f"{exercise.folder.name}/starter/{name}" for name in sorted(names)]
+    for n, path in enumerate(edited):
+        out.print(f"  {'edit' if n == 0 else '':<7}{path}", highlight=False)
     out.print(
         f"  grade  grade {exercise.id}            one task alone: grade {exercise.id} --task 1"
     )

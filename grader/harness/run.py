@@ -287,7 +287,9 @@ class Run:
                 where = f"relaunched; it continued at step {at}"
             parts.append(f"{self.schedule[len(parts)].story}; {where}")
         if len(self.lives) <= len(self.schedule):
-            parts.append(self.schedule[len(self.lives) - 1].story)
+            due = self.schedule[len(self.lives) - 1].story
+            came = any(process.fault_fired for process in self.last.processes)
+            parts.append(due if came else f"{due}, which never came")
         return "; then ".join(parts)
 
     @property

@@ -76,7 +76,7 @@ def _end_after(fault: dict, since: list[dict]) -> str:
     if error := next((e for e in since if e["event"] == "error"), None):
         return f"it raised {error['type']}: {error['message'][:200]}, {when}"
     gone = next((e for e in since if e["event"] == "gone"), None)
-    after = f" {gone['t'] - fault['t']:.0f} s after that" if gone else ""
+    after = f" {gone['t'] - fault['t']:.0f} s after the fault" if gone else ""
     return f"it ended without reporting anything{after}, {when}"
 
 

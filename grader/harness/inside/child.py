@@ -117,6 +117,7 @@ def stay_on_terminal(job: dict[str, Any]) -> None:
     home = os.environ.get("HOME", "")
     os.environ.update(job["env"] | {"HOME": home})  # a debugger's settings are there
     sys.dont_write_bytecode = True
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # `grade debug` ignores Ctrl-C
 
 
 def load_script(job: dict[str, Any]) -> None:
@@ -163,7 +164,8 @@ def look_at(error: BaseException) -> None:
     if isinstance(error, bdb.BdbQuit):
         return
     if sys.stdin.isatty() and sys.stdout.isatty():
-        print("the life crashed; the debugger stands where (q quits)", flush=True)
+        how = "was interrupted" if isinstance(error, KeyboardInterrupt) else "crashed"
+        print(f"the life {how}; the debugger is at this line (q quits)", flush=True)
         pdb.post_mortem(error.__traceback__)
 
 

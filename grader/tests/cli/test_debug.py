@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -22,13 +23,18 @@ CHECK = "ex01.4/a-run-killed-between-saves-in-mid-epoch-rejoins:no_workers"
 pytestmark = pytest.mark.needs_solution
 
 
-def session(*words: str, answers: tuple[str, ...] = ()) -> tuple[int, str]:
-    """`grade WORDS` on a terminal; each `(Pdb)` gets the next of `answers`. (status, output)."""
+def session(
+    *words: str, answers: tuple[str, ...] = (), interrupt_at: str = "no such text"
+) -> tuple[int, str]:
+    """`grade WORDS` on a terminal; each `(Pdb)` gets the next of `answers`. (status, output).
+
+    interrupt_at  Ctrl-C is pressed when this is shown
+    """
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(ROOT)
         os.execv(sys.executable, [sys.executable, "-m", "grader", *words])
-    shown, answered, left = b"", 0, list(answers)
+    shown, answered, left, interrupted = b"", 0, list(answers), False
     until = time.monotonic() + PATIENCE
     try:
         while time.monotonic() < until:
@@ -41,6 +47,9 @@ def session(*words: str, answers: tuple[str, ...] = ()) -> tuple[int, str]:
             if not data:
                 break
             shown += data
+            if interrupt_at.encode() in shown and not interrupted:
+                interrupted = True
+                os.write(terminal, b"\x03")
             if left and shown.count(b"(Pdb) ") > answered:
                 answered += 1
                 os.write(terminal, left.pop(0).encode() + b"\n")
@@ -81,6 +90,26 @@ def test_the_failing_life_stops_at_a_breakpoint_in_the_students_own_file(work):
     assert re.search(r"\('at step', \d+, '" + re.escape(str(work)), shown), shown
     # the life that resumed, not the one that was killed
     assert re.search(r"--- life \w{4}\.2 of", shown) and "ended with exit status 0" in shown
+
+
+def test_ctrl_c_stops_a_life_that_hangs_where_it_hangs(work):
+    file = work / "checkpoint.py"
+    text = file.read_text()
+    hangs = '    print("it hangs", flush=True)\n    while True: waited = "for ever"\n'
+    assert text.count("    set_rng_state(state") == 1 and text.count("    breakpoint()\n") == 1
+    file.write_text(text.replace("    breakpoint()\n", hangs))
+    status, shown = session(
+        "debug", CHECK, "--submission", str(work), "--seed", "7", "--life", _life_of(work),
+        answers=("p 'waited', waited", "q"), interrupt_at="it hangs",
+    )  # fmt: skip
+    assert status == 0 and "('waited', 'for ever')" in shown, shown
+
+
+def _life_of(work: Path) -> str:
+    """The life in which the check fails, as its message names it."""
+    status, shown = session(CHECK, "--submission", str(work), "--seed", "7")
+    assert status == 1
+    return re.findall(r"--life ([\w.-]+)", shown)[0]
 
 
 def test_a_rank_stops_while_the_others_wait(tmp_path):
