@@ -87,7 +87,7 @@ def junit_text(audit: Audit, command: list[str]) -> str:
         )
         if not outcome.happened:
             ElementTree.SubElement(case, "error", message=outcome.why)
-        elif outcome.word != "fine":
+        elif outcome.word in (SILENT, LOUD, LOSS):
             codes = ", ".join(problem.code for problem in outcome.problems)
             ElementTree.SubElement(case, "failure", message=codes)
     ElementTree.indent(suite)

@@ -91,7 +91,7 @@ class Outcome:
         if not self.happened:
             return "not judged"
         harms = {problem.harm for problem in self.problems}
-        return next((harm for harm in (SILENT, LOUD, LOSS) if harm in harms), "fine")
+        return next((harm for harm in (SILENT, LOUD, LOSS, NOTE) if harm in harms), "fine")
 
 
 def settle(outcomes: list[Outcome]) -> None:

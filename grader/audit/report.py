@@ -15,7 +15,8 @@ from grader.audit.problems import LOSS, LOUD, NOTE, SILENT, Outcome
 from grader.audit.session import Audit
 from grader.report.logs import escaped
 
-COLUMNS = ("fine", SILENT, LOUD, LOSS, "not judged")
+COLUMNS = ("fine", SILENT, LOUD, LOSS, NOTE, "not judged")
+RARE = (NOTE, "not judged")  # columns that are left out where they are empty
 STYLE = {SILENT: "bold red", LOUD: "bold red", LOSS: "bold yellow", NOTE: "bold"}
 LABEL = 10
 SHOWN = 3  # faults of a finding
@@ -104,7 +105,7 @@ def table(outcomes: list[Outcome]) -> tuple[list[str], list[Row]]:
     groups: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
         groups.setdefault(outcome.fault.group, []).append(outcome)
-    columns = [c for c in COLUMNS if c != "not judged" or any(not o.happened for o in outcomes)]
+    columns = [c for c in COLUMNS if c not in RARE or any(o.word == c for o in outcomes)]
     rows = []
     for group, those in groups.items():
         counts = [sum(o.word == column for o in those) for column in columns]

@@ -16,9 +16,10 @@ from grader.bench.show import out, table
 from grader.course.catalog import ROOT
 from grader.harness import scratch
 
-SIZES = {"1 M": (256, 15), "30 M": (1600, 12)}  # parameters: (width, layers)
+SIZES = {"1 M": (256, 15, 1024), "30 M": (1600, 12, 64)}  # parameters: (width, layers, batch)
 STEPS = 20
 SECONDS = 1800
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 # a step of some size, as people write it: what it takes without the probe is measured as well
 JOB = """
 import sys, time, torch
@@ -53,27 +54,34 @@ def _overhead(folder: Path) -> None:
     )
     script = folder / "job.py"
     script.write_text(JOB)
-    for name, (width, layers) in SIZES.items():
-        for batch in (64, 1024):
-            args = [str(script), "{out}", *map(str, (width, layers, batch, STEPS))]
-            words = [sys.executable, *args]
-            plain = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
-            runner = Runner(Commands.of(words, None, None), folder / f"{width}-{batch}")
-            first = runner.start(runner.new_run(SECONDS), SECONDS)
-            runner.every = sampling(first)
-            again = runner.start(runner.new_run(SECONDS), SECONDS)
-            runner.close()
-            step = float(plain.stdout)
-            probed, later = (float(life.tail[-1]) for life in (first, again))
-            cost = first.first.cost / max(1, len(first.first.steps))
-            times = [b.time - a.time for a, b in pairwise(again.first.steps)]
-            mean = sum(times) / len(times)
-            shown.add_row(
-                *(name, str(batch)),
-                *(f"{1000 * value:.1f}" for value in (step, probed, cost)),
-                "no" if runner.every == 1 else f"1 in {runner.every}",
-                f"{1000 * later:.1f} (mean {1000 * mean:.1f})",
-            )
+    for name, (width, layers, batch) in SIZES.items():
+        args = [str(script), "{out}", *map(str, (width, layers, batch, STEPS))]
+        words = [sys.executable, *args]
+        plain = subprocess.run(
+            [word.replace("{out}", str(folder)) for word in words],
+            env=ENVIRONMENT,
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+        runner = Runner(
+            Commands.of(words, None, None), folder / f"{width}", environment=ENVIRONMENT
+        )
+        first = runner.start(runner.new_run(SECONDS), SECONDS)
+        runner.every = sampling(first)
+        again = runner.start(runner.new_run(SECONDS), SECONDS)
+        runner.close()
+        step = float(plain.stdout)
+        probed, later = (float(life.tail[-1]) for life in (first, again))
+        cost = first.first.cost / max(1, len(first.first.steps))
+        times = [b.time - a.time for a, b in pairwise(again.first.steps)]
+        mean = sum(times) / len(times)
+        shown.add_row(
+            *(name, str(batch)),
+            *(f"{1000 * value:.1f}" for value in (step, probed, cost)),
+            "no" if runner.every == 1 else f"1 in {runner.every}",
+            f"{1000 * later:.1f} (mean {1000 * mean:.1f})",
+        )
     out.print(shown)
 
 
@@ -81,8 +89,7 @@ def _template(folder: Path) -> None:
     script = str(ROOT / "templates" / "train_with_checkpoint.py")
     words = [sys.executable, script, "--directory", "{out}", "--epochs", "2", "--samples", "256"]
     words += ["--workers", "0", "--save-every-steps", "5"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    runner = Runner(Commands.of(words, None, None), folder / "template", environment=environment)
+    runner = Runner(Commands.of(words, None, None), folder / "template", environment=ENVIRONMENT)
     audit = Audit(runner, SECONDS, seed=1, say=lambda line: None)
     began = time.perf_counter()
     audit.run()

@@ -129,3 +129,10 @@ def test_a_right_script_gets_no_finding(warm, audit_folder, style):
         chosen += [faults.damage(FLIP, 13), faults.time_limit(6, 20, 1.0)]
     assert tried(audit, *chosen) == []
     assert all(outcome.identical for outcome in audit.outcomes)
+
+
+def test_a_compiled_model_is_seen(warm, audit_folder):
+    audit = undisturbed_once(audit_of(audit_folder, JOBS / "right_compiled.py", launcher=warm))
+    assert {len(step.parts["batch"].split()) for step in audit.base.first.steps} == {2}
+    assert tried(audit, faults.kill_after(6)) == []
+    assert audit.outcomes[0].identical and audit.outcomes[0].resumed == 4
