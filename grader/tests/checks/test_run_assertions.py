@@ -254,3 +254,21 @@ def test_a_status_is_stale_only_if_this_life_has_written_none():
     soon = found(status_file.not_said_too_soon, second_life(wrote, [working]), 1)
     assert soon.code == "told-too-soon"
     assert soon.rows[-1] == ("written", "in this life, by rank 0 (of 2)")
+
+
+@pytest.mark.parametrize(
+    "after, story",
+    [
+        (3, "relaunched from the checkpoint of step 2"),
+        (5, "relaunched; it continued at step 4"),  # no life has saved that step
+        (1, "relaunched"),
+    ],
+)
+def test_a_story_names_only_checkpoints_that_exist(after, story):
+    assert resumed(after).story == f"{KILL.story}; {story}"
+
+
+def test_a_fault_that_never_came_is_told_as_that():
+    hangs = Life([Process(Path("/nowhere"), KILL, {"status": -9}).with_events([])], KILL)
+    assert run(hangs, faults=(KILL,)).story == f"{KILL.story}, which never came"
+    assert run(life(1, 3, fault=KILL), faults=(KILL,)).story == KILL.story
