@@ -7,7 +7,10 @@ from typing import Any
 
 import torch
 
-from .interfaces import Mismatch, Stateful
+from .digest import CHUNK, _FileDigest
+from .interfaces import Mismatch
+from .optional import numpy
+from .tensorfile import _as_bytes, _memory
 
 
 def bare(model: Any) -> Any:
@@ -31,10 +34,45 @@ def _versions(part: torch.nn.Module) -> dict[str, dict[str, Any]]:
     }
 
 
-def _state_of(part: Stateful | None) -> Any:
+def _state_of(part: Any) -> Any:
     if isinstance(part, torch.nn.Module):
         return {_plain_key(k): v for k, v in bare(part).state_dict().items()}
-    return None if part is None else part.state_dict()
+    return part if part is None or _is_plain(part) else part.state_dict()
+
+
+def _is_plain(part: Any) -> bool:
+    """Is it its own state: a dict, a NumPy array or a tensor?"""
+    return type(part) in (dict, torch.Tensor, getattr(numpy, "ndarray", dict))
+
+
+def _fill(part: Any, state: Any) -> None:
+    """Put `state` into a part that is its own state."""
+    if isinstance(part, dict):
+        part.clear()
+        part.update(state)
+        return
+    if (part.shape, part.dtype) != (state.shape, state.dtype):
+        held, mine = ([str(t.dtype), list(t.shape)] for t in (state, part))
+        raise ValueError(f"the checkpoint holds {held}, the job {mine}")
+    with torch.no_grad():
+        part[...] = state
+
+
+def _frozen_in(part: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Its parameters that training doesn't change."""
+    names = bare(part).named_parameters(remove_duplicate=False)
+    return {_plain_key(n): p.detach() for n, p in names if not p.requires_grad}
+
+
+def _digest_of_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
+    digest = _FileDigest()
+    for name, t in tensors.items():
+        digest.update(f"{name} {t.dtype} {list(t.shape)}\n".encode())
+        data = _as_bytes(t)
+        for start in range(0, len(data), CHUNK):
+            piece = data[start : start + CHUNK].cpu()
+            digest.update(_memory(piece), piece)
+    return digest.digest().hex()
 
 
 def _buffers_of(part: torch.nn.Module, held: Iterable[str] = ()) -> dict[str, torch.Tensor]:

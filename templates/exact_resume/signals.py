@@ -10,6 +10,8 @@ from typing import Any
 
 from .reporting import _say
 
+_ignored = {signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2}  # by workers
+
 
 class StopSignal:
     """Context manager: SIGTERM and SIGUSR1 set a flag and do nothing else.
@@ -24,6 +26,7 @@ class StopSignal:
 
     def __enter__(self) -> StopSignal:
         self.before: dict[signal.Signals, Any] = {}
+        _ignored.update(self.signals)
         if threading.current_thread() is threading.main_thread():
             self.before = {s: signal.signal(s, self._note) for s in self.signals}
         else:  # as in Ray Train
@@ -50,5 +53,5 @@ def _end_workers() -> None:
 
 def ignore_signals(worker: int = 0) -> None:
     """worker_init_fn for a DataLoader: signals to the group must not kill it before the save."""
-    for s in (signal.SIGTERM, signal.SIGUSR1):
+    for s in _ignored:
         signal.signal(s, signal.SIG_IGN)

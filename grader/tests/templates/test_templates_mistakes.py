@@ -228,7 +228,7 @@ def test_an_intact_best_is_mentioned_when_nothing_else_is(tmp_path):
         train(ckpt, 1)
         ckpt.end_epoch(0.5)
         wanted = state_of(ckpt)
-    for file in tmp_path.glob("step-*/shared.ckpt"):
+    for file in tmp_path.glob("step-*/shared.json"):
         file.write_bytes(b"")
     with pytest.raises(cu.CheckpointError, match="best"), manager(tmp_path) as again:
         again.resume()

@@ -61,7 +61,7 @@ def damaged_for_one_rank() -> dict:
     saved(ckpt, 90)
     saved(ckpt, 100)
     if ckpt.rank == 0:
-        with open(os.path.join(DIRECTORY, "step-000000000100-1", "rank-1.ckpt"), "r+b") as f:
+        with open(os.path.join(DIRECTORY, "step-000000000100-1", "rank-1.json"), "r+b") as f:
             f.seek(-40, os.SEEK_END)
             byte = f.read(1)[0]
             f.seek(-40, os.SEEK_END)
