@@ -364,7 +364,9 @@ def _as_tensor(array: Any) -> torch.Tensor:
         return t
     storage = torch.from_numpy(whole.reshape(-1).view("uint8")).untyped_storage()
     strides = [n // size for n in array.strides]
-    return torch.empty(0, dtype=t.dtype).set_(storage, offset // size, array.shape, strides)
+    return torch.empty(0, dtype=t.dtype, device="cpu").set_(
+        storage, offset // size, array.shape, strides
+    )
 
 
 _ARRAYS = {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
@@ -682,7 +684,8 @@ class _Unpacked:
                 made[self._unpack(key)] = self._unpack(value)
             return made
         if kind == "array":
-            self.containers.append(array := self._tensor(content).numpy())
+            t = self._tensor(content)
+            self.containers.append(array := t if numpy is None else t.numpy())
             return array
         others: dict[str, Callable[[Any], Any]] = {
             "float": float.fromhex,
@@ -1117,8 +1120,7 @@ def rng_state() -> dict[str, Any]:
     if torch.cuda.is_available():
         state |= {"cuda": torch.cuda.get_rng_state_all(), "device": torch.cuda.current_device()}
     if numpy is not None:
-        name, keys, *rest = numpy.random.get_state()
-        state["numpy"] = [name, torch.from_numpy(keys.astype("int64")), *rest]
+        state["numpy"] = numpy.random.get_state(legacy=False)  # of any bit generator
     return state
 
 
@@ -1134,8 +1136,31 @@ def set_rng_state(state: dict[str, Any]) -> None:
     if state["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"][state["device"]], torch.cuda.current_device())
     if numpy is not None and "numpy" in state:
-        name, keys, *rest = state["numpy"]
-        numpy.random.set_state((name, keys.numpy().astype("uint32"), *rest))
+        saved = state["numpy"]
+        if isinstance(saved, list):  # of the first versions
+            name, keys, *rest = saved
+            saved = (name, keys.numpy().astype("uint32"), *rest)
+        numpy.random.set_state(saved)
+
+
+def _is_generator(part: Any) -> bool:
+    others = () if numpy is None else (numpy.random.Generator,)
+    return isinstance(part, (torch.Generator, random.Random, *others))
+
+
+def _generator_state(part: Any) -> Any:
+    if isinstance(part, torch.Generator):
+        return part.get_state()
+    return part.getstate() if isinstance(part, random.Random) else part.bit_generator.state
+
+
+def _set_generator(part: Any, state: Any) -> None:
+    if isinstance(part, torch.Generator):
+        part.set_state(state)
+    elif isinstance(part, random.Random):
+        part.setstate(state)
+    else:
+        part.bit_generator.state = state
 
 
 # --- modules.py -----------------------------------------------------------------------------------
@@ -1166,25 +1191,33 @@ def _versions(part: torch.nn.Module) -> dict[str, dict[str, Any]]:
 def _state_of(part: Any) -> Any:
     if isinstance(part, torch.nn.Module):
         return {_plain_key(k): v for k, v in bare(part).state_dict().items()}
+    if _is_generator(part):
+        return _generator_state(part)
     return part if part is None or _is_plain(part) else part.state_dict()
 
 
 def _is_plain(part: Any) -> bool:
-    """Is it its own state: a dict, a NumPy array or a tensor?"""
-    return type(part) in (dict, torch.Tensor, getattr(numpy, "ndarray", dict))
+    """Is it a dict, a NumPy array or a tensor, which are their own state, or a generator?"""
+    return _is_generator(part) or type(part) in (
+        dict,
+        torch.Tensor,
+        getattr(numpy, "ndarray", dict),
+    )
 
 
 def _fill(part: Any, state: Any) -> None:
-    """Put `state` into a part that is its own state."""
-    if isinstance(part, dict):
+    """Put `state` into a part that is plain."""
+    if _is_generator(part):
+        _set_generator(part, state)
+    elif isinstance(part, dict):
         part.clear()
         part.update(state)
-        return
-    if (part.shape, part.dtype) != (state.shape, state.dtype):
+    elif (part.shape, part.dtype) == (state.shape, state.dtype):
+        with torch.no_grad():
+            part[...] = state
+    else:
         held, mine = ([str(t.dtype), list(t.shape)] for t in (state, part))
         raise ValueError(f"the checkpoint holds {held}, the job {mine}")
-    with torch.no_grad():
-        part[...] = state
 
 
 def _frozen_in(part: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -1209,6 +1242,21 @@ def _buffers_of(part: torch.nn.Module, held: Iterable[str] = ()) -> dict[str, to
     buffers = bare(part).named_buffers(remove_duplicate=False)
     found = {_plain_key(n): b for n, b in buffers if not hasattr(b, "to_local")}
     return {n: b for n, b in found.items() if n not in held}
+
+
+def _gradients_of(part: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Of its parameters; of shards, this rank's."""
+    named = bare(part).named_parameters()
+    grads = {_plain_key(n): p.grad.detach() for n, p in named if p.grad is not None}
+    return {n: g.to_local() if hasattr(g, "to_local") else g for n, g in grads.items()}
+
+
+def _load_gradients(part: torch.nn.Module, saved: Mapping[str, torch.Tensor]) -> None:
+    for name, p in bare(part).named_parameters():
+        grad = saved.get(_plain_key(name))
+        if grad is not None:
+            p.grad = torch.zeros_like(p)
+            (p.grad.to_local() if hasattr(p, "to_local") else p.grad).copy_(grad)
 
 
 def _load_buffers(part: torch.nn.Module, saved: Mapping[str, torch.Tensor], name: str) -> None:
@@ -1412,7 +1460,8 @@ class _Ranks:
         """new_group would wait for the ranks that never come, and not say for what."""
         _Ranks.made += 1
         store = dist.distributed_c10d._get_default_store()
-        keys = [f"checkpoint_utils {_Ranks.made} {rank}" for rank in range(self.world)]
+        life = os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)  # torchrun keeps the store
+        keys = [f"exact_resume {life} {_Ranks.made} {rank}" for rank in range(self.world)]
         store.set(keys[self.rank], "")
         told = "every rank must make the CheckpointManager, not only one (no `if rank == 0`)"
         limit = min(timeout, 300.0)  # nobody saves yet, so a rank needn't be late by as much
@@ -1681,6 +1730,8 @@ def _read_shards(
 # --- job.py ---------------------------------------------------------------------------------------
 # What a job has registered: its parts as one state, and that state put back into them.
 
+_OWN = {"rng", "gradients", "module_gradients", "buffers", "module_buffers"}
+
 
 class _Job:
     def __init__(
@@ -1710,11 +1761,11 @@ class _Job:
         if twice := self.state.keys() & self.per_rank.keys():
             raise ValueError(f"{_quoted(twice)} is in state and in per_rank: use another name")
         taken = {"progress", "about"} & self.state.keys()
-        taken |= {"rng", "gradients", "buffers", "module_buffers"} & self.per_rank.keys()
+        taken |= _OWN & self.per_rank.keys()
         if taken:
             raise ValueError(f"{_quoted(taken)}: the manager saves its own under this name")
-        if self.gradients and self.state.get("model") is None:
-            raise ValueError("gradients=True needs the model, under the name 'model'")
+        if self.gradients and not self.modules():
+            raise ValueError("gradients=True needs the model: register it")
         for name, part in self.state.items():
             if isinstance(part, ResumableSampler) and part.world != _rank_and_world()[1]:
                 raise ValueError(
@@ -1781,14 +1832,7 @@ class _Job:
         if ranks.world > 1:
             own["module_buffers"] = {n: _buffers_of(m) for n, m in modules.items()}
         if self.gradients:
-            grads = {
-                _plain_key(n): p.grad.detach()
-                for n, p in bare(self.state["model"]).named_parameters()
-                if p.grad is not None
-            }
-            own["gradients"] = {
-                n: g.to_local() if hasattr(g, "to_local") else g for n, g in grads.items()
-            }
+            own["module_gradients"] = {n: _gradients_of(m) for n, m in modules.items()}
         packed["own"] = _Packed(own)
         if ranks.rank == 0:
             packed["shared"] = _Packed(shared)
@@ -1874,11 +1918,10 @@ class _Job:
             buffers = own.get("module_buffers", {"model": own.get("buffers", {})})
             for part in buffers.keys() & modules.keys():
                 _load_buffers(modules[part], buffers[part], part)
-        for n, p in bare(self.state["model"]).named_parameters() if "gradients" in own else ():
-            grad = own["gradients"].get(_plain_key(n))
-            if grad is not None:
-                p.grad = torch.zeros_like(p)
-                (p.grad.to_local() if hasattr(p, "to_local") else p.grad).copy_(grad)
+        # "gradients": of an earlier version
+        gradients = own.get("module_gradients", {"model": own.get("gradients", {})})
+        for part in gradients.keys() & modules.keys():
+            _load_gradients(modules[part], gradients[part])
         set_rng_state(own["rng"])  # last: undoes every draw during loading
         return progress
 
@@ -2380,8 +2423,8 @@ class CheckpointManager:
     """Saves and resumes a training job. Make it after init_process_group; use it in `with`.
 
     directory  all ranks must see it; no other job may write into it
-    state      name -> object with state_dict and load_state_dict, or a dict, a NumPy array or a
-               tensor, which are filled on resuming, or None. Equal on all ranks.
+    state      name -> object with state_dict and load_state_dict, or a dict, NumPy array, tensor or
+               generator, which is filled on resuming, or None. Equal on all ranks.
                Call the model "model" and its optimizer "optimizer". Scheduler, GradScaler and
                sampler may have any name
     config     its options; each may also be given by its name: every_steps=1000

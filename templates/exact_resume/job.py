@@ -17,12 +17,13 @@ from .modules import (
     _buffers_of,
     _digest_of_tensors,
     _frozen_in,
+    _gradients_of,
     _is_plain,
     _load_buffers,
+    _load_gradients,
     _plain_key,
     _state_of,
     _versions,
-    bare,
 )
 from .optimizers import _names_of
 from .packing import _Packed
@@ -30,6 +31,8 @@ from .ranks import _rank_and_world, _Ranks
 from .reporting import _quoted, _say
 from .sampler import ResumableSampler
 from .sharded import _read_shards, _shards_of
+
+_OWN = {"rng", "gradients", "module_gradients", "buffers", "module_buffers"}
 
 
 class _Job:
@@ -60,11 +63,11 @@ class _Job:
         if twice := self.state.keys() & self.per_rank.keys():
             raise ValueError(f"{_quoted(twice)} is in state and in per_rank: use another name")
         taken = {"progress", "about"} & self.state.keys()
-        taken |= {"rng", "gradients", "buffers", "module_buffers"} & self.per_rank.keys()
+        taken |= _OWN & self.per_rank.keys()
         if taken:
             raise ValueError(f"{_quoted(taken)}: the manager saves its own under this name")
-        if self.gradients and self.state.get("model") is None:
-            raise ValueError("gradients=True needs the model, under the name 'model'")
+        if self.gradients and not self.modules():
+            raise ValueError("gradients=True needs the model: register it")
         for name, part in self.state.items():
             if isinstance(part, ResumableSampler) and part.world != _rank_and_world()[1]:
                 raise ValueError(
@@ -131,14 +134,7 @@ class _Job:
         if ranks.world > 1:
             own["module_buffers"] = {n: _buffers_of(m) for n, m in modules.items()}
         if self.gradients:
-            grads = {
-                _plain_key(n): p.grad.detach()
-                for n, p in bare(self.state["model"]).named_parameters()
-                if p.grad is not None
-            }
-            own["gradients"] = {
-                n: g.to_local() if hasattr(g, "to_local") else g for n, g in grads.items()
-            }
+            own["module_gradients"] = {n: _gradients_of(m) for n, m in modules.items()}
         packed["own"] = _Packed(own)
         if ranks.rank == 0:
             packed["shared"] = _Packed(shared)
@@ -224,11 +220,10 @@ class _Job:
             buffers = own.get("module_buffers", {"model": own.get("buffers", {})})
             for part in buffers.keys() & modules.keys():
                 _load_buffers(modules[part], buffers[part], part)
-        for n, p in bare(self.state["model"]).named_parameters() if "gradients" in own else ():
-            grad = own["gradients"].get(_plain_key(n))
-            if grad is not None:
-                p.grad = torch.zeros_like(p)
-                (p.grad.to_local() if hasattr(p, "to_local") else p.grad).copy_(grad)
+        # "gradients": of an earlier version
+        gradients = own.get("module_gradients", {"model": own.get("gradients", {})})
+        for part in gradients.keys() & modules.keys():
+            _load_gradients(modules[part], gradients[part])
         set_rng_state(own["rng"])  # last: undoes every draw during loading
         return progress
 

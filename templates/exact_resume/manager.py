@@ -38,8 +38,8 @@ class CheckpointManager:
     """Saves and resumes a training job. Make it after init_process_group; use it in `with`.
 
     directory  all ranks must see it; no other job may write into it
-    state      name -> object with state_dict and load_state_dict, or a dict, a NumPy array or a
-               tensor, which are filled on resuming, or None. Equal on all ranks.
+    state      name -> object with state_dict and load_state_dict, or a dict, NumPy array, tensor or
+               generator, which is filled on resuming, or None. Equal on all ranks.
                Call the model "model" and its optimizer "optimizer". Scheduler, GradScaler and
                sampler may have any name
     config     its options; each may also be given by its name: every_steps=1000

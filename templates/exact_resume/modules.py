@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from .digest import CHUNK, _FileDigest
+from .generators import _generator_state, _is_generator, _set_generator
 from .interfaces import Mismatch
 from .optional import numpy
 from .tensorfile import _as_bytes, _memory
@@ -37,25 +38,33 @@ def _versions(part: torch.nn.Module) -> dict[str, dict[str, Any]]:
 def _state_of(part: Any) -> Any:
     if isinstance(part, torch.nn.Module):
         return {_plain_key(k): v for k, v in bare(part).state_dict().items()}
+    if _is_generator(part):
+        return _generator_state(part)
     return part if part is None or _is_plain(part) else part.state_dict()
 
 
 def _is_plain(part: Any) -> bool:
-    """Is it its own state: a dict, a NumPy array or a tensor?"""
-    return type(part) in (dict, torch.Tensor, getattr(numpy, "ndarray", dict))
+    """Is it a dict, a NumPy array or a tensor, which are their own state, or a generator?"""
+    return _is_generator(part) or type(part) in (
+        dict,
+        torch.Tensor,
+        getattr(numpy, "ndarray", dict),
+    )
 
 
 def _fill(part: Any, state: Any) -> None:
-    """Put `state` into a part that is its own state."""
-    if isinstance(part, dict):
+    """Put `state` into a part that is plain."""
+    if _is_generator(part):
+        _set_generator(part, state)
+    elif isinstance(part, dict):
         part.clear()
         part.update(state)
-        return
-    if (part.shape, part.dtype) != (state.shape, state.dtype):
+    elif (part.shape, part.dtype) == (state.shape, state.dtype):
+        with torch.no_grad():
+            part[...] = state
+    else:
         held, mine = ([str(t.dtype), list(t.shape)] for t in (state, part))
         raise ValueError(f"the checkpoint holds {held}, the job {mine}")
-    with torch.no_grad():
-        part[...] = state
 
 
 def _frozen_in(part: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -80,6 +89,21 @@ def _buffers_of(part: torch.nn.Module, held: Iterable[str] = ()) -> dict[str, to
     buffers = bare(part).named_buffers(remove_duplicate=False)
     found = {_plain_key(n): b for n, b in buffers if not hasattr(b, "to_local")}
     return {n: b for n, b in found.items() if n not in held}
+
+
+def _gradients_of(part: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Of its parameters; of shards, this rank's."""
+    named = bare(part).named_parameters()
+    grads = {_plain_key(n): p.grad.detach() for n, p in named if p.grad is not None}
+    return {n: g.to_local() if hasattr(g, "to_local") else g for n, g in grads.items()}
+
+
+def _load_gradients(part: torch.nn.Module, saved: Mapping[str, torch.Tensor]) -> None:
+    for name, p in bare(part).named_parameters():
+        grad = saved.get(_plain_key(name))
+        if grad is not None:
+            p.grad = torch.zeros_like(p)
+            (p.grad.to_local() if hasattr(p, "to_local") else p.grad).copy_(grad)
 
 
 def _load_buffers(part: torch.nn.Module, saved: Mapping[str, torch.Tensor], name: str) -> None:

@@ -59,7 +59,9 @@ def _as_tensor(array: Any) -> torch.Tensor:
         return t
     storage = torch.from_numpy(whole.reshape(-1).view("uint8")).untyped_storage()
     strides = [n // size for n in array.strides]
-    return torch.empty(0, dtype=t.dtype).set_(storage, offset // size, array.shape, strides)
+    return torch.empty(0, dtype=t.dtype, device="cpu").set_(
+        storage, offset // size, array.shape, strides
+    )
 
 
 _ARRAYS = {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}

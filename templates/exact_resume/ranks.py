@@ -62,7 +62,8 @@ class _Ranks:
         """new_group would wait for the ranks that never come, and not say for what."""
         _Ranks.made += 1
         store = dist.distributed_c10d._get_default_store()
-        keys = [f"checkpoint_utils {_Ranks.made} {rank}" for rank in range(self.world)]
+        life = os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)  # torchrun keeps the store
+        keys = [f"exact_resume {life} {_Ranks.made} {rank}" for rank in range(self.world)]
         store.set(keys[self.rank], "")
         told = "every rank must make the CheckpointManager, not only one (no `if rank == 0`)"
         limit = min(timeout, 300.0)  # nobody saves yet, so a rank needn't be late by as much

@@ -53,7 +53,8 @@ class _Unpacked:
                 made[self._unpack(key)] = self._unpack(value)
             return made
         if kind == "array":
-            self.containers.append(array := self._tensor(content).numpy())
+            t = self._tensor(content)
+            self.containers.append(array := t if numpy is None else t.numpy())
             return array
         others: dict[str, Callable[[Any], Any]] = {
             "float": float.fromhex,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 
+import numpy
 import pytest
 import torch
 
@@ -238,3 +240,77 @@ def test_what_is_frozen_may_change_while_it_trains(tmp_path):
     again["base"].requires_grad_(True)
     assert cu.CheckpointManager(tmp_path, {"model": again}).resume()
     assert again["base"].weight.unique().tolist() == [3.0]
+
+
+# --- generators, and gradients of several models
+
+
+def draws(generators: dict) -> list:
+    return [
+        torch.rand(2, generator=generators["torch"]).tolist(),
+        generators["python"].random(),
+        generators["numpy"].random(2).tolist(),
+        generators["twister"].random(2).tolist(),
+        numpy.random.random(2).tolist(),
+    ]
+
+
+def generators(seed: int) -> dict:
+    return {
+        "torch": torch.Generator().manual_seed(seed),
+        "python": random.Random(seed),
+        "numpy": numpy.random.default_rng(seed),
+        "twister": numpy.random.Generator(numpy.random.MT19937(seed)),
+    }
+
+
+@pytest.mark.parametrize("kind", ["MT19937", "PCG64", "Philox", "SFC64"])
+def test_generators_go_on_where_they_were(tmp_path, kind):
+    before = numpy.random.get_bit_generator()
+    numpy.random.set_bit_generator(getattr(numpy.random, kind)(7))
+    try:
+        mine = generators(1)
+        draws(mine)
+        with cu.CheckpointManager(tmp_path, mine) as ckpt:
+            ckpt.step()
+        wanted = draws(mine)
+        others = generators(2)
+        draws(others)
+        assert cu.CheckpointManager(tmp_path, others).resume()
+        assert draws(others) == wanted
+    finally:
+        numpy.random.set_bit_generator(before)
+
+
+def test_a_generator_of_another_kind_is_a_mismatch(tmp_path):
+    with cu.CheckpointManager(tmp_path, {"rng": numpy.random.default_rng(1)}) as ckpt:
+        ckpt.step()
+    other = numpy.random.Generator(numpy.random.Philox(1))
+    with pytest.raises(cu.Mismatch, match="'rng'"):
+        cu.CheckpointManager(tmp_path, {"rng": other}).resume()
+
+
+def test_gradients_of_every_model_are_saved(tmp_path):
+    def job():
+        return {name: torch.nn.Linear(2, 2) for name in ("generator", "critic")}
+
+    models, again = job(), job()
+    for n, model in enumerate(models.values()):
+        (model(torch.ones(1, 2)).sum() * (n + 1)).backward()
+    with cu.CheckpointManager(tmp_path, models, gradients=True) as ckpt:
+        ckpt.step()
+    assert cu.CheckpointManager(tmp_path, again, gradients=True).resume()
+    for name, model in models.items():
+        mine = [p.grad for p in again[name].parameters()]
+        assert digest(mine) == digest([p.grad for p in model.parameters()]), name
+
+
+def test_a_default_device_changes_nothing(tmp_path):
+    whole = numpy.arange(9.0)
+    box, again = Count({"array": whole, "part": whole[2:5], "t": torch.ones(2)}), Count()
+    with torch.device("meta"):
+        with cu.CheckpointManager(tmp_path, {"box": box}, asynchronous=True) as ckpt:
+            ckpt.step()
+        assert cu.CheckpointManager(tmp_path, {"box": again}).resume()
+    assert again.value["t"].tolist() == [1.0, 1.0]
+    assert again.value["part"].tolist() == [2.0, 3.0, 4.0]
