@@ -257,6 +257,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 try:
     import numpy
+    import numpy.random  # else it is imported at its first use
 except ImportError:
     numpy = None
 
@@ -2397,6 +2398,16 @@ class StopSignal:
             if handler is not None:
                 signal.signal(s, handler)
 
+    def stay_deaf(self) -> None:
+        """After leaving: pass over signals that had no handler, for the process is ending.
+
+        Slurm sends SIGTERM twice. The second one would end Python's own end, with status 143.
+        """
+        for s, handler in self.before.items():
+            if handler == signal.SIG_DFL:
+                signal.signal(s, self._note)  # not SIG_IGN, which a new process would inherit
+                atexit.register(signal.signal, s, signal.SIG_IGN)
+
     def _note(self, number: int, frame: object) -> None:
         self.received = self.received or signal.Signals(number).name
 
@@ -2500,6 +2511,8 @@ class CheckpointManager:
             self.saver.close()
             self._note_outcome(interrupted=kind is KeyboardInterrupt)
             self.signal.__exit__()
+            if self.stopping:
+                self.signal.stay_deaf()
             self.lock.release()
 
     def _note_outcome(self, interrupted: bool) -> None:

@@ -115,6 +115,8 @@ class CheckpointManager:
             self.saver.close()
             self._note_outcome(interrupted=kind is KeyboardInterrupt)
             self.signal.__exit__()
+            if self.stopping:
+                self.signal.stay_deaf()
             self.lock.release()
 
     def _note_outcome(self, interrupted: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import signal
 import threading
@@ -38,6 +39,16 @@ class StopSignal:
             # Python can't restore a handler that C code installed
             if handler is not None:
                 signal.signal(s, handler)
+
+    def stay_deaf(self) -> None:
+        """After leaving: pass over signals that had no handler, for the process is ending.
+
+        Slurm sends SIGTERM twice. The second one would end Python's own end, with status 143.
+        """
+        for s, handler in self.before.items():
+            if handler == signal.SIG_DFL:
+                signal.signal(s, self._note)  # not SIG_IGN, which a new process would inherit
+                atexit.register(signal.signal, s, signal.SIG_IGN)
 
     def _note(self, number: int, frame: object) -> None:
         self.received = self.received or signal.Signals(number).name

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
+import sys
 
 import numpy
 import pytest
 import torch
 
+from grader.course.catalog import ROOT
 from grader.harness.inside.digest import digest
 from grader.tests.templates.test_templates_utils import Count, cu, manager, train
 
@@ -28,6 +31,30 @@ def test_other_signals_stop_the_job_and_others_dont(tmp_path):
     finally:
         signal.signal(signal.SIGUSR1, before)
     assert ckpt.outcome == "preempted" and ckpt.status()["reason"] == "SIGUSR2"
+
+
+AFTER = """
+import os, signal, subprocess, sys
+sys.path.insert(0, sys.argv[1])
+import atexit, checkpoint_utils as cu
+late = lambda: os.kill(os.getpid(), signal.SIGTERM)
+with cu.CheckpointManager(sys.argv[2], {"n": {"a": 1}}) as ckpt:
+    if sys.argv[3] == "stop":
+        os.kill(os.getpid(), signal.SIGTERM)
+    ckpt.step()
+late()
+child = subprocess.run([sys.executable, "-c", "import os; os.kill(os.getpid(), 15)"])
+assert child.returncode == -15
+atexit.register(late)
+sys.exit(ckpt.exit_status)
+"""
+
+
+@pytest.mark.parametrize("how, status", [("stop", 75), ("go on", -signal.SIGTERM)])
+def test_a_second_signal_doesnt_end_a_process_that_is_ending(tmp_path, how, status):
+    argv = [sys.executable, "-c", AFTER, str(ROOT / "templates"), str(tmp_path), how]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=120)
+    assert done.returncode == status, done.stderr
 
 
 def test_workers_ignore_each_signal_that_stops_a_job():

@@ -313,6 +313,29 @@ def staged_on_the_cpu() -> dict:
     return {"moments": [before, moments(fresh)], "staged": len(ckpt.saver.staging.buffers)}
 
 
+def disk_full_on_one_rank() -> dict:
+    """It finds no room twice: both ranks wait and write again, and the third try holds."""
+    real, tries = cu._write_files, []
+
+    def write(*args):
+        tries.append(args)
+        if dist.get_rank() and len(tries) < 3:
+            raise OSError(cu.errno.ENOSPC, "no space left")
+        return real(*args)
+
+    cu._write_files, cu.time.sleep = write, lambda _: None
+    ckpt = cu.CheckpointManager(DIRECTORY, {}, timeout=PATIENCE, wait_for_space=60)
+    saved(ckpt, 3)
+    full, ckpt.saver.config = [], cu.Config()
+    tries.clear()
+    try:
+        ckpt.save()
+    except cu.DiskFull as e:
+        full.append(str(e))
+    dist.barrier()
+    return {"tries": len(tries), "names": ckpt.directory.names(), "full": full}
+
+
 ranks.join("gloo")
 result = globals()[CASE]()
 telemetry.emit("result", **result)
