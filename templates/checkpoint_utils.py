@@ -34,6 +34,7 @@ commands. `grade dev derive` generates it: change the package, not this file.
 from __future__ import annotations
 
 import atexit
+import base64
 import collections
 import ctypes
 import errno
@@ -53,7 +54,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
@@ -81,11 +82,22 @@ class Config:
     """Save when the last save is this long ago. A stop signal and the end of the job's time cause a
     save in any case."""
     keep: int = 3
-    """How many intact checkpoints to keep. The best one isn't counted."""
+    """How many intact checkpoints to keep. The best ones and milestones aren't counted."""
+    keep_best: int = 1
+    """How many of the best checkpoints to keep."""
+    keep_every: int | None = None
+    """Milestones: checkpoints at multiples of this many steps are never removed."""
     asynchronous: bool = False
     """Copy the state, then write it while training continues."""
     gradients: bool = False
     """Also save accumulated gradients (for saves between optimizer steps)."""
+    trainable_only: bool = False
+    """Leave out the models' frozen parameters (LoRA). Of them a digest is saved: the job must bring
+    the same ones."""
+    signals: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGUSR1)
+    """Signals that ask for a save and a stop."""
+    wait_for_space: float = 0.0
+    """Seconds for which a save on a full disk waits for room before it raises."""
     end_time: float | None = None
     """Unix time in seconds at which the job will be killed; None: $SLURM_JOB_END_TIME."""
     margin: float = 30.0
@@ -97,9 +109,13 @@ class Config:
 
     def __post_init__(self) -> None:
         """Refuse now what would fail hours later, at the first save or resume."""
-        if not isinstance(self.keep, int) or self.keep < 1:
-            raise ValueError(f"keep={self.keep!r}: keep at least one checkpoint")
-        for name in ("every_steps", "every_epochs", "every_minutes"):
+        for name in ("keep", "keep_best"):
+            number = getattr(self, name)
+            if not isinstance(number, int) or number < 1:
+                raise ValueError(f"{name}={number!r}: keep at least one checkpoint")
+        if cant := {signal.SIGKILL, signal.SIGSTOP} & set(self.signals):
+            raise ValueError(f"signals={self.signals!r}: nothing can catch {min(cant).name}")
+        for name in ("every_steps", "every_epochs", "every_minutes", "keep_every"):
             value = getattr(self, name)
             if value is not None and (
                 value <= 0 or (name != "every_minutes" and value != int(value))
@@ -129,6 +145,10 @@ class CheckpointError(Exception):
     """A checkpoint can't be written or read, or none of the existing ones is intact."""
 
 
+class DiskFull(CheckpointError):
+    """A rank found no room on the disk."""
+
+
 class Mismatch(CheckpointError):
     """The checkpoint is intact but doesn't fit this job; older ones won't fit either."""
 
@@ -148,6 +168,9 @@ def _new_checkers() -> None:
 os.register_at_fork(after_in_child=_new_checkers)  # threads don't survive a fork
 
 
+_Part = tuple[bytes | memoryview, object]  # bytes, and what keeps their memory alive
+
+
 class _Digest:
     """SHA-256 over the CRC-32 of each piece (at most 8 MiB), computed while pieces are written.
 
@@ -164,7 +187,7 @@ class _Digest:
         """Add `piece`; `owner` keeps its memory alive until it is read."""
         if len(self.pieces) == 6:  # bounds the memory that pending pieces hold
             self._take()
-        self.pieces.append((len(piece), _checkers.submit(lambda p, _: zlib.crc32(p), piece, owner)))
+        self.pieces.append((len(piece), _checkers.submit(_crc, [(piece, owner)])))
 
     def _take(self) -> None:
         length, crc = self.pieces.popleft()
@@ -176,9 +199,46 @@ class _Digest:
         return self.whole.digest()
 
 
+def _crc(parts: list[_Part]) -> int:
+    crc = 0
+    for part, _ in parts:
+        crc = zlib.crc32(part, crc)
+    return crc
+
+
+class _FileDigest(_Digest):
+    """The same, but of pieces of exactly 8 MiB (and a shorter last one), whatever comes at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts: list[_Part] = []
+        self.length = 0
+
+    def update(self, piece: bytes | memoryview, owner: object = None) -> None:
+        view = memoryview(piece)
+        while view:
+            part = view[: CHUNK - self.length]
+            self.parts.append((part, owner))
+            self.length += len(part)
+            view = view[len(part) :]
+            if self.length == CHUNK:
+                self._close()
+
+    def _close(self) -> None:
+        if len(self.pieces) == 6:
+            self._take()
+        if self.length:
+            self.pieces.append((self.length, _checkers.submit(_crc, self.parts)))
+        self.parts, self.length = [], 0
+
+    def digest(self) -> bytes:
+        self._close()
+        return super().digest()
+
+
 def digest_of(path: AnyPath) -> str:
-    """Digest (hex) of a file in another format (a shard of torch.distributed.checkpoint)."""
-    digest = _Digest()
+    """Digest (hex) of a file, as the manifest holds it."""
+    digest = _FileDigest()
     try:
         with open(path, "rb", buffering=0) as f:
             while piece := f.read(CHUNK):
@@ -197,6 +257,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 try:
     import numpy
+    import numpy.random  # else it is imported at its first use
 except ImportError:
     numpy = None
 
@@ -277,6 +338,56 @@ def _same_numpy_type(value: Any) -> bool:
     )
 
 
+def _is_plain_array(value: Any) -> bool:
+    """Is it a NumPy array that torch can share?"""
+    return (
+        numpy is not None
+        and type(value) is numpy.ndarray
+        and value.dtype.isnative
+        and value.dtype.name in _ARRAYS
+        and all(stride >= 0 for stride in value.strides)
+    )
+
+
+def _as_tensor(array: Any) -> torch.Tensor:
+    """It shares the array's memory, in the storage of what the array is a view of."""
+    t = torch.from_numpy(array if array.flags.writeable else array.copy())
+    whole, size = array, array.itemsize
+    while isinstance(whole.base, numpy.ndarray):
+        whole = whole.base
+    offset = array.ctypes.data - whole.ctypes.data
+    if (
+        whole is array
+        or not (array.flags.writeable and whole.flags.writeable and whole.flags.c_contiguous)
+        or whole.dtype.hasobject
+        or any(n % size for n in (offset, *array.strides))
+    ):
+        return t
+    storage = torch.from_numpy(whole.reshape(-1).view("uint8")).untyped_storage()
+    strides = [n // size for n in array.strides]
+    return torch.empty(0, dtype=t.dtype, device="cpu").set_(
+        storage, offset // size, array.shape, strides
+    )
+
+
+_ARRAYS = {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
+_ARRAYS |= {"bool", "float16", "float32", "float64", "complex64", "complex128"}
+_Path = tuple[Any, ...]
+_DICTS: dict[type, str] = {
+    dict: "dict",
+    collections.OrderedDict: "ordered",
+    collections.Counter: "counter",
+}
+_KEY = object()  # in a path: a key, instead of what it leads to
+
+
+def _where(path: _Path) -> str:
+    if _KEY in path:
+        at = path.index(_KEY)
+        return f"a key of {_where(path[:at])}" + "".join(f"[{k!r}]" for k in path[at + 1 :])
+    return "state" + "".join(f"[{k!r}]" for k in path)
+
+
 class _Packed:
     """A state as JSON (`tree`), and its tensors.
 
@@ -285,6 +396,8 @@ class _Packed:
 
     about   [dtype, shape] or [dtype, shape, {"device": ..., "view": [tensor, offset, strides]}]
             for each tensor; a view (of a tensor of bytes) has no bytes of its own
+    paths   where in the state each tensor was found: keys and indices
+    tied    (number, path) of where each tensor was found again
     """
 
     def __init__(self, state: Any, sharded: bool = False):
@@ -293,47 +406,52 @@ class _Packed:
         self.about: list[list[Any]] = []
         self.numbers: dict[object, int] = {}  # of tensors, by their memory
         self.containers: dict[int, int] = {}  # numbers of lists and dicts, by id
-        self.tree = self._pack(state, "state")
+        self.paths: list[_Path] = []
+        self.tied: list[tuple[int, _Path]] = []
+        self.tree = self._pack(state, ())
         self._share_memory()
 
-    def _pack(self, value: Any, where: str) -> Any:
+    def _pack(self, value: Any, path: _Path) -> Any:
         kind = type(value)  # not isinstance: a subclass would come back as its base
         if value is None or kind in (bool, str, int):
             return value
         if kind is float:
-            return {"float": value.hex()}  # exact; JSON has no inf and nan
+            # Python's JSON is exact for floats, but standard JSON has no inf and nan
+            return value if math.isfinite(value) else {"float": value.hex()}
         if kind is bytes:
             return {"bytes": value.hex()}
         if isinstance(value, torch.Tensor):
-            return self._tensor(value, where)
+            return self._tensor(value, path)
         if _same_numpy_type(value):  # mostly a metric
             return {"numpy": [value.dtype.str, value.tobytes().hex()]}
         if kind is torch.Size:
             return {"size": list(value)}
         if kind is tuple:
-            return {"tuple": [self._pack(v, f"{where}[{n}]") for n, v in enumerate(value)]}
-        if kind not in (list, dict, collections.OrderedDict, collections.Counter):
+            return {"tuple": [self._pack(v, (*path, n)) for n, v in enumerate(value)]}
+        array = _is_plain_array(value)
+        if not array and kind is not list and kind not in _DICTS:
             raise TypeError(
-                f"{where} is a {kind.__module__}.{kind.__qualname__}, which wouldn't come back as "
-                "one: only tensors, numbers, strings, None, bytes and lists, tuples and dicts of "
-                "them can be saved"
+                f"{_where(path)} is a {kind.__module__}.{kind.__qualname__}, which wouldn't come "
+                "back as one: only tensors, arrays, numbers, strings, None, bytes and lists, "
+                "tuples and dicts of them can be saved"
             )
         if id(value) in self.containers:
             return {"same": self.containers[id(value)]}
         self.containers[id(value)] = len(self.containers)
+        if array:
+            return {"array": self._tensor(_as_tensor(value), path)["tensor"]}
         if kind is list:
-            return [self._pack(v, f"{where}[{n}]") for n, v in enumerate(value)]
-        name = {collections.OrderedDict: "ordered", collections.Counter: "counter"}.get(
-            kind, "dict"
-        )
+            return [self._pack(v, (*path, n)) for n, v in enumerate(value)]
+        name = _DICTS[kind]
+        if all(type(k) is str for k in value):
+            return {name: {k: self._pack(v, (*path, k)) for k, v in value.items()}}
         return {
             name: [
-                [self._pack(k, f"a key of {where}"), self._pack(v, f"{where}[{k!r}]")]
-                for k, v in value.items()
+                [self._pack(k, (*path, _KEY)), self._pack(v, (*path, k))] for k, v in value.items()
             ]
         }
 
-    def _tensor(self, value: torch.Tensor, where: str) -> Any:
+    def _tensor(self, value: torch.Tensor, path: _Path) -> Any:
         kind, sharded = type(value), self.sharded and hasattr(value, "to_local")
         wrong = (
             f"of the subclass {kind.__module__}.{kind.__qualname__}"
@@ -349,11 +467,13 @@ class _Packed:
             else None
         )
         if wrong:
-            raise TypeError(f"{where} is a tensor {wrong}: it can't be saved")
+            raise TypeError(f"{_where(path)} is a tensor {wrong}: it can't be saved")
         t = value.detach()
         number = self.numbers.setdefault(_identity(t), len(self.tensors))
         if number == len(self.tensors):
-            self._add(t)
+            self._add(t, path)
+        else:
+            self.tied.append((number, path))
         if kind is torch.nn.Parameter:
             return {"parameter": [number, value.requires_grad]}
         return {"leaf" if value.requires_grad and not sharded else "tensor": number}
@@ -388,10 +508,12 @@ class _Packed:
                 self.about[n] = [*self.about[n][:2], {"view": view}]
                 self.tensors[n], one = None, t
         whole = torch.empty(0, dtype=torch.uint8, device=one.device)
-        self._add(whole.set_(one.untyped_storage(), begin, (end - begin,)))
+        first = (*self.paths[run[0][2]], "shared memory")
+        self._add(whole.set_(one.untyped_storage(), begin, (end - begin,)), first)
 
-    def _add(self, t: torch.Tensor) -> None:
+    def _add(self, t: torch.Tensor, path: _Path) -> None:
         self.tensors.append(t)
+        self.paths.append(path)
         more = [{"device": _device_name(t.device)}] if t.device.type != "cpu" else []
         self.about.append([str(t.dtype).removeprefix("torch."), list(t.shape), *more])
 
@@ -400,6 +522,121 @@ def _device_name(device: torch.device) -> str:
     """Without a number for the current device, which may have another one in the next life."""
     current = device.type == "cuda" and device.index == torch.cuda.current_device()
     return device.type if current else str(device)
+
+
+# --- tensorfile.py --------------------------------------------------------------------------------
+# Tensors in a file that `safetensors.torch.load_file` reads.
+#
+# Layout: length of the header, header (JSON: each tensor's type, shape and offsets), the tensors'
+# bytes without gaps. Types that safetensors lacks lie there as numbers of another type, with one
+# more dimension: complex ones as pairs of floats, others as bytes.
+
+_TYPES = {
+    "bool": "BOOL",
+    "uint8": "U8",
+    "int8": "I8",
+    "int16": "I16",
+    "int32": "I32",
+    "int64": "I64",
+    "uint16": "U16",
+    "uint32": "U32",
+    "uint64": "U64",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "float32": "F32",
+    "float64": "F64",
+    "float8_e4m3fn": "F8_E4M3",
+    "float8_e5m2": "F8_E5M2",
+}
+_PAIRS = {"complex32": "F16", "complex64": "F32", "complex128": "F64"}
+_RESERVED = "__metadata__"
+
+
+def _memory(t: torch.Tensor) -> memoryview:
+    """The bytes of a contiguous CPU tensor, without NumPy (which has no bfloat16)."""
+    size = t.numel() * t.element_size()
+    return memoryview((ctypes.c_char * size).from_address(t.data_ptr() if size else 1)).cast("B")
+
+
+def _as_bytes(t: torch.Tensor) -> torch.Tensor:
+    """Its bytes in order; not copied if they are in order already."""
+    t = t.resolve_conj().resolve_neg().contiguous()
+    if t.numel() == 1:
+        t = t.as_strided((1,), (1,))  # a single number counts as contiguous with any stride
+    return t.view(-1).view(torch.uint8)
+
+
+def _size(t: torch.Tensor) -> int:
+    return int(t.numel() * t.element_size())
+
+
+def _type_and_shape(t: torch.Tensor) -> tuple[str, list[int]]:
+    """As safetensors has them."""
+    name = str(t.dtype).removeprefix("torch.")
+    if name in _TYPES:
+        return _TYPES[name], list(t.shape)
+    if name in _PAIRS:
+        return _PAIRS[name], [*t.shape, 2]
+    return "U8", [*t.shape, t.element_size()]
+
+
+def _tensor_file(tensors: Mapping[str, torch.Tensor], tied: Mapping[str, str]) -> Iterator[_Part]:
+    """The parts of a file of `tensors`; `tied` maps other names of theirs to those in the file."""
+    # aligned: the widest type first; load_file can't read a number that begins anywhere
+    ordered = sorted(tensors.items(), key=lambda item: -item[1].element_size())
+    header: dict[str, Any] = {_RESERVED: {**tied, "format": "pt"}}
+    end = 0
+    for name, t in ordered:
+        kind, shape = _type_and_shape(t)
+        begin, end = end, end + _size(t)
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little") + text, None
+    for _, t in ordered:
+        if not t.numel():
+            continue
+        flat = _as_bytes(t)
+        for start in range(0, len(flat), CHUNK):
+            piece = flat[start : start + CHUNK].cpu()
+            yield _memory(piece), piece
+
+
+def _read_tensor_file(path: Path, wanted: Mapping[str, torch.Tensor]) -> str:
+    """Fill the `wanted` tensors, which are all that the file holds; return the file's digest.
+
+    Raises  CheckpointError if the file can't be read or isn't made of them.
+    """
+    digest = _FileDigest()
+    try:
+        with open(path, "rb", buffering=0) as f:
+            size = os.fstat(f.fileno()).st_size
+            head = f.read(8)
+            length = int.from_bytes(head, "little")
+            header = json.loads(text := f.read(length) if length <= size else b"")
+            digest.update(head + text)
+            if header.keys() - {_RESERVED} != wanted.keys():
+                raise CheckpointError(f"{path} is damaged: it holds other tensors")
+            header.pop(_RESERVED, None)
+            end = 0
+            for name, about in sorted(header.items(), key=lambda i: i[1]["data_offsets"]):
+                t = wanted[name]
+                if about["data_offsets"] != [end, end + _size(t)]:
+                    raise CheckpointError(f"{path} is damaged: '{name}' isn't where it was")
+                end += _size(t)
+                view = _memory(t)
+                for start in range(0, len(view), CHUNK):
+                    piece = view[start : start + CHUNK]
+                    if f.readinto(piece) != len(piece):
+                        raise CheckpointError(f"{path} is damaged: it ends early")
+                    digest.update(piece, t)
+            if f.read(1):
+                raise CheckpointError(f"{path} is damaged: it goes on after its end")
+    except OSError as e:
+        raise CheckpointError(f"{path} can't be read: {e}") from e
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
+        raise CheckpointError(f"{path} is damaged: its header is wrong") from e
+    return digest.digest().hex()
 
 
 # --- unpacking.py ---------------------------------------------------------------------------------
@@ -422,7 +659,7 @@ class _Unpacked:
         self.state: Any
         if home:
             self.containers.append(whole := {})
-            for key, node in tree["dict"]:
+            for key, node in _items(tree["dict"]):
                 self.at_home = key in home
                 whole[key] = self._unpack(node)
             self.state = whole
@@ -444,9 +681,13 @@ class _Unpacked:
                 kind, dict
             )()
             self.containers.append(made)
-            for key, value in content:
+            for key, value in _items(content):
                 made[self._unpack(key)] = self._unpack(value)
             return made
+        if kind == "array":
+            t = self._tensor(content)
+            self.containers.append(array := t if numpy is None else t.numpy())
+            return array
         others: dict[str, Callable[[Any], Any]] = {
             "float": float.fromhex,
             "bytes": bytes.fromhex,
@@ -468,10 +709,15 @@ class _Unpacked:
                 whole = self._tensor(number)
                 t = torch.empty(0, dtype=getattr(torch, dtype), device=whole.device)
                 t = t.set_(whole.untyped_storage(), offset, shape, strides)
-            elif more and self.at_home:
+            elif self.at_home and more and "device" in more[0]:
                 t = _at_home(t, more[0]["device"])
             self.taken[n, self.at_home] = t
         return self.taken[n, self.at_home]
+
+
+def _items(content: Any) -> Any:
+    """Of a dict: as an object if all keys are strings, else as pairs."""
+    return content.items() if isinstance(content, dict) else content
 
 
 def _at_home(t: torch.Tensor, device: str) -> torch.Tensor:
@@ -522,7 +768,7 @@ def write_file(path: AnyPath, state: Any) -> str:
         for t in packed.tensors:
             if t is None or not t.numel():
                 continue
-            flat = t.resolve_conj().resolve_neg().contiguous().view(-1).view(torch.uint8)
+            flat = _as_bytes(t)
             for start in range(0, len(flat), CHUNK):
                 piece = flat[start : start + CHUNK].cpu()
                 view = _memory(piece)
@@ -589,10 +835,112 @@ def _read(path: AnyPath, keep: bool = True, home: Collection[str] = ()) -> tuple
     return state, digest.digest().hex()
 
 
-def _memory(t: torch.Tensor) -> memoryview:
-    """The bytes of a contiguous CPU tensor, without NumPy (which has no bfloat16)."""
-    size = t.numel() * t.element_size()
-    return memoryview((ctypes.c_char * size).from_address(t.data_ptr() if size else 1)).cast("B")
+# --- stateparts.py --------------------------------------------------------------------------------
+# A state as files: NAME.json, and its tensors beside it in PART.safetensors for each part.
+#
+# NAME.json holds everything but the tensors' bytes (those of small ones, too, where asked): values
+# with their types, and of each tensor the type, the shape, the device, and where its bytes are.
+
+_SMALL = 16 << 10  # bytes
+
+
+def _state_files(name: str, packed: _Packed, apart: bool) -> dict[str, Iterable[_Part]]:
+    """The files of a state, by name.
+
+    apart  each part (key of the state) gets a file of its own for its tensors; else small tensors
+           are in NAME.json, and others in NAME.safetensors
+    """
+    tensors: dict[str, dict[str, torch.Tensor]] = {}
+    ties: dict[str, dict[str, str]] = {}
+    about = [list(entry) for entry in packed.about]
+    places: dict[int, tuple[str, str]] = {}
+    stems = _stems(p[0] for p in packed.paths if p) if apart else {}
+    for number, t in enumerate(packed.tensors):
+        if t is None:  # its bytes are another tensor's
+            continue
+        more = dict(about[number][2]) if len(about[number]) > 2 else {}
+        path = packed.paths[number]
+        if not apart and _size(t) <= _SMALL:
+            piece = t.resolve_conj().resolve_neg().contiguous().cpu()
+            more["base64"] = base64.b64encode(_memory(piece)).decode()
+        else:
+            file = (stems[path[0]] if apart and path else name) + ".safetensors"
+            names = tensors.setdefault(file, {})
+            key = _unused(_joined(path[1:] if apart else path), names.keys() | {_RESERVED})
+            names[key] = t
+            places[number] = file, key
+            more |= {"file": file, "name": key}
+        about[number] = [*about[number][:2], more]
+    for number, path in packed.tied if apart else ():
+        if number in places and path and places[number][0] == f"{stems.get(path[0])}.safetensors":
+            file, key = places[number]
+            ties.setdefault(file, {}).setdefault(_joined(path[1:]), key)
+    text = json.dumps({"tree": packed.tree, "tensors": about}).encode()
+    files: dict[str, Iterable[_Part]] = {
+        file: _tensor_file(held, ties.get(file, {})) for file, held in tensors.items()
+    }
+    return {**files, f"{name}.json": [(text, None)]}
+
+
+def _joined(path: _Path) -> str:
+    return ".".join(map(str, path)) or "value"
+
+
+def _unused(name: str, taken: Collection[str]) -> str:
+    return name if name not in taken else _unused(name + "_", taken)
+
+
+def _stems(parts: Iterable[Any]) -> dict[Any, str]:
+    """File names for parts of any name, without those that mean something else."""
+    found: dict[Any, str] = {}
+    for part in parts:
+        if part not in found:
+            stem = re.sub(r"[^\w.-]", "_", str(part)).lstrip(".") or "_"
+            stem += "_" if re.fullmatch(r"(?i)rank-\d+", stem) else ""
+            taken = {s.casefold() for s in found.values()}  # macOS doesn't tell A from a
+            while stem.casefold() in taken:
+                stem += "_"
+            found[part] = stem
+    return found
+
+
+def _read_state(
+    folder: Path, file: str, digests: Mapping[str, str], home: Collection[str] = ()
+) -> Any:
+    """The state of which `file` is the NAME.json, verified.
+
+    digests  of the checkpoint's files
+    home     keys of the state whose tensors go back to the device that they were on
+    Raises   CheckpointError if any bit of it is wrong.
+    """
+    path = folder / file
+    try:
+        text = path.read_bytes()
+    except OSError as e:
+        raise CheckpointError(f"{path} can't be read: {e}") from e
+    digest = _FileDigest()
+    digest.update(text)
+    _compare_digests(path, digest.digest().hex(), digests)
+    about = json.loads(text)
+    tensors: list[torch.Tensor | None] = []
+    held: dict[str, dict[str, torch.Tensor]] = {}
+    for dtype, shape, more in (([*entry, {}])[:3] for entry in about["tensors"]):
+        if "view" in more:
+            tensors.append(None)
+            continue
+        tensors.append(t := torch.empty(shape, dtype=getattr(torch, dtype), device="cpu"))
+        if "base64" in more:
+            _memory(t)[:] = base64.b64decode(more["base64"])
+        else:
+            held.setdefault(more["file"], {})[more["name"]] = t
+    for other, wanted in held.items():
+        _compare_digests(folder / other, _read_tensor_file(folder / other, wanted), digests)
+    return _Unpacked(about["tree"], about["tensors"], tensors, home).state
+
+
+def _compare_digests(path: Path, digest: str, digests: Mapping[str, str]) -> None:
+    if digests.get(path.name) != digest:
+        raise CheckpointError(f"{path} is damaged, or belongs to another checkpoint")
 
 
 # --- directory.py ---------------------------------------------------------------------------------
@@ -678,13 +1026,18 @@ class CheckpointDirectory:
             raise CheckpointError(f"{name} is damaged: manifest.json: {e}") from e
 
     def read(self, name: str, file: str, home: Collection[str] = ()) -> Any:
-        """The state in one file of a checkpoint, verified; None if the manifest doesn't list it.
+        """The state in one file of a checkpoint (shared.json), with what belongs to it, verified.
+
+        None if the manifest doesn't list it.
 
         home  keys of the state whose tensors go back to the device that they were on
         """
-        wanted = self.manifest(name)["files"].get(file)
+        digests = self.manifest(name)["files"]
+        wanted = digests.get(file)
         if wanted is None:
             return None
+        if file.endswith(".json"):
+            return _read_state(self.path / name, file, digests, home)
         state, digest = _read(self.path / name / file, home=home)
         if digest != wanted:
             raise CheckpointError(f"{name}/{file} belongs to another checkpoint")
@@ -692,20 +1045,39 @@ class CheckpointDirectory:
 
     def verify(self, name: str, share: slice = slice(None)) -> None:
         """Raise CheckpointError unless every file (of `share`) is as it was written."""
-        for file, wanted in sorted(self.manifest(name)["files"].items())[share]:
-            path = self.path / name / file
-            if (
-                _read(path, keep=False)[1] if file.endswith(".ckpt") else digest_of(path)
-            ) != wanted:
-                raise CheckpointError(f"{path} is damaged")
+        for error in self.problems(name, share):
+            raise error
 
-    def prune(self, keep: int, kind: str = "step", trust: bool = True) -> None:
-        """Keep the newest `keep` intact ones, or all if none is intact. A kill does no harm."""
+    def problems(self, name: str, share: slice = slice(None)) -> Iterator[CheckpointError]:
+        """What is wrong with its files (of `share`), one after another."""
+        try:
+            files = sorted(self.manifest(name)["files"].items())[share]
+        except CheckpointError as e:
+            yield e
+            return
+        for file, wanted in files:
+            path = self.path / name / file
+            try:
+                old = file.endswith(".ckpt")
+                if (_read(path, keep=False)[1] if old else digest_of(path)) != wanted:
+                    yield CheckpointError(f"{path} is damaged")
+            except CheckpointError as e:
+                yield e
+
+    def prune(
+        self, keep: int, kind: str = "step", trust: bool = True, every: int | None = None
+    ) -> None:
+        """Keep the newest `keep` intact ones, or all if none is intact. A kill does no harm.
+
+        every  those at multiples of so many steps are kept besides
+        """
         names = self.names(kind)
         kept: list[str] = []  # what can't be read now, isn't deleted, and doesn't count
         intact = 0
         for name in names:
-            if intact < keep and (found := self._intact(name, trust)) is not False:
+            if every is not None and int(name.split("-")[1]) % every == 0:
+                kept.append(name)
+            elif intact < keep and (found := self._intact(name, trust)) is not False:
                 kept.append(name)
                 intact += found is True
         for name in names if intact else []:
@@ -749,8 +1121,7 @@ def rng_state() -> dict[str, Any]:
     if torch.cuda.is_available():
         state |= {"cuda": torch.cuda.get_rng_state_all(), "device": torch.cuda.current_device()}
     if numpy is not None:
-        name, keys, *rest = numpy.random.get_state()
-        state["numpy"] = [name, torch.from_numpy(keys.astype("int64")), *rest]
+        state["numpy"] = numpy.random.get_state(legacy=False)  # of any bit generator
     return state
 
 
@@ -766,8 +1137,31 @@ def set_rng_state(state: dict[str, Any]) -> None:
     if state["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"][state["device"]], torch.cuda.current_device())
     if numpy is not None and "numpy" in state:
-        name, keys, *rest = state["numpy"]
-        numpy.random.set_state((name, keys.numpy().astype("uint32"), *rest))
+        saved = state["numpy"]
+        if isinstance(saved, list):  # of the first versions
+            name, keys, *rest = saved
+            saved = (name, keys.numpy().astype("uint32"), *rest)
+        numpy.random.set_state(saved)
+
+
+def _is_generator(part: Any) -> bool:
+    others = () if numpy is None else (numpy.random.Generator,)
+    return isinstance(part, (torch.Generator, random.Random, *others))
+
+
+def _generator_state(part: Any) -> Any:
+    if isinstance(part, torch.Generator):
+        return part.get_state()
+    return part.getstate() if isinstance(part, random.Random) else part.bit_generator.state
+
+
+def _set_generator(part: Any, state: Any) -> None:
+    if isinstance(part, torch.Generator):
+        part.set_state(state)
+    elif isinstance(part, random.Random):
+        part.setstate(state)
+    else:
+        part.bit_generator.state = state
 
 
 # --- modules.py -----------------------------------------------------------------------------------
@@ -795,10 +1189,53 @@ def _versions(part: torch.nn.Module) -> dict[str, dict[str, Any]]:
     }
 
 
-def _state_of(part: Stateful | None) -> Any:
+def _state_of(part: Any) -> Any:
     if isinstance(part, torch.nn.Module):
         return {_plain_key(k): v for k, v in bare(part).state_dict().items()}
-    return None if part is None else part.state_dict()
+    if _is_generator(part):
+        return _generator_state(part)
+    return part if part is None or _is_plain(part) else part.state_dict()
+
+
+def _is_plain(part: Any) -> bool:
+    """Is it a dict, a NumPy array or a tensor, which are their own state, or a generator?"""
+    return _is_generator(part) or type(part) in (
+        dict,
+        torch.Tensor,
+        getattr(numpy, "ndarray", dict),
+    )
+
+
+def _fill(part: Any, state: Any) -> None:
+    """Put `state` into a part that is plain."""
+    if _is_generator(part):
+        _set_generator(part, state)
+    elif isinstance(part, dict):
+        part.clear()
+        part.update(state)
+    elif (part.shape, part.dtype) == (state.shape, state.dtype):
+        with torch.no_grad():
+            part[...] = state
+    else:
+        held, mine = ([str(t.dtype), list(t.shape)] for t in (state, part))
+        raise ValueError(f"the checkpoint holds {held}, the job {mine}")
+
+
+def _frozen_in(part: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Its parameters that training doesn't change."""
+    names = bare(part).named_parameters(remove_duplicate=False)
+    return {_plain_key(n): p.detach() for n, p in names if not p.requires_grad}
+
+
+def _digest_of_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
+    digest = _FileDigest()
+    for name, t in tensors.items():
+        digest.update(f"{name} {t.dtype} {list(t.shape)}\n".encode())
+        data = _as_bytes(t)
+        for start in range(0, len(data), CHUNK):
+            piece = data[start : start + CHUNK].cpu()
+            digest.update(_memory(piece), piece)
+    return digest.digest().hex()
 
 
 def _buffers_of(part: torch.nn.Module, held: Iterable[str] = ()) -> dict[str, torch.Tensor]:
@@ -806,6 +1243,21 @@ def _buffers_of(part: torch.nn.Module, held: Iterable[str] = ()) -> dict[str, to
     buffers = bare(part).named_buffers(remove_duplicate=False)
     found = {_plain_key(n): b for n, b in buffers if not hasattr(b, "to_local")}
     return {n: b for n, b in found.items() if n not in held}
+
+
+def _gradients_of(part: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Of its parameters; of shards, this rank's."""
+    named = bare(part).named_parameters()
+    grads = {_plain_key(n): p.grad.detach() for n, p in named if p.grad is not None}
+    return {n: g.to_local() if hasattr(g, "to_local") else g for n, g in grads.items()}
+
+
+def _load_gradients(part: torch.nn.Module, saved: Mapping[str, torch.Tensor]) -> None:
+    for name, p in bare(part).named_parameters():
+        grad = saved.get(_plain_key(name))
+        if grad is not None:
+            p.grad = torch.zeros_like(p)
+            (p.grad.to_local() if hasattr(p, "to_local") else p.grad).copy_(grad)
 
 
 def _load_buffers(part: torch.nn.Module, saved: Mapping[str, torch.Tensor], name: str) -> None:
@@ -932,6 +1384,15 @@ def _load_into(
             fresh = part.state_dict()
             own = {_plain_key(k): k for k in fresh}
             state = collections.OrderedDict((own.get(k, k), v) for k, v in state.items())
+            frozen = about.get("frozen", {}).get(name)
+            if frozen and frozen["names"]:
+                mine = _frozen_in(part)
+                if list(mine) != frozen["names"] or _digest_of_tensors(mine) != frozen["digest"]:
+                    raise Mismatch(
+                        f"'{name}' was saved without its frozen parameters, and the job's aren't "
+                        "the same: load and freeze what the earlier life did"
+                    )
+                state |= {own[k]: fresh[own[k]] for k in mine if k in own}
             _compare_types(
                 name, {k: v for k, v in state.items() if isinstance(v, torch.Tensor)}, fresh
             )
@@ -939,7 +1400,10 @@ def _load_into(
                 state._metadata = {m: versions.get(_plain_key(m), {}) for m in fresh._metadata}
         if isinstance(part, torch.optim.Optimizer):
             saved = about.get("parameters", {}).get(name)
-            _load_optimizer(part, state, saved, _names_of(part, modules), exact=saved is not None)
+            exact = saved is not None and not about.get("converted")
+            _load_optimizer(part, state, saved, _names_of(part, modules), exact=exact)
+        elif _is_plain(part):
+            _fill(part, state)
         elif part is not None:
             part.load_state_dict(state)
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as e:
@@ -953,6 +1417,28 @@ def _load_into(
 def _rank_and_world() -> tuple[int, int]:
     on = dist.is_available() and dist.is_initialized()
     return (dist.get_rank(), dist.get_world_size()) if on else (0, 1)
+
+
+def _require_group() -> None:
+    """CheckpointError if this is one of several ranks which don't know each other yet."""
+    known = dist.is_available() and dist.is_initialized()
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not known:
+        raise CheckpointError(
+            "this is one of several ranks (WORLD_SIZE): call init_process_group before you make "
+            "the manager"
+        )
+
+
+def _kind(error: BaseException) -> type[CheckpointError]:
+    """As what it is raised on all ranks."""
+    if isinstance(error, Mismatch):
+        return Mismatch
+    return DiskFull if _is_disk_full(error) else CheckpointError
+
+
+def _is_disk_full(error: BaseException) -> bool:
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return full or isinstance(error, DiskFull)
 
 
 class _Ranks:
@@ -975,7 +1461,8 @@ class _Ranks:
         """new_group would wait for the ranks that never come, and not say for what."""
         _Ranks.made += 1
         store = dist.distributed_c10d._get_default_store()
-        keys = [f"checkpoint_utils {_Ranks.made} {rank}" for rank in range(self.world)]
+        life = os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)  # torchrun keeps the store
+        keys = [f"exact_resume {life} {_Ranks.made} {rank}" for rank in range(self.world)]
         store.set(keys[self.rank], "")
         told = "every rank must make the CheckpointManager, not only one (no `if rank == 0`)"
         limit = min(timeout, 300.0)  # nobody saves yet, so a rank needn't be late by as much
@@ -1006,23 +1493,22 @@ class _Ranks:
 
     def together(self, what: str, work: Callable[[], object]) -> list[Any]:
         """Run `work` on every rank and return all results; an error on one is raised on all."""
-        mine: tuple[str | None, object] = (None, None)
+        mine: tuple[type[CheckpointError] | None, object] = (None, None)
         error: BaseException | None = None
         try:
             mine = (None, work())
         except BaseException as e:  # not only Exception: torch's own CheckpointException isn't one
             if not self.on or isinstance(e, (KeyboardInterrupt, SystemExit)):
                 raise
-            mine, error = (f"{type(e).__name__}: {e}", isinstance(e, Mismatch)), e
+            mine, error = (_kind(e), f"{type(e).__name__}: {e}"), e
         results = [mine] * self.world
         if self.on:
             self._meet(what, lambda: dist.all_gather_object(results, mine, group=self.group))
-        failed = [f"rank {r}: {message}" for r, (message, _) in enumerate(results) if message]
+        failed = [f"rank {r}: {told}" for r, (kind, told) in enumerate(results) if kind]
         if failed:
-            mismatch = any(flag for message, flag in results if message)
-            raise (Mismatch if mismatch else CheckpointError)(
-                f"{what} failed on {'; '.join(failed)}"
-            ) from error
+            kinds = {kind for kind, _ in results}
+            worst = next((k for k in (Mismatch, DiskFull) if k in kinds), CheckpointError)
+            raise worst(f"{what} failed on {'; '.join(failed)}") from error
         return [result for _, result in results]
 
     def highest(self, *numbers: float) -> list[float]:
@@ -1061,7 +1547,7 @@ class ResumableSampler:
         self.rank, self.world = _rank_and_world()
         self.size, self.batch_size, self.shuffle, self.seed = size, batch_size, shuffle, seed
         self.epoch = self.samples = 0  # samples: trained in this epoch, on all ranks together
-        self.resumed = False
+        self.resumed = self.warned = False
         self.at_start: Callable[[], None] | None = None  # tells the manager that training begins
         if len(self) < 1:
             raise ValueError(
@@ -1081,6 +1567,14 @@ class ResumableSampler:
             mine = start + self.rank * self.batch_size
             yield order[mine : mine + self.batch_size]
 
+    @property
+    def batch(self) -> int:
+        """How many batches of this epoch are trained: where to begin to count after a resume.
+
+        for number, batch in enumerate(sampler.follow(loader), sampler.batch): ...
+        """
+        return self.samples // (self.batch_size * self.world)
+
     def follow(self, loader: Iterable[Batch]) -> Iterator[Batch]:
         """The loader's batches; each counts as trained when the loop gets it, not when prefetched.
 
@@ -1093,6 +1587,13 @@ class ResumableSampler:
             )
         if self.at_start is not None:
             self.at_start()
+        if getattr(loader, "num_workers", 0) and not getattr(loader, "worker_init_fn", None):
+            if not self.warned:
+                _say(
+                    "the loader's workers don't ignore signals: one sent to the job's group kills "
+                    "them before the save. Give it worker_init_fn=ignore_signals"
+                )
+            self.warned = True
         for batch in loader:
             self.samples += self.batch_size * self.world
             yield batch
@@ -1230,17 +1731,20 @@ def _read_shards(
 # --- job.py ---------------------------------------------------------------------------------------
 # What a job has registered: its parts as one state, and that state put back into them.
 
+_OWN = {"rng", "gradients", "module_gradients", "buffers", "module_buffers"}
+
 
 class _Job:
     def __init__(
         self,
-        state: Mapping[str, Stateful | None],
-        per_rank: Mapping[str, Stateful | None],
-        gradients: bool,
+        state: Mapping[str, Any],
+        per_rank: Mapping[str, Any],
+        config: Config,
     ):
         self.state: dict[str, Any] = dict(state)
         self.per_rank: dict[str, Any] = dict(per_rank)
-        self.gradients = gradients
+        self.gradients, self.trainable_only = config.gradients, config.trainable_only
+        self.frozen: dict[str, dict[str, Any]] = {}
         self._check_names()
         self.sharded = False
         self.about: dict[str, Any] | None = None
@@ -1248,21 +1752,21 @@ class _Job:
     def _check_names(self) -> None:
         """Refuse now what would fail hours later, at the first save or resume."""
         for name, part in (self.state | self.per_rank).items():
-            if part is not None and not (
-                hasattr(part, "state_dict") and hasattr(part, "load_state_dict")
-            ):
+            if part is None or _is_plain(part):
+                continue
+            if not (hasattr(part, "state_dict") and hasattr(part, "load_state_dict")):
                 raise TypeError(
                     f"'{name}' is a {type(part).__name__} without state_dict and "
-                    "load_state_dict: it can't be saved"
+                    "load_state_dict: it can't be saved. Put plain values into a dict"
                 )
         if twice := self.state.keys() & self.per_rank.keys():
             raise ValueError(f"{_quoted(twice)} is in state and in per_rank: use another name")
         taken = {"progress", "about"} & self.state.keys()
-        taken |= {"rng", "gradients", "buffers", "module_buffers"} & self.per_rank.keys()
+        taken |= _OWN & self.per_rank.keys()
         if taken:
             raise ValueError(f"{_quoted(taken)}: the manager saves its own under this name")
-        if self.gradients and self.state.get("model") is None:
-            raise ValueError("gradients=True needs the model, under the name 'model'")
+        if self.gradients and not self.modules():
+            raise ValueError("gradients=True needs the model: register it")
         for name, part in self.state.items():
             if isinstance(part, ResumableSampler) and part.world != _rank_and_world()[1]:
                 raise ValueError(
@@ -1277,6 +1781,8 @@ class _Job:
             if hasattr(module, "unshard") and hasattr(module, "reshard"):
                 module.reshard()  # after a forward pass, FSDP2's parameters look unsharded
         self.sharded = model is not None and any(hasattr(p, "to_local") for p in model.parameters())
+        if self.sharded and self.trainable_only:
+            raise ValueError("trainable_only: a sharded model is saved as a whole")
         if self.sharded and self.state.get("optimizer") is None:
             raise ValueError(
                 "a sharded model is saved together with its optimizer: add it as 'optimizer'"
@@ -1318,23 +1824,16 @@ class _Job:
         own: dict[str, Any] = {"rng": rng_state()}
         for name, part in self.state.items():
             if name not in self.apart():
-                shared[name] = _state_of(part)
+                shared[name] = self._state_of(name, part)
         for name, part in self.per_rank.items():
-            own[name] = _state_of(part)
+            own[name] = self._state_of(name, part)
         # what isn't in a state_dict (persistent=False); running means differ from rank to rank
         held = shared | own | shards
         progress["buffers"] = {n: _buffers_of(m, held[n]) for n, m in modules.items()}
         if ranks.world > 1:
             own["module_buffers"] = {n: _buffers_of(m) for n, m in modules.items()}
         if self.gradients:
-            grads = {
-                _plain_key(n): p.grad.detach()
-                for n, p in bare(self.state["model"]).named_parameters()
-                if p.grad is not None
-            }
-            own["gradients"] = {
-                n: g.to_local() if hasattr(g, "to_local") else g for n, g in grads.items()
-            }
+            own["module_gradients"] = {n: _gradients_of(m) for n, m in modules.items()}
         packed["own"] = _Packed(own)
         if ranks.rank == 0:
             packed["shared"] = _Packed(shared)
@@ -1354,9 +1853,40 @@ class _Job:
             for n, p in everything.items()
             if isinstance(p, torch.optim.Optimizer)
         }
-        return self.about | {"parameters": names}
+        frozen = {"frozen": self.frozen} if self.trainable_only else {}
+        return self.about | {"parameters": names} | frozen
+
+    def _state_of(self, name: str, part: Any) -> Any:
+        state = _state_of(part)
+        if not self.trainable_only or not isinstance(part, torch.nn.Module):
+            return state
+        frozen = _frozen_in(part)
+        if list(frozen) != self.frozen.get(name, {}).get("names"):  # else they haven't changed
+            self.frozen[name] = {"names": list(frozen), "digest": _digest_of_tensors(frozen)}
+        return {k: v for k, v in state.items() if k not in frozen}
 
     # --- resuming
+
+    def check_change(self, change: Mapping[str, Mapping[str, Any]]) -> None:
+        """ValueError if a part or a value of it doesn't exist."""
+        for name, values in change.items():
+            part = self.everything().get(name)
+            if part is None:
+                raise ValueError(f"change: the job has no '{name}'")
+            for key in values:
+                owners = part.param_groups if isinstance(part, torch.optim.Optimizer) else [part]
+                if not all(key in o if isinstance(o, dict) else hasattr(o, key) for o in owners):
+                    raise ValueError(f"change: '{name}' has no '{key}'")
+
+    def change(self, change: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+        """Set what shall differ from the checkpoint; say for each value what it was."""
+        for name, values in change.items():
+            part = self.everything()[name]
+            for key, new in values.items():
+                yield f"{name}: {key} {_set(part, key, new)} -> {new}"
+                for other, scheduler in self.everything().items() if key == "lr" else ():
+                    if hasattr(scheduler, "base_lrs") and "base_lrs" not in change.get(other, {}):
+                        yield f"... but '{other}' computes it from base_lrs {scheduler.base_lrs}"
 
     def apply(
         self, where: Path, shared: dict[str, Any], own: dict[str, Any] | None, ranks: _Ranks
@@ -1389,11 +1919,10 @@ class _Job:
             buffers = own.get("module_buffers", {"model": own.get("buffers", {})})
             for part in buffers.keys() & modules.keys():
                 _load_buffers(modules[part], buffers[part], part)
-        for n, p in bare(self.state["model"]).named_parameters() if "gradients" in own else ():
-            grad = own["gradients"].get(_plain_key(n))
-            if grad is not None:
-                p.grad = torch.zeros_like(p)
-                (p.grad.to_local() if hasattr(p, "to_local") else p.grad).copy_(grad)
+        # "gradients": of an earlier version
+        gradients = own.get("module_gradients", {"model": own.get("gradients", {})})
+        for part in gradients.keys() & modules.keys():
+            _load_gradients(modules[part], gradients[part])
         set_rng_state(own["rng"])  # last: undoes every draw during loading
         return progress
 
@@ -1433,6 +1962,24 @@ class _Job:
                         f"'{name}': {_plain_key(key)} is on the meta device, without memory: call "
                         "to_empty(device=...) before you make the optimizer and the manager"
                     )
+
+
+def _set(part: Any, key: str, new: Any) -> Any:
+    """Set a value of a part (of an optimizer: in all groups); return what it was."""
+    if isinstance(part, torch.optim.Optimizer):
+        before = [group[key] for group in part.param_groups]
+        for group in part.param_groups:
+            if isinstance(group[key], torch.Tensor):
+                group[key].fill_(new)
+            else:
+                group[key] = new
+        return before[0] if all(value == before[0] for value in before) else before
+    before = part[key] if isinstance(part, dict) else getattr(part, key)
+    if isinstance(part, dict):
+        part[key] = new
+    else:
+        setattr(part, key, new)
+    return before
 
 
 # --- lives.py -------------------------------------------------------------------------------------
@@ -1633,8 +2180,9 @@ def _read_parts(
     """Read and verify this rank's parts, without touching the job."""
     # a module copies what it loads; others keep it, and need it where it was
     home = {"progress", *job.everything()} - set(job.modules())
-    shared = directory.read(name, "shared.ckpt", home)
-    own = directory.read(name, f"rank-{ranks.rank}.ckpt", home)
+    kind = "json" if "shared.json" in directory.manifest(name)["files"] else "ckpt"  # first version
+    shared = directory.read(name, f"shared.{kind}", home)
+    own = directory.read(name, f"rank-{ranks.rank}.{kind}", home)
     if job.sharded:
         directory.verify(name, slice(ranks.rank, None, ranks.world))
     parts.update(shared=shared, own=own)
@@ -1679,6 +2227,49 @@ class _Staging:
             torch.cuda.current_stream(device).synchronize()
 
 
+# --- writing.py -----------------------------------------------------------------------------------
+# Files written durably, one after another, each synced beside the writing of the next.
+
+_syncers = ThreadPoolExecutor(4, "sync")  # a file system commits several syncs at once
+
+
+def _new_syncers() -> None:
+    global _syncers
+    _syncers = ThreadPoolExecutor(4, "sync")
+
+
+os.register_at_fork(after_in_child=_new_syncers)  # threads don't survive a fork
+
+
+def _write_files(folder: Path, files: Mapping[str, Iterable[_Part]]) -> dict[str, str]:
+    """Write new files into `folder`; return their digests when all are on the disk."""
+    digests: dict[str, _FileDigest] = {}
+    syncing: list[Future[None]] = []
+    opened: list[FileIO] = []
+    try:
+        for name, parts in files.items():
+            f = open(folder / name, "xb", buffering=0)
+            opened.append(f)
+            digest = digests[name] = _FileDigest()
+            unsynced = 0
+            for part, owner in parts:
+                digest.update(part, owner)
+                _write_all(f, part)
+                unsynced += len(part)
+                # the disk starts on the first bytes instead of waiting for the last
+                if unsynced >= 4 * CHUNK and all(s.done() for s in syncing):
+                    syncing.append(_syncers.submit(_fsync, f.fileno()))
+                    unsynced = 0
+            syncing.append(_syncers.submit(_fsync, f.fileno()))
+        for s in syncing:
+            s.result()  # a disk error is reported only once: a later fsync would succeed
+        return {name: digest.digest().hex() for name, digest in digests.items()}
+    finally:
+        wait(syncing)
+        for f in opened:
+            f.close()
+
+
 # --- saving.py ------------------------------------------------------------------------------------
 # Writing a checkpoint on all ranks, in the training's thread or beside it.
 
@@ -1716,9 +2307,27 @@ class _Saver:
         self.writer.shutdown(wait=True)
 
     def _write(self, kind: str, step: int, tree: dict[str, _Packed]) -> None:
-        began, ranks, first = time.monotonic(), self.ranks, self.ranks.rank == 0
         if self.device is not None:
             torch.cuda.set_device(self.device)  # the current device is per thread
+        until, told = time.monotonic() + self.config.wait_for_space, False
+        while True:
+            try:
+                return self._try_to_write(kind, step, tree)
+            except (OSError, DiskFull) as e:
+                if not _is_disk_full(e):
+                    raise
+                # rank 0's clock decides for all
+                mine = until - time.monotonic() if self.ranks.rank == 0 else -math.inf
+                (left,) = self.ranks.highest(mine)
+                if left <= 0:
+                    raise
+                if self.ranks.rank == 0 and not told:
+                    _say(f"no room for the checkpoint of step {step}: waiting {left:.0f} s for it")
+                told = True
+                time.sleep(min(left, 5.0))
+
+    def _try_to_write(self, kind: str, step: int, tree: dict[str, _Packed]) -> None:
+        began, ranks, first = time.monotonic(), self.ranks, self.ranks.rank == 0
         tmp = Path(
             ranks.together(
                 "the save", lambda: str(self.directory.begin(kind, step)) if first else None
@@ -1739,15 +2348,18 @@ class _Saver:
                 shutil.rmtree(tmp, ignore_errors=True)
             raise
         if first:  # the other ranks don't wait for it
-            self.directory.prune(self.config.keep if kind == "step" else 1, kind)
+            if kind == "step":
+                self.directory.prune(self.config.keep, kind, every=self.config.keep_every)
+            else:
+                self.directory.prune(self.config.keep_best, kind)
         self.cost = max(self.cost * 0.9, time.monotonic() - began)
 
     def _parts(self, tmp: Path, tree: dict[str, _Packed]) -> dict[str, str]:
         """Write this rank's files; return their digests."""
-        files = {f"rank-{self.ranks.rank}.ckpt": tree["own"]}
+        files = _state_files(f"rank-{self.ranks.rank}", tree["own"], apart=False)
         if "shared" in tree:
-            files["shared.ckpt"] = tree["shared"]
-        return {name: write_file(tmp / name, content) for name, content in files.items()}
+            files |= _state_files("shared", tree["shared"], apart=True)
+        return _write_files(tmp, files)
 
     def _commit(self, tmp: Path, digests: dict[str, str], step: int, kind: str) -> None:
         self.directory.commit(tmp, digests, step=step, world_size=self.ranks.world)
@@ -1756,6 +2368,8 @@ class _Saver:
 
 # --- signals.py -----------------------------------------------------------------------------------
 # Signals that ask for a save.
+
+_ignored = {signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2}  # by workers
 
 
 class StopSignal:
@@ -1771,6 +2385,7 @@ class StopSignal:
 
     def __enter__(self) -> StopSignal:
         self.before: dict[signal.Signals, Any] = {}
+        _ignored.update(self.signals)
         if threading.current_thread() is threading.main_thread():
             self.before = {s: signal.signal(s, self._note) for s in self.signals}
         else:  # as in Ray Train
@@ -1782,6 +2397,16 @@ class StopSignal:
             # Python can't restore a handler that C code installed
             if handler is not None:
                 signal.signal(s, handler)
+
+    def stay_deaf(self) -> None:
+        """After leaving: pass over signals that had no handler, for the process is ending.
+
+        Slurm sends SIGTERM twice. The second one would end Python's own end, with status 143.
+        """
+        for s, handler in self.before.items():
+            if handler == signal.SIG_DFL:
+                signal.signal(s, self._note)  # not SIG_IGN, which a new process would inherit
+                atexit.register(signal.signal, s, signal.SIG_IGN)
 
     def _note(self, number: int, frame: object) -> None:
         self.received = self.received or signal.Signals(number).name
@@ -1797,7 +2422,7 @@ def _end_workers() -> None:
 
 def ignore_signals(worker: int = 0) -> None:
     """worker_init_fn for a DataLoader: signals to the group must not kill it before the save."""
-    for s in (signal.SIGTERM, signal.SIGUSR1):
+    for s in _ignored:
         signal.signal(s, signal.SIG_IGN)
 
 
@@ -1809,7 +2434,8 @@ class CheckpointManager:
     """Saves and resumes a training job. Make it after init_process_group; use it in `with`.
 
     directory  all ranks must see it; no other job may write into it
-    state      name -> object with state_dict and load_state_dict (or None), equal on all ranks.
+    state      name -> object with state_dict and load_state_dict, or a dict, NumPy array, tensor or
+               generator, which is filled on resuming, or None. Equal on all ranks.
                Call the model "model" and its optimizer "optimizer". Scheduler, GradScaler and
                sampler may have any name
     config     its options; each may also be given by its name: every_steps=1000
@@ -1822,24 +2448,18 @@ class CheckpointManager:
     def __init__(
         self,
         directory: AnyPath,
-        state: Mapping[str, Stateful | None],
+        state: Mapping[str, Any],
         config: Config | None = None,
         *,
-        per_rank: Mapping[str, Stateful | None] | None = None,
+        per_rank: Mapping[str, Any] | None = None,
         **options: Any,
     ):
         self.directory = CheckpointDirectory(directory)
         if self.directory.path.exists() and not self.directory.path.is_dir():
             raise CheckpointError(f"{self.directory.path} is a file: give a directory")
-        if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not (
-            dist.is_available() and dist.is_initialized()
-        ):
-            raise CheckpointError(
-                "this is one of several ranks (WORLD_SIZE): call init_process_group before you "
-                "make the manager"
-            )
+        _require_group()
         self.config = replace(config or Config(), **options)
-        self.job = _Job(state, per_rank or {}, self.config.gradients)
+        self.job = _Job(state, per_rank or {}, self.config)
         self.state, self.per_rank = self.job.state, self.job.per_rank
         self.lives, self.lock = _Lives(self.directory.path), _Lock(self.directory.path)
         # a dead rank is noticed at once, whatever the timeout
@@ -1851,7 +2471,7 @@ class CheckpointManager:
         self.best, self.stopping = math.inf, False
         self.outcome: str | None = None
         self.reason: str | None = None  # why it stops or has stopped
-        self.signal, self.clock = StopSignal(), _Clock(self.config)
+        self.signal, self.clock = StopSignal(self.config.signals), _Clock(self.config)
         self.saved: tuple[int, int] | None = None
         # resume() or start_over() was called; training has begun; something was trained
         self.resumed = self.begun = self.moved = False
@@ -1891,6 +2511,8 @@ class CheckpointManager:
             self.saver.close()
             self._note_outcome(interrupted=kind is KeyboardInterrupt)
             self.signal.__exit__()
+            if self.stopping:
+                self.signal.stay_deaf()
             self.lock.release()
 
     def _note_outcome(self, interrupted: bool) -> None:
@@ -1942,13 +2564,25 @@ class CheckpointManager:
         for part in self.state.values():
             if hasattr(part, "next_epoch"):
                 part.next_epoch()
+        self._compare_with_best(metric)
+        every = self.config.every_epochs
+        return self._check(every is not None and self.epoch % every == 0)
+
+    def save_best(self, metric: float) -> bool:
+        """Call it after an evaluation within an epoch, on every rank; True: it's the best so far.
+
+        metric  as for end_epoch; a better one than all before is saved as a best checkpoint
+        """
+        self._moves()
+        return self._compare_with_best(metric)
+
+    def _compare_with_best(self, metric: float | None) -> bool:
         mine = metric if self.rank == 0 and metric is not None and metric < self.best else None
         better, best = self.ranks.highest(mine is not None, -math.inf if mine is None else mine)
         if better:  # before the other checkpoint, which records self.best as saved
             self.best = best
             self.save("best")
-        every = self.config.every_epochs
-        return self._check(every is not None and self.epoch % every == 0)
+        return bool(better)
 
     def should_stop(self) -> bool:
         """Call it in evaluation and other long work, on every rank; True means stop."""
@@ -2026,21 +2660,29 @@ class CheckpointManager:
 
     # --- resuming
 
-    def resume(self, kind: str = "step") -> bool:
+    def resume(
+        self, kind: str = "step", change: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> bool:
         """Load the newest intact checkpoint, on every rank; False if there is none.
 
         kind    "best" loads the best one instead
+        change  what shall differ from the checkpoint: {"optimizer": {"lr": 1e-4}} for all groups,
+                {"scheduler": {"base_lrs": [1e-4]}}; each change is logged
         Raises  CheckpointError if checkpoints exist but none is intact, or after max_stuck lives
                 without a new one; Mismatch if the checkpoint doesn't fit this job.
         """
         self.flush()
         self.resumed = True
+        self.job.check_change(change or {})
         found = _newest_intact(kind, self.directory, self.job, self.ranks)
         if found is not None:
             name, parts = found
             self.ranks.together(f"resuming from {name}", lambda: self._apply(name, parts))
             if self.rank == 0:
                 _say(f"resumed from {self.directory.path / name}", logging.INFO)
+            for line in self.job.change(change or {}):
+                if self.rank == 0:
+                    _say(f"changed on resuming: {line}")
         if kind == "step":
             self.saved = self._position() if found else None
         return found is not None

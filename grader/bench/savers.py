@@ -136,12 +136,14 @@ def template(model, optimizer, asynchronous: bool) -> Saver:
 
     def save(path):
         # one manager, as in a training run, but a new directory for each save
-        ckpt.directory = CheckpointDirectory(path)
+        ckpt.saver.directory = CheckpointDirectory(path)
         ckpt.save()
         return ckpt.flush
 
     def load(path):
-        ckpt._load(ckpt.directory.names()[0], {})
+        directory = CheckpointDirectory(path)
+        (name,) = directory.names()
+        return [directory.read(name, file) for file in ("shared.json", "rank-0.json")]
 
     return Saver(ASYNC if asynchronous else SYNC, save, load)
 

@@ -38,6 +38,7 @@ from .interfaces import (
     FAILED,
     PREEMPTED,
     CheckpointError,
+    DiskFull,
     Mismatch,
     Stateful,
 )
@@ -56,6 +57,7 @@ __all__ = [
     "CheckpointError",
     "CheckpointManager",
     "Config",
+    "DiskFull",
     "Mismatch",
     "ResumableSampler",
     "Stateful",

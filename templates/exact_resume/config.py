@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -17,11 +19,22 @@ class Config:
     """Save when the last save is this long ago. A stop signal and the end of the job's time cause a
     save in any case."""
     keep: int = 3
-    """How many intact checkpoints to keep. The best one isn't counted."""
+    """How many intact checkpoints to keep. The best ones and milestones aren't counted."""
+    keep_best: int = 1
+    """How many of the best checkpoints to keep."""
+    keep_every: int | None = None
+    """Milestones: checkpoints at multiples of this many steps are never removed."""
     asynchronous: bool = False
     """Copy the state, then write it while training continues."""
     gradients: bool = False
     """Also save accumulated gradients (for saves between optimizer steps)."""
+    trainable_only: bool = False
+    """Leave out the models' frozen parameters (LoRA). Of them a digest is saved: the job must bring
+    the same ones."""
+    signals: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGUSR1)
+    """Signals that ask for a save and a stop."""
+    wait_for_space: float = 0.0
+    """Seconds for which a save on a full disk waits for room before it raises."""
     end_time: float | None = None
     """Unix time in seconds at which the job will be killed; None: $SLURM_JOB_END_TIME."""
     margin: float = 30.0
@@ -33,9 +46,13 @@ class Config:
 
     def __post_init__(self) -> None:
         """Refuse now what would fail hours later, at the first save or resume."""
-        if not isinstance(self.keep, int) or self.keep < 1:
-            raise ValueError(f"keep={self.keep!r}: keep at least one checkpoint")
-        for name in ("every_steps", "every_epochs", "every_minutes"):
+        for name in ("keep", "keep_best"):
+            number = getattr(self, name)
+            if not isinstance(number, int) or number < 1:
+                raise ValueError(f"{name}={number!r}: keep at least one checkpoint")
+        if cant := {signal.SIGKILL, signal.SIGSTOP} & set(self.signals):
+            raise ValueError(f"signals={self.signals!r}: nothing can catch {min(cant).name}")
+        for name in ("every_steps", "every_epochs", "every_minutes", "keep_every"):
             value = getattr(self, name)
             if value is not None and (
                 value <= 0 or (name != "every_minutes" and value != int(value))

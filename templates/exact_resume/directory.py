@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from .durable import _fsync, _fsync_path
 from .interfaces import AnyPath, CheckpointError
 from .reporting import _say
 from .statefile import _read
+from .stateparts import _read_state
 
 
 class CheckpointDirectory:
@@ -99,13 +100,18 @@ class CheckpointDirectory:
             raise CheckpointError(f"{name} is damaged: manifest.json: {e}") from e
 
     def read(self, name: str, file: str, home: Collection[str] = ()) -> Any:
-        """The state in one file of a checkpoint, verified; None if the manifest doesn't list it.
+        """The state in one file of a checkpoint (shared.json), with what belongs to it, verified.
+
+        None if the manifest doesn't list it.
 
         home  keys of the state whose tensors go back to the device that they were on
         """
-        wanted = self.manifest(name)["files"].get(file)
+        digests = self.manifest(name)["files"]
+        wanted = digests.get(file)
         if wanted is None:
             return None
+        if file.endswith(".json"):
+            return _read_state(self.path / name, file, digests, home)
         state, digest = _read(self.path / name / file, home=home)
         if digest != wanted:
             raise CheckpointError(f"{name}/{file} belongs to another checkpoint")
@@ -113,20 +119,39 @@ class CheckpointDirectory:
 
     def verify(self, name: str, share: slice = slice(None)) -> None:
         """Raise CheckpointError unless every file (of `share`) is as it was written."""
-        for file, wanted in sorted(self.manifest(name)["files"].items())[share]:
-            path = self.path / name / file
-            if (
-                _read(path, keep=False)[1] if file.endswith(".ckpt") else digest_of(path)
-            ) != wanted:
-                raise CheckpointError(f"{path} is damaged")
+        for error in self.problems(name, share):
+            raise error
 
-    def prune(self, keep: int, kind: str = "step", trust: bool = True) -> None:
-        """Keep the newest `keep` intact ones, or all if none is intact. A kill does no harm."""
+    def problems(self, name: str, share: slice = slice(None)) -> Iterator[CheckpointError]:
+        """What is wrong with its files (of `share`), one after another."""
+        try:
+            files = sorted(self.manifest(name)["files"].items())[share]
+        except CheckpointError as e:
+            yield e
+            return
+        for file, wanted in files:
+            path = self.path / name / file
+            try:
+                old = file.endswith(".ckpt")
+                if (_read(path, keep=False)[1] if old else digest_of(path)) != wanted:
+                    yield CheckpointError(f"{path} is damaged")
+            except CheckpointError as e:
+                yield e
+
+    def prune(
+        self, keep: int, kind: str = "step", trust: bool = True, every: int | None = None
+    ) -> None:
+        """Keep the newest `keep` intact ones, or all if none is intact. A kill does no harm.
+
+        every  those at multiples of so many steps are kept besides
+        """
         names = self.names(kind)
         kept: list[str] = []  # what can't be read now, isn't deleted, and doesn't count
         intact = 0
         for name in names:
-            if intact < keep and (found := self._intact(name, trust)) is not False:
+            if every is not None and int(name.split("-")[1]) % every == 0:
+                kept.append(name)
+            elif intact < keep and (found := self._intact(name, trust)) is not False:
                 kept.append(name)
                 intact += found is True
         for name in names if intact else []:

@@ -17,8 +17,7 @@ def rng_state() -> dict[str, Any]:
     if torch.cuda.is_available():
         state |= {"cuda": torch.cuda.get_rng_state_all(), "device": torch.cuda.current_device()}
     if numpy is not None:
-        name, keys, *rest = numpy.random.get_state()
-        state["numpy"] = [name, torch.from_numpy(keys.astype("int64")), *rest]
+        state["numpy"] = numpy.random.get_state(legacy=False)  # of any bit generator
     return state
 
 
@@ -34,5 +33,28 @@ def set_rng_state(state: dict[str, Any]) -> None:
     if state["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"][state["device"]], torch.cuda.current_device())
     if numpy is not None and "numpy" in state:
-        name, keys, *rest = state["numpy"]
-        numpy.random.set_state((name, keys.numpy().astype("uint32"), *rest))
+        saved = state["numpy"]
+        if isinstance(saved, list):  # of the first versions
+            name, keys, *rest = saved
+            saved = (name, keys.numpy().astype("uint32"), *rest)
+        numpy.random.set_state(saved)
+
+
+def _is_generator(part: Any) -> bool:
+    others = () if numpy is None else (numpy.random.Generator,)
+    return isinstance(part, (torch.Generator, random.Random, *others))
+
+
+def _generator_state(part: Any) -> Any:
+    if isinstance(part, torch.Generator):
+        return part.get_state()
+    return part.getstate() if isinstance(part, random.Random) else part.bit_generator.state
+
+
+def _set_generator(part: Any, state: Any) -> None:
+    if isinstance(part, torch.Generator):
+        part.set_state(state)
+    elif isinstance(part, random.Random):
+        part.setstate(state)
+    else:
+        part.bit_generator.state = state

@@ -24,5 +24,9 @@ class CheckpointError(Exception):
     """A checkpoint can't be written or read, or none of the existing ones is intact."""
 
 
+class DiskFull(CheckpointError):
+    """A rank found no room on the disk."""
+
+
 class Mismatch(CheckpointError):
     """The checkpoint is intact but doesn't fit this job; older ones won't fit either."""

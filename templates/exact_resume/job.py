@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from .config import Config
 from .generators import rng_state, set_rng_state
-from .interfaces import Mismatch, Stateful
+from .interfaces import Mismatch
 from .loading import _load_into
-from .modules import _buffers_of, _load_buffers, _plain_key, _state_of, _versions, bare
+from .modules import (
+    _buffers_of,
+    _digest_of_tensors,
+    _frozen_in,
+    _gradients_of,
+    _is_plain,
+    _load_buffers,
+    _load_gradients,
+    _plain_key,
+    _state_of,
+    _versions,
+)
 from .optimizers import _names_of
 from .packing import _Packed
 from .ranks import _rank_and_world, _Ranks
@@ -20,17 +32,20 @@ from .reporting import _quoted, _say
 from .sampler import ResumableSampler
 from .sharded import _read_shards, _shards_of
 
+_OWN = {"rng", "gradients", "module_gradients", "buffers", "module_buffers"}
+
 
 class _Job:
     def __init__(
         self,
-        state: Mapping[str, Stateful | None],
-        per_rank: Mapping[str, Stateful | None],
-        gradients: bool,
+        state: Mapping[str, Any],
+        per_rank: Mapping[str, Any],
+        config: Config,
     ):
         self.state: dict[str, Any] = dict(state)
         self.per_rank: dict[str, Any] = dict(per_rank)
-        self.gradients = gradients
+        self.gradients, self.trainable_only = config.gradients, config.trainable_only
+        self.frozen: dict[str, dict[str, Any]] = {}
         self._check_names()
         self.sharded = False
         self.about: dict[str, Any] | None = None
@@ -38,21 +53,21 @@ class _Job:
     def _check_names(self) -> None:
         """Refuse now what would fail hours later, at the first save or resume."""
         for name, part in (self.state | self.per_rank).items():
-            if part is not None and not (
-                hasattr(part, "state_dict") and hasattr(part, "load_state_dict")
-            ):
+            if part is None or _is_plain(part):
+                continue
+            if not (hasattr(part, "state_dict") and hasattr(part, "load_state_dict")):
                 raise TypeError(
                     f"'{name}' is a {type(part).__name__} without state_dict and "
-                    "load_state_dict: it can't be saved"
+                    "load_state_dict: it can't be saved. Put plain values into a dict"
                 )
         if twice := self.state.keys() & self.per_rank.keys():
             raise ValueError(f"{_quoted(twice)} is in state and in per_rank: use another name")
         taken = {"progress", "about"} & self.state.keys()
-        taken |= {"rng", "gradients", "buffers", "module_buffers"} & self.per_rank.keys()
+        taken |= _OWN & self.per_rank.keys()
         if taken:
             raise ValueError(f"{_quoted(taken)}: the manager saves its own under this name")
-        if self.gradients and self.state.get("model") is None:
-            raise ValueError("gradients=True needs the model, under the name 'model'")
+        if self.gradients and not self.modules():
+            raise ValueError("gradients=True needs the model: register it")
         for name, part in self.state.items():
             if isinstance(part, ResumableSampler) and part.world != _rank_and_world()[1]:
                 raise ValueError(
@@ -67,6 +82,8 @@ class _Job:
             if hasattr(module, "unshard") and hasattr(module, "reshard"):
                 module.reshard()  # after a forward pass, FSDP2's parameters look unsharded
         self.sharded = model is not None and any(hasattr(p, "to_local") for p in model.parameters())
+        if self.sharded and self.trainable_only:
+            raise ValueError("trainable_only: a sharded model is saved as a whole")
         if self.sharded and self.state.get("optimizer") is None:
             raise ValueError(
                 "a sharded model is saved together with its optimizer: add it as 'optimizer'"
@@ -108,23 +125,16 @@ class _Job:
         own: dict[str, Any] = {"rng": rng_state()}
         for name, part in self.state.items():
             if name not in self.apart():
-                shared[name] = _state_of(part)
+                shared[name] = self._state_of(name, part)
         for name, part in self.per_rank.items():
-            own[name] = _state_of(part)
+            own[name] = self._state_of(name, part)
         # what isn't in a state_dict (persistent=False); running means differ from rank to rank
         held = shared | own | shards
         progress["buffers"] = {n: _buffers_of(m, held[n]) for n, m in modules.items()}
         if ranks.world > 1:
             own["module_buffers"] = {n: _buffers_of(m) for n, m in modules.items()}
         if self.gradients:
-            grads = {
-                _plain_key(n): p.grad.detach()
-                for n, p in bare(self.state["model"]).named_parameters()
-                if p.grad is not None
-            }
-            own["gradients"] = {
-                n: g.to_local() if hasattr(g, "to_local") else g for n, g in grads.items()
-            }
+            own["module_gradients"] = {n: _gradients_of(m) for n, m in modules.items()}
         packed["own"] = _Packed(own)
         if ranks.rank == 0:
             packed["shared"] = _Packed(shared)
@@ -144,9 +154,40 @@ class _Job:
             for n, p in everything.items()
             if isinstance(p, torch.optim.Optimizer)
         }
-        return self.about | {"parameters": names}
+        frozen = {"frozen": self.frozen} if self.trainable_only else {}
+        return self.about | {"parameters": names} | frozen
+
+    def _state_of(self, name: str, part: Any) -> Any:
+        state = _state_of(part)
+        if not self.trainable_only or not isinstance(part, torch.nn.Module):
+            return state
+        frozen = _frozen_in(part)
+        if list(frozen) != self.frozen.get(name, {}).get("names"):  # else they haven't changed
+            self.frozen[name] = {"names": list(frozen), "digest": _digest_of_tensors(frozen)}
+        return {k: v for k, v in state.items() if k not in frozen}
 
     # --- resuming
+
+    def check_change(self, change: Mapping[str, Mapping[str, Any]]) -> None:
+        """ValueError if a part or a value of it doesn't exist."""
+        for name, values in change.items():
+            part = self.everything().get(name)
+            if part is None:
+                raise ValueError(f"change: the job has no '{name}'")
+            for key in values:
+                owners = part.param_groups if isinstance(part, torch.optim.Optimizer) else [part]
+                if not all(key in o if isinstance(o, dict) else hasattr(o, key) for o in owners):
+                    raise ValueError(f"change: '{name}' has no '{key}'")
+
+    def change(self, change: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+        """Set what shall differ from the checkpoint; say for each value what it was."""
+        for name, values in change.items():
+            part = self.everything()[name]
+            for key, new in values.items():
+                yield f"{name}: {key} {_set(part, key, new)} -> {new}"
+                for other, scheduler in self.everything().items() if key == "lr" else ():
+                    if hasattr(scheduler, "base_lrs") and "base_lrs" not in change.get(other, {}):
+                        yield f"... but '{other}' computes it from base_lrs {scheduler.base_lrs}"
 
     def apply(
         self, where: Path, shared: dict[str, Any], own: dict[str, Any] | None, ranks: _Ranks
@@ -179,11 +220,10 @@ class _Job:
             buffers = own.get("module_buffers", {"model": own.get("buffers", {})})
             for part in buffers.keys() & modules.keys():
                 _load_buffers(modules[part], buffers[part], part)
-        for n, p in bare(self.state["model"]).named_parameters() if "gradients" in own else ():
-            grad = own["gradients"].get(_plain_key(n))
-            if grad is not None:
-                p.grad = torch.zeros_like(p)
-                (p.grad.to_local() if hasattr(p, "to_local") else p.grad).copy_(grad)
+        # "gradients": of an earlier version
+        gradients = own.get("module_gradients", {"model": own.get("gradients", {})})
+        for part in gradients.keys() & modules.keys():
+            _load_gradients(modules[part], gradients[part])
         set_rng_state(own["rng"])  # last: undoes every draw during loading
         return progress
 
@@ -223,3 +263,21 @@ class _Job:
                         f"'{name}': {_plain_key(key)} is on the meta device, without memory: call "
                         "to_empty(device=...) before you make the optimizer and the manager"
                     )
+
+
+def _set(part: Any, key: str, new: Any) -> Any:
+    """Set a value of a part (of an optimizer: in all groups); return what it was."""
+    if isinstance(part, torch.optim.Optimizer):
+        before = [group[key] for group in part.param_groups]
+        for group in part.param_groups:
+            if isinstance(group[key], torch.Tensor):
+                group[key].fill_(new)
+            else:
+                group[key] = new
+        return before[0] if all(value == before[0] for value in before) else before
+    before = part[key] if isinstance(part, dict) else getattr(part, key)
+    if isinstance(part, dict):
+        part[key] = new
+    else:
+        setattr(part, key, new)
+    return before

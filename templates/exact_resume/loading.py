@@ -9,7 +9,15 @@ from typing import Any
 import torch
 
 from .interfaces import Mismatch
-from .modules import _compare_types, _plain_key, bare
+from .modules import (
+    _compare_types,
+    _digest_of_tensors,
+    _fill,
+    _frozen_in,
+    _is_plain,
+    _plain_key,
+    bare,
+)
 from .optimizers import _load_optimizer, _names_of
 
 
@@ -35,6 +43,15 @@ def _load_into(
             fresh = part.state_dict()
             own = {_plain_key(k): k for k in fresh}
             state = collections.OrderedDict((own.get(k, k), v) for k, v in state.items())
+            frozen = about.get("frozen", {}).get(name)
+            if frozen and frozen["names"]:
+                mine = _frozen_in(part)
+                if list(mine) != frozen["names"] or _digest_of_tensors(mine) != frozen["digest"]:
+                    raise Mismatch(
+                        f"'{name}' was saved without its frozen parameters, and the job's aren't "
+                        "the same: load and freeze what the earlier life did"
+                    )
+                state |= {own[k]: fresh[own[k]] for k in mine if k in own}
             _compare_types(
                 name, {k: v for k, v in state.items() if isinstance(v, torch.Tensor)}, fresh
             )
@@ -42,7 +59,10 @@ def _load_into(
                 state._metadata = {m: versions.get(_plain_key(m), {}) for m in fresh._metadata}
         if isinstance(part, torch.optim.Optimizer):
             saved = about.get("parameters", {}).get(name)
-            _load_optimizer(part, state, saved, _names_of(part, modules), exact=saved is not None)
+            exact = saved is not None and not about.get("converted")
+            _load_optimizer(part, state, saved, _names_of(part, modules), exact=exact)
+        elif _is_plain(part):
+            _fill(part, state)
         elif part is not None:
             part.load_state_dict(state)
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as e:

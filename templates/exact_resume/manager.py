@@ -5,15 +5,12 @@ from __future__ import annotations
 import atexit
 import logging
 import math
-import os
 import signal
 import time
 from collections.abc import Mapping
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
-
-import torch.distributed as dist
 
 from .config import Config
 from .directory import CheckpointDirectory
@@ -24,14 +21,13 @@ from .interfaces import (
     PREEMPTED,
     AnyPath,
     CheckpointError,
-    Stateful,
 )
 from .job import _Job
 from .lives import _Lives
 from .lock import _Lock
 from .packing import _Packed
 from .policies import _Clock
-from .ranks import _Ranks
+from .ranks import _Ranks, _require_group
 from .reporting import _say
 from .resuming import _newest_intact
 from .saving import _Saver
@@ -42,7 +38,8 @@ class CheckpointManager:
     """Saves and resumes a training job. Make it after init_process_group; use it in `with`.
 
     directory  all ranks must see it; no other job may write into it
-    state      name -> object with state_dict and load_state_dict (or None), equal on all ranks.
+    state      name -> object with state_dict and load_state_dict, or a dict, NumPy array, tensor or
+               generator, which is filled on resuming, or None. Equal on all ranks.
                Call the model "model" and its optimizer "optimizer". Scheduler, GradScaler and
                sampler may have any name
     config     its options; each may also be given by its name: every_steps=1000
@@ -55,24 +52,18 @@ class CheckpointManager:
     def __init__(
         self,
         directory: AnyPath,
-        state: Mapping[str, Stateful | None],
+        state: Mapping[str, Any],
         config: Config | None = None,
         *,
-        per_rank: Mapping[str, Stateful | None] | None = None,
+        per_rank: Mapping[str, Any] | None = None,
         **options: Any,
     ):
         self.directory = CheckpointDirectory(directory)
         if self.directory.path.exists() and not self.directory.path.is_dir():
             raise CheckpointError(f"{self.directory.path} is a file: give a directory")
-        if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not (
-            dist.is_available() and dist.is_initialized()
-        ):
-            raise CheckpointError(
-                "this is one of several ranks (WORLD_SIZE): call init_process_group before you "
-                "make the manager"
-            )
+        _require_group()
         self.config = replace(config or Config(), **options)
-        self.job = _Job(state, per_rank or {}, self.config.gradients)
+        self.job = _Job(state, per_rank or {}, self.config)
         self.state, self.per_rank = self.job.state, self.job.per_rank
         self.lives, self.lock = _Lives(self.directory.path), _Lock(self.directory.path)
         # a dead rank is noticed at once, whatever the timeout
@@ -84,7 +75,7 @@ class CheckpointManager:
         self.best, self.stopping = math.inf, False
         self.outcome: str | None = None
         self.reason: str | None = None  # why it stops or has stopped
-        self.signal, self.clock = StopSignal(), _Clock(self.config)
+        self.signal, self.clock = StopSignal(self.config.signals), _Clock(self.config)
         self.saved: tuple[int, int] | None = None
         # resume() or start_over() was called; training has begun; something was trained
         self.resumed = self.begun = self.moved = False
@@ -124,6 +115,8 @@ class CheckpointManager:
             self.saver.close()
             self._note_outcome(interrupted=kind is KeyboardInterrupt)
             self.signal.__exit__()
+            if self.stopping:
+                self.signal.stay_deaf()
             self.lock.release()
 
     def _note_outcome(self, interrupted: bool) -> None:
@@ -175,13 +168,25 @@ class CheckpointManager:
         for part in self.state.values():
             if hasattr(part, "next_epoch"):
                 part.next_epoch()
+        self._compare_with_best(metric)
+        every = self.config.every_epochs
+        return self._check(every is not None and self.epoch % every == 0)
+
+    def save_best(self, metric: float) -> bool:
+        """Call it after an evaluation within an epoch, on every rank; True: it's the best so far.
+
+        metric  as for end_epoch; a better one than all before is saved as a best checkpoint
+        """
+        self._moves()
+        return self._compare_with_best(metric)
+
+    def _compare_with_best(self, metric: float | None) -> bool:
         mine = metric if self.rank == 0 and metric is not None and metric < self.best else None
         better, best = self.ranks.highest(mine is not None, -math.inf if mine is None else mine)
         if better:  # before the other checkpoint, which records self.best as saved
             self.best = best
             self.save("best")
-        every = self.config.every_epochs
-        return self._check(every is not None and self.epoch % every == 0)
+        return bool(better)
 
     def should_stop(self) -> bool:
         """Call it in evaluation and other long work, on every rank; True means stop."""
@@ -259,21 +264,29 @@ class CheckpointManager:
 
     # --- resuming
 
-    def resume(self, kind: str = "step") -> bool:
+    def resume(
+        self, kind: str = "step", change: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> bool:
         """Load the newest intact checkpoint, on every rank; False if there is none.
 
         kind    "best" loads the best one instead
+        change  what shall differ from the checkpoint: {"optimizer": {"lr": 1e-4}} for all groups,
+                {"scheduler": {"base_lrs": [1e-4]}}; each change is logged
         Raises  CheckpointError if checkpoints exist but none is intact, or after max_stuck lives
                 without a new one; Mismatch if the checkpoint doesn't fit this job.
         """
         self.flush()
         self.resumed = True
+        self.job.check_change(change or {})
         found = _newest_intact(kind, self.directory, self.job, self.ranks)
         if found is not None:
             name, parts = found
             self.ranks.together(f"resuming from {name}", lambda: self._apply(name, parts))
             if self.rank == 0:
                 _say(f"resumed from {self.directory.path / name}", logging.INFO)
+            for line in self.job.change(change or {}):
+                if self.rank == 0:
+                    _say(f"changed on resuming: {line}")
         if kind == "step":
             self.saved = self._position() if found else None
         return found is not None

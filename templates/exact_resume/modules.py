@@ -7,7 +7,11 @@ from typing import Any
 
 import torch
 
-from .interfaces import Mismatch, Stateful
+from .digest import CHUNK, _FileDigest
+from .generators import _generator_state, _is_generator, _set_generator
+from .interfaces import Mismatch
+from .optional import numpy
+from .tensorfile import _as_bytes, _memory
 
 
 def bare(model: Any) -> Any:
@@ -31,10 +35,53 @@ def _versions(part: torch.nn.Module) -> dict[str, dict[str, Any]]:
     }
 
 
-def _state_of(part: Stateful | None) -> Any:
+def _state_of(part: Any) -> Any:
     if isinstance(part, torch.nn.Module):
         return {_plain_key(k): v for k, v in bare(part).state_dict().items()}
-    return None if part is None else part.state_dict()
+    if _is_generator(part):
+        return _generator_state(part)
+    return part if part is None or _is_plain(part) else part.state_dict()
+
+
+def _is_plain(part: Any) -> bool:
+    """Is it a dict, a NumPy array or a tensor, which are their own state, or a generator?"""
+    return _is_generator(part) or type(part) in (
+        dict,
+        torch.Tensor,
+        getattr(numpy, "ndarray", dict),
+    )
+
+
+def _fill(part: Any, state: Any) -> None:
+    """Put `state` into a part that is plain."""
+    if _is_generator(part):
+        _set_generator(part, state)
+    elif isinstance(part, dict):
+        part.clear()
+        part.update(state)
+    elif (part.shape, part.dtype) == (state.shape, state.dtype):
+        with torch.no_grad():
+            part[...] = state
+    else:
+        held, mine = ([str(t.dtype), list(t.shape)] for t in (state, part))
+        raise ValueError(f"the checkpoint holds {held}, the job {mine}")
+
+
+def _frozen_in(part: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Its parameters that training doesn't change."""
+    names = bare(part).named_parameters(remove_duplicate=False)
+    return {_plain_key(n): p.detach() for n, p in names if not p.requires_grad}
+
+
+def _digest_of_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
+    digest = _FileDigest()
+    for name, t in tensors.items():
+        digest.update(f"{name} {t.dtype} {list(t.shape)}\n".encode())
+        data = _as_bytes(t)
+        for start in range(0, len(data), CHUNK):
+            piece = data[start : start + CHUNK].cpu()
+            digest.update(_memory(piece), piece)
+    return digest.digest().hex()
 
 
 def _buffers_of(part: torch.nn.Module, held: Iterable[str] = ()) -> dict[str, torch.Tensor]:
@@ -42,6 +89,21 @@ def _buffers_of(part: torch.nn.Module, held: Iterable[str] = ()) -> dict[str, to
     buffers = bare(part).named_buffers(remove_duplicate=False)
     found = {_plain_key(n): b for n, b in buffers if not hasattr(b, "to_local")}
     return {n: b for n, b in found.items() if n not in held}
+
+
+def _gradients_of(part: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Of its parameters; of shards, this rank's."""
+    named = bare(part).named_parameters()
+    grads = {_plain_key(n): p.grad.detach() for n, p in named if p.grad is not None}
+    return {n: g.to_local() if hasattr(g, "to_local") else g for n, g in grads.items()}
+
+
+def _load_gradients(part: torch.nn.Module, saved: Mapping[str, torch.Tensor]) -> None:
+    for name, p in bare(part).named_parameters():
+        grad = saved.get(_plain_key(name))
+        if grad is not None:
+            p.grad = torch.zeros_like(p)
+            (p.grad.to_local() if hasattr(p, "to_local") else p.grad).copy_(grad)
 
 
 def _load_buffers(part: torch.nn.Module, saved: Mapping[str, torch.Tensor], name: str) -> None:

@@ -8,6 +8,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 try:
     import numpy
+    import numpy.random  # else it is imported at its first use
 except ImportError:
     numpy = None
 

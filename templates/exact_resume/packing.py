@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import math
 from typing import Any
 
 import torch
@@ -31,6 +32,56 @@ def _same_numpy_type(value: Any) -> bool:
     )
 
 
+def _is_plain_array(value: Any) -> bool:
+    """Is it a NumPy array that torch can share?"""
+    return (
+        numpy is not None
+        and type(value) is numpy.ndarray
+        and value.dtype.isnative
+        and value.dtype.name in _ARRAYS
+        and all(stride >= 0 for stride in value.strides)
+    )
+
+
+def _as_tensor(array: Any) -> torch.Tensor:
+    """It shares the array's memory, in the storage of what the array is a view of."""
+    t = torch.from_numpy(array if array.flags.writeable else array.copy())
+    whole, size = array, array.itemsize
+    while isinstance(whole.base, numpy.ndarray):
+        whole = whole.base
+    offset = array.ctypes.data - whole.ctypes.data
+    if (
+        whole is array
+        or not (array.flags.writeable and whole.flags.writeable and whole.flags.c_contiguous)
+        or whole.dtype.hasobject
+        or any(n % size for n in (offset, *array.strides))
+    ):
+        return t
+    storage = torch.from_numpy(whole.reshape(-1).view("uint8")).untyped_storage()
+    strides = [n // size for n in array.strides]
+    return torch.empty(0, dtype=t.dtype, device="cpu").set_(
+        storage, offset // size, array.shape, strides
+    )
+
+
+_ARRAYS = {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
+_ARRAYS |= {"bool", "float16", "float32", "float64", "complex64", "complex128"}
+_Path = tuple[Any, ...]
+_DICTS: dict[type, str] = {
+    dict: "dict",
+    collections.OrderedDict: "ordered",
+    collections.Counter: "counter",
+}
+_KEY = object()  # in a path: a key, instead of what it leads to
+
+
+def _where(path: _Path) -> str:
+    if _KEY in path:
+        at = path.index(_KEY)
+        return f"a key of {_where(path[:at])}" + "".join(f"[{k!r}]" for k in path[at + 1 :])
+    return "state" + "".join(f"[{k!r}]" for k in path)
+
+
 class _Packed:
     """A state as JSON (`tree`), and its tensors.
 
@@ -39,6 +90,8 @@ class _Packed:
 
     about   [dtype, shape] or [dtype, shape, {"device": ..., "view": [tensor, offset, strides]}]
             for each tensor; a view (of a tensor of bytes) has no bytes of its own
+    paths   where in the state each tensor was found: keys and indices
+    tied    (number, path) of where each tensor was found again
     """
 
     def __init__(self, state: Any, sharded: bool = False):
@@ -47,47 +100,52 @@ class _Packed:
         self.about: list[list[Any]] = []
         self.numbers: dict[object, int] = {}  # of tensors, by their memory
         self.containers: dict[int, int] = {}  # numbers of lists and dicts, by id
-        self.tree = self._pack(state, "state")
+        self.paths: list[_Path] = []
+        self.tied: list[tuple[int, _Path]] = []
+        self.tree = self._pack(state, ())
         self._share_memory()
 
-    def _pack(self, value: Any, where: str) -> Any:
+    def _pack(self, value: Any, path: _Path) -> Any:
         kind = type(value)  # not isinstance: a subclass would come back as its base
         if value is None or kind in (bool, str, int):
             return value
         if kind is float:
-            return {"float": value.hex()}  # exact; JSON has no inf and nan
+            # Python's JSON is exact for floats, but standard JSON has no inf and nan
+            return value if math.isfinite(value) else {"float": value.hex()}
         if kind is bytes:
             return {"bytes": value.hex()}
         if isinstance(value, torch.Tensor):
-            return self._tensor(value, where)
+            return self._tensor(value, path)
         if _same_numpy_type(value):  # mostly a metric
             return {"numpy": [value.dtype.str, value.tobytes().hex()]}
         if kind is torch.Size:
             return {"size": list(value)}
         if kind is tuple:
-            return {"tuple": [self._pack(v, f"{where}[{n}]") for n, v in enumerate(value)]}
-        if kind not in (list, dict, collections.OrderedDict, collections.Counter):
+            return {"tuple": [self._pack(v, (*path, n)) for n, v in enumerate(value)]}
+        array = _is_plain_array(value)
+        if not array and kind is not list and kind not in _DICTS:
             raise TypeError(
-                f"{where} is a {kind.__module__}.{kind.__qualname__}, which wouldn't come back as "
-                "one: only tensors, numbers, strings, None, bytes and lists, tuples and dicts of "
-                "them can be saved"
+                f"{_where(path)} is a {kind.__module__}.{kind.__qualname__}, which wouldn't come "
+                "back as one: only tensors, arrays, numbers, strings, None, bytes and lists, "
+                "tuples and dicts of them can be saved"
             )
         if id(value) in self.containers:
             return {"same": self.containers[id(value)]}
         self.containers[id(value)] = len(self.containers)
+        if array:
+            return {"array": self._tensor(_as_tensor(value), path)["tensor"]}
         if kind is list:
-            return [self._pack(v, f"{where}[{n}]") for n, v in enumerate(value)]
-        name = {collections.OrderedDict: "ordered", collections.Counter: "counter"}.get(
-            kind, "dict"
-        )
+            return [self._pack(v, (*path, n)) for n, v in enumerate(value)]
+        name = _DICTS[kind]
+        if all(type(k) is str for k in value):
+            return {name: {k: self._pack(v, (*path, k)) for k, v in value.items()}}
         return {
             name: [
-                [self._pack(k, f"a key of {where}"), self._pack(v, f"{where}[{k!r}]")]
-                for k, v in value.items()
+                [self._pack(k, (*path, _KEY)), self._pack(v, (*path, k))] for k, v in value.items()
             ]
         }
 
-    def _tensor(self, value: torch.Tensor, where: str) -> Any:
+    def _tensor(self, value: torch.Tensor, path: _Path) -> Any:
         kind, sharded = type(value), self.sharded and hasattr(value, "to_local")
         wrong = (
             f"of the subclass {kind.__module__}.{kind.__qualname__}"
@@ -103,11 +161,13 @@ class _Packed:
             else None
         )
         if wrong:
-            raise TypeError(f"{where} is a tensor {wrong}: it can't be saved")
+            raise TypeError(f"{_where(path)} is a tensor {wrong}: it can't be saved")
         t = value.detach()
         number = self.numbers.setdefault(_identity(t), len(self.tensors))
         if number == len(self.tensors):
-            self._add(t)
+            self._add(t, path)
+        else:
+            self.tied.append((number, path))
         if kind is torch.nn.Parameter:
             return {"parameter": [number, value.requires_grad]}
         return {"leaf" if value.requires_grad and not sharded else "tensor": number}
@@ -142,10 +202,12 @@ class _Packed:
                 self.about[n] = [*self.about[n][:2], {"view": view}]
                 self.tensors[n], one = None, t
         whole = torch.empty(0, dtype=torch.uint8, device=one.device)
-        self._add(whole.set_(one.untyped_storage(), begin, (end - begin,)))
+        first = (*self.paths[run[0][2]], "shared memory")
+        self._add(whole.set_(one.untyped_storage(), begin, (end - begin,)), first)
 
-    def _add(self, t: torch.Tensor) -> None:
+    def _add(self, t: torch.Tensor, path: _Path) -> None:
         self.tensors.append(t)
+        self.paths.append(path)
         more = [{"device": _device_name(t.device)}] if t.device.type != "cpu" else []
         self.about.append([str(t.dtype).removeprefix("torch."), list(t.shape), *more])
 

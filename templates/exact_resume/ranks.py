@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, ClassVar
@@ -9,13 +11,35 @@ from typing import Any, ClassVar
 import torch
 import torch.distributed as dist
 
-from .interfaces import CheckpointError, Mismatch
+from .interfaces import CheckpointError, DiskFull, Mismatch
 from .reporting import _say
 
 
 def _rank_and_world() -> tuple[int, int]:
     on = dist.is_available() and dist.is_initialized()
     return (dist.get_rank(), dist.get_world_size()) if on else (0, 1)
+
+
+def _require_group() -> None:
+    """CheckpointError if this is one of several ranks which don't know each other yet."""
+    known = dist.is_available() and dist.is_initialized()
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not known:
+        raise CheckpointError(
+            "this is one of several ranks (WORLD_SIZE): call init_process_group before you make "
+            "the manager"
+        )
+
+
+def _kind(error: BaseException) -> type[CheckpointError]:
+    """As what it is raised on all ranks."""
+    if isinstance(error, Mismatch):
+        return Mismatch
+    return DiskFull if _is_disk_full(error) else CheckpointError
+
+
+def _is_disk_full(error: BaseException) -> bool:
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return full or isinstance(error, DiskFull)
 
 
 class _Ranks:
@@ -38,7 +62,8 @@ class _Ranks:
         """new_group would wait for the ranks that never come, and not say for what."""
         _Ranks.made += 1
         store = dist.distributed_c10d._get_default_store()
-        keys = [f"checkpoint_utils {_Ranks.made} {rank}" for rank in range(self.world)]
+        life = os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)  # torchrun keeps the store
+        keys = [f"exact_resume {life} {_Ranks.made} {rank}" for rank in range(self.world)]
         store.set(keys[self.rank], "")
         told = "every rank must make the CheckpointManager, not only one (no `if rank == 0`)"
         limit = min(timeout, 300.0)  # nobody saves yet, so a rank needn't be late by as much
@@ -69,23 +94,22 @@ class _Ranks:
 
     def together(self, what: str, work: Callable[[], object]) -> list[Any]:
         """Run `work` on every rank and return all results; an error on one is raised on all."""
-        mine: tuple[str | None, object] = (None, None)
+        mine: tuple[type[CheckpointError] | None, object] = (None, None)
         error: BaseException | None = None
         try:
             mine = (None, work())
         except BaseException as e:  # not only Exception: torch's own CheckpointException isn't one
             if not self.on or isinstance(e, (KeyboardInterrupt, SystemExit)):
                 raise
-            mine, error = (f"{type(e).__name__}: {e}", isinstance(e, Mismatch)), e
+            mine, error = (_kind(e), f"{type(e).__name__}: {e}"), e
         results = [mine] * self.world
         if self.on:
             self._meet(what, lambda: dist.all_gather_object(results, mine, group=self.group))
-        failed = [f"rank {r}: {message}" for r, (message, _) in enumerate(results) if message]
+        failed = [f"rank {r}: {told}" for r, (kind, told) in enumerate(results) if kind]
         if failed:
-            mismatch = any(flag for message, flag in results if message)
-            raise (Mismatch if mismatch else CheckpointError)(
-                f"{what} failed on {'; '.join(failed)}"
-            ) from error
+            kinds = {kind for kind, _ in results}
+            worst = next((k for k in (Mismatch, DiskFull) if k in kinds), CheckpointError)
+            raise worst(f"{what} failed on {'; '.join(failed)}") from error
         return [result for _, result in results]
 
     def highest(self, *numbers: float) -> list[float]:

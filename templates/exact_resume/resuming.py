@@ -58,8 +58,9 @@ def _read_parts(
     """Read and verify this rank's parts, without touching the job."""
     # a module copies what it loads; others keep it, and need it where it was
     home = {"progress", *job.everything()} - set(job.modules())
-    shared = directory.read(name, "shared.ckpt", home)
-    own = directory.read(name, f"rank-{ranks.rank}.ckpt", home)
+    kind = "json" if "shared.json" in directory.manifest(name)["files"] else "ckpt"  # first version
+    shared = directory.read(name, f"shared.{kind}", home)
+    own = directory.read(name, f"rank-{ranks.rank}.{kind}", home)
     if job.sharded:
         directory.verify(name, slice(ranks.rank, None, ranks.world))
     parts.update(shared=shared, own=own)

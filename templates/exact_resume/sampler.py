@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from .ranks import _rank_and_world
+from .reporting import _say
 
 Batch = TypeVar("Batch")
 
@@ -28,7 +29,7 @@ class ResumableSampler:
         self.rank, self.world = _rank_and_world()
         self.size, self.batch_size, self.shuffle, self.seed = size, batch_size, shuffle, seed
         self.epoch = self.samples = 0  # samples: trained in this epoch, on all ranks together
-        self.resumed = False
+        self.resumed = self.warned = False
         self.at_start: Callable[[], None] | None = None  # tells the manager that training begins
         if len(self) < 1:
             raise ValueError(
@@ -48,6 +49,14 @@ class ResumableSampler:
             mine = start + self.rank * self.batch_size
             yield order[mine : mine + self.batch_size]
 
+    @property
+    def batch(self) -> int:
+        """How many batches of this epoch are trained: where to begin to count after a resume.
+
+        for number, batch in enumerate(sampler.follow(loader), sampler.batch): ...
+        """
+        return self.samples // (self.batch_size * self.world)
+
     def follow(self, loader: Iterable[Batch]) -> Iterator[Batch]:
         """The loader's batches; each counts as trained when the loop gets it, not when prefetched.
 
@@ -60,6 +69,13 @@ class ResumableSampler:
             )
         if self.at_start is not None:
             self.at_start()
+        if getattr(loader, "num_workers", 0) and not getattr(loader, "worker_init_fn", None):
+            if not self.warned:
+                _say(
+                    "the loader's workers don't ignore signals: one sent to the job's group kills "
+                    "them before the save. Give it worker_init_fn=ignore_signals"
+                )
+            self.warned = True
         for batch in loader:
             self.samples += self.batch_size * self.world
             yield batch

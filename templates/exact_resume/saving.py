@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,11 +12,14 @@ import torch
 
 from .config import Config
 from .directory import CheckpointDirectory
+from .interfaces import DiskFull
 from .packing import _Packed
-from .ranks import _Ranks
+from .ranks import _is_disk_full, _Ranks
+from .reporting import _say
 from .sharded import _seal_shards, _write_shards
 from .staging import _Staging
-from .statefile import write_file
+from .stateparts import _state_files
+from .writing import _write_files
 
 
 class _Saver:
@@ -51,9 +55,27 @@ class _Saver:
         self.writer.shutdown(wait=True)
 
     def _write(self, kind: str, step: int, tree: dict[str, _Packed]) -> None:
-        began, ranks, first = time.monotonic(), self.ranks, self.ranks.rank == 0
         if self.device is not None:
             torch.cuda.set_device(self.device)  # the current device is per thread
+        until, told = time.monotonic() + self.config.wait_for_space, False
+        while True:
+            try:
+                return self._try_to_write(kind, step, tree)
+            except (OSError, DiskFull) as e:
+                if not _is_disk_full(e):
+                    raise
+                # rank 0's clock decides for all
+                mine = until - time.monotonic() if self.ranks.rank == 0 else -math.inf
+                (left,) = self.ranks.highest(mine)
+                if left <= 0:
+                    raise
+                if self.ranks.rank == 0 and not told:
+                    _say(f"no room for the checkpoint of step {step}: waiting {left:.0f} s for it")
+                told = True
+                time.sleep(min(left, 5.0))
+
+    def _try_to_write(self, kind: str, step: int, tree: dict[str, _Packed]) -> None:
+        began, ranks, first = time.monotonic(), self.ranks, self.ranks.rank == 0
         tmp = Path(
             ranks.together(
                 "the save", lambda: str(self.directory.begin(kind, step)) if first else None
@@ -74,15 +96,18 @@ class _Saver:
                 shutil.rmtree(tmp, ignore_errors=True)
             raise
         if first:  # the other ranks don't wait for it
-            self.directory.prune(self.config.keep if kind == "step" else 1, kind)
+            if kind == "step":
+                self.directory.prune(self.config.keep, kind, every=self.config.keep_every)
+            else:
+                self.directory.prune(self.config.keep_best, kind)
         self.cost = max(self.cost * 0.9, time.monotonic() - began)
 
     def _parts(self, tmp: Path, tree: dict[str, _Packed]) -> dict[str, str]:
         """Write this rank's files; return their digests."""
-        files = {f"rank-{self.ranks.rank}.ckpt": tree["own"]}
+        files = _state_files(f"rank-{self.ranks.rank}", tree["own"], apart=False)
         if "shared" in tree:
-            files["shared.ckpt"] = tree["shared"]
-        return {name: write_file(tmp / name, content) for name, content in files.items()}
+            files |= _state_files("shared", tree["shared"], apart=True)
+        return _write_files(tmp, files)
 
     def _commit(self, tmp: Path, digests: dict[str, str], step: int, kind: str) -> None:
         self.directory.commit(tmp, digests, step=step, world_size=self.ranks.world)

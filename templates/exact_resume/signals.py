@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import signal
 import threading
@@ -9,6 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from .reporting import _say
+
+_ignored = {signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2}  # by workers
 
 
 class StopSignal:
@@ -24,6 +27,7 @@ class StopSignal:
 
     def __enter__(self) -> StopSignal:
         self.before: dict[signal.Signals, Any] = {}
+        _ignored.update(self.signals)
         if threading.current_thread() is threading.main_thread():
             self.before = {s: signal.signal(s, self._note) for s in self.signals}
         else:  # as in Ray Train
@@ -35,6 +39,16 @@ class StopSignal:
             # Python can't restore a handler that C code installed
             if handler is not None:
                 signal.signal(s, handler)
+
+    def stay_deaf(self) -> None:
+        """After leaving: pass over signals that had no handler, for the process is ending.
+
+        Slurm sends SIGTERM twice. The second one would end Python's own end, with status 143.
+        """
+        for s, handler in self.before.items():
+            if handler == signal.SIG_DFL:
+                signal.signal(s, self._note)  # not SIG_IGN, which a new process would inherit
+                atexit.register(signal.signal, s, signal.SIG_IGN)
 
     def _note(self, number: int, frame: object) -> None:
         self.received = self.received or signal.Signals(number).name
@@ -50,5 +64,5 @@ def _end_workers() -> None:
 
 def ignore_signals(worker: int = 0) -> None:
     """worker_init_fn for a DataLoader: signals to the group must not kill it before the save."""
-    for s in (signal.SIGTERM, signal.SIGUSR1):
+    for s in _ignored:
         signal.signal(s, signal.SIG_IGN)

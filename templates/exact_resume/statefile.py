@@ -6,7 +6,6 @@ of everything. Tensors are written from and read into their own memory, without 
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import json
 import os
@@ -20,6 +19,7 @@ from .digest import CHUNK, _Digest
 from .durable import _fsync, _write_all
 from .interfaces import AnyPath, CheckpointError
 from .packing import _Packed
+from .tensorfile import _as_bytes, _memory
 from .unpacking import _Unpacked
 
 MAGIC = b"ckpt-v1\n"
@@ -54,7 +54,7 @@ def write_file(path: AnyPath, state: Any) -> str:
         for t in packed.tensors:
             if t is None or not t.numel():
                 continue
-            flat = t.resolve_conj().resolve_neg().contiguous().view(-1).view(torch.uint8)
+            flat = _as_bytes(t)
             for start in range(0, len(flat), CHUNK):
                 piece = flat[start : start + CHUNK].cpu()
                 view = _memory(piece)
@@ -119,9 +119,3 @@ def _read(path: AnyPath, keep: bool = True, home: Collection[str] = ()) -> tuple
         raise CheckpointError(f"{path} can't be read: {e}") from e
     state = _Unpacked(about["tree"], about["tensors"], tensors, home).state if keep else None
     return state, digest.digest().hex()
-
-
-def _memory(t: torch.Tensor) -> memoryview:
-    """The bytes of a contiguous CPU tensor, without NumPy (which has no bfloat16)."""
-    size = t.numel() * t.element_size()
-    return memoryview((ctypes.c_char * size).from_address(t.data_ptr() if size else 1)).cast("B")

@@ -27,7 +27,7 @@ class _Unpacked:
         self.state: Any
         if home:
             self.containers.append(whole := {})
-            for key, node in tree["dict"]:
+            for key, node in _items(tree["dict"]):
                 self.at_home = key in home
                 whole[key] = self._unpack(node)
             self.state = whole
@@ -49,9 +49,13 @@ class _Unpacked:
                 kind, dict
             )()
             self.containers.append(made)
-            for key, value in content:
+            for key, value in _items(content):
                 made[self._unpack(key)] = self._unpack(value)
             return made
+        if kind == "array":
+            t = self._tensor(content)
+            self.containers.append(array := t if numpy is None else t.numpy())
+            return array
         others: dict[str, Callable[[Any], Any]] = {
             "float": float.fromhex,
             "bytes": bytes.fromhex,
@@ -73,10 +77,15 @@ class _Unpacked:
                 whole = self._tensor(number)
                 t = torch.empty(0, dtype=getattr(torch, dtype), device=whole.device)
                 t = t.set_(whole.untyped_storage(), offset, shape, strides)
-            elif more and self.at_home:
+            elif self.at_home and more and "device" in more[0]:
                 t = _at_home(t, more[0]["device"])
             self.taken[n, self.at_home] = t
         return self.taken[n, self.at_home]
+
+
+def _items(content: Any) -> Any:
+    """Of a dict: as an object if all keys are strings, else as pairs."""
+    return content.items() if isinstance(content, dict) else content
 
 
 def _at_home(t: torch.Tensor, device: str) -> torch.Tensor:

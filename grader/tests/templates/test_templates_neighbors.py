@@ -99,7 +99,7 @@ def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
-@pytest.mark.parametrize("where", ["write_file", "_fsync_path", "_fsync"])
+@pytest.mark.parametrize("where", ["_write_files", "_fsync_path", "_fsync"])
 def test_a_failed_save_leaves_nothing_behind(tmp_path, monkeypatch, asynchronous, where):
     real = getattr(cu, where)
 
@@ -124,7 +124,7 @@ def unreadable(path) -> None:
     path.symlink_to(path.name)  # reading it is an OSError, for root, too
 
 
-@pytest.mark.parametrize("file", ["shared.ckpt", "rank-0.ckpt", "manifest.json"])
+@pytest.mark.parametrize("file", ["shared.json", "rank-0.json", "manifest.json"])
 @pytest.mark.parametrize("which", [0, 1, 2])
 def test_what_cant_be_read_stops_no_save_and_isnt_deleted(tmp_path, capsys, file, which):
     with manager(tmp_path) as ckpt:

@@ -97,6 +97,12 @@ def test_what_one_rank_cant_save_is_refused_on_all_before_the_first_step(results
         assert r["steps"] == 0
 
 
+def test_a_full_disk_of_one_rank_is_waited_for_by_all(results):
+    for r in results("disk_full_on_one_rank"):
+        assert r["names"] == ["step-000000000003-1"] and r["tries"] == 1
+        assert "rank 1: OSError" in r["full"][0]
+
+
 @fsdp2
 def test_a_sharded_checkpoint_of_the_first_version_is_resumed(results):
     assert [r["found"] for r in results("the_first_versions")] == [[True, 2, 4, 2.0]] * 2

@@ -1,0 +1,151 @@
+"""Checkpoints for other programs, and from them: torch.save, safetensors, DCP."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .commands import _checkpoint, _everything, _read_dcp
+from .directory import CheckpointDirectory
+from .durable import _fsync_path
+from .interfaces import CheckpointError
+from .lock import _Lock
+from .modules import _is_plain
+from .optimizers import Names
+from .packing import _Packed
+from .stateparts import _state_files
+from .tensorfile import _tensor_file
+from .writing import _write_files
+
+
+def export(checkpoint: str, to: str, part: str | None) -> int:
+    """Write a checkpoint's parts to a new file or folder; the ending of `to` decides how."""
+    path = Path(to).expanduser().absolute()
+    if path.exists():
+        raise CheckpointError(f"{path} exists already")
+    where, name = _checkpoint(checkpoint)
+    state = _everything(where, name)
+    state.pop("progress", None)
+    parts = {key: value for key, value in state.items() if not key.startswith("rank-")}
+    if part is not None and part not in parts:
+        raise CheckpointError(f"{where.path / name} holds no '{part}'; it holds {', '.join(parts)}")
+    content = parts if part is None else parts[part]
+    if path.suffix == ".safetensors":
+        weights = parts.get("model") if part is None else content
+        if not isinstance(weights, dict) or not all(
+            isinstance(t, torch.Tensor) for t in weights.values()
+        ):
+            raise CheckpointError("a .safetensors file holds the tensors of one part: --part model")
+        whole = {str(k): t.clone() for k, t in weights.items()}  # tied ones twice
+        _write_files(path.parent, {path.name: _tensor_file(whole, {})})
+    elif path.suffix:
+        torch.save(content, path)
+        _fsync_path(path)
+    else:
+        from torch.distributed.checkpoint import FileSystemWriter, save
+
+        for key, value in content.items():
+            _refuse_other_keys(key, value)
+        save(content, storage_writer=FileSystemWriter(path), no_dist=True)
+    _fsync_path(path.parent)
+    print(f"wrote {path} from {where.path / name}")
+    return 0
+
+
+def convert(source: str, directory: str, step: int, epoch: int, names: Sequence[str]) -> int:
+    """Add a checkpoint with the parts of `source` to `directory`. A job resumes from it.
+
+    The job's own generators and what a part doesn't hold aren't in it.
+    """
+    renamed = dict(name.partition("=")[::2] for name in names)
+    found = _read_source(Path(source).expanduser())
+    if all(isinstance(value, torch.Tensor) for value in found.values()):
+        found = {"model": found}  # a bare state_dict
+    if missing := renamed.keys() - found.keys():
+        raise CheckpointError(f"{source} holds no {', '.join(missing)}: {', '.join(found)}")
+    parts = {renamed.get(k, k): v for k, v in found.items() if _is_state(v)}
+    if left_out := [k for k, v in found.items() if not _is_state(v)]:
+        print(f"left out, as it is no part's state: {', '.join(left_out)}")
+    if not any(value is not None for value in parts.values()):
+        raise CheckpointError(f"{source} holds no part's state")
+    progress: dict[str, Any] = {"epoch": epoch, "steps": step, "best": math.inf}
+    progress |= {"world_size": 1, "gradients": False, "buffers": {}}
+    numbered = {name: _numbered(part) for name, part in parts.items()}
+    about = {"converted": True, "parameters": {n: ps for n, (_, ps) in numbered.items() if ps}}
+    states = {name: part for name, (part, _) in numbered.items()}
+    packed = _Packed({"progress": progress, "about": about, **states})
+    where = CheckpointDirectory(directory)
+    lock = _Lock(where.path)
+    lock.require()
+    try:
+        tmp = where.begin("step", step)
+        digests = _write_files(tmp, _state_files("shared", packed, apart=True))
+        name = where.commit(tmp, digests, step=step, world_size=1)
+    finally:
+        lock.release()
+    print(f"wrote {where.path / name} with {', '.join(parts)}")
+    return 0
+
+
+def _is_optimizer(part: Any) -> bool:
+    return isinstance(part, dict) and {"state", "param_groups"} <= part.keys()
+
+
+def _refuse_other_keys(name: str, part: Any) -> None:
+    """DCP makes strings of all keys. Only an optimizer's can be numbered again."""
+    values = {k: v for k, v in part.items() if k != "state"} if _is_optimizer(part) else part
+    if key := _other_key(values, name):
+        raise CheckpointError(
+            f"DCP would make a string of a key in '{key}': export a .pt file, or another --part"
+        )
+
+
+def _other_key(value: Any, where: str) -> str | None:
+    """Where a dict in `value` has keys that aren't strings."""
+    if isinstance(value, dict) and not all(isinstance(key, str) for key in value):
+        return where
+    inner: Any = value.items() if isinstance(value, dict) else ()
+    inner = enumerate(value) if isinstance(value, (list, tuple)) else inner
+    return next((found for k, v in inner if (found := _other_key(v, f"{where}.{k}"))), None)
+
+
+def _numbered(part: Any) -> tuple[Any, Names | None]:
+    """An optimizer's state by numbers, as its load_state_dict takes it, and the parameters' names.
+
+    Shards have names instead, and DCP makes strings of numbers.
+    """
+    if not _is_optimizer(part):
+        return part, None
+    keys = [key for group in part["param_groups"] for key in group["params"]]
+    numbers = {key: n for n, key in enumerate(keys)}
+    if all(isinstance(key, int) for key in keys):
+        state = {int(key): values for key, values in part["state"].items()}
+        return {**part, "state": state}, None
+    names = [[f"model.{key}" for key in group["params"]] for group in part["param_groups"]]
+    groups = [{**g, "params": [numbers[key] for key in g["params"]]} for g in part["param_groups"]]
+    state = {numbers[key]: values for key, values in part["state"].items()}
+    return {**part, "state": state, "param_groups": groups}, names
+
+
+def _is_state(value: object) -> bool:
+    return value is None or isinstance(value, dict) or _is_plain(value)
+
+
+def _read_source(path: Path) -> dict[str, Any]:
+    if path.is_dir():
+        return _read_dcp(path)
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as e:
+        first = str(e).splitlines()[0] if str(e) else type(e).__name__
+        raise CheckpointError(
+            f"{path} can't be read without running code that is in it (weights_only): {first}"
+        ) from e
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path} holds a {type(found).__name__}, not a dict of parts")
+    return found
