@@ -85,8 +85,8 @@ def probe_cost(audit: Audit) -> str:
     text = f"{per_step:.1f} ms a step"
     if audit.runner.every > 1:
         text += (
-            f", too much for the job's steps: after the first run it looks at every "
-            f"{audit.runner.every}th step and at those after a save; others are only counted"
+            f", too much for the job's steps: after the first run it looks at one step in "
+            f"{audit.runner.every} and at those after a save; others are only counted"
         )
     return text
 

@@ -19,6 +19,7 @@ from grader.harness import scratch
 SIZES = {"1 M": (256, 15, 1024), "30 M": (1600, 12, 64)}  # parameters: (width, layers, batch)
 STEPS = 20
 SECONDS = 1800
+BUDGET = 120  # s for the audit
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 # a step of some size, as people write it: what it takes without the probe is measured as well
 JOB = """
@@ -90,14 +91,16 @@ def _template(folder: Path) -> None:
     words = [sys.executable, script, "--directory", "{out}", "--epochs", "2", "--samples", "256"]
     words += ["--workers", "0", "--save-every-steps", "5"]
     runner = Runner(Commands.of(words, None, None), folder / "template", environment=ENVIRONMENT)
-    audit = Audit(runner, SECONDS, seed=1, say=lambda line: None)
+    audit = Audit(runner, BUDGET, seed=1, say=lambda line: None)
     began = time.perf_counter()
     audit.run()
     seconds = time.perf_counter() - began
     runner.close()
+    tried = len(audit.outcomes)
     out.print(
         f"templates/train_with_checkpoint.py, {len(audit.base.first.steps)} steps: "
-        f"{len(audit.outcomes)} faults in {seconds:.0f} s, {seconds / audit.base.seconds:.0f} "
-        f"times an undisturbed run ({audit.base.seconds:.1f} s); {len(audit.findings)} findings, "
+        f"{tried} of {tried + len(audit.untried)} faults in {seconds:.0f} s, "
+        f"{seconds / audit.base.seconds:.0f} times an undisturbed run; "
+        f"{len(audit.findings)} findings, "
         f"median of the steps lost: {median(o.lost or 0 for o in audit.outcomes):.0f}"
     )

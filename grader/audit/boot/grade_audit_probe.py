@@ -33,6 +33,7 @@ _main = 0  # the process that the audit started; it may be a launcher such as to
 _off = False  # the probe met an error
 _forked = False  # a forked child, such as a DataLoader's worker
 _steps = 0  # optimizer steps that this process has done
+_full: bool | None = None  # what _wanted has said of the step under way
 _counted = True  # the step under way is one
 _events = 0  # file events of this process
 _last_file = ""
@@ -113,13 +114,20 @@ def _guarded(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def _wanted() -> bool:
-    """Is the step under way recorded in full? Where that costs too much, only some are."""
-    every = spec.get("every", 1)
-    return every == 1 or _steps % every == 0 or _steps < max(FIRST, _last_event + FIRST)
+    """Is the step under way recorded in full? Where that costs too much, only some are.
+
+    Once for each step: a save in the background doesn't change it between two forward passes.
+    """
+    global _full
+    if _full is None:
+        every = spec.get("every", 1)
+        near = _steps < max(FIRST, _last_event + FIRST)  # a save, or the begin of the life
+        _full = every == 1 or _steps % every == 0 or near
+    return _full
 
 
 def _before_step(optimizer: Any, args: Any, kwargs: Any) -> None:
-    global _cost, _counted
+    global _cost, _counted, _full
     began = time.monotonic()
     _counted = not state.is_none(optimizer)
     if not _counted:
@@ -130,6 +138,7 @@ def _before_step(optimizer: Any, args: Any, kwargs: Any) -> None:
         parts = state.before_step(optimizer)
     else:
         state.forget_forwards()
+    _full = None
     took = round(_cost + time.monotonic() - began, 5)
     emit("step", step=_steps, optimizer=state.number(optimizer), parts=parts, took=took)
     _cost = began - time.monotonic()  # the guard adds this call, which is counted

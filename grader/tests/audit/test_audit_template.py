@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from grader.audit import faults, plan
+from grader.audit import compare, faults, plan
 from grader.audit.faults import TEAR, TRUNCATE
 from grader.course.catalog import ROOT
 from grader.tests.audit.auditing import audit_of, inside_a_save, tried, undisturbed_once
@@ -36,6 +36,15 @@ def test_one_process(warm, audit_folder):
     assert len(drawn) >= 10
     assert tried(audit, *drawn.values()) == []
     assert all(outcome.identical for outcome in audit.outcomes)
+
+
+def test_a_job_that_saves_in_the_background_and_whose_steps_are_sampled(warm, audit_folder):
+    audit = template(audit_folder, warm)
+    audit.runner.every = 3
+    audit.again = audit._undisturbed()
+    audit.comparable = compare.compare_undisturbed(audit.base, audit.again)
+    assert audit.comparable.reproducible
+    assert tried(audit, faults.kill_after(6), faults.kill_after(11)) == []
 
 
 @pytest.mark.parametrize("options", [(), ("--fsdp",)], ids=["DDP", "FSDP2"])
