@@ -27,7 +27,7 @@ def command(name: str | None, again: bool) -> None:
         exercise = catalog.find(name) if name else PROGRESS.last_worked_on(known)
         found = PROGRESS.first_not_passed(exercise, exercise.starter)
         if found is None:
-            out.print(f"{exercise.id}: every task is passed. {catalog.what_next(exercise)}")
+            out.print(f"{exercise.id}: every task is passed. {PROGRESS.what_next(exercise)}")
             return
         task = found
     seen = Seen(STATE / "hints.json")

@@ -95,13 +95,6 @@ def after(exercise: Exercise) -> Exercise | None:
     return later[0] if later else None
 
 
-def what_next(exercise: Exercise) -> str:
-    following = after(exercise)
-    if following is None:
-        return "That was the last exercise."
-    return f"Next: {following.id}, {following.title} ({following.folder.name}/README.md)"
-
-
 def find_task(name: str) -> tuple[Exercise, Task]:
     """'ex01.3' -> its exercise and task."""
     exercise, _, number = name.partition(".")

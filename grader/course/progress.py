@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from grader.course import catalog
 from grader.course.catalog import ROOT, Exercise, Task
 from grader.course.submissions import Submission
 from grader.files import write_atomically
@@ -99,6 +100,15 @@ class Progress:
         return next(
             (t for t in exercise.tasks if t.id not in known or known[t.id].verdict != PASS), None
         )
+
+    def what_next(self, exercise: Exercise) -> str:
+        """Which exercise comes after this one, of those whose starters aren't passed yet."""
+        following = catalog.after(exercise)
+        while following and self.first_not_passed(following, following.starter) is None:
+            following = catalog.after(following)
+        if following is None:
+            return "No later exercise is left."
+        return f"Next: {following.id}, {following.title} ({following.folder.name}/README.md)"
 
     def last_worked_on(self, exercises: Iterable[Exercise]) -> Exercise:
         """The one whose starter was graded last; the first one if none was."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.text import Text
 
 from grader import engine, explain
-from grader.course import catalog, starters, submissions
+from grader.course import starters, submissions
 from grader.course.catalog import Task
 from grader.course.hints import Seen
 from grader.course.progress import Progress
@@ -166,7 +166,7 @@ class Session:
         now = self._current() or self.exercise.tasks[-1]
         later = [task for task in self.exercise.tasks if task.number > now.number]
         if not later:
-            self.out.print(f"{now.id} is the last task. {catalog.what_next(self.exercise)}")
+            self.out.print(f"{now.id} is the last task. {self.progress.what_next(self.exercise)}")
             return
         self.task, self.selected = later[0], None
         self._begin(self._plan())
@@ -282,7 +282,7 @@ class Session:
             self.out.print(
                 f"\n{self.exercise.id}: every task is passed, "
                 f"{self.exercise.points} of {self.exercise.points} points. "
-                f"{catalog.what_next(self.exercise)}"
+                f"{self.progress.what_next(self.exercise)}"
             )
         self._footer()
 

@@ -51,6 +51,17 @@ def test_the_first_task_that_isnt_passed(kept, work, ex01):
     assert kept.first_not_passed(ex01, work.folder) is None
 
 
+def test_the_next_exercise_is_one_that_isnt_passed(kept, ex01):
+    _, ex02, ex03, ex04 = catalog.exercises().values()
+    assert kept.what_next(ex01).startswith("Next: ex02")
+    for exercise in (ex02, ex03):
+        starter = Submission(exercise.starter, exercise.module, {})
+        for task in exercise.tasks:
+            kept.remember(starter, result(task.id, PASS), seed=7)
+    assert kept.what_next(ex01).startswith("Next: ex04")
+    assert "No later exercise" in kept.what_next(ex04)
+
+
 def test_the_exercise_last_worked_on(kept, ex01):
     exercises = list(catalog.exercises().values())
     assert kept.last_worked_on(exercises) == ex01
