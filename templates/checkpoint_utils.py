@@ -1121,7 +1121,8 @@ def rng_state() -> dict[str, Any]:
     if torch.cuda.is_available():
         state |= {"cuda": torch.cuda.get_rng_state_all(), "device": torch.cuda.current_device()}
     if numpy is not None:
-        state["numpy"] = numpy.random.get_state(legacy=False)  # of any bit generator
+        # of any bit generator; a safe load refuses arrays, so they become tensors
+        state["numpy"] = _arrays_as_tensors(numpy.random.get_state(legacy=False))
     return state
 
 
@@ -1141,7 +1142,28 @@ def set_rng_state(state: dict[str, Any]) -> None:
         if isinstance(saved, list):  # of the first versions
             name, keys, *rest = saved
             saved = (name, keys.numpy().astype("uint32"), *rest)
-        numpy.random.set_state(saved)
+        numpy.random.set_state(_tensors_as_arrays(saved))
+
+
+SIGNED = {"uint32": "int32", "uint64": "int64"}  # tensors that every version of torch loads
+
+
+def _arrays_as_tensors(state: Any) -> Any:
+    """The same bits: NumPy's generators hold unsigned integers."""
+    if isinstance(state, dict):
+        return {name: _arrays_as_tensors(value) for name, value in state.items()}
+    if numpy is not None and isinstance(state, numpy.ndarray):
+        return torch.from_numpy(state.view(SIGNED[state.dtype.name]).copy())
+    return state
+
+
+def _tensors_as_arrays(state: Any) -> Any:
+    if isinstance(state, dict):
+        return {name: _tensors_as_arrays(value) for name, value in state.items()}
+    if isinstance(state, torch.Tensor):
+        array = state.numpy()
+        return array.view(f"u{array.dtype.name}")
+    return state
 
 
 def _is_generator(part: Any) -> bool:

@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
@@ -100,7 +100,7 @@ def test_without_git_the_same_files_are_found(checkout, files):
 
 
 def test_no_link_of_its_pages_is_dead(files):
-    folders = {os.path.dirname(name) for name in files}
+    folders = {str(folder) for name in files for folder in PurePosixPath(name).parents}
     for name, text in texts(files).items():
         if not name.endswith(".md"):
             continue

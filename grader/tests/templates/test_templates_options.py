@@ -341,3 +341,18 @@ def test_a_default_device_changes_nothing(tmp_path):
         assert cu.CheckpointManager(tmp_path, {"box": again}).resume()
     assert again.value["t"].tolist() == [1.0, 1.0]
     assert again.value["part"].tolist() == [2.0, 3.0, 4.0]
+
+
+@pytest.mark.parametrize("kind", ["MT19937", "PCG64", "Philox", "SFC64"])
+def test_the_generators_states_are_plain_data_whatever_numpys_generator(tmp_path, kind):
+    before = numpy.random.get_bit_generator()
+    try:
+        numpy.random.set_bit_generator(getattr(numpy.random, kind)(7))
+        numpy.random.randn(1)  # keeps a second number
+        torch.save(cu.rng_state(), tmp_path / "state.pt")
+        drawn = numpy.random.randn(3), numpy.random.rand(3)
+        cu.set_rng_state(torch.load(tmp_path / "state.pt", weights_only=True))
+        again = numpy.random.randn(3), numpy.random.rand(3)
+    finally:
+        numpy.random.set_bit_generator(before)
+    assert all((a == b).all() for a, b in zip(drawn, again, strict=True))
