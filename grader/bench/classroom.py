@@ -90,8 +90,8 @@ def run(name: str, number: int) -> int:
         )
     out.print(shown)
     for way, those in different.items():
-        for student in those:
-            out.print(f"  {way}: {student}")
+        for student, where in those.items():
+            out.print(f"  {way}: {student}{where}", markup=False, highlight=False)
     return int(any(different.values()))
 
 
@@ -129,10 +129,24 @@ def _peak(pid: int) -> float:
     return int(found[1]) / 1024 if found else 0.0
 
 
-def _different(one: Path, other: Path) -> list[str]:
-    """The students whose results differ in more than times."""
+def _different(one: Path, other: Path) -> dict[str, str]:
+    """The students whose results differ in more than times -> the first difference."""
     names = sorted(path.parent.name for path in one.glob("students/*/result.json"))
-    return [name for name in names if _read(one, name) != _read(other, name)]
+    found = {name: first_difference(_read(one, name), _read(other, name)) for name in names}
+    return {name: where for name, where in found.items() if where}
+
+
+def first_difference(one: Any, other: Any, where: str = "") -> str:
+    """Where two JSON values differ, and how; empty if they don't."""
+    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
+        pairs = [(f"{where}/{key}", one[key], other[key]) for key in one]
+    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        pairs = [(f"{where}/{n}", *pair) for n, pair in enumerate(zip(one, other, strict=True))]
+    elif one == other:
+        return ""
+    else:
+        return f"{where}: {str(one)[:200]!r}, and {str(other)[:200]!r}"
+    return next((text for at, a, b in pairs if (text := first_difference(a, b, at))), "")
 
 
 def _read(results: Path, student: str) -> Any:

@@ -8,6 +8,7 @@ import json
 
 import pytest
 
+from grader.bench.classroom import first_difference
 from grader.classroom.outcome import table, write_class, write_student
 from grader.classroom.overview import distribution
 from grader.classroom.records import Graded, Results, Settings, course_version, write_json
@@ -151,3 +152,11 @@ def test_a_record_survives_json(results):
     graded = student.graded("ex01", SETTINGS)
     assert graded and graded.result == came
     assert json.loads(student.record("ex01").read_text())["schema"] == "grade-class/v1"
+
+
+def test_the_first_difference_of_two_results_is_named():
+    one = {"score": 4, "tasks": [{"verdict": "pass"}, {"verdict": "pass"}]}
+    other = {"score": 4, "tasks": [{"verdict": "pass"}, {"verdict": "fail"}]}
+    assert first_difference(one, one) == ""
+    assert first_difference(one, other) == "/tasks/1/verdict: 'pass', and 'fail'"
+    assert first_difference(one, {"score": 4}).startswith(": ")
