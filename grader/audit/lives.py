@@ -9,7 +9,7 @@ import re
 import shlex
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ from grader.audit import damage, enter, history
 from grader.audit.history import Life
 from grader.errors import UsageError
 from grader.harness import launcher, scratch
+from grader.harness.launch import for_guardian
 from grader.harness.launcher import Launcher, Limits, Plain
+from grader.harness.sandbox import NONE
 
 HERE = Path(__file__).resolve().parent
 INSIDE = Path(launcher.__file__).resolve().parent / "inside"
@@ -187,25 +189,15 @@ class Runner:
         self, folder: Path, words: list[str], out: Path, spec: Path, seconds: float
     ) -> dict[str, Any]:
         paths = [str(HERE / "boot"), self.environment.get("PYTHONPATH", "")]
-        return {
-            "path": str(folder / "job.json"),
-            "child": str(HERE / "enter.py"),
+        limits, sandbox = replace(self.limits, wall=seconds), {"kind": NONE, "network": False}
+        job = for_guardian(folder, HERE / "enter.py", limits, [out.parent], sandbox)
+        return job | {
             "env": launcher.environment(),  # of the process that becomes the command
             "command": words,
             "command_env": dict(self.environment)
             | {"GRADE_AUDIT": str(spec), "PYTHONPATH": os.pathsep.join(filter(None, paths))}
             | {"TMPDIR": str(_made(out.parent / "tmp"))},
             "cwd": os.getcwd(),
-            "limits": asdict(self.limits) | {"wall": seconds},
-            "may_write": [str(out.parent)],
-            "sandbox": {"kind": "none", "network": False},
-            # nothing is expected to report: an audited job may be silent
-            "reports": [],
-            "others": [],
-            **{
-                name: str(folder / name)
-                for name in ("output", "events", "stack", "silence", "result")
-            },
         }
 
 

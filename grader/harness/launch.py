@@ -64,6 +64,28 @@ def errors_of_ours(folder: Path) -> Iterator[None]:
         ) from e
 
 
+def for_guardian(
+    folder: Path, child: Path, limits: Limits, may_write: Sequence[Path], sandbox: dict[str, Any],
+    others: Sequence[Path] = (), reports: Sequence[Path] = (),
+) -> dict[str, Any]:  # fmt: skip
+    """What a guardian has to know of a process: the job that it gets holds at least this.
+
+    child    the script that becomes the process
+    others   the folders of the other processes of its life
+    reports  the files that show that it goes on; without any, it may be silent
+    """
+    return {
+        "path": str(folder / "job.json"),
+        "child": str(child),
+        "limits": asdict(limits),
+        "others": [{name: str(other / name) for name in ("silence", "result")} for other in others],
+        "reports": [*map(str, reports)],
+        "may_write": [*map(str, may_write)],
+        "sandbox": sandbox,
+        **{name: str(folder / name) for name in ("output", "events", "stack", "silence", "result")},
+    }
+
+
 def prepare(
     folder: Path, script: Path, argv: list[str], fault: AnyFault | None, limits: Limits,
     may_write: Sequence[Path] = (), *, env: dict[str, str] | None = None,
@@ -78,29 +100,24 @@ def prepare(
     The process may write only to folder/t and `may_write`.
     """
     own = folder / "t"  # short: sockets are made below it
-    sandbox = sandbox or Sandbox(NONE).job()
-    path = folder / "job.json"
+    sandbox = dict(sandbox or Sandbox(NONE).job())
+    sandbox |= {"root": str(folder / "root"), "writable": [str(own), *map(str, may_write)]}
+    child = HERE / "inside" / "child.py"
+    reports = [folder / "events", *reports]
+    job = for_guardian(folder, child, limits, [folder, *may_write], sandbox, others, reports)
     variables = list((life_environment(str(own)) | (env or {})).items())
     random.SystemRandom().shuffle(variables)  # real processes don't agree on the order, either
-    job = {
-        "path": str(path),
+    job |= {
         "script": str(script),
         "argv": argv,
         "cwd": str(own),
         "env": dict(variables),
         "fault": fault.to_json() if fault else None,
         "given": given or {},
-        "limits": asdict(limits),
-        "others": [{name: str(other / name) for name in ("silence", "result")} for other in others],
-        "reports": [str(folder / "events"), *map(str, reports)],
-        "may_write": [str(folder), *map(str, may_write)],
-        "sandbox": sandbox
-        | {"root": str(folder / "root"), "writable": [str(own), *map(str, may_write)]},
-        "child": str(HERE / "inside" / "child.py"),
-        **{name: str(folder / name) for name in ("output", "events", "stack", "silence", "result")},
     }
     own.mkdir(parents=True)
     (folder / "root").mkdir()
+    path = Path(job["path"])
     path.write_text(json.dumps(job))
     return path
 
