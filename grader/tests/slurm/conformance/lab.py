@@ -33,7 +33,10 @@ say() { echo "shell $*" >> "$PROBE"; }
 life() { [ -n "$SLURM_RESTART_COUNT" ] && echo "life $SLURM_RESTART_COUNT" >> "$PROBE" && exit 0; }
 hold() { while :; do wait; (( $? > 128 )) || break; done; }
 ready() { until [ "$(grep -c ready "$PROBE")" -ge $1 ]; do sleep 0.05; done; }
+alone() { kill -KILL $(cat /proc/$1/task/$1/children) 2> /dev/null; }
 """
+# alone: when a script ends, Slurm kills what it left behind, srun too. srun has a child that kills
+# the step when srun dies. Which of the two is killed first is chance, unless the child is gone.
 # the shell traps what it may get; a child that srun didn't start; a task that it did
 PROBE = f"""life
 trap 'say TERM' TERM; trap 'say USR1' USR1

@@ -336,7 +336,9 @@ def usr1_and_usr2_to_srun_are_passed_on(lab: Lab):
 
 @expects("COMPLETED 0:0", "task TERM")
 def a_shell_that_doesnt_wait_for_srun(lab: Lab):
-    job = lab.job("no-wait", f"srun {RECORD} task & {RECORD} child & ready 2\nexit 0\n")
+    job = lab.job(
+        "no-wait", f"srun {RECORD} task & p=$!; {RECORD} child & ready 2\nalone $p\nexit 0\n"
+    )
     # the job is over when its script is, and not only when its steps are
     return [job.end(), *job.until("task TERM").seen()]
 
