@@ -11,7 +11,9 @@ import shutil
 import stat
 import subprocess
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from grader.errors import UsageError
@@ -20,6 +22,8 @@ from grader.errors import UsageError
 # TMPDIR, which is 22 below this folder.
 LONGEST = 36
 
+
+REMOVERS = 16  # threads that delete at the same time
 
 CODE = "-code"  # ends the name of a folder with a copy of the submission, in "code"
 
@@ -53,13 +57,26 @@ def remove(folder: Path) -> None:
     if folder.is_symlink():
         return folder.unlink(missing_ok=True)
     with suppress(OSError, RecursionError):
-        shutil.rmtree(folder)
+        _remove_in_parallel(folder)
     if os.path.lexists(folder):
         for command in (["chmod", "-R", "u+rwX"], ["rm", "-rf"]):
             subprocess.run(
                 [*command, str(folder)], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL
             )
     return None
+
+
+def _remove_in_parallel(folder: Path) -> None:
+    """Delete what is in `folder`, several folders at a time.
+
+    To delete a file that was synced takes a disk some milliseconds, in which others can be deleted.
+    A grading leaves thousands.
+    """
+    inside = [e.path for e in os.scandir(folder) if e.is_dir(follow_symlinks=False)]
+    # RuntimeError: the interpreter is exiting and starts no threads any more
+    with suppress(RuntimeError), ThreadPoolExecutor(REMOVERS) as pool:
+        list(pool.map(partial(shutil.rmtree, ignore_errors=True), inside))
+    shutil.rmtree(folder)
 
 
 def link_out_of(folder: Path) -> Path | None:
