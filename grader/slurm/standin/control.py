@@ -31,12 +31,8 @@ def scontrol(directory: str, args: list[str]) -> int:
         for job in jobs:
             lines = job_lines(job)
             print(" ".join(lines) if options.get("oneliner") else "\n   ".join(lines) + "\n")
-    elif verb in ("requeue", "requeuehold", "hold", "release") and rest:
-        jobs = [r for text in rest for r in text.split(",")]
-        if verb.startswith("requeue"):
-            ask(directory, {"do": "requeue", "jobs": jobs, "hold": verb == "requeuehold"})
-        else:
-            ask(directory, {"do": "hold", "jobs": jobs, "hold": verb == "hold"})
+    elif verb == "requeue" and rest:
+        ask(directory, {"do": "requeue", "jobs": [r for text in rest for r in text.split(",")]})
     elif verb == "update":
         ask(directory, {"do": "update"} | _changes(rest))
     elif verb == "ping":

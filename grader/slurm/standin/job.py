@@ -29,7 +29,6 @@ class Job:
     state: str = "PENDING"
     completing: bool = False  # it has ended, and not all of its processes have
     requeue: bool = False  # once they have, it goes back to the queue
-    held: str = ""  # the reason for which it's held
     reason: str = "None"
     restarts: int = 0
     eligible: float = 0.0
@@ -39,6 +38,7 @@ class Job:
     nodes: dict[str, int] = field(default_factory=dict)  # name -> tasks there
     cpus: dict[str, int] = field(default_factory=dict)  # name -> CPUs taken there
     exit: int = 0  # as wait says it
+    record: dict = field(default_factory=dict)  # the latest in what `sacct -c` knows
     unmet: list[tuple[str, int]] = field(default_factory=list)  # dependencies: (type, job)
     never: bool = False  # one of them can no longer be met
     warned: bool = False

@@ -213,12 +213,10 @@ class Jobs(Queue):
         elif job.completing and job.requeue:
             job.requeue, job.state = False, "CANCELLED"
 
-    def ask_to_requeue(self, job: Job, hold: bool = False) -> None:
+    def ask_to_requeue(self, job: Job) -> None:
         """Refused if it can't be."""
         if not job.spec["may_requeue"] or "script" not in job.spec:
             raise Refused(f"Requested operation is presently disabled for job {job.ref}")
-        if hold:
-            job.held = "job_requeued_in_held_state"
         if job.state == "RUNNING":
             job.requeue = True
             self._ask_then_kill(job, "PENDING", " DUE TO JOB REQUEUE")
@@ -226,7 +224,7 @@ class Jobs(Queue):
             job.requeue = True
         elif job.over:
             self._to_queue(job)
-        elif not hold:
+        else:
             raise Refused(f"Job is pending execution for job {job.ref}")
 
     def _ask_then_kill(self, job: Job, state: str, because: str, twice: bool = False) -> None:
@@ -306,7 +304,7 @@ class Jobs(Queue):
 
     def _over(self, job: Job) -> None:
         self._clear_spool(job)
-        self.records[-1]["exit"] = job.exit
+        job.record["exit"] = job.exit
         for line in job.waiting:
             line.over(job)
         job.waiting = []
@@ -342,4 +340,5 @@ class Jobs(Queue):
         job.timers = {}
 
     def _record(self, job: Job, state: str) -> None:
-        self.records.append(job.describe() | {"state": state})
+        job.record = job.describe() | {"state": state}
+        self.records.append(job.record)

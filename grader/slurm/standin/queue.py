@@ -57,9 +57,7 @@ class Queue:
         raise NotImplementedError
 
     def _must_wait(self, job: Job) -> bool:
-        if job.held:
-            job.reason = job.held
-        elif self._dependency(job):
+        if self._dependency(job):
             pass
         elif job.eligible > time.time():
             job.reason = "BeginTime"

@@ -95,14 +95,8 @@ class Client:
             job = Job(number, spec, limit=spec.get("limit"))
             if task is not None:
                 job.array = {"job": number, "task": task, "tasks": tasks, "limit": at_once}
-            job.held = "JobHeldUser" if spec.get("hold") else ""
             job.unmet = [(kind, other) for kind, other in spec.get("depends") or []]
             job.reason = "Dependency" if job.unmet else "None"
-            job.eligible = spec.get("begin") or 0.0
-            if job.eligible:
-                self.jobs.loop.after(
-                    max(0.0, job.eligible - job.submitted) + 0.001, self.jobs.schedule_soon
-                )
             made.append(job)
         for job in made:
             if message.get("wait"):
@@ -239,16 +233,7 @@ class Client:
     def do_requeue(self, message: dict) -> None:
         for ref in message["jobs"]:
             for job in self._known(ref):
-                self.jobs.ask_to_requeue(job, message.get("hold", False))
-        self.send({"done": True})
-
-    def do_hold(self, message: dict) -> None:
-        for ref in message["jobs"]:
-            for job in self._known(ref):
-                job.held = "JobHeldUser" if message["hold"] else ""
-                if job.held and job.state == "PENDING":
-                    job.reason = job.held
-        self.jobs.schedule_soon()
+                self.jobs.ask_to_requeue(job)
         self.send({"done": True})
 
     def do_update(self, message: dict) -> None:

@@ -9,7 +9,7 @@ import os
 import re
 import sys
 
-from .formats import Refused, hostnames, minutes, moment, signal_number, unknown
+from .formats import Refused, hostnames, minutes, signal_number, unknown
 from .options import FLAG, MAYBE, VALUE, parse
 from .protocol import ask, call
 
@@ -53,10 +53,8 @@ TABLE = (
         "parsable": FLAG,
         "wrap": VALUE,
         "D chdir": VALUE,
-        "H hold": FLAG,
         "Q quiet": FLAG,
         "comment": VALUE,
-        "b begin": VALUE,
     }
 )
 FROM_ENVIRONMENT = {
@@ -218,7 +216,6 @@ def describe(options: dict) -> dict:
         "err": options.get("error"),
         "in": options.get("input"),
         "comment": options.get("comment"),
-        "hold": bool(options.get("hold")),
     }
     spec["may_requeue"] = (
         False if options.get("no-requeue") else True if options.get("requeue") else None
@@ -237,10 +234,6 @@ def describe(options: dict) -> dict:
         spec["limit"] = minutes(options["time"]) if "time" in options else None
     except ValueError:
         raise Refused("error: Invalid --time specification", 255) from None
-    try:
-        spec["begin"] = moment(options["begin"]) if "begin" in options else None
-    except ValueError:
-        raise unknown(f"--begin={options['begin']}") from None
     spec["signal"] = warning(options["signal"]) if "signal" in options else None
     spec["depends"] = dependencies(options.get("dependency", ""))
     spec["kill_invalid"] = options.get("kill-on-invalid-dep") == "yes"

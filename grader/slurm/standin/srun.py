@@ -11,10 +11,9 @@ import time
 from . import sbatch
 from .formats import Refused, hostnames, unknown
 from .options import FLAG, MAYBE, VALUE, parse, say
-from .protocol import MOST_FDS, call
+from .protocol import call
 
 TABLE = sbatch.SIZE | {
-    "l label": FLAG,
     "o output": VALUE,
     "e error": VALUE,
     "i input": VALUE,
@@ -85,9 +84,7 @@ def main(directory: str, args: list[str]) -> int:
 
 class Watch:
     def __init__(self, directory: str, request: dict, options: dict):
-        self.label, self.quiet = bool(options.get("label")), bool(options.get("quiet"))
-        # our end -> (task, where it goes, what isn't a whole line yet)
-        self.pipes: dict[int, tuple[int, int, bytes]] = {}
+        self.quiet = bool(options.get("quiet"))
         self.step = ""
         self.nodes: list[str] = []  # of each task
         self.codes: dict[int, int] = {}  # of the tasks that have ended
@@ -119,34 +116,12 @@ class Watch:
                     )
                 except OSError as e:
                     raise Refused(f"error: Could not open {name}: {e.strerror}") from e
-        stdio = [[0, 1, 2]]
-        ours: list[int] = []
-        if self.label:  # a pipe for each task, as many as could be asked for
-            tasks = (
-                request["ntasks"]
-                or int(os.environ.get("SLURM_NTASKS", 0))
-                or (request["nodes"] or int(os.environ.get("SLURM_NNODES", 1)))
-                * (request["ntasks_per_node"] or 1)
-            )
-            if 2 * tasks + 1 > MOST_FDS:
-                raise unknown(f"srun --label with {tasks} tasks")
-            sent, stdio = [fds[0]], []
-            for task in range(tasks):
-                for target in (1, 2):
-                    read, write = os.pipe()
-                    self.pipes[read] = (task, fds[target], b"")
-                    ours.append(write)
-                    sent.append(write)
-                stdio.append([0, len(sent) - 2, len(sent) - 1])
-            fds = sent
         for fd in range(3):  # a closed one
             try:
                 os.fstat(fd)
             except OSError:
                 os.open(os.devnull, os.O_RDWR)
-        self.line = call(directory, request | {"stdio": stdio}, fds)
-        for fd in ours:
-            os.close(fd)
+        self.line = call(directory, request, fds)
         self.over = False
 
     def run(self) -> int:
@@ -167,16 +142,12 @@ class Watch:
         signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
         selector = selectors.DefaultSelector()
         selector.register(self.line.sock, selectors.EVENT_READ)
-        for fd in (wake, *self.pipes):
-            selector.register(fd, selectors.EVENT_READ)
-        while not (self.over and not self.pipes):
+        selector.register(wake, selectors.EVENT_READ)
+        while not self.over:
             for key, _ in selector.select():
                 if key.fileobj == wake:
                     for caught in os.read(wake, 4096):
                         self.caught(caught)
-                elif key.fileobj in self.pipes:
-                    if not self.copy(key.fileobj):
-                        selector.unregister(key.fileobj)
                 elif not self.hear():
                     selector.unregister(self.line.sock)
         if self.signalled:
@@ -193,11 +164,11 @@ class Watch:
         if messages is None:
             if not self.over:
                 self.say("error: the stand-in ended")
-                self.codes[-1], self.over, self.pipes = 1, True, {}
+                self.codes[-1], self.over = 1, True
             return False
         for message in messages:
             if "refused" in message:
-                self.over, self.pipes = True, {}
+                self.over = True
                 raise Refused(message["refused"], message.get("status", 1))
             if "say" in message and not self.quiet:
                 print(message["say"], file=sys.stderr, flush=True)
@@ -253,19 +224,3 @@ class Watch:
             self.line.send({"do": "signal_step", "signal": int(number), "end": end})
         elif not self.step and number == signal.SIGKILL:
             raise Refused("error: interrupted before the step began")
-
-    def copy(self, fd: int) -> bool:
-        """Whole lines, each with its task's number; whether there can be more."""
-        task, where, rest = self.pipes[fd]
-        data = os.read(fd, 65536)
-        *lines, rest = (rest + data).split(b"\n")
-        if not data and rest:
-            lines, rest = [*lines, rest], b""
-        if lines:
-            width = len(str(len(self.pipes) // 2 - 1 if len(self.pipes) > 20 else 0))
-            os.write(where, b"".join(b"%*d: %s\n" % (width, task, line) for line in lines))
-        self.pipes[fd] = (task, where, rest)
-        if not data:
-            os.close(fd)
-            del self.pipes[fd]
-        return bool(data)

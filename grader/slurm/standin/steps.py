@@ -108,14 +108,10 @@ class Steps:
                 "argv": request["argv"],
                 "env": env,
                 "cwd": request["cwd"],
-                "fds": request["stdio"][i if len(request["stdio"]) > 1 else 0],
+                "fds": [0, 1, 2],
             }
-            for i, env in enumerate(job.task_environments(base, step.number, step.layout))
+            for env in job.task_environments(base, step.number, step.layout)
         ]
-        for index, task in enumerate(tasks[1:], 1):
-            # srun made fewer pipes than there are tasks
-            if len(request["stdio"]) > 1 and index >= len(request["stdio"]):
-                task["fds"] = request["stdio"][-1]
         step.client.started(step, [e for e in step.layout for _ in range(step.layout[e])])
         step.container = Container(
             self.jobs.loop,

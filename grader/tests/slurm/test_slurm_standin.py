@@ -62,6 +62,11 @@ def shared(place):
         "scontrol update jobid=1 Nice=5",
         "scancel --ctld 1",
         "sacct -c -o MaxRSS",
+        "sbatch --hold x.sh",
+        "sbatch --begin=now+5 x.sh",
+        "srun --label true",
+        "scontrol hold 1",
+        "scontrol requeuehold 1",
         "sinfo -R",
         "sinfo -o %G",
         "salloc -N1",
@@ -72,7 +77,7 @@ def shared(place):
 def test_what_it_doesnt_know_is_refused_in_one_line(shared, command, tmp_path):
     (tmp_path / "x.sh").write_text("#!/bin/sh\n")
     # something to ask about
-    shared.run(["sbatch", "-H", "-o", "/dev/null", "--wrap", "true"], check=True)
+    shared.run(["sbatch", "-o", "/dev/null", "--wrap", "true"], check=True)
     done = shared.run(command.split(), cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert len(done.stderr.splitlines()) == 1 and done.stderr.endswith(
@@ -196,15 +201,24 @@ def test_where_there_is_no_proc_and_orphans_go_elsewhere(place, tmp_path, monkey
 # --- beyond conformance ---------------------------------------------------------------------------
 
 
-def test_it_is_prompt(shared, tmp_path):
-    out = tmp_path / "out"
-    began = time.time()
-    body = 'date +%s.%N\n[ -n "$SLURM_RESTART_COUNT" ] || scontrol requeue $SLURM_JOB_ID'
-    job = shared.submit("--open-mode=append", "-o", out, "--wrap", body)
-    assert wait_until(lambda: shared.job(job)["JobState"] == "COMPLETED", 20)
-    started, again = [float(line) for line in out.read_text().splitlines() if line[0].isdigit()]
-    # 0.05 and 0.25 s on a machine that does nothing else
-    assert started - began < 2 and again - started < 3
+def test_each_job_has_its_own_exit_status_on_record(shared, tmp_path):
+    """A job goes on record when it is canceled, and its exit status when its last process ends."""
+    ready, trapped, over = (tmp_path / name for name in ("ready", "trapped", "over"))
+    trap = f"trap 'touch {trapped}; until [ -e {over} ]; do sleep 0.02; done; exit 4' TERM"
+    submit = ["sbatch", "--parsable", "-o", "/dev/null"]
+    body = f"{trap}; touch {ready}; sleep 60 & wait"
+    slow = shared.run([*submit, "--wrap", body], check=True).stdout.strip()
+    assert wait_until(ready.exists, 20)
+    shared.run(["scancel", slow], check=True)
+    assert wait_until(trapped.exists, 20)
+    quick = shared.run([*submit, "-W", "--wrap", "exit 5"]).stdout.strip()
+    over.touch()
+
+    def exits(job: str) -> str:
+        return shared.run(["sacct", "-c", "-n", "-P", "-j", job, "-o", "ExitCode"]).stdout.strip()
+
+    assert wait_until(lambda: exits(slow) == "4:0", 20), exits(slow)
+    assert exits(quick) == "5:0"
 
 
 def test_choose_takes_the_real_one_where_there_is_one_and_says_so_where_there_isnt(

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+import shlex
 from concurrent.futures import ThreadPoolExecutor
 
 from grader.tests.slurm.conformance.lab import Lab, expects
+
+# a step whose tasks say their number and their node
+NUMBERED = "srun sh -c 'echo $SLURM_PROCID: $SLURMD_NODENAME'"
 
 
 @expects(
@@ -204,7 +208,7 @@ def the_environment_of_two_nodes(lab: Lab):
 def three_tasks_on_two_nodes(lab: Lab):
     job = lab.job(
         "three",
-        "echo $SLURM_NTASKS $SLURM_TASKS_PER_NODE; srun -l printenv SLURMD_NODENAME\nsrun -n1 "
+        f"echo $SLURM_NTASKS $SLURM_TASKS_PER_NODE; {NUMBERED}\nsrun -n1 "
         "-N1 printenv SLURMD_NODENAME SLURM_NTASKS\n",
         "-N2",
         "-n3",
@@ -219,7 +223,7 @@ def three_tasks_on_two_nodes(lab: Lab):
 def two_nodes_without_a_number_of_tasks(lab: Lab):
     job = lab.job(
         "two",
-        "echo ${SLURM_NTASKS-unset}; srun -l printenv SLURMD_NODENAME\n",
+        f"echo ${{SLURM_NTASKS-unset}}; {NUMBERED}\n",
         "-N2",
         "-w",
         "n[1,12]",
@@ -412,8 +416,13 @@ def refusals(lab: Lab):
 def srun_outside_of_a_job(lab: Lab):
     found = []
     for command in (
-        ["-n3", "-l", "sh", "-c", "echo out; echo err >&2; exit $SLURM_PROCID"],
-        ["-N2", "-w", "n[1,12]", "-l", "printenv", "SLURMD_NODENAME"],
+        [
+            "-n3",
+            "sh",
+            "-c",
+            "for w in out err; do echo $SLURM_PROCID: $w; done; exit $SLURM_PROCID",
+        ],
+        ["-N2", "-w", "n[1,12]", *shlex.split(NUMBERED)[1:]],
         ["sh", "-c", "kill -9 $$"],
     ):
         done = lab.cluster.run(

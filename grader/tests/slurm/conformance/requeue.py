@@ -277,12 +277,3 @@ def an_array_that_waits(lab: Lab):
     lab.run("scancel", job.number)
     lab.until(lambda: not lab.run("squeue", "-h", "-j", job.number).strip(), "the end")
     return [line.replace(job.number, "JOB") for line in (before + after).splitlines()]
-
-
-@expects("PD (JobHeldUser)", "COMPLETED 0:0")
-def held_and_released(lab: Lab):
-    job = lab.job("held", "exit 0\n", "-H")
-    lab.until(lambda: lab.known(job.number).get("Reason") == "JobHeldUser", "it's held")
-    shown = lab.run("squeue", "-h", "-j", job.number, "-o", "%t %R").strip()
-    lab.run("scontrol", "release", job.number)
-    return [shown, job.end()]
