@@ -731,7 +731,7 @@ def _at_home(t: torch.Tensor, device: str) -> torch.Tensor:
 
 
 # --- statefile.py ---------------------------------------------------------------------------------
-# A state in one file of its own.
+# A state in one file of its own: `write_file` writes it, and older checkpoints hold such files.
 #
 # Layout: magic, header length, header digest, header (JSON), the tensors' bytes in order, a digest
 # of everything. Tensors are written from and read into their own memory, without a second copy.
@@ -836,7 +836,7 @@ def _read(path: AnyPath, keep: bool = True, home: Collection[str] = ()) -> tuple
 
 
 # --- stateparts.py --------------------------------------------------------------------------------
-# A state as files: NAME.json, and its tensors beside it in PART.safetensors for each part.
+# A checkpoint's files for one state: NAME.json, and its tensors beside it in PART.safetensors.
 #
 # NAME.json holds everything but the tensors' bytes (those of small ones, too, where asked): values
 # with their types, and of each tensor the type, the shape, the device, and where its bytes are.

@@ -1,4 +1,4 @@
-"""Compares recorded lives, step by step: what differs first, and where a life went on.
+"""Compares recorded lives: which step differs first, and from which step a life continues.
 
 Pure functions on values: nothing here runs or reads anything.
 """

@@ -1,4 +1,4 @@
-"""A state in one file of its own.
+"""A state in one file of its own: `write_file` writes it, and older checkpoints hold such files.
 
 Layout: magic, header length, header digest, header (JSON), the tensors' bytes in order, a digest
 of everything. Tensors are written from and read into their own memory, without a second copy.

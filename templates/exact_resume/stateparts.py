@@ -1,4 +1,4 @@
-"""A state as files: NAME.json, and its tensors beside it in PART.safetensors for each part.
+"""A checkpoint's files for one state: NAME.json, and its tensors beside it in PART.safetensors.
 
 NAME.json holds everything but the tensors' bytes (those of small ones, too, where asked): values
 with their types, and of each tensor the type, the shape, the device, and where its bytes are.
