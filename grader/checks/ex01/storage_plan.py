@@ -19,7 +19,7 @@ from pathlib import Path
 from grader.checks import directory_damage, foreign_files, power_loss
 from grader.checks.directory_damage import Harm
 from grader.checks.endings import ended_early, finished
-from grader.checks.ex01.observations import CALLS, Look, Seen
+from grader.checks.ex01.observations import CALLS, MADE, Look, Seen
 from grader.checks.ex01.operations import AGAIN, label_of, number_of, steps_of_a_run
 from grader.checks.fault_points import under_way
 from grader.checks.foreign_files import Stranger
@@ -286,6 +286,7 @@ def _read(lab: Lab, root: Path, looks: list[Look]) -> None:
             for one in look.harm
         ]
         before = [directory_damage.listing(look.path, links=True) for look in batch]
+        missing = [look.path for look in batch if not look.path.exists()]
         asked = [
             {"id": look.id, "path": str(look.path), "reads": look.reads, "parts": look.parts}
             for look in batch
@@ -299,5 +300,7 @@ def _read(lab: Lab, root: Path, looks: list[Look]) -> None:
             now = directory_damage.listing(look.path, links=True)
             look.touched = [path for path in {**was, **now} if now.get(path) != was.get(path)]
             look.gone = set(look.touched) - now.keys()
+            if look.path in missing and look.path.exists():
+                look.touched.append(MADE)
         for repair in repairs:
             repair()

@@ -23,15 +23,25 @@ class Generator:
     def initial_seed(self) -> int:
         return 0
 
+    def manual_seed(self, seed: int) -> Generator:
+        self.gpus.states[self.device.index] = drawn(torch.Generator().manual_seed(seed))
+        return self
+
+    def seed(self) -> int:
+        self.manual_seed(0)
+        return 0
+
+
+def drawn(generator: torch.Generator) -> torch.Tensor:
+    return torch.randint(256, (16,), dtype=torch.uint8, generator=generator)
+
 
 class PretendGpus:
     """Context manager: torch.cuda answers for `count` CUDA devices, with its own signatures."""
 
     def __init__(self, count: int, seed: int):
         generator = torch.Generator().manual_seed(seed)
-        self.states = [
-            torch.randint(256, (16,), dtype=torch.uint8, generator=generator) for _ in range(count)
-        ]
+        self.states = [drawn(generator) for _ in range(count)]
         self.current = 0
 
     def __enter__(self):
@@ -66,6 +76,11 @@ class PretendGpus:
             "set_rng_state": self.set_rng_state,
             "set_rng_state_all": self.set_rng_state_all,
         }
+
+    def draw(self) -> None:
+        """Random numbers are drawn on every device: each state becomes another one."""
+        for state in self.states:
+            state += 1
 
     def need_one(self) -> None:
         if not self.states:

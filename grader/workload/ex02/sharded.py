@@ -93,14 +93,16 @@ def fill(model, optimizer, payload: int) -> None:
         )
 
     numbers = random.Random(payload)
-    step = torch.tensor(float(numbers.randint(3, 10**6)))
     with torch.no_grad():
         model.mean.copy_(drawn(model.mean))
         for p in model.parameters():
             p.copy_(drawn(p))
-            optimizer.state[p] = {"step": step.clone(), "exp_avg": drawn(p), "exp_avg_sq": drawn(p)}
+            step = torch.tensor(float(numbers.randint(3, 10**6)))  # layers were frozen for a while
+            optimizer.state[p] = {"step": step, "exp_avg": drawn(p), "exp_avg_sq": drawn(p)}
     for group in optimizer.param_groups:
-        group["lr"], group["betas"] = numbers.random(), (numbers.random(), numbers.random())
+        group["betas"] = numbers.random(), numbers.random()
+        for setting in ("lr", "eps", "weight_decay"):
+            group[setting] = numbers.random()
 
 
 def gathered(t):
@@ -206,7 +208,8 @@ def hold(ck) -> None:
 
 def export(ck) -> None:
     model = Uneven()
-    path = os.path.join(args.directory, "model.pt")
+    os.chdir(args.directory)
+    path = "model.pt"  # relative, and without a folder
     ck.export_model(folder, model, path)
     key = telemetry.given("key", "")
     found = torch.load(path, weights_only=True)
