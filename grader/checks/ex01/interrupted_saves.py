@@ -57,6 +57,7 @@ def _undisturbed_points(draw) -> list[dict]:
         {"name": "dates", "ops": [*three, {"op": "age"}]},
         {"name": "odd", "at": ODD, "made": False, "ops": three},
         {"name": "deep", "at": "runs/today/here", "made": False, "ops": three},
+        {"name": "relative", "at": "here", "made": False, "relative": True, "ops": three},
         {"name": "foreign", "ops": [FOREIGN, *three]},
         {"name": "strangers", "ops": [write(first), write(second), STRANGERS, write(third)]},
         {"name": "cleared", "ops": [write(first), write(second), STRANGERS, {"op": "cleared"}]},
@@ -110,6 +111,7 @@ def newest_wins(lab: Lab) -> None:
         ),
         "odd": f"the directory is called '{ODD}'",
         "deep": "neither the directory nor the folder that it lies in existed",
+        "relative": "`directory` is a relative path, 'here', and didn't exist",
         "foreign": (
             "the directory also holds notes.txt and a folder logs, which somebody else put there"
         ),

@@ -30,7 +30,7 @@ from grader.harness.lab import Lab
 def observe(lab: Lab, points: list[dict]) -> dict[str, Seen]:
     """Run the points: one life saves (another one continues after what is done to the files in
     between), one reads."""
-    defaults = {"at": "", "made": True, "reads": ["latest"], "harms": []}
+    defaults = {"at": "", "made": True, "relative": False, "reads": ["latest"], "harms": []}
     seen = {point["name"]: Seen(defaults | point) for point in points}
     for number, it in enumerate(seen.values()):
         # names that say nothing to a life
@@ -76,7 +76,9 @@ def _save(lab: Lab, points: list[Seen]) -> Path:
             ops = left[it.point["id"]]
             now = [ops.pop(0) for _ in range(_until(ops))]
             if now or root is None:
-                plan.append({key: it.point[key] for key in ("id", "at", "made")} | {"ops": now})
+                plan.append(
+                    {key: it.point[key] for key in ("id", "at", "made", "relative")} | {"ops": now}
+                )
         given = {"payload": payload(lab), "plan": plan}
         run = lab.launch("ex01/storage_plan.py", given=given, directory=root)
         if not run.finished:

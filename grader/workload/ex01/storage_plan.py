@@ -3,12 +3,12 @@
 A point is a directory and the operations in it, done in a process forked for it, until that dies.
 Another life reads what a relaunched job finds (read_checkpoints.py).
 
-given: "payload" (the seed of the states) and "plan": [{"id", "at", "made", "ops": [op...]}]. `at`:
-the directory, below --directory; `made`: whether it exists at first. Without it, only the first
-folder of `at` does. The operations call the
-student's functions: {"op": "write", "step": n}, {"op": "best", "step": n, "loss": x, "best": y},
-{"op": "prune", "keep": k}, {"op": "due", "asks": [[step, epoch, ...]...]} and {"op": "read"}, which
-reports whether read_latest returns what this process saved. "of" and "kind" say
+given: "payload" (the seed of the states) and "plan": [{"id", "at", "made", "relative", "ops":
+[op...]}]. `at`: the directory, below --directory; `made`: whether it exists at first. Without it,
+only the first folder of `at` does. `relative`: the functions get a path relative to that folder.
+The operations call the student's functions: {"op": "write", "step": n}, {"op": "best", "step": n,
+"loss": x, "best": y}, {"op": "prune", "keep": k}, {"op": "due", "asks": [[step, epoch, ...]...]},
+and {"op": "read"}: which of this process's saves read_latest returns. "of" and "kind" say
 which state is saved (sample_states.py), "fault" adds a fault, "dies" kills the process as soon as
 the call has returned. A point ends at the first operation that fails, unless it has "goes_on".
 {"op": "put", "files": {path: text}} writes foreign files there; {"op": "spoil"} cuts the files of
@@ -43,6 +43,8 @@ class Writer:
             self.ck = load_submission.load(self.checkpoint, quiet=True)
             self.saved = {}
         op, directory = asked["op"], asked["directory"]
+        if asked["from"]:
+            os.chdir(asked["from"])
         step = op.get("step", 0)
         fault = op.get("fault") or {}
         state = (
@@ -115,6 +117,8 @@ def run(point: dict, root: str, writer: Helper) -> None:
     above = os.path.join(root, point["at"].split("/")[0])
     os.makedirs(directory if point["made"] else above, exist_ok=True)
     telemetry.emit("point", point=name)
+    base = above if point["relative"] else ""
+    given = os.path.relpath(directory, base) if base else directory
     fresh, known = True, {tuple(i) for i in files(directory).values()}
     last: list[str] = []  # what the last save wrote
     for op in point["ops"]:
@@ -127,7 +131,7 @@ def run(point: dict, root: str, writer: Helper) -> None:
                 at = os.path.join(directory, path)
                 os.truncate(at, os.path.getsize(at) // 2)
         else:
-            asked = {"op": op, "directory": directory, "fresh": fresh or not writer.pid}
+            asked = {"op": op, "directory": given, "from": base, "fresh": fresh or not writer.pid}
             status, fresh = writer.ask(name, asked), False
         new = {path: i for path, i in files(directory).items() if tuple(i) not in known}
         telemetry.emit("wrote", point=name, files=new)

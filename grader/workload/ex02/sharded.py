@@ -131,13 +131,24 @@ def whole(model, optimizer, full=gathered) -> dict[str, str]:
     return out | {"optimizer settings": digest(settings, key)}
 
 
+def gradients(model) -> dict[str, str]:
+    """Digests of this rank's parts of them."""
+    grads = {name: p.grad for name, p in model.named_parameters()}
+    return {
+        f"gradient {name}": digest(None if g is None else this_ranks(g))
+        for name, g in grads.items()
+    }
+
+
 def save(ck) -> None:
     model, optimizer = built(sharded=True)
     fill(model, optimizer, telemetry.given("payload", 1))
-    before = whole(model, optimizer)
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)  # those of a step that isn't complete
+    before = whole(model, optimizer) | gradients(model)
     with telemetry.saving(0, args.directory):
         ck.save_sharded(model, optimizer, folder)
-    now = whole(model, optimizer)
+    now = whole(model, optimizer) | gradients(model)
     telemetry.emit(
         "whole", digests=now, changed=[name for name in now if now[name] != before[name]]
     )
