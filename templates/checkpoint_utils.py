@@ -290,6 +290,20 @@ def _fsync_path(path: AnyPath) -> None:
         os.close(fd)
 
 
+def _fsync_ancestors(path: Path) -> None:
+    """Make the names on the way to `path` durable: whoever made those folders rarely syncs them."""
+    device = path.stat().st_dev
+    for parent in path.parents:
+        try:
+            if parent.stat().st_dev != device:
+                return
+            _fsync_path(parent)
+        except OSError as e:
+            if e.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
+            return  # above, nothing is ours
+
+
 # --- reporting.py ---------------------------------------------------------------------------------
 # What the package says: through `logging` where the job has set it up, else on stderr.
 
@@ -960,6 +974,7 @@ class CheckpointDirectory:
         self.path = Path(path).expanduser().absolute()  # the job may change its directory
         self.trusted: set[str] = set()  # names that this process has written or verified
         self.told: set[str] = set()  # names that can't be read or removed
+        self.anchored = False  # the folders on the way to it are durable
 
     def names(self, kind: str = "step") -> list[str]:
         """Names of the finished checkpoints, newest first: by step, never by date."""
@@ -1001,6 +1016,9 @@ class CheckpointDirectory:
         name = tmp.name.removeprefix("tmp-")
         os.rename(tmp, self.path / name)
         _fsync_path(self.path)
+        if not self.anchored:
+            _fsync_ancestors(self.path)
+            self.anchored = True
         self.trusted.add(name)
         return name
 

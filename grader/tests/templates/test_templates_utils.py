@@ -19,6 +19,7 @@ import torch
 from grader.harness.inside.digest import digest, rng_digests
 from grader.harness.launch import run_life
 from grader.harness.launcher import Limits
+from grader.tests.templates import synced
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "templates"))
 
@@ -180,6 +181,17 @@ def test_the_newest_checkpoint_is_resumed_and_older_ones_go(tmp_path, asynchrono
     torch.rand(3), random.random(), numpy.random.rand()
     manager(tmp_path).resume()
     assert rng_digests() == drawn
+
+
+@synced.needs_proc
+def test_folders_that_the_first_save_makes_are_durable_too(tmp_path, monkeypatch):
+    folders = synced.record(monkeypatch)
+    with manager(tmp_path / "runs" / "7") as ckpt:
+        train(ckpt, 1)
+        assert {tmp_path, tmp_path / "runs", tmp_path / "runs" / "7"} <= folders
+        folders.clear()
+        train(ckpt, 1)
+    assert folders and tmp_path not in folders  # once is enough
 
 
 def test_an_asynchronous_save_holds_the_state_of_its_moment(tmp_path, monkeypatch):
