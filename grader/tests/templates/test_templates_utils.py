@@ -599,6 +599,33 @@ def test_a_sampler_refuses_other_data_and_too_few_of_them():
         cu.ResumableSampler(3, 4)
 
 
+@pytest.mark.parametrize(("size", "world"), [(20, 1), (23, 1), (23, 2), (23, 3), (13, 3), (2, 1)])
+def test_a_last_smaller_batch_is_shared_by_the_ranks_if_asked(monkeypatch, size, world):
+    def sampler(rank: int) -> cu.ResumableSampler:
+        monkeypatch.setattr(cu, "_rank_and_world", lambda: (rank, world))
+        return cu.ResumableSampler(size, 4, seed=3, drop_last=False)
+
+    ranks = [sampler(rank) for rank in range(world)]
+    seen = [list(one.follow(one)) for one in ranks]
+    assert {len(batches) for batches in seen} == {len(one) for one in ranks}
+    assert {one.batch for one in ranks} == {len(ranks[0])}
+    shown = sorted(index for batches in seen for batch in batches for index in batch)
+    assert len(set(shown)) == len(shown) > size - world
+    for together in zip(*seen, strict=True):
+        lengths = [len(batch) for batch in together]
+        assert 1 <= max(lengths) <= 4 and max(lengths) - min(lengths) <= 1
+    for done in range(len(ranks[0]) + 1):
+        again = [sampler(rank) for rank in range(world)]
+        for one, batches in zip(again, seen, strict=True):
+            samples = min(done * 4 * world, size)
+            one.load_state_dict(one.state_dict() | {"samples": samples})
+            assert one.batch == done and list(one.follow(one)) == batches[done:]
+    fresh = sampler(0)
+    fresh.samples = size
+    with pytest.raises(RuntimeError, match="all trained"):
+        next(fresh.follow(fresh))
+
+
 def test_batches_that_workers_have_fetched_ahead_arent_done():
     sampler = cu.ResumableSampler(40, 4)
     loader = torch.utils.data.DataLoader(
