@@ -1,9 +1,7 @@
 """Checkpoints that survive production: a training job is saved, stopped and resumed exactly.
 
     sampler = ResumableSampler(len(data), batch_size=32, seed=1)
-    loader = DataLoader(
-        data, batch_sampler=sampler, generator=torch.Generator(), worker_init_fn=ignore_signals
-    )
+    loader = DataLoader(data, batch_sampler=sampler, worker_init_fn=ignore_signals)
     state = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "sampler": sampler}
     with CheckpointManager("checkpoints", state, every_steps=1000, keep=3) as ckpt:
         ckpt.resume()                # the newest intact checkpoint, or a fresh start
@@ -1631,6 +1629,8 @@ class ResumableSampler:
     def follow(self, loader: Iterable[Batch]) -> Iterator[Batch]:
         """The loader's batches; each counts as trained when the loop gets it, not when prefetched.
 
+        What the loader draws from torch's global generator to begin an epoch is undone: a resumed
+        run would draw it twice.
         A resumed epoch may have none left. RuntimeError if a fresh one has none.
         """
         if self.samples + self.least > self.size and not self.resumed:
@@ -1647,7 +1647,10 @@ class ResumableSampler:
                     "them before the save. Give it worker_init_fn=ignore_signals"
                 )
             self.warned = True
-        for batch in loader:
+        rng = torch.get_rng_state()
+        batches = iter(loader)  # draws a random number: in a resumed epoch, once more
+        torch.set_rng_state(rng)
+        for batch in batches:
             self.samples = min(self.samples + self.global_batch, self.size)
             yield batch
 

@@ -6,6 +6,8 @@ import random
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
+import torch
+
 from .ranks import _rank_and_world
 from .reporting import _say
 
@@ -73,6 +75,8 @@ class ResumableSampler:
     def follow(self, loader: Iterable[Batch]) -> Iterator[Batch]:
         """The loader's batches; each counts as trained when the loop gets it, not when prefetched.
 
+        What the loader draws from torch's global generator to begin an epoch is undone: a resumed
+        run would draw it twice.
         A resumed epoch may have none left. RuntimeError if a fresh one has none.
         """
         if self.samples + self.least > self.size and not self.resumed:
@@ -89,7 +93,10 @@ class ResumableSampler:
                     "them before the save. Give it worker_init_fn=ignore_signals"
                 )
             self.warned = True
-        for batch in loader:
+        rng = torch.get_rng_state()
+        batches = iter(loader)  # draws a random number: in a resumed epoch, once more
+        torch.set_rng_state(rng)
+        for batch in batches:
             self.samples = min(self.samples + self.global_batch, self.size)
             yield batch
 

@@ -628,13 +628,30 @@ def test_a_last_smaller_batch_is_shared_by_the_ranks_if_asked(monkeypatch, size,
 
 def test_batches_that_workers_have_fetched_ahead_arent_done():
     sampler = cu.ResumableSampler(40, 4)
-    loader = torch.utils.data.DataLoader(
-        torch.arange(40), batch_sampler=sampler, num_workers=2, generator=torch.Generator()
-    )
+    loader = torch.utils.data.DataLoader(torch.arange(40), batch_sampler=sampler, num_workers=2)
     for n, _ in enumerate(sampler.follow(loader), 1):
         assert sampler.samples == 4 * n
         if n == 3:
             break
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_resumed_epoch_draws_no_number_more_than_a_whole_one(workers):
+    def drawn(sampler, stop=99):
+        loader = torch.utils.data.DataLoader(
+            torch.arange(40), batch_sampler=sampler, num_workers=workers
+        )
+        steps = zip(range(stop), sampler.follow(loader), strict=False)
+        return [torch.rand(1).item() for _ in steps]
+
+    torch.manual_seed(0)
+    whole = drawn(cu.ResumableSampler(40, 4))
+    torch.manual_seed(0)
+    begun = cu.ResumableSampler(40, 4)
+    first = drawn(begun, stop=3)
+    begun = cu.ResumableSampler(40, 4)
+    begun.load_state_dict(begun.state_dict() | {"samples": 4 * len(first)})
+    assert first + drawn(begun) == whole
 
 
 def test_every_generator_comes_back():
