@@ -21,7 +21,7 @@ class Explanation:
     exercise: str  # "ex04"; "" for a code that several exercises share
     summary: str  # what went wrong, in one sentence
     production: str  # what it costs in a real job
-    example: str  # the mistake, and what does it right
+    example: str  # the mistake, and the right way
     means: str = ""  # for a finding that has none of its own
     think: str = ""
     about: Mapping[str, str] = field(default_factory=dict)  # in words

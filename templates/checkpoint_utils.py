@@ -90,8 +90,8 @@ class Config:
     gradients: bool = False
     """Also save accumulated gradients (for saves between optimizer steps)."""
     trainable_only: bool = False
-    """Leave out the models' frozen parameters (LoRA). Of them a digest is saved: the job must bring
-    the same ones."""
+    """Leave out the models' frozen parameters (LoRA). Only their digest is saved, and a
+    resumed job must have the same ones."""
     signals: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGUSR1)
     """Signals that ask for a save and a stop."""
     wait_for_space: float = 0.0
@@ -444,7 +444,7 @@ class _Packed:
         if not array and kind is not list and kind not in _DICTS:
             raise TypeError(
                 f"{_where(path)} is a {kind.__module__}.{kind.__qualname__}, which wouldn't come "
-                "back as one: only tensors, arrays, numbers, strings, None, bytes and lists, "
+                "back as one. Only tensors, arrays, numbers, strings, None, bytes and lists, "
                 "tuples and dicts of them can be saved"
             )
         if id(value) in self.containers:
@@ -643,7 +643,7 @@ def _read_tensor_file(path: Path, wanted: Mapping[str, torch.Tensor]) -> str:
                         raise CheckpointError(f"{path} is damaged: it ends early")
                     digest.update(piece, t)
             if f.read(1):
-                raise CheckpointError(f"{path} is damaged: it goes on after its end")
+                raise CheckpointError(f"{path} is damaged: it is longer than its header says")
     except OSError as e:
         raise CheckpointError(f"{path} can't be read: {e}") from e
     except (ValueError, KeyError, TypeError, AttributeError) as e:
@@ -1636,7 +1636,7 @@ class ResumableSampler:
         if self.samples + self.least > self.size and not self.resumed:
             raise RuntimeError(
                 "this epoch's samples are all trained: is the sampler in the manager's state? "
-                "Only then does end_epoch() advance it"
+                "If not, end_epoch() doesn't advance it"
             )
         if self.at_start is not None:
             self.at_start()
@@ -1665,7 +1665,7 @@ class ResumableSampler:
         for name in ("size", "shuffle", "seed"):
             if state[name] != getattr(self, name):
                 raise ValueError(
-                    f"the data were in another order: {name} was {state[name]} and is now "
+                    f"the data was in another order: {name} was {state[name]} and is now "
                     f"{getattr(self, name)}"
                 )
         self.epoch, self.samples, self.resumed = state["epoch"], state["samples"], True
@@ -1997,8 +1997,8 @@ class _Job:
             raise Mismatch(f"{where} holds no {_quoted(missing)}; it holds {_quoted(holds)}")
         if extra := holds - has:
             raise Mismatch(
-                f"{where} also holds {_quoted(extra)}: register what the job had, or it resumes "
-                "as a different job"
+                f"{where} also holds {_quoted(extra)}: register what the job had, or it would "
+                "resume as a different job"
             )
         if own is not None and (missing := set(self.per_rank) - set(own)):
             raise Mismatch(f"{where} holds no per_rank {_quoted(missing)}")
@@ -2160,7 +2160,7 @@ def _end_of_job() -> float:
         end = math.nan
     if end > time.time():
         return end
-    _say(f"SLURM_JOB_END_TIME={text} isn't this job's end (an old shell's?): it is ignored")
+    _say(f"SLURM_JOB_END_TIME={text} isn't this job's end (an old shell's?); ignored")
     return math.inf
 
 
@@ -2245,7 +2245,7 @@ def _read_parts(
 
 
 # --- staging.py -----------------------------------------------------------------------------------
-# Copies that let training go on while a save is written.
+# Copies that let training continue while a save is written.
 
 
 class _Staging:
@@ -2378,7 +2378,7 @@ class _Saver:
                 if left <= 0:
                     raise
                 if self.ranks.rank == 0 and not told:
-                    _say(f"no room for the checkpoint of step {step}: waiting {left:.0f} s for it")
+                    _say(f"no room for the checkpoint of step {step}: waiting up to {left:.0f} s")
                 told = True
                 time.sleep(min(left, 5.0))
 
@@ -2445,7 +2445,7 @@ class StopSignal:
         if threading.current_thread() is threading.main_thread():
             self.before = {s: signal.signal(s, self._note) for s in self.signals}
         else:  # as in Ray Train
-            _say("this isn't the main thread: no signal is seen here, and none asks for a save")
+            _say("this isn't the main thread: signals aren't seen here, so none can ask for a save")
         return self
 
     def __exit__(self, *_: object) -> None:

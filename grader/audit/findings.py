@@ -79,7 +79,7 @@ def _evidence(outcome: Outcome, problem: Problem) -> list[str]:
         if outcome.lost and outcome.seconds_lost is not None:
             lost += f" ({outcome.seconds_lost:.2g} s of work)"
         lines.append(
-            f"{outcome.reached} steps were done; the relaunch went on after step "
+            f"{outcome.reached} steps were done; the relaunch continued after step "
             f"{outcome.resumed}{lost}"
         )
     if (found := problem.difference) is not None:
@@ -125,7 +125,7 @@ CAUSES = {
     "before the model is built",
     "batch": "the samples, their order or their augmentation aren't drawn from a fixed seed: seed "
     "random, numpy and torch, and give the DataLoader a seeded generator",
-    "gradients": "kernels add up in another order each time: "
+    "gradients": "kernels add numbers in a different order each time: "
     "torch.use_deterministic_algorithms(True), and the same number of threads",
     "learning rate": "the learning rate depends on something that changes, such as the time",
 }

@@ -74,7 +74,7 @@ def _happened(struck: Life, fault: Fault, total: int) -> bool:
 
 def _lane(life: Life, first: int | None) -> Lane:
     if life.ended:
-        end = "was still running at its limit of time" if life.ended == "wall" else life.ended
+        end = "was still running at its time limit" if life.ended == "wall" else life.ended
     elif life.status is not None and life.status < 0:
         end = f"killed by {signal.Signals(-life.status).name}"
     else:

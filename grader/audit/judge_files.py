@@ -62,7 +62,7 @@ def judge_older(outcomes: list[Outcome], saves: dict[int, frozenset[str]]) -> No
             continue
         usable = saves.get(outcome.save)
         if usable in used and outcome.resumed < outcome.save:
-            text = f"went on from step {outcome.resumed}, not from the save of step {outcome.save}"
+            text = f"continued from step {outcome.resumed}, not the save of step {outcome.save}"
             outcome.problems.append(Problem("loses-more", text=text))
 
 

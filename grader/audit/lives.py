@@ -46,9 +46,9 @@ class Commands:
     ) -> Commands:
         if not any(OUT in word for word in start):
             raise UsageError(
-                "the command doesn't say {out}: put it where the folder for checkpoints goes, such "
-                "as --out_dir {out}; each run gets a new one there. If the job writes into its "
-                "working directory: sh -c 'cd {out} && exec python /path/to/train.py'"
+                "the command doesn't contain {out}: put it where the folder for checkpoints goes, "
+                "such as --out_dir {out}; each run gets a new one there. If the job writes into "
+                "its working directory: sh -c 'cd {out} && exec python /path/to/train.py'"
             )
         again = _words(resume, "--resume-command")
         elsewhere = on_ranks(again or start, elastic) if elastic else None

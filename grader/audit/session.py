@@ -115,7 +115,7 @@ class Audit:
 
     def _undisturbed(self) -> Life:
         if self.left <= 0:
-            raise CannotJudge("the budget was over before two undisturbed runs had ended")
+            raise CannotJudge("the budget ran out before two undisturbed runs had ended")
         out = self.runner.new_run(self.left)
         life = self.runner.start(out, self.left)
         scratch.remove(out.parent)

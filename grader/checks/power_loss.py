@@ -151,7 +151,7 @@ def _unseen(unseen: dict) -> Inconclusive:
     rows = [("unseen", f"what a power loss leaves of your saves: {unseen['why']}")]
     means = (
         "nothing wrong was found, but this machine can't prove it; grade it on Linux for the "
-        "points (a container will do)"
+        "points (a container works)"
     )
     blocks = unseen["seen"]
     return Inconclusive("unseen", rows, blocks=blocks, means="" if blocks else means)

@@ -148,7 +148,7 @@ def _stood(process: Process) -> str:
         return f"raised {crash['type']}: {message}{raised_at(crash)}"
     if left_well(process):
         return "reached the end of the script"
-    text = f"is gone: it left with {left_with(process.status)}"
+    text = f"has ended, with {left_with(process.status)}"
     if last:
         text += f"; its last collective was {last['name']}, {_line(last)}"
     return text
@@ -176,7 +176,7 @@ def left_early(
     held: str, who: str, function: str, think: str, until: str = "the checkpoint is complete"
 ) -> Finding:
     """A rank that was held showed that another one doesn't wait for it."""
-    back = f"{who} has come back from {function} meanwhile"
+    back = f"{who} has already returned from {function}"
     rows = [
         ("held", held),
         Found(back),

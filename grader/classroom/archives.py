@@ -65,9 +65,9 @@ class _Unpacking:
                         raise Unreadable(f"it unpacks to more than {self.most.bytes >> 20} MiB")
                     f.write(data)
         except FileExistsError:
-            self.note(member.name, "another member has that name")
+            self.note(member.name, "another file in it has that name")
         except NotADirectoryError:
-            self.note(member.name, "it lies below a file")
+            self.note(member.name, "it is below a file")
 
 
 def is_archive(name: str) -> bool:
@@ -93,7 +93,7 @@ def unpack(archive: Path, target: Path, most: Most | None = None) -> list[str]:
             work.write(member)
     # the libraries raise anything for damaged files
     except (zipfile.BadZipFile, tarfile.TarError) as e:
-        raise Unreadable(f"it is damaged, or no archive ({_in_one_line(e)})") from e
+        raise Unreadable(f"it is damaged, or isn't an archive ({_in_one_line(e)})") from e
     except RuntimeError as e:  # zipfile's, for a missing password
         raise Unreadable(f"it can't be unpacked: {_in_one_line(e)}") from e
     except OSError as e:

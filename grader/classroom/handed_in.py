@@ -79,8 +79,8 @@ def find(where: Path, scratch: Path) -> list[HandedIn]:
             break
     if not found:
         raise UsageError(
-            f"{where} holds no submissions: there is no folder and no archive in it; how they may "
-            "lie there: docs/instructors.md"
+            f"{where} holds no submissions: there is no folder and no archive in it; "
+            "docs/instructors.md says what it may hold"
         )
     for one in found:
         one.source = one.source or str(where)
@@ -296,7 +296,7 @@ def _metadata(file: Path) -> dict[str, Any]:
     except yaml.YAMLError as e:
         raise UsageError(f"{file} isn't YAML: {' '.join(str(e).split())[:200]}") from e
     if not isinstance(data, dict):
-        raise UsageError(f"{file} doesn't say who handed in what; it is Gradescope's own file?")
+        raise UsageError(f"{file} doesn't say who handed in what; is it Gradescope's own file?")
     return data
 
 

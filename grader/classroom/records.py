@@ -77,7 +77,7 @@ class Settings:
         try:
             return cls(int(data["seed"]), tuple(data["exercises"]), str(data["course"]))
         except (KeyError, TypeError, ValueError) as e:
-            raise UsageError(f"{folder / 'class.json'} isn't a class's: {e!r}") from e
+            raise UsageError(f"{folder / 'class.json'} isn't a class's file: {e!r}") from e
 
     def write(self, folder: Path) -> None:
         write_json(folder / "class.json", {"schema": SCHEMA, **asdict(self)})

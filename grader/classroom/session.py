@@ -47,9 +47,9 @@ class Session:
         wanted = [catalog.find(name) for name in self.exercises]
         where, to = self.submissions.resolve(), self.folder.resolve()
         if to == where or where in to.parents:
-            raise UsageError(f"{self.folder} lies in {self.submissions}; --out names another place")
+            raise UsageError(f"{self.folder} is inside {self.submissions}; choose another --out")
         if where.is_dir() and to in where.parents and (to / "class.json").exists():
-            raise UsageError(f"{self.submissions} lies in the results: {self.folder}")
+            raise UsageError(f"{self.submissions} is inside the results folder {self.folder}")
         results = Results(self.folder)
         with alone(self.folder):
             before = self._check_settings()
@@ -77,7 +77,7 @@ class Session:
             return None
         if self.seed is not None and self.seed != before.seed and not self.regrade:
             raise UsageError(
-                f"{self.folder} was graded with seed {before.seed}, and one seed is fair to all; "
+                f"{self.folder} was graded with seed {before.seed}, and one seed for all is fair; "
                 "--regrade grades everything again, or --out names another folder"
             )
         if before.course != course_version() and not self.regrade:

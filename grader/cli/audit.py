@@ -40,7 +40,7 @@ class Duration(click.ParamType):  # type: ignore[type-arg]  # click 8.1's has no
         match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", value)
         if match and float(match[1]) > 0:
             return float(match[1]) * UNITS[match[2]]
-        return self.fail(f"{value!r} is no time; examples: 90s, 10m, 1h", param, ctx)
+        return self.fail(f"{value!r} isn't a time; examples: 90s, 10m, 1h", param, ctx)
 
 
 @click.command("audit", context_settings={"ignore_unknown_options": False})
@@ -51,7 +51,7 @@ class Duration(click.ParamType):  # type: ignore[type-arg]  # click 8.1's has no
     type=Duration(),
     default="10m",
     show_default=True,
-    help="Time for everything: 90s, 10m, 1h. It decides how many faults are tried.",
+    help="Time for everything: 90s, 10m, 1h. It limits how many faults are tried.",
 )
 @click.option("--json", "json_file", metavar="FILE", help="Write the result as JSON.")
 @click.option("--junit", "junit_file", metavar="FILE", help="Write the result as JUnit XML.")
@@ -168,7 +168,7 @@ def _announce(out: Console, commands: Commands, folder: Path, budget: float, see
         out.print(f"setup    {escaped(shlex.join(commands.setup))}", markup=False)
     out.print(
         f"It runs this many times, kills it, and ends after {budget:.0f} s at most. "
-        f"{{out}} lies below {folder}. Seed {seed}.",
+        f"{{out}} is below {folder}. Seed {seed}.",
         markup=False,
     )
 

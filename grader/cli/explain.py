@@ -25,5 +25,5 @@ def command(code: str | None) -> None:
         out.print(text.replace("\n", " "), highlight=False, markup=False)
         out.print()
     if "\n" in known.example:
-        out.print("The mistake, and what does it right:\n", highlight=False)
+        out.print("The mistake, and the right way:\n", highlight=False)
     out.print(textwrap.indent(known.example, "    "), highlight=False, markup=False)

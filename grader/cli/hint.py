@@ -10,7 +10,7 @@ from grader.course import catalog
 
 @click.command("hint")
 @click.argument("name", required=False, metavar="[EXERCISE | TASK]")
-@click.option("--again", is_flag=True, help="Begin again at the first rung.")
+@click.option("--again", is_flag=True, help="Begin again at the first hint.")
 def command(name: str | None, again: bool) -> None:
     """The next hint: for a task, or for an exercise's first task that isn't passed yet.
 

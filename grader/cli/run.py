@@ -41,7 +41,7 @@ def _steps(option: str, text: str) -> Callable[[Any], Any]:
 @_steps("--preempt-at", "ex04: preempt the job at this step (repeatable).")
 @_steps("--limit-at", "ex04: let its time limit come near at this step (repeatable).")
 @click.option(
-    "--pace", type=click.FloatRange(0, 10), default=0.3, metavar="S", help="ex04: s a step takes."
+    "--pace", type=click.FloatRange(0, 10), default=0.3, metavar="S", help="ex04: seconds a step."
 )
 @click.option("--cluster", type=click.Choice(["slurm", "stand-in", "site"]), help="ex04: which.")
 @click.option("--seed", type=click.IntRange(0, 2**31), default=0)

@@ -29,7 +29,7 @@ SAYS = {
     "saved": "has saved step {step}",
     "error": "raises {type}: {message}",
     "nothing to do": "finds nothing to do",
-    "left": "leaves with exit status {status}",
+    "left": "exits with status {status}",
 }
 
 

@@ -20,7 +20,7 @@ from grader.harness import sandbox
 @click.option(
     "--poll/--no-poll",
     default=None,
-    help="Look for changes three times a second: where no events arrive, as on NFS (found out).",
+    help="Look for changes three times a second (the default where no events arrive, as on NFS).",
 )
 @click.option("--jobs", type=click.IntRange(1, 64), metavar="N", help="Processes at a time.")
 @click.option("--launcher", type=click.Choice(["fork", "plain"]), help="How processes start.")

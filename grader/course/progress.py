@@ -107,7 +107,7 @@ class Progress:
         while following and self.first_not_passed(following, following.starter) is None:
             following = catalog.after(following)
         if following is None:
-            return "No later exercise is left."
+            return "No later exercise is left to do."
         return f"Next: {following.id}, {following.title} ({following.folder.name}/README.md)"
 
     def last_worked_on(self, exercises: Iterable[Exercise]) -> Exercise:

@@ -84,7 +84,7 @@ def snapshot(folder: Path) -> dict[str, bytes]:
                 seen += 1
                 if seen > MAX_ENTRIES or depth > MAX_DEPTH:
                     raise UsageError(
-                        f"{folder} holds too many files and folders, or too deep ones; a "
+                        f"{folder} holds too many files and folders, or nests them too deep; a "
                         "submission is source code"
                     )
                 if _skipped(name):

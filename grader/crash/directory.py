@@ -76,7 +76,7 @@ class Directory:
                 except FileNotFoundError:
                     continue
                 if st.st_dev not in self.devices:
-                    raise Incomplete(f"{self.path_below(path)} lies on another file system")
+                    raise Incomplete(f"{self.path_below(path)} is on another file system")
                 if not (
                     stat.S_ISREG(st.st_mode) or stat.S_ISDIR(st.st_mode) or stat.S_ISLNK(st.st_mode)
                 ):

@@ -86,9 +86,9 @@ def identify(env: Mapping[str, str], checkout: Path | None = None) -> Identity:
     owner = known.get("OWNER") or known.get("USERNAME")
     for name in ("CLASSROOM", "ASSIGNMENT", "SUBMISSION_TAG", "COMMIT_URL", "RELEASE_URL"):
         if name not in known:
-            raise UsageError(f"nothing tells {name}: set that variable, or give --checkout DIR")
+            raise UsageError(f"{name} is unknown: set that variable, or give --checkout DIR")
     if not owner:
-        raise UsageError("nothing tells OWNER: set that variable, or give --checkout DIR")
+        raise UsageError("OWNER is unknown: set that variable, or give --checkout DIR")
     if not known["SUBMISSION_TAG"].startswith("submit/"):
         raise UsageError(f"SUBMISSION_TAG is '{known['SUBMISSION_TAG']}', and should be submit/...")
     kind = known.get("ASSIGNMENT_TYPE", TYPES[0])

@@ -42,7 +42,7 @@ def _of(life: Process, who: str, speaks: bool) -> list[tuple[float, str]]:
             rows.append(
                 (
                     e["clock"],
-                    f"{who}leaves with exit status {e['status']}, after step "
+                    f"{who}exits with status {e['status']}, after step "
                     f"{max(trained, default=life.resumed_at)}",
                 )
             )
@@ -51,7 +51,7 @@ def _of(life: Process, who: str, speaks: bool) -> list[tuple[float, str]]:
         rows.append(
             (
                 last,
-                f"{who}is gone, with {'exit status' if life.status >= 0 else 'signal'} "
+                f"{who}has ended, with {'exit status' if life.status >= 0 else 'signal'} "
                 f"{abs(life.status)}",
             )
         )

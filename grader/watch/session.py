@@ -31,10 +31,10 @@ from grader.watch.served import Served
 from grader.watch.turns import Plan, Turn, Warm
 
 KEYS = "h hint   r run again   a all tasks   n next task   q quit   ? help"
-HELP = """  h  the next hint for the task that you work on
+HELP = """  h  the next hint for the task that you are working on
   r  grade again, with other random draws
   a  grade all tasks, and show every message
-  n  go on to the next task, passed or not
+  n  move on to the next task, passed or not
   q  quit (as Ctrl-C does)"""
 
 

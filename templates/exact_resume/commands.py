@@ -115,7 +115,7 @@ def _read_dcp(path: Path) -> dict[str, Any]:
     from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
 
     if not (path / ".metadata").is_file():
-        raise CheckpointError(f"{path} is no DCP checkpoint: it has no file .metadata")
+        raise CheckpointError(f"{path} isn't a DCP checkpoint: it has no file .metadata")
     state: dict[str, Any] = {}
     reader, planner = FileSystemReader(path), _EmptyStateDictLoadPlanner()
     try:

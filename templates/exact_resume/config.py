@@ -29,8 +29,8 @@ class Config:
     gradients: bool = False
     """Also save accumulated gradients (for saves between optimizer steps)."""
     trainable_only: bool = False
-    """Leave out the models' frozen parameters (LoRA). Of them a digest is saved: the job must bring
-    the same ones."""
+    """Leave out the models' frozen parameters (LoRA). Only their digest is saved, and a
+    resumed job must have the same ones."""
     signals: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGUSR1)
     """Signals that ask for a save and a stop."""
     wait_for_space: float = 0.0

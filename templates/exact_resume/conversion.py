@@ -70,9 +70,9 @@ def convert(source: str, directory: str, step: int, epoch: int, names: Sequence[
         raise CheckpointError(f"{source} holds no {', '.join(missing)}: {', '.join(found)}")
     parts = {renamed.get(k, k): v for k, v in found.items() if _is_state(v)}
     if left_out := [k for k, v in found.items() if not _is_state(v)]:
-        print(f"left out, as it is no part's state: {', '.join(left_out)}")
+        print(f"left out, because it isn't the state of a part: {', '.join(left_out)}")
     if not any(value is not None for value in parts.values()):
-        raise CheckpointError(f"{source} holds no part's state")
+        raise CheckpointError(f"{source} holds no state of a part")
     progress: dict[str, Any] = {"epoch": epoch, "steps": step, "best": math.inf}
     progress |= {"world_size": 1, "gradients": False, "buffers": {}}
     numbered = {name: _numbered(part) for name, part in parts.items()}

@@ -242,8 +242,8 @@ class _Job:
             raise Mismatch(f"{where} holds no {_quoted(missing)}; it holds {_quoted(holds)}")
         if extra := holds - has:
             raise Mismatch(
-                f"{where} also holds {_quoted(extra)}: register what the job had, or it resumes "
-                "as a different job"
+                f"{where} also holds {_quoted(extra)}: register what the job had, or it would "
+                "resume as a different job"
             )
         if own is not None and (missing := set(self.per_rank) - set(own)):
             raise Mismatch(f"{where} holds no per_rank {_quoted(missing)}")

@@ -126,7 +126,7 @@ class _Packed:
         if not array and kind is not list and kind not in _DICTS:
             raise TypeError(
                 f"{_where(path)} is a {kind.__module__}.{kind.__qualname__}, which wouldn't come "
-                "back as one: only tensors, arrays, numbers, strings, None, bytes and lists, "
+                "back as one. Only tensors, arrays, numbers, strings, None, bytes and lists, "
                 "tuples and dicts of them can be saved"
             )
         if id(value) in self.containers:

@@ -18,7 +18,7 @@ def _end_of_job() -> float:
         end = math.nan
     if end > time.time():
         return end
-    _say(f"SLURM_JOB_END_TIME={text} isn't this job's end (an old shell's?): it is ignored")
+    _say(f"SLURM_JOB_END_TIME={text} isn't this job's end (an old shell's?); ignored")
     return math.inf
 
 

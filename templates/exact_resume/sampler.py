@@ -82,7 +82,7 @@ class ResumableSampler:
         if self.samples + self.least > self.size and not self.resumed:
             raise RuntimeError(
                 "this epoch's samples are all trained: is the sampler in the manager's state? "
-                "Only then does end_epoch() advance it"
+                "If not, end_epoch() doesn't advance it"
             )
         if self.at_start is not None:
             self.at_start()
@@ -111,7 +111,7 @@ class ResumableSampler:
         for name in ("size", "shuffle", "seed"):
             if state[name] != getattr(self, name):
                 raise ValueError(
-                    f"the data were in another order: {name} was {state[name]} and is now "
+                    f"the data was in another order: {name} was {state[name]} and is now "
                     f"{getattr(self, name)}"
                 )
         self.epoch, self.samples, self.resumed = state["epoch"], state["samples"], True

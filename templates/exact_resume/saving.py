@@ -70,7 +70,7 @@ class _Saver:
                 if left <= 0:
                     raise
                 if self.ranks.rank == 0 and not told:
-                    _say(f"no room for the checkpoint of step {step}: waiting {left:.0f} s for it")
+                    _say(f"no room for the checkpoint of step {step}: waiting up to {left:.0f} s")
                 told = True
                 time.sleep(min(left, 5.0))
 

@@ -31,7 +31,7 @@ class StopSignal:
         if threading.current_thread() is threading.main_thread():
             self.before = {s: signal.signal(s, self._note) for s in self.signals}
         else:  # as in Ray Train
-            _say("this isn't the main thread: no signal is seen here, and none asks for a save")
+            _say("this isn't the main thread: signals aren't seen here, so none can ask for a save")
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,4 +1,4 @@
-"""Copies that let training go on while a save is written."""
+"""Copies that let training continue while a save is written."""
 
 from __future__ import annotations
 

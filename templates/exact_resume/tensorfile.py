@@ -119,7 +119,7 @@ def _read_tensor_file(path: Path, wanted: Mapping[str, torch.Tensor]) -> str:
                         raise CheckpointError(f"{path} is damaged: it ends early")
                     digest.update(piece, t)
             if f.read(1):
-                raise CheckpointError(f"{path} is damaged: it goes on after its end")
+                raise CheckpointError(f"{path} is damaged: it is longer than its header says")
     except OSError as e:
         raise CheckpointError(f"{path} can't be read: {e}") from e
     except (ValueError, KeyError, TypeError, AttributeError) as e:

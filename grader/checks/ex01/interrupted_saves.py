@@ -110,7 +110,7 @@ def newest_wins(lab: Lab) -> None:
             "the files' dates were changed, as a copy to another disk does: older files look newer"
         ),
         "odd": f"the directory is called '{ODD}'",
-        "deep": "neither the directory nor the folder that it lies in existed",
+        "deep": "neither the directory nor its parent folder existed",
         "relative": "`directory` is a relative path, 'here', and didn't exist",
         "foreign": (
             "the directory also holds notes.txt and a folder logs, which somebody else put there"

@@ -130,7 +130,7 @@ def test_a_save_that_fails_raises(lab):
         raise Finding(
             "error-swallowed",
             [
-                ("path", "a folder lies there, so no file can be written"),
+                ("path", "a folder is there, so no file can be written"),
                 Gist("happened", "save_checkpoint returned, as if all were well"),
                 ("expected", "an error"),
             ],

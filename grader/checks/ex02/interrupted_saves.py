@@ -137,7 +137,7 @@ def _killed(
             )
         dead = then.first(rank, "ended point")["status"] < 0
         if fault.kind == "kill" and not dead:
-            raise Inconclusive("fault", [Struck(f"{fault} fired, and the rank went on")])
+            raise Inconclusive("fault", [Struck(f"{fault} fired, and the rank continued")])
         happened = late if late is not None else fault.event or 0
         if dead and is_now[n] == was[n] and happened > traced[rank]:
             raise Inconclusive(

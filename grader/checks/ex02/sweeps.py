@@ -188,7 +188,7 @@ def _told_alike(did: list[dict], function: str, sweeper: int, asked: tuple[str, 
         if d["raised"] and left(d["raised"]):
             rows = [
                 asked,
-                Found(f"{function} left rank {rank} by {d['raised']['type']}"),
+                Found(f"rank {rank} left {function} with {d['raised']['type']}"),
                 ("expected", "an error on every rank"),
             ]
             raise Finding("error-ends-process", rows)
@@ -204,7 +204,7 @@ def _told_alike(did: list[dict], function: str, sweeper: int, asked: tuple[str, 
             ],
             means=(
                 "ranks that don't know about the failure keep training, and wait in their next "
-                "collective for one that has left"
+                "collective for one that has exited"
             ),
             think=f"how does rank {silent[0]} find out what happened to rank {sweeper}?",
         )

@@ -88,7 +88,7 @@ def _answers_right(run: Run, number: int, mine: tuple[bool, ...]) -> None:
         "stop-not-together",
         rows,
         means=(
-            "a rank that doesn't know about it continues, and waits for one that has left"
+            "a rank that doesn't know about it continues, and waits for one that has exited"
             if any(mine)
             else "the job stops for no reason, and waits in the queue again"
         ),
@@ -203,7 +203,7 @@ def under_torchrun(lab: Lab) -> None:
         rows = [
             *when,
             Gist("ended", "; ".join(f"rank {r} {_left(life)}" for r, life in enumerate(lives))),
-            ("expected", "both leave as preempted"),
+            ("expected", "both exit as preempted"),
         ]
         raise Finding(
             "not-preempted-under-torchrun",
@@ -235,7 +235,7 @@ def _left(life: Process) -> str:
     if life.all("killed"):
         return "was killed by SIGKILL when the grace period was over"
     if left := life.first("left"):
-        return f"left with exit status {left['status']}"
+        return f"exited with status {left['status']}"
     if crash := life.first("crash"):
         return (
             f"crashed after step {life.reached}: {crash['type']}: "

@@ -211,7 +211,7 @@ def _late_enough(reached: int, times: Times, end: float, when: list) -> None:
         raise Finding(
             "too-early",
             rows,
-            means="cluster time that you waited for is given back unused",
+            means="you give back cluster time that you had waited for",
             think="what must still fit in before the end, and how long does it take?",
         )
 

@@ -189,7 +189,7 @@ def _left_as_done(run: Run, life: Life) -> Finding:
             "signal-ignored",
             [
                 *fault_row(run),
-                Gist("ended", f"{who} left with exit status 0"),
+                Gist("ended", f"{who} exited with status 0"),
                 *frames,
                 ("expected", f"it stops when it is asked to, and exits with {PREEMPTED}"),
             ],
@@ -199,7 +199,7 @@ def _left_as_done(run: Run, life: Life) -> Finding:
                 "instead?"
             ),
         )
-    ended = f"{who} left with exit status 0 after step {life.reached}, before training was done"
+    ended = f"{who} exited with status 0 after step {life.reached}, before training was done"
     return Finding(
         "left-as-done",
         [*fault_row(run), Gist("ended", ended), *frames],
@@ -224,16 +224,16 @@ def _parted(run: Run, life: Life) -> Finding | None:
     stood = standing(processes)
     rows = [
         *fault_row(run),
-        *by_rank(dict.fromkeys(left, f"left as preempted (exit status {PREEMPTED})")),
+        *by_rank(dict.fromkeys(left, f"exited as preempted (status {PREEMPTED})")),
         *by_rank({r: stood[r] for r in stay}),
     ]
     return Finding(
         "ranks-part",
         rows,
         schedule_of(run),
-        means=("a rank that stays waits for one that has left, until the scheduler kills it"),
+        means=("a rank that continues waits for one that has exited, until the scheduler kills it"),
         think=(
-            "what decides that it's time to leave, or to save, and how do the other ranks find out?"
+            "what decides that it's time to exit, or to save, and how do the other ranks find out?"
         ),
     )
 

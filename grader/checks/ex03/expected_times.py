@@ -85,5 +85,5 @@ def _turned_back(event: dict, now: float) -> Inconclusive:
     return Inconclusive(
         "clock-changed",
         rows,
-        means="something has changed the scheduler's clock, so nothing is known of the job's times",
+        means="something has changed the scheduler's clock, so the job's times aren't known",
     )

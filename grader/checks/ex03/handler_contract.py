@@ -197,7 +197,7 @@ def _handlers_right(found: dict, model: Model, think: str) -> None:
     if not wrong:
         return
     number = min(wrong)
-    where = "in a block that wasn't given it" if model.open else "after the block"
+    where = "in a block that doesn't handle it" if model.open else "after the block"
     rows = [
         Found(
             f"{where}, {signal_name(number)} has another handler than before "

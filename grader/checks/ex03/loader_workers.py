@@ -47,7 +47,7 @@ def stops(lab: Lab, preemption: Preempt) -> None:
 def _gone(run: Run, number: int) -> Finding:
     rows = [
         *fault_row(run),
-        ("workers", f"{number} of {NUMBER} left on the signal"),
+        ("workers", f"{number} of {NUMBER} exited on the signal"),
     ]
     return Finding(
         "workers-gone",

@@ -72,7 +72,7 @@ def _end_after(fault: dict, since: list[dict]) -> str:
         "".join(saved), "without a save"
     )
     if left := next((e for e in since if e["event"] == "left"), None):
-        return f"it left with exit status {left['status']}, {when}"
+        return f"it exited with status {left['status']}, {when}"
     if error := next((e for e in since if e["event"] == "error"), None):
         return f"it raised {error['type']}: {error['message'][:200]}, {when}"
     gone = next((e for e in since if e["event"] == "gone"), None)

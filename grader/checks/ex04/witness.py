@@ -328,7 +328,7 @@ class Witness:
             return {"do": "die"}
         if fault["do"] == "torn":
             if newest is None:
-                raise ValueError("nothing lies there that could be torn")
+                raise ValueError("there is nothing to tear")
             return {"do": "tear", "folder": newest.name, "how": fault["how"]}
         life.slow = fault.get("save", 0.0)
         self.strike(fault, life.job)

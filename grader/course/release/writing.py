@@ -30,7 +30,7 @@ def check_target(target: Path) -> None:
     if taken:
         raise UsageError(f"{target} exists already; remove it, or choose another name")
     if not target.absolute().parent.is_dir():
-        raise UsageError(f"{target} can't be made: {target.absolute().parent} is no directory")
+        raise UsageError(f"{target} can't be made: {target.absolute().parent} isn't a directory")
 
 
 def write(target: Path, contents: Mapping[str, Content], top: str = "") -> None:

@@ -36,7 +36,7 @@ def cluster_lane(
     left = next(iter(all_of("left")), None)
     kind, end = ("killed", "gone") if all_of("fault") else ("failed", "gone")
     if left:
-        kind, end = "left", f"left with exit status {left['status']}"
+        kind, end = "left", f"exited with status {left['status']}"
     return {
         "who": budget.text(f"life {number} job {events[0].get('job', '')}", 60),
         "life": number,

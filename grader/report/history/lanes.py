@@ -128,12 +128,12 @@ def _end(one: ProcessEvents, budget: Budget) -> tuple[str, str]:
         fault = life.fault is not None and one.first("fault") is not None
         return ("killed", f"{name}, the fault") if fault else ("failed", f"died of {name}")
     if life.preempted:
-        return "left", f"left with exit status {life.status}: run me again"
+        return "left", f"exited with status {life.status}: run me again"
     raised = life.first("crash")
     if life.status:
         if raised and isinstance(raised.get("type"), str):
             return "failed", f"raised {budget.text(raised['type'], 60)}"
-        return "failed", f"left with exit status {life.status}"
+        return "failed", f"exited with status {life.status}"
     return ("finished", "finished") if life.first("end") else ("failed", "left before the end")
 
 

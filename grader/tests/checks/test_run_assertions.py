@@ -177,7 +177,7 @@ def test_of_a_group_the_rank_that_went_wrong_by_itself_is_told():
     finding = found(endings.finished, Controls(), run(broken))
     assert (finding.code, finding.ending) == ("crashed", "ValueError: mine")
     assert ("rank", "1 (of 2)") in finding.rows
-    assert finding.rows[-1] == ("rank 0", "is gone: it left with exit status 0")
+    assert finding.rows[-1] == ("rank 0", "has ended, with exit status 0")
 
 
 def test_a_group_whose_fault_struck_no_rank_proves_nothing():

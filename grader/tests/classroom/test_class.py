@@ -128,7 +128,7 @@ def test_a_message_names_no_path_of_the_instructor(broken, tmp_path):
     ("arguments", "says"),
     [
         (["missing"], "no such folder of submissions"),
-        (["class", "--out", "class/inside"], "lies in"),
+        (["class", "--out", "class/inside"], "is inside"),
         (["class", "--exercise", "ex09"], "no exercise 'ex09'"),
         (["class", "--partition", "p"], "go with --slurm"),
         (["class", "--slurm", "--jobs", "3"], "--array limits the jobs"),

@@ -240,7 +240,7 @@ def test_nothing_is_overwritten(tmp_path):
     for name in ("full", "old.zip"):
         with pytest.raises(UsageError, match=f"{name} exists already; remove it"):
             writing.write(tmp_path / name, {"a": Content(b"")})
-    with pytest.raises(UsageError, match="is no directory"):
+    with pytest.raises(UsageError, match="isn't a directory"):
         writing.write(tmp_path / "none" / "out", {"a": Content(b"")})
     (tmp_path / "empty").mkdir()
     writing.write(tmp_path / "empty", {"a": Content(b"")})

@@ -118,8 +118,8 @@ def test_the_command_writes_a_result(checkout, tmp_path):
 @pytest.mark.parametrize(
     "missing, says",
     [
-        ({"OWNER": ""}, "nothing tells OWNER"),
-        ({"CLASSROOM": ""}, "nothing tells CLASSROOM"),
+        ({"OWNER": ""}, "OWNER is unknown"),
+        ({"CLASSROOM": ""}, "CLASSROOM is unknown"),
         ({"SUBMISSION_TAG": "v1"}, "SUBMISSION_TAG is 'v1', and should be submit/..."),
         ({"ASSIGNMENT_TYPE": "solo"}, "ASSIGNMENT_TYPE is 'solo'"),
     ],

@@ -194,7 +194,7 @@ def test_the_timeline_tells_the_moments_in_order(lab_of):
     rows = stop_log(life)
     assert [at for at, _ in rows] == sorted(at for at, _ in rows)
     assert (
-        rows[-1] == (9.0, f"leaves with exit status {PREEMPTED}, after step 5")
+        rows[-1] == (9.0, f"exits with status {PREEMPTED}, after step 5")
         and (8.0, "step 5 is done") in rows
     )
 

@@ -112,7 +112,7 @@ def test_another_savers_file_is_converted_under_the_jobs_names(run, tmp_path, ca
     names = ["--name", "model_state_dict=model", "--name", "optimizer_state_dict=optimizer"]
     source = [str(tmp_path / "old.pt"), str(tmp_path / "new")]
     assert main(["convert", *source, "--step", "2", *names]) == 0
-    assert "left out, as it is no part's state: epoch" in capsys.readouterr().out
+    assert "left out, because it isn't the state of a part: epoch" in capsys.readouterr().out
     job = {name: run.state[name] for name in ("model", "optimizer")}
     with pytest.raises(cu.Mismatch, match="also holds 'count'"):
         cu.CheckpointManager(tmp_path / "new", job).resume()
