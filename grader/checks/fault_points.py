@@ -29,7 +29,13 @@ def selected(lab: Lab, faults: list[Fault]) -> list[Fault]:
     return chosen
 
 
-CALLED = {"write": "write_checkpoint", "best": "keep_best", "prune": "prune", "due": "should_save"}
+CALLED = {
+    "write": "write_checkpoint",
+    "best": "keep_best",
+    "prune": "prune",
+    "due": "should_save",
+    "read": "read_latest",
+}
 
 
 def under_way(plan: list[dict], events: list[dict]) -> list[tuple[str, str]]:

@@ -16,7 +16,7 @@ def nothing_left_open(
     held: Sequence[dict], function: str, rows: Sequence[tuple[str, str]] = ()
 ) -> None:
     """`held`: what the process held after each of its calls (grader/workload/left_open.py)."""
-    for what, left in (("files", "file open"), ("threads", "thread running")):
+    for what, left in (("files", "file or connection open"), ("threads", "thread running")):
         rises = [before[what] < after[what] for before, after in pairwise(held)]
         enough = ENOUGH[what]
         if any(all(rises[n : n + enough]) for n in range(len(rises) - enough + 1)):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from grader.checks.directory_damage import Harm
 from grader.checks.ex01.observations import Look, Seen
-from grader.checks.ex01.operations import FOREIGN, again, cut, steps_of_a_run, write
-from grader.checks.ex01.storage_assertions import fails, works
+from grader.checks.ex01.operations import FOREIGN, READ, SPOIL, again, cut, steps_of_a_run, write
+from grader.checks.ex01.storage_assertions import fails, reads_while_saving, works
 from grader.checks.ex01.storage_plan import observed
 from grader.harness.lab import Lab
 from grader.verdicts import Damaged, Finding, Found
@@ -49,6 +49,11 @@ def _points(draw) -> list[dict]:
             "name": "many",
             "ops": [*map(write, many)],
             "harms": [cut(*many[1:])],
+        },
+        # in one process: what it knew of the files isn't true any more
+        {
+            "name": "spoiled",
+            "ops": [write(first), READ, write(second), READ, SPOIL, READ, again(second), READ],
         },
         {
             "name": "again",
@@ -106,6 +111,7 @@ def newest_gives_way(lab: Lab) -> None:
 def search_goes_back(lab: Lab) -> None:
     for name in ("row", "many"):
         _goes_back(_seen(lab)[name])
+    reads_while_saving(_seen(lab)["spoiled"])
 
 
 def _goes_back(point: Seen) -> None:

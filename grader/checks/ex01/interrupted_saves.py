@@ -8,16 +8,21 @@ from grader.checks.ex01.observations import Seen
 from grader.checks.ex01.operations import (
     FOREIGN,
     READ,
-    SPOIL,
     STRANGERS,
     again,
     cut,
-    label_of,
     put,
     steps_of_a_run,
     write,
 )
-from grader.checks.ex01.storage_assertions import WHOSE, fails, others_untouched, same_parts, works
+from grader.checks.ex01.storage_assertions import (
+    WHOSE,
+    fails,
+    others_untouched,
+    reads_while_saving,
+    same_parts,
+    works,
+)
 from grader.checks.ex01.storage_faults import (
     cases,
     died_right,
@@ -34,7 +39,6 @@ from grader.harness.lab import Lab
 from grader.verdicts import Damaged, Finding, Found, Gist, Struck
 
 BELIEVES = "training continues for days, and you believe that it is being saved"
-REMEMBERED = "what does a second call remember of the first, and is it still true?"
 ODD = "run[1] of 3"  # a directory's name, full of characters that glob and shells interpret
 
 
@@ -66,10 +70,7 @@ def _undisturbed_points(draw) -> list[dict]:
             "name": "read",
             "at": "here",
             "made": False,
-            "ops": [
-                *(READ, write(first), READ, write(second), READ, READ),
-                *(SPOIL, READ, again(second), READ),
-            ],
+            "ops": [READ, write(first), READ, write(second), READ, READ, again(second), READ],
         },
         {"name": "returned", "ops": [write(first), write(second, dies=True)]},
         {
@@ -146,32 +147,8 @@ def newest_wins(lab: Lab) -> None:
                 think=think,
             )
         others_untouched(seen, rows)
-    _read_while_saving(_undisturbed(lab)["read"])
+    reads_while_saving(_undisturbed(lab)["read"])
     _nothing_of_its_own(_undisturbed(lab)["cleared"])
-
-
-def _read_while_saving(seen: Seen) -> None:
-    """The process that saves also reads, as a job does that goes back to its last checkpoint."""
-    works(seen)
-    intact, did = [], []
-    for operation in seen.operations:
-        op = operation.op
-        if op["op"] == "write":
-            intact.append(label_of(op))
-            did.append(f"saved {intact[-1]}")
-        elif op["op"] == "spoil":
-            did.append(f"the files of {intact.pop()} were cut short")
-        else:
-            found = operation.all("read here")[0]["found"]
-            want = intact[-1] if intact else "none"
-            if found != want:
-                rows = [
-                    ("happened", "; ".join(did) or "nothing was saved yet"),
-                    Found(f"read_latest, called by the process that saves: {found}"),
-                    ("expected", want),
-                ]
-                raise Finding("newest-not-read", rows, about="read", think=REMEMBERED)
-            did.append("read it")
 
 
 def _nothing_of_its_own(seen: Seen) -> None:

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 from grader.checks.crashes import crashed, slipped_at
 from grader.checks.ex01.observations import MADE, Look, Seen
+from grader.checks.ex01.operations import label_of
 from grader.checks.left_open import nothing_left_open
 from grader.checks.questions import cwd_changed, window
 from grader.verdicts import Finding, Found, Gist, Inconclusive
 
 NO_ROOM = "No space left on device"  # ENOSPC, which no fault of these points raises
+REMEMBERED = "what does a second call remember of the first, and is it still true?"
 WHOSE = "which files are yours, and how do you tell?"  # asked about files of others
 
 
@@ -55,6 +57,30 @@ def works(seen: Seen) -> None:
         nothing_left_open(held, FUNCTIONS.get(kind, ""))
     for look in seen.looks:
         untouched(look)
+
+
+def reads_while_saving(seen: Seen) -> None:
+    """The process that saves also reads, as a job does that goes back to its last checkpoint."""
+    works(seen)
+    intact, did = [], []
+    for operation in seen.operations:
+        op = operation.op
+        if op["op"] == "write":
+            intact.append(label_of(op))
+            did.append(f"saved {intact[-1]}")
+        elif op["op"] == "spoil":
+            did.append(f"the files of {intact.pop()} were cut short")
+        else:
+            found = operation.all("read here")[0]["found"]
+            want = intact[-1] if intact else "none"
+            if found != want:
+                rows = [
+                    ("happened", "; ".join(did) or "nothing was saved yet"),
+                    Found(f"read_latest, called by the process that saves: {found}"),
+                    ("expected", want),
+                ]
+                raise Finding("newest-not-read", rows, about="read", think=REMEMBERED)
+            did.append("read it")
 
 
 def room_enough(crash: dict) -> None:

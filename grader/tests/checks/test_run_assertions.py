@@ -278,7 +278,7 @@ def test_a_fault_that_never_came_is_told_as_that():
 @pytest.mark.parametrize(
     "files, threads, left",
     [
-        (range(10, 16), [1] * 6, "each call leaves a file open"),
+        (range(10, 16), [1] * 6, "each call leaves a file or connection open"),
         ([10, 11, 12, 13, 14, 14], [1] * 6, None),  # a cache that is full
         ([10] * 6, range(1, 7), None),  # a pool that isn't
         ([10] * 24, range(1, 25), "each call leaves a thread running"),

@@ -3,6 +3,7 @@ checkpoint exists when rank 0 has written a manifest with everybody's digests, l
 all_reduce.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -143,8 +144,14 @@ def export_model(folder, model, path):
 # 2.5
 
 
+@functools.cache
+def group_of_saves():
+    """One for all saves: it holds connections to all ranks."""
+    return dist.new_group(backend="gloo", timeout=timedelta(minutes=30))
+
+
 def save_step(job, directory):
-    group = dist.new_group(backend="gloo", timeout=timedelta(minutes=30))
+    group = group_of_saves()
     where = pathlib.Path(directory)
     names = [f"{job.step}-part-{rank}" for rank in range(job.world)]
     manifest = where / f"{job.step}-manifest.json"
