@@ -41,6 +41,7 @@ def _outcome(outcome: Outcome) -> dict[str, Any]:
     return {
         "fault": outcome.fault.title,
         "kind": outcome.fault.kind,
+        "group": outcome.fault.group,
         "outcome": outcome.word,
         "why": outcome.why,
         "steps_done": outcome.reached,

@@ -22,10 +22,10 @@ LEFT_OUT = re.compile(
     r"""
     ex\d\d-[^/]+/ ( solution/ | notebook\.py$ )
     | ex\d\d-[^/]+/ starter   # students get it as it was handed out, not as it is now
-    | grader/ ( tests | bench ) /
+    | grader/ ( tests | bench | audit/trainers ) /
     | grader/mutants/ ( README\.md$ | ex\d\d/ )
     | grader/course/release/shown\.txt$
-    | docs/ ( handing-out | instructors | style ) \.md$
+    | docs/ ( handing-out | instructors | style | trainers ) \.md$
     """,
     re.VERBOSE,
 )

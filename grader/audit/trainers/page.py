@@ -1,0 +1,130 @@
+"""docs/trainers.md, made of the list of cases and the kept results."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from grader.audit.faults import GROUPS
+from grader.audit.problems import LOSS, LOUD, NOTE, SILENT
+from grader.audit.trainers.cases import HERE, Case, Trainers
+from grader.course.catalog import ROOT
+
+PAGE = ROOT / "docs" / "trainers.md"
+RESULTS = HERE / "results.json"
+WORST_FIRST = (SILENT, LOUD, LOSS, NOTE, "fine")
+NONE = "-"
+INTRODUCTION = """\
+# Other people's trainers, audited
+
+`python -m grader.audit.trainers` has fetched these trainers, and audited each of them as its own
+documentation says that it is resumed, with a small model on a CPU ([how an audit works](audit.md)).
+A finding is no bug report: most of these projects don't promise what the audit asks for, and the
+page says what they promise. Each finding was checked by hand.
+
+The table has the worst outcome for each kind of fault, and how many of the faults tried had it:
+
+| outcome | means |
+|---|---|
+| fine | it goes on from its newest whole checkpoint, and ends as the undisturbed run |
+| silent | it goes on, and what it computes is different; at most a warning says so |
+| loud | it doesn't come back: it ends with an error, or hangs |
+| loss | it comes back, and loses more work than it had to |
+| note | worth knowing, such as exit status 0 after a preemption |
+| - | not tried in this time, or there is no such thing: a checkpoint of one file misses no file |
+"""
+
+
+def load(path: Path = RESULTS) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return found
+
+
+def text(trainers: Trainers, results: dict[str, Any]) -> str:
+    """The whole page."""
+    cases = [case for case in trainers.cases.values() if case.name in results["trainers"]]
+    found = results["trainers"]
+    lines = [INTRODUCTION, *table(cases, found), ""]
+    for case in cases:
+        lines += [*section(case, found[case.name]), ""]
+    if trainers.absent:
+        lines += ["## Not audited", ""]
+        lines += [f"- {absent.title}: {absent.why}" for absent in trainers.absent] + [""]
+    lines += AGAIN.splitlines()
+    return "\n".join(lines) + "\n"
+
+
+AGAIN = """\
+## Do it again
+
+```console
+$ python -m grader.audit.trainers --list
+$ python -m grader.audit.trainers --folder /tmp/trainers --only nanogpt
+$ python -m grader.audit.trainers --folder /tmp/trainers --write   # everything; writes this page
+```
+
+It says what it will fetch and run. Everything lies below the folder that you name, with the whole
+result of each audit. [results.json](../grader/audit/trainers/results.json) keeps each fault and
+each finding of this page."""
+
+
+def table(cases: list[Case], found: dict[str, Any]) -> list[str]:
+    """A row for each kind of fault, a column for each trainer."""
+    groups = {fault["group"] for case in cases for fault in found[case.name]["faults"]}
+    titles = list(GROUPS.values())
+    ordered = sorted(groups, key=lambda g: (titles.index(g) if g in titles else 3.5, g))
+    lines = ["| fault | " + " | ".join(case.title for case in cases) + " |"]
+    lines.append("|---" * (len(cases) + 1) + "|")
+    for group in ordered:
+        cells = [
+            cell([f["outcome"] for f in found[case.name]["faults"] if f["group"] == group])
+            for case in cases
+        ]
+        lines.append(f"| {group} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def cell(outcomes: list[str]) -> str:
+    """The worst outcome, and how many of these have it."""
+    judged = [outcome for outcome in outcomes if outcome != "not judged"]
+    if not judged:
+        return NONE
+    worst = min(judged, key=WORST_FIRST.index)
+    number = judged.count(worst)
+    shown = worst if worst in ("fine", "note") else f"**{worst}**"
+    return shown if number == len(judged) else f"{shown} {number}/{len(judged)}"
+
+
+def section(case: Case, result: dict[str, Any]) -> list[str]:
+    """What was audited, what it promises, and its findings."""
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    at = f", commit {case.commit[:12]}" if case.commit else ""
+    saves = ", ".join(map(str, result["saves"]))
+    more = f"; {result['untried']} more were not" if result["untried"] else ""
+    lines = [
+        f"## {case.title}",
+        "",
+        f"{case.uses}. {versions}{at}; {result['date']}. "
+        f"{result['steps']} steps, saves after step {saves}; "
+        f"{len(result['faults'])} faults were tried{more}.",
+        "",
+        f"[Promised]({case.page}): {case.promises}.",
+        "",
+    ]
+    if not result["reproducible"]:
+        lines += [f"Two undisturbed runs differ: {'; '.join(result['unfair'])}.", ""]
+    if result["findings"]:
+        lines += ["| finding | harm | under | evidence |", "|---|---|---|---|"]
+    for finding in result["findings"]:
+        number = len(finding["faults"])
+        under = f"{number} fault{'s' * (number != 1)}"
+        seen = [*finding["evidence"][:2], *finding["printed"][-1:]]
+        evidence = "; ".join(seen).replace("|", "\\|")
+        title = f"{finding['title']} (`{finding['code']}`)"
+        lines.append(f"| {title} | {finding['harm']} | {under} | {evidence} |")
+    if not result["findings"]:
+        lines.append("Nothing found.")
+    if case.checked:
+        lines += ["", f"Checked by hand: {case.checked}"]
+    return lines
