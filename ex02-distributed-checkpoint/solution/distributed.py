@@ -145,7 +145,7 @@ def together(work):
 
 
 ### END SOLUTION
-# --------------------------------------------------------------- 2.2  what each rank has of its own
+# ----------------------------------------------------------------------- 2.2  each rank's own state
 
 
 def save_job(job, folder):

@@ -102,7 +102,7 @@ def load_checkpoint_ddp(model, optimizer, path):
     return state["epoch"]
 
 
-# --------------------------------------------------------------- 2.2  what each rank has of its own
+# ----------------------------------------------------------------------- 2.2  each rank's own state
 
 
 def save_job(job, folder):

@@ -69,7 +69,7 @@ def _augmentation_is_fresh(epochs: list[list[dict]]) -> None:
                 "same-augmentation",
                 rows,
                 means="augmentation that repeats adds nothing: the model memorizes the noise",
-                think="does every epoch draw numbers of its own for every sample?",
+                think="does every epoch draw its own numbers for every sample?",
             )
 
 
