@@ -80,7 +80,7 @@ def write_checkpoint(state, directory, step):
     """Save `state` as the checkpoint of `step` in `directory`, next to the earlier ones.
 
     state      dict of tensors, numbers, strings, None, and lists, tuples and dicts of them
-    directory  str: may not exist yet (nor the folder that it lies in), may have any name, and may
+    directory  str: may not exist yet (nor its parent folder), may have any name, and may
                hold files that aren't yours: leave those alone. You choose layout and file names;
                put temporary files here, too
     step       int: grows from save to save; the same step may be saved again

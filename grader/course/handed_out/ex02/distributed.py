@@ -118,7 +118,7 @@ def save_job(job, folder):
     Don't change the job, and draw no random number.
     """
 
-    # TODO: each rank has a state of its own. Which part of it is lost here?
+    # TODO: each rank has its own state. Which part of it is lost here?
     if job.rank == 0:
         state = {"model": job.model.module.state_dict(), "epoch": job.epoch}
         torch.save(state, os.path.join(folder, "job.pt"))
