@@ -82,7 +82,7 @@ def write_checkpoint(state, directory, step):
 
     state      dict of tensors, numbers, strings, None, and lists, tuples and dicts of them; stays
                as it is
-    directory  str: may not exist yet (nor the folder that it lies in), may have any name, and may
+    directory  str: may not exist yet (nor its parent folder), may have any name, and may
                hold files that aren't yours: leave those alone. You choose layout and file names;
                put temporary files here, too
     step       int: grows from save to save; the same step may be saved again

@@ -102,7 +102,7 @@ def load_checkpoint_ddp(model, optimizer, path):
     return state["epoch"]
 
 
-# --------------------------------------------------------------- 2.2  what each rank has of its own
+# ----------------------------------------------------------------------- 2.2  each rank's own state
 
 
 def save_job(job, folder):
@@ -118,7 +118,7 @@ def save_job(job, folder):
     Don't change the job, and draw no random number.
     """
 
-    # TODO: each rank has a state of its own. Which part of it is lost here?
+    # TODO: each rank has its own state. Which part of it is lost here?
     if job.rank == 0:
         state = {"model": job.model.module.state_dict(), "epoch": job.epoch}
         torch.save(state, os.path.join(folder, "job.pt"))

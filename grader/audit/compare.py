@@ -172,7 +172,7 @@ def first_difference(
 
 
 def place(reference: Sequence[Step], first: Step) -> int | None:
-    """How many steps were done where a life went on: found by its weights, not by a counter.
+    """How many steps were done where a life continued: found by its weights, not by a counter.
 
     Weights repeat where a step changes nothing, such as one with a learning rate of 0: then the
     step that agrees in most components counts, and of equal ones the latest.

@@ -67,7 +67,7 @@ class Outcome:
     happened: bool = True
     why: str = ""  # why nothing was judged
     reached: int = 0  # steps done before the fault
-    resumed: int | None = None  # steps done where the last life went on
+    resumed: int | None = None  # steps done where the last life continued
     save: int | None = None  # step of the last save that was complete before the fault
     seconds_lost: float | None = None  # of work
     restart: float | None = None  # s from the relaunch to its first step

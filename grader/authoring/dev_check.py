@@ -132,7 +132,7 @@ def _strays(root: Path, exercises: list[Exercise]) -> Iterator[str]:
         strays += [p for p in _files(exercise.solution) if p.suffix not in derive.DERIVED]
         for path in sorted(strays):
             if not IGNORED.fullmatch(path.name):
-                yield f"{path.relative_to(root)}: no part of an exercise; remove it"
+                yield f"{path.relative_to(root)}: isn't part of an exercise; remove it"
 
 
 def _snapshots(root: Path, exercises: list[Exercise]) -> Iterator[str]:

@@ -59,7 +59,7 @@ def problems(root: Path, exercises: list[Exercise]) -> Iterator[str]:
             try:
                 wanted = cut(root, block.marker, tasks)
             except ValueError as e:
-                yield f"{where} can't be cut: {e}; name lines of a snapshot that there is"
+                yield f"{where} can't be cut: {e}; name lines that the snapshot has"
                 continue
             if block.lines != wanted:
                 yield f"{where} isn't its snapshot; write it: grade dev derive"

@@ -89,7 +89,7 @@ def _parted(processes: list[Process]) -> list[tuple[str, str]]:
             continue
         if all(e["n"] == of_rank[-1]["n"] for e, of_rank in zip(entered, of_ranks, strict=True)):
             return []
-        came = (f"rank {r} came to {e['name']}, {_line(e)}" for r, e in enumerate(entered))
+        came = (f"rank {r} reached {e['name']}, {_line(e)}" for r, e in enumerate(entered))
         return [("parted", "; ".join(came) + ", which matched by accident")]
     return []
 

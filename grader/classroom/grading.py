@@ -1,4 +1,4 @@
-"""Grades what isn't graded yet: a process for each exercise of each student, so many at a time.
+"""Grades what isn't graded yet: a process for each exercise of each student, a few at a time.
 
 The results folder is the only state. A unit is done when its record holds the key of its files,
 seed and course, so the command can be killed at any moment and run again.

@@ -44,7 +44,7 @@ def shared(job: Job) -> dict:
 
 
 def own(job: Job) -> dict:
-    """What each rank has of its own."""
+    """Each rank's own state."""
     return {"rng": generators.rng(), "epoch_rng": job.epoch_rng}
 
 

@@ -344,7 +344,7 @@ def _leads_out(link: Path) -> Finding:
     return Finding(
         "link",
         [
-            Found(f"a symbolic link to {os.readlink(link)!r}, which lies outside: {link}"),
+            Found(f"a symbolic link to {os.readlink(link)!r}, which is outside: {link}"),
             ("expected", "a link in the directory leads to something in the directory"),
         ],
         means="copying or deleting the directory reaches files that aren't yours",

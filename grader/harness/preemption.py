@@ -44,7 +44,7 @@ _WHERE = {
     "event": "in a save at step {step}, before its file-system event {n}",
     "failing": "after step {step}, just before the job fails",
     "leaving": (
-        "when the job, stopped after step {step}, was about to leave, before its "
+        "when the job, stopped after step {step}, was about to exit, before its "
         "file-system event {n}"
     ),
 }

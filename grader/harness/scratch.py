@@ -105,6 +105,6 @@ def read(path: Path, most: int, tail: bool = False, start: int = 0) -> bytes:
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW), "rb") as f:
         found = os.fstat(f.fileno())
         if not stat.S_ISREG(found.st_mode):
-            raise OSError(f"{path.name} isn't a file any more")
+            raise OSError(f"{path.name} is no longer a file")
         f.seek(max(0, found.st_size - most) if tail else start)
         return f.read(most)

@@ -82,7 +82,7 @@ def augmented_afresh(again: Run) -> None:
                 "same-augmentation",
                 [("augmented", seen)],
                 means="augmentation that repeats adds nothing: the model memorizes the noise",
-                think="does every worker of the loader, in every epoch, get a seed of its own?",
+                think="does every worker of the loader, in every epoch, get its own seed?",
             )
 
 

@@ -11,7 +11,7 @@ from grader.verdicts import Finding
 
 
 def every_epoch_is_a_fresh_shuffle(run: Run, steps_per_epoch: int) -> None:
-    """Each epoch shows every sample once, in an order and with augmentation of its own."""
+    """Each epoch shows every sample once, in its own order and with its own augmentation."""
     steps = [s for _, s in sorted(run.trajectory.steps.items())]
     epochs = [steps[i : i + steps_per_epoch] for i in range(0, len(steps), steps_per_epoch)]
     orders = [[i for s in epoch for i in s["indices"]] for epoch in epochs]
@@ -69,7 +69,7 @@ def _augmentation_is_fresh(epochs: list[list[dict]]) -> None:
                 "same-augmentation",
                 rows,
                 means="augmentation that repeats adds nothing: the model memorizes the noise",
-                think="does every epoch draw numbers of its own for every sample?",
+                think="does every epoch draw its own numbers for every sample?",
             )
 
 

@@ -41,7 +41,7 @@ def events_and_size(seen: Seen) -> tuple[list[str], int]:
                 ("expected", "temporary files are in `directory` itself"),
             ],
             means=(
-                "on a cluster, /tmp is another file system than the checkpoints': the rename "
+                "on a cluster, /tmp isn't on the checkpoints' file system: the rename "
                 "fails (EXDEV), or becomes a slow copy that a kill cuts short"
             ),
             think="in which folder is your temporary file, and which disk is that on?",

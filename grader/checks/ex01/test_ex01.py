@@ -131,7 +131,7 @@ def test_a_save_that_fails_raises(lab):
             "error-swallowed",
             [
                 ("path", "a folder is there, so no file can be written"),
-                Gist("happened", "save_checkpoint returned, as if all were well"),
+                Gist("happened", "save_checkpoint returned, as if nothing was wrong"),
                 ("expected", "an error"),
             ],
             think="what does the caller learn about a failed save?",

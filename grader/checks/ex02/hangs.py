@@ -1,4 +1,4 @@
-"""Points at which ranks wait for each other in vain, or one of them goes on alone."""
+"""Points at which ranks wait for each other forever, or one of them continues alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ex02.5: all ranks resume from the newest checkpoint, whatever else lies in the directory."""
+"""ex02.5: all ranks resume from the newest checkpoint, whatever else is in the directory."""
 
 from __future__ import annotations
 

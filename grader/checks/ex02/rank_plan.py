@@ -124,7 +124,7 @@ def alone(origin: Path, to: Path, function: str) -> Path:
 def not_whole(different: list[str], loaded: dict | None, function: str, rank: int) -> Finding:
     """What a rank loaded from a copy isn't what was saved into the folder."""
     rows = [
-        ("saved", f"several checkpoints of one run by {function}, each into a folder of its own"),
+        ("saved", f"several checkpoints of one run by {function}, each into its own folder"),
         ("then", "each folder was copied elsewhere, and new processes loaded the copy"),
     ]
     if loaded and loaded.get("raised"):

@@ -66,7 +66,7 @@ def test_a_file_saved_on_a_gpu_loads_anywhere(lab):
     ddp.loads_alone(lab, "gpu")
 
 
-# ------------------------------------------------------------ ex02.2  what each rank has of its own
+# -------------------------------------------------------------------- ex02.2  each rank's own state
 
 
 @task("ex02.2")

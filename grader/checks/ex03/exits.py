@@ -224,7 +224,7 @@ def _parted(run: Run, life: Life) -> Finding | None:
     stood = standing(processes)
     rows = [
         *fault_row(run),
-        *by_rank(dict.fromkeys(left, f"exited as preempted (status {PREEMPTED})")),
+        *by_rank(dict.fromkeys(left, f"exited as preempted (exit status {PREEMPTED})")),
         *by_rank({r: stood[r] for r in stay}),
     ]
     return Finding(

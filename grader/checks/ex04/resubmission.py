@@ -240,7 +240,7 @@ def generations(run: ClusterRun) -> None:
     if len(set(ids)) != len(ids) and not run.endless:
         rows = [
             ("lives", f"of jobs {', '.join(ids)}"),
-            ("expected", "each is a job of its own (--no-requeue)"),
+            ("expected", "each is its own job (--no-requeue)"),
         ]
         raise Finding("no-chain", rows, think=think)
     if ids and len(run.jobs) > len(ids) + 1:

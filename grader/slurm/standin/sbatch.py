@@ -152,7 +152,7 @@ def from_script(text: str) -> dict:
             words = _words(line[len("#SBATCH") :])
             options, rest = parse(words, TABLE, stop_at_first=False)
             if rest:
-                raise Refused(f"error: #SBATCH line with {rest[0]!r}, which is no option", 2)
+                raise Refused(f"error: #SBATCH line with {rest[0]!r}, which isn't an option", 2)
             found |= options
         elif line.strip() and not line.startswith("#"):
             break

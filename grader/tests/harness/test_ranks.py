@@ -142,8 +142,8 @@ def test_barriers_that_fit_by_accident_are_told(labs):
         endings.finished(lab, lab.launch(*SAVE_JOB, ranks=2))
     parted = dict(found.value.rows)["parted"]
     assert (
-        "rank 0 came to barrier, own.py:6 in save_job" in parted
-        and "rank 1 came to barrier, train_ddp.py" in parted
+        "rank 0 reached barrier, own.py:6 in save_job" in parted
+        and "rank 1 reached barrier, train_ddp.py" in parted
     )
 
 
