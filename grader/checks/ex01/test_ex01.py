@@ -84,7 +84,7 @@ def test_a_job_without_a_scheduler_is_saved_too(lab):
 
 
 @task("ex01.1")
-def test_a_scheduler_on_one_side_only_is_no_accident(lab):
+def test_a_scheduler_on_one_side_only_is_handled_as_promised(lab):
     """A scheduler on one side only is handled as promised"""
     plain, unscheduled = (probes(lab)[name] for name in ("plain", "without scheduler"))
     epoch_came_back(
@@ -288,7 +288,7 @@ def test_a_save_killed_at_any_event_leaves_the_last_good_checkpoint(lab):
 
 
 @task("ex01.3")
-def test_a_save_torn_or_out_of_disk_leaves_the_last_good_checkpoint(lab):
+def test_a_torn_save_or_one_on_a_full_disk_leaves_the_last_good_checkpoint(lab):
     """A torn save, or one on a full disk, leaves the last good checkpoint"""
     interrupted_saves.torn_at_bytes(lab)
 
@@ -300,7 +300,7 @@ def test_a_first_save_that_never_finished_is_no_checkpoint(lab):
 
 
 @task("ex01.3")
-def test_a_save_that_finds_no_place_raises(lab):
+def test_a_save_that_finds_no_room_raises_an_error(lab):
     """A save that finds no room raises an error"""
     interrupted_saves.no_place_to_save(lab)
 
@@ -324,7 +324,7 @@ def test_a_damaged_checkpoint_is_whole_when_its_step_was_saved_again(lab):
 
 
 @task("ex01.3")
-def test_nothing_intact_is_an_error_and_nothing_saved_is_none(lab):
+def test_no_intact_checkpoint_is_an_error_no_checkpoint_at_all_is_none(lab):
     """No intact checkpoint is an error; no checkpoint at all is None"""
     corruption.none_intact(lab)
 
@@ -364,7 +364,7 @@ def test_a_training_run_killed_in_mid_save_rejoins_the_undisturbed_one(lab):
 
 
 @task("ex01.3")
-def test_whatever_a_power_loss_leaves_of_a_save_is_read_rightly(lab):
+def test_whatever_a_power_loss_leaves_of_a_save_is_read_correctly(lab):
     """Whatever a power loss leaves of a save is read correctly"""
     interrupted_saves.power_lost(lab)
 
@@ -508,26 +508,26 @@ def test_checkpoints_are_saved_when_they_are_due(lab):
 
 
 @task("ex01.5")
-def test_the_best_by_validation_is_kept_apart(lab):
+def test_the_best_state_by_validation_is_kept_apart(lab):
     """The best state by validation is kept apart"""
     best.best_kept_apart(lab)
 
 
 @task("ex01.5")
-def test_a_killed_keep_best_leaves_a_best(lab):
+def test_a_killed_keep_best_leaves_a_best_state(lab):
     """A killed keep_best leaves a best state"""
     best.best_killed_at_every_event(lab)
 
 
 @task("ex01.5")
-def test_a_damaged_best_is_an_error(lab):
+def test_a_damaged_best_state_is_an_error(lab):
     """A damaged best state is an error"""
     best.damaged_best(lab)
     runs_no_code([probes(lab)["planted best"]], READ["best"])
 
 
 @task("ex01.5")
-def test_whatever_a_power_loss_leaves_of_the_best_is_read_rightly(lab):
+def test_whatever_a_power_loss_leaves_of_the_best_state_is_read_correctly(lab):
     """Whatever a power loss leaves of the best state is read correctly"""
     best.power_lost(lab)
 
@@ -545,7 +545,7 @@ def test_the_only_good_checkpoint_is_never_deleted(lab):
 
 
 @task("ex01.5")
-def test_what_interrupted_saves_left_behind_goes(lab):
+def test_leftovers_of_interrupted_saves_are_cleared_away(lab):
     """Leftovers of interrupted saves are cleared away"""
     retention.leftovers_go(lab)
 

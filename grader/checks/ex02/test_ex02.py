@@ -133,7 +133,7 @@ def test_no_rank_leaves_before_every_part_is_complete(lab):
 
 
 @task("ex02.2")
-def test_every_checkpoint_lies_whole_in_its_own_folder(lab):
+def test_every_checkpoint_is_complete_in_its_own_folder(lab):
     """Every checkpoint is complete in its own folder"""
     ddp.each_folder_is_whole(lab)
 
@@ -169,7 +169,7 @@ def test_every_shard_comes_back_whatever_its_size(lab):
 
 
 @task("ex02.3")
-def test_every_sharded_checkpoint_lies_whole_in_its_own_folder(lab):
+def test_every_sharded_checkpoint_is_complete_in_its_own_folder(lab):
     """Every sharded checkpoint is complete in its own folder"""
     sharded.each_folder_is_whole(lab)
 
@@ -230,7 +230,7 @@ def test_a_save_of_the_same_step_again_in_which_one_rank_dies_leaves_a_whole_che
 
 
 @task("ex02.5")
-def test_a_full_disk_at_one_rank_is_an_error_on_all(lab):
+def test_a_full_disk_on_one_rank_is_an_error_on_all(lab):
     """A full disk on one rank is an error on all"""
     one_rank_fails.disk_full_at_one_rank(lab)
 
@@ -242,7 +242,7 @@ def test_no_rank_leaves_the_save_before_the_checkpoint_exists(lab):
 
 
 @task("ex02.5")
-def test_what_others_put_into_the_directory_is_left_alone(lab):
+def test_other_peoples_files_in_the_directory_stay_as_they_are(lab):
     """Other people's files in the directory stay as they are"""
     newest_checkpoint.others_files(lab)
 
@@ -254,7 +254,7 @@ def test_ranks_that_see_different_listings_resume_from_one_checkpoint(lab):
 
 
 @task("ex02.5")
-def test_a_checkpoint_damaged_for_one_rank_is_passed_over_by_all(lab):
+def test_a_checkpoint_damaged_for_one_rank_is_skipped_by_all(lab):
     """A checkpoint damaged for one rank is skipped by all"""
     corruption.damaged_for_one_rank(lab)
 
@@ -280,12 +280,12 @@ def test_a_training_run_killed_in_mid_save_rejoins_the_undisturbed_one(lab):
 
 
 @task("ex02.5")
-def test_whatever_a_power_loss_leaves_of_the_saves_all_ranks_resume_rightly(lab):
+def test_all_ranks_resume_correctly_from_whatever_a_power_loss_leaves_of_the_saves(lab):
     """All ranks resume correctly from whatever a power loss leaves of the saves"""
     interrupted_saves.power_lost(lab)
 
 
 @task("ex02.5")
-def test_whatever_a_power_loss_leaves_of_the_same_step_saved_again_all_ranks_resume_rightly(lab):
+def test_all_ranks_resume_correctly_from_whatever_a_power_loss_leaves_of_a_step_saved_again(lab):
     """All ranks resume correctly from whatever a power loss leaves of a step saved again"""
     interrupted_saves.power_lost_again(lab)

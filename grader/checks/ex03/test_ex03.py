@@ -29,7 +29,7 @@ from grader.harness.preemption import both, send
 
 
 @task("ex03.1")
-def test_a_signal_is_noted_with_its_time(lab):
+def test_a_signal_is_recorded_with_its_time(lab):
     """A signal is recorded with its time"""
     signal_handler.right(
         lab,
@@ -53,7 +53,7 @@ def test_the_handler_does_nothing_else(lab):
 
 
 @task("ex03.1")
-def test_a_save_in_which_signals_come_is_whole(lab):
+def test_a_save_interrupted_by_signals_is_complete(lab):
     """A save interrupted by signals is complete"""
     signal_handler.right(
         lab,
@@ -63,7 +63,7 @@ def test_a_save_in_which_signals_come_is_whole(lab):
 
 
 @task("ex03.1")
-def test_the_handlers_from_before_come_back(lab):
+def test_the_earlier_handlers_are_restored(lab):
     """The earlier handlers are restored"""
     signal_handler.right(
         lab, "back_again", "what does signal.signal return, and what runs when a block raises?"
@@ -71,7 +71,7 @@ def test_the_handlers_from_before_come_back(lab):
 
 
 @task("ex03.1")
-def test_two_of_them_do_not_share_anything(lab):
+def test_two_handlers_share_nothing(lab):
     """Two handlers share nothing"""
     signal_handler.right(
         lab, "nested", "where does the flag live: in the object, the class, or the module?"
@@ -85,7 +85,7 @@ def test_it_takes_the_signals_that_it_is_given_and_no_others(lab):
 
 
 @task("ex03.1")
-def test_a_signal_at_any_moment_is_noted_and_hangs_nothing(lab):
+def test_a_signal_at_any_moment_is_recorded_and_blocks_nothing(lab):
     """A signal at any moment is recorded and blocks nothing"""
     signal_handler.right(
         lab,
@@ -99,7 +99,7 @@ def test_a_signal_at_any_moment_is_noted_and_hangs_nothing(lab):
 
 
 @task("ex03.2")
-def test_a_job_that_nobody_stops_trains_as_it_should(lab):
+def test_an_undisturbed_job_trains_as_it_should(lab):
     """An undisturbed job trains as it should"""
     undisturbed.trains_like_the_yardstick(lab)
 
@@ -157,7 +157,7 @@ def test_a_signal_in_the_last_step_stops_the_job_after_it(lab, which):
 
 
 @task("ex03.2")
-def test_signals_in_a_save_do_it_no_harm(lab):
+def test_signals_during_a_save_dont_harm_it(lab):
     """Signals during a save don't harm it"""
     first, second = sorted(lab.draw.sample(range(4), 2))
     for schedule in lab.schedules(
@@ -167,7 +167,7 @@ def test_signals_in_a_save_do_it_no_harm(lab):
 
 
 @task("ex03.2")
-def test_more_signals_while_it_leaves_change_nothing(lab):
+def test_more_signals_while_the_job_exits_change_nothing(lab):
     """More signals while the job exits change nothing
 
     In its last save, and before each thing that it does afterwards.
@@ -186,7 +186,7 @@ def test_a_job_that_has_just_finished_is_done(lab):
 
 
 @task("ex03.2")
-def test_a_save_that_is_due_at_an_epochs_end_is_not_the_last_one(lab):
+def test_a_save_that_is_due_before_an_evaluation_isnt_the_last_one(lab):
     """A save that is due before an evaluation isn't the last one"""
     undisturbed.due_at_the_end(lab)
 
@@ -204,7 +204,7 @@ def test_an_error_after_a_signal_is_an_error(lab):
 
 
 @task("ex03.2")
-def test_the_status_of_the_life_before_is_not_this_ones(lab):
+def test_the_status_of_an_earlier_life_isnt_taken_for_this_ones(lab):
     """The status of an earlier life isn't taken for this one's"""
     status_faults.status_is_fresh(lab)
 
@@ -233,7 +233,7 @@ def test_a_signal_to_the_process_group_stops_the_job_after_its_step(lab, signal)
 
 
 @task("ex03.3")
-def test_signals_to_the_process_group_harm_no_save(lab):
+def test_signals_to_the_process_group_dont_harm_a_save(lab):
     """Signals to the process group don't harm a save"""
     first, second = lab.draw.sample(["term", "usr1"], 2)
     event = lab.draw.randint(0, 2)
@@ -310,13 +310,13 @@ def test_ranks_that_have_just_finished_are_done(lab):
 
 
 @task("ex03.4")
-def test_an_error_of_all_ranks_is_told(lab):
+def test_an_error_on_all_ranks_is_reported(lab):
     """An error on all ranks is reported"""
     job_errors.error_of_ranks(lab)
 
 
 @task("ex03.4")
-def test_an_error_of_one_rank_is_told(lab):
+def test_an_error_on_one_rank_is_reported(lab):
     """An error on one rank is reported"""
     job_errors.error_of_one_rank(lab)
 
@@ -328,7 +328,7 @@ def test_agreeing_costs_little(lab):
 
 
 @task("ex03.4")
-def test_under_torchrun_the_job_stops_as_well(lab):
+def test_the_job_also_stops_under_torchrun(lab):
     """The job also stops under torchrun"""
     coordinated_stop.under_torchrun(lab)
 
@@ -349,7 +349,7 @@ def test_a_job_stops_by_itself_before_its_time_limit(lab):
 
 
 @task("ex03.5")
-def test_a_time_limit_before_the_first_save_is_kept(lab):
+def test_a_time_limit_before_the_first_save_is_respected(lab):
     """A time limit before the first save is respected"""
     deadlines.before_the_first_save(lab)
 
@@ -361,19 +361,19 @@ def test_a_job_stops_by_itself_in_an_evaluation(lab):
 
 
 @task("ex03.5")
-def test_a_grace_that_is_known_does_not_hide_the_time_limit(lab):
+def test_a_known_grace_period_does_not_hide_the_time_limit(lab):
     """A known grace period does not hide the time limit"""
     deadlines.with_a_grace_known(lab)
 
 
 @task("ex03.5")
-def test_a_signal_with_a_long_grace_does_not_hide_the_time_limit(lab):
+def test_a_signal_with_a_long_grace_period_does_not_hide_the_time_limit(lab):
     """A signal with a long grace period does not hide the time limit"""
     deadlines.end_before_the_grace(lab)
 
 
 @task("ex03.5")
-def test_a_time_limit_does_not_hide_the_grace(lab):
+def test_a_time_limit_does_not_hide_the_grace_period(lab):
     """A time limit does not hide the grace period"""
     deadlines.grace_before_the_end(lab)
 
@@ -391,31 +391,31 @@ def test_durations_that_fall_and_rise_still_fit(lab):
 
 
 @task("ex03.5")
-def test_a_grace_that_is_long_enough_is_used(lab):
+def test_a_grace_period_that_is_long_enough_is_used(lab):
     """A grace period that is long enough is used"""
     deadlines.long_enough(lab)
 
 
 @task("ex03.5")
-def test_a_save_of_which_nobody_knows_how_long_it_takes_is_begun(lab):
+def test_a_save_of_unknown_duration_is_started(lab):
     """A save of unknown duration is started"""
     deadlines.unknown_save(lab)
 
 
 @task("ex03.5")
-def test_a_grace_that_is_too_short_for_a_save_leaves_the_last_one(lab):
+def test_a_grace_period_that_is_too_short_for_a_save_keeps_the_last_one(lab):
     """A grace period that is too short for a save keeps the last one"""
     deadlines.too_short(lab)
 
 
 @task("ex03.5")
-def test_the_grace_counts_from_the_signal(lab):
+def test_the_grace_period_counts_from_the_signal(lab):
     """The grace period counts from the signal"""
     deadlines.counts_from_the_signal(lab)
 
 
 @task("ex03.5")
-def test_the_grace_counts_from_the_first_signal(lab):
+def test_the_grace_period_counts_from_the_first_signal(lab):
     """The grace period counts from the first signal"""
     deadlines.counts_from_the_first(lab)
 

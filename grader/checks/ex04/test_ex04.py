@@ -38,7 +38,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(lab):
 
 
 @task("ex04.1")
-def test_a_manifest_must_be_one(lab):
+def test_a_manifest_must_be_valid(lab):
     """A manifest must be valid"""
     newest_intact.right(
         lab,
@@ -62,7 +62,7 @@ def test_what_was_never_finished_is_no_checkpoint(lab):
 
 
 @task("ex04.1")
-def test_other_things_may_lie_there(lab):
+def test_other_files_in_the_directory_dont_matter(lab):
     """Other files in the directory don't matter"""
     newest_intact.right(
         lab, "other_things_may_lie_there", "which names in the directory are checkpoints?"
@@ -76,7 +76,7 @@ def test_where_nothing_was_saved_the_run_starts_fresh(lab):
 
 
 @task("ex04.1")
-def test_where_none_is_intact_nobody_starts_fresh(lab):
+def test_where_no_checkpoint_is_intact_the_run_doesnt_start_fresh(lab):
     """Where no checkpoint is intact, the run doesn't start fresh"""
     newest_intact.right(
         lab,
@@ -86,7 +86,7 @@ def test_where_none_is_intact_nobody_starts_fresh(lab):
 
 
 @task("ex04.1")
-def test_the_directory_may_be_called_anything(lab):
+def test_the_directory_may_have_any_name(lab):
     """The directory may have any name"""
     newest_intact.right(
         lab,
@@ -127,7 +127,7 @@ def test_nothing_disturbs_a_save(lab):
 
 
 @task("ex04.2")
-def test_the_log_goes_on(lab):
+def test_the_log_continues(lab):
     """The log continues"""
     resubmission.log_goes_on(resubmission_runs.preempted_and_out_of_time(lab))
 
@@ -155,13 +155,13 @@ def test_a_job_that_is_done_has_nothing_to_do(lab):
 
 
 @task("ex04.3")
-def test_a_crash_loop_ends_after_so_many_tries(lab):
+def test_a_crash_loop_ends_after_the_given_number_of_tries(lab):
     """A crash loop ends after the given number of tries"""
     life_notes.right(lab, "a_crash_loop_ends", "what counts a life that is killed, and when?")
 
 
 @task("ex04.3")
-def test_progress_starts_the_count_anew(lab):
+def test_progress_resets_the_count(lab):
     """Progress resets the count"""
     life_notes.right(
         lab,
@@ -181,7 +181,7 @@ def test_a_preemption_is_no_crash(lab):
 
 
 @task("ex04.3")
-def test_a_life_killed_in_its_notes_leaves_them_whole(lab):
+def test_a_life_killed_while_it_writes_its_notes_leaves_them_whole(lab):
     """A life killed while it writes its notes leaves them whole"""
     life_notes.a_kill_leaves_them_whole(
         lab, "what does the next life read if this one is killed while it writes?"
@@ -197,7 +197,7 @@ def test_the_notes_stay_with_their_job(lab):
 
 
 @task("ex04.3")
-def test_files_that_look_like_the_notes_are_passed_over(lab):
+def test_files_that_look_like_the_notes_are_ignored(lab):
     """Files that look like the notes are ignored"""
     life_notes.look_alikes_are_passed_over(lab, "which of the files in the directory are yours?")
 
@@ -232,19 +232,19 @@ def test_a_second_life_is_refused(lab):
 
 
 @task("ex04.4")
-def test_a_block_that_raised_is_left(lab):
+def test_an_error_in_the_block_releases_the_lock(lab):
     """An error in the block releases the lock"""
     locks.errors_leave_the_block(lab, "what releases the lock when training fails?")
 
 
 @task("ex04.4")
-def test_a_killed_holder_blocks_nobody(lab):
+def test_a_killed_holder_doesnt_block_the_next_process(lab):
     """A killed holder doesn't block the next process"""
     locks.killed_holders_block_nobody(lab, "what releases the lock when its holder can't?")
 
 
 @task("ex04.4")
-def test_of_two_at_the_same_time_one_is_let_in(lab):
+def test_only_one_of_two_simultaneous_processes_is_let_in(lab):
     """Only one of two simultaneous processes is let in"""
     locks.only_one_wins(lab, "what may another process do between your check and your next call?")
 
@@ -258,7 +258,7 @@ def test_a_holder_on_another_node_counts(lab):
 
 
 @task("ex04.4")
-def test_the_chain_goes_on_however_a_job_of_it_ended(lab):
+def test_the_chain_continues_however_one_of_its_jobs_ended(lab):
     """The chain continues however one of its jobs ended"""
     run = resubmission_runs.chained(lab)
     resubmission.generations(run)
@@ -281,7 +281,7 @@ def test_the_chain_ends_when_a_person_has_to_look(lab):
 
 
 @task("ex04.4")
-def test_a_chain_that_gets_further_goes_on_however_long_it_is(lab):
+def test_a_chain_that_makes_progress_continues_however_long_it_is(lab):
     """A chain that makes progress continues however long it is"""
     run = resubmission_runs.many_lives(lab, resubmission_runs.CHAIN)
     resubmission.generations(run)
@@ -298,7 +298,7 @@ def test_after_all_of_these_faults_the_job_finishes_by_itself(lab):
 
 
 @task("ex04.5")
-def test_a_job_that_gets_further_is_run_again_however_often(lab):
+def test_a_job_that_makes_progress_is_run_again_however_often(lab):
     """A job that makes progress is run again however often"""
     run = resubmission_runs.many_lives(lab, resubmission_runs.REQUEUE)
     job_endings.finished(run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import pytest
@@ -76,3 +77,11 @@ def test_every_check_has_a_name_of_its_own(exercise):
     assert all(
         set(check.slug) <= set("abcdefghijklmnopqrstuvwxyz0123456789-:_.") for check in checks
     )
+
+
+@pytest.mark.parametrize("exercise", ["ex01", "ex02", "ex03", "ex04"])
+def test_a_check_has_the_name_that_its_title_says(exercise):
+    """A message shows the title; `replay`, `debug` and `grade show` show the name."""
+    for check in engine.collect(catalog.find(exercise)):
+        words = re.sub(r"[^a-z0-9]+", "-", check.title.lower().replace("'", "")).strip("-")
+        assert check.slug.partition(":")[0] == words
