@@ -1,9 +1,7 @@
 """Checkpoints that survive production: a training job is saved, stopped and resumed exactly.
 
     sampler = ResumableSampler(len(data), batch_size=32, seed=1)
-    loader = DataLoader(
-        data, batch_sampler=sampler, generator=torch.Generator(), worker_init_fn=ignore_signals
-    )
+    loader = DataLoader(data, batch_sampler=sampler, worker_init_fn=ignore_signals)
     state = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "sampler": sampler}
     with CheckpointManager("checkpoints", state, every_steps=1000, keep=3) as ckpt:
         ckpt.resume()                # the newest intact checkpoint, or a fresh start
@@ -288,6 +286,20 @@ def _fsync_path(path: AnyPath) -> None:
             raise  # some file systems can't sync a directory and don't need to
     finally:
         os.close(fd)
+
+
+def _fsync_ancestors(path: Path) -> None:
+    """Make the names on the way to `path` durable: whoever made those folders rarely syncs them."""
+    device = path.stat().st_dev
+    for parent in path.parents:
+        try:
+            if parent.stat().st_dev != device:
+                return
+            _fsync_path(parent)
+        except OSError as e:
+            if e.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
+            return  # above, nothing is ours
 
 
 # --- reporting.py ---------------------------------------------------------------------------------
@@ -960,6 +972,7 @@ class CheckpointDirectory:
         self.path = Path(path).expanduser().absolute()  # the job may change its directory
         self.trusted: set[str] = set()  # names that this process has written or verified
         self.told: set[str] = set()  # names that can't be read or removed
+        self.anchored = False  # the folders on the way to it are durable
 
     def names(self, kind: str = "step") -> list[str]:
         """Names of the finished checkpoints, newest first: by step, never by date."""
@@ -1001,6 +1014,9 @@ class CheckpointDirectory:
         name = tmp.name.removeprefix("tmp-")
         os.rename(tmp, self.path / name)
         _fsync_path(self.path)
+        if not self.anchored:
+            _fsync_ancestors(self.path)
+            self.anchored = True
         self.trusted.add(name)
         return name
 
@@ -1558,15 +1574,27 @@ class ResumableSampler:
     The order depends only on `seed` and the epoch, not on torch's global generator. With several
     ranks, make it after init_process_group. A global batch is batch_size times the number of ranks,
     and each rank gets its part of it. So the position is one number and fits another number of
-    ranks. Samples at an epoch's end that don't fill a global batch are dropped.
+    ranks.
 
     size        samples in an epoch, on all ranks together
     batch_size  samples in a batch, on one rank
+    drop_last   drop the samples at an epoch's end that don't fill a global batch. If False, the
+                ranks share them: one rank may get one sample more than another. Fewer samples
+                than ranks are dropped anyway.
     Raises      ValueError if there are too few samples for one global batch.
     """
 
-    def __init__(self, size: int, batch_size: int, shuffle: bool = True, seed: int = 0):
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        shuffle: bool = True,
+        seed: int = 0,
+        drop_last: bool = True,
+    ):
         self.rank, self.world = _rank_and_world()
+        self.global_batch = batch_size * self.world
+        self.least = self.global_batch if drop_last else self.world  # samples in a global batch
         self.size, self.batch_size, self.shuffle, self.seed = size, batch_size, shuffle, seed
         self.epoch = self.samples = 0  # samples: trained in this epoch, on all ranks together
         self.resumed = self.warned = False
@@ -1578,16 +1606,17 @@ class ResumableSampler:
             )
 
     def __len__(self) -> int:
-        return self.size // (self.batch_size * self.world)
+        full, rest = divmod(self.size, self.global_batch)
+        return full + (rest >= self.least)
 
     def __iter__(self) -> Iterator[list[int]]:
         order = list(range(self.size))
         if self.shuffle:
             random.Random(f"{self.seed} {self.epoch}").shuffle(order)
-        step = self.batch_size * self.world
-        for start in range(self.samples, self.size - step + 1, step):
-            mine = start + self.rank * self.batch_size
-            yield order[mine : mine + self.batch_size]
+        for start in range(self.samples, self.size - self.least + 1, self.global_batch):
+            share, longer = divmod(min(self.global_batch, self.size - start), self.world)
+            mine = start + self.rank * share + min(self.rank, longer)
+            yield order[mine : mine + share + (self.rank < longer)]
 
     @property
     def batch(self) -> int:
@@ -1595,14 +1624,16 @@ class ResumableSampler:
 
         for number, batch in enumerate(sampler.follow(loader), sampler.batch): ...
         """
-        return self.samples // (self.batch_size * self.world)
+        return -(-self.samples // self.global_batch)
 
     def follow(self, loader: Iterable[Batch]) -> Iterator[Batch]:
         """The loader's batches; each counts as trained when the loop gets it, not when prefetched.
 
+        What the loader draws from torch's global generator to begin an epoch is undone: a resumed
+        run would draw it twice.
         A resumed epoch may have none left. RuntimeError if a fresh one has none.
         """
-        if self.samples + self.batch_size * self.world > self.size and not self.resumed:
+        if self.samples + self.least > self.size and not self.resumed:
             raise RuntimeError(
                 "this epoch's samples are all trained: is the sampler in the manager's state? "
                 "If not, end_epoch() doesn't advance it"
@@ -1616,8 +1647,11 @@ class ResumableSampler:
                     "them before the save. Give it worker_init_fn=ignore_signals"
                 )
             self.warned = True
-        for batch in loader:
-            self.samples += self.batch_size * self.world
+        rng = torch.get_rng_state()
+        batches = iter(loader)  # draws a random number: in a resumed epoch, once more
+        torch.set_rng_state(rng)
+        for batch in batches:
+            self.samples = min(self.samples + self.global_batch, self.size)
             yield batch
 
     def next_epoch(self) -> None:

@@ -109,11 +109,11 @@ class Checkpoints:
         except BaseException:
             tmp.unlink(missing_ok=True)  # else half a checkpoint would keep a full disk full
             raise
-        names = os.open(self.directory, os.O_RDONLY)
-        try:
-            os.fsync(names)  # and now the name
-        finally:
-            os.close(names)
+        _sync_names(self.directory)  # and now the name
+        if not self.intact:  # the first one: the folders on the way to it may be new, too
+            for folder in self.directory.parents:
+                if os.access(folder, os.R_OK):
+                    _sync_names(folder)
         self.intact[path] = True
         self._remove_old()
 
@@ -141,6 +141,14 @@ class Checkpoints:
             if not self.intact[path]:
                 log.warning("%s is damaged or can't be read: skipped", path)
         return self.intact[path]
+
+
+def _sync_names(folder: Path) -> None:
+    names = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(names)
+    finally:
+        os.close(names)
 
 
 def _digest(f: BinaryIO, size: int) -> bytes:

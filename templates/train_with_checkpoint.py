@@ -232,8 +232,6 @@ def run(args: argparse.Namespace, device: torch.device) -> int:
         batch_sampler=sampler,
         num_workers=args.workers,
         worker_init_fn=ignore_signals,
-        # else iter(loader) draws from the global generator, and a resumed run draws once more
-        generator=torch.Generator(),
         pin_memory=device.type == "cuda",
     )
     steps = args.epochs * len(sampler)

@@ -151,10 +151,16 @@ def _judge_life(
             text = f"exit status 0 with {total - done} of {total} steps to go"
             outcome.problems.append(Problem("ends-early", text=text))
         return None
+    exact = comparable.reproducible
     at, reference = _where(base, before, steps[0], comparable)
+    if at is None and exact and len(before) > 1 and outcome.identical is False:
+        # the life before has gone its own way, and may have saved there: only that one did the
+        # steps that this one should continue
+        at, reference = _after(before[-1], base.first.steps[: outcome.resumed], steps[0])
+        exact = at is None
     outcome.resumed = at
     if at is None:
-        if comparable.reproducible and not (elsewhere and _sharded(base)):
+        if exact and not (elsewhere and _sharded(base)):
             outcome.identical = False
             outcome.problems.append(Problem("unknown-weights"))
         return None
@@ -164,10 +170,10 @@ def _judge_life(
     if elsewhere:  # other batches on each rank: only what a checkpoint carries must be equal
         found = first_difference(reference, steps[:1], at, only=CARRIED)
     else:
-        found = _difference(base, reference, life, at, comparable)
+        found = _difference(base, reference, life, at, comparable, exact)
     if found is not None:
         outcome.problems += [Problem("state-lost", one) for one in by_cause(found, at)]
-    if comparable.reproducible and not elsewhere:
+    if exact and not elsewhere:
         outcome.identical = found is None
         if final:
             _judge_end(outcome, base, life, at)
@@ -189,21 +195,32 @@ def _where(
     if comparable.reproducible:
         return place(base.first.steps, first), base.first.steps
     # only the struck life itself did the steps that this one should repeat
-    struck = before[0].first
-    steps = struck.steps
+    return _after(before[0], [], first)
+
+
+def _after(life: Life, earlier: Sequence[Step], first: Step) -> tuple[int | None, Sequence[Step]]:
+    """Where among the steps of `life`, or right after them, another one goes on; and all steps.
+
+    earlier  those before the life's own
+    """
+    steps = life.first.steps
     at = place(steps, first)
-    if at is None and (fault := before[0].fault) and "parts" in fault:
-        after = Step(fault["optimizer"], fault["parts"])
-        if after.weights == first.weights:
+    if at is None and (fault := life.fault) and "parts" in fault:
+        if Step(fault["optimizer"], fault["parts"]).weights == first.weights:
             at = len(steps)
-    return at, steps
+    return None if at is None else len(earlier) + at, [*earlier, *steps]
 
 
 def _difference(
-    base: Life, reference: Sequence[Step], life: Life, at: int, comparable: Comparable
+    base: Life,
+    reference: Sequence[Step],
+    life: Life,
+    at: int,
+    comparable: Comparable,
+    exact: bool,
 ) -> Difference | None:
     """The first difference that matters, of all ranks."""
-    if not comparable.reproducible:
+    if not exact:
         # later steps may differ by themselves
         return first_difference(reference, life.first.steps[:1], at, only=CARRIED)
     found = []

@@ -104,21 +104,19 @@ class Remedy:
 def remedies(
     disk: Disk, ops: list[Op], failing: list[Failure], trees: dict[Key, Tree]
 ) -> list[Remedy]:
-    """Syncs that prevent the failures (or as many as syncs can), none of them superfluous, in the
-    order of the record. The search ends with the first save that has any: the others have the same.
+    """Syncs that prevent the failures of one save (or as many as syncs can), none of them
+    superfluous, in the order of the record. It's the save of the first failure, which is the one
+    that is told, or where no sync helps that one, the first save with failures: the others lack the
+    same calls.
     """
-    first = min(f.state.moment for f in failing)
-    end = next(
-        (
-            n
-            for n, op in enumerate(ops, 1)
-            if n >= first and isinstance(op, Mark) and op.kind == "returned"
-        ),
-        len(ops),
-    )
+    told = failing[0].state
+    moment = min(f.state.moment for f in failing) if PROCESS in told.models else told.moment
+    marks = [(n, op.kind) for n, op in enumerate(ops, 1) if isinstance(op, Mark)]
+    begin = max((n for n, kind in marks if n <= moment and kind == "began"), default=0)
+    end = min((n for n, kind in marks if n >= moment and kind == "returned"), default=len(ops))
     ops = ops[:end]
     of_model: dict[str, set[tuple[Key, Promise]]] = {}
-    for f in _some([f for f in failing if f.state.moment <= end]):
+    for f in _some([f for f in failing if begin <= f.state.moment <= end]):
         for model in f.state.models - {PROCESS}:
             of_model.setdefault(model, set()).add((f.key, f.state.promise))
 
@@ -140,7 +138,7 @@ def remedies(
             candidate.prevents = len({one[1:] for one in again})
         else:
             chosen = without
-    return chosen
+    return [remedy for remedy in chosen if remedy.at >= begin] or chosen
 
 
 def _some(failing: list[Failure]) -> list[Failure]:

@@ -15,7 +15,6 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
@@ -217,7 +216,8 @@ class ForkServer:
 
     def start(self) -> None:
         """Begin loading torch in the background; `run` waits for it."""
-        self.servers[FIRST].start(then=self.servers[RELAUNCHED].start)
+        for server in self.servers.values():
+            server.start()
 
     def run(self, jobs: list[Path], seconds: float, start: str = FIRST) -> None:
         """Run one life, with a job for each of its processes, to its end."""
@@ -238,7 +238,6 @@ class Server:
 
     def __init__(self, mark: str, kind: str) -> None:
         self.mark, self.kind = mark, kind
-        self._then: Callable[[], None] | None = None  # called once, when torch is loaded
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -246,13 +245,11 @@ class Server:
         self._ready = False  # torch is loaded
         self._closed = False
 
-    def start(self, then: Callable[[], None] | None = None) -> None:
-        """Begin loading torch in the background; `then` is called when it is loaded."""
+    def start(self) -> None:
+        """Begin loading torch in the background."""
         with self._lock:
-            if self._closed:
-                return
-            self._then = then
-            self._ensure()
+            if not self._closed:
+                self._ensure()
 
     def run(self, jobs: list[Path], seconds: float) -> None:
         done: Future[None] = Future()
@@ -316,9 +313,6 @@ class Server:
                 message = json.loads(line)
                 if "ready" in message:
                     self._ready = True
-                    if then := self._then:
-                        self._then = None
-                        then()
                 if "id" in message and (future := waiting.pop(message["id"], None)):
                     if "error" in message:
                         future.set_exception(Lost(f"a life could not begin: {message['error']}"))

@@ -1,9 +1,7 @@
 """Checkpoints that survive production: a training job is saved, stopped and resumed exactly.
 
     sampler = ResumableSampler(len(data), batch_size=32, seed=1)
-    loader = DataLoader(
-        data, batch_sampler=sampler, generator=torch.Generator(), worker_init_fn=ignore_signals
-    )
+    loader = DataLoader(data, batch_sampler=sampler, worker_init_fn=ignore_signals)
     state = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "sampler": sampler}
     with CheckpointManager("checkpoints", state, every_steps=1000, keep=3) as ckpt:
         ckpt.resume()                # the newest intact checkpoint, or a fresh start

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .digest import digest_of
-from .durable import _fsync, _fsync_path
+from .durable import _fsync, _fsync_ancestors, _fsync_path
 from .interfaces import AnyPath, CheckpointError
 from .reporting import _say
 from .statefile import _read
@@ -34,6 +34,7 @@ class CheckpointDirectory:
         self.path = Path(path).expanduser().absolute()  # the job may change its directory
         self.trusted: set[str] = set()  # names that this process has written or verified
         self.told: set[str] = set()  # names that can't be read or removed
+        self.anchored = False  # the folders on the way to it are durable
 
     def names(self, kind: str = "step") -> list[str]:
         """Names of the finished checkpoints, newest first: by step, never by date."""
@@ -75,6 +76,9 @@ class CheckpointDirectory:
         name = tmp.name.removeprefix("tmp-")
         os.rename(tmp, self.path / name)
         _fsync_path(self.path)
+        if not self.anchored:
+            _fsync_ancestors(self.path)
+            self.anchored = True
         self.trusted.add(name)
         return name
 

@@ -6,6 +6,7 @@ import errno
 import os
 import sys
 from io import FileIO
+from pathlib import Path
 
 from .interfaces import AnyPath
 from .optional import fcntl
@@ -33,3 +34,17 @@ def _fsync_path(path: AnyPath) -> None:
             raise  # some file systems can't sync a directory and don't need to
     finally:
         os.close(fd)
+
+
+def _fsync_ancestors(path: Path) -> None:
+    """Make the names on the way to `path` durable: whoever made those folders rarely syncs them."""
+    device = path.stat().st_dev
+    for parent in path.parents:
+        try:
+            if parent.stat().st_dev != device:
+                return
+            _fsync_path(parent)
+        except OSError as e:
+            if e.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
+            return  # above, nothing is ours

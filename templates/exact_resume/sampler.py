@@ -6,6 +6,8 @@ import random
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
+import torch
+
 from .ranks import _rank_and_world
 from .reporting import _say
 
@@ -18,15 +20,27 @@ class ResumableSampler:
     The order depends only on `seed` and the epoch, not on torch's global generator. With several
     ranks, make it after init_process_group. A global batch is batch_size times the number of ranks,
     and each rank gets its part of it. So the position is one number and fits another number of
-    ranks. Samples at an epoch's end that don't fill a global batch are dropped.
+    ranks.
 
     size        samples in an epoch, on all ranks together
     batch_size  samples in a batch, on one rank
+    drop_last   drop the samples at an epoch's end that don't fill a global batch. If False, the
+                ranks share them: one rank may get one sample more than another. Fewer samples
+                than ranks are dropped anyway.
     Raises      ValueError if there are too few samples for one global batch.
     """
 
-    def __init__(self, size: int, batch_size: int, shuffle: bool = True, seed: int = 0):
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        shuffle: bool = True,
+        seed: int = 0,
+        drop_last: bool = True,
+    ):
         self.rank, self.world = _rank_and_world()
+        self.global_batch = batch_size * self.world
+        self.least = self.global_batch if drop_last else self.world  # samples in a global batch
         self.size, self.batch_size, self.shuffle, self.seed = size, batch_size, shuffle, seed
         self.epoch = self.samples = 0  # samples: trained in this epoch, on all ranks together
         self.resumed = self.warned = False
@@ -38,16 +52,17 @@ class ResumableSampler:
             )
 
     def __len__(self) -> int:
-        return self.size // (self.batch_size * self.world)
+        full, rest = divmod(self.size, self.global_batch)
+        return full + (rest >= self.least)
 
     def __iter__(self) -> Iterator[list[int]]:
         order = list(range(self.size))
         if self.shuffle:
             random.Random(f"{self.seed} {self.epoch}").shuffle(order)
-        step = self.batch_size * self.world
-        for start in range(self.samples, self.size - step + 1, step):
-            mine = start + self.rank * self.batch_size
-            yield order[mine : mine + self.batch_size]
+        for start in range(self.samples, self.size - self.least + 1, self.global_batch):
+            share, longer = divmod(min(self.global_batch, self.size - start), self.world)
+            mine = start + self.rank * share + min(self.rank, longer)
+            yield order[mine : mine + share + (self.rank < longer)]
 
     @property
     def batch(self) -> int:
@@ -55,14 +70,16 @@ class ResumableSampler:
 
         for number, batch in enumerate(sampler.follow(loader), sampler.batch): ...
         """
-        return self.samples // (self.batch_size * self.world)
+        return -(-self.samples // self.global_batch)
 
     def follow(self, loader: Iterable[Batch]) -> Iterator[Batch]:
         """The loader's batches; each counts as trained when the loop gets it, not when prefetched.
 
+        What the loader draws from torch's global generator to begin an epoch is undone: a resumed
+        run would draw it twice.
         A resumed epoch may have none left. RuntimeError if a fresh one has none.
         """
-        if self.samples + self.batch_size * self.world > self.size and not self.resumed:
+        if self.samples + self.least > self.size and not self.resumed:
             raise RuntimeError(
                 "this epoch's samples are all trained: is the sampler in the manager's state? "
                 "If not, end_epoch() doesn't advance it"
@@ -76,8 +93,11 @@ class ResumableSampler:
                     "them before the save. Give it worker_init_fn=ignore_signals"
                 )
             self.warned = True
-        for batch in loader:
-            self.samples += self.batch_size * self.world
+        rng = torch.get_rng_state()
+        batches = iter(loader)  # draws a random number: in a resumed epoch, once more
+        torch.set_rng_state(rng)
+        for batch in batches:
+            self.samples = min(self.samples + self.global_batch, self.size)
             yield batch
 
     def next_epoch(self) -> None:

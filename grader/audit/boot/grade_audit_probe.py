@@ -35,6 +35,7 @@ _forked = False  # a forked child, such as a DataLoader's worker
 _steps = 0  # optimizer steps that this process has done
 _full: bool | None = None  # what _wanted has said of the step under way
 _counted = True  # the step under way is one
+_noted = False  # the step under way has its record
 _events = 0  # file events of this process
 _last_file = ""
 _last_event = -FIRST  # steps done at the last file event
@@ -57,7 +58,7 @@ def install() -> None:
         state.install(digest, _guarded, _wanted)
         from torch.optim import optimizer
 
-        optimizer.register_optimizer_step_pre_hook(_guarded(_before_step))
+        optimizer.register_optimizer_step_pre_hook(_step_begins)
         optimizer.register_optimizer_step_post_hook(_guarded(_after_step))
         _watch = events.watching(spec["out"], _file_event)  # ends with the process
         _watch.__enter__()
@@ -126,9 +127,31 @@ def _wanted() -> bool:
     return _full
 
 
-def _before_step(optimizer: Any, args: Any, kwargs: Any) -> None:
-    global _cost, _counted, _full
+def _step_begins(optimizer: Any, args: Any, kwargs: Any) -> Any:
+    """Hook before a step. Where the step is given a closure, the forward pass is still to come."""
+    global _noted
+    _noted = False
+    closure = args[1] if len(args) > 1 else kwargs.get("closure")  # args[0] is the optimizer
+    if _off or closure is None:
+        _before_step(optimizer)
+        return None
+
+    @functools.wraps(closure)
+    def noting(*given: Any, **named: Any) -> Any:
+        result = closure(*given, **named)
+        if not _noted:  # some optimizers call it more than once
+            _before_step(optimizer)
+        return result
+
+    if len(args) > 1:
+        return (args[0], noting, *args[2:]), kwargs
+    return args, {**kwargs, "closure": noting}
+
+
+def _note_step(optimizer: Any) -> None:
+    global _cost, _counted, _full, _noted
     began = time.monotonic()
+    _noted = True
     _counted = not state.is_none(optimizer)
     if not _counted:
         state.forget_forwards()
@@ -144,9 +167,12 @@ def _before_step(optimizer: Any, args: Any, kwargs: Any) -> None:
     _cost = began - time.monotonic()  # the guard adds this call, which is counted
 
 
+_before_step = _guarded(_note_step)
+
+
 def _after_step(optimizer: Any, args: Any, kwargs: Any) -> None:
     global _steps
-    if not _counted:
+    if not (_noted and _counted):
         return
     _steps += 1
     if spec.get("recorded") and rank() == 0:

@@ -8,7 +8,7 @@ from grader.checks.crashes import crashed
 from grader.checks.endings import finished
 from grader.checks.ex01.corruption import YOUR_BYTES, in_words
 from grader.checks.ex01.observations import Seen
-from grader.checks.ex01.operations import STRANGERS, write
+from grader.checks.ex01.operations import STRANGERS, cut, write
 from grader.checks.ex01.storage_assertions import WHOSE, fails, others_untouched, same_parts, works
 from grader.checks.ex01.storage_faults import (
     cases,
@@ -24,9 +24,11 @@ from grader.harness.lab import Lab
 from grader.verdicts import Damaged, Finding, Found, Gist, Struck
 
 INF, NAN = float("inf"), float("nan")
+REMEMBERED = "what is the best so far in a process that has just been relaunched?"
 AS_CAREFULLY = "is the best state saved as carefully as the other checkpoints?"
 STEP_AND_EPOCH = "what do step and epoch count when should_save is called?"
 GOOD: dict = {"op": "best", "step": 10, "loss": 2.0, "best": INF}
+WORSE: dict = {"op": "best", "step": 30, "loss": 3.0, "best": 2.0}
 BETTER: dict = {"op": "best", "step": 20, "loss": 1.0, "best": 2.0}
 
 
@@ -82,6 +84,9 @@ def _due_point(draw) -> dict:
             asks.append([step, (step - 1) // per_epoch, False, every_steps, every_epochs])
             if step % per_epoch == 0:
                 asks.append([step, step // per_epoch, True, every_steps, every_epochs])
+    # a resumed job begins somewhere, and asks nothing twice
+    resumed = draw.randint(per_epoch + 1, 3 * per_epoch)
+    asks += [ask for ask in asks if ask[3:] == list(schemes[2]) and ask[0] > resumed]
     return {"name": "due", "ops": [{"op": "due", "asks": asks}], "reads": []}
 
 
@@ -188,6 +193,16 @@ def _best_points(losses: list[float]) -> list[dict]:
             "ops": [write(5), GOOD, STRANGERS, BETTER, {"op": "prune", "keep": 1}],
         }
         | both,
+        {
+            "name": "relaunched",
+            "ops": [GOOD, write(5), {"op": "age"}, WORSE, {"op": "prune", "keep": 1}],
+        }
+        | both,
+        {
+            "name": "damaged, pruned",
+            "ops": [write(5), GOOD, cut("best"), {"op": "prune", "keep": 1}],
+        }
+        | both,
         {"name": "cleared", "ops": [GOOD, STRANGERS, {"op": "cleared"}]} | both,
     ]
 
@@ -215,6 +230,20 @@ def best_kept_apart(lab: Lab) -> None:
         saved = ("saved", "a best state, and no checkpoint yet")
         raise fails("best-taken-for-newest", only, [saved], "read_latest returns None")
     _among_strangers(seen["strangers"], seen["cleared"])
+    _after_a_relaunch(seen["relaunched"])
+
+
+def _after_a_relaunch(point: Seen) -> None:
+    """The best so far is what the script passes, whatever this process has seen."""
+    works(point)
+    value, rows = point.all("best")[-1]["value"], [("losses", "2.0; after a relaunch, 3.0")]
+    if value != "2.0":
+        rows += [Gist("returned", f"keep_best returned {value}"), ("expected", "2.0")]
+        raise Finding("best-value", rows, think=REMEMBERED)
+    if point.found("best") != "step 10":
+        raise fails(
+            "best-lost", point, rows, "the state of loss 2.0", what="best", think=REMEMBERED
+        )
 
 
 def _among_strangers(point: Seen, cleared: Seen) -> None:
@@ -286,6 +315,7 @@ def _after_each_loss(point: Seen, losses: list[float], best: float, at: int) -> 
 
 
 def damaged_best(lab: Lab) -> None:
+    _pruned(_seen(lab)["damaged, pruned"])
     point, values = _seen(lab)["damaged"], _seen(lab)["values"]
     works(point)
     works(values)
@@ -303,6 +333,24 @@ def damaged_best(lab: Lab) -> None:
                 means="you deploy a model with wrong values, or none, without a warning",
                 think=YOUR_BYTES,
             )
+
+
+def _pruned(point: Seen) -> None:
+    works(point)
+    if point.found("best") not in ("error", "step 10"):
+        rows = [
+            Damaged("the best, cut short"),
+            ("asked for", "prune(keep=1)"),
+        ]
+        raise fails(
+            "damage-unnoticed",
+            point,
+            rows,
+            "an error: prune never deletes the best",
+            what="best",
+            means="a damaged best disappears, and nobody learns that there was one",
+            think="which of your files may prune delete?",
+        )
 
 
 def best_killed_at_every_event(lab: Lab) -> None:

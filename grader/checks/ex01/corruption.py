@@ -10,7 +10,8 @@ from grader.checks.ex01.storage_plan import observed
 from grader.harness.lab import Lab
 from grader.verdicts import Damaged, Finding, Found
 
-SAVES = 6  # more than anyone keeps by default
+SAVES = 6  # more than many keep by default
+MANY = 24  # more than anyone keeps or tries by default
 WRONG_VALUES = "training silently continues from wrong values: torch.load verifies no checksum"
 YOUR_BYTES = "how would you know that the bytes you read are the bytes you wrote?"
 
@@ -28,6 +29,7 @@ def _points(draw) -> list[dict]:
         {"op": "harm", "how": "truncate" if how == "empty" else how, "to": to, "of": None}
         for how, to in bad.items()
     ]
+    many = steps_of_a_run(draw, MANY)
     return [
         {
             "name": "newest",
@@ -43,7 +45,15 @@ def _points(draw) -> list[dict]:
                 *(cut(step) for step in steps[:-1]),
             ],
         },
-        {"name": "again", "ops": [write(first), write(second), cut(second), again(second)]},
+        {
+            "name": "many",
+            "ops": [*map(write, many)],
+            "harms": [cut(*many[1:])],
+        },
+        {
+            "name": "again",
+            "ops": [*map(write, steps[:3]), cut(second, third), again(second)],
+        },
         {"name": "empty", "ops": [{"op": "age"}]},
         {"name": "gone", "at": "here", "made": False, "ops": [{"op": "age"}]},
         {"name": "foreign", "ops": [FOREIGN]},
@@ -94,7 +104,11 @@ def newest_gives_way(lab: Lab) -> None:
 
 
 def search_goes_back(lab: Lab) -> None:
-    point = _seen(lab)["row"]
+    for name in ("row", "many"):
+        _goes_back(_seen(lab)[name])
+
+
+def _goes_back(point: Seen) -> None:
     steps = [op["step"] for op in point.point["ops"]]
     works(point)
     for done, seen in zip(point.point["harms"], point.harmed, strict=False):
@@ -104,7 +118,9 @@ def search_goes_back(lab: Lab) -> None:
             continue
         listed = f"step {bad[0]}" if len(bad) == 1 else f"steps {bad[0]} to {bad[-1]}"
         # of some formats, a save rewrites what belongs to all checkpoints
-        files = ", ".join(dict.fromkeys(h.file for h in seen.harm)) or "no file"
+        harmed = list(dict.fromkeys(h.file for h in seen.harm)) or ["no file"]
+        more = f" and {len(harmed) - SAVES} more" if len(harmed) > SAVES else ""
+        files = ", ".join(harmed[:SAVES]) + more
         rows = [
             ("saved", f"steps {steps[0]} to {steps[-1]}"),
             Damaged(f"what the save of {listed} wrote, cut short: {files}"),
@@ -137,8 +153,8 @@ def saved_again(lab: Lab) -> None:
     step = point.point["ops"][-1]["step"]
     if point.found() != f"step {step} again":
         damaged = (
-            f"the files of step {step}, cut short; then the job reached step {step} and saved it "
-            "again"
+            f"the files of step {step} and of the one after it, cut short; then the job reached "
+            f"step {step} and saved it again"
         )
         raise fails(
             "not-saved-again",
@@ -188,6 +204,14 @@ def _everything_damaged(point: Seen) -> None:
             continue  # this format doesn't need that bit: the state is as it was saved
         if look.found() != "error":
             raise _silent(look, files)
+        if (read := look.read()) and not read["own"]:
+            error = read["error"]["type"]
+            rows = [
+                Damaged(files),
+                Found(f"read_latest raised {error}"),
+                ("expected", "CheckpointError, which your file already defines"),
+            ]
+            raise Finding("wrong-error", rows, about=error)
         if len(look.all("read")) > 1 and look.all("read")[-1]["outcome"] != "error":
             rows = [
                 Damaged(files),

@@ -22,10 +22,12 @@ OTHER_MODELS = {
     "layer more": "with one more layer",
     "layer less": "with one fewer layer",
     "layer renamed": "with one layer renamed",
+    "layer reshaped": "in which one layer has another shape",
     "buffer more": "with one more buffer",
     "buffer less": "with one fewer buffer",
 }
 PLANTED = ("scheduler", "optimizer", "epoch", "torch", "pickle")
+READ = {"newest": "read_latest", "best": "read_best"}  # what is read -> by which function
 GPUS = (
     (2, 1),
     (2, 0),
@@ -105,6 +107,13 @@ def _drawn(lab: Lab) -> dict[str, Probe]:
         how = "plant_raw" if planted in ("torch", "pickle") else "plant"
         found[f"planted {planted}"] = probe(
             job(ask=how, planted=planted, flag=secrets.token_hex(6)), "load", "", {"": {}}
+        )
+    for planted in READ:
+        found[f"planted {planted}"] = probe(
+            job(ask="plant_newest", planted=planted, flag=secrets.token_hex(6)),
+            "load_newest",
+            "",
+            {"": {}},
         )
     for there, here in ((0, 0), (0, 0), (2, 2), *GPUS):
         gauss = next(n for n in (1, 2) if f"generators {there} {here} {n}" not in found)
@@ -224,7 +233,8 @@ def looked_only(
     p: Probe, function: str, means: str = "the job that continues isn't the job that was saved"
 ) -> None:
     """A save changes nothing in the job or in torch."""
-    after, before = p.saved.given(THINK)["looks"], p.expected["looks"]
+    answer = p.saved.given(THINK)
+    after, before = answer["looks"] | answer["after"], p.expected["looks"] | answer["before"]
     if changed := [name for name in before if after.get(name) != before[name]]:
         raise Finding(
             "save-changes-run",
@@ -238,11 +248,16 @@ def looked_only(
         )
 
 
-def load_changes_settings(p: Probe) -> list[str]:
-    """What a load changed that isn't the checkpoint's: which parameters are frozen, say."""
+def changes_no_settings(p: Probe, function: str) -> None:
+    """A load changes only what is the checkpoint's: not which parameters are frozen, say."""
     values = p.returned()
     before, after = values["before"], values["after"]
-    return [name for name in before if after.get(name) != before[name]]
+    if changed := [name for name in before if after.get(name) != before[name]]:
+        raise Finding(
+            "load-changes-settings",
+            [Gist("changed", f"after {function}: {', '.join(changed)}")],
+            about=changed[0],
+        )
 
 
 def accepted(p: Probe, name: str) -> bool:
@@ -250,10 +265,41 @@ def accepted(p: Probe, name: str) -> bool:
     return "raised" not in p.returned(name)
 
 
-def code_ran(p: Probe) -> bool:
-    """Code from the file ran: its folder is there."""
-    directory: Path = p.loaded[""].run.directory
-    return (directory / p.save["flag"]).exists()
+def runs_no_code(probes: list[Probe], function: str) -> None:
+    """No code from the files ran: it would have made a folder."""
+    for p in probes:
+        directory: Path = p.loaded[""].run.directory
+        if not (directory / p.save["flag"]).exists():
+            continue
+        raise Finding(
+            "code-in-the-file",
+            [
+                ("loaded", "a file in which somebody hid a call"),
+                Gist("happened", f"{function} made that call: code from the file ran"),
+            ],
+            means="anyone who can write to your checkpoint directory can run code as you",
+            think=(
+                "which argument of torch.load lets only data through, and what did you set it to?"
+            ),
+        )
+
+
+def device_kept(p: Probe) -> None:
+    """Restoring every device's generator doesn't move the process to another device."""
+    if p.returned()["device"] != 0:
+        rows = [
+            ("pretended", "two CUDA devices; the current one is cuda:0"),
+            Gist(
+                "changed", f"after set_rng_state: the current one is cuda:{p.returned()['device']}"
+            ),
+        ]
+        raise Finding(
+            "load-changes-settings",
+            rows,
+            about="current device",
+            means="from then on, tensors for 'cuda' land on another device",
+            think="which function sets a device's generator without making it the current one?",
+        )
 
 
 def generators(

@@ -5,7 +5,18 @@ from __future__ import annotations
 from grader.checks.crashes import crashed
 from grader.checks.ex01.corruption import WRONG_VALUES
 from grader.checks.ex01.observations import Seen
-from grader.checks.ex01.operations import FOREIGN, STRANGERS, again, put, steps_of_a_run, write
+from grader.checks.ex01.operations import (
+    FOREIGN,
+    READ,
+    SPOIL,
+    STRANGERS,
+    again,
+    cut,
+    label_of,
+    put,
+    steps_of_a_run,
+    write,
+)
 from grader.checks.ex01.storage_assertions import WHOSE, fails, others_untouched, same_parts, works
 from grader.checks.ex01.storage_faults import (
     cases,
@@ -23,6 +34,7 @@ from grader.harness.lab import Lab
 from grader.verdicts import Damaged, Finding, Found, Gist, Struck
 
 BELIEVES = "training continues for days, and you believe that it is being saved"
+REMEMBERED = "what does a second call remember of the first, and is it still true?"
 ODD = "run[1] of 3"  # a directory's name, full of characters that glob and shells interpret
 
 
@@ -45,9 +57,20 @@ def _undisturbed_points(draw) -> list[dict]:
         {"name": "dates", "ops": [*three, {"op": "age"}]},
         {"name": "odd", "at": ODD, "made": False, "ops": three},
         {"name": "deep", "at": "runs/today/here", "made": False, "ops": three},
+        {"name": "relative", "at": "here", "made": False, "relative": True, "ops": three},
         {"name": "foreign", "ops": [FOREIGN, *three]},
         {"name": "strangers", "ops": [write(first), write(second), STRANGERS, write(third)]},
         {"name": "cleared", "ops": [write(first), write(second), STRANGERS, {"op": "cleared"}]},
+        {"name": "zero", "ops": [write(0)]},
+        {
+            "name": "read",
+            "at": "here",
+            "made": False,
+            "ops": [
+                *(READ, write(first), READ, write(second), READ, READ),
+                *(SPOIL, READ, again(second), READ),
+            ],
+        },
         {"name": "returned", "ops": [write(first), write(second, dies=True)]},
         {
             "name": "file",
@@ -88,6 +111,7 @@ def newest_wins(lab: Lab) -> None:
         ),
         "odd": f"the directory is called '{ODD}'",
         "deep": "neither the directory nor its parent folder existed",
+        "relative": "`directory` is a relative path, 'here', and didn't exist",
         "foreign": (
             "the directory also holds notes.txt and a folder logs, which somebody else put there"
         ),
@@ -98,7 +122,7 @@ def newest_wins(lab: Lab) -> None:
         "returned": "the process was killed as soon as write_checkpoint had returned",
     }
     for name, seen in _undisturbed(lab).items():
-        if name in ("first save", "file", "cleared") or name.startswith("values"):
+        if name in ("first save", "file", "cleared", "read") or name.startswith("values"):
             continue
         works(seen)
         saves = [op for op in seen.point["ops"] if op["op"] == "write"]
@@ -122,7 +146,32 @@ def newest_wins(lab: Lab) -> None:
                 think=think,
             )
         others_untouched(seen, rows)
+    _read_while_saving(_undisturbed(lab)["read"])
     _nothing_of_its_own(_undisturbed(lab)["cleared"])
+
+
+def _read_while_saving(seen: Seen) -> None:
+    """The process that saves also reads, as a job does that goes back to its last checkpoint."""
+    works(seen)
+    intact, did = [], []
+    for operation in seen.operations:
+        op = operation.op
+        if op["op"] == "write":
+            intact.append(label_of(op))
+            did.append(f"saved {intact[-1]}")
+        elif op["op"] == "spoil":
+            did.append(f"the files of {intact.pop()} were cut short")
+        else:
+            found = operation.all("read here")[0]["found"]
+            want = intact[-1] if intact else "none"
+            if found != want:
+                rows = [
+                    ("happened", "; ".join(did) or "nothing was saved yet"),
+                    Found(f"read_latest, called by the process that saves: {found}"),
+                    ("expected", want),
+                ]
+                raise Finding("newest-not-read", rows, about="read", think=REMEMBERED)
+            did.append("read it")
 
 
 def _nothing_of_its_own(seen: Seen) -> None:
@@ -263,27 +312,40 @@ def torn_at_bytes(lab: Lab) -> None:
     first, second, third = steps_of_a_run(lab.shared, 3)
     events, size = events_and_size(_undisturbed(lab)["undisturbed"])
     places = [max(size // 2, 1), lab.draw.randrange(2, max(3, size // 2)), max(size - 1, 1), 1, 0]
-    faults = selected(
-        lab,
-        [Fault(kind, third, byte=at) for kind in ("tear", "full") for at in dict.fromkeys(places)],
-    )
+    sized = [
+        Fault(kind, third, byte=at) for kind in ("tear", "full") for at in dict.fromkeys(places)
+    ]
+    errors = [Fault("error", third, event=f.event) for f in kill_points(lab, third, events)]
+    faults = selected(lab, [*sized, *errors])
     before = [write(first), write(second)]
-    points = [{"name": str(f), "ops": [*before, under(f, write(third), events)]} for f in faults]
+    points = [
+        {
+            "name": str(f),
+            "ops": [*before, under(f, write(third), events)],
+            "harms": [cut(second, third)] if f.kind == "full" else [],
+        }
+        for f in faults
+    ]
     if lab.only is None:
         points += _next_saves(before, third, size, events)
     seen = observe(lab, points)
     for fault in faults:
         point = seen[str(fault)]
         died_right(point)
-        if fault.kind == "full" and point.raised is None and point.found() != f"step {third}":
+        told = fault.story
+        if fault.kind == "error" and fault.event is not None:
+            told = f"disk full in the save of step {third}, at: {events[fault.event]}"
+        if fault.kind != "tear" and _swallowed(point, fault, third):
             raise fails(
                 "error-swallowed",
                 point,
                 [
-                    Struck(fault.story),
+                    Struck(told),
                     Gist("happened", "write_checkpoint returned normally"),
                 ],
-                "it raises: the checkpoint isn't there",
+                "it raises: the checkpoint isn't there"
+                if point.found() != f"step {third}"
+                else "it raises: a power loss may destroy what couldn't be synced",
                 str(fault),
                 means=BELIEVES,
                 think="how does the caller learn that a checkpoint couldn't be written?",
@@ -295,7 +357,7 @@ def torn_at_bytes(lab: Lab) -> None:
             raise fails(
                 "last-good-lost",
                 point,
-                [Struck(fault.story)],
+                [Struck(told)],
                 f"the checkpoint of step {second}, bit for bit",
                 str(fault),
                 means="a failed save destroys the last good checkpoint" + _consequence(point),
@@ -303,10 +365,33 @@ def torn_at_bytes(lab: Lab) -> None:
                     f"when the save stopped {event}, which name did the half-written file have?"
                 ),
             )
+        for look in point.harmed:
+            if look.found() != f"step {first}":
+                raise fails(
+                    "last-good-lost",
+                    look,
+                    [Struck(told), Damaged(f"then also the files of step {second}, cut short")],
+                    f"the checkpoint of step {first}, bit for bit",
+                    str(fault),
+                    means="a save that failed deletes older checkpoints: there is no way back",
+                    think="what may a save do when there is no room for it?",
+                )
     if lab.only is None:
         for kind in ("tear", "full"):
             struck([seen[str(f)] for f in faults if f.kind == kind])
         _next_saves_work(seen, third)
+
+
+def _swallowed(point: Seen, fault: Fault, step: int) -> bool:
+    """The save returned normally, although it isn't there or may not outlast a power loss."""
+    if point.raised is not None:
+        return False
+    if fault.event is not None:
+        events = point.operations[-1].all("saved")[-1]["events"]
+        failed = events[fault.event]
+        if failed.startswith(("fsync ", "fdatasync ")) and failed not in events[fault.event + 1 :]:
+            return True
+    return point.found() != f"step {step}"
 
 
 NEXT = {

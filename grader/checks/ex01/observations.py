@@ -14,7 +14,10 @@ CALLS = (
     "prune",
     "due",
     "put",
+    "read",
+    "spoil",
 )  # operations of the saving life; the others are done here
+MADE = "the directory"  # among what reading touched: it wasn't there before
 
 
 @dataclass

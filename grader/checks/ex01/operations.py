@@ -28,14 +28,16 @@ def put(files: dict[str, str]) -> dict:
     return {"op": "put", "files": files}
 
 
+READ = {"op": "read"}  # in the process that saves
+SPOIL = {"op": "spoil"}  # what the last save wrote is cut short, and the process goes on
 FOREIGN = put({"notes.txt": "learning rate 3e-4 was too high\n", "logs/events.out": "\0\1"})
 STRANGERS = {"op": "strangers"}  # files of others, with names like the submission's own
 
 
-def cut(*steps: int, to: float = 0.5) -> dict:
-    """The files that were last written by the saves of these steps, cut short; without any, all
-    files."""
-    return {"op": "harm", "how": "truncate", "to": to, "of": list(steps) or None}
+def cut(*calls: int | str, to: float = 0.5) -> dict:
+    """The files that were last written by the saves of these steps (or by the calls of this kind),
+    cut short; without any, all files."""
+    return {"op": "harm", "how": "truncate", "to": to, "of": list(calls) or None}
 
 
 def steps_of_a_run(draw, n: int) -> list[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from grader.checks.ex01.best import GOOD
 from grader.checks.ex01.interrupted_saves import ODD
 from grader.checks.ex01.observations import Seen
-from grader.checks.ex01.operations import FOREIGN, STRANGERS, cut, steps_of_a_run, write
+from grader.checks.ex01.operations import FOREIGN, SPOIL, STRANGERS, cut, steps_of_a_run, write
 from grader.checks.ex01.storage_assertions import WHOSE, fails, others_untouched, works
 from grader.checks.ex01.storage_faults import (
     died_right,
@@ -55,6 +55,8 @@ def _points(steps: list[int], keep: int) -> list[dict]:
             "harms": [cut(fourth)],
         },
         {"name": "bad, good", "ops": [write(second), write(third), cut(second), prune(5)]},
+        # in one process: what it knew of the file isn't true any more
+        {"name": "good, bad", "ops": [*three[:2], prune(2), SPOIL, prune(1)]},
         {
             "name": "good, good, good, bad, bad",
             "ops": [*three, write(fourth), write(fifth), cut(fourth), cut(fifth), prune(2)],
@@ -185,6 +187,7 @@ def only_good_one_stays(lab: Lab) -> None:
         ("good, bad, bad", keep, [first]),
         ("bad, bad, good", keep, [fourth, first]),
         ("bad, good", 5, [third]),
+        ("good, bad", 1, [first]),
         ("good, good, good, bad, bad", 2, [third, second]),
     ):
         point = seen[name]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from grader.checks.crashes import crashed, slipped_at
-from grader.checks.ex01.observations import Look, Seen
+from grader.checks.ex01.observations import MADE, Look, Seen
+from grader.checks.left_open import nothing_left_open
 from grader.checks.questions import cwd_changed, window
 from grader.verdicts import Finding, Found, Gist, Inconclusive
 
@@ -18,6 +19,7 @@ FUNCTIONS = {
     "best": "keep_best",
     "prune": "prune",
     "due": "should_save",
+    "read": "read_latest",
 }  # by operation
 
 
@@ -39,6 +41,18 @@ def works(seen: Seen) -> None:
             raise Finding("exit", rows)
         if operation.all("moved"):
             raise cwd_changed(FUNCTIONS[operation.op["op"]])
+        if operation.all("argument changed"):
+            raise Finding(
+                "state-changed",
+                [
+                    ("called", FUNCTIONS[operation.op["op"]]),
+                    Found("after the call, the caller's `state` isn't what it was"),
+                    ("expected", "it stays as it is: training goes on with these tensors"),
+                ],
+            )
+    for kind in dict.fromkeys(op["op"] for op in seen.calls):
+        held = [e for o in seen.operations if o.op["op"] == kind for e in o.all("held")]
+        nothing_left_open(held, FUNCTIONS.get(kind, ""))
     for look in seen.looks:
         untouched(look)
 
@@ -66,6 +80,9 @@ def untouched(look: Look) -> None:
         return
     first = look.touched[0]
     done = "was deleted" if first in look.gone else "was changed or made"
+    means = "a job that only reads destroys files that you could have rescued"
+    if first == MADE:
+        means = "a mistyped path looks like a run that hasn't saved yet, and stays on the disk"
     raise Finding(
         "reading-writes",
         [
@@ -73,7 +90,7 @@ def untouched(look: Look) -> None:
             Found(f"{first} {done} by it"),
             ("expected", "reading changes nothing on the disk"),
         ],
-        means="a job that only reads destroys files that you could have rescued",
+        means=means,
         think="what does your reader do with a file that it can't use?",
     )
 

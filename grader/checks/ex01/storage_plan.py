@@ -19,7 +19,7 @@ from pathlib import Path
 from grader.checks import directory_damage, foreign_files, power_loss
 from grader.checks.directory_damage import Harm
 from grader.checks.endings import ended_early, finished
-from grader.checks.ex01.observations import CALLS, Look, Seen
+from grader.checks.ex01.observations import CALLS, MADE, Look, Seen
 from grader.checks.ex01.operations import AGAIN, label_of, number_of, steps_of_a_run
 from grader.checks.fault_points import under_way
 from grader.checks.foreign_files import Stranger
@@ -30,7 +30,7 @@ from grader.harness.lab import Lab
 def observe(lab: Lab, points: list[dict]) -> dict[str, Seen]:
     """Run the points: one life saves (another one continues after what is done to the files in
     between), one reads."""
-    defaults = {"at": "", "made": True, "reads": ["latest"], "harms": []}
+    defaults = {"at": "", "made": True, "relative": False, "reads": ["latest"], "harms": []}
     seen = {point["name"]: Seen(defaults | point) for point in points}
     for number, it in enumerate(seen.values()):
         # names that say nothing to a life
@@ -76,7 +76,9 @@ def _save(lab: Lab, points: list[Seen]) -> Path:
             ops = left[it.point["id"]]
             now = [ops.pop(0) for _ in range(_until(ops))]
             if now or root is None:
-                plan.append({key: it.point[key] for key in ("id", "at", "made")} | {"ops": now})
+                plan.append(
+                    {key: it.point[key] for key in ("id", "at", "made", "relative")} | {"ops": now}
+                )
         given = {"payload": payload(lab), "plan": plan}
         run = lab.launch("ex01/storage_plan.py", given=given, directory=root)
         if not run.finished:
@@ -286,6 +288,7 @@ def _read(lab: Lab, root: Path, looks: list[Look]) -> None:
             for one in look.harm
         ]
         before = [directory_damage.listing(look.path, links=True) for look in batch]
+        missing = [look.path for look in batch if not look.path.exists()]
         asked = [
             {"id": look.id, "path": str(look.path), "reads": look.reads, "parts": look.parts}
             for look in batch
@@ -299,5 +302,7 @@ def _read(lab: Lab, root: Path, looks: list[Look]) -> None:
             now = directory_damage.listing(look.path, links=True)
             look.touched = [path for path in {**was, **now} if now.get(path) != was.get(path)]
             look.gone = set(look.touched) - now.keys()
+            if look.path in missing and look.path.exists():
+                look.touched.append(MADE)
         for repair in repairs:
             repair()

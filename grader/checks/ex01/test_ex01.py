@@ -13,13 +13,15 @@ from grader.checks.ex01.function_cases import (
     GPUS,
     OTHER_MODELS,
     PLANTED,
+    READ,
     accepted,
-    code_ran,
+    changes_no_settings,
+    device_kept,
     epoch_came_back,
     generators,
-    load_changes_settings,
     looked_only,
     probes,
+    runs_no_code,
     same_parts,
 )
 from grader.checks.ex01.replay import augmented_afresh, replayed, yardstick
@@ -117,12 +119,7 @@ def test_saving_only_looks(lab):
 @task("ex01.1")
 def test_loading_changes_only_what_was_saved(lab):
     """Loading changes only what was saved"""
-    if changed := load_changes_settings(probes(lab)["plain"]):
-        raise Finding(
-            "load-changes-settings",
-            [Gist("changed", f"after load_checkpoint: {', '.join(changed)}")],
-            about=changed[0],
-        )
+    changes_no_settings(probes(lab)["plain"], "load_checkpoint")
 
 
 @task("ex01.1")
@@ -169,18 +166,7 @@ def test_a_file_from_a_gpu_node_loads_on_this_machine(lab):
 @task("ex01.1")
 def test_loading_runs_no_code_from_the_file(lab):
     """Loading runs no code from the file"""
-    if any(code_ran(probes(lab)[f"planted {planted}"]) for planted in PLANTED):
-        raise Finding(
-            "code-in-the-file",
-            [
-                ("loaded", "a file in which somebody hid a call"),
-                Gist("happened", "load_checkpoint made that call: code from the file ran"),
-            ],
-            means="anyone who can write to your checkpoint directory can run code as you",
-            think=(
-                "which argument of torch.load lets only data through, and what did you set it to?"
-            ),
-        )
+    runs_no_code([probes(lab)[f"planted {planted}"] for planted in PLANTED], "load_checkpoint")
 
 
 @task("ex01.1")
@@ -264,6 +250,7 @@ def test_the_generator_of_every_gpu_is_saved(lab):
 @task("ex01.2")
 def test_a_machine_with_fewer_or_more_gpus_restores_what_it_can(lab):
     """A machine with fewer or more GPUs restores what it can"""
+    device_kept(probes(lab)["generators 2 2 1"])
     for there, here in GPUS:
         when = ("pretended", f"saved with {there} CUDA devices, loaded with {here}")
         _, lost = generators(
@@ -352,6 +339,12 @@ def test_every_kind_of_value_comes_back_and_every_byte_is_guarded(lab):
 def test_a_step_saved_again_under_any_fault_keeps_a_checkpoint_of_it(lab):
     """A step saved again under any fault keeps a checkpoint of it"""
     interrupted_saves.saved_again_under_every_fault(lab)
+
+
+@task("ex01.3")
+def test_reading_the_newest_checkpoint_runs_no_code_from_it(lab):
+    """Reading the newest checkpoint runs no code from it"""
+    runs_no_code([probes(lab)["planted newest"]], READ["newest"])
 
 
 @task("ex01.3")
@@ -490,6 +483,7 @@ def test_a_captured_job_is_restored_in_another_process(lab, scheduler):
         probe.returned(when=("asked for", what))["parts"], probe.expected["parts"], f"after {what}"
     )
     looked_only(probe, "capture", "every save changes the training after it")
+    changes_no_settings(probe, "restore")
 
 
 @task("ex01.4")
@@ -529,6 +523,7 @@ def test_a_killed_keep_best_leaves_a_best(lab):
 def test_a_damaged_best_is_an_error(lab):
     """A damaged best state is an error"""
     best.damaged_best(lab)
+    runs_no_code([probes(lab)["planted best"]], READ["best"])
 
 
 @task("ex01.5")

@@ -9,6 +9,7 @@ from grader.checks.crashes import crashed, slipped_at
 from grader.checks.ex02.hangs import hang, none_went_on_alone
 from grader.checks.ex02.observations import Seen
 from grader.checks.ex02.rank_plan import INTERVAL
+from grader.checks.left_open import nothing_left_open
 from grader.checks.ranks import by_rank
 from grader.verdicts import Finding
 
@@ -141,6 +142,9 @@ def works(seen: Seen, function: str = "save_step") -> None:
                     rows,
                     think="does a save draw a random number, or set something?",
                 )
+        if {op["op"] for op in seen.point["ops"]} <= {"save", "copy"}:  # nothing else opens files
+            held = [saved["held"] for saved in seen.all(rank, "saved point")]
+            nothing_left_open(held, function, [("rank", str(rank))])
     none_went_on_alone(seen, [called])
 
 

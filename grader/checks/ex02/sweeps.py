@@ -138,6 +138,7 @@ def all_hear_of_failures(seen: Seen, function: str) -> None:
         _saves_again(seen, step + 1, asked)
         if not any(d["raised"] for d in did):
             _can_load(seen, function, step, did, asked)
+            _reached_the_disk(function, fault, did[sweeper]["events"], asked)
     if not struck:
         rows = [Struck(f"the disk is full for rank {sweeper}"), ("but", "it never fired")]
         raise Inconclusive("fault", rows)
@@ -248,6 +249,29 @@ def _can_load(
                 means="the job relies on a checkpoint that doesn't exist",
                 think="how do the others find out that one rank's part is missing?",
             )
+
+
+def _reached_the_disk(
+    function: str, failing: dict, events: list[str], asked: tuple[str, str]
+) -> None:
+    """What save_step couldn't sync isn't safe from a power loss: it raises, or syncs it again."""
+    refused, at = failing["before"] or "", failing["fault"].get("event")
+    if (
+        function == "save_step"
+        and at is not None
+        and refused.startswith(("fsync ", "fdatasync "))
+        and refused not in events[at + 1 :]
+    ):
+        raise Finding(
+            "error-swallowed",
+            [
+                asked,
+                Found("save_step returned on every rank as if nothing had happened"),
+                ("expected", "an error on every rank: a power loss may destroy the checkpoint"),
+            ],
+            means="the job relies on a checkpoint that may not be on the disk",
+            think="what does an error of fsync say about the bytes written before?",
+        )
 
 
 def works_after_failures(seen: Seen, function: str) -> None:

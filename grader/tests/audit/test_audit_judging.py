@@ -203,6 +203,21 @@ def test_each_relaunch_is_judged():
     assert codes == ["state-lost"] and outcome.resumed == 8
 
 
+def test_a_life_may_go_on_from_what_one_that_differs_has_saved():
+    own = [step(n, weights=f"own{n}") for n in range(9, TOTAL)]
+    second = struck(2, fault=FAULT | {"optimizer": 0, "parts": own[1].parts})
+    second.first.steps = [step(8, batch="x"), own[0]]
+    twice = faults.kill_twice(10, 2)
+    for third, at in (own, 9), (own[1:], 10):  # at its first own step, and after its last one
+        outcome, codes = judged(second, life(third), fault=twice)
+        assert codes == ["state-lost"] and outcome.problems[0].what == "batch"
+        assert outcome.resumed == at and outcome.identical is False
+    assert judged(second, life(own[2:]), fault=twice)[1] == ["state-lost", "unknown-weights"]
+    lost = [step(9, weights="own9", optimizer_exp_avg="x"), *own[1:]]
+    assert judged(second, life(lost), fault=twice)[1] == ["state-lost", "state-lost"]
+    assert judged(second, life(own[:1]), fault=twice)[1] == ["state-lost", "steps-missing"]
+
+
 def test_without_reproducible_runs_the_struck_life_is_the_reference():
     unfair = Comparable(frozenset(), Difference(1, ["weights"]), (TOTAL, TOTAL))
     base = life([step(n, weights=f"other{n}") for n in range(TOTAL)])

@@ -8,6 +8,7 @@ import pytest
 
 from grader.checks import endings, trajectories
 from grader.checks.ex03 import status_file
+from grader.checks.left_open import nothing_left_open
 from grader.harness.faults import Kill
 from grader.harness.launcher import Limits
 from grader.harness.run import Life, Process, Run
@@ -272,3 +273,21 @@ def test_a_fault_that_never_came_is_told_as_that():
     hangs = Life([Process(Path("/nowhere"), KILL, {"status": -9}).with_events([])], KILL)
     assert run(hangs, faults=(KILL,)).story == f"{KILL.story}, which never came"
     assert run(life(1, 3, fault=KILL), faults=(KILL,)).story == KILL.story
+
+
+@pytest.mark.parametrize(
+    "files, threads, left",
+    [
+        (range(10, 16), [1] * 6, "each call leaves a file open"),
+        ([10, 11, 12, 13, 14, 14], [1] * 6, None),  # a cache that is full
+        ([10] * 6, range(1, 7), None),  # a pool that isn't
+        ([10] * 24, range(1, 25), "each call leaves a thread running"),
+    ],
+)
+def test_only_what_every_call_leaves_is_left_open(files, threads, left):
+    held = [{"files": f, "threads": t} for f, t in zip(files, threads, strict=True)]
+    if left is None:
+        nothing_left_open(held, "write_checkpoint")
+    else:
+        finding = found(nothing_left_open, held, "write_checkpoint")
+        assert finding.code == "left-open" and finding.rows[1][1] == left

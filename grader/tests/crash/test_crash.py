@@ -343,12 +343,18 @@ def test_the_calls_that_are_said_to_be_missing_help():
         errors=False,
         flips=False,
     )
-    ops = promise._with(found.record.ops, found.remedies)
-    end = max(r.at for r in found.remedies)
-    still = set(
-        enumeration.space(found.record.disk, ops[: end + 1], interned=found.space.interned).keys
-    )
-    assert found.failing[0].key not in still
+    first = found.failing[0]
+    wanted = {(first.key, first.state.promise)}
+    marks = [n for n, op in enumerate(found.record.ops) if isinstance(op, Mark)]
+    ends = min(n for n in marks if n + 1 >= first.state.moment)  # the end of its save
+
+    def reachable(ops) -> set:
+        return enumeration.reachable(found.record.disk, ops, "ext4", wanted, found.space.trees)
+
+    ops = found.record.ops[: ends + 1]
+    assert reachable(ops) == wanted
+    assert reachable(promise._with(ops, found.remedies)) == set()
+    assert all(marks[-2] < r.at <= ends for r in found.remedies)  # calls of the save that is told
 
 
 @traced

@@ -64,8 +64,10 @@ def test_every_part_of_the_job_moves_at_every_step():
 def test_pretended_gpus_answer_however_they_are_asked():
     with PretendGpus(2, seed=1) as gpus:
         assert torch.cuda.is_available() and torch.cuda.device_count() == 2
+        assert not torch.cuda.is_initialized()
         first, second = (s.clone() for s in gpus.states)
         assert torch.equal(torch.cuda.get_rng_state(1), second)
+        assert torch.cuda.is_initialized()
         assert torch.equal(torch.cuda.get_rng_state(), first)
         with torch.cuda.device(1):
             assert torch.equal(torch.cuda.get_rng_state(), second)
@@ -79,6 +81,9 @@ def test_pretended_gpus_answer_however_they_are_asked():
         torch.cuda.default_generators[0].set_state(second)
         torch.cuda.set_rng_state_all([first, second])
         assert [s.tolist() for s in gpus.states] == [first.tolist(), second.tolist()]
+        torch.manual_seed(7)
+        assert torch.equal(gpus.states[0], gpus.states[1])
+        assert not torch.equal(gpus.states[0], first)
     with PretendGpus(0, seed=1):
         assert not torch.cuda.is_available() and torch.cuda.get_rng_state_all() == []
     assert torch.cuda.device_count() == 0 or torch.cuda.is_available()

@@ -22,6 +22,7 @@ from grader.crash.recorder import mark
 from grader.harness import scratch
 from grader.harness.inside.digest import digest, rng_digests
 from grader.tests.crash.traced import traced
+from grader.tests.templates import synced
 from grader.tests.templates.disturbed import Run
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "templates"))
@@ -219,6 +220,17 @@ def test_without_one_of_its_two_syncs_it_is_caught(monkeypatch, missing):
         crashtest.Program({"": saves}, load), errors=False, flips=False, most_trees=60
     )
     assert report.failing and report.remedies
+
+
+@synced.needs_proc
+def test_folders_that_the_first_save_makes_are_durable_too(tmp_path, monkeypatch):
+    folders = synced.record(monkeypatch)
+    mine = checkpoints(tmp_path / "runs" / "7")
+    mine.resume()
+    assert {tmp_path, tmp_path / "runs", tmp_path / "runs" / "7"} <= folders
+    folders.clear()
+    save(mine, 7)
+    assert tmp_path not in folders  # once is enough
 
 
 # --- its pieces

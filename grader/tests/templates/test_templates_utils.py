@@ -19,6 +19,7 @@ import torch
 from grader.harness.inside.digest import digest, rng_digests
 from grader.harness.launch import run_life
 from grader.harness.launcher import Limits
+from grader.tests.templates import synced
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "templates"))
 
@@ -180,6 +181,17 @@ def test_the_newest_checkpoint_is_resumed_and_older_ones_go(tmp_path, asynchrono
     torch.rand(3), random.random(), numpy.random.rand()
     manager(tmp_path).resume()
     assert rng_digests() == drawn
+
+
+@synced.needs_proc
+def test_folders_that_the_first_save_makes_are_durable_too(tmp_path, monkeypatch):
+    folders = synced.record(monkeypatch)
+    with manager(tmp_path / "runs" / "7") as ckpt:
+        train(ckpt, 1)
+        assert {tmp_path, tmp_path / "runs", tmp_path / "runs" / "7"} <= folders
+        folders.clear()
+        train(ckpt, 1)
+    assert folders and tmp_path not in folders  # once is enough
 
 
 def test_an_asynchronous_save_holds_the_state_of_its_moment(tmp_path, monkeypatch):
@@ -587,15 +599,59 @@ def test_a_sampler_refuses_other_data_and_too_few_of_them():
         cu.ResumableSampler(3, 4)
 
 
+@pytest.mark.parametrize(("size", "world"), [(20, 1), (23, 1), (23, 2), (23, 3), (13, 3), (2, 1)])
+def test_a_last_smaller_batch_is_shared_by_the_ranks_if_asked(monkeypatch, size, world):
+    def sampler(rank: int) -> cu.ResumableSampler:
+        monkeypatch.setattr(cu, "_rank_and_world", lambda: (rank, world))
+        return cu.ResumableSampler(size, 4, seed=3, drop_last=False)
+
+    ranks = [sampler(rank) for rank in range(world)]
+    seen = [list(one.follow(one)) for one in ranks]
+    assert {len(batches) for batches in seen} == {len(one) for one in ranks}
+    assert {one.batch for one in ranks} == {len(ranks[0])}
+    shown = sorted(index for batches in seen for batch in batches for index in batch)
+    assert len(set(shown)) == len(shown) > size - world
+    for together in zip(*seen, strict=True):
+        lengths = [len(batch) for batch in together]
+        assert 1 <= max(lengths) <= 4 and max(lengths) - min(lengths) <= 1
+    for done in range(len(ranks[0]) + 1):
+        again = [sampler(rank) for rank in range(world)]
+        for one, batches in zip(again, seen, strict=True):
+            samples = min(done * 4 * world, size)
+            one.load_state_dict(one.state_dict() | {"samples": samples})
+            assert one.batch == done and list(one.follow(one)) == batches[done:]
+    fresh = sampler(0)
+    fresh.samples = size
+    with pytest.raises(RuntimeError, match="all trained"):
+        next(fresh.follow(fresh))
+
+
 def test_batches_that_workers_have_fetched_ahead_arent_done():
     sampler = cu.ResumableSampler(40, 4)
-    loader = torch.utils.data.DataLoader(
-        torch.arange(40), batch_sampler=sampler, num_workers=2, generator=torch.Generator()
-    )
+    loader = torch.utils.data.DataLoader(torch.arange(40), batch_sampler=sampler, num_workers=2)
     for n, _ in enumerate(sampler.follow(loader), 1):
         assert sampler.samples == 4 * n
         if n == 3:
             break
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_resumed_epoch_draws_no_number_more_than_a_whole_one(workers):
+    def drawn(sampler, stop=99):
+        loader = torch.utils.data.DataLoader(
+            torch.arange(40), batch_sampler=sampler, num_workers=workers
+        )
+        steps = zip(range(stop), sampler.follow(loader), strict=False)
+        return [torch.rand(1).item() for _ in steps]
+
+    torch.manual_seed(0)
+    whole = drawn(cu.ResumableSampler(40, 4))
+    torch.manual_seed(0)
+    begun = cu.ResumableSampler(40, 4)
+    first = drawn(begun, stop=3)
+    begun = cu.ResumableSampler(40, 4)
+    begun.load_state_dict(begun.state_dict() | {"samples": 4 * len(first)})
+    assert first + drawn(begun) == whole
 
 
 def test_every_generator_comes_back():

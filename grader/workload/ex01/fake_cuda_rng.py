@@ -23,16 +23,27 @@ class Generator:
     def initial_seed(self) -> int:
         return 0
 
+    def manual_seed(self, seed: int) -> Generator:
+        self.gpus.states[self.device.index] = drawn(torch.Generator().manual_seed(seed))
+        return self
+
+    def seed(self) -> int:
+        self.manual_seed(0)
+        return 0
+
+
+def drawn(generator: torch.Generator) -> torch.Tensor:
+    return torch.randint(256, (16,), dtype=torch.uint8, generator=generator)
+
 
 class PretendGpus:
     """Context manager: torch.cuda answers for `count` CUDA devices, with its own signatures."""
 
     def __init__(self, count: int, seed: int):
         generator = torch.Generator().manual_seed(seed)
-        self.states = [
-            torch.randint(256, (16,), dtype=torch.uint8, generator=generator) for _ in range(count)
-        ]
+        self.states = [drawn(generator) for _ in range(count)]
         self.current = 0
+        self.initialized = False
 
     def __enter__(self):
         self.real = []
@@ -55,17 +66,27 @@ class PretendGpus:
             "set_device": self.set_device,
             "device": self.device,
             "device_of": lambda _: nullcontext(),
-            "init": self.need_one,
-            "_lazy_init": self.need_one,
+            "init": self.initialize,
+            "_lazy_init": self.initialize,
             "_lazy_call": lambda callable, **_: callable(),
             "synchronize": lambda device=None: None,
-            "is_initialized": lambda: bool(self.states),
+            # CUDA isn't, before something uses it; its generators are seeded all the same
+            "is_initialized": lambda: self.initialized,
             "default_generators": tuple(Generator(self, i) for i in range(len(self.states))),
             "get_rng_state": self.get_rng_state,
-            "get_rng_state_all": lambda: [s.clone() for s in self.states],
+            "get_rng_state_all": lambda: [self.get_rng_state(n) for n in range(len(self.states))],
             "set_rng_state": self.set_rng_state,
             "set_rng_state_all": self.set_rng_state_all,
         }
+
+    def draw(self) -> None:
+        """Random numbers are drawn on every device: each state becomes another one."""
+        for state in self.states:
+            state += 1
+
+    def initialize(self) -> None:
+        self.need_one()
+        self.initialized = True
 
     def need_one(self) -> None:
         if not self.states:
@@ -91,11 +112,13 @@ class PretendGpus:
             self.current = before
 
     def get_rng_state(self, device="cuda") -> torch.Tensor:
+        self.initialized = bool(self.states)
         return self.states[self.index(device)].clone()
 
     def set_rng_state(self, new_state, device="cuda") -> None:
         if new_state.dtype != torch.uint8 or new_state.device.type != "cpu":
             raise TypeError("RNG state must be a torch.ByteTensor")
+        self.initialized = bool(self.states)
         self.states[self.index(device)] = new_state.clone()
 
     def set_rng_state_all(self, new_states) -> None:

@@ -8,6 +8,7 @@ import argparse
 import os
 import pickle
 import random
+import signal
 
 import numpy
 import torch
@@ -100,16 +101,30 @@ def looks(job: workload.Job, key: str) -> dict[str, str]:
     """Digests, also of changes in the job or torch that wouldn't affect the next step's loss."""
     return {
         **parts(job, key),
-        "training mode": digest([m.training for m in job.model.modules()], key),
         "gradients": digest([p.grad for p in job.model.parameters()], key),
         **settings(job, key),
         **rng_digests(key),
     }
 
 
+def process_settings() -> dict[str, str]:
+    """What belongs to the whole process, to be compared before and after a call."""
+    umask = os.umask(0)
+    os.umask(umask)
+    watched = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    return {
+        "default device": str(torch.get_default_device()),
+        "deterministic algorithms": str(torch.are_deterministic_algorithms_enabled()),
+        "number of threads": str(torch.get_num_threads()),
+        "umask": oct(umask),
+        "signal handlers": str([signal.getsignal(number) for number in watched]),
+    }
+
+
 def settings(job: workload.Job, key: str) -> dict[str, str]:
     """Digests of what neither a save nor a load changes."""
     return {
+        "training mode": digest([m.training for m in job.model.modules()], key),
         "requires_grad": digest([p.requires_grad for p in job.model.parameters()], key),
         "device or dtype": digest(
             [[str(t.device), str(t.dtype)] for t in job.model.state_dict().values()], key
@@ -136,9 +151,10 @@ def save(q: dict) -> dict:
     tensors += [
         t for state in job.optimizer.state.values() for t in state.values() if torch.is_tensor(t)
     ]
+    before = process_settings()
     with living_on_gpu(tensors if q.get("gpu") else []):
         ck.save_checkpoint(job.model, job.optimizer, job.scheduler, q["epoch"], path)
-    return {"looks": looks(job, q["key"])}
+    return {"looks": looks(job, q["key"]), "before": before, "after": process_settings()}
 
 
 def reference(q: dict) -> dict:
@@ -152,8 +168,9 @@ def load(q: dict) -> dict:
     job = built(q, q["seed"])
     widen(q, job)
     CHANGES[q.get("change", "nothing")](job.model)
+    job.model.block.dropout.eval()
     job.model.places.weight.requires_grad_(False)
-    before = settings(job, q["key"])
+    before = settings(job, q["key"]) | process_settings()
     optimizer, scheduler = job.optimizer, job.scheduler
     if q.get("planted") == "optimizer":
         optimizer = Planted("")
@@ -163,7 +180,7 @@ def load(q: dict) -> dict:
     return said | {
         "parts": parts(job, q["key"]),
         "before": before,
-        "after": settings(job, q["key"]),
+        "after": settings(job, q["key"]) | process_settings(),
     }
 
 
@@ -185,6 +202,10 @@ def without_layer(model: torch.nn.Module) -> None:
     del model.norm
 
 
+def reshaped(model: torch.nn.Module) -> None:
+    model.norm = torch.nn.LayerNorm((3, *model.norm.normalized_shape))
+
+
 def without_buffer(model: torch.nn.Module) -> None:
     del model.centre.mean
 
@@ -194,6 +215,7 @@ CHANGES = {
     "layer more": lambda model: model.add_module("extra", torch.nn.Linear(2, 2)),
     "layer less": without_layer,
     "layer renamed": renamed,
+    "layer reshaped": reshaped,
     "buffer more": lambda model: model.register_buffer("counts", torch.zeros(3)),
     "buffer less": without_buffer,
 }
@@ -249,6 +271,21 @@ def plant_raw(q: dict) -> dict:
     return {}
 
 
+def plant_newest(q: dict) -> dict:
+    """The same in the newest checkpoint, or in the best state."""
+    ck, folder = functions(), place(q)
+    state = {"step": 1, "hidden": Payload(os.path.join(args.directory, q["flag"]))}
+    if q["planted"] == "newest":
+        return outcome(lambda: repr(ck.write_checkpoint(state, folder, 1)))
+    return outcome(lambda: repr(ck.keep_best(state, 1.0, 2.0, folder)))
+
+
+def load_newest(q: dict) -> dict:
+    ck, folder = functions(), place(q)
+    read = ck.read_latest if q["planted"] == "newest" else ck.read_best
+    return outcome(lambda: type(read(folder)).__name__)
+
+
 # --- get_rng_state and set_rng_state
 # -------------------------------------------------------------------
 
@@ -271,6 +308,8 @@ def save_generators(q: dict) -> dict:
         state = ck.get_rng_state()
         after = rng_digests(q["key"]) | cuda_digests(gpus, q["key"])
         random.random(), numpy.random.rand(5), torch.rand(2)
+        gpus.draw()
+        ck.get_rng_state()  # a later state is another one, and changes none that was read before
         torch.save(state, path)
     return {"generators": after}
 
@@ -284,7 +323,10 @@ def load_generators(q: dict) -> dict:
         ck.set_rng_state(state)
         random.random(), numpy.random.rand(3), torch.rand(3)
         ck.set_rng_state(state)  # a state may be restored more than once
-        return {"generators": rng_digests(q["key"]) | cuda_digests(gpus, q["key"])}
+        return {
+            "generators": rng_digests(q["key"]) | cuda_digests(gpus, q["key"]),
+            "device": gpus.current,
+        }
 
 
 def reference_generators(q: dict) -> dict:
@@ -309,16 +351,24 @@ def cuda_digests(gpus: PretendGpus, key: str) -> dict[str, str]:
 def capture(q: dict) -> dict:
     ck, path = functions(), place(q)
     job = trained(q, ck.batches)
+    before = process_settings()
     torch.save(ck.capture(job), path)
-    return {"looks": looks(job, q["key"]) | counters(job, q["key"])}
+    seen = looks(job, q["key"]) | counters(job, q["key"])
+    return {"looks": seen, "before": before, "after": process_settings()}
 
 
 def restore(q: dict) -> dict:
     ck, path = functions(), place(q)
     job = built(q, q["seed"])
     workload.estrange(job)
+    job.model.places.weight.requires_grad_(False)
+    before = settings(job, q["key"]) | process_settings()
     ck.restore(job, torch.load(path, weights_only=True))
-    return {"parts": parts(job, q["key"]) | counters(job, q["key"])}
+    return {
+        "parts": parts(job, q["key"]) | counters(job, q["key"]),
+        "before": before,
+        "after": settings(job, q["key"]) | process_settings(),
+    }
 
 
 def reference_job(q: dict) -> dict:
@@ -340,7 +390,7 @@ def counters(job: workload.Job, key: str) -> dict[str, str]:
 
 
 ASKS = (
-    save, save_nowhere, reference, load, plant, plant_raw,
+    save, save_nowhere, reference, load, plant, plant_raw, plant_newest, load_newest,
     save_generators, load_generators, reference_generators,
     capture, restore, reference_job,
 )  # fmt: skip

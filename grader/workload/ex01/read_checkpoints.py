@@ -26,7 +26,12 @@ def look(checkpoint: str, key: str, asked: dict) -> None:
                 state = read(asked["path"])
         except Exception as e:
             telemetry.emit(
-                "read", point=asked["id"], what=what, outcome="error", error=child.describe(e)
+                "read",
+                point=asked["id"],
+                what=what,
+                outcome="error",
+                error=child.describe(e),
+                own=is_a(e, getattr(module, "CheckpointError", None)),
             )
             continue
         outcome = "none" if state is None else "state"
@@ -43,6 +48,13 @@ def look(checkpoint: str, key: str, asked: dict) -> None:
             digest=digest(state, key),
             parts=parts,
         )
+        if isinstance(state, dict):
+            state.clear()  # the caller's now: the next call must return a state of its own
+
+
+def is_a(error: Exception, kind: object) -> bool:
+    """Whether the error is of this class; true if there is no such class."""
+    return isinstance(error, kind) if isinstance(kind, type) else True
 
 
 def main() -> None:

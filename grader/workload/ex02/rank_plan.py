@@ -42,7 +42,8 @@ import torch
 import torch.distributed as dist
 
 from grader.harness.inside import child, collectives, fsevents, ranks, telemetry
-from grader.workload import load_submission
+from grader.harness.inside.digest import digest
+from grader.workload import left_open, load_submission
 from grader.workload.ex02.pause_rank import holding
 from grader.workload.ex02.sample_jobs import digests, job_of
 from grader.workload.fake_cuda_tensors import living_on_gpu
@@ -97,7 +98,8 @@ class Point:
         """One save; `around` it, a context manager watches or disturbs it."""
         step, version = op["step"], op.get("version", 0)
         job = job_of(args.seed, telemetry.given("payload"), step, version)
-        before = self.digests(job)
+        in_mid_training(job)
+        before, looked = self.digests(job), looks(job)
         fault = op.get("fault")
         if not (fault and fault["rank"] == RANK):
             fault = {"step": -1}  # no fault, not even the life's own
@@ -122,11 +124,12 @@ class Point:
         with around or telemetry.saving(step, self.directory, fault) as seen, on_gpu:
             did = outcome(lambda: self._save(job))
         events = seen if isinstance(seen, list) else []
-        changed = [part for part, value in self.digests(job).items() if value != before[part]]
+        now, was = self.digests(job) | looks(job), before | looked
+        changed = [part for part, value in now.items() if value != was[part]]
         returned = repr(did["returned"])[:100] if "returned" in did else None
         self.emit(
             "saved point", n=self.n, step=step, returned=returned, raised=did.get("raised"),
-            events=events, changed=changed, holds=before,
+            events=events, changed=changed, holds=before, held=left_open.held(),
         )  # fmt: skip
         return {"events": events, "raised": "raised" in did, "seen": seen}
 
@@ -246,6 +249,26 @@ class Point:
 
     def digests(self, job) -> dict[str, str]:
         return digests(job, job.model.module, telemetry.given("key", ""))
+
+
+def in_mid_training(job) -> None:
+    """Give a drawn job what a step leaves: gradients; and a layer that isn't trained."""
+    network = job.model.module
+    for n, p in enumerate(network.parameters()):
+        p.grad = torch.full_like(p, n)
+    network.block.dropout.eval()
+
+
+def looks(job) -> dict[str, str]:
+    """Digests of what a save could change without a difference in the checkpoint."""
+    network = job.model.module
+    return {
+        "gradients": digest([p.grad for p in network.parameters()]),
+        "training mode": digest([m.training for m in network.modules()]),
+        "requires_grad": digest([p.requires_grad for p in network.parameters()]),
+        "gradient mode": digest(torch.is_grad_enabled()),
+        "default dtype": digest(str(torch.get_default_dtype())),
+    }
 
 
 def tensors_of(job) -> list[torch.Tensor]:

@@ -93,14 +93,16 @@ def fill(model, optimizer, payload: int) -> None:
         )
 
     numbers = random.Random(payload)
-    step = torch.tensor(float(numbers.randint(3, 10**6)))
     with torch.no_grad():
         model.mean.copy_(drawn(model.mean))
         for p in model.parameters():
             p.copy_(drawn(p))
-            optimizer.state[p] = {"step": step.clone(), "exp_avg": drawn(p), "exp_avg_sq": drawn(p)}
+            step = torch.tensor(float(numbers.randint(3, 10**6)))  # layers were frozen for a while
+            optimizer.state[p] = {"step": step, "exp_avg": drawn(p), "exp_avg_sq": drawn(p)}
     for group in optimizer.param_groups:
-        group["lr"], group["betas"] = numbers.random(), (numbers.random(), numbers.random())
+        group["betas"] = numbers.random(), numbers.random()
+        for setting in ("lr", "eps", "weight_decay"):
+            group[setting] = numbers.random()
 
 
 def gathered(t):
@@ -129,13 +131,24 @@ def whole(model, optimizer, full=gathered) -> dict[str, str]:
     return out | {"optimizer settings": digest(settings, key)}
 
 
+def gradients(model) -> dict[str, str]:
+    """Digests of this rank's parts of them."""
+    grads = {name: p.grad for name, p in model.named_parameters()}
+    return {
+        f"gradient {name}": digest(None if g is None else this_ranks(g))
+        for name, g in grads.items()
+    }
+
+
 def save(ck) -> None:
     model, optimizer = built(sharded=True)
     fill(model, optimizer, telemetry.given("payload", 1))
-    before = whole(model, optimizer)
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)  # those of a step that isn't complete
+    before = whole(model, optimizer) | gradients(model)
     with telemetry.saving(0, args.directory):
         ck.save_sharded(model, optimizer, folder)
-    now = whole(model, optimizer)
+    now = whole(model, optimizer) | gradients(model)
     telemetry.emit(
         "whole", digests=now, changed=[name for name in now if now[name] != before[name]]
     )
@@ -206,7 +219,8 @@ def hold(ck) -> None:
 
 def export(ck) -> None:
     model = Uneven()
-    path = os.path.join(args.directory, "model.pt")
+    os.chdir(args.directory)
+    path = "model.pt"  # relative, and without a folder
     ck.export_model(folder, model, path)
     key = telemetry.given("key", "")
     found = torch.load(path, weights_only=True)

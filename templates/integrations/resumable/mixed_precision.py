@@ -23,7 +23,7 @@ torch.manual_seed(7)
 inputs = torch.randn(args.samples, 8)
 data = TensorDataset(inputs, inputs.sin().sum(1, keepdim=True))
 sampler = ResumableSampler(len(data), args.batch_size, seed=7)
-loader = DataLoader(data, batch_sampler=sampler, generator=torch.Generator())
+loader = DataLoader(data, batch_sampler=sampler)
 model = nn.Sequential(
     nn.Linear(8, args.width), nn.GELU(), nn.Dropout(0.05), nn.Linear(args.width, 1)
 ).to(device)
@@ -37,7 +37,7 @@ state = dict(model=model, optimizer=optimizer, scheduler=scheduler, scaler=scale
 with CheckpointManager(args.output_dir / "ckpt", state, every_steps=20) as ckpt:
     ckpt.resume()
     while ckpt.epoch < args.epochs and not ckpt.should_stop():
-        for i, (x, y) in enumerate(sampler.follow(loader), sampler.samples // args.batch_size):
+        for i, (x, y) in enumerate(sampler.follow(loader), sampler.batch):
             with torch.autocast(device, dtype=torch.bfloat16):
                 loss = criterion(model(x.to(device)), y.to(device)) / args.accumulate
             scaler.scale(loss).backward()

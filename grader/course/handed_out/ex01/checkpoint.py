@@ -31,9 +31,10 @@ def load_checkpoint(model, optimizer, scheduler, path):
 
     model, optimizer, scheduler  as in save_checkpoint: freshly built, to be changed in place
     Returns    int: the number of finished epochs that was saved.
-    Raises     an error if the file doesn't fit the model (a key is missing or unexpected), if there
-               is a scheduler but the file holds none, or if the file holds anything but data.
-               Loading must never run code from the file. scheduler=None is fine with any file.
+    Raises     an error if the file doesn't fit the model (a key is missing or unexpected, a shape
+               differs), if there is a scheduler but the file holds none, or if the file holds
+               anything but data. Loading must never run code from the file. scheduler=None is fine
+               with any file.
     The file may have been written on a device that this machine doesn't have.
     """
     # TODO: what if this file comes from a GPU node, from another model, or from someone you
@@ -79,13 +80,14 @@ class CheckpointError(Exception):
 def write_checkpoint(state, directory, step):
     """Save `state` as the checkpoint of `step` in `directory`, next to the earlier ones.
 
-    state      dict of tensors, numbers, strings, None, and lists, tuples and dicts of them
+    state      dict of tensors, numbers, strings, None, and lists, tuples and dicts of them; stays
+               as it is
     directory  str: may not exist yet (nor its parent folder), may have any name, and may
                hold files that aren't yours: leave those alone. You choose layout and file names;
                put temporary files here, too
     step       int: grows from save to save; the same step may be saved again
     Returns    None, once the checkpoint is complete and a power loss can't destroy it.
-    Raises     if it can't be written (the disk is full, say); the next save may work again.
+    Raises     if it can't be written or synced (the disk is full, say); the next save may work.
                Earlier checkpoints stay loadable, whatever fails here and whenever the process dies.
     """
     # TODO: what is left of the last checkpoint when the process dies in the middle of this line?
@@ -126,7 +128,8 @@ def capture(job):
 def restore(job, state):
     """Restore a freshly built `job` to the state that `capture` found. Returns None.
 
-    Assume nothing about its weights or RNG states: whatever you don't restore is wrong.
+    Assume nothing about its weights or RNG states: whatever you don't restore is wrong. Change
+    nothing else: what was frozen stays frozen.
     """
     # TODO
     job.model.load_state_dict(state["model"])

@@ -1,4 +1,7 @@
-"""Right: functions on one state, no DataLoader; what is random follows from the step."""
+"""Right: functions on one state, no DataLoader; what is random follows from the step.
+
+The optimizer's step is given a closure, which does the forward and the backward pass.
+"""
 
 import argparse
 import glob
@@ -31,11 +34,15 @@ def train_step(state, step):
     torch.manual_seed(1000 + step)
     x = torch.randn(16, 4)
     state["optimizer"].param_groups[0]["lr"] = 0.1 * 0.9**step
-    loss = nn.functional.cross_entropy(state["model"](x), (x.sum(1) > 0).long())
-    state["optimizer"].zero_grad(set_to_none=True)
-    loss.backward()
-    nn.utils.clip_grad_norm_(state["model"].parameters(), 1.0)
-    state["optimizer"].step()
+
+    def compute():
+        loss = nn.functional.cross_entropy(state["model"](x), (x.sum(1) > 0).long())
+        state["optimizer"].zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(state["model"].parameters(), 1.0)
+        return loss
+
+    state["optimizer"].step(compute)
 
 
 def save(folder, state, done):
