@@ -37,7 +37,7 @@ def _fsync_path(path: AnyPath) -> None:
 
 
 def _fsync_ancestors(path: Path) -> None:
-    """Make the names on the way to `path` durable: whoever made those folders rarely syncs them."""
+    """Make the names on the way to `path` durable: programs that make folders rarely sync them."""
     device = path.stat().st_dev
     for parent in path.parents:
         try:
