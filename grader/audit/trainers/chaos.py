@@ -18,11 +18,13 @@ from xml.etree import ElementTree
 
 from grader.audit.problems import NOTE
 from grader.audit.trainers import fetching, running
+from grader.audit.trainers.cases import SCRIPTS as SCRIPTS_FOLDER
 from grader.audit.trainers.cases import Case
 from grader.course.catalog import ROOT
 from grader.errors import UsageError
 
 JOBS = ROOT / "grader" / "tests" / "audit" / "jobs"
+DIGEST = "digest_checkpoint.py"
 ENVIRONMENT = "ckpt-chaos"
 POINTS = 6  # crash points of ckpt-chaos; its default is 40
 MODES = "before,torn,term"
@@ -93,7 +95,8 @@ def _theirs(script: Script, settings: dict[str, str], where: Path, folder: Path)
     for old in (junit, log):
         old.unlink(missing_ok=True)
     words = ["ckpt-chaos", "run", "--work", str(work), "--junit", str(junit), "--modes", MODES]
-    words += ["--max-points", str(POINTS), "--result-file", f"{{out}}/{script.result}"]
+    result = f"python {SCRIPTS_FOLDER}/{DIGEST} {{out}}/{script.result}"
+    words += ["--max-points", str(POINTS), "--result-cmd", result]
     words += ["--fail-on", VERDICTS, "--", *shlex.split(script.train)]
     began = time.monotonic()
     fetching.bounded(words, seconds=LONGEST, cwd=where, environment=settings, log=log)
