@@ -209,8 +209,8 @@ def notes_stay_with_their_job(lab: Lab, think: str) -> None:
     lives = [(job, *left[job].pop(0)) for job in mixed]
     (said,) = _said(lab, [lives], think, moved=True)
     more = (
-        " (another job runs in another directory; both are moved from life to life, and each life "
-        "is a job of its own, on another node, a day later)"
+        " (another job runs in another directory; both are moved from life to life, to names with "
+        "'lr=[0.1]*', and each life is a job of its own, on another node, a day later)"
     )
     for job, course in enumerate(courses):
         _judge([s for s, j in zip(said, mixed, strict=False) if j == job], course, think, more)

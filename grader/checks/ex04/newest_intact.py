@@ -111,11 +111,8 @@ def _judge(asked: Asked, said: dict, think: str) -> None:
             Found(f"newest_intact changed {_changed(asked)}"),
             ("expected", "it only reads"),
         ]
-        raise Finding(
-            "wrong-newest",
-            rows,
-            think=think,
-        )
+        think = "what does your function write, remove or touch, and who else needs it?"
+        raise Finding("wrong-newest", rows, think=think)
 
 
 def _changed(asked: Asked) -> str:

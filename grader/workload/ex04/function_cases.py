@@ -87,6 +87,7 @@ def lives(ck, question: dict, top: Path) -> dict:
 
 # --- 4.4  a chain instead of a requeue ------------------------------------------------------------
 
+
 class Node:
     """What a process sees of its machine: it makes this one look like another."""
 
