@@ -46,7 +46,7 @@ def newest_intact(directory):
     Returns    str: the folder's path; None if there is no checkpoint at all (or no such directory):
                start fresh.
     Raises     NothingIntact if there are checkpoints, but none is intact. Starting fresh would
-               throw the run away.
+               throw the run away. Also raises the error of a directory that can't be listed.
     Change nothing on the disk.
     """
     ### BEGIN SOLUTION

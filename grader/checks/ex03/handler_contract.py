@@ -259,7 +259,12 @@ def _left_alone(around: list, files: list, think: str) -> None:
             "a signal that comes while the program is printing raises "
             "'RuntimeError: reentrant call', in the middle of training"
         ),
-        "blocked": "signals that stay blocked never arrive",
+        "blocked": (
+            "signals that stay blocked never arrive"
+            if set(after["blocked"]) - set(before["blocked"])
+            else "signals that the program had blocked interrupt it all the same"
+        ),
+        "open files": "when a thousand are open, the next open fails: that of a save, too",
     }
     found = (
         f"it printed ({after[what] - before[what]} bytes)"

@@ -164,7 +164,8 @@ class Draw:
             ["exit"],
             *self.passing(*mine),
         ]
-        return [self.program(*operations)]
+        none = [self.block(()), *self.passing(*other), ["exit"], ["look"]]
+        return [self.program(*operations), self.program(*none)]
 
     def any_moment(self) -> list[dict]:
         numbers = [int(n) for n in self.mixed(TERM, USR1, USR2)]

@@ -30,6 +30,7 @@ from grader.harness.workbench import Cancelled
 from grader.slurm import Cluster, ClusterError, NotInstalled, backend
 from grader.slurm.target import Where
 from grader.verdicts import Finding, Inconclusive
+from grader.workload.ex04.train import DONE
 
 POLL = 0.2  # s between two looks at the queue
 BUSY = 1.0  # s between two, while a life is under way
@@ -62,8 +63,8 @@ def ran(
            checkpoint damaged "how"), "lost" (the whole job is killed), "exit" with a "status"; one
            with "every" strikes every life
     uses   which of the submission's Python functions the training calls (train.py --uses)
-    then   called with (cluster, job id) when the run is over; what is in the queue then is
-           followed as well
+    then   called with (cluster, job id) when the training is done and the run over; what is in
+           the queue then is followed as well
     most   lives; more are a loop without end
     quick  many lives: on the stand-in, where it can run them
     watched  somebody looks on
@@ -278,7 +279,7 @@ def _watch(
         # answer
         empty = empty + 1 if answered and not mine else 0
         if empty == 2:
-            if then is None:
+            if then is None or not any(e["status"] == DONE for e in run.all("left")):
                 return
             then(cluster, first)
             then, empty = None, 0

@@ -163,8 +163,9 @@ def _reached(run: ClusterRun) -> int:
 
 
 def ended_well(run: ClusterRun) -> None:
-    """The cluster says COMPLETED of the last job."""
-    last = list(run.jobs.values())[-1]
+    """The cluster says COMPLETED of the job in which the training got done."""
+    of = [life[0]["job"] for life in run.lives if {"left"} & {e["event"] for e in life}]
+    last = run.jobs.get(of[-1], {}) if of else {}
     if run.finished and last.get("JobState") not in ("COMPLETED", None):
         rows = [
             ("done", "the training ended with exit status 0"),

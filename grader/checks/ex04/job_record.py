@@ -110,10 +110,13 @@ class ClusterRun:
 
     @property
     def finished(self) -> bool:
-        """A life trained the last step and left with the status that says so."""
+        """A life left with the status that says so when it, or one before it, had saved the last
+        step: a signal may come just then.
+        """
+        saved = False
         for life in self.lives:
-            done = any(e["event"] == "left" and e["status"] == DONE for e in life)
-            if done and any(e["event"] == "saved" and e["step"] == STEPS for e in life):
+            saved = saved or any(e["event"] == "saved" and e["step"] == STEPS for e in life)
+            if saved and any(e["event"] == "left" and e["status"] == DONE for e in life):
                 return True
         return False
 

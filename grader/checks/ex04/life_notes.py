@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 from grader.checks.ex04.outcomes import outcome
-from grader.checks.questions import ask
+from grader.checks.questions import ask, cwd_changed
 from grader.harness import scratch
 from grader.harness.lab import Lab
 from grader.verdicts import Finding, Found
@@ -52,6 +52,7 @@ def a_finished_job_has_nothing_to_do(draw: Random) -> Courses:
         (40, None, None),
         (40, "done", 1),
         (10, "failed", 2),
+        (0, None, 1),
     ]
     again = [(0, "failed", None), (0, "done", 2), *[(draw.choice([0, 10, 40]), None, 1)] * 3]
     return [
@@ -68,7 +69,10 @@ def a_crash_loop_ends(draw: Random) -> Courses:
         courses.append(
             [(step, draw.choice(["failed", None]), tries) for _ in range((tries or TRIES) + 2)]
         )
-    return [*courses, [(9, "failed", 3)] * 5, [(9, None, 3)] * 5]
+    step = draw.randint(0, 90)
+    # `tries` is another one in each of its lives
+    changed: list[Life] = [(step, "failed", tries) for tries in (4, 4, 2, 4)]
+    return [*courses, changed, [(9, "failed", 3)] * 5, [(9, None, 3)] * 5, [(0, "failed", 3)] * 5]
 
 
 def progress_starts_the_count_anew(draw: Random) -> Courses:
@@ -152,6 +156,8 @@ def _function(said: dict) -> str:
 def _judge(said: list[dict], course: list[Life], think: str, more: str = "") -> None:
     want = expected(course)
     for n, (life, wanted) in enumerate(zip(course, want, strict=False)):
+        if n < len(said) and said[n].get("moved"):
+            raise cwd_changed("begin_life and end_life")
         if (got := _came_to(said[n]) if n < len(said) else None) != wanted:
             before = f"lives before it: {_story(course[:n])}" if n else "the first life"
             rows = [
@@ -188,15 +194,24 @@ def _story(course: list[Life]) -> str:
 
 
 def notes_stay_with_their_job(lab: Lab, think: str) -> None:
-    """Two jobs at a time; their directories are moved from life to life."""
+    """Two jobs at a time; their directories are moved from life to life, which are on other nodes
+    and days.
+    """
     draw = lab.draw
-    courses = [_any(draw, ["failed", None]) for _ in range(2)]
+    step = draw.randrange(100)
+    courses: Courses = [
+        [*_any(draw, ["failed", None]), *[(step, "failed", 3)] * 4],
+        [*_any(draw, ["failed", None]), (step, "preempted", 3), *[(step, "done", 3)] * 2],
+    ]
     mixed = [job for job, course in enumerate(courses) for _ in course]
     draw.shuffle(mixed)
     left = [list(course) for course in courses]
     lives = [(job, *left[job].pop(0)) for job in mixed]
     (said,) = _said(lab, [lives], think, moved=True)
-    more = " (another job runs in another directory, and both are moved in between)"
+    more = (
+        " (another job runs in another directory; both are moved from life to life, to names with "
+        "'lr=[0.1]*', and each life is a job of its own, on another node, a day later)"
+    )
     for job, course in enumerate(courses):
         _judge([s for s, j in zip(said, mixed, strict=False) if j == job], course, think, more)
 

@@ -19,6 +19,9 @@ ERRORS = (
     "OSError",
     "BlockingIOError",
     "RuntimeError",
+    "ValueError",
+    "TimeoutError",
+    "MemoryError",
     "SystemExit",
     "KeyboardInterrupt",
 )
@@ -72,6 +75,9 @@ def errors_leave_the_block(lab: Lab, think: str) -> None:
         again = [
             ("A", "enter", d),
             ("A", "raise", error, text),
+            ("B", "enter", d),
+            ("A", "enter", d),
+            ("B", "leave"),
             ("A", "enter", d),
             ("B", "enter", d),
             ("A", "leave"),
@@ -220,13 +226,20 @@ def _story(does: Does, nodes: dict) -> str:
     return "; ".join(said)
 
 
+HOLDERS = {  # what became of an earlier one
+    "none": "nobody ever held it",
+    "killed": "an earlier holder was killed",
+    "leaves": "an earlier holder leaves after the first one has begun to enter",
+}
+
+
 def only_one_wins(lab: Lab, think: str) -> None:
     """Two enter at the same time, wherever the first one is when the second comes."""
-    starts = [False, True]
-    lab.draw.shuffle(starts)
-    asked = [{"ask": "race", "after_a_kill": after} for after in starts]
-    for after, answer in zip(starts, ask(lab, "ex04/function_cases.py", asked), strict=True):
-        when = ("when", "an earlier holder was killed" if after else "nobody ever held it")
+    holders = list(HOLDERS)
+    lab.draw.shuffle(holders)
+    asked = [{"ask": "race", "holder": holder} for holder in holders]
+    for holder, answer in zip(holders, ask(lab, "ex04/function_cases.py", asked), strict=True):
+        when = ("when", HOLDERS[holder])
         for one in answer.given(think, when)["rounds"]:
             for who in ("first", "second"):
                 if one[who].get("waiting"):

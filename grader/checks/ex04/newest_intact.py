@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from grader.checks.ex04.newest_intact_cases import CASES, RAISES, Scene
+from grader.checks.ex04.newest_intact_cases import CASES, ERROR, RAISES, Scene
 from grader.checks.ex04.outcomes import outcome
 from grader.checks.questions import Answer, ask, cwd_changed
 from grader.harness import scratch
@@ -24,8 +24,8 @@ LARGEST = 1 << 24
 class Asked:
     scene: Scene
     directory: Path
-    before: dict[str, object]
-    after: dict[str, object] | None = None
+    before: dict[str, tuple[object, ...]]  # what lies in its parent, where the function is called
+    after: dict[str, tuple[object, ...]] | None = None
 
 
 def right(lab: Lab, case: str, think: str) -> None:
@@ -59,7 +59,7 @@ def _ask(lab: Lab) -> tuple[dict[str, list[Asked]], dict[str, tuple[list[int], A
     answers = ask(lab, "ex04/function_cases.py", questions, directory=top)
     for case in cases.values():
         for asked in case:
-            asked.after = _listing(asked.directory)
+            asked.after = _listing(asked.directory.parent)
     return cases, dict(zip(names, zip(orders, answers, strict=True), strict=True))
 
 
@@ -69,13 +69,17 @@ def _make(scene: Scene, top: Path, draw: Random) -> Asked:
     if not scene.missing:
         directory.mkdir()
     scene.build(directory, draw)
-    return Asked(scene, directory, _listing(directory))
+    return Asked(scene, directory, _listing(directory.parent))
 
 
-def _given(asked: Asked) -> tuple[str, str]:
-    """(working directory, path)"""
+def _given(asked: Asked) -> dict[str, object]:
     where, scene = asked.directory, asked.scene
-    return str(where.parent), (where.name if scene.relative else str(where)) + "/" * scene.slash
+    return {
+        "cwd": str(where.parent),
+        "path": (where.name if scene.relative else str(where)) + "/" * scene.slash,
+        "finished": scene.finished,
+        "unlisted": scene.unlisted,
+    }
 
 
 def _judge(asked: Asked, said: dict, think: str) -> None:
@@ -83,31 +87,40 @@ def _judge(asked: Asked, said: dict, think: str) -> None:
     if said.get("moved"):
         raise cwd_changed("newest_intact", [what])
     found = _found(asked, said)
-    if found != scene.want:
-        want = {RAISES: "NothingIntact is raised", None: "it returns None"}.get(
-            scene.want, f"it returns the path of {scene.want} in there"
-        )
+    if found != scene.want and not (scene.want == ERROR and "raised" in said):
+        want = {
+            RAISES: "NothingIntact is raised",
+            ERROR: "the error is raised",
+            None: "it returns None",
+        }.get(scene.want, f"it returns the path of {scene.want} in there")
         chosen = (
-            f"chose {found}" if isinstance(found, str) and "returned" in said else outcome(said)
+            f"chose {ascii(found) if found != found.strip() else found}"
+            if isinstance(found, str) and "returned" in said
+            else outcome(said)
         )
         rows = [what, Found(f"newest_intact {chosen}"), ("expected", want)]
-        silently = scene.want == RAISES and found is None
+        silently = scene.want in (RAISES, ERROR) and found is None
         means = (
             "the run starts over at step 0, and its next saves overwrite files that you could have "
             "rescued"
         )
         raise Finding("wrong-newest", rows, means=means if silently else "", think=think)
-    if asked.after != asked.before:
+    if asked.after != asked.before and not scene.finished:
         rows = [
             what,
-            Found("newest_intact changed the directory"),
+            Found(f"newest_intact changed {_changed(asked)}"),
             ("expected", "it only reads"),
         ]
-        raise Finding(
-            "wrong-newest",
-            rows,
-            think=think,
-        )
+        think = "what does your function write, remove or touch, and who else needs it?"
+        raise Finding("wrong-newest", rows, think=think)
+
+
+def _changed(asked: Asked) -> str:
+    before, after = asked.before, asked.after or {}
+    if came_or_went := sorted(before.keys() ^ after.keys()):
+        path = came_or_went[0]
+        return f"{path}: it {'is new' if path in after else 'is gone'}"
+    return next(p for p in sorted(before) if before[p] != after[p])
 
 
 def _found(asked: Asked, said: dict) -> object:
@@ -126,20 +139,24 @@ def _found(asked: Asked, said: dict) -> object:
     )
 
 
-def _listing(directory: Path) -> dict[str, object]:
-    """Path -> what lies there; no link is followed."""
-    found: dict[str, object] = {}
+def _listing(directory: Path) -> dict[str, tuple[object, ...]]:
+    """Path -> what lies there, its mode and its date; no link is followed."""
+    found = {".": _described(directory)}
     for folder, folders, files in os.walk(directory):
         for name in [*folders, *files]:
             path = Path(folder, name)
-            kept = str(path.relative_to(directory))
-            if path.is_symlink():
-                found[kept] = os.readlink(path)
-            elif path.is_dir():
-                found[kept] = None
-            else:
-                try:
-                    found[kept] = hashlib.sha256(scratch.read(path, LARGEST)).digest()
-                except OSError as e:
-                    found[kept] = e.strerror
-    return found | {"": directory.exists()}
+            found[str(path.relative_to(directory))] = _described(path)
+    return found
+
+
+def _described(path: Path) -> tuple[object, ...]:
+    status = path.lstat()
+    if path.is_symlink():
+        return (os.readlink(path),)
+    content: object = None
+    if not path.is_dir():
+        try:
+            content = hashlib.sha256(scratch.read(path, LARGEST)).digest()
+        except OSError as e:
+            content = e.strerror
+    return content, status.st_mode, status.st_mtime_ns

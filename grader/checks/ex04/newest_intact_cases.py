@@ -12,6 +12,8 @@ from random import Random
 from grader.checks.ex04.sample_checkpoints import DAMAGE, checkpoint, damage, several
 
 RAISES = "NothingIntact"
+ERROR = "an error"  # of any type
+ODD = ("step--70", "step-+70", "step-7_0", "step 70", "Step-70", "step-70 ", "step-70\n")
 
 
 @dataclass
@@ -19,12 +21,14 @@ class Scene:
     """One directory, and what newest_intact must return for it."""
 
     what: str  # as a message describes it
-    want: str | None  # a folder's name, None, or RAISES
+    want: str | None  # a folder's name, None, RAISES or ERROR
     build: Callable[[Path, Random], None]
     called: str = "checkpoints"
     relative: bool = False  # its path is given from the working directory
     missing: bool = False
     slash: bool = False
+    finished: str = ""  # a checkpoint that is finished between two calls; the second one is judged
+    unlisted: bool = False  # listing it gives an input/output error
 
 
 def _damaged(how: str, file: str | None, size: int = 0) -> Callable[[Path, Random], None]:
@@ -60,11 +64,18 @@ def _entry(change: Callable[[dict], object]) -> Callable[[Path], None]:
     return edit
 
 
+def _says(key: str, value: object) -> Callable[[Path], object]:
+    """The manifest with another value of `key`."""
+    return lambda file: file.write_text(json.dumps(json.loads(file.read_text()) | {key: value}))
+
+
 def the_highest_step_counts(draw: Random) -> list[Scene]:
     pairs = [
         (9, 10),
         (99, 100),
         (draw.randint(2, 9) * 100 + 5, 1000),
+        (999_999, 1_000_000),
+        (99_999_999, 100_000_000),
         sorted(draw.sample(range(1, 5000), 2)),
     ]
 
@@ -101,6 +112,12 @@ def a_damaged_one_is_passed_over(draw: Random) -> list[Scene]:
             Scene(text, "step-9", _damaged("with its last byte changed", "model.pt", size))
         )
 
+    def emptied(d: Path, draw: Random) -> None:
+        several(d, draw, 8, 9, 10)
+        for file in (d / "step-10").iterdir():
+            if file.name != "manifest.json":
+                file.unlink()
+
     def exchanged(d: Path, draw: Random) -> None:
         several(d, draw, 9)
         folder = checkpoint(
@@ -112,6 +129,7 @@ def a_damaged_one_is_passed_over(draw: Random) -> list[Scene]:
 
     return [
         *scenes,
+        Scene("step-8, step-9, step-10; step-10 holds nothing but its manifest", "step-9", emptied),
         Scene(
             "step-9, step-10; two files of step-10 have each other's content", "step-9", exchanged
         ),
@@ -128,6 +146,8 @@ def odd_manifests_are_no_proof(draw: Random) -> list[Scene]:
         "names no step": lambda f: f.write_text(
             json.dumps({"files": json.loads(f.read_text())["files"]})
         ),
+        "names an earlier step": _says("step", 9),
+        "names a later step": _says("step", 11),
         "has no list of files": b'{"step": 10}',
         "has null for its files": b'{"step": 10, "files": null}',
         "has a list for its files": b'{"step": 10, "files": ["state.json"]}',
@@ -137,6 +157,10 @@ def odd_manifests_are_no_proof(draw: Random) -> list[Scene]:
         "has a list where a file's size and digest belong": _entry(lambda e: []),
         "has no digest of a file": _entry(lambda e: {"bytes": e["bytes"]}),
         "has a number for a digest": _entry(lambda e: e | {"sha256": 7}),
+        "has half of a file's digest": _entry(lambda e: e | {"sha256": e["sha256"][:32]}),
+        "has no size of a file": _entry(lambda e: {"sha256": e["sha256"]}),
+        "says that a file is a byte shorter": _entry(lambda e: e | {"bytes": e["bytes"] - 1}),
+        "says that a file is a byte longer": _entry(lambda e: e | {"bytes": e["bytes"] + 1}),
     }
     scenes = [
         Scene(f"step-9, step-10; the manifest of step-10 {how}", "step-9", _manifest(m))
@@ -173,7 +197,22 @@ def the_search_goes_back(draw: Random) -> list[Scene]:
 
         return Scene(f"step-5 to step-{6 + bad}; the newest {bad} are damaged", "step-6", build)
 
-    return [scene(draw.randint(3, 6)), scene(draw.randint(11, 15))]
+    def between(d: Path, draw: Random) -> None:
+        several(d, draw, 6, 7, 8, 9, 10)
+        for step in (7, 8, 10):
+            damage(d / f"step-{step}", draw, "cut short", "state.json")
+
+    def empty(d: Path, draw: Random) -> None:
+        several(d, draw, 6)
+        for step in range(7, 127):
+            (d / f"step-{step}").mkdir()
+
+    return [
+        scene(draw.randint(3, 6)),
+        scene(draw.randint(11, 15)),
+        Scene("step-6 to step-10; step-7, step-8 and step-10 are damaged", "step-9", between),
+        Scene("step-6, and 120 empty folders: step-7 to step-126", "step-6", empty),
+    ]
 
 
 def what_was_never_finished_is_none(draw: Random) -> list[Scene]:
@@ -185,8 +224,16 @@ def what_was_never_finished_is_none(draw: Random) -> list[Scene]:
         several(d, draw, 10)
         os.rename(d / "step-10", d / "step-10.tmp")
 
-    scenes = [Scene("step-9, and step-10.tmp", "step-9", beside)]
-    return [*scenes, Scene("step-10.tmp alone: no save has ever finished", None, alone)]
+    return [
+        Scene("step-9, and step-10.tmp", "step-9", beside),
+        Scene("step-10.tmp alone: no save has ever finished", None, alone),
+        Scene(
+            "step-9, and step-10.tmp, which the job finishes after a first call: step-10",
+            "step-10",
+            beside,
+            finished="step-10",
+        ),
+    ]
 
 
 def other_things_may_lie_there(draw: Random) -> list[Scene]:
@@ -202,6 +249,8 @@ def other_things_may_lie_there(draw: Random) -> list[Scene]:
         ):
             (d / name).write_text("something else")
         (d / "step-old").mkdir()
+        (d / "archive").mkdir()
+        checkpoint(d / "archive", draw, 70)
 
     def copies(d: Path, of: str) -> None:
         """Names that people and programs give to copies of a checkpoint, each intact."""
@@ -210,10 +259,10 @@ def other_things_may_lie_there(draw: Random) -> list[Scene]:
             f"{of}~",
             f"copy of {of}",
             f"{of}-copy",
-            "step--70",
             "step-7e1",
             f".{of}",
             f"{of}.old",
+            *ODD,
         ):
             _copy(d / of, d / name)
 
@@ -264,7 +313,11 @@ def other_things_may_lie_there(draw: Random) -> list[Scene]:
             "step-10",
             named_alike,
         ),
-        Scene("no checkpoint; files, folders and copies under other names", None, only_others),
+        Scene(
+            f"no checkpoint; files, folders, and copies under other names: {ascii(ODD)[1:-1]} ...",
+            None,
+            only_others,
+        ),
         Scene(
             "step-9, step-10; step-10 also holds .nfs..., .DS_Store and others that its "
             "manifest doesn't name",
@@ -283,7 +336,16 @@ def nothing_there_means_fresh(draw: Random) -> list[Scene]:
     def nothing(d: Path, draw: Random) -> None:
         pass
 
-    return [Scene("empty", None, nothing), Scene("doesn't exist yet", None, nothing, missing=True)]
+    return [
+        Scene("empty", None, nothing),
+        Scene("doesn't exist yet", None, nothing, missing=True),
+        Scene(
+            "step-9, step-10; listing the directory gives an input/output error",
+            ERROR,
+            lambda d, draw: several(d, draw, 9, 10),
+            unlisted=True,
+        ),
+    ]
 
 
 def none_intact_is_an_error(draw: Random) -> list[Scene]:

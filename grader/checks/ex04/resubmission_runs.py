@@ -27,7 +27,14 @@ STORY = {
     "exit": "the training ended with exit status {status} at step {step}",
 }
 
+KILL: dict[str, object] = {"do": "kill"}
+STATUSES = (1, 2, 126, 127, 134, 143, 255)  # of trainings that crashed
+
 AFTER_ALL = 1.5  # s by which the cluster's whole seconds may differ from the clock here
+
+
+def exit_with(status: int) -> dict[str, object]:
+    return {"do": "exit", "status": status}
 
 
 def preempted_and_out_of_time(lab: Lab) -> ClusterRun:
@@ -48,7 +55,9 @@ def killed_then_requeued_when_done(lab: Lab) -> ClusterRun:
     def again(cluster: Cluster, job: str) -> None:
         cluster.run(["scontrol", "requeue", job])
 
-    plan = ({"step": lab.shared.choice([8, 13]), "do": "kill"},)
+    ends = [KILL, *map(exit_with, (127, 143))]
+    lab.shared.shuffle(ends)
+    plan = tuple(end | {"step": n} for end, n in zip(ends, (3, 8, 13), strict=True))
     return _ran(lab, REQUEUE, plan=plan, uses="lives", then=again)
 
 
@@ -59,7 +68,7 @@ def crash_loop(lab: Lab) -> ClusterRun:
     """It crashes at step 12 each time, in different ways. The first life saves on its way there;
     the others begin at step 10.
     """
-    statuses = [1, *lab.shared.sample([2, 134, 139], 2)]
+    statuses = [1, 2, lab.shared.choice([134, 139, 255])]
     lab.shared.shuffle(statuses)
     plan = tuple({"step": 12, "do": "exit", "status": status} for status in statuses)
     plan += ({"step": 12, "do": "exit", "status": 1, "every": True},)
@@ -68,7 +77,7 @@ def crash_loop(lab: Lab) -> ClusterRun:
 
 def chained(lab: Lab) -> ClusterRun:
     draw = lab.shared
-    faults = [{"do": "limit", "save": "short"}, {"do": "kill"}, {"do": "lost"}]
+    faults = [{"do": "limit", "save": "long"}, {"do": "kill"}, {"do": "lost"}]
     draw.shuffle(faults)
     steps = draw.choice([6, 7, 8]), draw.choice([17, 18, 19]), draw.choice([27, 28, 29])
     return _ran(
@@ -105,11 +114,16 @@ def chaos_plan(draw: Random) -> tuple[dict, ...]:
 
 
 def many_lives(lab: Lab, script: str) -> ClusterRun:
-    """A job that is killed a dozen times, or a chain nine times, and gets further each time."""
+    """A job that is killed a dozen times, or a chain of which nine jobs end before they are done:
+    it gets further each time.
+    """
     number, uses = (
         (lab.shared.randint(11, 13), "checkpoint,lives") if script == REQUEUE else (9, "")
     )
-    plan = tuple({"step": n, "do": "kill"} for n in range(3, 3 * number + 1, 3))
+    # in the chain, each of these ends comes once
+    ends = [KILL] * number if script == REQUEUE else [KILL, KILL, *map(exit_with, STATUSES)]
+    lab.shared.shuffle(ends)
+    plan = tuple(end | {"step": 3 * n} for n, end in enumerate(ends, 1))
     return _ran(
         lab, script, "--save-every", 2, plan=plan, uses=uses, most=len(plan) + 2, quick=True
     )

@@ -264,6 +264,23 @@ def test_the_chain_continues_however_one_of_its_jobs_ended(lab):
     resubmission.generations(run)
     job_endings.finished(run)
     resubmission.same_course(run)
+    job_endings.ended_well(run)
+
+
+@task("ex04.4")
+def test_a_job_of_the_chain_is_warned_and_saves(lab):
+    """A job of the chain is warned before its time limit and saves"""
+    resubmission.kept(
+        resubmission_runs.chained(lab),
+        "limit",
+        "what does auto_resume.sbatch do about the time limit that chain.sbatch doesn't?",
+    )
+
+
+@task("ex04.4")
+def test_the_log_of_the_chain_goes_on(lab):
+    """The log of the chain continues"""
+    resubmission.log_goes_on(resubmission_runs.chained(lab))
 
 
 @task("ex04.4")

@@ -140,6 +140,6 @@ def _below_root(path: str) -> str | None:
     """The path or its target, without symbolic links, if that is below the root; else None."""
     itself = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
     for real in (itself, os.path.realpath(path)):
-        if real == _root or real.startswith(_root + os.sep):
+        if real == _root or real.startswith(_root.rstrip(os.sep) + os.sep):
             return real
     return None

@@ -11,7 +11,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import tempfile
 import threading
 import time
 
@@ -105,6 +104,7 @@ def surroundings() -> dict:
         "wakeup": wakeup,
         "alarm": list(signal.getitimer(signal.ITIMER_REAL)),
         "blocked": sorted(map(int, signal.pthread_sigmask(signal.SIG_BLOCK, []))),
+        "open files": len(os.listdir("/dev/fd")),
         "folder": os.getcwd(),
         "environment": len(os.environ),
         **rng_digests(),
@@ -179,10 +179,12 @@ def program(ck, send, directory: str, question: dict) -> dict:
     seed_everything(question["seed"])
     handlers, files = Handlers(), []
     handlers.install(question["before"])
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGWINCH])  # as a program may have done
     run = Program(ck, send, question["program"], Clock(0.0), handlers)
-    own = os.path.commonpath([directory, os.getcwd(), tempfile.gettempdir()])
-    with fsevents.watching(own, files.append):
+    with fsevents.watching(os.sep, files.append):
         log = run.run()
+    # an import may write one of these
+    files = [name for name in files if "__pycache__" not in name]
     return {"log": log, "files": files[:5]}
 
 

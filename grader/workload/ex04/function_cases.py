@@ -4,23 +4,24 @@ Each life of a job, and each process that wants to be the only one, is a separat
 """
 
 import argparse
+import builtins
+import errno
 import json
 import mmap
 import os
-import platform
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
 
 from grader.harness.inside import fsevents, telemetry
 from grader.processes import RunningTime
 from grader.workload import load_submission
-from grader.workload.ex04.job_lives import plain
+from grader.workload.ex04.job_lives import on_node, plain
 from grader.workload.questions import answer_each, outcome
 
 p = argparse.ArgumentParser()
@@ -35,9 +36,22 @@ EVENTS = 40  # the most events of one call before which a process is held
 
 
 def newest(ck, question: dict, top: Path) -> dict:
-    said, begun = [], os.getcwd()
-    for cwd, path in question["directories"]:
+    said, begun, unlisted = [], os.getcwd(), set()
+
+    def no_lists(event: str, args: tuple) -> None:
+        of = args[0] if event in ("os.listdir", "os.scandir") else None
+        if isinstance(of, (str, os.PathLike)) and os.path.realpath(of) in unlisted:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), os.fspath(of))
+
+    sys.addaudithook(no_lists)
+    for one in question["directories"]:
+        cwd, path = one["cwd"], one["path"]
         os.chdir(cwd)
+        if one["finished"]:
+            ck.newest_intact(path)
+            final = os.path.join(path, one["finished"])
+            os.rename(f"{final}.tmp", final)
+        unlisted.update([os.path.realpath(path)] if one["unlisted"] else [])
         said.append(outcome(lambda path=path: plain(ck.newest_intact(path))))
         said[-1]["moved"] = not os.path.samefile(os.getcwd(), cwd)
     os.chdir(begun)
@@ -73,11 +87,6 @@ def lives(ck, question: dict, top: Path) -> dict:
 
 # --- 4.4  a chain instead of a requeue ------------------------------------------------------------
 
-ERRORS = {
-    e.__name__: e
-    for e in (KeyError, OSError, BlockingIOError, RuntimeError, SystemExit, KeyboardInterrupt)
-}
-
 
 class Node:
     """What a process sees of its machine: it makes this one look like another."""
@@ -96,18 +105,7 @@ class Node:
     def be(self, name: str, pid: int, folder: Path) -> None:
         """Set the name, the process id there, and a folder for its own /tmp."""
         self.pid = pid
-        folder.mkdir(parents=True, exist_ok=True)
-        socket.gethostname = platform.node = lambda: name
-        real = os.uname()
-        os.uname = lambda: os.uname_result((real.sysname, name, *real[2:]))
-        os.environ |= {
-            "TMPDIR": str(folder),
-            "HOME": str(folder),
-            "HOSTNAME": name,
-            "SLURMD_NODENAME": name,
-        }
-        tempfile.tempdir = None
-        os.chdir(folder)
+        on_node(name, folder)
 
 
 NODE = Node()
@@ -161,8 +159,38 @@ def _serve(ck, line: Connection) -> None:
         if word == "leave":
             return
         if word == "raise":
-            raise ERRORS[more[0]](more[1])
+            raise getattr(builtins, more[0])(more[1])
         line.send(_enter(ck, line, *more) | {"slept": NODE.slept})
+
+
+_on_lock: list[Callable[[str, int], None]] = []
+
+
+def _audit(event: str, args: tuple) -> None:
+    if event in ("fcntl.lockf", "fcntl.flock") and _on_lock:
+        _on_lock[-1](event.removeprefix("fcntl."), args[0])
+
+
+sys.addaudithook(_audit)
+
+
+@contextmanager
+def _locking(directory: str, on_event: Callable[[str], None]) -> Iterator[None]:
+    """Report locks of files in `directory` just before they happen: 'lockf lock'."""
+
+    def report(name: str, fd: int) -> None:
+        try:
+            folder, file = os.path.split(os.readlink(f"/proc/self/fd/{fd}"))
+        except OSError:
+            return  # not Linux: it is unknown which file this is
+        if os.path.realpath(directory) == folder:
+            on_event(f"{name} {file}")
+
+    _on_lock.append(report)
+    try:
+        yield
+    finally:
+        _on_lock.pop()
 
 
 def _enter(ck, line: Connection, directory: str, pause: int | None = None) -> dict:
@@ -178,7 +206,7 @@ def _enter(ck, line: Connection, directory: str, pause: int | None = None) -> di
     NODE.slept = 0.0
 
     def block() -> None:
-        with fsevents.watching(directory, on_event):
+        with fsevents.watching(directory, on_event), _locking(directory, on_event):
             one = ck.only_one(directory)
             one.__enter__()
         raised = (None, None, None)
@@ -219,7 +247,7 @@ def race(ck, question: dict, top: Path) -> dict:
     """Hold a process before each event of entering, while another one enters."""
     rounds = []
     for k in range(0 if IN_VAIN[0] else EVENTS):
-        one = _round(ck, top, k, question["after_a_kill"])
+        one = _round(ck, top, k, question["holder"])
         if one:
             rounds.append(one)
         if not one or IN_VAIN[0]:
@@ -227,16 +255,20 @@ def race(ck, question: dict, top: Path) -> dict:
     return {"rounds": rounds}
 
 
-def _round(ck, top: Path, event: int, after_a_kill: bool) -> dict:
-    """The same for one event; empty if entering has fewer."""
+def _round(ck, top: Path, event: int, before: str) -> dict:
+    """The same for one event; empty if entering has fewer.
+
+    before  what became of an earlier holder: "none"; "killed" first; "leaves" meanwhile
+    """
     directory = top / f"round {event}"
     directory.mkdir(parents=True)
-    if after_a_kill:
-        holder = Process(ck, None, top)
+    holder = Process(ck, None, top)
+    if before != "none":
         entered = holder.tell("enter", str(directory))
-        holder.die()
         if "waiting" in entered:
             return {"before": "", "first": entered, "second": {}}
+    if before == "killed":
+        holder.die()
     first, second = Process(ck, None, top), Process(ck, None, top)
     try:
         paused = first.tell("enter", str(directory), event)
@@ -244,11 +276,13 @@ def _round(ck, top: Path, event: int, after_a_kill: bool) -> dict:
             return {"before": "", "first": paused, "second": {}}
         if "paused" not in paused:
             return {}
+        if before == "leaves" and "waiting" in (left := holder.tell("leave")):
+            return {"before": paused["paused"], "first": left, "second": {}}
         other = second.tell("enter", str(directory))
         return {"before": paused["paused"], "second": other, "first": first.tell("go")}
     finally:
-        first.die()
-        second.die()
+        for process in (holder, first, second):
+            process.die()
 
 
 ASKS = {"newest": newest, "lives": lives, "killed": lives, "lock": lock, "race": race}

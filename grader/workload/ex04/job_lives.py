@@ -10,10 +10,15 @@ stands when it is asked.
 import faulthandler
 import json
 import os
+import platform
 import shutil
 import signal
+import socket
 import sys
+import tempfile
+import time
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.connection import Pipe
 from pathlib import Path
 from types import ModuleType
@@ -66,7 +71,7 @@ def elsewhere(work: Callable[[], object]) -> dict:
     ours, theirs = Pipe()
     if (pid := os.fork()) == 0:
         try:
-            theirs.send(outcome(lambda: plain(work())))
+            theirs.send(outcome(work))
         finally:
             os._exit(0)
     theirs.close()
@@ -79,23 +84,57 @@ def elsewhere(work: Callable[[], object]) -> dict:
     return said or {"died": os.waitstatus_to_exitcode(status)}
 
 
-def live(ck, directory: Path, step: int, ends: str | None, tries: int | None) -> dict:
+def on_node(name: str, folder: Path) -> None:
+    """Make this process see the node `name`, whose own disk is `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    socket.gethostname = platform.node = lambda: name
+    real = os.uname()
+    os.uname = lambda: os.uname_result((real.sysname, name, *real[2:]))
+    os.environ |= {
+        "TMPDIR": str(folder),
+        "HOME": str(folder),
+        "HOSTNAME": name,
+        "SLURMD_NODENAME": name,
+    }
+    tempfile.tempdir = None
+    os.chdir(folder)
+
+
+DAY = 24 * 60 * 60
+
+
+def on_a_later_day(days: int, top: Path) -> None:
+    """Make this process a job of its own, on another node, `days` later."""
+    on_node(f"n{days}", top / f"disk of n{days}")
+    os.environ |= {"SLURM_JOB_ID": str(1000 + days), "SLURM_RESTART_COUNT": "0"}
+    now, now_ns = time.time, time.time_ns
+    time.time = lambda: now() + days * DAY
+    time.time_ns = lambda: now_ns() + days * DAY * 10**9
+
+
+def live(
+    ck, directory: Path, step: int, ends: str | None, tries: int | None,
+    begins: Callable[[], None] = lambda: None,
+) -> dict:  # fmt: skip
     """One life that trains nothing.
 
-    ends   None: it just stops, without end_life
-    tries  None: not passed
+    ends    None: it just stops, without end_life
+    tries   None: not passed
+    begins  what its process does first
     """
 
     def life():
+        begins()
+        cwd = os.getcwd()
         more = () if tries is None else (tries,)
         may = ck.begin_life(str(directory), step, *more)
         if may and ends is not None:
             ck.end_life(str(directory), ends)
-        return may
+        return {"returned": plain(may), "moved": os.getcwd() != cwd}
 
     said = elsewhere(life)
     os.write(ANSWERS, b"\n")
-    return said
+    return said.get("returned", said)
 
 
 def lives(ck, question: dict, top: Path) -> dict:
@@ -113,8 +152,11 @@ def course(ck, question: dict, one: list, top: Path) -> list[dict]:
         place = places.setdefault(job, top / f"job {job}")
         place.mkdir(parents=True, exist_ok=True)
         if question.get("moved"):
-            places[job] = place.rename(top / f"job {job}, moved {number}")
-        said.append(live(ck, places[job], *life))
+            places[job] = place.rename(top / f"job {job}, lr=[0.1]*, moved {number}")
+            later = partial(on_a_later_day, number, top)
+            said.append(live(ck, places[job], *life, later))
+        else:
+            said.append(live(ck, place, *life))
         if question.get("look_alikes"):
             plant(places[job])
     return said

@@ -36,8 +36,9 @@ class Checkpoint:
             return False
 
     def matches(self, name, said):
-        with open(os.path.join(self.folder, name), "rb") as f:
-            return (
+        path = os.path.join(self.folder, name)
+        with open(path, "rb") as f:
+            return os.path.getsize(path) == said["bytes"] and (
                 hashlib.file_digest(f, "sha256").hexdigest() == said["sha256"]
                 if hasattr(hashlib, "file_digest")
                 else (hashlib.sha256(f.read()).hexdigest() == said["sha256"])

@@ -28,7 +28,10 @@ def verify(folder):
         and f"step-{manifest['step']}" == folder.name
     )
     for name, said in manifest["files"].items():
-        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == said["sha256"], name
+        data = (folder / name).read_bytes()
+        assert (len(data), hashlib.sha256(data).hexdigest()) == (said["bytes"], said["sha256"]), (
+            name
+        )
 
 
 def newest_intact(directory):
