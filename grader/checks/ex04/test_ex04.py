@@ -268,7 +268,7 @@ def test_the_chain_continues_however_one_of_its_jobs_ended(lab):
 
 
 @task("ex04.4")
-def test_a_job_of_the_chain_is_warned_and_saves(lab):
+def test_a_job_of_the_chain_is_warned_before_its_time_limit_and_saves(lab):
     """A job of the chain is warned before its time limit and saves"""
     resubmission.kept(
         resubmission_runs.chained(lab),
@@ -278,7 +278,7 @@ def test_a_job_of_the_chain_is_warned_and_saves(lab):
 
 
 @task("ex04.4")
-def test_the_log_of_the_chain_goes_on(lab):
+def test_the_log_of_the_chain_continues(lab):
     """The log of the chain continues"""
     resubmission.log_goes_on(resubmission_runs.chained(lab))
 
