@@ -28,7 +28,7 @@ from grader.harness.faults import AnyFault
 from grader.harness.lab import Lab
 from grader.harness.launcher import DiskFull, Limits, Lost
 from grader.harness.workbench import Bench, Cancelled, course_paths
-from grader.report import history, logs, message, printed, replay
+from grader.report import excerpt, history, logs, message, replay
 from grader.verdicts import (
     BLOCKED,
     FAIL,
@@ -357,7 +357,7 @@ class Grading:
         told: dict[str, str],
     ) -> message.Message:
         failed = [(o.title, o.runs) for o in problems if not blockers]
-        said = printed.whole(failed, self._translate)
+        said = excerpt.whole(failed, self._translate)
         log = ""
         if self.logs:
             log = logs.keep(self.logs / f"{task.id}.log", said, self.logs_below)
@@ -375,7 +375,7 @@ class Grading:
             replay=self.commands.replay(problems[0]),
             debug=self.commands.debug(problems[0]),
             log=log,
-            printed=printed.rows(problems[0].runs, problems[0].finding),
+            printed=excerpt.rows(problems[0].runs, problems[0].finding),
             translate=self._translate,
         )
 

@@ -27,7 +27,7 @@ from grader.harness.launcher import FIRST, HERE, Launcher, Limits
 from grader.harness.run import Run
 from grader.harness.sandbox import NONE
 from grader.harness.workbench import Bench
-from grader.report import printed
+from grader.report import excerpt
 from grader.verdicts import Finding, NotSelected
 
 UNLIMITED = Limits(
@@ -125,7 +125,7 @@ def debug(
             print("the check passes: no life fails")
             return 0
         print(str(finding).strip("\n"))
-        target = printed.failing_life(runs, finding)
+        target = excerpt.failing_life(runs, finding)
         if target is None:
             raise UsageError(_no_life(check))
         life, found_rank = target

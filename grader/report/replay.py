@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from grader.course.catalog import Exercise
 from grader.course.submissions import Submission
-from grader.report import printed
+from grader.report import excerpt
 from grader.report.message import Problem
 
 
@@ -29,7 +29,7 @@ class Commands:
 
     def debug(self, problem: Problem) -> str:
         """The command that runs the outcome's failing life on a terminal; empty if none can."""
-        target = printed.failing_life(problem.runs, problem.finding)
+        target = excerpt.failing_life(problem.runs, problem.finding)
         if target is None:
             return ""
         life, rank = target

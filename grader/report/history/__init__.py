@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from grader.report import printed
+from grader.report import excerpt
 from grader.report.history.cluster_lanes import cluster_lane
 from grader.report.history.comparison import compare
 from grader.report.history.disk import disk_state
@@ -33,7 +33,7 @@ def of_task(
 
 def _of_check(problem: Problem, budget: Budget, replay: Callable[[Problem], str]) -> dict[str, Any]:
     finding, runs = problem.finding, problem.runs
-    subject = printed.failing(runs, finding)
+    subject = excerpt.failing(runs, finding)
     order = [run for run in runs if run is subject] + [run for run in runs if run is not subject]
     shown = [_of_run(run, runs, run is subject, budget) for run in order[:RUNS]]
     _, _, case = problem.check.partition("[")
@@ -141,7 +141,7 @@ def _of_cluster_run(run: Any, runs: list[Any], budget: Budget) -> dict[str, Any]
 def _printed(run: Any, budget: Budget) -> list[dict[str, Any]]:
     """The last lines of each process: [text, "script", "traceback" or ""]."""
     of: dict[str, list[Any]] = {}
-    for line in printed.printed(run):
+    for line in excerpt.printed(run):
         of.setdefault(line.who, []).append(line)
     out = []
     for who, lines in sorted(of.items()):

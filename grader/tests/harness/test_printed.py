@@ -6,11 +6,11 @@ import threading
 from pathlib import Path
 from types import SimpleNamespace
 
-from grader.harness import printed as printed_lines
+from grader.harness import printed
 from grader.harness.faults import Kill
 from grader.harness.printed import Line, lines
 from grader.harness.run import Life, Process, Run
-from grader.report import printed
+from grader.report import excerpt
 from grader.verdicts import Finding
 
 
@@ -80,13 +80,13 @@ def test_a_message_shows_what_came_before_the_fault_and_before_the_divergence(tm
     run = Run([Life([before], kill), Life([after], None)], (kill,), tmp_path)
     other = alone(life(tmp_path / "2", "undisturbed\n", [event(0, printed=1)]))
     lost = Finding("state-lost", [], str(kill), step=3)
-    assert printed.rows([other, run], lost) == [
+    assert excerpt.rows([other, run], lost) == [
         ("printed", "life 1: two"),
         ("", "life 1: three"),
         ("", "life 1: four"),
         ("", "life 2: loaded"),
     ]
-    log = printed.whole([("one check", [other, run]), ("another", [run])], str)
+    log = excerpt.whole([("one check", [other, run]), ("another", [run])], str)
     assert "life 2         | trained on" in log and "undisturbed" in log
     assert log.startswith("##### one check\n") and "another" not in log  # its run is known
 
@@ -98,14 +98,14 @@ def test_of_many_questions_only_the_finding_s_own_lines_are_shown(tmp_path):
         events += [event(number, "asked", point=point)]
         events += [event(number + 0.9, "ended", point=point, printed=number)]
     run = alone(life(tmp_path / "0", text, events))
-    assert printed.rows([run], Finding("x", [], window=(2, 2.9))) == [("printed", "life 1: two")]
-    assert printed.rows([run], Finding("x", [])) == []  # nobody knows which question it was
+    assert excerpt.rows([run], Finding("x", [], window=(2, 2.9))) == [("printed", "life 1: two")]
+    assert excerpt.rows([run], Finding("x", [])) == []  # nobody knows which question it was
 
 
 def test_silent_runs_have_no_log(tmp_path):
     run = alone(life(tmp_path / "0", "", [event(1)]))
-    assert printed.rows([run], Finding("x", [])) == [] and printed.whole([("x", [run])], str) == ""
-    assert printed.rows([], Finding("x", [])) == [] and printed.whole([], str) == ""
+    assert excerpt.rows([run], Finding("x", [])) == [] and excerpt.whole([("x", [run])], str) == ""
+    assert excerpt.rows([], Finding("x", [])) == [] and excerpt.whole([], str) == ""
 
 
 def test_lines_are_shown_while_a_process_runs(tmp_path):
@@ -117,7 +117,7 @@ def test_lines_are_shown_while_a_process_runs(tmp_path):
         first.set()
 
     files = {"life 1.1": file, "life 1.2": tmp_path / "never"}
-    with printed_lines.followed(files, show), open(file, "w") as f:
+    with printed.followed(files, show), open(file, "w") as f:
         f.write("one\ntw")
         f.flush()
         assert first.wait(60)
@@ -131,5 +131,5 @@ def test_the_last_lines_of_a_jobs_log_are_shown():
     """Its lives are lists of events, and share one log."""
     log = [Line(t, 0, None, f"line {t}") for t in range(9)]
     job = SimpleNamespace(lives=[[{"event": "asked"}]], schedule=None, printed=lambda: log)
-    shown = printed.rows([job], Finding("x", []))
-    assert shown[0] == ("printed", "job: line 3") and len(shown) == printed.OF_A_JOB
+    shown = excerpt.rows([job], Finding("x", []))
+    assert shown[0] == ("printed", "job: line 3") and len(shown) == excerpt.OF_A_JOB
