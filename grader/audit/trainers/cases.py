@@ -20,12 +20,11 @@ PINNED = re.compile(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+]+")
 
 @dataclass(frozen=True)
 class Environment:
-    """A virtual environment below the folder."""
+    """A virtual environment below the folder. It sees the packages that the grader runs with."""
 
     name: str
     packages: tuple[str, ...]  # each with its exact version
     disk: int  # MB
-    own_torch: bool = False  # otherwise it sees the packages that the grader itself runs with
 
 
 @dataclass(frozen=True)

@@ -97,9 +97,9 @@ def environment(wanted: Environment, folder: Path, say: Callable[[str], None]) -
         say(f"pip install {' '.join(wanted.packages)}")
         shutil.rmtree(target, ignore_errors=True)
         venv.create(target, with_pip=True, symlinks=True)
-        if not wanted.own_torch:  # torch is large, and this one is known to work here
-            (site,) = target.glob("lib/python*/site-packages")
-            (site / "grader-packages.pth").write_text(sysconfig.get_path("purelib") + "\n")
+        # torch is large, and this one is known to work here
+        (site,) = target.glob("lib/python*/site-packages")
+        (site / "grader-packages.pth").write_text(sysconfig.get_path("purelib") + "\n")
         python = str(target / "bin" / "python")
         words = [python, "-m", "pip", "install", "--no-cache-dir", "--no-input", *wanted.packages]
         _must(words, folder, dict(os.environ), f"pip-{wanted.name}")
@@ -124,7 +124,7 @@ def _at(wanted: Environment, folder: Path) -> Path:
 
 
 def _holds(wanted: Environment) -> str:
-    return "\n".join([*wanted.packages, f"own_torch={wanted.own_torch}"]) + "\n"
+    return "\n".join(wanted.packages) + "\n"
 
 
 def _is_done(target: Path, wanted: Environment) -> bool:

@@ -145,7 +145,7 @@ def test_a_folder_of_packages_counts_only_for_the_versions_it_was_made_with(tmp_
         fetching.room(tmp_path, [wanted])
     target = tmp_path / "environments" / "some"
     target.mkdir(parents=True)
-    (target / ".fetched").write_text("a==1\nown_torch=False\n")
+    (target / ".fetched").write_text("a==1\n")
     fetching.room(tmp_path, [wanted])
     with pytest.raises(UsageError, match="MB are needed"):
         fetching.room(tmp_path, [Environment("some", ("a==2",), disk=10**9)])
