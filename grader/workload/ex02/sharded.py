@@ -148,10 +148,10 @@ def save(ck) -> None:
     before = whole(model, optimizer) | gradients(model)
     with telemetry.saving(0, args.directory):
         ck.save_sharded(model, optimizer, folder)
-    now = whole(model, optimizer) | gradients(model)
-    telemetry.emit(
-        "whole", digests=now, changed=[name for name in now if now[name] != before[name]]
-    )
+    digests = whole(model, optimizer)
+    now = digests | gradients(model)
+    changed = [name for name in now if now[name] != before[name]]
+    telemetry.emit("whole", digests=digests, changed=changed)
 
 
 SEVERAL = 3
