@@ -30,7 +30,10 @@ from grader.course import catalog
 PARTS = ["grading", "watch", "class", "isolation", "load", "crash", "audit", "savers", "flakes"]
 
 
-@click.command(help=__doc__)
+@click.command(
+    help=__doc__.replace("\n\n", "\n\n\b\n", 1),  # \b: keep its lines
+    context_settings={"max_content_width": 100},
+)
 @click.option(
     "--only",
     type=click.Choice(PARTS),

@@ -27,7 +27,10 @@ from grader.interrupt import Interrupted, end_in_order
 from grader.report.logs import escaped
 
 
-@click.command(help=__doc__)
+@click.command(
+    help=__doc__.replace("\n\n", "\n\n\b\n", 1),  # \b: keep its lines
+    context_settings={"max_content_width": 100},
+)
 @click.option("--list", "listing", is_flag=True, help="List the trainers; fetch and run nothing.")
 @click.option("--only", multiple=True, metavar="NAME", help="Only this trainer; several are fine.")
 @click.option(

@@ -18,21 +18,21 @@ NONE = "-"
 INTRODUCTION = """\
 # Other people's trainers, audited
 
-`python -m grader.audit.trainers` has fetched these trainers, and audited each of them as its own
-documentation says that it is resumed, with a small model on a CPU ([how an audit works](audit.md)).
-A finding is no bug report: most of these projects don't promise what the audit asks for, and the
-page says what they promise. Each finding was checked by hand.
+`python -m grader.audit.trainers` fetched these trainers and audited each of them with a small model
+on a CPU ([how an audit works](audit.md)). Each was resumed as its own documentation says. A finding
+isn't a bug report: most of these projects don't promise what the audit asks for, and this page says
+what they do promise. Each finding was checked by hand.
 
-The table has the worst outcome for each kind of fault, and how many of the faults tried had it:
+The table shows the worst outcome for each kind of fault, and how many of the faults tried had it:
 
-| outcome | means |
+| outcome | meaning |
 |---|---|
-| fine | it goes on from its newest whole checkpoint, and ends as the undisturbed run |
-| silent | it goes on, and what it computes is different; at most a warning says so |
+| fine | it continues from its newest complete checkpoint, and ends as the undisturbed run does |
+| silent | it continues, and computes something else; at most a warning says so |
 | loud | it doesn't come back: it ends with an error, or hangs |
 | loss | it comes back, and loses more work than it had to |
 | note | worth knowing, such as exit status 0 after a preemption |
-| - | not tried in this time, or there is no such thing: a checkpoint of one file misses no file |
+| - | not tried in this time, or impossible: a checkpoint of one file can't lack a file |
 """
 
 
@@ -56,7 +56,7 @@ def text(trainers: Trainers, results: dict[str, Any]) -> str:
 
 
 AGAIN = """\
-## Do it again
+## Run it yourself
 
 ```console
 $ python -m grader.audit.trainers --list
@@ -64,8 +64,8 @@ $ python -m grader.audit.trainers --folder /tmp/trainers --only nanogpt
 $ python -m grader.audit.trainers --folder /tmp/trainers --write   # everything; writes this page
 ```
 
-It says what it will fetch and run. Everything lies below the folder that you name, with the whole
-result of each audit. [results.json](../grader/audit/trainers/results.json) keeps each fault and
+The command says what it will fetch and run. Everything is below the folder that you name, with the
+whole result of each audit. [results.json](../grader/audit/trainers/results.json) keeps each fault and
 each finding of this page."""
 
 
