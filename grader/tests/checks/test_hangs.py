@@ -162,13 +162,13 @@ def test_a_rank_that_goes_on_alone_is_what_a_point_hangs_of(tmp_path):
         folder.mkdir()
     events = [[waits, failed, left], [spins]]
     lives = [process(folders[0], None, *events[0]), process(folders[1], None, *events[1])]
-    seen = Seen({}, lives, events, [{}, {}])
+    seen = Seen({"ops": []}, lives, events, [{}, {}])
     with pytest.raises(Finding) as raised:
         rank_assertions.works(seen)
     rows = dict(raised.value.rows)
     assert raised.value.cause == "limit:quiet" and rows["rank"] == "1 (of 2)"
     assert rows["stood at"] == "own.py:6 in save" and rows["rank 0"].startswith("waits in barrier")
-    later = Seen({}, lives, [[], []], [{}, {}])
+    later = Seen({"ops": []}, lives, [[], []], [{}, {}])
     rank_plan._after_a_hang([seen, later])
     with pytest.raises(Finding) as raised:
         later.found()
