@@ -65,8 +65,8 @@ $ python -m grader.audit.trainers --folder /tmp/trainers --write   # everything;
 ```
 
 The command says what it will fetch and run. Everything is below the folder that you name, with the
-whole result of each audit. [results.json](../grader/audit/trainers/results.json) keeps each fault and
-each finding of this page."""
+whole result of each audit. [results.json](../grader/audit/trainers/results.json) keeps each fault
+and each finding of this page."""
 
 
 def table(cases: list[Case], found: dict[str, Any]) -> list[str]:
