@@ -72,7 +72,6 @@ class Jobs(Queue):
             "argv": [str(script), *job.spec["args"]],
             "env": job.environment(self.conf),
             "cwd": job.spec["cwd"],
-            "fds": [0, 1, 2],
         }
         job.batch = Container(
             self.loop,

@@ -11,7 +11,7 @@ import socket
 from .formats import Refused
 
 SOCKET = "socket"
-MOST_FDS = 253  # that Linux passes in one message
+STDIO = 3  # descriptors that a client may send along
 
 
 class Line:
@@ -28,7 +28,7 @@ class Line:
     def read(self) -> list[dict] | None:
         """What has arrived, after waiting for something; None once the other has gone."""
         try:
-            data, fds, _, _ = socket.recv_fds(self.sock, 1 << 20, MOST_FDS)
+            data, fds, _, _ = socket.recv_fds(self.sock, 1 << 20, STDIO)
         except ConnectionError:
             return None
         self.fds += fds

@@ -45,8 +45,8 @@ class Container:
     ):
         """confine: called in the container's process, before any task starts.
 
-        tasks: {"argv", "env", "cwd", "fds": indices of stdin, stdout and stderr in `fds`}; `name`
-        is the node's.
+        tasks  {"argv", "env", "cwd"}
+        fds    stdin, stdout and stderr of each task
         """
         self.loop, self.ended, self.gone = loop, ended, gone
         self.left = set(range(len(tasks)))
@@ -120,9 +120,9 @@ def _be(control: socket.socket, tasks: list[dict], fds: list[int], umask: int) -
         with suppress(OSError):
             line.send({"task": task, "status": status})
 
-    errors = os.dup(fds[tasks[0]["fds"][2]])
+    errors = os.dup(fds[2])
     for index, task in enumerate(tasks):
-        pid = _start(task, [fds[i] for i in task["fds"]])
+        pid = _start(task, fds)
         if pid is None:
             ended(index, 2 << 8)
         else:

@@ -108,7 +108,6 @@ class Steps:
                 "argv": request["argv"],
                 "env": env,
                 "cwd": request["cwd"],
-                "fds": [0, 1, 2],
             }
             for env in job.task_environments(base, step.number, step.layout)
         ]
