@@ -145,10 +145,7 @@ def page(results: dict[str, dict], today: str) -> str:
     return "\n".join(out) + "\n"
 
 
-@click.command(
-    help=__doc__.replace("\n\n", "\n\n\b\n", 1),  # \b: keep its lines
-    context_settings={"max_content_width": 100},
-)
+@click.command(help=__doc__)
 @click.option("--only", multiple=True, type=click.Choice(list(SAVERS)))
 @click.option("--write", is_flag=True, help="Write SAVERS.md.")
 @click.option("--child", hidden=True)

@@ -1,8 +1,8 @@
 """Every state of the disk that a crash may leave, at any moment of a record.
 
 A process's death loses nothing that a call has done: the page cache is the kernel's. So its states
-are the prefixes of the record, with the last write torn. What a power
-failure may take in addition depends on the file system: file_systems.py.
+are the prefixes of the record, with the last write torn. What a power failure may take in addition
+depends on the file system: file_systems.py.
 """
 
 from __future__ import annotations

@@ -115,10 +115,9 @@ def _compare(
         click.echo(f"{script.name}: {json.dumps(result)}")
         if write:
             results = page.load()
-            kept = chaos.keep(results.get(chaos.ENVIRONMENT, {}), script.name, result)
-            results[chaos.ENVIRONMENT] = kept
-            write_atomically(page.RESULTS, json.dumps(results, indent=1) + "\n")
-            write_atomically(chaos.PAGE, chaos.inserted(chaos.PAGE.read_text(), kept))
+            page.keep(results, chaos.ENVIRONMENT, scripts, script.name, result)
+            table = chaos.inserted(chaos.PAGE.read_text(), results[chaos.ENVIRONMENT])
+            write_atomically(chaos.PAGE, table)
 
 
 def _chosen(trainers: Trainers, only: tuple[str, ...]) -> list[Case]:
@@ -143,7 +142,7 @@ def _announce(trainers: Trainers, chosen: list[Case], folder: Path, budget: int 
     total = sum(budget or case.budget for case in chosen)
     click.echo(f"The audits end after {total / 60:.0f} minutes at most, and what they began.")
     if len(str(folder / "t")) > scratch.LONGEST:
-        click.echo(f"Runs lie in /tmp: a socket's path below {folder}/t would be too long.")
+        click.echo(f"Runs are in /tmp: a socket's path below {folder}/t would be too long.")
 
 
 def _audit(trainers: Trainers, case: Case, folder: Path, budget: float) -> dict[str, Any]:
@@ -169,10 +168,7 @@ def _show(case: Case, result: dict[str, Any]) -> None:
 
 def _write(trainers: Trainers, case: Case, result: dict[str, Any]) -> None:
     results = page.load()
-    audited = {**results.get("trainers", {}), case.name: result}
-    # in the order of the list, without those that left it
-    results["trainers"] = {name: audited[name] for name in trainers.cases if name in audited}
-    write_atomically(page.RESULTS, json.dumps(results, indent=1) + "\n")
+    page.keep(results, "trainers", trainers.cases, case.name, result)
     write_atomically(page.PAGE, page.text(trainers, results))
 
 

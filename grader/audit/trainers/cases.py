@@ -113,7 +113,7 @@ def _check(case: Case, environments: dict[str, Environment]) -> None:
     if OUT not in case.train or (case.resume and OUT not in case.resume):
         raise wrong(f"a command doesn't say {OUT}")
     if not case.page.startswith(("https://", "../")):
-        raise wrong("page is no https:// address")
+        raise wrong("page has no https:// address")
     if bool(case.repository) != bool(case.commit):
         raise wrong("a repository needs a commit, and a commit a repository")
     if case.commit and not COMMIT.fullmatch(case.commit):

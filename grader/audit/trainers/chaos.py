@@ -54,7 +54,7 @@ TEMPLATE = (
 )
 SCRIPTS = (
     Script("in_place", "overwrites its only checkpoint"),
-    Script("starts_over", "passes over a checkpoint that it can't read"),
+    Script("starts_over", "skips a checkpoint that it can't read, and starts over"),
     Script("no_optimizer", "doesn't load the optimizer"),
     Script("template", "none: the template", TEMPLATE, "step-000000000016-1/model.safetensors"),
 )
@@ -156,9 +156,3 @@ def inserted(page: str, results: dict[str, Any]) -> str:
     if not rest or END not in page:
         raise UsageError(f"{PAGE.name} has no {BEGIN} and {END}")
     return "\n".join([before + BEGIN, *table(results), END]) + after
-
-
-def keep(results: dict[str, Any], name: str, result: dict[str, Any]) -> dict[str, Any]:
-    """In the order of the list, without those that left it."""
-    every = {**results, name: result}
-    return {script.name: every[script.name] for script in SCRIPTS if script.name in every}

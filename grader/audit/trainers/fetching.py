@@ -45,6 +45,12 @@ def bounded(
             _end(process)
 
 
+def end_of(log: Path, lines: int) -> str:
+    """The last lines of what a command printed, to follow what went wrong."""
+    last = log.read_text(errors="replace").splitlines()[-lines:]
+    return "".join(f"\n  | {line}" for line in last)
+
+
 def _end(process: subprocess.Popen[bytes]) -> None:
     """An audit that is asked to end removes its scratch; one that doesn't answer is killed."""
     if process.poll() is None:
@@ -114,9 +120,8 @@ def _must(words: list[str], folder: Path, environ: dict[str, str], name: str) ->
     log.unlink(missing_ok=True)
     status = bounded(words, seconds=SECONDS, cwd=folder, environment=environ, log=log)
     if status:
-        lines = log.read_text(errors="replace").splitlines()[-LINES:]
-        printed = "".join(f"\n  | {line}" for line in lines)
-        raise UsageError(f"{' '.join(words[:6])} ... failed with exit status {status}:{printed}")
+        what = f"{' '.join(words[:6])} ... failed with exit status {status}"
+        raise UsageError(f"{what}:{end_of(log, LINES)}")
 
 
 def _at(wanted: Environment, folder: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from grader.audit.faults import GROUPS
 from grader.audit.problems import LOSS, LOUD, NOTE, SILENT
 from grader.audit.trainers.cases import HERE, Case, Trainers
 from grader.course.catalog import ROOT
+from grader.files import write_atomically
 
 PAGE = ROOT / "docs" / "trainers.md"
 RESULTS = HERE / "results.json"
@@ -39,6 +41,15 @@ The table shows the worst outcome for each kind of fault, and how many of the fa
 def load(path: Path = RESULTS) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     return found
+
+
+def keep(
+    results: dict[str, Any], kind: str, names: Iterable[str], name: str, result: dict[str, Any]
+) -> None:
+    """Add a result, and write them all, in the order of the list, without those that left it."""
+    every = {**results.get(kind, {}), name: result}
+    results[kind] = {known: every[known] for known in names if known in every}
+    write_atomically(RESULTS, json.dumps(results, indent=1) + "\n")
 
 
 def text(trainers: Trainers, results: dict[str, Any]) -> str:

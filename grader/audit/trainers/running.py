@@ -20,8 +20,8 @@ from grader.course.catalog import ROOT
 from grader.errors import UsageError
 
 SPARE = 600  # s that an audit may take beyond its budget: it ends what it began
-SEED = "1"  # draws the same faults each time
 LINES = 12  # of a failed audit's output
+SEED = "1"  # draws the same faults each time
 # the grader of this tree, without a PYTHONPATH that the job would inherit
 GRADE = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from grader.cli import main; main()"
 VERSIONS = """
@@ -68,23 +68,20 @@ def run(case: Case, where: Path, folder: Path, programs: Path | None, budget: fl
         words = shlex.split(case.words(case.prepare))
         status = fetching.bounded(words, seconds=300, cwd=where, environment=settings, log=log)
         if status:
-            raise UsageError(f"{case.name}: {case.prepare} failed:{_end_of(log)}")
+            raise UsageError(f"{case.name}: {case.prepare} failed:{fetching.end_of(log, LINES)}")
     words = command(case, budget, result)
     began = time.monotonic()
     status = fetching.bounded(
         words, seconds=budget + SPARE, cwd=where, environment=settings, log=log
     )
     if status or not result.exists():
-        raise UsageError(f"{case.name}: the audit ended with exit status {status}:{_end_of(log)}")
+        raise UsageError(
+            f"{case.name}: the audit ended with exit status {status}:{fetching.end_of(log, LINES)}"
+        )
     found = json.loads(result.read_text())
     found["seconds_of_audit"] = round(time.monotonic() - began)
     found["versions"] = _versions(case, settings)
     return kept(found, case, folder)
-
-
-def _end_of(log: Path) -> str:
-    lines = log.read_text(errors="replace").splitlines()[-LINES:]
-    return "".join(f"\n  | {line}" for line in lines)
 
 
 def _versions(case: Case, settings: dict[str, str]) -> dict[str, str]:

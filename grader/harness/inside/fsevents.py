@@ -2,8 +2,8 @@
 
 Python's audit events cover open for writing, rename, remove, mkdir, rmdir, link, symlink, truncate
 and shutil's copies. fsync, fdatasync and torch.save (its C++ writer raises no audit event) are
-wrapped. Each event is reported just *before* it happens, so that `telemetry.saving`
-can strike between any two.
+wrapped. Each event is reported just *before* it happens, so that `telemetry.saving` can strike
+between any two.
 Blind spots: native writers that raise no audit event, and os.open relative to a directory's
 descriptor (faults tear what they write by size, not by event).
 """

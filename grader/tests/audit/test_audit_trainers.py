@@ -161,3 +161,11 @@ def test_the_command_lists_and_refuses_what_is_unknown():
     unknown = run("--only", "nothing", "--list")
     assert unknown.returncode == 2 and unknown.stderr.count("\n") == 1
     assert "there is no such trainer" in unknown.stderr
+
+
+def test_results_are_kept_in_the_order_of_the_list(tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "RESULTS", tmp_path / "results.json")
+    results = {"trainers": {"gone": {"seconds": 1}, "b": {"seconds": 2}}, "ckpt-chaos": {}}
+    page.keep(results, "trainers", ["a", "b"], "a", {"seconds": 3})
+    assert list(results["trainers"].items()) == [("a", {"seconds": 3}), ("b", {"seconds": 2})]
+    assert page.load(page.RESULTS) == results
