@@ -140,7 +140,8 @@ def _judge_life(
         hangs = life.ended == "wall"
         limit = f"was ended by the limit of {life.ended}"
         how = limit if life.ended else f"ended with exit status {life.status}"
-        text = f"{done} steps were done; the relaunch {how}"
+        did = f"did {len(life.first.steps) or 'no'} steps and "
+        text = f"{done} steps were done; the relaunch {did}{how}"
         outcome.problems.append(Problem("hangs" if hangs else "no-restart", text=text))
         return None
     steps = life.first.steps

@@ -26,6 +26,7 @@ from pathlib import Path
 from grader.processes import kill_session
 
 BOOT = str(Path(__file__).resolve().parents[2] / "audit" / "boot")
+_kept: list[dict] = []
 
 
 class Warm:
@@ -162,7 +163,9 @@ def _script(words: list[str]) -> int:
     sys.path.insert(0, os.path.dirname(words[0]))
     status = 0
     try:
-        runpy.run_path(words[0], run_name="__main__")
+        # never freed: ~Reducer holds the GIL while it joins a thread of gloo's, which may be waiting
+        # for the GIL to free what it holds of the last backward pass (torch 2.13: a deadlock)
+        _kept.append(runpy.run_path(words[0], run_name="__main__"))
     except SystemExit as e:
         status = e.code if isinstance(e.code, int) else int(e.code is not None)
         if isinstance(e.code, str):
