@@ -102,7 +102,12 @@ def undisturbed_saves(run: ClusterRun) -> None:
 
 
 def log_goes_on(run: ClusterRun) -> None:
-    """Each life printed its own mark; the log holds all of them."""
+    """Each life printed its own mark, and a later life didn't truncate it.
+
+    A killed life may have lost what it printed, and the last one may have been ended before it
+    printed anything. So a mark counts as truncated if no earlier one is in the log, or if its life
+    ended by itself.
+    """
     marks = [e["mark"] for e in run.all("mark")]
     if len(marks) < 2:
         _ended_before(run, "the job had no second life")
@@ -113,7 +118,15 @@ def log_goes_on(run: ClusterRun) -> None:
         ]
         raise Finding("no-log", rows)
     there = [mark for mark in marks if mark in run.log]
-    if len(there) < len(marks):
+    oldest = marks.index(there[0]) if there else len(marks)
+    ended = {
+        e["mark"]
+        for life in run.lives
+        if any(e["event"] == "left" for e in life)
+        for e in life
+        if e["event"] == "mark"
+    }
+    if oldest or ended - set(there):
         raise Finding(
             "log-truncated",
             [("log", f"train.log holds the output of {len(there)} of {len(marks)} lives")],

@@ -109,6 +109,26 @@ def test_a_life_that_reached_its_limit_on_a_slow_machine_is_not_one_too_many():
     assert cause(finished, endless) == f"{FAIL}: endless"
 
 
+def test_a_log_is_truncated_if_the_first_lives_are_missing_or_one_that_ended_by_itself(tmp_path):
+    mark, left = {"event": "mark"}, {"event": "left", "status": 0}
+    lives = [
+        e | {"life": n} | ({"mark": f"life-{n}"} if e is mark else {})
+        for n in (1, 2, 3)
+        for e in (LIFE, mark, *([left] if n == 2 else []))
+    ]
+
+    def logged(text: str) -> ClusterRun:
+        (tmp_path / "train.log").write_text(text)
+        run = run_of(*lives)
+        run.folder = tmp_path
+        return run
+
+    resubmission.log_goes_on(logged("life-1 life-2 life-3"))
+    resubmission.log_goes_on(logged("life-1 life-2"))  # killed before it printed anything
+    for text in ("life-2 life-3", "life-3", "life-1 life-3"):
+        assert cause(resubmission.log_goes_on, logged(text)) == f"{FAIL}: log-truncated"
+
+
 def test_two_lives_at_once_are_seen_by_the_witness_and_by_the_cluster():
     resubmission.one_at_a_time(run_of(LIFE))
     assert (
