@@ -163,7 +163,7 @@ def _script(words: list[str]) -> int:
     sys.path.insert(0, os.path.dirname(words[0]))
     status = 0
     try:
-        # never freed: ~Reducer holds the GIL while it joins a thread of gloo's, which may be waiting
+        # never freed: ~Reducer holds the GIL while it joins a thread of gloo's that may be waiting
         # for the GIL to free what it holds of the last backward pass (torch 2.13: a deadlock)
         _kept.append(runpy.run_path(words[0], run_name="__main__"))
     except SystemExit as e:
