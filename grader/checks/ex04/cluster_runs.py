@@ -148,11 +148,21 @@ def _run(
                 work, {}, False, where, planned=sum("every" not in f for f in plan), most=most
             )
 
+            limits: dict[str, str] = {}  # of jobs whose time limit was moved
+
             def strike(fault: dict, job: str) -> None:
+                if fault["do"] == "limit" and where.chosen != "site":  # only an operator raises one
+                    limits[job] = cluster.job(job)["TimeLimit"]
                 run.others |= dict.fromkeys(_inflict(where, cluster, fault, job), "")
+
+            def begins(job: str) -> None:
+                """Restore the limit: Slurm keeps the moved one for the lives that follow."""
+                if limit := limits.pop(job, None):
+                    cluster.run(["scontrol", "update", f"jobid={job}", f"TimeLimit={limit}"])
 
             job_of = None if where.chosen == "site" else cluster.job_of
             with Witness(folder, work / "checkpoints", faults, STEPS, strike, job_of) as witness:
+                witness.begins = begins
                 code = work / lab.bench.submission.module if uses else None
                 if watched:
                     witness.pace, witness.told = watched.pace, watched.told

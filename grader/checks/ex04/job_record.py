@@ -62,8 +62,8 @@ class ClusterRun:
     def cut_short(self) -> int:
         """The number of lives that trained, and were signalled although no fault had come.
 
-        A time limit that was moved close stays so when the job is requeued. On a slow machine, the
-        lives after it reach that limit, too.
+        A site keeps a time limit that was moved close when it requeues the job: only an operator
+        can raise it again. On a slow machine, the lives after it reach that limit, too.
         """
         of: dict[int, set[str]] = {}
         for event in list(self.events):
