@@ -19,8 +19,8 @@ WIDTH = 160  # characters of a line in a message
 def rows(runs: list[Any], finding: Finding) -> list[tuple[str, str]]:
     """The last lines that the failing run's lives printed before the fault or their end.
 
-    Empty if they printed nothing. Tracebacks aren't among them: the finding has the frames. Of a
-    life that answers many questions, only the lines of the finding's own question.
+    Empty if they printed nothing. Tracebacks are left out, since the finding has the frames. If a
+    life answers many questions, only the lines of the finding's question count.
     """
     run = failing(runs, finding)
     if run is None:

@@ -373,7 +373,7 @@ class _Lines:
 
 
 def _peer(sock: socket.socket) -> int:
-    """The process at the other end, as the kernel knows it."""
+    """The pid of the process at the other end, from the kernel."""
     if sys.platform.startswith("linux"):
         size = struct.calcsize("3i")
         return struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))[0]

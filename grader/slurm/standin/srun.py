@@ -159,7 +159,7 @@ class Watch:
             say("srun", text)
 
     def hear(self) -> bool:
-        """Messages of the controller; whether there can be more."""
+        """Handle the controller's messages; return whether more can come."""
         messages = self.line.read()
         if messages is None:
             if not self.over:

@@ -33,8 +33,8 @@ class Steps:
     # --- starting ---------------------------------------------------------------------------------
 
     def ask(self, job, request: dict, fds: list[int], client) -> Step:
-        """A step that starts now, or when the job's other steps leave room. Refused if it never
-        can.
+        """Make a step, which starts now or when the job's other steps leave room. Refused if it
+        never can.
         """
         step = Step(job, request, fds, client)
         each = request.get("cpus_per_task") or 1
@@ -143,7 +143,7 @@ class Steps:
             self._end_slowly(step)
 
     def end(self, step: Step, aloud: bool = True) -> None:
-        """SIGKILL, as `scancel JOB.STEP`, SIGTERM to srun and the death of srun mean it."""
+        """Kill the step: by `scancel JOB.STEP`, SIGTERM to srun, or the death of srun."""
         if aloud:
             self._tell(step, "")
         assert step.container  # it runs
@@ -173,7 +173,7 @@ class Steps:
         self.jobs.settle(job)
 
     def drop(self, step: Step) -> None:
-        """Its srun has gone while it waited."""
+        """Remove a waiting step: its srun has gone."""
         self._close(step)
         queue = self.queues.get(step.job.id, [])
         if step in queue:
@@ -184,7 +184,7 @@ class Steps:
     def signal(
         self, job, *numbers: int, because: str | None = None, children: bool = False
     ) -> None:
-        """All steps of a job. `because`: it's the end of them, and for this reason."""
+        """Signal all steps of a job. `because`: if the signal ends them, the reason to print."""
         for step in list(job.steps.values()):
             if because is not None:
                 self._tell(step, because)
