@@ -77,21 +77,21 @@ class Container:
                 self.ended(task, signal.SIGKILL)
             self.gone()
 
-    def _tell(self, message: dict) -> None:
+    def _send(self, message: dict) -> None:
         if self.line is not None:
             with suppress(OSError):  # it's just going
                 self.line.send(message)
 
     def signal(self, *numbers: int, children: bool = False) -> None:
         """Signal the tasks; with `children`, also everything that they started."""
-        self._tell({"signal": numbers, "children": children})
+        self._send({"signal": numbers, "children": children})
 
     def say(self, text: str) -> None:
         """Write a line to the first task's standard error."""
-        self._tell({"say": text})
+        self._send({"say": text})
 
     def kill(self) -> None:
-        self._tell({"kill": True})
+        self._send({"kill": True})
 
 
 # --- the container itself -------------------------------------------------------------------------

@@ -22,7 +22,7 @@ class Step:
         self.cpus = 0
         self.container: Container | None = None
         self.failed = False
-        self.told = False  # of its end
+        self.end_announced = False  # of its end
 
 
 class Steps:
@@ -145,12 +145,12 @@ class Steps:
     def end(self, step: Step, aloud: bool = True) -> None:
         """Kill the step: by `scancel JOB.STEP`, SIGTERM to srun, or the death of srun."""
         if aloud:
-            self._tell(step, "")
+            self._announce_end(step, "")
         assert step.container  # it runs
         step.container.kill()
 
     def _end_slowly(self, step: Step) -> None:
-        self._tell(step, "")
+        self._announce_end(step, "")
         assert step.container  # it runs
         step.container.signal(signal.SIGCONT, signal.SIGTERM)
         self.jobs.loop.after(self.jobs.options.kill_wait, step.container.kill)
@@ -187,13 +187,13 @@ class Steps:
         """Signal all steps of a job. `because`: if the signal ends them, the reason to print."""
         for step in list(job.steps.values()):
             if because is not None:
-                self._tell(step, because)
+                self._announce_end(step, because)
             step.container.signal(*numbers, children=children)
 
-    def _tell(self, step: Step, because: str) -> None:
-        if step.told:
+    def _announce_end(self, step: Step, because: str) -> None:
+        if step.end_announced:
             return
-        step.told = True
+        step.end_announced = True
         assert step.container  # it runs
         name = next(iter(step.layout))
         step.container.say(
