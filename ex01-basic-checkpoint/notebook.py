@@ -112,9 +112,7 @@ def second_life(run):
     if after.first("life") is None:
         return f"{killed.fault.story}; relaunched, it crashed while resuming"
     continued = (
-        f"continued after step {after.resumed_at}"
-        if after.resumed_at
-        else "started over at step 0"
+        f"continued after step {after.resumed_at}" if after.resumed_at else "started over at step 0"
     )
     return (
         f"{killed.fault.story}; relaunched, it {continued} and "
@@ -498,7 +496,7 @@ def outcome(read):
 
 
 def experiment(data, read):
-    """What `read` returns for the file `data`, damaged in one place at a time: {damage: [outcome]}."""
+    """What `read` returns for `data` with damage in one place at a time: {damage: [outcome]}."""
     places = [len(data) * (2 * n + 1) // (2 * PLACES) for n in range(PLACES)]
     return {
         "one bit flipped": [outcome(lambda p=p: read(flipped(data, p))) for p in places],

@@ -1,4 +1,4 @@
-"""One call of `grade class`: takes what was handed in, grades what isn't graded, tells the rest."""
+"""One call of `grade class`: reads submissions, grades what isn't graded, prints progress."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.argument("name", required=False, metavar="[EXERCISE | TASK]")
 @click.option("--submission", type=FileName(), metavar="DIR", help="Progress of this directory.")
 def command(name: str | None, submission: Path | None) -> None:
-    """Tasks, points, progress, and where to begin; of a task, its checks."""
+    """Show tasks, points, progress, and where to begin; for a task, its checks."""
     from grader.report import terminal
 
     out = terminal.console()

@@ -49,9 +49,9 @@ def command(
     serve: bool,
     port: int | None,
 ) -> None:
-    """Grade again whenever you save: the task that you work on first.
+    """Grade again whenever you save, beginning with the task that you work on.
 
-    Without a name: the exercise that you graded last.
+    Without a name, it takes the exercise that you graded last.
     """
     from grader import engine
     from grader.slurm.target import Where

@@ -1,6 +1,6 @@
 """sbatch, srun, squeue ... of a stand-in: client.py DIRECTORY COMMAND ARGUMENTS
 
-Started with -I -S, and importing little: it has to be there in a few hundredths of a second.
+It is started with -I -S and imports little, so that it runs within a few hundredths of a second.
 """
 
 import os
