@@ -35,11 +35,11 @@ def command(
     The check runs as in a grading up to that life. The life finds the directory as it was, and
     gets the same fault. Without --life, it is the life that fails.
     """
-    from grader import engine
+    from grader import collection
     from grader.cli.debug_life import DEBUGPY, TERMINAL, debug
 
     (chosen,) = selection.parse([name])
-    found = engine.select(chosen)
+    found = collection.select(chosen)
     if chosen.checks and len(found) > 1:
         raise UsageError(f"name one of {', '.join(check.slug for check in found)}")
     if not chosen.checks:
