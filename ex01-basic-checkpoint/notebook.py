@@ -97,25 +97,25 @@ print("finished:", undisturbed.finished, "  steps:", len(undisturbed.trajectory.
 # %% [markdown]
 # ## 2. Kill it
 #
-# Now SIGKILL comes after step 18, in the middle of the second epoch. The newest checkpoint is then
-# that of step 16. The job is launched again, finds the checkpoint, and continues: first with the
-# naive functions, then with yours. `notebooks.yours` reads your file each time, so after an edit
-# just run this cell and the ones below it again.
+# Now the grader sends SIGKILL after step 18, in the middle of the second epoch. At that moment, the
+# newest checkpoint is the one of step 16. The job is launched again, finds that checkpoint, and
+# continues: first with the naive functions, then with yours. `notebooks.yours` reads your file each
+# time, so after an edit just run this cell and the ones below it again.
 
 
 # %%
 def second_life(run):
     """What happened to a run after its fault."""
     if len(run.lives) == 1:
-        return "ended by itself before the fault (section 2 shows its last words)"
+        return "ended before the fault (section 2 shows its last output)"
     killed, after = run.lives
     if after.first("life") is None:
         return f"{killed.fault.story}; relaunched, it crashed while resuming"
-    went_on = (
-        f"went on after step {after.resumed_at}" if after.resumed_at else "started again at step 0"
+    continued = (
+        f"continued after step {after.resumed_at}" if after.resumed_at else "started over at step 0"
     )
     return (
-        f"{killed.fault.story}; relaunched, it {went_on} and "
+        f"{killed.fault.story}; relaunched, it {continued} and "
         f"{'finished' if run.finished else 'crashed later'}"
     )
 
@@ -233,9 +233,9 @@ plt.show()
 
 # %% [markdown]
 # Cover the lower panel with your hand. Does the upper one alone show that something is wrong with
-# the naive run? Its curve is as noisy and as low as the true one, and on a cluster you wouldn't
-# have the gray line to compare with. That is why this course compares bits: "close" needs a
-# threshold to argue about, "equal" doesn't.
+# the naive run? Its curve is as noisy and as low as the undisturbed one, and on a cluster you
+# wouldn't have the gray line to compare with. That is why this course compares bits: "close" needs
+# a threshold, and people argue about thresholds. "Equal" needs none.
 #
 # If one of your lives crashed, the next cell shows its last output.
 
@@ -246,7 +246,7 @@ if words := notebooks.last_words(killed["yours"]):
 # %% [markdown]
 # ## 3. Look inside
 #
-# Each loss depends on the state that its step started from. The harness takes a digest of every
+# Each loss depends on the state that its step started from. The grader takes a digest of every
 # component before every step. So it can name the first step at which two runs diverge, and what was
 # different at that moment.
 
@@ -261,11 +261,11 @@ for name, run in killed.items():
     print(f"    different  {', '.join(parting.different)}")
 
 # %% [markdown]
-# The naive checkpoint kept all that the run has learned, down to the optimizer's running averages.
-# It lost everything random, including the choice of the batch (and the best validation loss, too).
-# To see what that means for the data, look at the samples. An epoch promises to show each of its 80
-# samples once. The next picture shows which samples each run really learned from in the second
-# epoch (counting only the steps that are part of the final weights).
+# The naive checkpoint kept all that the run had learned, down to the optimizer's running averages.
+# It lost everything random, including which batch comes next. (It also lost the best validation
+# loss.) To see what that means for the data, look at the samples. An epoch promises to show each of
+# its 80 samples once. The next picture shows which samples each run really learned from in the
+# second epoch. It counts only the steps that are part of the final weights.
 
 
 # %% tags=["nbval-ignore-output"]
@@ -334,15 +334,15 @@ plt.show()
 
 # %% [markdown]
 # The naive run did train the four batches that the epoch still needed. But they were the *first*
-# four of a different order: for each sample that came a second time, another one never
-# came. Every preemption makes the data a little more lopsided, and no log shows it.
+# four of a different order. For each sample that was used twice, another one was never used. Every
+# preemption makes the data a little more lopsided, and no log shows it.
 
 # %%
 for name, counts in times.items():
     print(f"{name:12} every sample exactly once: {set(counts) == {1}}")
 
 # %% [markdown]
-# ## 4. Who draws?
+# ## 4. Who draws random numbers?
 #
 # Where does the order of an epoch come from? Let's break something smaller first. The function
 # below seeds torch. If `look` is set, it then looks at one batch of a validation loader (which
@@ -366,14 +366,14 @@ print(
 )
 own = torch.Generator()
 print(
-    "... if the loader has a generator of its own:",
+    "... if the loader has its own generator:",
     next_numbers(look=True, generator=own) == next_numbers(look=False),
 )
 
 # %% [markdown]
-# Looking at unshuffled data changed all random numbers that came after it. A `DataLoader` without a
-# generator of its own draws from torch's *global* one, as your model's dropout and your
-# augmentation do. When exactly?
+# Looking at unshuffled data changed all random numbers that came after it. A `DataLoader` without
+# its own generator draws from torch's *global* one, as your model's dropout and your augmentation
+# do. When exactly?
 
 
 # %%
@@ -398,9 +398,10 @@ for shuffle in (False, True):
     print(f"shuffle={shuffle!s:5}    {made:15}   {begun:12}   {first:9}   {second}")
 
 # %% [markdown]
-# So the order of a whole epoch depends on the state of one generator when the epoch began. By the
-# time of your save, that generator has moved on. Keep this table for task 1.4. (It holds for
-# `num_workers=0`. With workers, `iter` already asks them for the first batches. Try it.)
+# So the order of a whole epoch depends on the state of one generator at the moment when the epoch
+# began. By the time of your save, that generator has moved on. You will need this table for task
+# 1.4. (It holds for `num_workers=0`. With workers, `iter` already asks them for the first batches.
+# Try it.)
 
 # %% [markdown]
 # ## 5. Damage the file
@@ -420,16 +421,16 @@ for name, run in torn.items():
     print(f"{name}: {second_life(run)}")
 
 # %% [markdown]
-# The naive job can't be saved. It had a good checkpoint of step 12, but overwrote it with the bad
+# The naive job can't recover. It had a good checkpoint of step 12, but overwrote it with the bad
 # one. No relaunch will ever get further than this:
 
 # %% tags=["nbval-ignore-output"]
 print(notebooks.last_words(torn["naive"]).splitlines()[-1])
 
 # %% [markdown]
-# That was at least loud. The second way is quiet: a disk, a cable or a memory module flips one bit.
-# Below, we save 2000 weights, all of them 0.5, flip one bit of one weight, and let `torch.load`
-# read the file.
+# At least that failure is loud. The second way to damage a file is silent: a disk, a cable or a
+# memory module flips one bit. Below, we save 2000 weights, all of them 0.5. Then we flip one bit of
+# one weight, and let `torch.load` read the file.
 
 # %%
 import io
@@ -454,12 +455,12 @@ print("step:", loaded["step"])
 print("the first weights:", loaded["weights"][:4].tolist())
 
 # %% [markdown]
-# The file isn't torn, its keys and shapes fit, `load_state_dict` will accept it, and one weight is
-# 10³⁸ times too large. The zip format that `torch.save` writes has a checksum for every record.
-# Does `torch.load` ignore only this one? The next cell flips one bit at 60 places all over the
-# file, one at a time, and also cuts the file off at 60 lengths. It tries `torch.load`, and then
-# your `write_checkpoint` and `read_latest`, with a checkpoint of step 12 (weights of 0.25) before
-# the damaged one of step 16.
+# The file is complete, its keys and shapes fit, and `load_state_dict` will accept it. But one
+# weight is 10³⁸ times too large. The zip format that `torch.save` writes has a checksum for every
+# record. Was this flip an exception, or does `torch.load` never compare them? The next cell flips
+# one bit at 60 places all over the file, one at a time. It also cuts the file off at 60 lengths. It
+# tries `torch.load` first. Then it tries your `write_checkpoint` and `read_latest`, with an intact
+# checkpoint of step 12 (weights of 0.25) next to the damaged one of step 16.
 
 # %% tags=["nbval-ignore-output"]
 import contextlib
@@ -495,7 +496,7 @@ def outcome(read):
 
 
 def experiment(data, read):
-    """What `read` makes of the file `data`, damaged in one place at a time: {damage: [outcome]}."""
+    """What `read` returns for `data` with damage in one place at a time: {damage: [outcome]}."""
     places = [len(data) * (2 * n + 1) // (2 * PLACES) for n in range(PLACES)]
     return {
         "one bit flipped": [outcome(lambda p=p: read(flipped(data, p))) for p in places],
@@ -567,7 +568,7 @@ ax.set_yticks(
 ax.invert_yaxis()
 ax.margins(y=0.16)
 ax.set(
-    title="What readers make of a file that is damaged in one place",
+    title="What each reader returns for a file that is damaged in one place",
     xlabel="where the file was damaged (% of its length)",
     xlim=(0, 100),
 )
@@ -591,19 +592,19 @@ print("your read_latest never gives wrong values:       ", "wrong" not in mine)
 print("your read_latest always gives step 16 or step 12:", set(mine) <= {"newest", "previous"})
 
 # %% [markdown]
-# `torch.load` notices every cut, because a zip file's table of contents is at its end. Flipped bits
-# nearly always pass: nearly all of a checkpoint is numbers, any bits make a number, and
-# `torch.load` checks no checksum. If you want to know that the bytes you read are the bytes you
-# wrote, you have to check it yourself.
+# `torch.load` notices every cut, because a zip file's table of contents is at its end. It hardly
+# ever notices a flipped bit: nearly all of a checkpoint is numbers, any bits make a number, and
+# `torch.load` verifies no checksum. If you want to know that the bytes you read are the bytes you
+# wrote, you have to verify them yourself.
 
 # %% [markdown]
 # ## 6. The power fails
 #
-# So far only processes died. What they wrote stayed: the kernel holds it in its memory, which
-# outlives them, and writes it to the disk seconds later. When the *machine* dies, the last seconds
-# are lost. The kernel also writes in any order: a file's new name may be on the disk before its
-# bytes are. Here is a careful saver. It never touches the old checkpoint, and gives the new one its
-# name in one step. Would you approve it?
+# So far only processes died. What they had written survived: the kernel keeps it in memory and
+# writes it to the disk seconds later. When the *machine* dies, the last seconds are lost. The
+# kernel also writes in any order: a file's new name may be on the disk before its bytes are. Here
+# is a careful saver. It never touches the old checkpoint, and gives the new one its name in one
+# step. Would you approve it?
 
 # %%
 RENAMED = """
@@ -672,8 +673,8 @@ if known:
     plt.show()
 
 # %% [markdown]
-# The first bar is all that kills can show. The next picture is the smallest state that breaks the
-# promise: what the first saver did, when the power failed, what was on the disk then, and which
+# A kill can show only what is in the first bar. The next picture is the smallest state that breaks
+# the promise: what the first saver did, when the power failed, what was on the disk then, and which
 # calls would have prevented it.
 
 # %% tags=["nbval-ignore-output"]
@@ -688,8 +689,8 @@ print("a rename alone survives every power loss:", None if renamed["why"] else r
 print("your write_checkpoint does:              ", None if mine["why"] else mine["passed"])
 
 # %% [markdown]
-# Note what happened before that crash: the save *had returned*. By then, the job may have deleted
-# the checkpoint before it, or reported that it's safe. So a safe save waits for the disk twice: for
+# Note that the save *had returned* before that crash. By then, the job may have deleted the
+# previous checkpoint, or reported the new one as safe. So a safe save waits for the disk twice: for
 # the bytes, before they get their name, and for the name, before it returns.
 #
 # ## Your turn
@@ -697,10 +698,10 @@ print("your write_checkpoint does:              ", None if mine["why"] else mine
 # Change something above and predict the picture before you look. Kill after step 20 instead: the
 # checkpoint is then exactly at the end of an epoch. Will the naive run still diverge from the
 # undisturbed one, and in which component? Or add one component to the naive `capture` and `restore`
-# and watch it move from *different* to *same* in section 3. How many do you need until the step of
-# divergence moves?
+# and watch it move from *different* to *same* in section 3. How many do you have to add until the
+# runs diverge at a later step?
 #
-# Then write your own in `starter/checkpoint.py` and grade it in a terminal:
+# Then write your own functions in `starter/checkpoint.py` and grade them in a terminal:
 #
 # ```
 # grade ex01              all tasks

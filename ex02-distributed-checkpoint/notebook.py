@@ -72,9 +72,9 @@ print(notebooks.finding(run))
 
 # %% [markdown]
 # Only rank 0 calls that barrier. Rank 1 continues to train, and waits in DDP's forward pass for
-# rank 0. Here a collective gives up after eight seconds, so that we see it. With NCCL, it takes
-# half an hour by default, and then every rank dies with a stack trace that doesn't name the
-# culprit.
+# rank 0. Here a collective gives up after eight seconds, so you see the deadlock soon. With NCCL it
+# takes half an hour by default, and then every rank dies with a stack trace that doesn't name the
+# cause.
 #
 # So move the barrier out of the `if`. Is it right now? Let the save fail on rank 0, and ask what
 # rank 1 knows:
@@ -97,9 +97,9 @@ full = notebooks.train(
 print(notebooks.finding(full))
 
 # %% [markdown]
-# Rank 0 left with the exception. Rank 1 waited at the barrier, and noticed only because its
-# connection broke. In a job of 64 ranks, 63 of them hold their GPUs until something does. An error
-# has to travel *through* a collective, as a value.
+# Rank 0 exited with the exception. Rank 1 waited at the barrier, and noticed only because its
+# connection broke. In a job of 64 ranks, 63 ranks hold their GPUs until their connections break,
+# too. An error has to travel *through* a collective, as a value.
 #
 # ## 2. What is in a DDP checkpoint
 #
@@ -145,21 +145,22 @@ for path in sorted(p for p in folder.glob("after-8/**/*") if p.is_file()):
 
 # %%
 killed, after = ddp.lives[0], ddp.lives[-1]
-print("the second life began at step", after.resumed_at)
+print("the second life resumed at step", after.resumed_at)
 undisturbed = notebooks.train(
     notebooks.yours("ex02"), "--functions", "save_job", script="ex02/train_ddp.py", ranks=2
 )
 for rank in range(2):
     same = ddp.of(rank).trajectory == undisturbed.of(rank).trajectory
-    print(f"rank {rank}: {'never parts from' if same else 'parts from'} the undisturbed run")
+    print(f"rank {rank}: {'never diverges' if same else 'diverges'} from the undisturbed run")
 
 # %% [markdown]
 # ## 3. Which rank holds what
 #
 # `fully_shard` cuts every parameter along its first dimension and gives each rank a piece.
 # `save_sharded` writes one file per rank, and `.metadata`, which says where each part of each
-# tensor is. DCP writes `.metadata` last: a folder without it is unfinished. The picture is drawn
-# from it: a bar is a tensor, a color is the rank that wrote that part.
+# tensor is. torch.distributed.checkpoint (DCP) writes `.metadata` last: a folder without it is
+# unfinished. The picture below is drawn from `.metadata`. Each bar is a tensor, and each color is
+# the rank that wrote that part.
 
 # %% tags=["nbval-ignore-output"]
 from torch.distributed.checkpoint import FileSystemReader
@@ -255,9 +256,9 @@ plt.show()
 #
 # ## 4. Reshard, live
 #
-# Two ranks load what four ranks saved; then one rank does, then four again. Each tensor, moments
+# First two ranks load what four ranks saved, then one rank, then four again. Each tensor, moments
 # included, is gathered from all ranks and compared bit for bit with what was saved. (Only the
-# comparison gathers; `load_sharded` must not.)
+# comparison gathers tensors; `load_sharded` must not.)
 
 # %%
 folder, by_four = saved[4]
@@ -283,9 +284,9 @@ for ranks in (2, 1, 4):
 #
 # A synchronous save keeps all ranks from training until the last byte is durable. `dcp.async_save`
 # copies the state into memory, returns, and writes from another thread. That thread needs
-# collectives, too (all ranks must know that all parts are there), and they must not mix with those
-# of training. So it gets a process group of its own; without one, it hung or aborted every time
-# that we tried.
+# collectives, too, because all ranks must know that all parts are there. These must not mix with
+# the collectives of training. So the save gets its own process group; without one, it hung or
+# aborted every time we tried.
 #
 # Two ranks train a model of 32 MiB (with momentum: 64 MiB to save) and save after every sixth step.
 # The gray part of a bar is training, the colored part the save.
@@ -315,12 +316,12 @@ for how, of in stalls.items():
     print(f"{how}: " + ", ".join(f"{s:.0f}" for s in of) + " ms in the save")
 
 # %% [markdown]
-# What is left of the stall is the copy (and, in a first save, memory for it). The picture doesn't
-# show the price: while the writer works, training shares the disk with it, the memory bandwidth
-# and, on a machine with two cores, the cores. And until the writer has finished, there is no
-# checkpoint: don't announce one when `async_save` returns.
+# Only the copy still stalls training (and, in the first save, allocating memory for it). The
+# picture doesn't show the price. While the writer works, it competes with training for the disk and
+# the memory bandwidth and, on a machine with two cores, for the cores. And until the writer has
+# finished, there is no checkpoint: don't announce one when `async_save` returns.
 #
-# ## Questions to take along
+# ## Questions to think about
 #
 # - In section 2, which file would you lose if rank 1's disk were full, and who would have to know?
 # - In section 3, suppose that all four files are there but `.metadata` isn't. Is that a checkpoint?

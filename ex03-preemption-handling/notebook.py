@@ -6,11 +6,11 @@
 #
 # In this lab you send signals to a training job at moments of your choice. You take apart a
 # checkpoint that a handler wrote in the middle of a step, draw what happens between a signal and
-# the end of the grace, and look at what one signal does to two ranks.
+# the end of the grace period, and look at what one signal does to two ranks.
 #
 # Anything called **yours** runs `starter/preemption.py`. The outputs stored here come from the
-# reference solution. The clock is the grader's: its time passes only in the job, and is the same on
-# every machine. Nothing in here is graded: change whatever makes you curious.
+# reference solution. The grader provides the clock. Its time passes only while the job works, so it
+# is the same on every machine. Nothing in here is graded: change whatever makes you curious.
 
 # %% tags=["nbval-ignore-output"]
 import matplotlib.pyplot as plt
@@ -42,7 +42,7 @@ SCRIPT = {"script": "ex03/train_preempt.py"}
 # %% [markdown]
 # ## 1. The handler of many tutorials
 #
-# It saves, and it leaves. Between which two lines of the training loop does it run?
+# The handler saves, then exits. Between which two lines of the training loop does it run?
 
 # %%
 import signal
@@ -76,15 +76,15 @@ life = stopped.lives[0]
 print(f"saved {len(life.all('saved'))} time, exit status {life.process.status}")
 
 # %% [markdown]
-# Exit status 0: for the scheduler, this job is done. That alone costs the rest of the training. Now
-# look at the checkpoint. An undisturbed run gives the value of every tensor after every step. So
-# for each tensor of the checkpoint, we can say after which step it had that value.
+# Exit status 0 tells the scheduler that this job is done. That alone costs the rest of the
+# training. Now look at the checkpoint. An undisturbed run reports the value of every tensor after
+# every step. So for each tensor of the checkpoint, we can say after which step it had that value.
 
 # %%
 whole = notebooks.train(tutorial, **SCRIPT).last
 trained = {e["step"]: e["tensors"] for e in whole.all("trained")}
 saving = life.all("saving")[0]
-print(f"a checkpoint of step {saving['step']}, by its own account\n")
+print(f"a checkpoint that says it is of step {saving['step']}\n")
 for name, digest in saving["tensors"].items():
     after = next((step for step, tensors in trained.items() if tensors[name] == digest), None)
     print(f"  {name:<22} as after step {after}")
@@ -114,17 +114,17 @@ plt.show()
 
 # %% [markdown]
 # The optimizer updates one group of parameters after the other, and the handler ran in between.
-# This file isn't damaged: it loads, it has every tensor, its checksum would be right. But it holds
-# a model that no step of training ever produced. (And it claims to be of step 3, so step 4 will be
-# trained on top of half of itself.)
+# This file isn't damaged: it loads, it has every tensor, and a checksum would match. But it holds
+# a model that no step of training ever produced. (It also claims to be of step 3. So the resumed
+# job trains step 4 again, and applies half of its update twice.)
 #
-# A better save doesn't help. In the handler, only note that the signal came, and save where nothing
-# is half done.
+# A better save function doesn't help. In the handler, only note that the signal came. Save later,
+# where nothing is half done.
 #
 # ## 2. Yours: from the signal to the exit
 #
-# The same signal, now with your `main`. Every bar is something that the job does; the grace is the
-# four seconds from the signal to SIGKILL.
+# The job gets the same signal, now with your `main`. Every bar is something that the job does. The
+# grace period (grace for short) is the four seconds from the signal to SIGKILL.
 
 
 # %% tags=["nbval-ignore-output"]
@@ -171,7 +171,7 @@ def draw(axis, life, grace, title, row=0):
         marker="X" if killed else "o",
         ms=9,
         color=RED if killed else "black",
-        label="SIGKILL" if killed else "leaves",
+        label="SIGKILL" if killed else "exits",
     )
     if row == 0:
         axis.axvspan(sent[0], sent[0] + grace, color="#eeeeee", zorder=0, label="grace")
@@ -189,7 +189,7 @@ def legend(fig, *axes):
             entries.setdefault(name, handle)
     order = [
         n
-        for n in ("step", "evaluation", "save", "signal", "leaves", "SIGKILL", "grace")
+        for n in ("step", "evaluation", "save", "signal", "exits", "SIGKILL", "grace")
         if n in entries
     ]
     fig.legend(
@@ -219,12 +219,12 @@ for title, run in mine.items():
     first, same = run.lives[0], run.trajectory == undisturbed.trajectory
     print(
         f"{title}: exit status {first.process.status}, then "
-        f"{'the undisturbed run, bit for bit' if same else 'another run'}"
+        f"{'equal' if same else 'not equal'} to the undisturbed run"
     )
 
 # %% [markdown]
-# The next life does the whole evaluation again. A part of an evaluation is cheap to lose. What
-# would you have to save to keep it?
+# The next life repeats the whole evaluation. A part of an evaluation is cheap to lose. What would
+# you have to save to keep it?
 #
 # ## 3. No check during the evaluation
 #
@@ -292,22 +292,22 @@ flags = ("--costs", "save=10", "--tell-grace", "--grace")
 short = notebooks.train(notebooks.yours("ex03"), *flags, 6, faults=[send("term", 5)], **SCRIPT)
 enough = notebooks.train(notebooks.yours("ex03"), *flags, 20, faults=[send("term", 5)], **SCRIPT)
 fig, axes = plt.subplots(2, 1, figsize=(8, 3.8), layout="constrained")
-draw(axes[0], short.lives[0], 6, "Six seconds: no save is begun that can't be finished")
+draw(axes[0], short.lives[0], 6, "Six seconds: too short for a save, so none is begun")
 draw(axes[1], enough.lives[0], 20, "Twenty seconds: saved")
 axes[1].set_xlabel("seconds since the job began")
 legend(fig, *axes)
 plt.show()
 for seconds, run in ((6, short), (20, enough)):
     print(
-        f"{seconds} s: resumed at step {run.last.resumed_at}, after step "
-        f"{max(e['step'] for e in run.lives[0].all('trained'))}"
+        f"{seconds} s: stopped after step {max(e['step'] for e in run.lives[0].all('trained'))}, "
+        f"resumed at step {run.last.resumed_at}"
     )
 
 # %% [markdown]
-# ## Questions to take along
+# ## Questions to think about
 #
 # - In section 1, the signal came in the middle of `optimizer.step()`. Name three other places in a
 #   training loop where a save would be wrong, even though every tensor is whole.
-# - In section 4, what would each rank do if they asked each other only every ten steps?
+# - In section 4, what would each rank do if the ranks asked each other only every ten steps?
 # - A cluster gives 30 seconds of grace, and your checkpoint takes 40 to write. What are your
 #   options?

@@ -40,8 +40,8 @@ plt.rcParams.update(
 # %% [markdown]
 # ## 1. A script that looks careful
 #
-# It asks to be requeued, traps the signal, passes it on, and requeues the job. Read it as if a
-# colleague had asked you for a review. Its time limit comes near at step 17. The training saves
+# The script asks to be requeued, traps the signal, passes it on, and requeues the job. Read it as
+# if a colleague had asked you for a review. At step 17, the time limit is near. The training saves
 # every five steps, and also on a signal; that save takes seven seconds.
 
 # %% tags=["nbval-ignore-output"]
@@ -78,10 +78,10 @@ print(
 )
 
 # %% [markdown]
-# The time limit came near at step 17, Slurm warned the shell, and the trap ran. But no save of step
-# 17 was ever finished, and the next life repeated finished steps. SIGTERM *to srun* means: end
-# these tasks, and srun does it with SIGKILL. One word in the trap (`USR1`, which srun passes on)
-# makes the difference between a save and a loss. And nothing is left of the first life's log.
+# At step 17, Slurm warned the shell that the time limit was near, and the trap ran. But the save of
+# step 17 never finished, and the next life repeated finished steps. SIGTERM *to srun* asks srun to
+# end its tasks, and it ends them with SIGKILL. One word in the trap (`USR1`, which srun passes on)
+# makes the difference between a save and a loss. The log of the first life is gone, too.
 #
 # ## 2. Yours, through four disasters
 #
@@ -112,7 +112,7 @@ def draw(axis, run):
             ran["end"] + 1 - zero,
             color="#e8eef4",
             zorder=0,
-            label="running, says the cluster" if n == 0 else None,
+            label="running (the cluster's record)" if n == 0 else None,
         )
     for n, life in enumerate(run.lives):
         steps = [(e["t"] - zero, e["step"]) for e in life if e["event"] in ("resumed", "step")]
@@ -171,35 +171,32 @@ axis.legend(loc="upper left", bbox_to_anchor=(0, 0.9), fontsize=9)
 plt.show()
 
 # %%
-print(
-    "done" if mine.finished else "not done",
-    "and",
-    "bit for bit the undisturbed run" if mine.course == mine.undisturbed else "another run",
-)
+print("done" if mine.finished else "not done")
+print("equal" if mine.course == mine.undisturbed else "not equal", "to the undisturbed run")
 for fault, steps in mine.lost:
     print(f"  {fault['do']:<8} at step {fault['step']}: {steps} steps done again")
 
 # %% [markdown]
-# Where a life begins below the step at which the one before it ended, the job repeats work: after a
-# SIGKILL, from the last save on; after a torn checkpoint, from the one before it. A preemption and
-# a time limit cost only the waiting. (On a site, Slurm checks time limits every 30 seconds; here,
-# every two.)
+# Where a life begins at a lower step than the previous life reached, the job repeats work. After a
+# SIGKILL it repeats the steps since the last save. After a torn checkpoint it repeats the steps
+# since the checkpoint before that one. A preemption and a time limit cost only waiting time. (On a
+# site, Slurm checks time limits every 30 seconds; here, every two.)
 #
 # ## 3. The cluster's record
 #
-# The cluster noted each run of the job, and the state in which it ended. PENDING means that it went
-# back into the queue.
+# The cluster recorded each run of the job, and the state in which it ended. PENDING means that the
+# job went back into the queue.
 
 # %%
 for number, ran in enumerate(mine.record, 1):
     print(f"run {number}: {ran['state']}")
 
 # %% [markdown]
-# ## Questions to take along
+# ## Questions to think about
 #
 # - In section 1, Slurm warned the shell two minutes before the limit. What should the training have
 #   done in these two minutes? And what if its save takes three?
 # - In section 2, which of the four would have ended the job if `begin_life` counted every life as a
 #   crash?
-# - Your site allows ten requeues per job. Where would you count them, and what would you do at the
-#   tenth?
+# - Suppose that your site allows ten requeues per job. Where would you count them, and what would
+#   you do at the tenth?

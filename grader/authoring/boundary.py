@@ -1,8 +1,8 @@
 """The boundary: a driver reports what happened; only a check, in the grader's own process, knows
 what should have happened.
 
-Everything that runs in or alongside the student's process is untrusted. Held here by imports, and
-by the absence of message text: a driver that has nothing to say can't judge.
+Everything that runs in or alongside the student's process is untrusted. This module checks the
+imports there, and that there is no message text: a driver without words can't judge.
 """
 
 from __future__ import annotations

@@ -157,7 +157,7 @@ def _snapshots(root: Path, exercises: list[Exercise]) -> Iterator[str]:
     for path in _files(folder):
         if path not in expected:
             yield (
-                f"{path.relative_to(root)}: a snapshot of nothing that is in SHOWN "
+                f"{path.relative_to(root)}: isn't the snapshot of a mutant in SHOWN "
                 "(grader/mutants/shown.py); remove it, or add its mutant there"
             )
 

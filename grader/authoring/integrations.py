@@ -5,7 +5,7 @@
     what changes from plain/language_model.py to resumable/language_model.py
     ```
 
-A line that is only indented isn't a changed line: it stands there as it is in the new script.
+A line that is only indented doesn't count as changed: the diff shows it as it is in the new script.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from grader import engine, mutants
+from grader import collection, engine, mutants
 from grader.course.catalog import Exercise
 from grader.errors import UsageError
 from grader.harness import launcher as launchers
@@ -27,7 +27,7 @@ def table_path(exercise: Exercise) -> Path:
 
 def on_cluster(exercise: Exercise) -> dict:
     """Where its mutants run if they need a cluster: on the stand-in, which is quick."""
-    return {"cluster": Where("stand-in")} if engine.at_once(exercise) else {}
+    return {"cluster": Where("stand-in")} if collection.at_once(exercise) else {}
 
 
 def grade_all(
@@ -39,7 +39,7 @@ def grade_all(
     """(mutant, result) of every mutant, or of those that are named, from one fork server."""
     launcher = launchers.choose()
     try:
-        with ThreadPoolExecutor(3 if engine.at_once(exercise) else 1) as pool:
+        with ThreadPoolExecutor(3 if collection.at_once(exercise) else 1) as pool:
 
             def grade(mutant: mutants.Mutant):
                 result = engine.grade(

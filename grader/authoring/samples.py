@@ -52,7 +52,7 @@ def problems(root: Path, exercises: list[Exercise]) -> Iterator[str]:
             where = f"{page.relative_to(root)}: the sample in line {block.first + 1}"
             if not block.marker:
                 yield (
-                    f"{where} is cut from no snapshot; put <!-- sample: ex01/NAME.txt lines 1-9 "
+                    f"{where} names no snapshot; put <!-- sample: ex01/NAME.txt lines 1-9 "
                     "--> on the line before it"
                 )
                 continue

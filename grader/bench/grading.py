@@ -1,4 +1,4 @@
-"""How soon a life trains its first step, and how long a whole grading takes."""
+"""Measures how soon a life trains its first step, and how long a whole grading takes."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Grading a class: finding what students handed in, grading all of it, telling what came out."""
+"""Grading a class: finds what students handed in, grades all of it, and writes the results."""

@@ -1,4 +1,4 @@
-"""The results folder of a class: what lies where, written so that a crash loses nothing.
+"""The results folder of a class: which file holds what, written so that a crash loses nothing.
 
 class.json                       the seed, the exercises, the course's version
 students/ID/submission.json      who it is, what was handed in, what couldn't be read

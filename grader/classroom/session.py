@@ -1,4 +1,4 @@
-"""One call of `grade class`: takes what was handed in, grades what isn't graded, tells the rest."""
+"""One call of `grade class`: reads submissions, grades what isn't graded, prints progress."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from rich.console import Console
 
 from grader.classroom import contents, handed_in
 from grader.classroom.grading import Clock, Work, alone, open_work
-from grader.classroom.outcome import write_class, write_student
 from grader.classroom.records import Graded, Results, Settings, Student, course_version
+from grader.classroom.result_files import write_class, write_student
 from grader.classroom.standings import NOT_YET, Standing, standing
 from grader.classroom.worker import Unit
 from grader.course import catalog

@@ -1,7 +1,7 @@
-"""Grades one exercise of one student, in a process of its own: python -m grader.classroom.worker.
+"""Grades one exercise of one student in its own process: python -m grader.classroom.worker.
 
-It writes the record of what came out, whole, or nothing. Whoever started it decides what to do if
-there is none.
+It writes a complete record of the result, or none. If there is none, the process that started it
+decides what to do.
 """
 
 from __future__ import annotations

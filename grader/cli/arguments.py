@@ -31,7 +31,7 @@ def submission_of(
     exercise: Exercise, folder: Path | None, solution: bool
 ) -> submissions.Submission:
     if folder and solution:
-        raise UsageError("--submission and --solution exclude each other")
+        raise UsageError("use either --submission or --solution, not both")
     return submissions.submission(exercise, folder, solution)
 
 

@@ -94,8 +94,8 @@ def command(
     SUBMISSIONS is a folder with a folder or an archive for each student; or what Gradescope,
     Canvas, Moodle, nbgrader or a classroom of clones gives you, as a folder or as one archive.
 
-    Killed at any moment, the same command continues. Exit status: 0 everything is graded, 2 wrong
-    usage, 3 something couldn't be graded, or proved nothing.
+    If it is killed, run the same command again: it continues. Exit status: 0 everything is graded,
+    2 wrong usage, 3 something couldn't be graded, or is inconclusive.
     """
     from grader import engine
     from grader.classroom import grading

@@ -54,7 +54,7 @@ name_option = click.option(
 
 @click.group("cluster", cls=Commands)
 def command() -> None:
-    """A Slurm cluster on this machine, or a stand-in for one: up, status, shell, down."""
+    """Start and end a Slurm cluster on this machine, or a stand-in for one."""
 
 
 @command.command()
@@ -95,7 +95,7 @@ def command() -> None:
 def up(
     name: str, nodes: int, grace: int, proctrack: str, fast_limits: bool, stand_in: bool
 ) -> None:
-    """Start a cluster; it stays until `down`. Without Slurm, it's a stand-in."""
+    """Start a cluster; it stays until `down`. If Slurm is missing, start a stand-in."""
     registry.free(name)
     made = registry.cluster(
         name,
@@ -155,7 +155,7 @@ def show_facts(made: Cluster, status: Status) -> None:
 
 @command.command()
 def status() -> None:
-    """Your clusters: their directories, nodes, jobs, and what is wrong with them."""
+    """Show your clusters: directories, nodes, jobs, and problems."""
     names, wrong = registry.every(), False
     if not names:
         click.echo("no cluster is up; start one: grade cluster up")
@@ -199,7 +199,7 @@ def _duration(seconds: float) -> str:
 @name_option
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[COMMAND]...")
 def shell(name: str, command: tuple[str, ...]) -> None:
-    """Your shell, or one command, talking to a cluster. Its exit status is passed on."""
+    """Run a shell, or one command, that talks to a cluster. Exits with its exit status."""
     made = registry.cluster(name)
     seen = made.status()
     if seen.phase != "up":
@@ -225,7 +225,7 @@ def shell(name: str, command: tuple[str, ...]) -> None:
 @name_option
 @click.option("--all", "every", is_flag=True, help="All of your clusters.")
 def down(name: str, every: bool) -> None:
-    """End a cluster: its jobs, its daemons, its directory. Without one, does nothing."""
+    """End a cluster: its jobs, its daemons, its directory. If none is up, do nothing."""
     chosen = registry.every() if every else [name] if registry.exists(name) else []
     for one in chosen:
         registry.cluster(one).stop()

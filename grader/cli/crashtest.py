@@ -117,7 +117,7 @@ def command(
     json_file: str | None,
     picture: str | None,
 ) -> None:
-    """Read every disk state that a crash may leave of your saves with your load.
+    """Test your save and load against every disk state that a crash may leave.
 
     Functions are named as package.module:function or file.py:function. Exit status: 0 every state
     kept the promise, 1 some broke it, 2 wrong usage (or your save fails on a healthy disk), 3 no

@@ -19,8 +19,8 @@ from grader.errors import UsageError
 @click.option("--rank", type=click.IntRange(0, 63), metavar="N", help="This rank of the life.")
 @click.option("--seed", type=click.IntRange(0, 2**31), metavar="N", help="The grading's seed.")
 @click.option("--debugpy", is_flag=True, help="Wait for an IDE's debugger, at a printed address.")
-@click.option("--submission", type=FileName(), metavar="DIR")
-@click.option("--solution", is_flag=True)
+@click.option("--submission", type=FileName(), metavar="DIR", help="Check the work in this folder.")
+@click.option("--solution", is_flag=True, help="Check the reference solution.")
 def command(
     name: str,
     life: str | None,
@@ -32,14 +32,14 @@ def command(
 ) -> None:
     """Run a check's failing life on this terminal: breakpoint(), pdb and prints work.
 
-    The check runs as in a grading up to that life, which finds the directory as it was and meets
-    the same fault. Without --life, the one that fails.
+    The check runs as in a grading up to that life. The life finds the directory as it was, and
+    gets the same fault. Without --life, it is the life that fails.
     """
-    from grader import engine
+    from grader import collection
     from grader.cli.debug_life import DEBUGPY, TERMINAL, debug
 
     (chosen,) = selection.parse([name])
-    found = engine.select(chosen)
+    found = collection.select(chosen)
     if chosen.checks and len(found) > 1:
         raise UsageError(f"name one of {', '.join(check.slug for check in found)}")
     if not chosen.checks:

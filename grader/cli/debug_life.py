@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from grader.collection import Check
 from grader.course.submissions import Submission
-from grader.engine import Check
 from grader.errors import UsageError
 from grader.files import write_atomically
 from grader.harness import launcher as launchers

@@ -10,7 +10,7 @@ import click
 @click.command("explain")
 @click.argument("code", required=False)
 def command(code: str | None) -> None:
-    """What a finding's code means in production, with an example. Without a code: all codes."""
+    """Explain the code of a failure message, with an example. Without a code, list all codes."""
     from grader import explain
     from grader.report import terminal
 

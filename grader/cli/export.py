@@ -31,7 +31,7 @@ from grader.report.output import Target
 
 @click.group("export")
 def command() -> None:
-    """Results for other systems, and graders that run in them."""
+    """Export results to other systems, and graders that run there."""
 
 
 def _path(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> Path | None:
@@ -83,7 +83,7 @@ def _chosen(names: tuple[str, ...]) -> list[Exercise]:
 @output_option
 @visibility_option
 def gradescope_command(result: Path, output: Path, visibility: str) -> None:
-    """Gradescope's results.json.
+    """Write Gradescope's results.json.
 
     RESULT.json is what `grade --json` wrote; - is standard input.
     """
@@ -109,7 +109,7 @@ def gradescope_command(result: Path, output: Path, visibility: str) -> None:
 def autograder_command(
     target: Path, names: tuple[str, ...], minutes: int, sandbox: str, visibility: str
 ) -> None:
-    """An autograder to upload to Gradescope.
+    """Write an autograder to upload to Gradescope.
 
     It holds setup.sh, run_autograder, the grader, and a README.md on the limits to raise.
     """
@@ -125,16 +125,15 @@ def autograder_command(
     "--checkout",
     callback=_path,
     metavar="DIR",
-    help="The student's repository: names the classroom, the submission and its time where the "
+    help="The student's repository. It gives the classroom, the submission and its time if the "
     "variables of Classroom 50's runner don't.",
 )
 def classroom50_command(result: Path, output: Path, checkout: Path | None) -> None:
-    """Classroom 50's result.json.
+    """Write Classroom 50's result.json.
 
     RESULT.json is what `grade --json` wrote.
 
-    Exit status 3, and nothing written, if some task is inconclusive: that is neither passed nor
-    failed.
+    If a task is inconclusive (neither passed nor failed), it writes nothing and exits with 3.
     """
     read = result_file.read(result)
     if read.inconclusive:
@@ -157,7 +156,7 @@ def classroom50_command(result: Path, output: Path, checkout: Path | None) -> No
 @exercise_option
 @output_option
 def workflow_command(course: str, names: tuple[str, ...], output: Path) -> None:
-    """A GitHub workflow for Classroom 50.
+    """Write a GitHub workflow for Classroom 50.
 
     It grades each push, and publishes the result as a release.
     """
@@ -184,7 +183,7 @@ def _finish(output: Path, text: str, report: Report) -> None:
 @exercise_option
 @output_option
 def nbgrader_command(results: Path, names: tuple[str, ...], output: Path) -> None:
-    """A gradebook like that of `nbgrader export`."""
+    """Write a gradebook like that of `nbgrader export`."""
     read, exercises = _class(results, names)
     report = Report()
     _finish(output, nbgrader.csv_text(read, exercises, report), report)
@@ -209,7 +208,7 @@ def nbgrader_command(results: Path, names: tuple[str, ...], output: Path) -> Non
 def canvas_command(
     results: Path, names: tuple[str, ...], output: Path, gradebook: Path | None, assignment: str
 ) -> None:
-    """A gradebook for Canvas to import.
+    """Write a gradebook for Canvas to import.
 
     Grades that aren't known stay as they are there, and are listed on standard error.
     """
@@ -235,7 +234,7 @@ def canvas_command(
 def moodle_command(
     results: Path, names: tuple[str, ...], output: Path, worksheet: Path | None
 ) -> None:
-    """A grading worksheet for Moodle to upload.
+    """Write a grading worksheet to upload to Moodle.
 
     Grades that aren't known stay as they are there, and are listed on standard error.
     """

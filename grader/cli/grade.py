@@ -136,7 +136,7 @@ def command(
     account: str | None,
 ) -> None:
     """Grade exercises (what `grade` does without a command)."""
-    from grader import engine
+    from grader import collection, engine
     from grader.harness.faults import parse_schedule
     from grader.harness.launcher import Limits, choose
     from grader.report import output, terminal
@@ -148,7 +148,7 @@ def command(
     where = _where(cluster, partition, account)
     submissions = [submission_of(each.exercise, submission, solution) for each in chosen]
     for each in chosen:
-        engine.select(each)  # an error before any grading
+        collection.select(each)  # an error before any grading
     limits = Limits.within(time_limit) if time_limit else Limits()
     confined = sandbox.choose(policy)
     seed = random.SystemRandom().randrange(2**31) if seed is None else seed

@@ -12,9 +12,9 @@ from grader.course import catalog
 @click.argument("name", required=False, metavar="[EXERCISE | TASK]")
 @click.option("--again", is_flag=True, help="Begin again at the first hint.")
 def command(name: str | None, again: bool) -> None:
-    """The next hint: for a task, or for an exercise's first task that isn't passed yet.
+    """Show the next hint for a task, or for an exercise's first unsolved task.
 
-    Without a name: for the exercise that you graded last.
+    Without a name, it takes the exercise that you graded last.
     """
     from grader.course.hints import Seen
     from grader.report import terminal

@@ -30,7 +30,8 @@ NAME = "fault-tolerant-training"  # the folder in a zip file, whatever the file 
 def command(target: str, names: tuple[str, ...], without_hints: bool, no_check: bool) -> None:
     """Make the hand-out for students, without the answers.
 
-    It is searched for lines of the solutions, and graded: its starters must get no point.
+    The command searches it for lines of the solutions, and grades its starters: they must get no
+    points.
     """
     if not target:
         raise UsageError("the hand-out's name is empty")

@@ -33,20 +33,35 @@ def _steps(option: str, text: str) -> Callable[[Any], Any]:
     "--ranks",
     type=click.IntRange(1, 8),
     metavar="N",
-    help="Ranks (ex02: 2; ex03: one process without it). Faults strike the last one.",
+    help="Number of ranks (ex02: 2; ex03: without this, one process). Faults hit the last rank.",
 )
 @click.option(
     "--save-every", type=click.IntRange(1), default=4, metavar="N", help="Save every N steps (4)."
 )
 @_steps("--preempt-at", "ex04: preempt the job at this step (repeatable).")
-@_steps("--limit-at", "ex04: let its time limit come near at this step (repeatable).")
+@_steps("--limit-at", "ex04: move the time limit close to this step (repeatable).")
 @click.option(
-    "--pace", type=click.FloatRange(0, 10), default=0.3, metavar="S", help="ex04: seconds a step."
+    "--pace",
+    type=click.FloatRange(0, 10),
+    default=0.3,
+    metavar="S",
+    help="ex04: seconds that a step takes (0.3).",
 )
-@click.option("--cluster", type=click.Choice(["slurm", "stand-in", "site"]), help="ex04: which.")
-@click.option("--seed", type=click.IntRange(0, 2**31), default=0)
-@click.option("--submission", type=FileName(), metavar="DIR")
-@click.option("--solution", is_flag=True)
+@click.option(
+    "--cluster",
+    type=click.Choice(["slurm", "stand-in", "site"]),
+    help="ex04: a real Slurm on this machine, a stand-in, or the site's (on a login node).",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**31),
+    default=0,
+    help="Draw model and data from this seed (0).",
+)
+@click.option(
+    "--submission", type=FileName(), metavar="DIR", help="Run the functions in this folder."
+)
+@click.option("--solution", is_flag=True, help="Run the reference solution.")
 def command(
     name: str,
     kill_after: tuple[int, ...],

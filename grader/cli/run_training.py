@@ -97,7 +97,7 @@ def play(
     training = TRAININGS[name]
     stopped = name.startswith("ex03")
     if stops and (kills or not stopped):
-        raise UsageError("--stop-in goes with ex03, and without --kill-after")
+        raise UsageError("--stop-in works with ex03 only, and not with --kill-after")
     if workers and not training.workers:
         raise UsageError(f"{name} trains without workers: leave --workers out")
     number = ranks or training.ranks

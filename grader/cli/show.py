@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.argument("name", required=False, metavar="[EXERCISE | TASK]")
 @click.option("--submission", type=FileName(), metavar="DIR", help="Progress of this directory.")
 def command(name: str | None, submission: Path | None) -> None:
-    """Tasks, points, progress, and where to begin; of a task, its checks."""
+    """Show tasks, points, progress, and where to begin; for a task, its checks."""
     from grader.report import terminal
 
     out = terminal.console()
@@ -33,11 +33,11 @@ def command(name: str | None, submission: Path | None) -> None:
 
 
 def _show_task(out: Console, exercise: Exercise, task: Task) -> None:
-    from grader import engine
+    from grader import collection
     from grader.report import terminal
 
     out.print(f"[bold]{task.id}[/bold]  {task.title}  ({task.points} points)")
-    for check in engine.collect(exercise):
+    for check in collection.collect(exercise):
         if check.task == task.id:
             out.print(f"\n  {task.id}/{check.slug}", markup=False)
             terminal.show_row(out, "", check.title)

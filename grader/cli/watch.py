@@ -49,17 +49,17 @@ def command(
     serve: bool,
     port: int | None,
 ) -> None:
-    """Grade again whenever you save: the task that you work on first.
+    """Grade again whenever you save, beginning with the task that you work on.
 
-    Without a name: the exercise that you graded last.
+    Without a name, it takes the exercise that you graded last.
     """
-    from grader import engine
+    from grader import collection
     from grader.slurm.target import Where
     from grader.watch.served import Served
     from grader.watch.session import Session
 
     (selected,) = selection.parse([name or _to_work_on(submission).id])
-    selection.choose(engine.collect(selected.exercise), selected.checks)
+    selection.choose(collection.collect(selected.exercise), selected.checks)
     with contextlib.ExitStack() as stack:
         served = None
         if serve or port:

@@ -17,7 +17,7 @@ from grader.errors import UsageError
 
 
 class Named(Protocol):
-    """A check (engine.Check)."""
+    """A check (collection.Check)."""
 
     @property
     def slug(self) -> str: ...

@@ -1,7 +1,7 @@
 """One program's save and load under every crash: record, enumerate, judge, explain.
 
-A program is anything with `save(directory, state)` and `load(directory)`. A save is taken at its
-word: when it returns, its state is durable.
+A program is anything with `save(directory, state)` and `load(directory)`. When a save returns, it
+promises that its state is durable.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a power failure may leave of the disk, file system by file system.
 
 What no sync has made durable may be there, in part, or not. How much may be missing, and in which
-order, is the file system's affair:
+order, depends on the file system:
 
     ext4        metadata in the order of the calls (one journal); bytes that were never synced may
                 be missing, and the file's size with them; a rename over an existing file sends the

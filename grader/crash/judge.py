@@ -1,7 +1,6 @@
-"""Asks a program's own load what it finds in a directory: in many of them, each in a fresh process.
+"""Lets a program's own load read many directories, each in a fresh process.
 
-The processes are forked from one that has everything loaded: a question costs a fork and not a
-start.
+The processes are forked from one that has everything loaded, so each costs a fork and not a start.
 """
 
 from __future__ import annotations

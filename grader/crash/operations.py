@@ -1,7 +1,7 @@
 """What happened to a directory: a list of operations, and a disk that they can be played on.
 
-Names lie in directories and lead to inodes, as in the kernel: a file that is renamed is the same
-file, and what fsync makes durable is an inode, under whichever names.
+Directories map names to inodes, as in the kernel: a file that is renamed is the same file, and
+fsync makes an inode durable, whatever its names.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Draws a failing state: the operations down to the crash, what of them reached the disk, and what
-lay there.
+"""Draws a failing state: the operations up to the crash, which of them reached the disk, and what
+was on the disk then.
 """
 
 from __future__ import annotations

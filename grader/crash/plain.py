@@ -1,5 +1,5 @@
-"""Records as plain data: what one life recorded, another process works out. None of it is code when
-it is read."""
+"""Records as plain data: one life records, another process works out the disk states. Reading a
+record runs no code from it."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Saves and loads that several ranks make together. Of a load, the process that a state is judged
-in is rank 0, and forks the others.
+"""Saves and loads that several ranks make together. For a load, rank 0 is the process in which a
+state is judged; it forks the other ranks.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Holds processes at each system call that may change a directory, before and after it.
 
-A debugger's means (ptrace), so that nothing of theirs is invisible: C++ and Rust writers, every
-thread, every process that they start. Pure Python, no root, Linux. Calls are taken one at a time:
-while one is under way, other threads that come to one wait before it. So the record has one order,
-and it is the true one.
+It uses ptrace, as a debugger does, so it sees everything: C++ and Rust writers, every thread, every
+process that they start. Pure Python, no root, Linux. It lets one call run at a time: while a call
+is in progress, other threads wait before theirs. So the record has the true order of the calls.
 """
 
 from __future__ import annotations

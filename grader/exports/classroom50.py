@@ -164,7 +164,7 @@ def workflow(course: str, exercises: list[str], torch: str) -> str:
     """A workflow that grades each push with the grader of `course`: OWNER/NAME@REF."""
     named = COURSE.fullmatch(course)
     if not named:
-        raise UsageError(f"'{course}' isn't a repository with a version; that is OWNER/NAME@REF")
+        raise UsageError(f"'{course}' isn't a repository with a version; write OWNER/NAME@REF")
     values = {
         "@REPOSITORY@": named[1],
         "@REF@": named[2],

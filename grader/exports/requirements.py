@@ -1,4 +1,4 @@
-"""What a grader elsewhere needs to have installed."""
+"""The packages that a grader on another system needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CSV files: read whatever a system exported, write what no spreadsheet takes for a formula."""
+"""CSV files: reads what a system exported; writes cells that no spreadsheet takes for a formula."""
 
 from __future__ import annotations
 

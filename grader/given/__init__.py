@@ -1,3 +1,3 @@
-"""What exercise 1 asks for, and the jobs of later exercises are given: its lives can't import
-it.
+"""How the jobs of later exercises save and restore their state. It is what exercise 1 asks
+students to write, so the lives of exercise 1 can't import it.
 """

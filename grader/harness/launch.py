@@ -1,6 +1,6 @@
 """One life from its preparation to its result.
 
-Whatever goes wrong on our side of it is Lost, never a traceback.
+If something goes wrong on the grader's side, it raises Lost; no traceback reaches the user.
 """
 
 from __future__ import annotations

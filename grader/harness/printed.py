@@ -1,4 +1,4 @@
-"""What the processes of a run printed, with the time and the place of every line."""
+"""What the processes of a run printed: each line with its time, its life and its rank."""
 
 from __future__ import annotations
 

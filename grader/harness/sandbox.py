@@ -119,7 +119,8 @@ def choose(policy: str = "auto") -> Sandbox:
             return found
     if policy == "require":
         raise UsageError(
-            f"no sandbox works here ({'; '.join(tried)}); --sandbox off grades trusted submissions"
+            f"no sandbox works here ({'; '.join(tried)}); if you trust the submission, use "
+            "--sandbox off"
         )
     return Sandbox(NONE)
 

@@ -1,7 +1,7 @@
-"""The folder in which a grading works, and reading files in it that student code can reach.
+"""The folder in which a grading works, and how to read files in it that student code can reach.
 
-It has a short path and can be deleted whatever the student's code has done to it. A file may be
-anything by now.
+The folder has a short path and can be deleted whatever the student's code has done to it. A file in
+it may have become anything: a link, a pipe, a directory.
 """
 
 from __future__ import annotations

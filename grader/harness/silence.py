@@ -1,4 +1,4 @@
-"""How long a life has reported nothing although it could run, and where it stands then.
+"""Finds lives that hang: how long a life has reported nothing although it could run, and its stack.
 
 A life reports each step, save and call; these take milliseconds. So a life that reports nothing for
 seconds hangs. Time in which it waits for a processor or the disk doesn't count: a busy machine

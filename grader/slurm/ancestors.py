@@ -1,4 +1,4 @@
-"""Which job a process belongs to, by its ancestors: no job can choose these."""
+"""Which job a process belongs to, by its ancestors, which no job can choose."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The small C libraries that some daemons are started with; built when they are needed, if there is
-a compiler.
+"""Small C libraries that are preloaded into some daemons; built when needed, if there is a
+compiler.
 """
 
 from __future__ import annotations

@@ -1,6 +1,5 @@
-"""Processes by pid and start time, so that a number that was given out again is never taken for the
-process that had it before. The real cluster needs Linux; the stand-in also lives where there is no
-/proc, and asks psutil there.
+"""Processes by pid and start time, so that a reused pid is never mistaken for the earlier process.
+The real cluster needs Linux; the stand-in also runs where there is no /proc, and asks psutil there.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""The clusters that `grade cluster up` makes: each in a directory of its name, all below one that
-is this user's alone.
+"""The clusters that `grade cluster up` makes: each in a directory of its name, all in a folder that
+only this user can write to.
 """
 
 from __future__ import annotations

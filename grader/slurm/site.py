@@ -1,5 +1,5 @@
-"""The site's own cluster, seen from a login node: nothing is started or ended but the jobs that are
-submitted here.
+"""The site's own cluster, from a login node: starts and ends nothing but the jobs that the grader
+submits.
 """
 
 from __future__ import annotations

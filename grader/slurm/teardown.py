@@ -1,4 +1,4 @@
-"""Ends a cluster from outside, in any state; and what its daemons said."""
+"""Ends a cluster from outside, whatever its state, and shows what its daemons logged."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """When a file of a submission was saved.
 
-An event of the file system is only a reason to look. What counts is what is there: each file's
-time and size. So one save with five events counts once, and no lost event loses a save: a look
-follows every second, whatever the events say.
+A file-system event is only a reason to look. What counts is each file's time and size. So one save
+with five events counts once. A lost event loses no save, because the files are checked every second
+anyway.
 """
 
 from __future__ import annotations

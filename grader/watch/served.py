@@ -1,8 +1,8 @@
 """The newest page of results, for a browser on this machine.
 
-The server listens on loopback only. Whoever shares the machine can reach that, too, so the address
-holds a secret, and requests that name another host are refused: a page from elsewhere can't have a
-browser ask for ours under a name of its own.
+The server listens on loopback only. Other users of the machine can reach loopback, too, so the
+address holds a secret. Requests that name another host are refused, so that no foreign page can
+make a browser read ours under another host name (DNS rebinding).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Served:
         try:
             self._server = _Server((LOOPBACK, port), _Handler)
         except OSError as e:
-            why = f"--port {port}: {e.strerror}; without --port, a free one is taken"
+            why = f"--port {port}: {e.strerror}; leave out --port to get a free one"
             raise UsageError(why) from e
         self._server.served = self
         self.port = self._server.server_address[1]

@@ -1,1 +1,3 @@
-"""What only runs without student code may compute with: expected states, replayed runs."""
+"""Computes what should have happened (expected states, replayed runs), in lives that run no
+student code.
+"""

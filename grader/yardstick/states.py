@@ -1,5 +1,4 @@
-"""Without student code: the digests of states that the storage functions of exercise 1 were given
-to save.
+"""The expected digests of the states that exercise 1's storage functions were given to save.
 
 given: "payload" (their seed), "key" (of the digests), "numbers" ([number, kind] of each), "values":
 of which state it is also to say how files may hold its values.

@@ -26,16 +26,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from grader.harness import scratch
+from grader.checks.ex04.checkpoints_on_disk import intact, newest_intact, read, step_of
 from grader.processes import wait_until
 from grader.slurm import ancestors, processes
 from grader.slurm.errors import ClusterError
-from grader.workload.ex04.train import MANIFEST, Walk, pump
+from grader.workload.ex04.train import Walk, pump
 
 LINE = 10_000  # bytes of one report
 REPORTS = 3_000  # of one life; a whole run has 150
 MOST_LETTERS = 100  # lives that report through files; a run has about five
-LARGEST = 1 << 20  # bytes of a checkpoint's file; the job's have 20 KB
 DYING = 2.0  # s within which a killed process ends
 TEARS = ("state cut", "state zeros", "state gone", "manifest cut", "manifest gone")
 
@@ -275,7 +274,7 @@ class Witness:
         if event == "resumed":
             life.step = step
             newest = newest_intact(self.checkpoints)
-            self._note(life, "resumed", step=step, newest=_step_of(newest) if newest else 0)
+            self._note(life, "resumed", step=step, newest=step_of(newest) if newest else 0)
             return 0, self._next(life)
         if event == "step" and step == life.step + 1:
             life.step = step
@@ -287,7 +286,7 @@ class Witness:
             self._note(life, "saving", step=step)
             return (life.slow if life.signalled else 0), {}
         if event == "saved":
-            data = _read(self.checkpoints / f"step-{step}" / "state.json")
+            data = read(self.checkpoints / f"step-{step}" / "state.json")
             if data is None or hashlib.sha256(data).hexdigest() != self.undisturbed.get(
                 step, hashlib.sha256(data).hexdigest()
             ):
@@ -320,7 +319,7 @@ class Witness:
             do=fault["do"],
             step=life.step,
             number=number,
-            saved=_step_of(newest) if newest else 0,
+            saved=step_of(newest) if newest else 0,
             **({"status": fault["status"]} if "status" in fault else {}),
         )
         if fault["do"] == "exit":
@@ -380,47 +379,3 @@ def _peer(sock: socket.socket) -> int:
         return struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))[0]
     SOL_LOCAL, LOCAL_PEERPID = 0, 2  # macOS
     return struct.unpack("i", sock.getsockopt(SOL_LOCAL, LOCAL_PEERPID, 4))[0]
-
-
-# --- what lies on the disk ------------------------------------------------------------------------
-
-
-def newest_intact(directory: Path) -> Path | None:
-    """The grader's own answer to task 4.1."""
-    try:
-        found = [
-            p for p in directory.iterdir() if p.name.startswith("step-") and p.name[5:].isdecimal()
-        ]
-    except OSError:
-        return None
-    return next((p for p in sorted(found, key=_step_of, reverse=True) if intact(p)), None)
-
-
-def intact(folder: Path) -> bool:
-    """Is it what its manifest says? No link is followed: the job can put one anywhere."""
-    try:
-        manifest = json.loads(_read(folder / MANIFEST) or b"")
-        for name, said in manifest["files"].items():
-            data = _read(folder / name)
-            if (
-                data is None
-                or len(data) != said["bytes"]
-                or hashlib.sha256(data).hexdigest() != said["sha256"]
-            ):
-                return False
-        return folder.name == f"step-{manifest['step']}" and bool(manifest["files"])
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return False
-
-
-def _step_of(folder: Path) -> int:
-    return int(folder.name[5:])
-
-
-def _read(path: Path) -> bytes | None:
-    try:
-        if os.path.islink(path.parent):
-            return None
-        return scratch.read(path, LARGEST)
-    except OSError:
-        return None

@@ -1,8 +1,7 @@
 """Looks for lines of solutions in a hand-out.
 
-A line counts if it stands between the markers of a solution, says enough to be nobody's
-coincidence, and isn't given to students anyway: by starters, by the training scripts and the
-templates, by hints.
+A line counts if it is between the markers of a solution, is too distinctive to be a coincidence,
+and isn't part of what students get anyway: starters, training scripts, templates, hints.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Reports what the submission's code reaches for that no task needs.
+"""Reports what the submission's code tries to reach although no task needs it.
 
 That is: other machines, files outside its own folders, processes that aren't its own, the grader's
 reports, the interpreter's hooks. The sandbox refuses most of it, and a verdict never depends on
 these reports: an instructor reads them. Code that calls the kernel without Python isn't seen.
 
-Python's audit events tell of it. One counts only if the submission's code is on the stack, since
-torch and the grader may do the same.
+The reports come from Python's audit events. An event counts only if the submission's code is on
+the stack, since torch and the grader may do the same.
 """
 
 from __future__ import annotations

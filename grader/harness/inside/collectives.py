@@ -1,8 +1,8 @@
 """Reports every collective that a rank enters and leaves, with the line that called it.
 
-A deadlock raises no error by itself: all ranks wait, but for different things. So the finding is
-what each of them entered last, and from where (grader/checks/ranks.py). Blind spot: collectives
-that torch's C++ starts by itself (DDP's backward pass).
+A deadlock raises no error: all ranks wait, but for different things. So the finding names the
+collective that each rank entered last, and the line (grader/checks/ranks.py). Blind spot:
+collectives that torch's C++ code starts (DDP's backward pass).
 """
 
 from __future__ import annotations

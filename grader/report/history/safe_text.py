@@ -1,4 +1,4 @@
-"""Texts of lives, cut and escaped: a life may print anything, and any amount of it."""
+"""Text from lives, cut and escaped: a life may print anything, in any amount."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """sbatch, srun, squeue ... of a stand-in: client.py DIRECTORY COMMAND ARGUMENTS
 
-Started with -I -S, and importing little: it has to be there in a few hundredths of a second.
+It is started with -I -S and imports little, so that it runs within a few hundredths of a second.
 """
 
 import os
@@ -22,10 +22,12 @@ def main() -> int:
             from standin import control
 
             run = getattr(control, command)
-        elif command in ("squeue", "sinfo", "sacct"):
-            from standin import queries
-
-            run = getattr(queries, command)
+        elif command == "squeue":
+            from standin.squeue import main as run
+        elif command == "sinfo":
+            from standin.sinfo import main as run
+        elif command == "sacct":
+            from standin.sacct import main as run
         else:
             raise Refused(f"the stand-in has no {command}{ELSEWHERE}", 2)
         if args in (["--version"], ["-V"]):

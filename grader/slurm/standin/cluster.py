@@ -1,4 +1,4 @@
-"""The stand-in as Python sees it: what Cluster is, for the same checks."""
+"""The stand-in's Python interface: the same as that of `Cluster`, so that checks can use either."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import sys
 from .formats import Refused, hostnames, minutes, moment, signal_number, unknown
 from .options import FLAG, VALUE, parse
 from .protocol import ask
-from .queries import job_lines
+from .show_job import job_lines
 
 
 def scontrol(directory: str, args: list[str]) -> int:

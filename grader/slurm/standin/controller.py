@@ -3,7 +3,7 @@ start.
 
     python -I controller.py DIRECTORY     with {"options": ...} as the first line of standard input
 
-Standard input and output as supervisor.py's: a lifeline, and one line of JSON.
+It uses standard input and output as supervisor.py does: a lifeline, and one line of JSON.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""The options of a command: what the stand-in knows; it refuses everything else. Never silently
-ignored.
+"""The options that the commands of the stand-in know. Any other option is an error; none is
+silently ignored.
 """
 
 from __future__ import annotations

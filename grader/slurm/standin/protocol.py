@@ -1,5 +1,5 @@
-"""What a client and the controller say to each other: lines of JSON over a Unix socket; the
-client's own standard files go along, so that a task writes where srun would have written.
+"""The protocol between a client and the controller: lines of JSON over a Unix socket. The client
+also passes its standard files, so that a task writes where srun would have written.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What clients ask the controller, and what it answers. Refused is an answer, too."""
+"""What clients ask the controller, and what it answers. A refusal is an answer, too."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 """A container of processes: the batch shell of a job, or the tasks of a step, and all that they
 start.
 
-Forked from the controller, as slurmstepd is from slurmd. It's the parent of the tasks, so that a
-signal can't reach a pid that was given out again, and, on Linux, the reaper of all their
-descendants. The rule of proctrack/cgroup: the tasks get signals, what they start gets SIGKILL
-alone. When the controller goes, so does all of it.
+It is forked from the controller, as slurmstepd is from slurmd. It is the parent of the tasks, so a
+signal can't reach a reused pid. On Linux it is also the reaper of all their descendants. The rule
+is that of proctrack/cgroup: the tasks get signals, and what they start gets only SIGKILL. When the
+controller dies, everything in the container dies with it.
 """
 
 from __future__ import annotations

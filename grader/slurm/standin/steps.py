@@ -1,5 +1,5 @@
-"""Steps: what `srun` starts. Its tasks are the container's, as they are slurmstepd's, and srun only
-looks on.
+"""Steps: what `srun` starts. The container is the parent of a step's tasks, as slurmstepd is; srun
+only watches them.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ LAYERS = (
     {"harness"},
     {"crash", "slurm", "report"},
     {"workload", "mutants"},
-    {"explain", "yardstick", "engine", "checks"},
+    {"collection", "explain", "yardstick", "engine", "checks"},
     {"audit", "classroom", "exports", "notebooks", "watch", "authoring", "bench"},
     {"cli", "__main__"},
 )

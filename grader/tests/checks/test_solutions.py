@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from grader import engine
+from grader import collection
 from grader.course import catalog, derive, submissions
 from grader.harness.lab import Lab
 from grader.harness.workbench import Bench
@@ -151,7 +151,7 @@ def test_points_are_as_the_course_says(exercise):
 
 @EXERCISES
 def test_every_check_belongs_to_a_task_and_every_task_has_checks(exercise):
-    assert {c.task for c in engine.collect(exercise)} == {t.id for t in exercise.tasks}
+    assert {c.task for c in collection.collect(exercise)} == {t.id for t in exercise.tasks}
 
 
 @EXERCISES

@@ -148,7 +148,7 @@ CHANGED = [
     ("grader/checks/ex01/test_ex01.py", "ex01.2  randomness", "ex01.2  chance", "reads 'chance'"),
     # samples
     ("README.md", "bit for bit\n  means", "more or less\n  means", "isn't its snapshot"),
-    ("README.md", "<!-- sample: ex01/in-place", "<!-- ex01/in-place", "is cut from no snapshot"),
+    ("README.md", "<!-- sample: ex01/in-place", "<!-- ex01/in-place", "names no snapshot"),
     ("README.md", "ex01/in-place.txt", "ex01/in-peace.txt", "is no snapshot ex01/in-peace.txt"),
     ("README.md", "lines 1-6, last", "lines 1-6, 99", "in-place.txt has no line 99"),
     (f"{SNAPSHOTS}/ex02/barrier-inside.txt", "8 s", "9 s", "isn't its snapshot"),

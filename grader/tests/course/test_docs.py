@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import pytest
 
-from grader import engine
+from grader import collection
 from grader.cli import main_group
 from grader.course import selection
 from grader.course.catalog import ROOT
@@ -101,7 +101,7 @@ def _is_check(name: str) -> bool:
     if re.search(r"/[A-Z]+$", name):
         return True
     try:
-        return bool(engine.select(selection.parse([name])[0]))
+        return bool(collection.select(selection.parse([name])[0]))
     except UsageError:
         return False
 

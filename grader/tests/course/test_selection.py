@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from grader import engine
+from grader import collection
 from grader.course import catalog, selection
 from grader.errors import UsageError
 
@@ -71,7 +71,7 @@ def test_a_part_of_a_name_is_enough_if_only_one_check_has_it():
 
 @pytest.mark.parametrize("exercise", catalog.exercises().values(), ids=lambda e: e.id)
 def test_every_check_has_a_name_of_its_own(exercise):
-    checks = engine.collect(exercise)
+    checks = collection.collect(exercise)
     assert len({check.slug for check in checks}) == len(checks)
     # a shell takes it as it is
     assert all(
@@ -82,6 +82,6 @@ def test_every_check_has_a_name_of_its_own(exercise):
 @pytest.mark.parametrize("exercise", ["ex01", "ex02", "ex03", "ex04"])
 def test_a_check_has_the_name_that_its_title_says(exercise):
     """A message shows the title; `replay`, `debug` and `grade show` show the name."""
-    for check in engine.collect(catalog.find(exercise)):
+    for check in collection.collect(catalog.find(exercise)):
         words = re.sub(r"[^a-z0-9]+", "-", check.title.lower().replace("'", "")).strip("-")
         assert check.slug.partition(":")[0] == words

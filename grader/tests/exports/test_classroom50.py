@@ -207,6 +207,6 @@ def test_the_result_is_published_as_a_release(workflow, tmp_path):
 def test_the_workflow_needs_a_version_of_the_grader():
     done = grade("export", "classroom50-workflow", "--course", "org/course")
     assert done.returncode == 2
-    assert "'org/course' isn't a repository with a version; that is OWNER/NAME@REF" in done.stderr
+    assert "'org/course' isn't a repository with a version; write OWNER/NAME@REF" in done.stderr
     done = grade("export", "classroom50-workflow", "--course", "o/c@main", "--exercise", "ex02")
     assert done.returncode == 0 and "grade ex02 --submission" in done.stdout

@@ -138,7 +138,7 @@ PYTHON = {
     "says the newest name to all": (1, EMITS + 'tell({"returned": "step-10", "cwd": "/"})\n'),
     "says the grader's own answer": (
         1,
-        "\n\nfrom grader.checks.ex04.witness import newest_intact\n",
+        "\n\nfrom grader.checks.ex04.checkpoints_on_disk import newest_intact\n",
     ),
     "says that all went well": (
         3,

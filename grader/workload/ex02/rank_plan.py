@@ -26,16 +26,13 @@ Values are drawn from telemetry.given("payload"); telemetry.given("key") is the 
 """
 
 import argparse
-import errno
 import math
 import os
 import select
 import shutil
 import signal
-import sys
-import threading
 import time
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from datetime import timedelta
 
 import torch
@@ -45,6 +42,7 @@ from grader.harness.inside import child, collectives, fsevents, ranks, telemetry
 from grader.harness.inside.digest import digest
 from grader.workload import left_open, load_submission
 from grader.workload.ex02.pause_rank import holding
+from grader.workload.ex02.rank_faults import ERRORS, odd_errors, refusing, see_an_older_listing
 from grader.workload.ex02.sample_jobs import digests, job_of
 from grader.workload.fake_cuda_tensors import living_on_gpu
 from grader.workload.questions import outcome
@@ -280,83 +278,6 @@ def classes_of(module) -> list[str]:
     """The names of the exceptions that the submission defines."""
     found = (name for name, value in list(vars(module).items()) if isinstance(value, type))
     return [name for name in found if issubclass(vars(module)[name], BaseException)]
-
-
-class Unpicklable(OSError):
-    """An error that holds what no pickle can, as those of many storage clients do."""
-
-    def __init__(self, path: str):
-        super().__init__(errno.EIO, os.strerror(errno.EIO), path)
-        self.connection = threading.Lock()
-
-
-ERRORS = {"silent": lambda path: OSError(), "unpicklable": Unpicklable}
-
-
-def odd_errors(events: list[int]) -> list[tuple[int, str]]:
-    """Each of ERRORS at the first and at the last event, and in turn at those between."""
-    ends = [(n, error) for n in dict.fromkeys(events[:1] + events[-1:]) for error in ERRORS]
-    return ends + [(n, list(ERRORS)[at % 2]) for at, n in enumerate(events[1:-1])]
-
-
-@contextmanager
-def refusing(step: int, directory: str, event: int, error):
-    """telemetry.saving with a fault, whose error is error(path)."""
-    telemetry.emit("saving", step=step)
-    events: list[str] = []
-
-    def on_event(name: str) -> None:
-        events.append(name)
-        # DCP sends its writers' errors through pickle, and hangs over one that can't be pickled
-        if len(events) == event + 1 and not (error is Unpicklable and inside_dcp()):
-            telemetry.emit("fault", step=step, before=name)
-            raise error(name.rpartition(" ")[2])
-
-    with fsevents.watching(directory, on_event):
-        yield events
-    telemetry.emit("saved", step=step, events=events)
-
-
-def inside_dcp() -> bool:
-    frame = sys._getframe()
-    while frame is not None:
-        if f"{os.sep}distributed{os.sep}checkpoint{os.sep}" in frame.f_code.co_filename:
-            return True
-        frame = frame.f_back
-    return False
-
-
-def see_an_older_listing(directory: str, hidden: set[str]) -> None:
-    """Hide names, as a file system does that lists new ones late on some nodes; open still finds
-    them."""
-    listdir, scandir = os.listdir, os.scandir
-
-    def here(path) -> bool:
-        return not isinstance(path, int) and os.path.abspath(os.fsdecode(path)) == os.path.abspath(
-            directory
-        )
-
-    class Scan:
-        def __init__(self, path):
-            self.entries = scandir(path)
-
-        def __iter__(self):
-            return (e for e in self.entries if e.name not in hidden)
-
-        def __next__(self):
-            return next(iter(self))
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            self.close()
-
-        def close(self):
-            self.entries.close()
-
-    os.listdir = lambda path=".": [n for n in listdir(path) if not (here(path) and n in hidden)]
-    os.scandir = lambda path=".": Scan(path) if here(path) else scandir(path)
 
 
 # --- the points, one after another; every rank goes through all of them ---------------------------

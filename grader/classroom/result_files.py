@@ -1,4 +1,4 @@
-"""What came out of a class: each student's files, the table for a spreadsheet, the log."""
+"""Writes a class's results: each student's files, results.csv, the instructor's log."""
 
 from __future__ import annotations
 

@@ -9,9 +9,9 @@ import json
 import pytest
 
 from grader.bench.classroom import first_difference
-from grader.classroom.outcome import table, write_class, write_student
 from grader.classroom.overview import distribution
 from grader.classroom.records import Graded, Results, Settings, course_version, write_json
+from grader.classroom.result_files import table, write_class, write_student
 from grader.classroom.standings import misunderstood, standing
 from grader.course import catalog
 from grader.verdicts import FAIL, INCONCLUSIVE, PASS, Attempt, ExerciseResult, TaskResult

@@ -1,0 +1,35 @@
+"""The %-formats of squeue and sinfo: which columns, in which widths."""
+
+from __future__ import annotations
+
+import re
+
+from .formats import unknown
+
+
+def filled(text: str, field) -> str:
+    """%i, %.18i (to the right), %8j (to the left), each cut to its width."""
+
+    def put(found: re.Match) -> str:
+        value = field(found[3])
+        width = int(found[2] or 0)
+        return (
+            value
+            if not width
+            else value[:width].rjust(width)
+            if found[1]
+            else value[:width].ljust(width)
+        )
+
+    return re.sub(r"%(\.?)(\d*)([a-zA-Z])", put, text)
+
+
+def header(command: str, text: str, heads: dict[str, str]) -> str:
+    """Made in any case: a field that isn't known is refused, also where there's nothing to show."""
+
+    def head(letter: str) -> str:
+        if letter not in heads:
+            raise unknown(f"{command}'s %{letter}")
+        return heads[letter]
+
+    return filled(text, head)
