@@ -180,4 +180,9 @@ def place(reference: Sequence[Step], first: Step) -> int | None:
     same = [n for n, step in enumerate(reference) if step.weights == first.weights]
     if not first.parts:
         return None
-    return max(same, key=lambda n: (-len(different(reference[n], first)), n), default=None)
+
+    def alike(n: int) -> tuple[int, bool, int]:
+        step = reference[n]
+        return -len(different(step, first)), step.optimizer == first.optimizer, n
+
+    return max(same, key=alike, default=None)

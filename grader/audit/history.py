@@ -19,13 +19,13 @@ class Step:
     counted.
     """
 
-    optimizer: int
+    optimizer: int  # by its first step in this process: after a resume, another may be the first
     parts: dict[str, str]
     time: float = 0.0  # s, when it began; the clock of all processes
 
     @property
-    def weights(self) -> tuple[int, str]:
-        return self.optimizer, self.parts.get("weights", "")
+    def weights(self) -> str:
+        return self.parts.get("weights", "")
 
 
 @dataclass(frozen=True)

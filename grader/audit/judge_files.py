@@ -23,6 +23,11 @@ def numberless(name: str) -> str:
     return re.sub(r"\d+", "N", name)
 
 
+def _nameless(name: str) -> str:
+    """Equal for files that differ only in numbers, dates or random identifiers."""
+    return re.sub(r"[0-9a-f]*\d[0-9a-f]*", "N", name)
+
+
 def large(files: Iterable[File]) -> list[File]:
     """Those that may be checkpoints."""
     files = list(files)
@@ -62,7 +67,7 @@ def judge_older(outcomes: list[Outcome], saves: dict[int, frozenset[str]]) -> No
             continue
         usable = saves.get(outcome.save)
         if usable in used and outcome.resumed < outcome.save:
-            text = f"continued from step {outcome.resumed}, not the save of step {outcome.save}"
+            text = f"resumed from the save of step {outcome.resumed}, not of step {outcome.save}"
             outcome.problems.append(Problem("loses-more", text=text))
 
 
@@ -80,7 +85,7 @@ def judge_saved(outcome: Outcome, base: Life, again: Life, life: Life) -> None:
     for name, tensors in _changed(base.first, life.first, stable).items():
         wrong = tensors or TELLING.search(name)
         code = "saved-state-lost" if wrong else "saved-value-lost"
-        text = f"{name!r} in its checkpoints isn't what the undisturbed run saved at this step"
+        text = f"{name!r} in its checkpoints isn't what the undisturbed run saved at the same step"
         outcome.problems.append(Problem(code, text=text, component=name))
 
 
@@ -132,8 +137,8 @@ def judge_leftovers(outcome: Outcome, base: Life, struck: Life, last: Life) -> N
         for event in struck.first.files
         if event.step == step and event.name.startswith(("torch.save begins", "open "))
     }
-    usual = {f.name for f in base.left}
-    left = [f for f in last.left if f.name in begun and f.name not in usual]
+    usual = {_nameless(f.name) for f in base.left}
+    left = [f for f in last.left if f.name in begun and _nameless(f.name) not in usual]
     # a name that a later save uses again isn't left over, and one without a number may be used
     fresh = [f for f in left if struck.began and f.written < last.began]
     if fresh:

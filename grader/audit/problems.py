@@ -23,6 +23,8 @@ HARM = {
     "damaged-newest": LOUD,
     "power-loss-stops": LOUD,
     "hangs": LOUD,
+    "hangs-at-exit": LOUD,
+    "fails-at-exit": LOUD,
     "rank-loss-hangs": LOUD,
     "loses-more": LOSS,
     "ignores-signal": LOSS,

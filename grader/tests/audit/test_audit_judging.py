@@ -121,9 +121,16 @@ def test_passes_before_a_resume_do_not_count():
     assert compare.different(base[0], later) == ["batch"]
 
 
-def test_weights_of_another_optimizer_are_another_step():
+def test_of_equal_steps_the_one_of_the_same_optimizer_counts():
     steps = [Step(0, step(0).parts), Step(1, step(0).parts)]
-    assert compare.place(steps, steps[1]) == 1
+    assert [compare.place(steps, each) for each in steps] == [0, 1]
+
+
+def test_an_optimizer_may_be_the_first_one_of_a_resumed_run():
+    """Such as that of a second phase of training."""
+    base = life([Step(int(n >= 6), step(n).parts) for n in range(TOTAL)])
+    outcome, codes = judged(resumed(8), base=base, first=struck())
+    assert codes == [] and outcome.resumed == 8 and outcome.identical
 
 
 # --- what a fault did -----------------------------------------------------------------------------
@@ -184,6 +191,22 @@ def test_state_lost_on_another_rank_is_found():
 )
 def test_other_ways_to_go_wrong(relaunch, code):
     assert judged(relaunch)[1] == [code]
+
+
+@pytest.mark.parametrize(
+    "how, code",
+    [({"ended": "wall", "status": -9}, "hangs-at-exit"), ({"status": -6}, "fails-at-exit")],
+)
+def test_a_run_that_has_done_its_last_step_and_does_not_end_well(how, code):
+    whole = life(resumed().first.steps, **how)
+    outcome, codes = judged(whole)
+    assert codes == [code] and outcome.resumed == 8 and outcome.identical
+    cut = life(resumed().first.steps[:-1], **how)
+    assert judged(cut)[1] == ["hangs" if code == "hangs-at-exit" else "no-restart"]
+    told = struck(TOTAL)  # SIGTERM came at the last step
+    told.first.grace_over = True
+    late = faults.send(signal.SIGTERM, TOTAL - 1, 30)
+    assert judged(life([]), first=told, fault=late)[1] == ["hangs-at-exit"]
 
 
 def test_starting_over_is_right_before_the_first_save():
@@ -411,9 +434,9 @@ def test_one_finding_for_a_mistake_under_several_faults():
     outcomes = [judged(lost, fault=faults.kill_after(n))[0] for n in (9, 10)]
     outcomes.append(judged(life([], status=1, tail=["EOFError"]))[0])
     found = findings.collect(outcomes)
-    assert [f.title for f in found] == ["loses state: optimizer", "can't be started again"]
+    assert [f.title for f in found] == ["loses state: optimizer", "can't restart"]
     assert found[0].faults == ["SIGKILL after step 9", "SIGKILL after step 10"]
-    assert "first after resuming" in found[0].evidence[1] and "ex01.1" in found[0].mend
+    assert "first after the resume" in found[0].evidence[1] and "ex01.1" in found[0].fix
     assert found[1].printed == ["EOFError"]
 
 
