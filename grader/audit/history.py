@@ -12,6 +12,8 @@ from typing import Any
 # of the events of a save, those that no log makes
 OF_A_SAVE = ("torch.save", "rename", "mkdir", "replace", "link")
 
+NO_GRADIENTS = "none"  # instead of a digest (boot/grade_audit_state.py)
+
 
 @dataclass(frozen=True)
 class Step:

@@ -18,12 +18,17 @@ from grader.audit.compare import (
     by_cause,
     first_difference,
     order,
+    origin,
     place,
 )
 from grader.audit.faults import DAMAGE, ELASTIC, FLIP, FULL, LIMIT, POWER, RANK, WARNED, Fault
 from grader.audit.history import Life, Process, Step
 from grader.audit.judge_files import large, numberless, of_newest_save
 from grader.audit.problems import Lane, Outcome, Problem
+
+MIXED = (
+    "it saves in a thread: without a copy of the state, a checkpoint holds parts of several steps"
+)
 
 
 def judge(base: Life, lives: list[Life], fault: Fault, comparable: Comparable) -> Outcome:
@@ -156,12 +161,19 @@ def _judge_life(
     if at == 0 and done > 0 and outcome.save is not None:
         text = f"the save after step {outcome.save} was complete"
         outcome.problems.append(Problem("starts-over", text=text))
+    if judge_ends.trains_nothing(outcome, reference[at:], steps[0]):
+        return at
     if elsewhere:  # other batches on each rank: only what a checkpoint carries must be equal
         found = first_difference(reference, steps[:1], at, only=CARRIED)
     else:
         found = _difference(base, reference, life, at, comparable, exact)
     if found is not None:
-        outcome.problems += [Problem("state-lost", one) for one in by_cause(found, at)]
+        ranks = life.ranks[found.rank].steps, base.ranks[found.rank].steps
+        outcome.problems += [
+            Problem("state-lost", one, text=_origin(one, at, *ranks)) for one in by_cause(found, at)
+        ]
+        if before[0].first.asynchronous and len(by_cause(found, at)) > 1:
+            outcome.problems[-1].text = MIXED
     if exact and not elsewhere:
         outcome.identical = found is None
         if final:
@@ -169,6 +181,14 @@ def _judge_life(
     elif final and not elsewhere:
         judge_ends.length(outcome, at + len(steps), total)
     return at
+
+
+def _origin(found: Difference, at: int, got: Sequence[Step], expected: Sequence[Step]) -> str:
+    """Of a step in the wrong place: where its batch or learning rate belongs."""
+    if found.cause not in ("batch", "learning rate"):
+        return ""
+    of = origin(expected, found.cause, got[found.step - at - 1], found.step)
+    return f"its {found.cause} is that of step {of} of the undisturbed run" if of else ""
 
 
 def _sharded(life: Life) -> bool:

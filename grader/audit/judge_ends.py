@@ -1,12 +1,15 @@
-"""Judges how lives ended: early or late, at a signal, after the last step, or not by themselves."""
+"""Judges how lives ended: early or late, at a signal, after the last step, or not by themselves;
+and if they trained at all.
+"""
 
 from __future__ import annotations
 
 import signal
+from collections.abc import Sequence
 
 from grader.audit import words
 from grader.audit.compare import Difference
-from grader.audit.history import Life
+from grader.audit.history import NO_GRADIENTS, Life, Step
 from grader.audit.problems import Outcome, Problem
 
 TOO_FAR = 3  # steps after a signal that are no longer the end of what was under way
@@ -50,6 +53,18 @@ def after_the_last_step(life: Life) -> Problem:
     """Of a life that did all its steps, and didn't end with status 0."""
     text = f"after its last step, the job {_says(life)}"
     return Problem("hangs-at-exit" if life.ended == "wall" else "fails-at-exit", text=text)
+
+
+def trains_nothing(outcome: Outcome, expected: Sequence[Step], first: Step) -> bool:
+    """Adds a problem if a life's optimizer holds other weights than those that are trained."""
+    if not expected or first.parts.get("gradients") != NO_GRADIENTS:
+        return False
+    if expected[0].parts.get("gradients", NO_GRADIENTS) == NO_GRADIENTS:
+        return False
+    outcome.identical = False
+    text = "after the resume, none of the optimizer's parameters has a gradient"
+    outcome.problems.append(Problem("not-trained", text=text))
+    return True
 
 
 def at_the_end(outcome: Outcome, base: Life, life: Life, at: int) -> None:

@@ -100,22 +100,21 @@ def _equal_in(a: Process, b: Process) -> set[str]:
 
 
 def _changed(base: Process, life: Process, stable: set[str]) -> dict[str, bool]:
-    """Key -> does it hold tensors, of those in the last save that differ; {} if none is comparable.
+    """Key -> does it hold tensors, of those that differ in any save.
 
     Of the undisturbed run's saves, the one that agrees in most tensors was made at the same step.
     """
-    for saved in reversed(life.saved):
+    changed = {}
+    for saved in life.saved:
         alike = [other for other in base.saved if other.parts.keys() == saved.parts.keys()]
         counts = [_agreeing(other, saved) for other in alike]
         if not counts or not max(counts):
             continue
         same = alike[counts.index(max(counts))]
-        return {
-            key: key in saved.tensors
-            for key in saved.parts
-            if key in stable and saved.parts[key] != same.parts[key]
-        }
-    return {}
+        for key in saved.parts.keys() & stable:
+            if saved.parts[key] != same.parts[key]:
+                changed[key] = key in saved.tensors
+    return changed
 
 
 def _agreeing(a: Saved, b: Saved) -> int:

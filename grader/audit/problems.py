@@ -14,6 +14,7 @@ HARM = {
     "ends-early": SILENT,
     "state-lost": SILENT,
     "unknown-weights": SILENT,
+    "not-trained": SILENT,
     "damage-unnoticed": SILENT,
     "power-loss-silent": SILENT,
     "steps-missing": SILENT,

@@ -47,9 +47,7 @@ def show(out: Console, audit: Audit) -> None:
     for finding in audit.findings:
         _show_finding(out, finding)
     if audit.untried:
-        _row(
-            out, "not tried", f"{len(audit.untried)} more faults; a larger --budget would try them"
-        )
+        _row(out, "not tried", f"{len(audit.untried)} more; a larger --budget tries more")
     if audit.outcomes and not audit.findings:
         tried = sum(outcome.happened for outcome in audit.outcomes)
         out.print(Text(f"\nNothing found under {tried} fault{'s' * (tried != 1)}.", "bold green"))

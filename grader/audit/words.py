@@ -44,6 +44,14 @@ BY_CODE = {
         "ex01.1",
         RESUME,
     ),
+    "not-trained": Words(
+        "trains nothing after a resume",
+        "the optimizer still holds the parameters of a model that was replaced: the steps don't "
+        "change the model",
+        "build the optimizer from the model that you train, and load the checkpoint into it",
+        "ex01.1",
+        RESUME,
+    ),
     "damage-unnoticed": Words(
         "loads a damaged checkpoint without an error",
         "training continues from a state that never existed, and nothing says so",
@@ -80,7 +88,7 @@ BY_CODE = {
         "ResumableSampler",
     ),
     "saved-state-lost": Words(
-        "saves something else after a resume: {component}",
+        "doesn't restore what it saves: {component}",
         "the resumed run trains the same weights, but its checkpoints hold a different "
         "{component}, which may be what you evaluate or deploy",
         "restore {component} from the checkpoint when you resume",
@@ -134,16 +142,16 @@ BY_CODE = {
     "hangs-at-exit": Words(
         "hangs after its last step",
         "training is done, but the job holds its machines until its time limit",
-        "stop your threads and the data loader's workers, and call destroy_process_group() while "
+        "end all threads and the data loader's workers, and call destroy_process_group() while "
         "the DDP model still exists",
         "ex02.5",
         "CheckpointManager.__exit__",
     ),
     "fails-at-exit": Words(
         "fails after its last step",
-        "training is done, but the scheduler thinks that it failed, and may run it again",
-        "stop your threads and the data loader's workers, and call destroy_process_group() while "
-        "the DDP model still exists",
+        "training is done, but the scheduler thinks that the job failed, and may run it again",
+        "fix the error that it prints; if there is none, call destroy_process_group() while the "
+        "DDP model still exists",
         "ex02.5",
         "CheckpointManager.__exit__",
     ),
@@ -223,6 +231,15 @@ LOST = {
         "the average of the weights restarts: the model that you evaluate or deploy has forgotten "
         "most of the run",
         "save and load the averaged model's state_dict(), including its count of updates",
+        "ex01.1",
+        RESUME,
+    ),
+    "gradients": Words(
+        "",
+        "weights, optimizer, and batch are the same, and the gradients differ: the loss depends on "
+        "something else",
+        "save all that the loss depends on, such as a target network or a teacher, hidden states, "
+        "or a weight of the loss that changes",
         "ex01.1",
         RESUME,
     ),

@@ -20,8 +20,8 @@ NONE = "-"
 INTRODUCTION = """\
 # Other people's trainers, audited
 
-`python -m grader.audit.trainers` fetched these trainers and audited each one with a small model on a
-CPU ([how an audit works](audit.md)). Each was resumed as its own documentation says. A finding
+`python -m grader.audit.trainers` fetched these trainers and audited each of them with a small model
+on a CPU ([how an audit works](audit.md)). Each was resumed as its own documentation says. A finding
 isn't a bug report: most of these projects don't promise what the audit asks for, and this page says
 what they do promise. Each finding was checked by hand.
 
@@ -76,8 +76,8 @@ $ python -m grader.audit.trainers --folder /tmp/trainers --write   # everything;
 ```
 
 The command says what it will fetch and run. It puts everything below the folder that you name, with
-the whole result of each audit. [results.json](../grader/audit/trainers/results.json) keeps each fault
-and each finding of this page."""
+the whole result of each audit. This page keeps its faults and findings in
+[results.json](../grader/audit/trainers/results.json)."""
 
 
 def table(cases: list[Case], found: dict[str, Any]) -> list[str]:

@@ -103,7 +103,22 @@ def test_runs_of_different_lengths_are_not_comparable():
 
 def test_a_step_is_found_by_its_weights():
     assert compare.place(BASE.first.steps, step(8, optimizer_exp_avg="x")) == 8
-    assert compare.place(BASE.first.steps, step(8, weights="x")) is None
+    assert compare.place(BASE.first.steps, step(8, weights="x", optimizer_exp_avg="x")) is None
+
+
+def test_weights_that_are_lost_are_no_start_from_step_0():
+    steps = BASE.first.steps
+    assert compare.place(steps, step(8, weights="w0")) == 8
+    lost = step(8, weights="w0").parts
+    assert compare.place(steps, Step(0, {k: lost[k] for k in lost if "exp_avg" not in k})) == 8
+    over = step(0, torch_RNG="x").parts | {"optimizer exp_avg": "none"}
+    assert compare.place(steps, Step(0, over)) == 0
+
+
+def test_a_batch_in_the_wrong_place_is_named():
+    outcome, codes = judged(resumed(batch="b9"))
+    assert codes == ["state-lost"] and "that of step 10" in outcome.problems[0].text
+    assert judged(resumed(batch="x"))[0].problems[0].text == ""
 
 
 def test_of_steps_with_equal_weights_the_one_that_agrees_in_most_counts():
@@ -150,6 +165,8 @@ def test_a_right_resume_has_no_problem():
         ({"torch RNG": "x", "gradients": "x"}, "torch RNG"),
         ({"batch": "x", "torch RNG": "x", "gradients": "x"}, "batch"),
         ({"gradients": "x"}, "gradients"),
+        ({"weights": "x", "gradients": "x"}, "weights"),
+        ({"weights": "w0", "gradients": "x"}, "weights"),
     ],
 )
 def test_lost_state_is_named_by_its_first_component(parts, cause):
@@ -183,7 +200,8 @@ def test_state_lost_on_another_rank_is_found():
         (life([], status=0), "ends-early"),
         (life([], status=1), "no-restart"),
         (life([step(8)], status=-9, ended="wall"), "hangs"),
-        (life([step(8, weights="x")]), "unknown-weights"),
+        (life([step(8, weights="x", optimizer_exp_avg="x")]), "unknown-weights"),
+        (resumed(gradients="none"), "not-trained"),
         (life([step(n) for n in range(8, 11)]), "steps-missing"),
         (life([step(n) for n in range(8, 14)]), "steps-repeated"),
         (life([step(n) for n in range(8, TOTAL)], end="x"), "state-lost"),
@@ -227,7 +245,7 @@ def test_each_relaunch_is_judged():
 
 
 def test_a_life_may_go_on_from_what_one_that_differs_has_saved():
-    own = [step(n, weights=f"own{n}") for n in range(9, TOTAL)]
+    own = [step(n, weights=f"own{n}", **{"optimizer exp_avg": f"own{n}"}) for n in range(9, TOTAL)]
     second = struck(2, fault=FAULT | {"optimizer": 0, "parts": own[1].parts})
     second.first.steps = [step(8, batch="x"), own[0]]
     twice = faults.kill_twice(10, 2)
@@ -492,6 +510,9 @@ def test_each_missing_piece_of_state_is_a_finding_of_its_own():
 def test_a_lost_optimizer_takes_the_learning_rate_with_it():
     found = Difference(9, ["optimizer exp_avg", "learning rate", "batch"])
     assert [one.cause for one in compare.by_cause(found, 8)] == ["optimizer", "batch"]
+    # a scheduler may change the momentum, too
+    found = Difference(9, ["optimizer settings", "learning rate", "gradients"])
+    assert [one.cause for one in compare.by_cause(found, 8)] == ["learning rate"]
 
 
 def test_later_one_missing_piece_spreads_to_the_others():
