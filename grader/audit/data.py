@@ -114,7 +114,7 @@ def markdown(audit: Audit, command: list[str]) -> str:
         lines.append(f"`{finding.code}`: {findings.HARMS[finding.harm]}")
         lines += ["", f"- fault: {_plain(finding.faults[0])}"]
         lines += [f"- evidence: {_plain(line)}" for line in finding.evidence]
-        lines += [f"- means: {_plain(finding.means)}", f"- mend: {_plain(finding.mend)}"]
+        lines += [f"- means: {_plain(finding.means)}", f"- fix: {_plain(finding.fix)}"]
     if audit.outcomes and not audit.findings:
         lines += ["", "Nothing found."]
     return "\n".join(lines) + "\n"

@@ -12,6 +12,8 @@ from typing import Any
 # of the events of a save, those that no log makes
 OF_A_SAVE = ("torch.save", "rename", "mkdir", "replace", "link")
 
+NO_GRADIENTS = "none"  # instead of a digest (boot/grade_audit_state.py)
+
 
 @dataclass(frozen=True)
 class Step:
@@ -19,13 +21,13 @@ class Step:
     counted.
     """
 
-    optimizer: int
+    optimizer: int  # by its first step in this process: after a resume, another may be the first
     parts: dict[str, str]
     time: float = 0.0  # s, when it began; the clock of all processes
 
     @property
-    def weights(self) -> tuple[int, str]:
-        return self.optimizer, self.parts.get("weights", "")
+    def weights(self) -> str:
+        return self.parts.get("weights", "")
 
 
 @dataclass(frozen=True)

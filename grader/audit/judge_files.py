@@ -23,6 +23,11 @@ def numberless(name: str) -> str:
     return re.sub(r"\d+", "N", name)
 
 
+def _nameless(name: str) -> str:
+    """Equal for files that differ only in numbers, dates or random identifiers."""
+    return re.sub(r"[0-9a-f]*\d[0-9a-f]*", "N", name)
+
+
 def large(files: Iterable[File]) -> list[File]:
     """Those that may be checkpoints."""
     files = list(files)
@@ -62,7 +67,7 @@ def judge_older(outcomes: list[Outcome], saves: dict[int, frozenset[str]]) -> No
             continue
         usable = saves.get(outcome.save)
         if usable in used and outcome.resumed < outcome.save:
-            text = f"continued from step {outcome.resumed}, not the save of step {outcome.save}"
+            text = f"resumed from the save of step {outcome.resumed}, not of step {outcome.save}"
             outcome.problems.append(Problem("loses-more", text=text))
 
 
@@ -80,7 +85,7 @@ def judge_saved(outcome: Outcome, base: Life, again: Life, life: Life) -> None:
     for name, tensors in _changed(base.first, life.first, stable).items():
         wrong = tensors or TELLING.search(name)
         code = "saved-state-lost" if wrong else "saved-value-lost"
-        text = f"{name!r} in its checkpoints isn't what the undisturbed run saved at this step"
+        text = f"{name!r} in its checkpoints isn't what the undisturbed run saved at the same step"
         outcome.problems.append(Problem(code, text=text, component=name))
 
 
@@ -95,22 +100,21 @@ def _equal_in(a: Process, b: Process) -> set[str]:
 
 
 def _changed(base: Process, life: Process, stable: set[str]) -> dict[str, bool]:
-    """Key -> does it hold tensors, of those in the last save that differ; {} if none is comparable.
+    """Key -> does it hold tensors, of those that differ in any save.
 
     Of the undisturbed run's saves, the one that agrees in most tensors was made at the same step.
     """
-    for saved in reversed(life.saved):
+    changed = {}
+    for saved in life.saved:
         alike = [other for other in base.saved if other.parts.keys() == saved.parts.keys()]
         counts = [_agreeing(other, saved) for other in alike]
         if not counts or not max(counts):
             continue
         same = alike[counts.index(max(counts))]
-        return {
-            key: key in saved.tensors
-            for key in saved.parts
-            if key in stable and saved.parts[key] != same.parts[key]
-        }
-    return {}
+        for key in saved.parts.keys() & stable:
+            if saved.parts[key] != same.parts[key]:
+                changed[key] = key in saved.tensors
+    return changed
 
 
 def _agreeing(a: Saved, b: Saved) -> int:
@@ -132,8 +136,8 @@ def judge_leftovers(outcome: Outcome, base: Life, struck: Life, last: Life) -> N
         for event in struck.first.files
         if event.step == step and event.name.startswith(("torch.save begins", "open "))
     }
-    usual = {f.name for f in base.left}
-    left = [f for f in last.left if f.name in begun and f.name not in usual]
+    usual = {_nameless(f.name) for f in base.left}
+    left = [f for f in last.left if f.name in begun and _nameless(f.name) not in usual]
     # a name that a later save uses again isn't left over, and one without a number may be used
     fresh = [f for f in left if struck.began and f.written < last.began]
     if fresh:

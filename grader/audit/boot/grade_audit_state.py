@@ -150,7 +150,9 @@ def _generators() -> dict[str, str]:
 def before_step(optimizer: Any) -> dict[str, str]:
     """All that the step depends on; forgets the forward passes before it."""
     parts = of_optimizer(optimizer)
-    parts["gradients"] = digests.digest([p.grad for p in _parameters(optimizer)])
+    gradients = [p.grad for p in _parameters(optimizer)]
+    found = any(gradient is not None for gradient in gradients)
+    parts["gradients"] = digests.digest(gradients) if found else "none"
     if scalers := _alive(_scalers):
         parts["gradient scaler"] = digests.digest([scaler.state_dict() for scaler in scalers])
     if averages := _alive(_averages):
