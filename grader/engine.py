@@ -245,10 +245,10 @@ class Grading:
         """The number of decided checks, and of all checks."""
         return sum(f.done() for f in self._futures.values()), len(self._futures)
 
-    def task_result(self, task: Task, told: dict[str, str]) -> TaskResult:
+    def task_result(self, task: Task, explained: dict[str, str]) -> TaskResult:
         """The verdict of one task, when its checks are done.
 
-        told  cause -> the task that reported it
+        explained  cause -> the task that reported it
         """
         outcomes = [o for f in self._of(task.id) if (o := f.result())]
         seconds = max((o.ended for o in outcomes), default=0) - min(
@@ -270,7 +270,7 @@ class Grading:
         points = task.points if self.whole else 0
         score = points if verdict == PASS else 0
         result = TaskResult(task.id, task.title, verdict, score, points, round(seconds, 3))
-        said = self._message(task, verdict, problems, blockers, told)
+        said = self._message(task, verdict, problems, blockers, explained)
         result.message, result.evidence = str(said), said.data
         if self.keep_history and verdict in (FAIL, INCONCLUSIVE):
             # now: the runs' files are gone when the grading is closed
@@ -285,7 +285,7 @@ class Grading:
         verdict: str,
         problems: list[message.Problem],
         blockers: list[str],
-        told: dict[str, str],
+        explained: dict[str, str],
     ) -> message.Message:
         failed = [(o.title, o.runs) for o in problems if not blockers]
         said = excerpt.whole(failed, self._translate)
@@ -300,7 +300,7 @@ class Grading:
             return message.nothing_selected()
         return message.failed(
             problems,
-            told,
+            explained,
             task_id=task.id,
             seed=self.seed,
             replay=self.commands.replay(problems[0]),
@@ -315,12 +315,12 @@ class Grading:
 
     def result(self, on_task: Callable[[TaskResult], None] | None = None) -> ExerciseResult:
         """Wait for everything; `on_task` gets each task's result as soon as it is final."""
-        told: dict[str, str] = {}
+        explained: dict[str, str] = {}
         results = []
         for task in self.exercise.tasks:
             if self.tasks and task.number not in self.tasks:
                 continue
-            results.append(self.task_result(task, told))
+            results.append(self.task_result(task, explained))
             if on_task:
                 on_task(results[-1])
         return self.so_far(results)

@@ -6,7 +6,7 @@ import signal
 
 
 class Interrupted(BaseException):
-    """We were asked to end: by a key, a scheduler, or a terminal that is gone."""
+    """The command was asked to end: by a key, a scheduler, or a terminal that is gone."""
 
     def __init__(self, number: int):
         super().__init__(number)
@@ -14,8 +14,8 @@ class Interrupted(BaseException):
 
 
 def end_in_order() -> None:
-    """However we are asked to end, lives are ended first and scratch is removed; asking again
-    changes nothing.
+    """Whichever signal asks the command to end, it first ends its lives and removes its scratch
+    folder. A second signal changes nothing.
     """
     asking = [
         n

@@ -99,8 +99,8 @@ def wait_until(
     *,
     at_most: float = 0.1,
 ) -> bool:
-    """Look until it holds, for conditions that send no event; False if it never did within the
-    time.
+    """Check the condition until it holds; False if it doesn't in time. For conditions without an
+    event to wait for.
 
     pause    waits between two looks, for a time that grows to `at_most` s
     """

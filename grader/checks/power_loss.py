@@ -61,8 +61,8 @@ def saves_survive(
         model: sum(model in state.models for state in found.states) for model in enumeration.TITLES
     }
     report = Report(record, found, digests, tried, failing, remedies, left_out=left_out)
-    told = (description.as_data(report), description.advice(report))
-    _judge(lab, *told, steps, saves, load, read.last.process.code)
+    data, advice = description.as_data(report), description.advice(report)
+    _judge(lab, data, advice, steps, saves, load, read.last.process.code)
 
 
 def _record(run: Run, number: int) -> Record:
@@ -103,9 +103,9 @@ def survives(
     finished(lab, run)
     if unseen := run.last.first("crash states unseen"):
         raise _unseen(unseen)
-    told = run.last.first("crash states")
+    found = run.last.first("crash states")
     code = run.last.process.code
-    _judge(lab, told["report"], told["advice"], steps, saves, load, code)
+    _judge(lab, found["report"], found["advice"], steps, saves, load, code)
 
 
 def _judge(

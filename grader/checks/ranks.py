@@ -159,9 +159,9 @@ def rank_row(world: int, rank: int) -> list[tuple[str, str]]:
     return [("rank", f"{rank} (of {world})")] if world > 1 else []
 
 
-def by_rank(told: dict[int, str]) -> list[tuple[str, str]]:
+def by_rank(texts: dict[int, str]) -> list[tuple[str, str]]:
     """As evidence: the text for each rank."""
-    return [(f"rank {rank}", text) for rank, text in told.items()]
+    return [(f"rank {rank}", text) for rank, text in texts.items()]
 
 
 def _line(where: dict | None) -> str:

@@ -46,7 +46,7 @@ class Watcher(Protocol):
 
 @contextlib.contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Hold the results folder; raises UsageError if another command does."""
+    """Lock the results folder. Raises UsageError if another command has locked it."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w") as lock:
         try:
@@ -157,12 +157,14 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 
 
 def begin(work: Work) -> None:
-    """Forget what came out before: an old record isn't what this grading proves."""
+    """Delete the earlier record: it isn't the result of this grading."""
     work.twins[0].record(work.unit.exercise).unlink(missing_ok=True)
 
 
 def settle(work: Work, printed: str, watcher: Watcher) -> None:
-    """Give every twin what came out; without a record, nothing was proved."""
+    """Give the result to every student with the same files; without a record, it is
+    inconclusive.
+    """
     first, *others = work.twins
     record = first.record(work.unit.exercise)
     graded = Graded.read(record)

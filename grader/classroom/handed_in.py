@@ -108,7 +108,7 @@ def _unpacked(archive: Path, scratch: Path, most: archives.Most) -> Path:
 
 
 class _Unpacker:
-    """Gives each archive of a student a folder of its own."""
+    """Unpacks each archive of a student into its own folder."""
 
     def __init__(self, scratch: Path):
         self._scratch, self._number = scratch, 0

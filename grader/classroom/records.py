@@ -63,7 +63,7 @@ def write_json(path: Path, data: dict[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class Settings:
-    """What is the same for a whole class."""
+    """The settings that are the same for a whole class."""
 
     seed: int
     exercises: tuple[str, ...]
@@ -162,7 +162,7 @@ class Student:
         return self.folder / "graded" / f"{exercise}.json"
 
     def graded(self, exercise: str, settings: Settings) -> Graded | None:
-        """What came out for these files; None if they aren't graded yet."""
+        """The result for these files; None if they aren't graded yet."""
         if exercise not in self.digests:
             return None
         found = Graded.read(self.record(exercise))

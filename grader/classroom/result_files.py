@@ -34,10 +34,10 @@ def write_student(of: Standing) -> None:
     folder, results = of.student.folder, list(of.results.values())
     write_atomically(folder / "result.json", output.json_text(results))
     write_atomically(folder / "report.html", html.page(results, explain.explanations()))
-    write_atomically(folder / "log.txt", "\n".join(_told(of)) + "\n")
+    write_atomically(folder / "log.txt", "\n".join(_log_lines(of)) + "\n")
 
 
-def _told(of: Standing) -> Iterator[str]:
+def _log_lines(of: Standing) -> Iterator[str]:
     for result in of.results.values():
         yield f"{result.id}  {result.title}  {result.score}/{result.max_score}"
         for task in result.tasks:

@@ -176,14 +176,14 @@ class Progress:
         if ready:
             self.out.print(f"{len(ready)} are graded already")
         for student in ready:
-            self._tell(student)
+            self._write_report(student)
 
     def done(self, work: Work, graded: Graded) -> None:
         self.clock.done(work.unit.exercise, graded.result.seconds)
         for twin in work.twins:
             self.number += 1
             self.out.print(escaped(self._line(twin, work, graded)), markup=False)
-            self._tell(twin)
+            self._write_report(twin)
 
     def _line(self, student: Student, work: Work, graded: Graded) -> str:
         result = graded.result
@@ -195,7 +195,7 @@ class Progress:
         count = f"[{self.number:>{len(str(self.total))}}/{self.total}]"
         return f"{count}  {result.id}  {points:>5}  {student.name}{said}{rest}"
 
-    def _tell(self, student: Student) -> None:
+    def _write_report(self, student: Student) -> None:
         """Write the student's report once everything is graded."""
         now = standing(student, self.settings)
         if now.results and NOT_YET not in now.missing.values():

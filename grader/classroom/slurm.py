@@ -41,7 +41,7 @@ class Options:
 
 
 class GradeUnit:
-    """What a job does. It is pickled; submitit runs it on a node."""
+    """The work of one job. It is pickled, and submitit runs it on a node."""
 
     def __call__(self, unit: Unit, key: str, record: str) -> int:
         if (graded := Graded.read(Path(record))) and graded.key == key:

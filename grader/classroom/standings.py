@@ -14,7 +14,7 @@ NOT_HANDED_IN, NOT_YET = "not handed in", "not graded yet"
 
 @dataclass
 class Standing:
-    """What came out for one student."""
+    """The results of one student."""
 
     student: Student
     results: dict[str, ExerciseResult] = field(default_factory=dict)

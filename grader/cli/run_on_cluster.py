@@ -55,7 +55,7 @@ def play(
     def tell(who: str, text: str) -> None:
         print(f"{time.monotonic() - began:6.1f} s  {who:<7} {escaped(text)}", flush=True)
 
-    def told(event: dict[str, Any]) -> None:
+    def show(event: dict[str, Any]) -> None:
         if event["event"] == "fault":
             tell("cluster", f"strikes at step {event['step']}: {event['do']}")
         elif event["event"] in SAYS:
@@ -67,7 +67,7 @@ def play(
         try:
             run = cluster_runs.ran(
                 Lab(bench, "play"), script, plan=plan, uses=USES[task],
-                watched=cluster_runs.Watched(pace, told),
+                watched=cluster_runs.Watched(pace, show),
             )  # fmt: skip
             if run.instead:
                 print(f"on {run.instead}")

@@ -116,11 +116,11 @@ def test(
     patience: float = judge.SECONDS,
     since: int = 1,
     where: Callable[[int], str] = lambda pid: "",
-    heard: Callable[[], None] = lambda: None,
+    on_answer: Callable[[], None] = lambda: None,
 ) -> Report:
     """Everything above. `prepare` fills the directory before the first save; what it puts there is
     durable. A load may take `patience` seconds. States are judged once save `since` began. `where`
-    and `heard` are judge.judge's.
+    and `on_answer` are judge.judge's.
 
     Raises   recorder.Unavailable, recorder.Incomplete: there is no verdict.
              RuntimeError: the program's own saves fail, with nothing wrong with the disk.
@@ -148,7 +148,7 @@ def test(
             places = [here / f"judge{n}" / "disk" for n in range(workers)]
             if _knows_its_place(here, trees):
                 places = [here / "disk"]  # an absolute path in it is valid only in this place
-            outcomes = judge.judge(trees, program.load, places, patience, where, heard)
+            outcomes = judge.judge(trees, program.load, places, patience, where, on_answer)
             timed["judge"] += time.perf_counter() - began
             return outcomes
 

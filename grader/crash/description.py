@@ -181,7 +181,7 @@ def text(report: Report) -> list[str]:
         bad = len(report.flip_failures)
         lines.append(_tally("a flipped bit", report.flips, bad))
     if report.failing:
-        lines += ["", *told(report)]
+        lines += ["", *smallest_failure(report)]
     for title, broken in (
         ("a disk error", report.error_failures),
         ("a flipped bit", report.flip_failures),
@@ -197,7 +197,7 @@ def text(report: Report) -> list[str]:
     return lines
 
 
-def told(report: Report) -> list[str]:
+def smallest_failure(report: Report) -> list[str]:
     """The smallest failing state, and the calls that would have prevented the failures."""
     failure = report.failing[0]
     ops, it = report.record.ops, story(report, failure)

@@ -62,7 +62,7 @@ def judge(
     places: list[Path],
     seconds: float = SECONDS,
     where: Callable[[int], str] = lambda pid: "",
-    heard: Callable[[], None] = lambda: None,
+    on_answer: Callable[[], None] = lambda: None,
 ) -> dict[K, Outcome]:
     """Lay each tree out in one of `places` and ask `load(place)` for the digest of what lies there
     (None: nothing).
@@ -71,7 +71,7 @@ def judge(
     load that hangs, it asks no more: some of the keys are missing in the answer.
 
     where  the stack of a process whose load hangs
-    heard  called at each answer
+    on_answer  called at each answer
     """
     keys = list(trees)
     readers: list[tuple[int, int]] = []
@@ -99,7 +99,7 @@ def judge(
                     os._exit(0)
             os.close(writing)
             readers.append((pid, reading))
-        return _collect(keys, readers, heard)
+        return _collect(keys, readers, on_answer)
     finally:
         gc.unfreeze()
         for pid, reading in readers:
@@ -111,7 +111,7 @@ def judge(
 
 
 def _collect(
-    keys: list[K], readers: list[tuple[int, int]], heard: Callable[[], None]
+    keys: list[K], readers: list[tuple[int, int]], on_answer: Callable[[], None]
 ) -> dict[K, Outcome]:
     found: dict[K, Outcome] = {}
     rest = {fd: b"" for _, fd in readers}
@@ -125,7 +125,7 @@ def _collect(
             for line in lines:
                 i, outcome = json.loads(line)
                 found[keys[i]] = Outcome(**outcome)
-                heard()
+                on_answer()
     if len(found) < len(keys) and not any(o.kind == "late" for o in found.values()):
         raise RuntimeError(
             f"{len(keys) - len(found)} of {len(keys)} states weren't judged: the judging process "

@@ -106,11 +106,11 @@ def remedies(
 ) -> list[Remedy]:
     """Syncs that prevent the failures of one save (or as many as syncs can), none of them
     superfluous, in the order of the record. It's the save of the first failure, which is the one
-    that is told, or where no sync helps that one, the first save with failures: the others lack the
-    same calls.
+    that is shown, or where no sync helps that one, the first save with failures: the others lack
+    the same calls.
     """
-    told = failing[0].state
-    moment = min(f.state.moment for f in failing) if PROCESS in told.models else told.moment
+    shown = failing[0].state
+    moment = min(f.state.moment for f in failing) if PROCESS in shown.models else shown.moment
     marks = [(n, op.kind) for n, op in enumerate(ops, 1) if isinstance(op, Mark)]
     begin = max((n for n, kind in marks if n <= moment and kind == "began"), default=0)
     end = min((n for n, kind in marks if n >= moment and kind == "returned"), default=len(ops))

@@ -59,21 +59,21 @@ def _each(ranks: int, load: Callable[[int], object]) -> list[Any]:
         reading, writing = os.pipe()
         if os.fork() == 0:
             try:
-                os.write(writing, json.dumps(_told(load, rank)).encode())
+                os.write(writing, json.dumps(_answer(load, rank)).encode())
             finally:
                 os._exit(0)
         os.close(writing)
         pipes.append(reading)
-    told = [_told(load, 0)]
+    answers = [_answer(load, 0)]
     for reading in pipes:
         with os.fdopen(reading) as f:
-            told.append(json.loads(f.read() or '{"error": "its process ended"}'))
-    if errors := [f"rank {rank}: {t['error']}" for rank, t in enumerate(told) if "error" in t]:
+            answers.append(json.loads(f.read() or '{"error": "its process ended"}'))
+    if errors := [f"rank {rank}: {t['error']}" for rank, t in enumerate(answers) if "error" in t]:
         raise RuntimeError("; ".join(errors))
-    return [t["answer"] for t in told]
+    return [t["answer"] for t in answers]
 
 
-def _told(load: Callable[[int], object], rank: int) -> dict[str, Any]:
+def _answer(load: Callable[[int], object], rank: int) -> dict[str, Any]:
     try:
         return {"answer": load(rank)}
     except Exception as e:

@@ -53,13 +53,13 @@ class Unavailable(Exception):
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def _tell(error: BaseException) -> None:
+def _print_error(error: BaseException) -> None:
     """As Python tells it, without our own part of the way there."""
-    told = traceback.TracebackException.from_exception(error)
-    told.stack = traceback.StackSummary.from_list(
-        [f for f in told.stack if not f.filename.startswith(OURS)]
+    shown = traceback.TracebackException.from_exception(error)
+    shown.stack = traceback.StackSummary.from_list(
+        [f for f in shown.stack if not f.filename.startswith(OURS)]
     )
-    sys.stderr.write("".join(told.format()))
+    sys.stderr.write("".join(shown.format()))
 
 
 def _ptrace(
@@ -197,7 +197,7 @@ class Tracer:
             except SystemExit as e:
                 status = e.code if isinstance(e.code, int) else int(e.code is not None)
             except BaseException as e:
-                _tell(e)
+                _print_error(e)
             finally:
                 sys.stderr.flush()
                 os._exit(status)

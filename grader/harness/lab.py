@@ -247,9 +247,9 @@ class Lab:
     def once(self, key: tuple[object, ...], make: Callable[[Lab], T]) -> T:
         """`make(lab)`, run by the first check of the grading that asks for it.
 
-        It gets a lab of its own: which check asks first changes neither what is drawn nor the names
-        of runs. The runs count as those of each check that asks. A check whose task is hopeless by
-        now gets that finding instead.
+        `make` gets its own lab, so it doesn't matter which check asks first: draws and the names of
+        runs stay the same. The runs count as those of each check that asks. If another check has
+        already found that this task hangs, that finding is raised instead.
         """
         if known := self.hopeless():
             raise known

@@ -136,7 +136,7 @@ class Launcher(Protocol):
 
 
 class Plain:
-    """Every life in an interpreter of its own, as `python train.py` starts: it takes seconds."""
+    """Starts every life in a new interpreter, as `python train.py` does. That takes seconds."""
 
     name = "plain"
 
@@ -197,9 +197,9 @@ def _close_lifeline(guardian: subprocess.Popen[bytes]) -> None:
 class ForkServer:
     """Two warm processes from which lives are forked.
 
-    A relaunched job is another process than the one before: its hash secret and addresses differ.
-    Two forks of one server share both. So one server forks the first lives of runs, and the other
-    one the later lives.
+    A relaunched job must be another process than the first one: its hash secret and addresses
+    differ. Two forks of one server share both. So one server forks the first lives of runs, and the
+    other server forks the later lives.
     """
 
     name = "fork server"

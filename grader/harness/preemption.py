@@ -128,7 +128,7 @@ def both(*preemptions: Preempt) -> Preempt:
 
 
 def proof(token: str, event: str, what: dict[str, Any]) -> str:
-    """Who reports this event knows the token."""
+    """Proof that the reporter of this event knows the token."""
     said = json.dumps([event, what], sort_keys=True).encode()
     return hmac.new(token.encode(), said, "sha256").hexdigest()
 

@@ -74,7 +74,7 @@ class Silence:
         return size
 
     def _counts(self) -> float:
-        """Seconds since the last look in which it could have gone on."""
+        """Seconds since the last look in which it could have run."""
         now = time.monotonic()
         passed, self._looked = now - self._looked, now
         before, self._waited, on_disk = self._waited, {}, False

@@ -58,7 +58,7 @@ class Bench:
         self._lock = threading.Lock()
 
     def folder(self, suffix: str = "") -> Path:
-        """Make a new folder, whose name reveals neither the check nor a coming fault."""
+        """Make a new folder. Its name reveals neither the check nor a coming fault."""
         return Path(tempfile.mkdtemp(prefix="", suffix=suffix, dir=self.scratch))
 
     @contextmanager

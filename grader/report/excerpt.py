@@ -19,8 +19,8 @@ WIDTH = 160  # characters of a line in a message
 def rows(runs: list[Any], finding: Finding) -> list[tuple[str, str]]:
     """The last lines that the failing run's lives printed before the fault or their end.
 
-    Empty if they printed nothing. Tracebacks aren't among them: the finding has the frames. Of a
-    life that answers many questions, only the lines of the finding's own question.
+    Empty if they printed nothing. Tracebacks are left out, since the finding has the frames. If a
+    life answers many questions, only the lines of the finding's question count.
     """
     run = failing(runs, finding)
     if run is None:
@@ -37,8 +37,8 @@ def rows(runs: list[Any], finding: Finding) -> list[tuple[str, str]]:
         if life := finding.data.get("printed_by"):
             said = [line for line in said if line.life == life]
         near = said[-OF_A_JOB:] if of_a_job else _near_the_fault(run, said, finding)
-    told = [f"{line.who}: {line.text[:WIDTH]}" for line in near]
-    return [("printed" if n == 0 else "", text) for n, text in enumerate(told)]
+    texts = [f"{line.who}: {line.text[:WIDTH]}" for line in near]
+    return [("printed" if n == 0 else "", text) for n, text in enumerate(texts)]
 
 
 def _asks_many(life: Any) -> bool:
@@ -109,20 +109,20 @@ def whole(checks: Iterable[tuple[str, list[Any]]], translate: Callable[[str], st
     parts: list[str] = []
     known: list[Any] = []
     for title, runs in checks:
-        told = []
+        texts = []
         for number, run in enumerate(runs, 1):
             if any(run is one for one in known):
                 continue
             known.append(run)
-            if lines := list(_told(printed(run))):
+            if lines := list(_as_text(printed(run))):
                 story = getattr(run, "story", "")
                 command = getattr(run, "command", "")
                 head = f"=== run {number}: {command}" + (f"\nfault: {story}" if story else "")
-                told.append("\n".join([head, *lines]))
-        if told and sum(map(len, parts)) < MOST_KEPT:
-            parts.append("\n\n".join([f"##### {title}", *told]))
+                texts.append("\n".join([head, *lines]))
+        if texts and sum(map(len, parts)) < MOST_KEPT:
+            parts.append("\n\n".join([f"##### {title}", *texts]))
     return translate("\n\n".join(parts) + "\n") if parts else ""
 
 
-def _told(printed: Iterable[Line]) -> Iterable[str]:
+def _as_text(printed: Iterable[Line]) -> Iterable[str]:
     return (f"{line.who:<14} | {line.text}" for line in printed)

@@ -24,7 +24,7 @@ HERE = Path(__file__).resolve().parent
 
 
 class Explained(Protocol):
-    """What the page needs of an explanation (grader/explain.py)."""
+    """The parts of an explanation that the page needs (grader/explain.py)."""
 
     @property
     def code(self) -> str: ...

@@ -53,7 +53,7 @@ def nothing_selected() -> Message:
 
 def failed(
     problems: list[Problem],
-    told: dict[str, str],
+    explained: dict[str, str],
     *,
     task_id: str,
     seed: int,
@@ -66,7 +66,7 @@ def failed(
     """The message for a task that isn't passed. A cause is explained in full only once.
 
     problems   the outcomes of its checks that didn't pass, in the order of the checks
-    told       cause -> the task that explained it; this task's causes are added
+    explained  cause -> the task that explained it; this task's causes are added
     printed    what the processes printed next to the fault
     translate  turns a text's paths into those that the student knows
     """
@@ -85,9 +85,9 @@ def failed(
         "replay": replay,
         **{name: value for name, value in finding.data.items() if name not in OF_PRINTED},
     }
-    if (elsewhere := told.get(finding.cause)) and finding.code == "import":
+    if (elsewhere := explained.get(finding.cause)) and finding.code == "import":
         return Message([("same cause", f"as in {elsewhere}")], evidence)
-    told.setdefault(finding.cause, task_id)
+    explained.setdefault(finding.cause, task_id)
     rows = (
         [("check", first.title), *finding.rows] if finding.code != "import" else list(finding.rows)
     )

@@ -141,11 +141,11 @@ CLUSTERS = {"slurm": "Slurm", "stand-in": "a stand-in for Slurm", "site": "the s
 
 def _clusters(runs: dict[str, int]) -> str:
     """Which cluster graded: "Slurm (10 runs), a stand-in for Slurm (2 runs)"."""
-    told = [
+    texts = [
         f"{CLUSTERS.get(kind, kind)} ({number} run{'s' if number > 1 else ''})"
         for kind, number in sorted(runs.items())
     ]
-    return ", ".join(told)
+    return ", ".join(texts)
 
 
 def show_hint(

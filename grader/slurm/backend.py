@@ -13,8 +13,8 @@ from grader.slurm.standin.cluster import StandIn
 
 
 def choose(directory: str | os.PathLike, **options) -> Cluster:
-    """A cluster that isn't started yet, with the options that both kinds have. A line on stderr
-    says if it's the stand-in.
+    """A cluster that isn't started yet, with the options that both kinds have. If it is the stand-
+    in, a line on stderr says so.
     """
     return kind()(directory, **options)
 
@@ -35,7 +35,7 @@ def missing() -> NotInstalled | None:
 
 
 def kind() -> type[Cluster]:
-    """The kind that can be used here; a line on stderr says if it's the stand-in."""
+    """The kind that can be used here. If it is the stand-in, a line on stderr says so."""
     if not (why := missing()):
         return Cluster
     print(f"a stand-in instead of Slurm: {why}", file=sys.stderr, flush=True)

@@ -87,9 +87,9 @@ class Cluster:
                 (Landlock)
     jobs_write  folders that they may write to; None: no sandbox
 
-    It ends with the `with` block, and with this process, even when that is killed. Raises
-    UsageError if it can't be what it's asked to be, NotInstalled where Slurm is missing,
-    ClusterError if it doesn't start.
+    It ends at the end of the `with` block, and when this process dies, even by SIGKILL. Raises
+    UsageError for options that it can't have, NotInstalled if Slurm is missing, ClusterError if it
+    doesn't start.
     """
 
     kind = "real"
@@ -190,9 +190,9 @@ class Cluster:
         return answer["up"]
 
     def stop(self) -> None:
-        """End every process of the cluster, what jobs left behind included, and remove its
-        directory. Of a cluster that is half up, broken or gone already, too. ClusterError if
-        something resists.
+        """End every process of the cluster, including those that jobs left behind, and remove its
+        directory. This also works for a cluster that is half up, broken or already gone.
+        ClusterError if a process or the directory is still there afterwards.
         """
         if self._keeper is not None:
             assert self._keeper.stdin  # a pipe
@@ -216,8 +216,8 @@ class Cluster:
 
     @property
     def env(self) -> dict[str, str]:
-        """This process's environment, for clients of this cluster: with SLURM_CONF, and nothing of
-        another's.
+        """The environment for clients of this cluster: this process's, with SLURM_CONF, and without
+        the variables of another cluster.
 
         Jobs get what sbatch has: where they are confined, secrets stay outside.
         """
@@ -230,7 +230,7 @@ class Cluster:
         }
 
     def _folders(self, path: str) -> Sequence[str]:
-        """The PATH, in parts: this one, and where the clients are."""
+        """The folders of the PATH: those of this process, and the clients'."""
         return [path, *(f for f in installation.find().folders if f not in path.split(os.pathsep))]
 
     def run(
@@ -241,8 +241,8 @@ class Cluster:
         check: bool = False,
         **options: Any,
     ) -> subprocess.CompletedProcess:
-        """A client, or any command, in this cluster's environment: `subprocess.run` with output
-        captured as text.
+        """Run a client, or any command, in this cluster's environment: `subprocess.run`, with the
+        output captured as text.
 
         ClusterError after `timeout` seconds, or if `check` and the exit status isn't 0.
         """
@@ -285,7 +285,9 @@ class Cluster:
         return dict(word.split("=", 1) for word in text.split() if "=" in word)
 
     def wait_for(self, job: str, *states: str, seconds: float = 30) -> dict[str, str]:
-        """Until the job is in one of the states (RUNNING, COMPLETED ...): what `job` says then."""
+        """Wait until the job is in one of the states (RUNNING, COMPLETED ...); return
+        `job` then.
+        """
         seen: dict[str, str] = {}
 
         def there() -> bool:
@@ -316,15 +318,15 @@ class Cluster:
     # --- looking at it ----------------------------------------------------------------------------
 
     def pids(self) -> dict[str, int]:
-        """Of the keeper and each daemon that lives: {"keeper": 71, "munged": 72, "slurmctld": 73,
-        "n1": 74 ...}.
+        """The pids of the keeper and of each daemon that runs: {"keeper": 71, "munged": 72,
+        "slurmctld": 73, "n1": 74 ...}.
         """
         known = state.read(self.directory) or {"now": False, "keeper": None, "daemons": {}}
         every = {"keeper": known["keeper"], **known["daemons"]}
         return {name: p["pid"] for name, p in every.items() if state.alive(known, p)}
 
     def status(self) -> Status:
-        """What is up and what isn't, by looking; bounded, also where a daemon hangs."""
+        """What is up and what isn't. It takes a bounded time, even if a daemon hangs."""
         known = state.read(self.directory)
         if known is None and processes.belonging(str(self.directory)):
             return Status("starting", kind=self.kind)

@@ -80,8 +80,8 @@ HERE = "127.0.0.1"
 
 
 def name_is_here() -> bool:
-    """Whether Slurm by itself can listen on loopback alone. It listens on the address of this
-    machine's name, or on all; and where the name is 127.0.1.1, as Debian has it, slurmd doesn't
+    """Whether Slurm without help listens on 127.0.0.1 only. It listens on the address of this
+    machine's name, or on all addresses. If the name means 127.0.1.1, as on Debian, slurmd doesn't
     find srun on 127.0.0.1.
     """
     try:

@@ -4,8 +4,8 @@ status 3.
 
 
 class ClusterError(Exception):
-    """The cluster didn't start, doesn't answer, or didn't do in time what was waited for. One line,
-    and what the daemons said.
+    """The cluster didn't start, doesn't answer, or was too slow. One line, and what the daemons
+    logged.
     """
 
 

@@ -47,14 +47,14 @@ def members(top: Path) -> list[int]:
 
 
 def thaw(top: Path) -> None:
-    """What is frozen doesn't die of a SIGKILL before it thaws."""
+    """Thaw the processes: a frozen one doesn't die of SIGKILL before that."""
     for group in reversed(_groups(top)):
         with suppress(OSError):
             (group / "freezer.state").write_text("THAWED")
 
 
 def remove(top: Path) -> bool:
-    """Remove the subtree; whether it's gone (it isn't while a process is left in it)."""
+    """Remove the subtree; return whether it is gone (it stays while a process is left in it)."""
     for group in _groups(top):
         with suppress(OSError):
             group.rmdir()

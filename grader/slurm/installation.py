@@ -35,13 +35,13 @@ def find() -> Programs:
     names = DAEMONS + CLIENTS
     paths = {name: at for name in names if (at := shutil.which(name, path=search))}
     if missing := [name for name in names if name not in paths]:
-        told = (
+        problem = (
             "Slurm isn't installed here"
             if not paths
             else f"Slurm isn't complete here: no {', '.join(missing)}"
         )
         raise NotInstalled(
-            f"{told}; on Debian and Ubuntu, `make slurm` installs it (elsewhere: "
+            f"{problem}; on Debian and Ubuntu, `make slurm` installs it (elsewhere: "
             "grader/slurm/README.md)"
         )
     try:

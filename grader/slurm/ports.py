@@ -14,12 +14,12 @@ FIRST, LAST = 20000, 32000
 
 
 def hold(count: int) -> list[socket.socket]:
-    """This many sockets, each bound to a free port, none listening.
+    """Bind this many sockets, each to a free port; none listens.
 
-    Bound without SO_REUSEADDR, a port is refused to every other holder and to us if it's taken in
-    any way. With the option set afterwards, a server that sets it too, as Slurm's daemons do, may
-    still listen there: so the port stays ours from this moment until the socket is closed, without
-    a gap in which another cluster gets it. ClusterError if there are none.
+    They are bound without SO_REUSEADDR, so binding fails if the port is in use in any way, and no
+    other process can bind it. The option is set afterwards, so a server that sets it, too, as
+    Slurm's daemons do, can still listen there. So the port is reserved until the socket is closed,
+    without a gap in which another cluster gets it. ClusterError if no ports are free.
     """
     held: list[socket.socket] = []
     for port in random.SystemRandom().sample(range(FIRST, LAST), LAST - FIRST):
@@ -45,7 +45,7 @@ def release(held: list[socket.socket]) -> None:
 
 
 def listening(port: int) -> bool:
-    """Whether a process listens on this port: asks the kernel, which the server doesn't notice."""
+    """Whether a process listens on this port. It asks the kernel, so the server doesn't notice."""
     return any(p == port for _, p in listeners())
 
 

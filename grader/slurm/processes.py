@@ -58,8 +58,8 @@ def alive(known: dict) -> bool:
 
 
 def send(known: dict, number: int) -> bool:
-    """Signal that process and no other; whether it was there. The handle pins it: no other can get
-    the pid in between.
+    """Signal that process and no other; return whether it was there. The open handle keeps its pid
+    from being reused in between.
     """
     try:
         handle = os.pidfd_open(known["pid"])
@@ -125,7 +125,7 @@ def with_environment(wanted: dict[str, str], without: str | None = None) -> list
 
 
 def _environments() -> Iterable[tuple[int, dict[str, str]]]:
-    """Of every process that lets us look, but for ourselves."""
+    """The environments of all processes that this one may read, without its own."""
     for pid in [int(n) for n in os.listdir("/proc") if n.isdigit()] if PROC else psutil.pids():
         if pid == os.getpid():
             continue

@@ -18,8 +18,8 @@ PLACE = "GRADE_CLUSTERS"  # in the environment: another directory for them, with
 
 
 def place() -> Path:
-    """Where they are, whether it exists or not. Not below TMPDIR: `down` must find in one shell
-    what `up` made in another.
+    """The folder of the clusters, whether it exists or not. It isn't below TMPDIR, because `down`
+    in one shell must find what `up` made in another.
     """
     return Path(os.path.abspath(os.environ.get(PLACE) or f"/tmp/grade-slurm-{os.geteuid()}"))
 
@@ -95,7 +95,7 @@ def cluster(name: str, new: type[Cluster] | None = None, **options) -> Cluster:
 
 
 def tidy() -> None:
-    """Once the last cluster is gone, so is the place."""
+    """Remove the folder once the last cluster is gone."""
     try:
         place().rmdir()
     except OSError:

@@ -31,7 +31,7 @@ class Site(Cluster):
             )
 
     def stop(self) -> None:
-        """Leaves it as it is; the submitter of jobs cancels them."""
+        """Do nothing: the site keeps running, and whoever submitted jobs cancels them."""
 
     @property
     def env(self) -> dict[str, str]:

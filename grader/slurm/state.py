@@ -31,9 +31,7 @@ def read(directory: Path) -> dict | None:
 
 
 def still_there(directory: Path, seen: os.stat_result) -> bool:
-    """Whether this is the very directory that was seen: not removed, nor another one in its
-    place.
-    """
+    """Whether this is still the directory that was seen: not removed, and not replaced."""
     try:
         return os.path.samestat(os.stat(directory), seen)
     except OSError:

@@ -74,7 +74,7 @@ class Keeper:
     # --- waiting ----------------------------------------------------------------------------------
 
     def pause(self, seconds: float) -> None:
-        """Until something happens, or so long. Ended when that is what happened."""
+        """Wait for an event, at most this long. Raises Ended if the cluster was asked to end."""
         watched = [self.wake] if self.staying else [self.wake, 0]
         ready = select.select(watched, [], [], seconds)[0]
         if 0 in ready:
@@ -87,7 +87,7 @@ class Keeper:
             self.write_state()
 
     def reap(self) -> bool:
-        """Bury the dead; whether a daemon was among them."""
+        """Reap processes that have ended; return whether a daemon was among them."""
         lost = False
         with contextlib.suppress(ChildProcessError):
             while (found := os.waitpid(-1, os.WNOHANG))[0]:
@@ -101,7 +101,7 @@ class Keeper:
         return lost
 
     def wait_until(self, condition, what: str, began: float) -> None:
-        """PortTaken or ClusterError if a daemon ended, or it took too long."""
+        """Wait until it holds. PortTaken or ClusterError if a daemon ended, or it took too long."""
 
         def holds() -> bool:
             if self.ended:
@@ -115,7 +115,7 @@ class Keeper:
             raise ClusterError(f"no {what} after {PATIENCE:.0f} s")
 
     def keep(self) -> None:
-        """Until it's asked to end, or the directory is removed."""
+        """Run until the cluster is asked to end, or its directory is removed."""
         here = os.stat(self.directory)
         while state.still_there(self.directory, here):
             self.pause(LOOK)
@@ -291,7 +291,7 @@ class Keeper:
 
 
 def tracked_by(wanted: str) -> str:
-    """What `auto` means here. ClusterError if it's cgroup that is wanted and can't be had."""
+    """The tracking that `auto` stands for here. ClusterError if cgroup is asked for and missing."""
     if wanted in ("auto", "cgroup") and freezer.possible():
         return "cgroup"
     if wanted == "cgroup":

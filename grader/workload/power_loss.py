@@ -39,7 +39,7 @@ def test(
             most_trees=most_trees,
             patience=PATIENCE,
             where=telemetry.where_it_stands,
-            heard=lambda: telemetry.emit("judged"),
+            on_answer=lambda: telemetry.emit("judged"),
         )
     except (Unavailable, Incomplete, RuntimeError) as e:
         telemetry.emit("crash states unseen", why=str(e), seen=not isinstance(e, Unavailable))

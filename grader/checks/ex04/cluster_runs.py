@@ -47,7 +47,7 @@ class Watched:
     """For a run that a person watches: `grade run ex04`."""
 
     pace: float  # s that a step takes
-    told: Callable[[dict], None]  # gets each event as the witness writes it down
+    on_event: Callable[[dict], None]  # gets each event as the witness writes it down
 
 
 def ran(
@@ -165,7 +165,7 @@ def _run(
                 witness.begins = begins
                 code = work / lab.bench.submission.module if uses else None
                 if watched:
-                    witness.pace, witness.told = watched.pace, watched.told
+                    witness.pace, witness.on_event = watched.pace, watched.on_event
                 witness.command = _training(
                     work / "checkpoints", witness.address, code, uses, flags
                 )

@@ -34,12 +34,12 @@ def kept(run: ClusterRun, do: str, think: str) -> None:
     saved = any(e["event"] == "saved" and e["step"] == fault["step"] for e in since)
     if saved and any(e["event"] == "left" and e["status"] == train.PREEMPTED for e in since):
         return
-    heard = ", ".join(
+    signals = ", ".join(
         f"{e['signal']} after {e['t'] - fault['t']:.0f} s" for e in since if e["event"] == "signal"
     )
     rows = [
         *story(run, number + 1),
-        ("heard", f"the training got {heard or 'no signal at all'}"),
+        ("signals", f"the training got {signals or 'none'}"),
         Gist("ended", _end_after(fault, since)),
     ]
     raise Finding(

@@ -80,8 +80,8 @@ class Witness:
         self.events: list[dict] = []
         self.trouble = ""  # why nothing is proved
         self.pace = 0.0  # s that a step takes, for those who want to follow it
-        self.told: Callable[[dict], None] = lambda event: None  # hears of each event
-        self.begins: Callable[[str], None] = lambda job: None  # hears of a life of this job
+        self.on_event: Callable[[dict], None] = lambda event: None  # gets each event
+        self.begins: Callable[[str], None] = lambda job: None  # gets the job of each new life
         self._struck = 0
         self._lives: list[_Life] = []
         self._began = 0
@@ -206,7 +206,7 @@ class Witness:
         who = {"life": life.number, "pid": life.pid, "job": life.job} if life else {}
         with self._lock:
             self.events.append({"event": event, "t": time.time(), **who, **fields})
-            self.told(self.events[-1])
+            self.on_event(self.events[-1])
 
     # --- what it reports
 
@@ -373,7 +373,7 @@ class _Lines:
 
 
 def _peer(sock: socket.socket) -> int:
-    """The process at the other end, as the kernel knows it."""
+    """The pid of the process at the other end, from the kernel."""
     if sys.platform.startswith("linux"):
         size = struct.calcsize("3i")
         return struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))[0]

@@ -185,7 +185,7 @@ def run(job: dict[str, Any]) -> None:
             status = (code or 0) & 0xFF
         else:
             status = 1
-            print(_told(lambda: str(code)), file=sys.stderr)
+            print(_text_of(lambda: str(code)), file=sys.stderr)
         telemetry.emit("exit", code=status, frames=_frames(e))
     except BaseException as e:
         status = 1
@@ -222,11 +222,11 @@ def describe(error: BaseException) -> dict[str, Any]:
     It is the student's object: its methods may raise, or return endless text.
     """
     name = type.__dict__["__name__"].__get__(type(error))  # its class's real name
-    message = _told(lambda: str(error), MESSAGE, "(its __str__ fails)")
+    message = _text_of(lambda: str(error), MESSAGE, "(its __str__ fails)")
     return {"type": name[:100], "message": message, "frames": _frames(error)}
 
 
-def _told(tell: Callable[[], str], most: int = 2000, otherwise: str = "?") -> str:
+def _text_of(tell: Callable[[], str], most: int = 2000, otherwise: str = "?") -> str:
     try:
         return str.__getitem__(tell(), slice(most))
     except BaseException:

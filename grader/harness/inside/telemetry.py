@@ -54,7 +54,7 @@ def given(name: str, otherwise: Any = None) -> Any:
 
 
 def take(name: str) -> Any:
-    """The same, and code that runs here later no longer finds it."""
+    """Like `given`, but code that runs later in this process can't read it again."""
     return (_job.get("given") or {}).pop(name, None)
 
 
@@ -69,9 +69,9 @@ def emit(event: str, **fields: object) -> None:
 
 
 def _printed_since() -> dict[str, int]:
-    """An event also says how much had been printed, if that is more than before.
+    """How much has been printed so far, if that is more than at the last event.
 
-    So a line has a time, and a place among the events.
+    So each printed line has a time, and a place among the events.
     """
     global _printed
     if _output is None:
@@ -95,7 +95,7 @@ def attempt(kind: str, what: str, where: str) -> None:
 
 
 def say(text: str) -> None:
-    """Print a line of the training script's own: it isn't the submission's."""
+    """Print a line that comes from the training script and not from the submission."""
     emit("saying")
     print(text, flush=True)
     emit("said")
@@ -220,7 +220,7 @@ def my_preemption() -> list[dict[str, Any]]:
 
 
 def die(step: int, **what: object) -> None:
-    """SIGKILL this process: at an exact point, and no handler sees it."""
+    """Kill this process with SIGKILL, at an exact point."""
     emit("fault", step=step, **what)
     os.kill(os.getpid(), signal.SIGKILL)
 

@@ -24,8 +24,8 @@ class StandIn(Cluster):
     `settings` has RequeueExit, JobFileAppend, FirstJobId and SlurmctldParameters. requeue_delay: s
     that a requeued job isn't started in.
 
-    UsageError if it can't be what it's asked to be, ClusterError if it doesn't start. Nothing needs
-    to be installed.
+    UsageError for options that it can't have, ClusterError if it doesn't start. Nothing needs to be
+    installed.
     """
 
     kind = "stand-in"
@@ -60,9 +60,7 @@ class StandIn(Cluster):
         return [str(self.directory / "bin"), path]
 
     def _job_of(self, chain: list[int]) -> str | None:
-        """A step's container is forked from the controller; what it starts was given its job's
-        number.
-        """
+        """The job of a process: every process that a container starts gets its job's number."""
         container = ancestors.arguments(chain[-1]) == ancestors.arguments(self.pids()["keeper"])
         return (
             ancestors.environment(chain[-2]).get("SLURM_JOB_ID")

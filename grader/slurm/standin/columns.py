@@ -8,7 +8,9 @@ from .formats import unknown
 
 
 def filled(text: str, field) -> str:
-    """%i, %.18i (to the right), %8j (to the left), each cut to its width."""
+    """The text with its fields filled in: %i, %.18i (right-aligned), %8j (left-aligned), each cut
+    to its width.
+    """
 
     def put(found: re.Match) -> str:
         value = field(found[3])
@@ -25,7 +27,7 @@ def filled(text: str, field) -> str:
 
 
 def header(command: str, text: str, heads: dict[str, str]) -> str:
-    """Made in any case: a field that isn't known is refused, also where there's nothing to show."""
+    """The line of headings. Refused for an unknown field, even if there are no rows to show."""
 
     def head(letter: str) -> str:
         if letter not in heads:

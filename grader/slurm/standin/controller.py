@@ -70,7 +70,7 @@ class Controller:
             self.ending = True
 
     def look(self) -> None:
-        """A cluster whose directory is removed ends."""
+        """End the cluster if its directory was removed."""
         self.ending |= not state.still_there(self.directory, self.here)
         self.loop.after(LOOK, self.look)
 
@@ -101,7 +101,7 @@ class Controller:
                 bury()
 
     def end(self) -> bool:
-        """Kill every descendant until there is none; whether that came to be."""
+        """Kill every descendant until there is none; return whether that succeeded."""
         self.listener.close()
 
         def gone() -> bool:
@@ -122,7 +122,7 @@ def bury() -> None:
 
 
 def furnish(directory: Path) -> None:
-    """The commands, and a slurm.conf by which SLURM_CONF names this cluster."""
+    """Write the commands, and a slurm.conf that SLURM_CONF can name."""
     (directory / "slurm.conf").write_text(
         "# The stand-in's: no slurm.conf. The real cluster has one (make slurm).\n"
         "ClusterName=loopback\n"

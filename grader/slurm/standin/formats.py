@@ -28,7 +28,7 @@ ELSEWHERE = "; the real cluster may (on Debian and Ubuntu: make slurm)"
 
 
 class Refused(Exception):
-    """What a client says in its last line, and its exit status."""
+    """An error that ends a client: its last line, and its exit status."""
 
     def __init__(self, message: str, status: int = 1):
         super().__init__(message)

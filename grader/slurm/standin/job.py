@@ -139,9 +139,9 @@ class Job:
     # --- environments -----------------------------------------------------------------------------
 
     def environment(self, conf: str) -> dict[str, str]:
-        """What the batch shell has, and its steps begin with. What an outer job left, and this one
-        doesn't set, stays, as on the real cluster: SLURM_RESTART_COUNT of a requeued job that
-        submits another one, for instance.
+        """The environment of the batch shell, from which its steps inherit. Variables of an outer
+        job that this one doesn't set stay, as on the real cluster: SLURM_RESTART_COUNT of a
+        requeued job that submits another one, for example.
         """
         spec, names = self.spec, list(self.nodes)
         env = {

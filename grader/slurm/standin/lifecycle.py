@@ -87,7 +87,9 @@ class Jobs(Queue):
         return None
 
     def confine(self) -> None:
-        """In a container: its tasks see the commands, the settings, and what the sandbox names."""
+        """Called in a container: its tasks see only the commands, the settings, and the sandbox's
+        paths.
+        """
         if self.sandbox:
             # where the scripts' copies lie
             nodes = [f"n{n}" for n in range(1, self.options.nodes + 1)]
@@ -95,7 +97,7 @@ class Jobs(Queue):
             confine_jobs([*self.sandbox["readable"], *known], self.sandbox["writable"])
 
     def _own(self, path: str) -> str:
-        """Where a job may have its output written; PermissionError for any other place."""
+        """The path, if a job may have its output written there; otherwise PermissionError."""
         real = os.path.realpath(path)
         if self.sandbox and real != os.devnull:
             if not any(
@@ -178,9 +180,7 @@ class Jobs(Queue):
             self._ask_then_kill(job, "TIMEOUT", " DUE TO TIME LIMIT", twice=True)
 
     def preempt(self, job: Job) -> None:
-        """First its steps alone are asked to end; at the end of the grace all are, the shell
-        too.
-        """
+        """Ask its steps to end at once; at the end of the grace, ask steps and shell."""
         job.preempted = True
         if not self.options.grace:
             return self._grace_over(job)
@@ -227,7 +227,7 @@ class Jobs(Queue):
             raise Refused(f"Job is pending execution for job {job.ref}")
 
     def _ask_then_kill(self, job: Job, state: str, because: str, twice: bool = False) -> None:
-        """SIGTERM to tasks and shell, SIGKILL to all that is left kill_wait later."""
+        """Send SIGTERM to tasks and shell and, kill_wait later, SIGKILL to all that is left."""
         job.state, job.completing, job.end, job.preempted = state, True, time.time(), False
         self._cancel_timers(job)
         if twice:
@@ -251,8 +251,8 @@ class Jobs(Queue):
             job.batch.signal(*numbers)
 
     def _kill(self, job: Job) -> None:
-        """The shell's container first, for srun is in it, and mustn't live to tell of its tasks'
-        end.
+        """Kill the shell's container first: srun is in it, and mustn't live to report the end of
+        its tasks.
         """
         job.killed = True
         if job.batch:
@@ -264,7 +264,7 @@ class Jobs(Queue):
         job.exit = status
 
     def _batch_gone(self, job: Job) -> None:
-        """The shell has ended, and its container has killed the rest. The steps are asked first."""
+        """The shell has ended, and its container has killed the rest: end the job."""
         job.batch = None
         if job.killed:
             self.steps.kill(job)
@@ -291,7 +291,7 @@ class Jobs(Queue):
         self.settle(job)
 
     def settle(self, job: Job) -> None:
-        """Once none of its processes is left, a job that ends is over, or back in the queue."""
+        """When no process of an ending job is left, finish it or put it back into the queue."""
         if not job.completing or job.batch is not None or job.steps:
             return None
         job.completing = False

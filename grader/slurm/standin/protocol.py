@@ -26,7 +26,7 @@ class Line:
         self.sock.sendall(json.dumps(message).encode() + b"\n")
 
     def read(self) -> list[dict] | None:
-        """What has arrived, after waiting for something; None once the other has gone."""
+        """Wait for data and return what has arrived; None if the other side has gone."""
         try:
             data, fds, _, _ = socket.recv_fds(self.sock, 1 << 20, STDIO)
         except ConnectionError:
@@ -39,7 +39,7 @@ class Line:
 
 
 def call(directory: str, request: dict, fds: list[int] | None = None) -> Line:
-    """Refused, in the words of Slurm's clients, where no process listens."""
+    """Connect. If no process listens, Refused in the words of Slurm's clients."""
     sock = socket.socket(socket.AF_UNIX)
     try:
         sock.connect(os.path.join(directory, SOCKET))
@@ -55,7 +55,7 @@ def call(directory: str, request: dict, fds: list[int] | None = None) -> Line:
 
 
 def ask(directory: str, request: dict) -> dict:
-    """The one answer. Refused, if that's what it is."""
+    """Send the request and return its only answer; raise Refused if it is a refusal."""
     line = call(directory, request)
     while True:
         messages = line.read()

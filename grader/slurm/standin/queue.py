@@ -72,8 +72,8 @@ class Queue:
         return sum(j.active for j in self.all if j.array and j.array["job"] == array["job"])
 
     def _dependency(self, job: Job) -> bool:
-        """Whether it has to wait for others still; a condition that can't be met any more is said,
-        and ends nothing.
+        """Whether it still has to wait for other jobs. A condition that can no longer be met
+        becomes its reason, and ends nothing.
         """
         unmet = []
         for kind, number in job.unmet:

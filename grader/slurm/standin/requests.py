@@ -16,8 +16,8 @@ SETTLE = 0.05  # s
 
 
 class Client:
-    """A conversation with one client. For srun and sbatch --wait it goes on; when the client dies,
-    it's noticed here.
+    """A connection to one client. For srun and sbatch --wait it stays open, and shows when the
+    client dies.
     """
 
     def __init__(self, jobs: Jobs, line: Line):
@@ -41,7 +41,7 @@ class Client:
             self.send({"refused": str(e), "status": e.status})
 
     def lost(self) -> None:
-        """The client has gone, and with srun its step: by SIGKILL, unless srun died with its whole
+        """The client has gone. If it was srun, its step is killed, unless srun died with its whole
         job.
         """
         if self.step is not None and self.step.container is None:
@@ -181,7 +181,7 @@ class Client:
     # --- scancel, scontrol ------------------------------------------------------------------------
 
     def do_cancel(self, message: dict) -> None:
-        """Jobs by id, or by what they have in common; with a signal, that is sent instead."""
+        """Cancel jobs by id, or by user, name, state ...; with a signal, send them that instead."""
         number, wanted = message.get("signal"), message["filter"]
         if message.get("step"):
             job_ref, _, step = message["step"].partition(".")

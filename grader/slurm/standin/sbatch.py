@@ -160,7 +160,7 @@ def from_script(text: str) -> dict:
 
 
 def _words(text: str) -> list[str]:
-    """Quoted or not; a # ends the line, as a comment."""
+    """The words of a line, quoted or not; a # begins a comment."""
     import shlex
 
     try:
@@ -194,7 +194,7 @@ def number(options: dict, key: str) -> int | None:
 
 
 def describe(options: dict) -> dict:
-    """What the controller needs to know. Refused if it can't be."""
+    """The job as the controller gets it. Refused for values that it can't have."""
     spec: dict = {
         "env": environment(options.get("export")),
         "user": getpass.getuser(),

@@ -41,7 +41,7 @@ def place(job: Job, free: dict[str, int], cpus: int) -> dict[str, int] | None:
 
 
 def impossible(job: Job, cpus: int, nodes: int) -> str:
-    """Why it could never run, or nothing."""
+    """Why it could never run; empty if it could."""
     if (job.spec.get("nodes") or 1) > nodes:
         return "PartitionNodeLimit"
     everything = {f"n{n}": cpus for n in range(1, nodes + 1)}
@@ -58,8 +58,8 @@ def free(jobs: list[Job], cpus: int, nodes: int, but: tuple[Job, ...] = ()) -> d
 
 
 def victims(job: Job, jobs: list[Job], cpus: int, nodes: int) -> list[Job]:
-    """The jobs of a lower tier that have to go for it, the youngest first; none if it wouldn't
-    help.
+    """The jobs of a lower tier that must be preempted for it, the youngest first; none if that
+    wouldn't make enough room.
     """
     lower = [
         j

@@ -9,7 +9,9 @@ from .formats import duration, log_name, node_list, stamp
 
 
 def job_lines(job: dict) -> list[str]:
-    """As `scontrol show job`, in its order; what has no meaning here is left out."""
+    """The lines of `scontrol show job`, in Slurm's order, without fields that have no
+    meaning here.
+    """
     code, number = exit_of(job)
     array = job["array"]
     begun = job["start"] is not None

@@ -89,7 +89,7 @@ class Watch:
         self.nodes: list[str] = []  # of each task
         self.codes: dict[int, int] = {}  # of the tasks that have ended
         self.signalled, self.interrupted = False, 0.0
-        self.told = self.given_up = False
+        self.end_announced = self.given_up = False
         fds = [0, 1, 2]
         self.opened: list[int] = []
         for target, key, how in (
@@ -148,7 +148,7 @@ class Watch:
                 if key.fileobj == wake:
                     for caught in os.read(wake, 4096):
                         self.caught(caught)
-                elif not self.hear():
+                elif not self.handle_messages():
                     selector.unregister(self.line.sock)
         if self.signalled:
             self.say(f"Force Terminated StepId={self.step}")
@@ -158,8 +158,8 @@ class Watch:
         if not self.quiet:
             say("srun", text)
 
-    def hear(self) -> bool:
-        """Messages of the controller; whether there can be more."""
+    def handle_messages(self) -> bool:
+        """Handle the controller's messages; return whether more can come."""
         messages = self.line.read()
         if messages is None:
             if not self.over:
@@ -174,8 +174,8 @@ class Watch:
                 print(message["say"], file=sys.stderr, flush=True)
             if "started" in message:
                 self.step, self.nodes = message["started"], message["nodes"]
-            if "aborted" in message and not self.told:
-                self.told = True
+            if "aborted" in message and not self.end_announced:
+                self.end_announced = True
                 self.say("Job step aborted: Waiting up to 7 seconds for job step to finish.")
             if "task" in message:
                 self.ended(message["task"], message["status"])
@@ -187,7 +187,7 @@ class Watch:
         code = os.waitstatus_to_exitcode(status)
         self.codes[task] = code if code >= 0 else 128 - code
         if code < 0:
-            self.signalled = not self.told
+            self.signalled = not self.end_announced
             if not self.given_up:
                 self.say(
                     f"error: {self.nodes[task]}: task {task}: "

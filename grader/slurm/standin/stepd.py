@@ -77,21 +77,21 @@ class Container:
                 self.ended(task, signal.SIGKILL)
             self.gone()
 
-    def _tell(self, message: dict) -> None:
+    def _send(self, message: dict) -> None:
         if self.line is not None:
             with suppress(OSError):  # it's just going
                 self.line.send(message)
 
     def signal(self, *numbers: int, children: bool = False) -> None:
-        """The tasks; with `children`, all that they started, too."""
-        self._tell({"signal": numbers, "children": children})
+        """Signal the tasks; with `children`, also everything that they started."""
+        self._send({"signal": numbers, "children": children})
 
     def say(self, text: str) -> None:
-        """A line in the first task's standard error."""
-        self._tell({"say": text})
+        """Write a line to the first task's standard error."""
+        self._send({"say": text})
 
     def kill(self) -> None:
-        self._tell({"kill": True})
+        self._send({"kill": True})
 
 
 # --- the container itself -------------------------------------------------------------------------
@@ -164,7 +164,7 @@ def _open_fds() -> list[int]:
 
 
 def _start(task: dict, stdio: list[int]) -> int | None:
-    """None, and a line in its standard error, if there is no such program."""
+    """Start a task. If there is no such program: a line in its standard error, and None."""
     env, argv = task["env"], task["argv"]
     try:
         try:
@@ -203,8 +203,8 @@ def _bury(running: dict[int, int], ended: Callable[[int, int], None]) -> None:
 
 
 def _below(orphans_come_here: bool, tasks: list[dict]) -> list[int]:
-    """Every process in the container. Where orphans go elsewhere (macOS), those whose environment
-    says so, too.
+    """Every process in the container. On macOS, orphans leave the process tree, so it also finds
+    them by their environment.
     """
     below = processes.descendants(os.getpid())
     if not orphans_come_here:

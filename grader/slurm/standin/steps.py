@@ -22,7 +22,7 @@ class Step:
         self.cpus = 0
         self.container: Container | None = None
         self.failed = False
-        self.told = False  # of its end
+        self.end_announced = False  # of its end
 
 
 class Steps:
@@ -33,8 +33,8 @@ class Steps:
     # --- starting ---------------------------------------------------------------------------------
 
     def ask(self, job, request: dict, fds: list[int], client) -> Step:
-        """A step that starts now, or when the job's other steps leave room. Refused if it never
-        can.
+        """Make a step, which starts now or when the job's other steps leave room. Refused if it
+        never can.
         """
         step = Step(job, request, fds, client)
         each = request.get("cpus_per_task") or 1
@@ -143,14 +143,14 @@ class Steps:
             self._end_slowly(step)
 
     def end(self, step: Step, aloud: bool = True) -> None:
-        """SIGKILL, as `scancel JOB.STEP`, SIGTERM to srun and the death of srun mean it."""
+        """Kill the step: by `scancel JOB.STEP`, SIGTERM to srun, or the death of srun."""
         if aloud:
-            self._tell(step, "")
+            self._announce_end(step, "")
         assert step.container  # it runs
         step.container.kill()
 
     def _end_slowly(self, step: Step) -> None:
-        self._tell(step, "")
+        self._announce_end(step, "")
         assert step.container  # it runs
         step.container.signal(signal.SIGCONT, signal.SIGTERM)
         self.jobs.loop.after(self.jobs.options.kill_wait, step.container.kill)
@@ -173,7 +173,7 @@ class Steps:
         self.jobs.settle(job)
 
     def drop(self, step: Step) -> None:
-        """Its srun has gone while it waited."""
+        """Remove a waiting step: its srun has gone."""
         self._close(step)
         queue = self.queues.get(step.job.id, [])
         if step in queue:
@@ -184,16 +184,16 @@ class Steps:
     def signal(
         self, job, *numbers: int, because: str | None = None, children: bool = False
     ) -> None:
-        """All steps of a job. `because`: it's the end of them, and for this reason."""
+        """Signal all steps of a job. `because`: if the signal ends them, the reason to print."""
         for step in list(job.steps.values()):
             if because is not None:
-                self._tell(step, because)
+                self._announce_end(step, because)
             step.container.signal(*numbers, children=children)
 
-    def _tell(self, step: Step, because: str) -> None:
-        if step.told:
+    def _announce_end(self, step: Step, because: str) -> None:
+        if step.end_announced:
             return
-        step.told = True
+        step.end_announced = True
         assert step.container  # it runs
         name = next(iter(step.layout))
         step.container.say(
