@@ -169,6 +169,14 @@ BY_CODE = {
         "ex01.3",
         "CheckpointDirectory.commit",
     ),
+    "power-loss-older": Words(
+        "a power loss takes a checkpoint that was complete",
+        "the file had its name before its contents were on the disk, so the job has to use an "
+        "older checkpoint",
+        SAFE_WRITE,
+        "ex01.3",
+        "write_file",
+    ),
     "ignores-signal": Words(
         "ignores the signal that tells it to stop",
         "the grace period is wasted, and the work since the last save is lost",
@@ -231,6 +239,14 @@ LOST = {
         "the average of the weights restarts: the model that you evaluate or deploy has forgotten "
         "most of the run",
         "save and load the averaged model's state_dict(), including its count of updates",
+        "ex01.1",
+        RESUME,
+    ),
+    "accumulated gradients": Words(
+        "",
+        "the gradients of the batches before the save are lost: the first step after the resume "
+        "uses only some of its batches",
+        "save only right after an optimizer step, or save the gradients, too",
         "ex01.1",
         RESUME,
     ),
