@@ -22,7 +22,7 @@ from grader.audit.compare import (
     place,
 )
 from grader.audit.faults import DAMAGE, ELASTIC, FLIP, FULL, LIMIT, POWER, RANK, WARNED, Fault
-from grader.audit.history import Life, Process, Step
+from grader.audit.history import Life, Process, Save, Step
 from grader.audit.judge_files import large, numberless, of_newest_save
 from grader.audit.problems import Lane, Outcome, Problem
 
@@ -35,7 +35,7 @@ def judge(base: Life, lives: list[Life], fault: Fault, comparable: Comparable) -
     struck, last = lives[0], lives[-1]
     outcome = Outcome(fault, status=last.status, tail=last.tail)
     outcome.reached = len(struck.first.steps)
-    outcome.lanes.append(_lane(struck, 0))
+    outcome.lanes.append(_lane(struck, 0, fault))
     if not _happened(struck, fault, total):
         outcome.happened = False
         outcome.why = "the job ended before the fault could come"
@@ -76,8 +76,9 @@ def _happened(struck: Life, fault: Fault, total: int) -> bool:
     return fault.kind == LIMIT and struck.status is not None and len(struck.first.steps) < total
 
 
-def _lane(life: Life, first: int | None) -> Lane:
-    saves = [save.step + (first or 0) for save in life.first.saves()]
+def _lane(life: Life, first: int | None, fault: Fault | None = None) -> Lane:
+    """fault  what met this life: a save that it interrupts isn't shown as one"""
+    saves = [s.step + (first or 0) for s in life.first.saves() if not (fault and _cuts(fault, s))]
     return Lane(first, len(life.first.steps), saves, judge_ends.how(life))
 
 
@@ -103,16 +104,17 @@ def _note_when(outcome: Outcome, struck: Life) -> None:
         outcome.since_file = max(0.0, came - numbered[0].written)
 
 
+def _cuts(fault: Fault, save: Save) -> bool:
+    return fault.in_a_save and save.events[-1].number >= fault.spec["event"]
+
+
 def last_save(struck: Process, fault: Fault, marked: bool = False) -> int | None:
     """The step of the last save that had ended before the fault, and that it left whole.
 
     marked  all saves of an undisturbed run have what no log has
     """
     steps = [
-        save.step
-        for save in struck.saves()
-        if save.marked or not marked
-        if not (fault.in_a_save and save.events[-1].number >= fault.spec["event"])
+        save.step for save in struck.saves() if save.marked or not marked if not _cuts(fault, save)
     ]
     if fault.kind in DAMAGE:
         steps = steps[:-1]

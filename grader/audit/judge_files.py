@@ -94,7 +94,7 @@ def judge_saved(outcome: Outcome, base: Life, again: Life, life: Life) -> None:
     for name, tensors in changed.items():
         wrong = tensors or TELLING.search(name)
         code = "saved-state-lost" if wrong else "saved-value-lost"
-        text = f"{name!r} in its checkpoints isn't what the undisturbed run saved at the same step"
+        text = f"{name!r} isn't what the undisturbed run saved at the same step"
         outcome.problems.append(Problem(code, text=text, component=name))
 
 
