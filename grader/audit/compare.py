@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from grader.audit.history import Life, Step
 
+ACCUMULATED = "accumulated gradients"
 # causes before consequences
 ORDER = (
     "weights",
@@ -18,6 +19,7 @@ ORDER = (
     "learning rate",
     "gradient scaler",
     "averaged weights",
+    ACCUMULATED,
     "batch",
     "Python RNG",
     "NumPy RNG",
@@ -65,7 +67,7 @@ class Difference:
 
 
 # none of these follows from another one before the first step after resuming
-INDEPENDENT = (*CARRIED, "batch")
+INDEPENDENT = (*CARRIED, ACCUMULATED, "batch")
 
 
 def by_cause(found: Difference, resumed: int) -> list[Difference]:
@@ -104,8 +106,13 @@ def different(want: Step, got: Step, ignored: Set[str] = frozenset()) -> list[st
     if not (want.parts and got.parts):
         return []  # a step that was only counted
     names = (want.parts.keys() | got.parts.keys()) - ignored
-    number = len(want.parts.get("batch", "").split())
-    return sorted((n for n in names if _part(want, n, number) != _part(got, n, number)), key=order)
+    batches = want.parts.get("batch", "").split()
+    late = got.parts.get("batch", "").split()
+    # the batches before these were in another life
+    cut = 0 < len(late) < len(batches) and late == batches[-len(late) :]
+    number = len(late) if cut else len(batches)
+    found = [n for n in names if _part(want, n, number) != _part(got, n, number)]
+    return sorted([*found, ACCUMULATED] if cut else found, key=order)
 
 
 def _part(step: Step, name: str, number: int) -> object:

@@ -51,8 +51,18 @@ class Save:
 
     @property
     def files(self) -> frozenset[str]:
-        """What it writes, without the numbers in the names."""
-        return frozenset(re.sub(r"\d+", "N", e.name.rpartition(" ")[2]) for e in self.events)
+        """What it writes, by names that are equal for each save."""
+        return frozenset(nameless(e.name.rpartition(" ")[2]) for e in self.events)
+
+    @property
+    def marked(self) -> bool:
+        """Does something happen in it that no log does?"""
+        return any(event.name.startswith(OF_A_SAVE) for event in self.events)
+
+
+def nameless(name: str) -> str:
+    """Equal for files whose names differ only in numbers, dates, or random identifiers."""
+    return re.sub(r"[0-9a-f]*\d[0-9a-f]*", "N", name)
 
 
 @dataclass(frozen=True)
@@ -61,6 +71,7 @@ class Saved:
 
     parts: dict[str, str]
     tensors: frozenset[str]  # keys whose values hold tensors
+    step: int = 0  # steps done in this life
 
 
 @dataclass(frozen=True)
@@ -99,8 +110,7 @@ class Process:
             if event.step:
                 groups.setdefault(event.step, []).append(event)
         saves = [Save(step, events) for step, events in sorted(groups.items())]
-        marked = [s for s in saves if any(e.name.startswith(OF_A_SAVE) for e in s.events)]
-        return marked or saves
+        return [save for save in saves if save.marked] or saves
 
 
 @dataclass
@@ -152,7 +162,7 @@ def process(lines: Iterable[str]) -> Process:
                 )
             )
         elif kind == "saved":
-            found.saved.append(Saved(record["parts"], frozenset(record["tensors"])))
+            found.saved.append(Saved(record["parts"], frozenset(record["tensors"]), record["step"]))
         elif kind == "fault":
             found.fault = record
         elif kind == "grace over":

@@ -22,13 +22,11 @@ from grader.audit.compare import (
     place,
 )
 from grader.audit.faults import DAMAGE, ELASTIC, FLIP, FULL, LIMIT, POWER, RANK, WARNED, Fault
-from grader.audit.history import Life, Process, Step
+from grader.audit.history import Life, Process, Save, Step
 from grader.audit.judge_files import large, numberless, of_newest_save
 from grader.audit.problems import Lane, Outcome, Problem
 
-MIXED = (
-    "it saves in a thread: without a copy of the state, a checkpoint holds parts of several steps"
-)
+MIXED = "it saves in a thread: unless it copies the state first, a checkpoint may mix steps"
 
 
 def judge(base: Life, lives: list[Life], fault: Fault, comparable: Comparable) -> Outcome:
@@ -37,12 +35,13 @@ def judge(base: Life, lives: list[Life], fault: Fault, comparable: Comparable) -
     struck, last = lives[0], lives[-1]
     outcome = Outcome(fault, status=last.status, tail=last.tail)
     outcome.reached = len(struck.first.steps)
-    outcome.lanes.append(_lane(struck, 0))
+    outcome.lanes.append(_lane(struck, 0, fault))
     if not _happened(struck, fault, total):
         outcome.happened = False
         outcome.why = "the job ended before the fault could come"
         return outcome
-    outcome.save = last_save(struck.first, fault)
+    marked = all(save.marked for save in base.first.saves())
+    outcome.save = last_save(struck.first, fault, marked)
     _note_when(outcome, struck)
     if fault.kind in WARNED:
         judge_ends.stop(outcome, struck, total)
@@ -77,8 +76,9 @@ def _happened(struck: Life, fault: Fault, total: int) -> bool:
     return fault.kind == LIMIT and struck.status is not None and len(struck.first.steps) < total
 
 
-def _lane(life: Life, first: int | None) -> Lane:
-    saves = [save.step + (first or 0) for save in life.first.saves()]
+def _lane(life: Life, first: int | None, fault: Fault | None = None) -> Lane:
+    """fault  what met this life: a save that it interrupts isn't shown as one"""
+    saves = [s.step + (first or 0) for s in life.first.saves() if not (fault and _cuts(fault, s))]
     return Lane(first, len(life.first.steps), saves, judge_ends.how(life))
 
 
@@ -104,12 +104,17 @@ def _note_when(outcome: Outcome, struck: Life) -> None:
         outcome.since_file = max(0.0, came - numbered[0].written)
 
 
-def last_save(struck: Process, fault: Fault) -> int | None:
-    """The step of the last save that had ended before the fault, and that it left whole."""
+def _cuts(fault: Fault, save: Save) -> bool:
+    return fault.in_a_save and save.events[-1].number >= fault.spec["event"]
+
+
+def last_save(struck: Process, fault: Fault, marked: bool = False) -> int | None:
+    """The step of the last save that had ended before the fault, and that it left whole.
+
+    marked  all saves of an undisturbed run have what no log has
+    """
     steps = [
-        save.step
-        for save in struck.saves()
-        if not (fault.in_a_save and save.events[-1].number >= fault.spec["event"])
+        save.step for save in struck.saves() if save.marked or not marked if not _cuts(fault, save)
     ]
     if fault.kind in DAMAGE:
         steps = steps[:-1]
@@ -153,10 +158,11 @@ def _judge_life(
         at, reference = _after(before[-1], base.first.steps[: outcome.resumed], steps[0])
         exact = at is None
     outcome.resumed = at
+    mixed = MIXED if before[0].first.asynchronous else ""
     if at is None:
         if exact and not (elsewhere and _sharded(base)):
             outcome.identical = False
-            outcome.problems.append(Problem("unknown-weights"))
+            outcome.problems.append(Problem("unknown-weights", text=mixed))
         return None
     if at == 0 and done > 0 and outcome.save is not None:
         text = f"the save after step {outcome.save} was complete"
@@ -169,11 +175,9 @@ def _judge_life(
         found = _difference(base, reference, life, at, comparable, exact)
     if found is not None:
         ranks = life.ranks[found.rank].steps, base.ranks[found.rank].steps
-        outcome.problems += [
-            Problem("state-lost", one, text=_origin(one, at, *ranks)) for one in by_cause(found, at)
-        ]
-        if before[0].first.asynchronous and len(by_cause(found, at)) > 1:
-            outcome.problems[-1].text = MIXED
+        for one in by_cause(found, at):
+            texts = filter(None, (_origin(one, at, *ranks), mixed))
+            outcome.problems.append(Problem("state-lost", one, text="; ".join(texts)))
     if exact and not elsewhere:
         outcome.identical = found is None
         if final:

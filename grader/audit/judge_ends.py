@@ -21,6 +21,8 @@ def how(life: Life) -> str:
         return "still running at the time limit"
     if life.ended:
         return f"stopped by the {life.ended} limit"
+    if life.status == -signal.SIGXFSZ:
+        return "killed while it wrote a file"
     if life.status is not None and life.status < 0:
         return f"killed by {signal.Signals(-life.status).name}"
     return f"exit status {life.status}"

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 
 from grader.audit.faults import FULL, KILL, POWER, TEAR
-from grader.audit.history import File, Life, Process, Saved
+from grader.audit.history import File, Life, Process, Saved, nameless
 from grader.audit.problems import Outcome, Problem
 
 SMALL = 0.1  # of the largest file's size: smaller files are no checkpoints
@@ -21,11 +21,6 @@ TELLING = re.compile(r"best|ema|average|swa|metric", re.I)
 def numberless(name: str) -> str:
     """Equal for the same file of different saves."""
     return re.sub(r"\d+", "N", name)
-
-
-def _nameless(name: str) -> str:
-    """Equal for files that differ only in numbers, dates or random identifiers."""
-    return re.sub(r"[0-9a-f]*\d[0-9a-f]*", "N", name)
 
 
 def large(files: Iterable[File]) -> list[File]:
@@ -68,7 +63,20 @@ def judge_older(outcomes: list[Outcome], saves: dict[int, frozenset[str]]) -> No
         usable = saves.get(outcome.save)
         if usable in used and outcome.resumed < outcome.save:
             text = f"resumed from the save of step {outcome.resumed}, not of step {outcome.save}"
-            outcome.problems.append(Problem("loses-more", text=text))
+            code = "power-loss-older" if outcome.fault.kind == POWER else "loses-more"
+            outcome.problems.append(Problem(code, text=text))
+
+
+def excuse_starts(outcomes: list[Outcome], saves: dict[int, frozenset[str]]) -> None:
+    """Removes "starts-over" where only logs had been written: nothing that any run resumed from."""
+    used = [saves[o.resumed] for o in outcomes if o.resumed in saves]
+    if not used:
+        return
+    needed = frozenset.intersection(*used)
+    for outcome in outcomes:
+        until = outcome.save or 0
+        if not any(needed <= files for step, files in saves.items() if step <= until):
+            outcome.problems = [p for p in outcome.problems if "starts-over" not in (p.code, p.was)]
 
 
 # --- values in checkpoints ------------------------------------------------------------------------
@@ -82,10 +90,11 @@ def judge_saved(outcome: Outcome, base: Life, again: Life, life: Life) -> None:
     if not outcome.identical:
         return
     stable = _equal_in(base.first, again.first)
-    for name, tensors in _changed(base.first, life.first, stable).items():
+    changed = _changed(base.first, life.first, stable, outcome.resumed)
+    for name, tensors in changed.items():
         wrong = tensors or TELLING.search(name)
         code = "saved-state-lost" if wrong else "saved-value-lost"
-        text = f"{name!r} in its checkpoints isn't what the undisturbed run saved at the same step"
+        text = f"{name!r} isn't what the undisturbed run saved at the same step"
         outcome.problems.append(Problem(code, text=text, component=name))
 
 
@@ -99,18 +108,20 @@ def _equal_in(a: Process, b: Process) -> set[str]:
     return {key for key in keys if not EXPECTED.search(key)}
 
 
-def _changed(base: Process, life: Process, stable: set[str]) -> dict[str, bool]:
+def _changed(base: Process, life: Process, stable: set[str], at: int | None) -> dict[str, bool]:
     """Key -> does it hold tensors, of those that differ in any save.
 
-    Of the undisturbed run's saves, the one that agrees in most tensors was made at the same step.
+    Of the undisturbed run's saves at the same step, the one that agrees in most tensors is meant.
+    In a thread, a save may be some steps late: then one must agree in some.
     """
     changed = {}
+    exact = not (base.asynchronous or at is None)
     for saved in life.saved:
         alike = [other for other in base.saved if other.parts.keys() == saved.parts.keys()]
-        counts = [_agreeing(other, saved) for other in alike]
-        if not counts or not max(counts):
+        here = [other for other in alike if exact and other.step == saved.step + (at or 0)]
+        same = max(here or alike, key=lambda other: _agreeing(other, saved), default=None)
+        if same is None or not (here or _agreeing(same, saved)):
             continue
-        same = alike[counts.index(max(counts))]
         for key in saved.parts.keys() & stable:
             if saved.parts[key] != same.parts[key]:
                 changed[key] = key in saved.tensors
@@ -136,8 +147,8 @@ def judge_leftovers(outcome: Outcome, base: Life, struck: Life, last: Life) -> N
         for event in struck.first.files
         if event.step == step and event.name.startswith(("torch.save begins", "open "))
     }
-    usual = {_nameless(f.name) for f in base.left}
-    left = [f for f in last.left if f.name in begun and _nameless(f.name) not in usual]
+    usual = {nameless(f.name) for f in base.left}
+    left = [f for f in last.left if f.name in begun and nameless(f.name) not in usual]
     # a name that a later save uses again isn't left over, and one without a number may be used
     fresh = [f for f in left if struck.began and f.written < last.began]
     if fresh:

@@ -48,7 +48,7 @@ def _run(outcome: Outcome, total: int) -> dict[str, Any]:
         first = reached if lane.first is None else lane.first
         to = first + lane.steps
         marks = [{"kind": "save", "step": s, "text": f"save after step {s}"} for s in lane.saves]
-        if number:
+        if number and lane.first is not None:
             marks.append({"kind": "resume", "step": first, "text": f"resumed after step {first}"})
         if number < len(outcome.lanes) - 1:
             marks.append({"kind": "fault", "step": to, "text": outcome.fault.title})

@@ -28,6 +28,7 @@ HARM = {
     "fails-at-exit": LOUD,
     "rank-loss-hangs": LOUD,
     "loses-more": LOSS,
+    "power-loss-older": LOSS,
     "ignores-signal": LOSS,
     "exit-status": NOTE,
     "no-save-at-signal": NOTE,

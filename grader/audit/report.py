@@ -47,7 +47,9 @@ def show(out: Console, audit: Audit) -> None:
     for finding in audit.findings:
         _show_finding(out, finding)
     if audit.untried:
-        _row(out, "not tried", f"{len(audit.untried)} more; a larger --budget tries more")
+        more = "more " if audit.outcomes else ""
+        left = f"{len(audit.untried)} {more}fault{'s' * (len(audit.untried) != 1)}"
+        _row(out, "not tried", f"{left}; with a larger --budget, more are tried")
     if audit.outcomes and not audit.findings:
         tried = sum(outcome.happened for outcome in audit.outcomes)
         out.print(Text(f"\nNothing found under {tried} fault{'s' * (tried != 1)}.", "bold green"))

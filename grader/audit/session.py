@@ -96,6 +96,7 @@ class Audit:
         finally:  # Ctrl-C, too: what is known so far is judged
             saves = {save.step: save.files for save in self.base.first.saves()}
             if not self.base.first.asynchronous:
+                judge_files.excuse_starts(self.outcomes, saves)
                 judge_files.judge_older(self.outcomes, saves)
             problems.settle(self.outcomes)
 

@@ -89,24 +89,24 @@ BY_CODE = {
     ),
     "saved-state-lost": Words(
         "doesn't restore what it saves: {component}",
-        "the resumed run trains the same weights, but its checkpoints hold a different "
-        "{component}, which may be what you evaluate or deploy",
-        "restore {component} from the checkpoint when you resume",
+        "the resumed run trains the same weights, but saves a different {component}, which may be "
+        "what you evaluate or deploy",
+        "save all that {component} depends on, and restore it when you resume",
         "ex01.1",
         RESUME,
     ),
     "saved-value-lost": Words(
         "a value in its checkpoints differs after a resume: {component}",
         "it doesn't change the weights in this run, but logs and decisions may depend on it",
-        "restore {component} from the checkpoint when you resume",
+        "save all that {component} depends on, and restore it when you resume",
         "ex01.1",
         RESUME,
     ),
     "no-restart": Words(
         "can't restart",
         "somebody has to find the cause and repair it by hand, at any time of day",
-        "write to a temporary file, sync it, rename it; keep an older checkpoint and fall back "
-        "to it",
+        "fix the error that the relaunch prints; if a file is incomplete: write to a temporary "
+        "file, sync it, rename it, and keep an older checkpoint to fall back to",
         "ex01.3",
         "write_file",
     ),
@@ -169,6 +169,14 @@ BY_CODE = {
         "ex01.3",
         "CheckpointDirectory.commit",
     ),
+    "power-loss-older": Words(
+        "a power loss takes a checkpoint that was complete",
+        "the file had its name before its contents were on the disk, so the job has to use an "
+        "older checkpoint",
+        SAFE_WRITE,
+        "ex01.3",
+        "write_file",
+    ),
     "ignores-signal": Words(
         "ignores the signal that tells it to stop",
         "the grace period is wasted, and the work since the last save is lost",
@@ -214,7 +222,7 @@ LOST = {
     "learning rate": Words(
         "",
         "the learning-rate schedule is at the wrong step: the resumed run uses other rates",
-        "save and load scheduler.state_dict()",
+        "save scheduler.state_dict() after the scheduler's step, and load it when you resume",
         "ex01.1",
         RESUME,
     ),
@@ -231,6 +239,14 @@ LOST = {
         "the average of the weights restarts: the model that you evaluate or deploy has forgotten "
         "most of the run",
         "save and load the averaged model's state_dict(), including its count of updates",
+        "ex01.1",
+        RESUME,
+    ),
+    "accumulated gradients": Words(
+        "",
+        "the gradients of the batches before the save are lost: the first step after the resume "
+        "uses only some of its batches",
+        "save only right after an optimizer step, or save the gradients, too",
         "ex01.1",
         RESUME,
     ),

@@ -45,9 +45,13 @@ class Duration(click.ParamType):  # type: ignore[type-arg]  # click 8.1's has no
 
 @click.command("audit", context_settings={"ignore_unknown_options": False})
 @click.option(
-    "--resume-command", metavar="COMMAND", help="Resumes the job, if it isn't the same command."
+    "--resume-command",
+    metavar="COMMAND",
+    help="The command that resumes the job, if it's another one.",
 )
-@click.option("--setup", metavar="COMMAND", help="Runs before the first start of each run.")
+@click.option(
+    "--setup", metavar="COMMAND", help="A command to run before the first start of each run."
+)
 @click.option(
     "--budget",
     type=Duration(),
@@ -63,7 +67,7 @@ class Duration(click.ParamType):  # type: ignore[type-arg]  # click 8.1's has no
     "--reproducer",
     metavar="DIR",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Write a shell script into DIR for each finding, which reproduces it.",
+    help="For each finding, write a shell script that reproduces it into DIR.",
 )
 @click.option(
     "--fail-on",
@@ -82,7 +86,7 @@ class Duration(click.ParamType):  # type: ignore[type-arg]  # click 8.1's has no
 @click.option(
     "--seed",
     type=click.IntRange(0, 2**31),
-    help="Choose faults by this seed; without it, each audit chooses others.",
+    help="Seed for choosing faults; without it, each audit chooses others.",
 )
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def command(

@@ -131,6 +131,8 @@ def test_passes_before_a_resume_do_not_count():
     base = [step(n, batch=f"a{n} b{n}", torch_RNG=f"t{n} u{n}", buffers=f"x{n} y{n}") for n in (3,)]
     warm = step(3, batch="w a3 b3", torch_RNG="w t3 u3", buffers="w x3 y3")
     assert compare.different(base[0], warm) == []
+    cut = step(3, batch="b3", torch_RNG="u3", buffers="y3")
+    assert compare.different(base[0], cut)[0] == "accumulated gradients"
     # the second pass only follows from the first
     later = step(3, batch="a3 c", torch_RNG="t3 c", buffers="x3 c")
     assert compare.different(base[0], later) == ["batch"]
@@ -312,10 +314,31 @@ def test_an_older_checkpoint_counts_only_among_saves_for_resuming():
     right, old = judged(resumed(8))[0], judged(resumed(4))[0]
     judge_files.judge_older([right, old], files)
     assert [p.code for p in old.problems] == ["loses-more"] and right.problems == []
+    power = judged(resumed(4), fault=faults.Fault(faults.POWER, "power", 10, {"promised": 8}))[0]
+    judge_files.judge_older([right, power], files)
+    assert [p.code for p in power.problems] == ["power-loss-older"]
     # the newer one is the best model, which no run resumed from
     alone = judged(resumed(4))[0]
     judge_files.judge_older([alone], files | {8: frozenset({"best.pt"})})
     assert alone.problems == []
+
+
+def test_logs_are_no_saves_to_resume_from():
+    early = judged(resumed(0), first=struck(4), fault=faults.kill_after(4))[0]
+    late = judged(resumed(8))[0]
+    assert [p.code for p in early.problems] == ["starts-over"]
+    judge_files.excuse_starts([early], {4: frozenset({"log"}), 8: frozenset({"log", "last.pt"})})
+    assert [p.code for p in early.problems] == ["starts-over"]  # no run has resumed
+    both = [early, late]
+    judge_files.excuse_starts(both, {n: frozenset({"log", "last.pt"}) for n in (4, 8)})
+    assert [p.code for p in early.problems] == ["starts-over"]
+    judge_files.excuse_starts(both, {4: frozenset({"log"}), 8: frozenset({"log", "last.pt"})})
+    assert early.problems == [] and early.identical
+    # the same, where a checkpoint is renamed and a log isn't
+    only_logs = struck(4)
+    only_logs.ranks[0].files = [FileEvent(4, 0, "open log-4")]
+    outcome, codes = judged(resumed(0), first=only_logs, fault=faults.kill_after(4))
+    assert codes == [] and outcome.save is None
 
 
 def test_the_save_that_a_fault_interrupts_does_not_count():
@@ -411,13 +434,19 @@ def test_the_steps_that_are_only_counted_do_not_differ():
 
 def test_a_saved_value_that_is_lost_is_found_by_the_save_of_the_same_step():
     def saved(*values):
-        return [Saved({"model": f"m{n}", "ema": v}, frozenset({"model"})) for n, v in values]
+        return [Saved({"model": f"m{n}", "ema": v}, frozenset({"model"}), n) for n, v in values]
 
     base, again = life([step(n) for n in range(TOTAL)]), resumed()
     base.ranks[0].saved, again.ranks[0].saved = saved((4, "a"), (8, "b")), saved((8, "x"))
     outcome = judged(again, base=base)[0]
     judge_files.judge_saved(outcome, base, base, again)
     assert [problem.key for problem in outcome.problems] == [("saved-state-lost", "ema")]
+    # a file with nothing but tensors, at the same step
+    for one, made, value in ((base, 8, "a"), (again, 0, "x")):
+        one.ranks[0].saved = [Saved({"ema.pt": value}, frozenset({"ema.pt"}), made)]
+    outcome = judged(again, base=base)[0]
+    judge_files.judge_saved(outcome, base, base, again)
+    assert [problem.key for problem in outcome.problems] == [("saved-state-lost", "ema.pt")]
 
 
 def test_an_asynchronous_save_is_not_taken_as_complete():
