@@ -50,6 +50,7 @@ import signal
 import sys
 import threading
 import time
+import weakref
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -1202,6 +1203,72 @@ def _set_generator(part: Any, state: Any) -> None:
         part.bit_generator.state = state
 
 
+# --- plain.py -------------------------------------------------------------------------------------
+# Parts that are their own state: dicts, NumPy arrays, tensors and generators.
+
+
+def _is_plain(part: Any) -> bool:
+    """Is it a dict, a NumPy array or a tensor, which are their own state, or a generator?"""
+    return _is_generator(part) or type(part) in (
+        dict,
+        torch.Tensor,
+        getattr(numpy, "ndarray", dict),
+    )
+
+
+def _plain_state(part: Any) -> Any:
+    return _generator_state(part) if _is_generator(part) else part
+
+
+def _fill(part: Any, state: Any) -> None:
+    """Put `state` into a part that is plain."""
+    if _is_generator(part):
+        _set_generator(part, state)
+    elif isinstance(part, dict):
+        _refill(part, state, {}, set())
+    elif (part.shape, part.dtype) == (state.shape, state.dtype):
+        with torch.no_grad():
+            part[...] = state
+    else:
+        held, mine = ([str(t.dtype), list(t.shape)] for t in (state, part))
+        raise ValueError(f"the checkpoint holds {held}, the job {mine}")
+
+
+def _refill(mine: Any, new: Any, done: dict[int, Any], used: set[int]) -> Any:
+    """`new`, in the job's own dicts and lists where it has them: a loop may hold on to one."""
+    if id(new) in done:
+        return done[id(new)]
+    if type(mine) is not type(new) or not isinstance(new, (dict, list)) or id(mine) in used:
+        return new
+    done[id(new)] = mine
+    used.add(id(mine))
+    if isinstance(new, list):
+        old = [*mine, *new[len(mine) :]]
+        mine[:] = [_refill(m, n, done, used) for m, n in zip(old, new, strict=False)]
+    else:
+        found = {k: _refill(mine.get(k), n, done, used) for k, n in new.items()}
+        mine.clear()
+        mine.update(found)
+    return mine
+
+
+def _refuse_shared(packed: _Packed, dicts: Collection[str], modules: Collection[str]) -> None:
+    """TypeError if a dict holds a module's memory, which would no longer be so after a resume."""
+    owners: dict[int, list[tuple[Any, ...]]] = collections.defaultdict(list)
+    for number, path in packed.tied:
+        owners[number] += [packed.paths[number], path]
+    for number, (*_, more) in enumerate(packed.about):
+        if isinstance(more, dict) and "view" in more:
+            owners[more["view"][0]] += [packed.paths[number], *owners.get(number, [])]
+    for paths in owners.values():
+        shared = [p for p in paths if p and p[0] in dicts]
+        if shared and (of := [p[0] for p in paths if p and p[0] in modules]):
+            raise TypeError(
+                f"{_where(shared[0])} shares memory with '{of[0]}', and wouldn't after a resume: "
+                "clone() it"
+            )
+
+
 # --- modules.py -----------------------------------------------------------------------------------
 # The state of modules, without what wrappers add and with what state_dict leaves out.
 
@@ -1223,46 +1290,17 @@ def _plain_key(key: str) -> str:
 def _versions(part: torch.nn.Module) -> dict[str, dict[str, Any]]:
     """Its modules' versions, by which load_state_dict converts what older ones saved."""
     return {
-        _plain_key(name): dict(about) for name, about in bare(part).state_dict()._metadata.items()
+        _plain_key(name): dict(about)
+        for name, about in getattr(bare(part).state_dict(), "_metadata", {}).items()
     }
 
 
 def _state_of(part: Any) -> Any:
     if isinstance(part, torch.nn.Module):
         return {_plain_key(k): v for k, v in bare(part).state_dict().items()}
-    if _is_generator(part):
-        return _generator_state(part)
-    return part if part is None or _is_plain(part) else part.state_dict()
-
-
-def _is_plain(part: Any) -> bool:
-    """Is it a dict, a NumPy array or a tensor, which are their own state, or a generator?"""
-    return _is_generator(part) or type(part) in (
-        dict,
-        torch.Tensor,
-        getattr(numpy, "ndarray", dict),
-    )
-
-
-def _fill(part: Any, state: Any) -> None:
-    """Put `state` into a part that is plain."""
-    if _is_generator(part):
-        _set_generator(part, state)
-    elif isinstance(part, dict):
-        part.clear()
-        part.update(state)
-    elif (part.shape, part.dtype) == (state.shape, state.dtype):
-        with torch.no_grad():
-            part[...] = state
-    else:
-        held, mine = ([str(t.dtype), list(t.shape)] for t in (state, part))
-        raise ValueError(f"the checkpoint holds {held}, the job {mine}")
-
-
-def _frozen_in(part: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Its parameters that training doesn't change."""
-    names = bare(part).named_parameters(remove_duplicate=False)
-    return {_plain_key(n): p.detach() for n, p in names if not p.requires_grad}
+    if part is None or _is_plain(part):
+        return _plain_state(part)
+    return part.state_dict()
 
 
 def _digest_of_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
@@ -1338,10 +1376,22 @@ def _names_of(optimizer: torch.optim.Optimizer, modules: Mapping[str, torch.nn.M
 
     A loaded optimizer gets its state by these names, not by the parameters' order.
     """
+    return _names_among(optimizer, _parameters_of(modules))
+
+
+def _parameters_of(modules: Mapping[str, torch.nn.Module]) -> dict[str, torch.Tensor]:
+    """By their names in an optimizer's state."""
+    return {
+        f"{part}.{_plain_key(name)}": p
+        for part, module in modules.items()
+        for name, p in bare(module).named_parameters()
+    }
+
+
+def _names_among(optimizer: torch.optim.Optimizer, parameters: Mapping[str, torch.Tensor]) -> Names:
     known: dict[int, str] = {}
-    for part, module in modules.items():
-        for name, p in bare(module).named_parameters():
-            known.setdefault(id(p), f"{part}.{_plain_key(name)}")
+    for name, p in parameters.items():
+        known.setdefault(id(p), name)
     others: collections.Counter[str] = collections.Counter()
 
     def name_of(p: torch.Tensor) -> str:
@@ -1354,14 +1404,22 @@ def _names_of(optimizer: torch.optim.Optimizer, modules: Mapping[str, torch.nn.M
 
 
 def _load_optimizer(
-    part: torch.optim.Optimizer, state: Any, saved: Names | None, job: Names, exact: bool
+    part: torch.optim.Optimizer,
+    state: Any,
+    saved: Names | None,
+    parameters: Mapping[str, torch.Tensor],
+    exact: bool,
 ) -> None:
     """Load an optimizer's state_dict: each parameter's state by name, in type as it was saved.
 
-    saved   the names in the state's groups; None: it is from a version that didn't save any
-    exact   the state's tensors are on the devices where they belong
+    saved       the names in the state's groups; None: it is from a version that didn't save any
+    parameters  of the job's models, by name
+    exact       the state's tensors are on the devices where they belong
     """
     groups = state["param_groups"]
+    if saved is not None:
+        _add_groups(part, groups, saved, parameters)
+    job = _names_among(part, parameters)
     if saved is None and all("param_names" in g for g in [*groups, *part.param_groups]):
         saved, job = ([g["param_names"] for g in gs] for gs in (groups, part.param_groups))
     if saved is not None:
@@ -1396,6 +1454,122 @@ def _load_optimizer(
                 part.state[p][k] = new.copy_(v)
 
 
+def _add_groups(
+    part: torch.optim.Optimizer,
+    groups: list[dict[str, Any]],
+    saved: Names,
+    parameters: Mapping[str, torch.Tensor],
+) -> None:
+    """Add the groups that the saved job added while it trained (layers that it unfroze)."""
+    for n in range(len(part.param_groups), len(saved)):
+        held = {id(p) for g in part.param_groups for p in g["params"]}
+        added = [parameters[name] for name in saved[n] if name in parameters]
+        if len(added) < len(saved[n]) or any(id(p) in held for p in added):
+            return
+        names = groups[n].get("param_names")
+        part.add_param_group(
+            {"params": added if names is None else list(zip(names, added, strict=True))}
+        )
+        _say(f"added group {n} to the optimizer, as in the checkpoint: {_few(saved[n])}")
+
+
+# --- parameters.py --------------------------------------------------------------------------------
+# What a model's state_dict doesn't say: tied and frozen parameters, and those it leaves out.
+
+_Names = dict[str, list[Any]]
+
+
+def _named_parameters(module: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    """Tied ones under each of their names."""
+    named = bare(module).named_parameters(remove_duplicate=False)
+    return {_plain_key(n): p for n, p in named}
+
+
+def _frozen_in(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Its parameters that training doesn't change."""
+    return {n: p.detach() for n, p in _named_parameters(module).items() if not p.requires_grad}
+
+
+def _tied_and_frozen(modules: Mapping[str, torch.nn.Module]) -> dict[str, _Names]:
+    tied: _Names = {}
+    still: _Names = {}
+    for part, module in modules.items():
+        names = collections.defaultdict(list)
+        for name, p in (named := _named_parameters(module)).items():
+            names[id(p)].append(name)
+        tied[part] = [found for found in names.values() if len(found) > 1]
+        still[part] = [name for name, p in named.items() if not p.requires_grad]
+    return {"tied": tied, "still": still}
+
+
+def _compare_ties(about: Mapping[str, Any], modules: Mapping[str, torch.nn.Module]) -> None:
+    """Mismatch if parameters are the same in the checkpoint and two in the job, or vice versa."""
+    mine = _tied_and_frozen(modules)["tied"]
+    for part, tied in about.get("tied", {}).items():
+        saved = {frozenset(names) for names in tied}
+        job = {frozenset(names) for names in mine[part]}
+        for names in saved ^ job:
+            where = ("checkpoint", "job") if names in saved else ("job", "checkpoint")
+            raise Mismatch(
+                f"'{part}': {_few(names)} are one tied parameter in the {where[0]}, but not in "
+                f"the {where[1]}"
+            )
+
+
+def _thaw(about: Mapping[str, Any], modules: Mapping[str, torch.nn.Module]) -> None:
+    """Train what the saved job trained, and no more: it may have unfrozen layers on the way."""
+    for part, still in about.get("still", {}).items():
+        module, frozen = modules[part], set(still)
+        named = _named_parameters(module)
+        changed = {n: p for n, p in named.items() if p.requires_grad == (n in frozen)}
+        if part in about.get("frozen", {}):  # their values aren't saved: loading refuses these
+            changed = {n: p for n, p in changed.items() if n not in frozen}
+        if not changed:
+            continue
+        wrapped = isinstance(module, torch.nn.parallel.DistributedDataParallel)
+        if wrapped or any(hasattr(p, "to_local") for p in changed.values()):
+            _say(
+                f"'{part}': whether {_few(changed)} is frozen differs from the checkpoint, and "
+                "can't be changed now: freeze or unfreeze it before you wrap or shard the model"
+            )
+            continue
+        for name, p in changed.items():
+            p.requires_grad_(name not in frozen)
+        told = [
+            (_few(changed.keys() & frozen), "frozen"),
+            (_few(changed.keys() - frozen), "trainable"),
+        ]
+        for names, how in told:
+            if names != "nothing":
+                _say(f"'{part}': {names}: now {how}, as in the checkpoint")
+
+
+def _left_out(
+    name: str, module: torch.nn.Module, state: Mapping[str, Any]
+) -> dict[str, torch.Tensor]:
+    """Frozen parameters that the module's own state_dict leaves out.
+
+    TypeError for others, which training changes. A state_dict that holds parameters in another form
+    is left to its load_state_dict.
+    """
+    if state.keys() >= (named := _named_parameters(module)).keys():
+        return {}
+    held = {_storage(t) for t in state.values() if isinstance(t, torch.Tensor)}
+    own = {_storage(t) for t in [*named.values(), *bare(module).buffers()]}
+    if held - own:
+        return {}
+    missing = {n: p for n, p in named.items() if n not in state and _storage(p) not in held}
+    if trained := [n for n, p in missing.items() if p.requires_grad]:
+        raise TypeError(
+            f"'{name}': its state_dict leaves out {_few(trained)}, which training changes"
+        )
+    return {n: p.detach() for n, p in missing.items()}
+
+
+def _storage(t: torch.Tensor) -> int:
+    return int(t.untyped_storage().data_ptr())
+
+
 # --- loading.py -----------------------------------------------------------------------------------
 # Loading one part of a job.
 
@@ -1424,7 +1598,7 @@ def _load_into(
             state = collections.OrderedDict((own.get(k, k), v) for k, v in state.items())
             frozen = about.get("frozen", {}).get(name)
             if frozen and frozen["names"]:
-                mine = _frozen_in(part)
+                mine = {n: p for n, p in _frozen_in(part).items() if n in frozen["names"]}
                 if list(mine) != frozen["names"] or _digest_of_tensors(mine) != frozen["digest"]:
                     raise Mismatch(
                         f"'{name}' was saved without its frozen parameters, and the job's aren't "
@@ -1435,11 +1609,12 @@ def _load_into(
                 name, {k: v for k, v in state.items() if isinstance(v, torch.Tensor)}, fresh
             )
             if (versions := about.get("versions", {}).get(name)) is not None:
-                state._metadata = {m: versions.get(_plain_key(m), {}) for m in fresh._metadata}
+                own_versions = getattr(fresh, "_metadata", {})
+                state._metadata = {m: versions.get(_plain_key(m), {}) for m in own_versions}
         if isinstance(part, torch.optim.Optimizer):
             saved = about.get("parameters", {}).get(name)
             exact = saved is not None and not about.get("converted")
-            _load_optimizer(part, state, saved, _names_of(part, modules), exact=exact)
+            _load_optimizer(part, state, saved, _parameters_of(modules), exact)
         elif _is_plain(part):
             _fill(part, state)
         elif part is not None:
@@ -1464,6 +1639,17 @@ def _require_group() -> None:
         raise CheckpointError(
             "this is one of several ranks (WORLD_SIZE): call init_process_group before you make "
             "the manager"
+        )
+
+
+def _warn_of_restarts() -> None:
+    """torch's own init_process_group fails when torchrun restarts ranks; better told now."""
+    restarts = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0))
+    if restarts and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        _say(
+            f"torchrun --max-restarts={restarts}: restarted ranks can't connect, because they get "
+            "the addresses of dead ones. Start torchrun with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 "
+            "in its environment"
         )
 
 
@@ -1492,15 +1678,15 @@ class _Ranks:
         if self.on:
             self._await_others(timeout)
             self.group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout))
+            self.store.delete_key(self.keys[self.rank])  # all came; torchrun may keep the store
 
     made: ClassVar[int] = 0
 
     def _await_others(self, timeout: float) -> None:
         """new_group would wait for the ranks that never come, and not say for what."""
         _Ranks.made += 1
-        store = dist.distributed_c10d._get_default_store()
-        life = os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)  # torchrun keeps the store
-        keys = [f"exact_resume {life} {_Ranks.made} {rank}" for rank in range(self.world)]
+        self.store = store = dist.distributed_c10d._get_default_store()
+        self.keys = keys = [f"exact_resume {_Ranks.made} {rank}" for rank in range(self.world)]
         store.set(keys[self.rank], "")
         told = "every rank must make the CheckpointManager, not only one (no `if rank == 0`)"
         limit = min(timeout, 300.0)  # nobody saves yet, so a rank needn't be late by as much
@@ -1671,11 +1857,75 @@ class ResumableSampler:
         self.epoch, self.samples, self.resumed = state["epoch"], state["samples"], True
 
 
+def _refuse_skips(name: str, loader: Any, state: Any) -> Any:
+    """A loader's state; TypeError if torchdata couldn't continue from it.
+
+    torchdata 0.11 reads a data set without a state again and skips batches. It counts those that it
+    skipped twice, so a job that resumes more than once in an epoch would miss data.
+    """
+    if type(loader).__name__ == "StatefulDataLoader":
+        if isinstance(loader.dataset, torch.utils.data.IterableDataset):
+            found = list(_data_states(state))
+            if found and all(value is None for value in found) and not state["_iterator_finished"]:
+                raise TypeError(
+                    f"'{name}': the data set of this StatefulDataLoader has no state_dict and "
+                    "load_state_dict, so batches would be lost on resuming: add them, or skip "
+                    "batches with itertools.islice (docs/integrations.md)"
+                )
+    return state
+
+
+def _data_states(state: Any) -> Iterator[Any]:
+    """What torchdata has saved about a data set and its iterator, one for each worker."""
+    for key, value in state.items() if isinstance(state, dict) else ():
+        if key in ("dataset_state", "dataset_iter_state"):
+            yield value
+        else:
+            yield from _data_states(value)
+
+
 # --- sharded.py -----------------------------------------------------------------------------------
 # FSDP2: every rank writes and reads its shards.
 
+Modules = Mapping[str, torch.nn.Module]
+Optimizers = Mapping[str, torch.optim.Optimizer]
 
-def _shards_of(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+
+def _sharded_parts(state: Mapping[str, Any]) -> tuple[Modules, Optimizers]:
+    """The sharded models, and the optimizers of their parameters."""
+    modules = {n: p for n, p in state.items() if isinstance(p, torch.nn.Module)}
+    for model in modules.values():
+        for module in model.modules():
+            if hasattr(module, "unshard") and hasattr(module, "reshard"):
+                module.reshard()  # after a forward pass, FSDP2's parameters look unsharded
+    sharded = {
+        n: m for n, m in modules.items() if any(hasattr(p, "to_local") for p in m.parameters())
+    }
+    theirs = {id(p) for m in sharded.values() for p in m.parameters()}
+    optimizers = {
+        n: part
+        for n, part in state.items()
+        if isinstance(part, torch.optim.Optimizer)
+        and any(id(p) in theirs for group in part.param_groups for p in group["params"])
+    }
+    return sharded, optimizers
+
+
+def _parameters_for(
+    optimizer: torch.optim.Optimizer, modules: Modules
+) -> Mapping[str, torch.Tensor]:
+    """The models' parameters by their names in the optimizer's state.
+
+    Without "model." if the optimizer has parameters of no other model.
+    """
+    ids = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    owners = {n: m for n, m in modules.items() if any(id(p) in ids for p in m.parameters())}
+    if list(owners) == ["model"]:
+        return {_plain_key(n): p for n, p in bare(owners["model"]).named_parameters()}
+    return _parameters_of(owners)
+
+
+def _shards_of(modules: Modules, optimizers: Optimizers) -> dict[str, Any]:
     """As torch's get_state_dict, except that it invents no state for parameters without any.
 
     Parameters have names instead of numbers: on another number of ranks, too.
@@ -1683,37 +1933,36 @@ def _shards_of(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict
     from torch.distributed.checkpoint.state_dict import get_model_state_dict
 
     # first: it reshards, and between forward and backward the module holds other parameters
-    weights = get_model_state_dict(model)
-    names = _names_of(optimizer, {"": model})
-    for group in names:
-        for n, name in enumerate(group):
-            if not name.startswith("."):
-                raise TypeError(f"the optimizer holds a parameter {name} that 'model' doesn't")
-            group[n] = name[1:]
+    states: dict[str, Any] = {name: get_model_state_dict(m) for name, m in modules.items()}
+    for name, optimizer in optimizers.items():
+        states[name] = _optimizer_shards(name, optimizer, modules)
+    return states
+
+
+def _optimizer_shards(
+    part: str, optimizer: torch.optim.Optimizer, modules: Modules
+) -> dict[str, Any]:
+    parameters = _parameters_for(optimizer, modules)
+    names = _names_among(optimizer, parameters)
+    for name in (name for group in names for name in group):
+        if name not in parameters:
+            raise TypeError(f"'{part}' holds a parameter {name} that no registered model has")
     whole = optimizer.state_dict()
     number = {
         n: name
         for group, ns in zip(whole["param_groups"], names, strict=True)
         for n, name in zip(group["params"], ns, strict=True)
     }
-    shapes = {name: p.shape for name, p in _named(model).items()}
     for n, values in whole["state"].items():
         for k, v in values.items() if n in number else ():
-            if hasattr(v, "to_local") and v.shape != shapes[number[n]]:
+            if hasattr(v, "to_local") and v.shape != parameters[number[n]].shape:
                 raise TypeError(
-                    f"'optimizer': {k} of {number[n]} is a DTensor of another shape than its "
+                    f"'{part}': {k} of {number[n]} is a DTensor of another shape than its "
                     "parameter: it can't be saved"
                 )
     state = {number.get(n, n): values for n, values in whole["state"].items()}
     groups = [{**g, "params": ns} for g, ns in zip(whole["param_groups"], names, strict=True)]
-    return {
-        "model": weights,
-        "optimizer": {"state": state, "param_groups": groups},
-    }
-
-
-def _named(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
-    return {_plain_key(n): p for n, p in bare(model).named_parameters()}
+    return {"state": state, "param_groups": groups}
 
 
 def _write_shards(path: Path, shards: _Packed, ranks: _Ranks) -> None:
@@ -1739,9 +1988,7 @@ def _seal_shards(path: Path, rank: int) -> dict[str, str]:
     return {f"shards/{f.name}": digest_of(f) for f in files}
 
 
-def _read_shards(
-    path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, ranks: _Ranks
-) -> None:
+def _read_shards(path: Path, modules: Modules, optimizers: Optimizers, ranks: _Ranks) -> None:
     """Load what is there, as it is there: what has no state in the checkpoint gets none."""
     from torch.distributed.checkpoint import FileSystemReader, load
     from torch.distributed.checkpoint._nested_dict import flatten_state_dict, unflatten_state_dict
@@ -1749,23 +1996,24 @@ def _read_shards(
 
     metadata = FileSystemReader(path).read_metadata()
     saved, paths = metadata.state_dict_metadata, metadata.planner_data
-    weights = flatten_state_dict({"model": get_model_state_dict(model)})[0]
-    params = _named(model)  # after resharding
-    held = {k: saved[k] for k, path in paths.items() if path[0] == "optimizer"}  # in its order
+    weights, places = flatten_state_dict({n: get_model_state_dict(m) for n, m in modules.items()})
+    # after resharding
+    params = {n: _parameters_for(optimizer, modules) for n, optimizer in optimizers.items()}
+    held = {k: saved[k] for k, place in paths.items() if place[0] in optimizers}  # in its order
     if lost := saved.keys() - weights.keys() - held.keys():
         raise Mismatch(f"the checkpoint holds {_few(lost)}, which the job lacks")
+    if lacking := optimizers.keys() - {paths[k][0] for k in held}:
+        raise Mismatch(f"the checkpoint holds no {_few(lacking)} in shards")
     about = {k: m.properties for k, m in saved.items() if hasattr(m, "properties")}
-    _compare_types(
-        "model",
-        {k: SimpleNamespace(dtype=p.dtype) for k, p in about.items() if k not in held},
-        weights,
-    )
+    types = {k: SimpleNamespace(dtype=p.dtype) for k, p in about.items() if k not in held}
+    _compare_types("model", types, weights)
     tree: dict[str, Any] = dict(weights)
     for key, m in held.items():
-        p = params.get(paths[key][2]) if len(paths[key]) > 2 else None
+        part, *place = paths[key]
+        p = params[part].get(place[1]) if len(place) > 1 else None
         if key not in about:
             tree[key] = None
-        elif p is not None and m.size == p.shape and paths[key][3:] != ("step",):
+        elif p is not None and m.size == p.shape and place[2:] != ["step"]:
             tree[key] = torch.empty_like(p, dtype=about[key].dtype, requires_grad=False)
         else:
             tree[key] = torch.empty(m.size, dtype=about[key].dtype, device="cpu")
@@ -1775,13 +2023,15 @@ def _read_shards(
         # the message holds every rank's traceback: the first rank's error is enough
         first = next(iter(getattr(e, "failures", {0: (e,)}).values()))[0]
         raise Mismatch(f"the shards don't fit: {first}") from None
-    weights = {paths[k][1]: tree[k] for k in weights}
-    state = unflatten_state_dict({k: tree[k] for k in held}, {k: paths[k] for k in held})
-    state = {"state": {}, **state["optimizer"]}  # torch leaves out what is empty
-    set_model_state_dict(model, weights)
-    job = [[n.removeprefix(".") for n in group] for group in _names_of(optimizer, {"": model})]
-    names = [group["params"] for group in state["param_groups"]]
-    _load_optimizer(optimizer, state, names, job, exact=False)
+    states = unflatten_state_dict(
+        {k: tree[k] for k in [*weights, *held]}, places | {k: paths[k] for k in held}
+    )
+    for name, module in modules.items():
+        set_model_state_dict(module, states.get(name, {}))  # torch leaves out what is empty
+    for name, optimizer in optimizers.items():
+        state = {"state": {}, **states[name]}
+        names = [group["params"] for group in state["param_groups"]]
+        _load_optimizer(optimizer, state, names, params[name], exact=False)
 
 
 # --- job.py ---------------------------------------------------------------------------------------
@@ -1802,7 +2052,7 @@ class _Job:
         self.gradients, self.trainable_only = config.gradients, config.trainable_only
         self.frozen: dict[str, dict[str, Any]] = {}
         self._check_names()
-        self.sharded = False
+        self.shards: tuple[Modules, Optimizers] = ({}, {})
         self.about: dict[str, Any] | None = None
 
     def _check_names(self) -> None:
@@ -1812,8 +2062,8 @@ class _Job:
                 continue
             if not (hasattr(part, "state_dict") and hasattr(part, "load_state_dict")):
                 raise TypeError(
-                    f"'{name}' is a {type(part).__name__} without state_dict and "
-                    "load_state_dict: it can't be saved. Put plain values into a dict"
+                    f"'{name}' ({type(part).__name__}) has no state_dict and load_state_dict: it "
+                    "can't be saved. Put plain values into a dict"
                 )
         if twice := self.state.keys() & self.per_rank.keys():
             raise ValueError(f"{_quoted(twice)} is in state and in per_rank: use another name")
@@ -1831,26 +2081,20 @@ class _Job:
                 )
 
     def find_shards(self) -> None:
-        """Learn whether the model is sharded; TypeError for sharding that can't be saved."""
-        model = self.state.get("model")
-        for module in model.modules() if isinstance(model, torch.nn.Module) else ():
-            if hasattr(module, "unshard") and hasattr(module, "reshard"):
-                module.reshard()  # after a forward pass, FSDP2's parameters look unsharded
-        self.sharded = model is not None and any(hasattr(p, "to_local") for p in model.parameters())
-        if self.sharded and self.trainable_only:
+        """Learn which models are sharded; TypeError for sharding that can't be saved."""
+        self.shards = _sharded_parts(self.state)
+        if any(self.shards) and self.trainable_only:
             raise ValueError("trainable_only: a sharded model is saved as a whole")
-        if self.sharded and self.state.get("optimizer") is None:
-            raise ValueError(
-                "a sharded model is saved together with its optimizer: add it as 'optimizer'"
-            )
-        for name, part in self.state.items():
-            for module in part.modules() if isinstance(part, torch.nn.Module) else ():
+        for name, part in self.modules().items():
+            for module in part.modules():
                 if type(module).__name__ == "FullyShardedDataParallel":
                     raise TypeError(f"'{name}' is sharded with FSDP1: use fully_shard (FSDP2)")
-                if name != "model" and any(
-                    hasattr(p, "to_local") for p in module.parameters(recurse=False)
-                ):
-                    raise TypeError(f"'{name}' is sharded: only 'model' and its 'optimizer' can be")
+        if wrong := _sharded_parts(self.per_rank)[0]:
+            raise TypeError(f"{_quoted(wrong)} is sharded: put it into state, not into per_rank")
+
+    @property
+    def sharded(self) -> bool:
+        return bool(self.shards[0])
 
     def everything(self) -> dict[str, Any]:
         return self.state | self.per_rank
@@ -1863,7 +2107,7 @@ class _Job:
 
     def apart(self) -> set[str]:
         """Parts that are saved in shards."""
-        return {"model", "optimizer"} if self.sharded else set()
+        return {name for parts in self.shards for name in parts}
 
     # --- saving
 
@@ -1872,17 +2116,18 @@ class _Job:
         packed: dict[str, _Packed] = {}
         shards: dict[str, Any] = {}
         if self.sharded:
-            shards = _shards_of(self.state["model"], self.state["optimizer"])
+            shards = _shards_of(*self.shards)
             packed["shards"] = _Packed(shards, sharded=True)
         progress |= {"world_size": ranks.world, "gradients": self.gradients}
         modules = self.modules()
-        shared: dict[str, Any] = {"progress": progress, "about": self._about(modules)}
+        shared: dict[str, Any] = {"progress": progress, "about": None}
         own: dict[str, Any] = {"rng": rng_state()}
         for name, part in self.state.items():
             if name not in self.apart():
                 shared[name] = self._state_of(name, part)
         for name, part in self.per_rank.items():
             own[name] = self._state_of(name, part)
+        shared["about"] = self._about(modules)  # after the states: they say what they leave out
         # what isn't in a state_dict (persistent=False); running means differ from rank to rank
         held = shared | own | shards
         progress["buffers"] = {n: _buffers_of(m, held[n]) for n, m in modules.items()}
@@ -1893,6 +2138,9 @@ class _Job:
         packed["own"] = _Packed(own)
         if ranks.rank == 0:
             packed["shared"] = _Packed(shared)
+        dicts = [n for n, p in self.everything().items() if type(p) is dict]
+        for one in packed.values():
+            _refuse_shared(one, dicts, modules)
         return packed
 
     def _about(self, modules: Mapping[str, torch.nn.Module]) -> dict[str, Any]:
@@ -1909,15 +2157,17 @@ class _Job:
             for n, p in everything.items()
             if isinstance(p, torch.optim.Optimizer)
         }
-        frozen = {"frozen": self.frozen} if self.trainable_only else {}
-        return self.about | {"parameters": names} | frozen
+        frozen = {"frozen": self.frozen} if self.frozen else {}
+        return self.about | {"parameters": names} | _tied_and_frozen(modules) | frozen
 
     def _state_of(self, name: str, part: Any) -> Any:
         state = _state_of(part)
-        if not self.trainable_only or not isinstance(part, torch.nn.Module):
-            return state
-        frozen = _frozen_in(part)
-        if list(frozen) != self.frozen.get(name, {}).get("names"):  # else they haven't changed
+        if not isinstance(part, torch.nn.Module):
+            return _refuse_skips(name, part, state)
+        frozen = _left_out(name, part, state)
+        if self.trainable_only:
+            frozen = _frozen_in(part)
+        if list(frozen) != self.frozen.get(name, {}).get("names", []):  # else they haven't changed
             self.frozen[name] = {"names": list(frozen), "digest": _digest_of_tensors(frozen)}
         return {k: v for k, v in state.items() if k not in frozen}
 
@@ -1949,8 +2199,9 @@ class _Job:
     ) -> dict[str, Any]:
         """Put the state of the checkpoint `where` into the parts; return the job's progress."""
         self._compare(where, shared, own)  # before anything of the job changes
+        _thaw(shared.get("about", {}), self.modules())
         if self.sharded:
-            _read_shards(where / "shards", self.state["model"], self.state["optimizer"], ranks)
+            _read_shards(where / "shards", *self.shards, ranks)
             if shared["progress"].get("untouched"):  # earlier versions saved empty moments
                 self.state["optimizer"].state.clear()
         about, modules = shared.get("about", {}), self.modules()
@@ -2002,6 +2253,7 @@ class _Job:
             )
         if own is not None and (missing := set(self.per_rank) - set(own)):
             raise Mismatch(f"{where} holds no per_rank {_quoted(missing)}")
+        _compare_ties(shared.get("about", {}), self.modules())
         for part, kind in shared.get("about", {}).get("kinds", {}).items():
             target = self.state.get(part, self.per_rank.get(part))
             if target is not None and type(target).__name__ != kind:
@@ -2059,6 +2311,26 @@ class _Lives:
         tmp.write_text(json.dumps(self.read() | more) + "\n")
         os.replace(tmp, self.path)
 
+    def end(
+        self,
+        outcome: str,
+        trained: bool,
+        begun: bool,
+        may_write: Callable[[], bool],
+        more: dict[str, Any],
+    ) -> None:
+        """Note how this life ended. `begun`: it counts as one."""
+        last = self.last.get("outcome")
+        # one that is asked to stop before its first step may have no other way to say so
+        asked = outcome == PREEMPTED and last != DONE
+        if outcome == DONE and not trained:
+            outcome = last or DONE  # it trained nothing: the last life's outcome still holds
+        try:
+            if begun or (asked and may_write()):
+                self.note(outcome=outcome, **more)
+        except OSError as e:  # don't hide the error that ended the job
+            _say(f"status.json can't be written: {e}")
+
     def begin(self, progress: dict[str, Any], max_stuck: int) -> None:
         """Count a life; raise after max_stuck lives that began at the same step and died.
 
@@ -2081,6 +2353,15 @@ class _Lives:
             started_at=step,
             stuck=stuck,
             interrupted=False,
+        )
+
+
+def _tell_if_open(manager: weakref.ref[Any]) -> None:
+    """Say at the process's end that a manager without `with` was never closed."""
+    if (ckpt := manager()) is not None and ckpt.outcome is None:
+        _say(
+            "the process ends without close() of the CheckpointManager: what was trained since the "
+            "last save isn't saved. Use it in `with`, or call close() in a `finally`"
         )
 
 
@@ -2181,6 +2462,10 @@ class _Clock:
         # s that remain for training, reckoned up to the next check
         return self.end_time - time.time() - self.config.margin - 2 * cost - self.longest < 0
 
+    def told(self) -> str:
+        at = f" at {time.ctime(self.end_time)}" if self.end_time < math.inf else ""
+        return f"the job's time ends{at}"
+
     def is_late(self) -> bool:
         minutes = self.config.every_minutes
         return minutes is not None and time.monotonic() - self.saved_at > 60 * minutes
@@ -2242,6 +2527,15 @@ def _read_parts(
     if job.sharded:
         directory.verify(name, slice(ranks.rank, None, ranks.world))
     parts.update(shared=shared, own=own)
+
+
+def _require_empty(directory: CheckpointDirectory) -> None:
+    """For a job that begins without resume()."""
+    if directory.names() or directory.names("best"):
+        raise CheckpointError(
+            f"{directory.path} holds checkpoints: call resume() before training, or start_over() "
+            "to move them aside"
+        )
 
 
 # --- staging.py -----------------------------------------------------------------------------------
@@ -2438,9 +2732,9 @@ class StopSignal:
     def __init__(self, signals: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGUSR1)):
         self.signals = signals
         self.received: str | None = None
+        self.before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopSignal:
-        self.before: dict[signal.Signals, Any] = {}
         _ignored.update(self.signals)
         if threading.current_thread() is threading.main_thread():
             self.before = {s: signal.signal(s, self._note) for s in self.signals}
@@ -2489,6 +2783,8 @@ def ignore_signals(worker: int = 0) -> None:
 class CheckpointManager:
     """Saves and resumes a training job. Make it after init_process_group; use it in `with`.
 
+    Where `with` doesn't fit, call close() in a `finally`; the first step() starts it.
+
     directory  all ranks must see it; no other job may write into it
     state      name -> object with state_dict and load_state_dict, or a dict, NumPy array, tensor or
                generator, which is filled on resuming, or None. Equal on all ranks.
@@ -2521,6 +2817,8 @@ class CheckpointManager:
         # a dead rank is noticed at once, whatever the timeout
         self.ranks = _Ranks(self.config.timeout)
         self.rank = self.ranks.rank
+        if self.rank == 0:
+            _warn_of_restarts()
         self.saver = _Saver(self.directory, self.config, self.lives.last.get("cost", 0.0))
         self.job.find_shards()
         self.epoch = self.steps = 0
@@ -2530,13 +2828,18 @@ class CheckpointManager:
         self.signal, self.clock = StopSignal(self.config.signals), _Clock(self.config)
         self.saved: tuple[int, int] | None = None
         # resume() or start_over() was called; training has begun; something was trained
-        self.resumed = self.begun = self.moved = False
+        self.started = self.resumed = self.begun = self.moved = False
 
     def __enter__(self) -> CheckpointManager:
+        self.started, self.outcome = True, None
         self.signal.__enter__()
         for sampler in self.job.samplers():
             sampler.at_start = self._begin
         return self
+
+    def close(self) -> None:
+        """What leaving the `with` block does. Call it in a `finally`, so that it sees an error."""
+        self.__exit__(*sys.exc_info())
 
     def __exit__(
         self,
@@ -2544,6 +2847,8 @@ class CheckpointManager:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if self.outcome is not None:  # close() within `with`
+            return
         self.outcome = FAILED
         atexit.register(_end_workers)
         for sampler in self.job.samplers():
@@ -2565,25 +2870,14 @@ class CheckpointManager:
             raise
         finally:
             self.saver.close()
-            self._note_outcome(interrupted=kind is KeyboardInterrupt)
+            if self.rank == 0:
+                note = self._progress() | {"interrupted": kind is KeyboardInterrupt}
+                note["reason"] = self.reason
+                self.lives.end(self.outcome, self.moved, self.begun, self.lock.take, note)
             self.signal.__exit__()
             if self.stopping:
                 self.signal.stay_deaf()
             self.lock.release()
-
-    def _note_outcome(self, interrupted: bool) -> None:
-        outcome, last = self.outcome, self.lives.last.get("outcome")
-        if outcome == DONE and not self.moved:
-            outcome = last or DONE  # it trained nothing: the last life's outcome still holds
-        # one that is asked to stop before its first step may have no other way to say so
-        asked = outcome == PREEMPTED and last != DONE
-        try:
-            if self.rank == 0 and (self.begun or (asked and self.lock.take())):
-                self.lives.note(
-                    **self._progress(), outcome=outcome, reason=self.reason, interrupted=interrupted
-                )
-        except OSError as e:  # don't hide the error that ended the job
-            _say(f"status.json can't be written: {e}")
 
     @property
     def exit_status(self) -> int:
@@ -2655,8 +2949,7 @@ class CheckpointManager:
             self.flush()
         if (signaled or any_over) and not self.stopping:
             self.stopping = True
-            end = f"the job's time ends at {time.ctime(self.clock.end_time)}" if over else "time"
-            self.reason = signal.Signals(int(signaled)).name if signaled else end
+            self.reason = signal.Signals(int(signaled)).name if signaled else self.clock.told()
             if self.rank == 0:
                 _say(f"stopping after step {self.steps}: {self.reason}", logging.INFO)
         if save and (due or late or self.stopping):
@@ -2664,6 +2957,9 @@ class CheckpointManager:
         return self.stopping
 
     def _moves(self) -> None:
+        if not self.started:
+            self.__enter__()
+            atexit.register(_tell_if_open, weakref.ref(self))
         if not self.moved:
             self._begin()
             self.ranks.together("training", lambda: self._capture() and None)  # what can't be saved
@@ -2679,11 +2975,8 @@ class CheckpointManager:
         """Refuse to train into others' checkpoints, beside another job, or in a crash loop."""
         if self.rank:
             return
-        if not self.resumed and (self.directory.names() or self.directory.names("best")):
-            raise CheckpointError(
-                f"{self.directory.path} holds checkpoints: call resume() before training, or "
-                "start_over() to move them aside"
-            )
+        if not self.resumed:
+            _require_empty(self.directory)
         self.lock.require()
         self.directory.clear_leftovers()
         self.lives.begin(self._progress(), self.config.max_stuck)

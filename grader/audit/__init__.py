@@ -6,8 +6,8 @@ faults, plan, damage     the faults; which ones are tried; what is done to the n
 power                    the disk states of a power loss, with the recorder of grader/crash
 history, compare         what was recorded, as values; from which step a life continues, and where
                          two lives differ first
-judge, judge_files       what a fault cost and what went wrong: pure functions
-problems, words          what may go wrong, by code; what it means and what mends it
+judge, judge_*           what a fault cost and what went wrong: pure functions
+problems, words          what may go wrong, by code; what it means and what fixes it
 findings                 one for each mistake, in order of harm
 report, page, data       for people on a terminal, as a page, and for programs
 reproduce                shell scripts that show a finding again

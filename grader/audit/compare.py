@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from grader.audit.history import Life, Step
 
+ACCUMULATED = "accumulated gradients"
 # causes before consequences
 ORDER = (
     "weights",
@@ -18,6 +19,7 @@ ORDER = (
     "learning rate",
     "gradient scaler",
     "averaged weights",
+    ACCUMULATED,
     "batch",
     "Python RNG",
     "NumPy RNG",
@@ -27,6 +29,7 @@ ORDER = (
     "loss",
 )
 GENERATORS = {name for name in ORDER if name.endswith("RNG")}
+NO_TENSORS = ("optimizer settings", "optimizer step")  # of what is recorded of an optimizer
 # what a checkpoint carries across: equal at the same step of one run, even if two runs differ
 CARRIED = (
     *("weights", "buffers", "optimizer", "learning rate"),
@@ -40,7 +43,8 @@ def component(name: str) -> str:
 
 
 def order(name: str) -> tuple[int, str]:
-    known = component(name)
+    # schedulers change other settings, too
+    known = "learning rate" if name == "optimizer settings" else component(name)
     return (ORDER.index(known) if known in ORDER else len(ORDER)), name
 
 
@@ -63,7 +67,7 @@ class Difference:
 
 
 # none of these follows from another one before the first step after resuming
-INDEPENDENT = (*CARRIED, "batch")
+INDEPENDENT = (*CARRIED, ACCUMULATED, "batch")
 
 
 def by_cause(found: Difference, resumed: int) -> list[Difference]:
@@ -74,7 +78,9 @@ def by_cause(found: Difference, resumed: int) -> list[Difference]:
     causes = dict.fromkeys(component(name) for name in found.names)
     several = [cause for cause in causes if cause in INDEPENDENT]
     if "optimizer" in several and "learning rate" in several:
-        several.remove("learning rate")  # the optimizer holds it
+        # the optimizer holds the rate
+        tensors = any(component(n) == "optimizer" and n not in NO_TENSORS for n in found.names)
+        several.remove("learning rate" if tensors else "optimizer")
     if found.step != resumed + 1 or not several:
         return [found]
     return [
@@ -100,8 +106,13 @@ def different(want: Step, got: Step, ignored: Set[str] = frozenset()) -> list[st
     if not (want.parts and got.parts):
         return []  # a step that was only counted
     names = (want.parts.keys() | got.parts.keys()) - ignored
-    number = len(want.parts.get("batch", "").split())
-    return sorted((n for n in names if _part(want, n, number) != _part(got, n, number)), key=order)
+    batches = want.parts.get("batch", "").split()
+    late = got.parts.get("batch", "").split()
+    # the batches before these were in another life
+    cut = 0 < len(late) < len(batches) and late == batches[-len(late) :]
+    number = len(late) if cut else len(batches)
+    found = [n for n in names if _part(want, n, number) != _part(got, n, number)]
+    return sorted([*found, ACCUMULATED] if cut else found, key=order)
 
 
 def _part(step: Step, name: str, number: int) -> object:
@@ -177,7 +188,37 @@ def place(reference: Sequence[Step], first: Step) -> int | None:
     Weights repeat where a step changes nothing, such as one with a learning rate of 0: then the
     step that agrees in most components counts, and of equal ones the latest.
     """
-    same = [n for n, step in enumerate(reference) if step.weights == first.weights]
     if not first.parts:
         return None
-    return max(same, key=lambda n: (-len(different(reference[n], first)), n), default=None)
+
+    def alike(n: int) -> tuple[int, bool, int]:
+        step = reference[n]
+        return -len(different(step, first)), step.optimizer == first.optimizer, n
+
+    same = [n for n, step in enumerate(reference) if step.weights == first.weights]
+    at = max(same, key=alike, default=None)
+    if at:
+        return at
+    # initial or unknown weights, and all else continues: then it is the weights that were lost
+    others = [n for n in range(1, len(reference)) if _continues(reference, n, first, at == 0)]
+    return max(others, key=alike, default=at)
+
+
+def _continues(reference: Sequence[Step], n: int, first: Step, initial: bool) -> bool:
+    """Is all but the weights of `first` where it was after n steps? By the optimizer's tensors, or
+    by the batch if the weights are the initial ones.
+    """
+    tensors = [k for k in first.parts if component(k) == "optimizer" and k not in NO_TENSORS]
+    telling = tensors or ["batch"] * initial
+
+    def agrees(step: Step) -> bool:
+        return all(step.parts.get(name) == first.parts.get(name) for name in telling)
+
+    return bool(telling) and agrees(reference[n]) and not (initial and agrees(reference[0]))
+
+
+def origin(reference: Sequence[Step], name: str, got: Step, near: int) -> int | None:
+    """The step of `reference`, counted from 1, whose part is that of `got`; the nearest one."""
+    value = got.parts.get(name)
+    same = [n for n, step in enumerate(reference, 1) if value and step.parts.get(name) == value]
+    return min(same, key=lambda n: abs(n - near), default=None)

@@ -7,7 +7,7 @@ from shlex import join
 from typing import Any
 from xml.etree import ElementTree
 
-from grader.audit import findings, report
+from grader.audit import findings, report, words
 from grader.audit.problems import LOSS, LOUD, SILENT, Outcome
 from grader.audit.session import Audit
 
@@ -74,13 +74,13 @@ def json_text(audit: Audit, command: list[str]) -> str:
 
 def junit_text(audit: Audit, command: list[str]) -> str:
     """A test case for each fault: with problems a failure, not judged an error, notes none."""
-    words = [outcome.word for outcome in audit.outcomes]
+    found = [outcome.word for outcome in audit.outcomes]
     suite = ElementTree.Element(
         "testsuite",
         name=f"grade audit {join(command)}",
-        tests=str(len(words)),
-        failures=str(sum(word in (SILENT, LOUD, LOSS) for word in words)),
-        errors=str(words.count("not judged")),
+        tests=str(len(found)),
+        failures=str(sum(word in (SILENT, LOUD, LOSS) for word in found)),
+        errors=str(found.count("not judged")),
     )
     for outcome in audit.outcomes:
         case = ElementTree.SubElement(
@@ -90,7 +90,9 @@ def junit_text(audit: Audit, command: list[str]) -> str:
             ElementTree.SubElement(case, "error", message=outcome.why)
         elif outcome.word in (SILENT, LOUD, LOSS):
             codes = ", ".join(problem.code for problem in outcome.problems)
-            ElementTree.SubElement(case, "failure", message=codes)
+            failure = ElementTree.SubElement(case, "failure", message=codes)
+            titles = (words.of(problem.code, problem.what).title for problem in outcome.problems)
+            failure.text = "\n".join(dict.fromkeys(titles))
     ElementTree.indent(suite)
     text = ElementTree.tostring(suite, encoding="unicode")
     return f'<?xml version="1.0" encoding="utf-8"?>\n{text}\n'
@@ -114,7 +116,7 @@ def markdown(audit: Audit, command: list[str]) -> str:
         lines.append(f"`{finding.code}`: {findings.HARMS[finding.harm]}")
         lines += ["", f"- fault: {_plain(finding.faults[0])}"]
         lines += [f"- evidence: {_plain(line)}" for line in finding.evidence]
-        lines += [f"- means: {_plain(finding.means)}", f"- mend: {_plain(finding.mend)}"]
+        lines += [f"- means: {_plain(finding.means)}", f"- fix: {_plain(finding.fix)}"]
     if audit.outcomes and not audit.findings:
         lines += ["", "Nothing found."]
     return "\n".join(lines) + "\n"

@@ -24,14 +24,14 @@ GROUPS = {
     KILL: "SIGKILL between saves",
     TEAR: "SIGKILL while a file is written",
     TWICE: "killed twice, resumed twice",
-    RANK: "one rank killed alone",
+    RANK: "one rank killed",
     ELASTIC: "resumed on another number of ranks",
-    LIMIT: "time limit of Slurm",
-    FULL: "disk full in a save",
-    POWER: "power loss in a save",
+    LIMIT: "Slurm time limit",
+    FULL: "disk full during a save",
+    POWER: "power loss during a save",
     TRUNCATE: "newest checkpoint truncated",
-    FLIP: "a bit of the newest checkpoint flipped",
-    MISSING: "newest checkpoint misses a file",
+    FLIP: "one bit of the newest checkpoint flipped",
+    MISSING: "newest checkpoint lacks a file",
 }
 
 
@@ -55,9 +55,11 @@ class Fault:
     def group(self) -> str:
         """Its row in the table."""
         if self.kind == KILL and self.in_a_save:
-            return "SIGKILL inside a save"
+            return "SIGKILL during a save"
         if self.kind == SIGNAL:
-            return f"{signal.Signals(self.spec['number']).name}, then SIGKILL after the grace"
+            return (
+                f"{signal.Signals(self.spec['number']).name}, then SIGKILL after the grace period"
+            )
         return GROUPS[self.kind]
 
 
@@ -76,9 +78,9 @@ def kill_twice(step: int, more: int) -> Fault:
 
 def damage(kind: str, step: int, place: float = 0.5, file: str = "") -> Fault:
     what = {
-        TRUNCATE: "newest file cut to half",
-        FLIP: f"a bit of its newest file flipped, at {place:.0%} of the size",
-        MISSING: f"{file} of the newest checkpoint removed",
+        TRUNCATE: "newest file cut in half",
+        FLIP: f"one bit of its newest file flipped, at {place:.0%} of its size",
+        MISSING: f"{file} removed from the newest checkpoint",
     }[kind]
     return Fault(kind, f"SIGKILL after step {step}, {what}", step, _kill(step), None, place, file)
 

@@ -20,7 +20,7 @@ HARMS = {
 }
 TEMPLATE = "templates/checkpoint_utils.py"
 GENERATOR_TOO = (
-    "; the generator that draws them differs, too: either may be the cause (task ex01.2)"
+    "; the generator that draws them also differs, and either may be the cause (task ex01.2)"
 )
 UNDISTURBED = Fault("none", "none: an undisturbed run", 0)
 
@@ -33,7 +33,7 @@ class Finding:
     title: str
     harm: str
     means: str
-    mend: str
+    fix: str
     evidence: list[str]
     faults: list[str]
     printed: list[str] = field(default_factory=list)
@@ -54,17 +54,17 @@ def collect(outcomes: list[Outcome], undisturbed: list[Problem] | None = None) -
 def _finding(cases: list[tuple[Outcome, Problem]]) -> Finding:
     outcome, problem = cases[0]
     said = words.of(problem.code, problem.what)
-    mend = f"{said.mend}: task {said.task}, {where(said.shows)}"
+    fix = f"{said.fix}: task {said.task}, {where(said.shows)}"
     difference = problem.difference
     if problem.code == "state-lost" and problem.what == "batch":
         if difference and difference.generators:
-            mend += GENERATOR_TOO
+            fix += GENERATOR_TOO
     return Finding(
         code=problem.code,
         title=said.title,
         harm=problem.harm,
         means=said.means,
-        mend=mend,
+        fix=fix,
         evidence=_evidence(outcome, problem),
         faults=list(dict.fromkeys(o.fault.title for o, _ in cases)),
         printed=outcome.tail[-4:] if problem.harm == LOUD else [],
@@ -75,22 +75,22 @@ def _finding(cases: list[tuple[Outcome, Problem]]) -> Finding:
 def _evidence(outcome: Outcome, problem: Problem) -> list[str]:
     lines = []
     if outcome.resumed is not None:
-        lost = f"; {outcome.lost} steps are done again" if outcome.lost else ""
+        again = f" and repeated {words.steps(outcome.lost)}" if outcome.lost else ""
         if outcome.lost and outcome.seconds_lost is not None:
-            lost += f" ({outcome.seconds_lost:.2g} s of work)"
+            again += f" ({outcome.seconds_lost:.2g} s of work)"
         lines.append(
-            f"{outcome.reached} steps were done; the relaunch continued after step "
-            f"{outcome.resumed}{lost}"
+            f"stopped after step {outcome.reached}; the relaunch resumed after step "
+            f"{outcome.resumed}{again}"
         )
     if (found := problem.difference) is not None:
         rank = f" on rank {found.rank}" if found.rank else ""
         at = f"step {found.step}{rank}"
         if outcome.resumed is not None:
             nth = found.step - outcome.resumed
-            at += ", the first after resuming" if nth == 1 else f", {nth} after resuming"
-        lines.append(f"different from the undisturbed run at {at}: {', '.join(found.names)}")
+            at += ", the first after the resume" if nth == 1 else f", step {nth} after the resume"
+        lines.append(f"differs from the undisturbed run at {at}: {', '.join(found.names)}")
         if found.same:
-            lines.append(f"equal there: {', '.join(found.same)}")
+            lines.append(f"the same at that step: {', '.join(found.same)}")
     if problem.text:
         lines.append(problem.text)
     return lines
@@ -121,12 +121,12 @@ def where(name: str) -> str:
 
 # why two undisturbed runs may differ
 CAUSES = {
-    "weights": "the first weights aren't drawn from a fixed seed: call torch.manual_seed(N) "
-    "before the model is built",
-    "batch": "the samples, their order or their augmentation aren't drawn from a fixed seed: seed "
-    "random, numpy and torch, and give the DataLoader a seeded generator",
-    "gradients": "kernels add numbers in a different order each time: "
-    "torch.use_deterministic_algorithms(True), and the same number of threads",
+    "weights": "the initial weights don't come from a fixed seed: call torch.manual_seed(N) "
+    "before you build the model",
+    "batch": "the samples, their order, or their augmentation don't come from a fixed seed: seed "
+    "random, numpy, and torch, and give the DataLoader a seeded generator",
+    "gradients": "kernels add numbers in a different order each time: call "
+    "torch.use_deterministic_algorithms(True), and keep the number of threads the same",
     "learning rate": "the learning rate depends on something that changes, such as the time",
 }
 SEED = "seed it at the start: random.seed(N), numpy.random.seed(N), torch.manual_seed(N)"
@@ -147,7 +147,7 @@ def unfair(comparable: Comparable) -> list[str]:
     return [
         *lines,
         f"likely cause: {how}",
-        "judged: whether it comes back, from which step, and the weights, optimizer and learning "
-        "rate of the first step after that",
-        "not judged: data, generators, and whether the run ends in the same weights",
+        "judged: whether the job comes back, from which step, and the weights, optimizer state, "
+        "and learning rate of the first step after that",
+        "not judged: data, generators, and whether the run ends with the same weights",
     ]

@@ -12,6 +12,8 @@ from typing import Any
 # of the events of a save, those that no log makes
 OF_A_SAVE = ("torch.save", "rename", "mkdir", "replace", "link")
 
+NO_GRADIENTS = "none"  # instead of a digest (boot/grade_audit_state.py)
+
 
 @dataclass(frozen=True)
 class Step:
@@ -19,13 +21,13 @@ class Step:
     counted.
     """
 
-    optimizer: int
+    optimizer: int  # by its first step in this process: after a resume, another may be the first
     parts: dict[str, str]
     time: float = 0.0  # s, when it began; the clock of all processes
 
     @property
-    def weights(self) -> tuple[int, str]:
-        return self.optimizer, self.parts.get("weights", "")
+    def weights(self) -> str:
+        return self.parts.get("weights", "")
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,18 @@ class Save:
 
     @property
     def files(self) -> frozenset[str]:
-        """What it writes, without the numbers in the names."""
-        return frozenset(re.sub(r"\d+", "N", e.name.rpartition(" ")[2]) for e in self.events)
+        """What it writes, by names that are equal for each save."""
+        return frozenset(nameless(e.name.rpartition(" ")[2]) for e in self.events)
+
+    @property
+    def marked(self) -> bool:
+        """Does something happen in it that no log does?"""
+        return any(event.name.startswith(OF_A_SAVE) for event in self.events)
+
+
+def nameless(name: str) -> str:
+    """Equal for files whose names differ only in numbers, dates, or random identifiers."""
+    return re.sub(r"[0-9a-f]*\d[0-9a-f]*", "N", name)
 
 
 @dataclass(frozen=True)
@@ -59,6 +71,7 @@ class Saved:
 
     parts: dict[str, str]
     tensors: frozenset[str]  # keys whose values hold tensors
+    step: int = 0  # steps done in this life
 
 
 @dataclass(frozen=True)
@@ -97,8 +110,7 @@ class Process:
             if event.step:
                 groups.setdefault(event.step, []).append(event)
         saves = [Save(step, events) for step, events in sorted(groups.items())]
-        marked = [s for s in saves if any(e.name.startswith(OF_A_SAVE) for e in s.events)]
-        return marked or saves
+        return [save for save in saves if save.marked] or saves
 
 
 @dataclass
@@ -150,7 +162,7 @@ def process(lines: Iterable[str]) -> Process:
                 )
             )
         elif kind == "saved":
-            found.saved.append(Saved(record["parts"], frozenset(record["tensors"])))
+            found.saved.append(Saved(record["parts"], frozenset(record["tensors"]), record["step"]))
         elif kind == "fault":
             found.fault = record
         elif kind == "grace over":

@@ -9,6 +9,7 @@ import signal
 from collections.abc import Sequence
 from dataclasses import replace
 
+from grader.audit import judge_ends, words
 from grader.audit.compare import (
     CARRIED,
     GENERATORS,
@@ -17,14 +18,15 @@ from grader.audit.compare import (
     by_cause,
     first_difference,
     order,
+    origin,
     place,
 )
 from grader.audit.faults import DAMAGE, ELASTIC, FLIP, FULL, LIMIT, POWER, RANK, WARNED, Fault
-from grader.audit.history import Life, Process, Step
+from grader.audit.history import Life, Process, Save, Step
 from grader.audit.judge_files import large, numberless, of_newest_save
 from grader.audit.problems import Lane, Outcome, Problem
 
-TOO_FAR = 3  # steps after a signal that are no longer the end of what was under way
+MIXED = "it saves in a thread: unless it copies the state first, a checkpoint may mix steps"
 
 
 def judge(base: Life, lives: list[Life], fault: Fault, comparable: Comparable) -> Outcome:
@@ -33,20 +35,22 @@ def judge(base: Life, lives: list[Life], fault: Fault, comparable: Comparable) -
     struck, last = lives[0], lives[-1]
     outcome = Outcome(fault, status=last.status, tail=last.tail)
     outcome.reached = len(struck.first.steps)
-    outcome.lanes.append(_lane(struck, 0))
+    outcome.lanes.append(_lane(struck, 0, fault))
     if not _happened(struck, fault, total):
         outcome.happened = False
         outcome.why = "the job ended before the fault could come"
         return outcome
-    outcome.save = last_save(struck.first, fault)
+    marked = all(save.marked for save in base.first.saves())
+    outcome.save = last_save(struck.first, fault, marked)
     _note_when(outcome, struck)
     if fault.kind in WARNED:
-        _judge_stop(outcome, struck, total)
+        judge_ends.stop(outcome, struck, total)
     elif fault.kind == FULL and struck.status == 0 and outcome.reached < total:
-        text = f"exit status 0 after a save failed, {total - outcome.reached} steps before the end"
+        left = words.steps(total - outcome.reached)
+        text = f"exit status 0 after a save failed, {left} before the end"
         outcome.problems.append(Problem("exit-status", text=text))
     elif fault.kind == RANK and struck.ended == "wall":
-        text = "the other ranks were still there when the time for the run was over"
+        text = "the other ranks were still running at the time limit"
         outcome.problems.append(Problem("rank-loss-hangs", text=text))
     if len(lives) == 1:  # it had nothing left to do
         outcome.identical = True
@@ -60,7 +64,7 @@ def judge(base: Life, lives: list[Life], fault: Fault, comparable: Comparable) -
         _count_seconds(outcome, lives[number - 1], life, resumed)
         done = resumed + len(life.first.steps)
     if fault.kind in WARNED:
-        _judge_work_at_signal(outcome, struck)
+        judge_ends.work_at_signal(outcome)
     outcome.problems = [_under(fault, problem, struck) for problem in outcome.problems]
     return outcome
 
@@ -72,19 +76,14 @@ def _happened(struck: Life, fault: Fault, total: int) -> bool:
     return fault.kind == LIMIT and struck.status is not None and len(struck.first.steps) < total
 
 
-def _lane(life: Life, first: int | None) -> Lane:
-    if life.ended:
-        end = "was still running at its time limit" if life.ended == "wall" else life.ended
-    elif life.status is not None and life.status < 0:
-        end = f"killed by {signal.Signals(-life.status).name}"
-    else:
-        end = f"exit status {life.status}"
-    saves = [save.step + (first or 0) for save in life.first.saves()]
-    return Lane(first, len(life.first.steps), saves, end)
+def _lane(life: Life, first: int | None, fault: Fault | None = None) -> Lane:
+    """fault  what met this life: a save that it interrupts isn't shown as one"""
+    saves = [s.step + (first or 0) for s in life.first.saves() if not (fault and _cuts(fault, s))]
+    return Lane(first, len(life.first.steps), saves, judge_ends.how(life))
 
 
 def _count_seconds(outcome: Outcome, before: Life, life: Life, resumed: int) -> None:
-    """Of work that is done again, and until the first step of the relaunch."""
+    """Of work that is repeated, and until the first step of the relaunch."""
     old, new = before.first.steps, life.first.steps
     if new and life.began:
         outcome.restart = max(0.0, new[0].time - life.began)
@@ -105,12 +104,17 @@ def _note_when(outcome: Outcome, struck: Life) -> None:
         outcome.since_file = max(0.0, came - numbered[0].written)
 
 
-def last_save(struck: Process, fault: Fault) -> int | None:
-    """The step of the last save that had ended before the fault, and that it left whole."""
+def _cuts(fault: Fault, save: Save) -> bool:
+    return fault.in_a_save and save.events[-1].number >= fault.spec["event"]
+
+
+def last_save(struck: Process, fault: Fault, marked: bool = False) -> int | None:
+    """The step of the last save that had ended before the fault, and that it left whole.
+
+    marked  all saves of an undisturbed run have what no log has
+    """
     steps = [
-        save.step
-        for save in struck.saves()
-        if not (fault.in_a_save and save.events[-1].number >= fault.spec["event"])
+        save.step for save in struck.saves() if save.marked or not marked if not _cuts(fault, save)
     ]
     if fault.kind in DAMAGE:
         steps = steps[:-1]
@@ -132,55 +136,63 @@ def _judge_life(
     comparable: Comparable,
     done: int,
 ) -> int | None:
-    """Judge one relaunch; return how many steps were done where it went on."""
+    """Judge one relaunch; return how many steps were done where it continued."""
     total, final = len(base.first.steps), life.fault is None
     elsewhere = outcome.fault.kind == ELASTIC
     outcome.status, outcome.tail = life.status, life.tail
-    if final and (life.ended or life.status != 0):
-        hangs = life.ended == "wall"
-        limit = f"was ended by the limit of {life.ended}"
-        how = limit if life.ended else f"ended with exit status {life.status}"
-        did = f"did {len(life.first.steps) or 'no'} steps and "
-        text = f"{done} steps were done; the relaunch {did}{how}"
-        outcome.problems.append(Problem("hangs" if hangs else "no-restart", text=text))
-        return None
     steps = life.first.steps
+    exact = comparable.reproducible
+    at, reference = _where(base, before, steps[0], comparable) if steps else (None, [])
+    if final and not judge_ends.well(outcome, life, at, done, total):
+        return None
     if not steps:
         outcome.resumed = done
         outcome.identical = done >= total
         if done < total:
-            text = f"exit status 0 with {total - done} of {total} steps to go"
+            text = f"exit status 0 with {total - done} of {words.steps(total)} to go"
             outcome.problems.append(Problem("ends-early", text=text))
         return None
-    exact = comparable.reproducible
-    at, reference = _where(base, before, steps[0], comparable)
     if at is None and exact and len(before) > 1 and outcome.identical is False:
         # the life before has gone its own way, and may have saved there: only that one did the
         # steps that this one should continue
         at, reference = _after(before[-1], base.first.steps[: outcome.resumed], steps[0])
         exact = at is None
     outcome.resumed = at
+    mixed = MIXED if before[0].first.asynchronous else ""
     if at is None:
         if exact and not (elsewhere and _sharded(base)):
             outcome.identical = False
-            outcome.problems.append(Problem("unknown-weights"))
+            outcome.problems.append(Problem("unknown-weights", text=mixed))
         return None
     if at == 0 and done > 0 and outcome.save is not None:
-        text = f"{done} steps were done, and a save was complete after step {outcome.save}"
+        text = f"the save after step {outcome.save} was complete"
         outcome.problems.append(Problem("starts-over", text=text))
+    if judge_ends.trains_nothing(outcome, reference[at:], steps[0]):
+        return at
     if elsewhere:  # other batches on each rank: only what a checkpoint carries must be equal
         found = first_difference(reference, steps[:1], at, only=CARRIED)
     else:
         found = _difference(base, reference, life, at, comparable, exact)
     if found is not None:
-        outcome.problems += [Problem("state-lost", one) for one in by_cause(found, at)]
+        ranks = life.ranks[found.rank].steps, base.ranks[found.rank].steps
+        for one in by_cause(found, at):
+            texts = filter(None, (_origin(one, at, *ranks), mixed))
+            outcome.problems.append(Problem("state-lost", one, text="; ".join(texts)))
     if exact and not elsewhere:
         outcome.identical = found is None
         if final:
-            _judge_end(outcome, base, life, at)
+            judge_ends.at_the_end(outcome, base, life, at)
     elif final and not elsewhere:
-        _judge_length(outcome, at + len(steps), total)
+        judge_ends.length(outcome, at + len(steps), total)
     return at
+
+
+def _origin(found: Difference, at: int, got: Sequence[Step], expected: Sequence[Step]) -> str:
+    """Of a step in the wrong place: where its batch or learning rate belongs."""
+    if found.cause not in ("batch", "learning rate"):
+        return ""
+    of = origin(expected, found.cause, got[found.step - at - 1], found.step)
+    return f"its {found.cause} is that of step {of} of the undisturbed run" if of else ""
 
 
 def _sharded(life: Life) -> bool:
@@ -192,7 +204,7 @@ def _sharded(life: Life) -> bool:
 def _where(
     base: Life, before: list[Life], first: Step, comparable: Comparable
 ) -> tuple[int | None, Sequence[Step]]:
-    """Where a life went on, and the steps that it should repeat and continue."""
+    """Where a life continued, and the steps that it should repeat and continue."""
     if comparable.reproducible:
         return place(base.first.steps, first), base.first.steps
     # only the struck life itself did the steps that this one should repeat
@@ -200,7 +212,7 @@ def _where(
 
 
 def _after(life: Life, earlier: Sequence[Step], first: Step) -> tuple[int | None, Sequence[Step]]:
-    """Where among the steps of `life`, or right after them, another one goes on; and all steps.
+    """Where among the steps of `life`, or right after them, another one continues; and all steps.
 
     earlier  those before the life's own
     """
@@ -240,26 +252,6 @@ def _matters(base: Process, life: Process, at: int, comparable: Comparable) -> b
     return first_difference(base.steps, life.steps, at, ignored) is not None
 
 
-def _judge_end(outcome: Outcome, base: Life, life: Life, at: int) -> None:
-    """What is left when a life has trained to its end."""
-    total, reached = len(base.first.steps), at + len(life.first.steps)
-    same = outcome.identical
-    _judge_length(outcome, reached, total)
-    ends = base.first.end, life.first.end
-    if same and reached == total and None not in ends and ends[0] != ends[1]:
-        outcome.identical = False
-        outcome.problems.append(Problem("state-lost", Difference(total + 1, ["weights"])))
-
-
-def _judge_length(outcome: Outcome, reached: int, total: int) -> None:
-    if reached == total:
-        return
-    outcome.identical = False
-    code = "steps-missing" if reached < total else "steps-repeated"
-    text = f"the run ended after {reached} steps, the undisturbed one after {total}"
-    outcome.problems.append(Problem(code, text=text))
-
-
 # --- what a fault makes of a problem --------------------------------------------------------------
 
 
@@ -283,31 +275,3 @@ def _under(fault: Fault, problem: Problem, struck: Life) -> Problem:
 def _in_a_file(problem: Problem) -> bool:
     """Files hold no batches and no draws: such a loss isn't due to a damaged one."""
     return problem.difference is None or problem.difference.cause in CARRIED
-
-
-# --- signals --------------------------------------------------------------------------------------
-
-
-def _judge_stop(outcome: Outcome, struck: Life, total: int) -> None:
-    """How a job took a signal that announces its end."""
-    name = signal.Signals(outcome.fault.spec["number"]).name
-    after = outcome.reached - outcome.fault.step
-    finished = outcome.reached >= total
-    if struck.grace_over:
-        seconds = outcome.fault.spec["grace"]
-        text = f"{after} more steps in {seconds:.0f} s, then SIGKILL"
-        outcome.problems.append(Problem("ignores-signal", text=text))
-    elif finished and after >= TOO_FAR:
-        text = f"it trained its last {after} steps after {name}; a longer job is killed on the way"
-        outcome.problems.append(Problem("ignores-signal", text=text))
-    elif struck.status == 0 and not finished:
-        text = f"exit status 0 after {name}, {total - outcome.reached} steps before the end"
-        outcome.problems.append(Problem("exit-status", text=text))
-
-
-def _judge_work_at_signal(outcome: Outcome, struck: Life) -> None:
-    ignored = any(problem.code == "ignores-signal" for problem in outcome.problems)
-    if not ignored and outcome.lost:
-        name = signal.Signals(outcome.fault.spec["number"]).name
-        text = f"{outcome.lost} steps lost although {name} announced the end"
-        outcome.problems.append(Problem("no-save-at-signal", text=text))

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 
 from grader.audit.faults import FULL, KILL, POWER, TEAR
-from grader.audit.history import File, Life, Process, Saved
+from grader.audit.history import File, Life, Process, Saved, nameless
 from grader.audit.problems import Outcome, Problem
 
 SMALL = 0.1  # of the largest file's size: smaller files are no checkpoints
@@ -62,8 +62,21 @@ def judge_older(outcomes: list[Outcome], saves: dict[int, frozenset[str]]) -> No
             continue
         usable = saves.get(outcome.save)
         if usable in used and outcome.resumed < outcome.save:
-            text = f"continued from step {outcome.resumed}, not the save of step {outcome.save}"
-            outcome.problems.append(Problem("loses-more", text=text))
+            text = f"resumed from the save of step {outcome.resumed}, not of step {outcome.save}"
+            code = "power-loss-older" if outcome.fault.kind == POWER else "loses-more"
+            outcome.problems.append(Problem(code, text=text))
+
+
+def excuse_starts(outcomes: list[Outcome], saves: dict[int, frozenset[str]]) -> None:
+    """Removes "starts-over" where only logs had been written: nothing that any run resumed from."""
+    used = [saves[o.resumed] for o in outcomes if o.resumed in saves]
+    if not used:
+        return
+    needed = frozenset.intersection(*used)
+    for outcome in outcomes:
+        until = outcome.save or 0
+        if not any(needed <= files for step, files in saves.items() if step <= until):
+            outcome.problems = [p for p in outcome.problems if "starts-over" not in (p.code, p.was)]
 
 
 # --- values in checkpoints ------------------------------------------------------------------------
@@ -77,10 +90,11 @@ def judge_saved(outcome: Outcome, base: Life, again: Life, life: Life) -> None:
     if not outcome.identical:
         return
     stable = _equal_in(base.first, again.first)
-    for name, tensors in _changed(base.first, life.first, stable).items():
+    changed = _changed(base.first, life.first, stable, outcome.resumed)
+    for name, tensors in changed.items():
         wrong = tensors or TELLING.search(name)
         code = "saved-state-lost" if wrong else "saved-value-lost"
-        text = f"{name!r} in its checkpoints isn't what the undisturbed run saved at this step"
+        text = f"{name!r} isn't what the undisturbed run saved at the same step"
         outcome.problems.append(Problem(code, text=text, component=name))
 
 
@@ -94,23 +108,24 @@ def _equal_in(a: Process, b: Process) -> set[str]:
     return {key for key in keys if not EXPECTED.search(key)}
 
 
-def _changed(base: Process, life: Process, stable: set[str]) -> dict[str, bool]:
-    """Key -> does it hold tensors, of those in the last save that differ; {} if none is comparable.
+def _changed(base: Process, life: Process, stable: set[str], at: int | None) -> dict[str, bool]:
+    """Key -> does it hold tensors, of those that differ in any save.
 
-    Of the undisturbed run's saves, the one that agrees in most tensors was made at the same step.
+    Of the undisturbed run's saves at the same step, the one that agrees in most tensors is meant.
+    In a thread, a save may be some steps late: then one must agree in some.
     """
-    for saved in reversed(life.saved):
+    changed = {}
+    exact = not (base.asynchronous or at is None)
+    for saved in life.saved:
         alike = [other for other in base.saved if other.parts.keys() == saved.parts.keys()]
-        counts = [_agreeing(other, saved) for other in alike]
-        if not counts or not max(counts):
+        here = [other for other in alike if exact and other.step == saved.step + (at or 0)]
+        same = max(here or alike, key=lambda other: _agreeing(other, saved), default=None)
+        if same is None or not (here or _agreeing(same, saved)):
             continue
-        same = alike[counts.index(max(counts))]
-        return {
-            key: key in saved.tensors
-            for key in saved.parts
-            if key in stable and saved.parts[key] != same.parts[key]
-        }
-    return {}
+        for key in saved.parts.keys() & stable:
+            if saved.parts[key] != same.parts[key]:
+                changed[key] = key in saved.tensors
+    return changed
 
 
 def _agreeing(a: Saved, b: Saved) -> int:
@@ -132,8 +147,8 @@ def judge_leftovers(outcome: Outcome, base: Life, struck: Life, last: Life) -> N
         for event in struck.first.files
         if event.step == step and event.name.startswith(("torch.save begins", "open "))
     }
-    usual = {f.name for f in base.left}
-    left = [f for f in last.left if f.name in begun and f.name not in usual]
+    usual = {nameless(f.name) for f in base.left}
+    left = [f for f in last.left if f.name in begun and nameless(f.name) not in usual]
     # a name that a later save uses again isn't left over, and one without a number may be used
     fresh = [f for f in left if struck.began and f.written < last.began]
     if fresh:

@@ -19,7 +19,7 @@ from grader.audit import damage, enter, history
 from grader.audit.history import Life
 from grader.errors import UsageError
 from grader.harness import launcher, scratch
-from grader.harness.launch import for_guardian
+from grader.harness.launch import for_guardian, result_of
 from grader.harness.launcher import Launcher, Limits, Plain
 from grader.harness.sandbox import NONE
 
@@ -145,18 +145,18 @@ class Runner:
         folder = Path(job["path"]).parent
         began = time.monotonic()
         self.launcher.run([Path(job["path"])], seconds + 60)
-        result = _result(folder)
+        result = result_of(folder)
         first, *later = history.read(folder / "records")
         life = Life(
             ranks=first,
-            status=result.get("status"),
-            ended=result.get("ended"),
+            status=result["status"],
+            ended=result["ended"],
             seconds=time.monotonic() - began,
             tail=tail(folder / "output"),
             began=began,
             left=damage.listing(out, time.monotonic() - time.time()),
             # a launcher's status is that of its last start
-            later=[Life(ranks, result.get("status"), began=began) for ranks in later],
+            later=[Life(ranks, result["status"], began=began) for ranks in later],
         )
         everyone = [p for ranks in (first, *later) for p in ranks.values()]
         life.trouble = next((p.trouble for p in everyone if p.trouble), None)
@@ -204,15 +204,6 @@ class Runner:
 def _made(folder: Path) -> Path:
     folder.mkdir(exist_ok=True)
     return folder
-
-
-def _result(folder: Path) -> dict[str, Any]:
-    try:
-        result: dict[str, Any] = json.loads((folder / "result").read_text())
-    except (OSError, ValueError):
-        log = tail(folder / "guardian.log")
-        raise launcher.Lost(f"a life's guardian failed{': ' + log[-1] if log else ''}") from None
-    return result
 
 
 def tail(path: Path) -> list[str]:

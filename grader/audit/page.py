@@ -8,7 +8,7 @@ from pathlib import Path
 from shlex import join
 from typing import Any
 
-from grader.audit import findings, report
+from grader.audit import findings, report, words
 from grader.audit.problems import LOSS, LOUD, SILENT, Outcome
 from grader.audit.session import Audit
 from grader.report.html import render
@@ -32,6 +32,7 @@ def page(audit: Audit, command: list[str], made: datetime | None = None) -> str:
         rows=rows,
         findings=audit.findings,
         harms=findings.HARMS,
+        steps=words.steps,
         classes=CLASSES,
         runs=[(outcome, _run(outcome, total)) for outcome in audit.outcomes],
         made=(made or datetime.now()).astimezone().strftime("%Y-%m-%d %H:%M %z"),
@@ -47,7 +48,7 @@ def _run(outcome: Outcome, total: int) -> dict[str, Any]:
         first = reached if lane.first is None else lane.first
         to = first + lane.steps
         marks = [{"kind": "save", "step": s, "text": f"save after step {s}"} for s in lane.saves]
-        if number:
+        if number and lane.first is not None:
             marks.append({"kind": "resume", "step": first, "text": f"resumed after step {first}"})
         if number < len(outcome.lanes) - 1:
             marks.append({"kind": "fault", "step": to, "text": outcome.fault.title})

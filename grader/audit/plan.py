@@ -41,7 +41,7 @@ class Draw:
         if self.total < 2:
             return []
         inside = [fault for save in self._fullest() for fault in faults.at_events(save)]
-        torn = [fault for fault in inside if fault.kind == TEAR]
+        torn = sorted((f for f in inside if f.kind == TEAR), key=_size, reverse=True)
         whole = [fault for fault in inside if fault.kind == KILL]
         self.random.shuffle(whole)
         chosen = self.random.choice(self.later)
@@ -89,7 +89,8 @@ class Draw:
     def _disk_full(self) -> list[Fault]:
         more = max(1, min(2, self.interval - 1))
         saves = [save for save in self._fullest() if save.step + more < self.total]
-        return [fault for save in saves for fault in faults.disk_full(save, more)]
+        found = [fault for save in saves for fault in faults.disk_full(save, more)]
+        return sorted(found, key=_size, reverse=True)
 
     def _ranks(self) -> list[Fault]:
         found = []
@@ -115,6 +116,11 @@ class Draw:
             kinds.setdefault(save.files, []).append(save)
         chosen = [same[len(same) // 2 :][0] for same in kinds.values()]
         return sorted(chosen, key=lambda save: -len(save.events))
+
+
+def _size(fault: Fault) -> int:
+    """Of the file that it strikes: the largest is the checkpoint, others may be logs."""
+    return int(fault.spec["size"])
 
 
 def _without_repeats(found: Iterable[Fault]) -> list[Fault]:

@@ -48,7 +48,7 @@ def states(out: Path, do: Callable[[], None], base: Life, seconds: float) -> Pow
     except (recorder.Unavailable, recorder.Incomplete) as e:
         return Power(why_not=str(e))
     if record.ended[0].late:
-        return Power(why_not="the job is too slow while its system calls are recorded")
+        return Power(why_not=f"recording its system calls took more than {seconds:.0f} s")
     if record.ended[0].status != 0:
         return Power(why_not="the job failed while its system calls were recorded")
     saves = [save for save in base.first.saves() if save.step < len(base.first.steps)]

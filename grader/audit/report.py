@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.text import Text
 
-from grader.audit import findings
+from grader.audit import findings, words
 from grader.audit.faults import POWER
 from grader.audit.findings import HARMS, Finding
 from grader.audit.problems import LOSS, LOUD, NOTE, SILENT, Outcome
@@ -37,7 +37,7 @@ def show(out: Console, audit: Audit) -> None:
         _row(out, label, text)
     if audit.comparable:
         lines = findings.unfair(audit.comparable)
-        for label, line in zip(["unfair", "", "", ""], lines, strict=False):
+        for label, line in zip(["varies", "", "", ""], lines, strict=False):
             _row(out, label, line)
     if audit.outcomes:
         _show_table(out, audit.outcomes)
@@ -47,10 +47,12 @@ def show(out: Console, audit: Audit) -> None:
     for finding in audit.findings:
         _show_finding(out, finding)
     if audit.untried:
-        _row(out, "not tried", f"{len(audit.untried)} more faults; a larger --budget tries them")
+        more = "more " if audit.outcomes else ""
+        left = f"{len(audit.untried)} {more}fault{'s' * (len(audit.untried) != 1)}"
+        _row(out, "not tried", f"{left}; with a larger --budget, more are tried")
     if audit.outcomes and not audit.findings:
         tried = sum(outcome.happened for outcome in audit.outcomes)
-        out.print(Text(f"\nNothing found under {tried} faults.", "bold green"))
+        out.print(Text(f"\nNothing found under {tried} fault{'s' * (tried != 1)}.", "bold green"))
 
 
 def facts(audit: Audit) -> list[tuple[str, str]]:
@@ -63,12 +65,17 @@ def facts(audit: Audit) -> list[tuple[str, str]]:
     at = [save.step for save in saves]
     shown = ", ".join(map(str, at[:8])) + (", ..." if len(at) > 8 else "")
     found = [
-        ("seen", f"{steps} steps{ranks} in {base.seconds:.1f} s"),
-        ("saves", f"after step {shown}" if at else "no file event below {out} after a step"),
+        ("seen", f"{words.steps(steps)}{ranks} in {base.seconds:.1f} s"),
+        (
+            "saves",
+            f"after step {shown}" if at else "none: nothing was written below {out} after a step",
+        ),
         ("probe", probe_cost(audit)),
     ]
     if audit.comparable and audit.comparable.reproducible:
-        found.append(("fair", "two undisturbed runs are equal, bit for bit, at every step"))
+        found.append(
+            ("repeatable", "two undisturbed runs are identical, bit for bit, at every step")
+        )
     if audit.power:
         found.append(("power loss", audit.power.says(states(audit))))
     return found
@@ -82,11 +89,11 @@ def states(audit: Audit) -> int:
 def probe_cost(audit: Audit) -> str:
     """What the probe takes, and whether it looks at every step."""
     per_step = 1000 * audit.base.first.cost / max(1, len(audit.base.first.steps))
-    text = f"{per_step:.1f} ms a step"
+    text = f"{per_step:.1f} ms per step"
     if audit.runner.every > 1:
         text += (
-            f", too much for the job's steps: after the first run it looks at one step in "
-            f"{audit.runner.every} and at those after a save; others are only counted"
+            f", more than a tenth of a step: all runs after the first record one step in "
+            f"{audit.runner.every} and the steps after a save, and only count the others"
         )
     return text
 
@@ -133,7 +140,7 @@ def work_lost(outcomes: list[Outcome]) -> str:
     seconds = [o.seconds_lost for o in outcomes if o.seconds_lost is not None]
     if not steps:
         return "-"
-    text = f"{max(steps)} step{'s' * (max(steps) != 1)}"
+    text = words.steps(max(steps))
     return f"{text}, {max(seconds):.2g} s" if seconds else text
 
 
@@ -148,10 +155,10 @@ def _show_finding(out: Console, finding: Finding) -> None:
     for line in finding.printed:
         _row(out, "printed", escaped(line))
     _row(out, "means", finding.means)
-    _row(out, "mend", finding.mend)
+    _row(out, "fix", finding.fix)
     if more := finding.faults[1:]:
         shown = "; ".join(more[:SHOWN]) + ("; ..." if len(more) > SHOWN else "")
-        _row(out, "also", f"under {len(more)} more: {shown}")
+        _row(out, "also", f"under {len(more)} more fault{'s' * (len(more) != 1)}: {shown}")
 
 
 def _row(out: Console, label: str, text: str) -> None:

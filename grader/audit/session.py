@@ -10,7 +10,17 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
-from grader.audit import compare, damage, findings, judge, judge_files, plan, power, problems
+from grader.audit import (
+    compare,
+    damage,
+    findings,
+    judge,
+    judge_ends,
+    judge_files,
+    plan,
+    power,
+    problems,
+)
 from grader.audit.compare import Comparable
 from grader.audit.faults import DAMAGE, ELASTIC, GRACE, POWER, TWICE, WARNED, Fault
 from grader.audit.findings import Finding
@@ -86,6 +96,7 @@ class Audit:
         finally:  # Ctrl-C, too: what is known so far is judged
             saves = {save.step: save.files for save in self.base.first.saves()}
             if not self.base.first.asynchronous:
+                judge_files.excuse_starts(self.outcomes, saves)
                 judge_files.judge_older(self.outcomes, saves)
             problems.settle(self.outcomes)
 
@@ -94,7 +105,7 @@ class Audit:
         cost = sum(map(self._cost, self.untried))
         self.say(
             f"fault {number} of {number - 1 + len(self.untried)}: {fault.title}"
-            f"  (about {min(self.left, cost):.0f} s left)"
+            f"  (about {min(self.left, cost):.0f} s to go)"
         )
 
     # --- undisturbed
@@ -105,8 +116,8 @@ class Audit:
         self.base = self._undisturbed()
         self.runner.every = sampling(self.base)
         self.say(
-            f"undisturbed run: {len(self.base.first.steps)} steps, {self.base.seconds:.1f} s; "
-            "the same again"
+            f"undisturbed run: {len(self.base.first.steps)} steps in {self.base.seconds:.1f} s; "
+            "the same run again"
         )
         self.again = self._undisturbed()
         self.comparable = compare.compare_undisturbed(self.base, self.again)
@@ -115,26 +126,16 @@ class Audit:
 
     def _undisturbed(self) -> Life:
         if self.left <= 0:
-            raise CannotJudge("the budget ran out before two undisturbed runs had ended")
+            raise CannotJudge("the budget ran out before two undisturbed runs were done")
         out = self.runner.new_run(self.left)
-        life = self.runner.start(out, self.left)
+        known = len(self.base.first.steps)  # of the first run, if this is the second one
+        seconds = min(self.left, self._most()) if known else self.left
+        life = self.runner.start(out, seconds)
         scratch.remove(out.parent)
-        if life.ended == "wall":
-            raise CannotJudge(
-                "an undisturbed run doesn't end within the budget; give a larger --budget, or let "
-                "the job train fewer steps"
-            )
-        if life.ended or life.status != 0:
-            how = f"ended by the limit of {life.ended}" if life.ended else f"status {life.status}"
-            raise CannotJudge(f"the undisturbed run failed ({how})", life.tail)
-        if life.trouble:
-            raise CannotJudge(f"the probe failed: {life.trouble}")
-        if len(life.first.steps) < 2:
-            raise CannotJudge(
-                f"{len(life.first.steps)} optimizer steps were seen, and at least 2 are needed; "
-                "the job must use torch.optim, in a Python that reads PYTHONPATH (no -I, no -E)",
-                life.tail,
-            )
+        if known and len(life.first.steps) == known and (life.ended or life.status != 0):
+            self.undisturbed_problems.append(judge_ends.after_the_last_step(life))
+        elif why := _why_not(life, seconds):
+            raise CannotJudge(why, life.tail)
         return life
 
     # --- faults
@@ -161,7 +162,7 @@ class Audit:
         finally:
             scratch.remove(out.parent)
         if any(life.ended == "wall" for life in lives) and self.left <= 0:
-            why = "the budget was over"
+            why = "the budget ran out"
         trouble = next((life.trouble for life in lives if life.trouble), None)
         if trouble:
             why = f"the probe failed: {trouble}"
@@ -210,6 +211,29 @@ class Audit:
         finally:
             scratch.remove(out.parent)
         return self.power.faults
+
+
+def _why_not(life: Life, seconds: float) -> str:
+    """Why an undisturbed run is of no use; empty if it is."""
+    steps = len(life.first.steps)
+    if life.ended == "wall":
+        quiet = life.began + life.seconds - life.first.steps[-1].time if steps else 0.0
+        if quiet > max(SHORTEST, life.seconds / 2):
+            return f"an undisturbed run did {steps} steps, then nothing for {quiet:.0f} s: it hangs"
+        return (
+            f"an undisturbed run didn't finish in {seconds:.0f} s: use a larger --budget, or train "
+            "fewer steps"
+        )
+    if life.ended or life.status != 0:
+        return f"the undisturbed run failed ({judge_ends.how(life)})"
+    if life.trouble:
+        return f"the probe failed: {life.trouble}"
+    if steps < 2:
+        return (
+            f"{steps} optimizer steps were seen, and at least 2 are needed; the job must use "
+            "torch.optim, in a Python that reads PYTHONPATH (no -I, no -E)"
+        )
+    return ""
 
 
 def sampling(base: Life) -> int:

@@ -1,4 +1,4 @@
-"""What each problem of an audit means, what mends it, and where the course shows how."""
+"""What each problem of an audit means, what fixes it, and where the course shows how."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from grader.checks.lost_state import MEANINGS
 class Words:
     title: str
     means: str
-    mend: str
+    fix: str
     task: str = ""  # of an exercise
     shows: str = ""  # what in templates/checkpoint_utils.py shows how
 
 
 RESUME = "CheckpointManager.resume"
 STEP_BY_STEP = "save the position in the epoch with the weights"
-OLDER = "keep an older checkpoint, check each one by a checksum, and fall back to an intact one"
+OLDER = "keep an older checkpoint, verify checksums, and fall back to one that is intact"
 SAFE_WRITE = "write to a temporary file, sync it, rename it, sync the folder"
 
 BY_CODE = {
     "starts-over": Words(
-        "starts over from step 0, without an error",
+        "starts over from step 0 without an error",
         "all work before the fault is lost, and the log looks like a normal start",
-        "load the newest checkpoint at every start, and raise an error if there are some and none "
-        "can be read",
+        "load the newest checkpoint at every start; if there are some and none can be read, raise "
+        "an error",
         "ex01.3",
         RESUME,
     ),
     "ends-early": Words(
-        "ends without training the rest, with exit status 0",
-        "a scheduler takes the job for finished; the model isn't trained to its end",
-        "save the number of steps done, and compare it with the goal",
+        "exits with status 0 after a restart, without training the rest",
+        "the scheduler thinks that the job is done, and the model isn't fully trained",
+        "save the number of finished steps, and compare it with the goal",
         "ex04.3",
         RESUME,
     ),
@@ -44,139 +44,171 @@ BY_CODE = {
         "ex01.1",
         RESUME,
     ),
+    "not-trained": Words(
+        "trains nothing after a resume",
+        "the optimizer still holds the parameters of a model that was replaced: the steps don't "
+        "change the model",
+        "build the optimizer from the model that you train, and load the checkpoint into it",
+        "ex01.1",
+        RESUME,
+    ),
     "damage-unnoticed": Words(
         "loads a damaged checkpoint without an error",
-        "training continues from a state that no step ever had, and nobody knows",
+        "training continues from a state that never existed, and nothing says so",
         OLDER,
         "ex04.1",
         "read_file",
     ),
     "flip-unnoticed": Words(
         "doesn't notice a flipped bit in a checkpoint",
-        "torch.load verifies no checksum: a disk or a network that flips a bit changes the weights",
-        "save a checksum with each file, and compare it before you load",
+        "torch.load verifies no checksum: if a disk or a network flips a bit, the weights change",
+        "save a checksum with each file, and verify it before you load the file",
         "ex04.1",
         "read_file",
     ),
     "power-loss-silent": Words(
-        "a power loss in a save loses more than the save, without an error",
+        "a power loss during a save loses more than that save, without an error",
         "after a power failure the job continues from the wrong state, and the log looks normal",
         SAFE_WRITE,
         "ex01.3",
         "write_file",
     ),
     "steps-missing": Words(
-        "skips steps, and ends with exit status 0",
-        "part of the data is never trained on, or the schedule ends too early",
+        "skips steps and exits with status 0",
+        "some data is never trained on, or the schedule ends too early",
         STEP_BY_STEP,
         "ex01.4",
         "ResumableSampler",
     ),
     "steps-repeated": Words(
         "trains more steps than the undisturbed run",
-        "part of the work is done twice: a counter isn't restored",
+        "some work is done twice, because a counter isn't restored",
         STEP_BY_STEP,
         "ex01.4",
         "ResumableSampler",
     ),
     "saved-state-lost": Words(
-        "loses what it saves: {component}",
-        "the resumed run trains the same weights, and its checkpoints hold another {component}: "
-        "what you evaluate or deploy may be that",
-        "restore {component} from the checkpoint when you resume",
+        "doesn't restore what it saves: {component}",
+        "the resumed run trains the same weights, but saves a different {component}, which may be "
+        "what you evaluate or deploy",
+        "save all that {component} depends on, and restore it when you resume",
         "ex01.1",
         RESUME,
     ),
     "saved-value-lost": Words(
         "a value in its checkpoints differs after a resume: {component}",
-        "it changes no weights within this run; logs and decisions may depend on it",
-        "restore {component} from the checkpoint when you resume",
+        "it doesn't change the weights in this run, but logs and decisions may depend on it",
+        "save all that {component} depends on, and restore it when you resume",
         "ex01.1",
         RESUME,
     ),
     "no-restart": Words(
-        "can't be started again",
-        "somebody has to find out why and repair it by hand, at any time of day",
-        "write to a temporary file, sync it, rename it; keep an older checkpoint and fall back "
-        "to it",
+        "can't restart",
+        "somebody has to find the cause and repair it by hand, at any time of day",
+        "fix the error that the relaunch prints; if a file is incomplete: write to a temporary "
+        "file, sync it, rename it, and keep an older checkpoint to fall back to",
         "ex01.3",
         "write_file",
     ),
     "damaged-newest": Words(
-        "can't be started again when its newest checkpoint is damaged",
-        "an older checkpoint is there, and the job uses it only if somebody deletes the newest",
+        "can't restart when its newest checkpoint is damaged",
+        "there is an older checkpoint, but the job uses it only if somebody deletes the newest one",
         OLDER,
         "ex04.1",
         RESUME,
     ),
     "only-checkpoint": Words(
-        "keeps a single checkpoint",
-        "when this file is damaged, all work is lost",
+        "keeps only one checkpoint",
+        "if it is damaged, all work is lost",
         OLDER,
         "ex01.5",
         "CheckpointDirectory.prune",
     ),
     "power-loss-stops": Words(
-        "can't be started again after a power loss in a save",
-        "the file had its name before its bytes were on the disk: after a power failure it is "
-        "empty or torn",
+        "can't restart after a power loss during a save",
+        "the file had its name before its contents were on the disk, so a power failure leaves it "
+        "empty or incomplete",
         SAFE_WRITE,
         "ex01.3",
         "write_file",
     ),
     "hangs": Words(
-        "hangs when it is started again",
-        "it holds its machines and does nothing, until its time limit",
-        "let every rank know if one of them can't load",
+        "hangs after a restart",
+        "it holds its machines and does nothing until its time limit",
+        "if one rank can't load, let all ranks know, so that all of them stop",
         "ex02.5",
         RESUME,
     ),
+    "hangs-at-exit": Words(
+        "hangs after its last step",
+        "training is done, but the job holds its machines until its time limit",
+        "end all threads and the data loader's workers, and call destroy_process_group() while "
+        "the DDP model still exists",
+        "ex02.5",
+        "CheckpointManager.__exit__",
+    ),
+    "fails-at-exit": Words(
+        "fails after its last step",
+        "training is done, but the scheduler thinks that the job failed, and may run it again",
+        "fix the error that it prints; if there is none, call destroy_process_group() while the "
+        "DDP model still exists",
+        "ex02.5",
+        "CheckpointManager.__exit__",
+    ),
     "rank-loss-hangs": Words(
         "hangs when one rank dies",
-        "the other ranks wait for the dead one and hold their machines, until the time limit",
-        "start the ranks with torchrun, which ends all of them, or give collectives a timeout",
+        "the other ranks wait for the dead one and hold their machines until the time limit",
+        "start the ranks with torchrun, which stops all of them, or give collectives a timeout",
         "ex02.5",
         "_Ranks.together",
     ),
     "loses-more": Words(
         "continues from an older checkpoint than the newest complete one",
         "a fault costs more than the time since the last save",
-        "write the new checkpoint beside the old one, and delete the old one afterwards",
+        "write the new checkpoint next to the old one, and delete the old one only afterwards",
         "ex01.3",
         "CheckpointDirectory.commit",
     ),
+    "power-loss-older": Words(
+        "a power loss takes a checkpoint that was complete",
+        "the file had its name before its contents were on the disk, so the job has to use an "
+        "older checkpoint",
+        SAFE_WRITE,
+        "ex01.3",
+        "write_file",
+    ),
     "ignores-signal": Words(
-        "ignores the signal that announces its end",
-        "the grace is wasted, and the work since the last save is lost",
-        "let a handler set a flag, and check it after each step",
+        "ignores the signal that tells it to stop",
+        "the grace period is wasted, and the work since the last save is lost",
+        "set a flag in a signal handler, and check it after each step",
         "ex03.1",
         "StopSignal",
     ),
     "exit-status": Words(
-        "says that it is done when it isn't",
-        "a scheduler that goes by the exit status doesn't run the job again",
-        "exit with 75 after a preemption, and with 1 after an error",
+        "exits with status 0 when it isn't done",
+        "a scheduler that looks at the exit status doesn't run the job again",
+        "exit with status 75 after a preemption, and with 1 after an error",
         "ex03.2",
         "CheckpointManager.exit_status",
     ),
     "no-save-at-signal": Words(
-        "doesn't save when its end is announced",
+        "doesn't save when a signal tells it to stop",
         "each preemption costs the work since the last save",
-        "finish the step, save and exit when SIGTERM or SIGUSR1 comes",
+        "on SIGTERM or SIGUSR1, finish the step, save, and exit",
         "ex03.2",
         "StopSignal",
     ),
     "leftovers": Words(
         "leaves files of interrupted saves behind",
-        "each crash in a save costs disk space, until the disk is full",
-        "delete the temporary files of earlier lives at the start",
+        "each crash during a save costs disk space, until the disk is full",
+        "at the start, delete the temporary files of earlier runs",
         "ex01.3",
         "CheckpointDirectory.clear_leftovers",
     ),
     "disk-grows": Words(
         "keeps every checkpoint",
-        "a long run fills the disk, and then no save works",
-        "keep the newest two or three, and delete the others after a save",
+        "a long run fills the disk, and then every save fails",
+        "after each save, delete all but the newest two or three",
         "ex01.5",
         "CheckpointDirectory.prune",
     ),
@@ -190,36 +222,57 @@ LOST = {
     "learning rate": Words(
         "",
         "the learning-rate schedule is at the wrong step: the resumed run uses other rates",
-        "save and load scheduler.state_dict()",
+        "save scheduler.state_dict() after the scheduler's step, and load it when you resume",
         "ex01.1",
         RESUME,
     ),
     "gradient scaler": Words(
         "",
-        "mixed precision starts again with its first scale: steps overflow and are skipped, or "
-        "small gradients vanish",
+        "mixed precision restarts with its initial scale: steps overflow and are skipped, or small "
+        "gradients vanish",
         "save and load scaler.state_dict()",
         "ex01.1",
         RESUME,
     ),
     "averaged weights": Words(
         "",
-        "the average of the weights starts again: what you evaluate or deploy forgets most of "
-        "the run",
-        "save and load the averaged model's state_dict(), with its count of updates",
+        "the average of the weights restarts: the model that you evaluate or deploy has forgotten "
+        "most of the run",
+        "save and load the averaged model's state_dict(), including its count of updates",
+        "ex01.1",
+        RESUME,
+    ),
+    "accumulated gradients": Words(
+        "",
+        "the gradients of the batches before the save are lost: the first step after the resume "
+        "uses only some of its batches",
+        "save only right after an optimizer step, or save the gradients, too",
+        "ex01.1",
+        RESUME,
+    ),
+    "gradients": Words(
+        "",
+        "weights, optimizer, and batch are the same, and the gradients differ: the loss depends on "
+        "something else",
+        "save all that the loss depends on, such as a target network or a teacher, hidden states, "
+        "or a weight of the loss that changes",
         "ex01.1",
         RESUME,
     ),
     "batch": Words(
         "",
-        "the resumed run trains on other samples: it repeats some, and never sees others",
-        "save the sampler's order and position",
+        "the resumed run trains on other samples: it repeats some and never sees others",
+        "save the order of the samples and the position in it",
         "ex01.4",
         "ResumableSampler",
     ),
 }
 GENERATOR = Words("", "", "save and restore this generator's state", "ex01.2", "set_rng_state")
 OTHERWISE = Words("", "", "find what this step depends on, and save it", "ex01.1", RESUME)
+
+
+def steps(number: int) -> str:
+    return f"{number} step{'s' * (number != 1)}"
 
 
 def of(code: str, component: str) -> Words:
@@ -231,9 +284,9 @@ def of(code: str, component: str) -> Words:
             words = LOST.get(component, OTHERWISE)
         usual = ("the resumed run isn't the run that was interrupted", "")
         means = words.means or MEANINGS.get(component, usual)[0]
-        return Words(f"loses state: {component}", means, words.mend, words.task, words.shows)
+        return Words(f"loses state: {component}", means, words.fix, words.task, words.shows)
     words = BY_CODE[code]
-    title, means, mend = (
-        text.replace("{component}", component) for text in (words.title, words.means, words.mend)
+    title, means, fix = (
+        text.replace("{component}", component) for text in (words.title, words.means, words.fix)
     )
-    return Words(title, means, mend, words.task, words.shows)
+    return Words(title, means, fix, words.task, words.shows)

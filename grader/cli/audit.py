@@ -44,8 +44,14 @@ class Duration(click.ParamType):  # type: ignore[type-arg]  # click 8.1's has no
 
 
 @click.command("audit", context_settings={"ignore_unknown_options": False})
-@click.option("--resume-command", metavar="COMMAND", help="Resumes the job, if COMMAND doesn't.")
-@click.option("--setup", metavar="COMMAND", help="Runs before each run's first start.")
+@click.option(
+    "--resume-command",
+    metavar="COMMAND",
+    help="The command that resumes the job, if it's another one.",
+)
+@click.option(
+    "--setup", metavar="COMMAND", help="A command to run before the first start of each run."
+)
 @click.option(
     "--budget",
     type=Duration(),
@@ -61,7 +67,7 @@ class Duration(click.ParamType):  # type: ignore[type-arg]  # click 8.1's has no
     "--reproducer",
     metavar="DIR",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Write a shell script for each finding into DIR.",
+    help="For each finding, write a shell script that reproduces it into DIR.",
 )
 @click.option(
     "--fail-on",
@@ -77,7 +83,11 @@ class Duration(click.ParamType):  # type: ignore[type-arg]  # click 8.1's has no
     help="Also resume on N ranks (torchrun, accelerate launch).",
 )
 @click.option("--only", metavar="TEXT", help="Try only faults with TEXT in their name.")
-@click.option("--seed", type=click.IntRange(0, 2**31), help="Draws the faults.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**31),
+    help="Seed for choosing faults; without it, each audit chooses others.",
+)
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def command(
     resume_command: str | None,
@@ -98,8 +108,8 @@ def command(
 
     grade audit -- python train.py --out_dir {out}
 
-    {out} stands for the folder where your job writes its checkpoints: a new one for each run. The
-    script stays as it is. Exit status: 0 nothing found, 1 findings, 2 wrong usage, 3 nothing could
+    {out} stands for the folder where your job writes its checkpoints; each run gets a new one. Your
+    script isn't changed. Exit status: 0 nothing found, 1 findings, 2 wrong usage, 3 nothing could
     be judged.
     """
     words = list(command)
@@ -167,7 +177,7 @@ def _announce(out: Console, commands: Commands, folder: Path, budget: float, see
     if commands.setup:
         out.print(f"setup    {escaped(shlex.join(commands.setup))}", markup=False)
     out.print(
-        f"It runs this many times, kills it, and ends after {budget:.0f} s at most. "
+        f"This runs the command many times, kills it, and ends after {budget:.0f} s at most. "
         f"{{out}} is below {folder}. Seed {seed}.",
         markup=False,
     )

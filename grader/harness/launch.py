@@ -130,14 +130,15 @@ def run_prepared(
     Raises Lost if there is no reliable result.
     """
     launcher.run(jobs, limits.wall + PATIENCE, start)
-    results = [_result(job.parent) for job in jobs]
+    results = [result_of(job.parent) for job in jobs]
     for job, result in zip(jobs, results, strict=False):
         if result["status"] != 0 and shutil.disk_usage(job.parent).free < MIN_FREE:
             raise DiskFull(job.parent.parent)
     return results
 
 
-def _result(folder: Path) -> dict[str, Any]:
+def result_of(folder: Path) -> dict[str, Any]:
+    """What the guardian of a life in `folder` says of it; raises Lost without a whole result."""
     try:
         result: dict[str, Any] = json.loads(scratch.read(folder / "result", 1 << 16))
         if {"status", "ended", "wall", "cpu", "left_behind"} <= result.keys() and isinstance(

@@ -15,9 +15,9 @@ from .directory import CheckpointDirectory
 from .durable import _fsync_path
 from .interfaces import CheckpointError
 from .lock import _Lock
-from .modules import _is_plain
 from .optimizers import Names
 from .packing import _Packed
+from .plain import _is_plain
 from .stateparts import _state_files
 from .tensorfile import _tensor_file
 from .writing import _write_files
@@ -75,7 +75,7 @@ def convert(source: str, directory: str, step: int, epoch: int, names: Sequence[
         raise CheckpointError(f"{source} holds no state of a part")
     progress: dict[str, Any] = {"epoch": epoch, "steps": step, "best": math.inf}
     progress |= {"world_size": 1, "gradients": False, "buffers": {}}
-    numbered = {name: _numbered(part) for name, part in parts.items()}
+    numbered = {name: _numbered(part, parts.get("model")) for name, part in parts.items()}
     about = {"converted": True, "parameters": {n: ps for n, (_, ps) in numbered.items() if ps}}
     states = {name: part for name, (part, _) in numbered.items()}
     packed = _Packed({"progress": progress, "about": about, **states})
@@ -114,7 +114,7 @@ def _other_key(value: Any, where: str) -> str | None:
     return next((found for k, v in inner if (found := _other_key(v, f"{where}.{k}"))), None)
 
 
-def _numbered(part: Any) -> tuple[Any, Names | None]:
+def _numbered(part: Any, model: Any) -> tuple[Any, Names | None]:
     """An optimizer's state by numbers, as its load_state_dict takes it, and the parameters' names.
 
     Shards have names instead, and DCP makes strings of numbers.
@@ -126,7 +126,8 @@ def _numbered(part: Any) -> tuple[Any, Names | None]:
     if all(isinstance(key, int) for key in keys):
         state = {int(key): values for key, values in part["state"].items()}
         return {**part, "state": state}, None
-    names = [[f"model.{key}" for key in group["params"]] for group in part["param_groups"]]
+    prefix = "model." if isinstance(model, dict) and all(key in model for key in keys) else ""
+    names = [[prefix + key for key in group["params"]] for group in part["param_groups"]]
     groups = [{**g, "params": [numbers[key] for key in g["params"]]} for g in part["param_groups"]]
     state = {numbers[key]: values for key, values in part["state"].items()}
     return {**part, "state": state, "param_groups": groups}, names

@@ -16,9 +16,7 @@ from .loading import _load_into
 from .modules import (
     _buffers_of,
     _digest_of_tensors,
-    _frozen_in,
     _gradients_of,
-    _is_plain,
     _load_buffers,
     _load_gradients,
     _plain_key,
@@ -27,10 +25,12 @@ from .modules import (
 )
 from .optimizers import _names_of
 from .packing import _Packed
+from .parameters import _compare_ties, _frozen_in, _left_out, _thaw, _tied_and_frozen
+from .plain import _is_plain, _refuse_shared
 from .ranks import _rank_and_world, _Ranks
 from .reporting import _quoted, _say
-from .sampler import ResumableSampler
-from .sharded import _read_shards, _shards_of
+from .sampler import ResumableSampler, _refuse_skips
+from .sharded import Modules, Optimizers, _read_shards, _sharded_parts, _shards_of
 
 _OWN = {"rng", "gradients", "module_gradients", "buffers", "module_buffers"}
 
@@ -47,7 +47,7 @@ class _Job:
         self.gradients, self.trainable_only = config.gradients, config.trainable_only
         self.frozen: dict[str, dict[str, Any]] = {}
         self._check_names()
-        self.sharded = False
+        self.shards: tuple[Modules, Optimizers] = ({}, {})
         self.about: dict[str, Any] | None = None
 
     def _check_names(self) -> None:
@@ -57,8 +57,8 @@ class _Job:
                 continue
             if not (hasattr(part, "state_dict") and hasattr(part, "load_state_dict")):
                 raise TypeError(
-                    f"'{name}' is a {type(part).__name__} without state_dict and "
-                    "load_state_dict: it can't be saved. Put plain values into a dict"
+                    f"'{name}' ({type(part).__name__}) has no state_dict and load_state_dict: it "
+                    "can't be saved. Put plain values into a dict"
                 )
         if twice := self.state.keys() & self.per_rank.keys():
             raise ValueError(f"{_quoted(twice)} is in state and in per_rank: use another name")
@@ -76,26 +76,20 @@ class _Job:
                 )
 
     def find_shards(self) -> None:
-        """Learn whether the model is sharded; TypeError for sharding that can't be saved."""
-        model = self.state.get("model")
-        for module in model.modules() if isinstance(model, torch.nn.Module) else ():
-            if hasattr(module, "unshard") and hasattr(module, "reshard"):
-                module.reshard()  # after a forward pass, FSDP2's parameters look unsharded
-        self.sharded = model is not None and any(hasattr(p, "to_local") for p in model.parameters())
-        if self.sharded and self.trainable_only:
+        """Learn which models are sharded; TypeError for sharding that can't be saved."""
+        self.shards = _sharded_parts(self.state)
+        if any(self.shards) and self.trainable_only:
             raise ValueError("trainable_only: a sharded model is saved as a whole")
-        if self.sharded and self.state.get("optimizer") is None:
-            raise ValueError(
-                "a sharded model is saved together with its optimizer: add it as 'optimizer'"
-            )
-        for name, part in self.state.items():
-            for module in part.modules() if isinstance(part, torch.nn.Module) else ():
+        for name, part in self.modules().items():
+            for module in part.modules():
                 if type(module).__name__ == "FullyShardedDataParallel":
                     raise TypeError(f"'{name}' is sharded with FSDP1: use fully_shard (FSDP2)")
-                if name != "model" and any(
-                    hasattr(p, "to_local") for p in module.parameters(recurse=False)
-                ):
-                    raise TypeError(f"'{name}' is sharded: only 'model' and its 'optimizer' can be")
+        if wrong := _sharded_parts(self.per_rank)[0]:
+            raise TypeError(f"{_quoted(wrong)} is sharded: put it into state, not into per_rank")
+
+    @property
+    def sharded(self) -> bool:
+        return bool(self.shards[0])
 
     def everything(self) -> dict[str, Any]:
         return self.state | self.per_rank
@@ -108,7 +102,7 @@ class _Job:
 
     def apart(self) -> set[str]:
         """Parts that are saved in shards."""
-        return {"model", "optimizer"} if self.sharded else set()
+        return {name for parts in self.shards for name in parts}
 
     # --- saving
 
@@ -117,17 +111,18 @@ class _Job:
         packed: dict[str, _Packed] = {}
         shards: dict[str, Any] = {}
         if self.sharded:
-            shards = _shards_of(self.state["model"], self.state["optimizer"])
+            shards = _shards_of(*self.shards)
             packed["shards"] = _Packed(shards, sharded=True)
         progress |= {"world_size": ranks.world, "gradients": self.gradients}
         modules = self.modules()
-        shared: dict[str, Any] = {"progress": progress, "about": self._about(modules)}
+        shared: dict[str, Any] = {"progress": progress, "about": None}
         own: dict[str, Any] = {"rng": rng_state()}
         for name, part in self.state.items():
             if name not in self.apart():
                 shared[name] = self._state_of(name, part)
         for name, part in self.per_rank.items():
             own[name] = self._state_of(name, part)
+        shared["about"] = self._about(modules)  # after the states: they say what they leave out
         # what isn't in a state_dict (persistent=False); running means differ from rank to rank
         held = shared | own | shards
         progress["buffers"] = {n: _buffers_of(m, held[n]) for n, m in modules.items()}
@@ -138,6 +133,9 @@ class _Job:
         packed["own"] = _Packed(own)
         if ranks.rank == 0:
             packed["shared"] = _Packed(shared)
+        dicts = [n for n, p in self.everything().items() if type(p) is dict]
+        for one in packed.values():
+            _refuse_shared(one, dicts, modules)
         return packed
 
     def _about(self, modules: Mapping[str, torch.nn.Module]) -> dict[str, Any]:
@@ -154,15 +152,17 @@ class _Job:
             for n, p in everything.items()
             if isinstance(p, torch.optim.Optimizer)
         }
-        frozen = {"frozen": self.frozen} if self.trainable_only else {}
-        return self.about | {"parameters": names} | frozen
+        frozen = {"frozen": self.frozen} if self.frozen else {}
+        return self.about | {"parameters": names} | _tied_and_frozen(modules) | frozen
 
     def _state_of(self, name: str, part: Any) -> Any:
         state = _state_of(part)
-        if not self.trainable_only or not isinstance(part, torch.nn.Module):
-            return state
-        frozen = _frozen_in(part)
-        if list(frozen) != self.frozen.get(name, {}).get("names"):  # else they haven't changed
+        if not isinstance(part, torch.nn.Module):
+            return _refuse_skips(name, part, state)
+        frozen = _left_out(name, part, state)
+        if self.trainable_only:
+            frozen = _frozen_in(part)
+        if list(frozen) != self.frozen.get(name, {}).get("names", []):  # else they haven't changed
             self.frozen[name] = {"names": list(frozen), "digest": _digest_of_tensors(frozen)}
         return {k: v for k, v in state.items() if k not in frozen}
 
@@ -194,8 +194,9 @@ class _Job:
     ) -> dict[str, Any]:
         """Put the state of the checkpoint `where` into the parts; return the job's progress."""
         self._compare(where, shared, own)  # before anything of the job changes
+        _thaw(shared.get("about", {}), self.modules())
         if self.sharded:
-            _read_shards(where / "shards", self.state["model"], self.state["optimizer"], ranks)
+            _read_shards(where / "shards", *self.shards, ranks)
             if shared["progress"].get("untouched"):  # earlier versions saved empty moments
                 self.state["optimizer"].state.clear()
         about, modules = shared.get("about", {}), self.modules()
@@ -247,6 +248,7 @@ class _Job:
             )
         if own is not None and (missing := set(self.per_rank) - set(own)):
             raise Mismatch(f"{where} holds no per_rank {_quoted(missing)}")
+        _compare_ties(shared.get("about", {}), self.modules())
         for part, kind in shared.get("about", {}).get("kinds", {}).items():
             target = self.state.get(part, self.per_rank.get(part))
             if target is not None and type(target).__name__ != kind:

@@ -12,13 +12,12 @@ from .interfaces import Mismatch
 from .modules import (
     _compare_types,
     _digest_of_tensors,
-    _fill,
-    _frozen_in,
-    _is_plain,
     _plain_key,
     bare,
 )
-from .optimizers import _load_optimizer, _names_of
+from .optimizers import _load_optimizer, _parameters_of
+from .parameters import _frozen_in
+from .plain import _fill, _is_plain
 
 
 def _load_into(
@@ -45,7 +44,7 @@ def _load_into(
             state = collections.OrderedDict((own.get(k, k), v) for k, v in state.items())
             frozen = about.get("frozen", {}).get(name)
             if frozen and frozen["names"]:
-                mine = _frozen_in(part)
+                mine = {n: p for n, p in _frozen_in(part).items() if n in frozen["names"]}
                 if list(mine) != frozen["names"] or _digest_of_tensors(mine) != frozen["digest"]:
                     raise Mismatch(
                         f"'{name}' was saved without its frozen parameters, and the job's aren't "
@@ -56,11 +55,12 @@ def _load_into(
                 name, {k: v for k, v in state.items() if isinstance(v, torch.Tensor)}, fresh
             )
             if (versions := about.get("versions", {}).get(name)) is not None:
-                state._metadata = {m: versions.get(_plain_key(m), {}) for m in fresh._metadata}
+                own_versions = getattr(fresh, "_metadata", {})
+                state._metadata = {m: versions.get(_plain_key(m), {}) for m in own_versions}
         if isinstance(part, torch.optim.Optimizer):
             saved = about.get("parameters", {}).get(name)
             exact = saved is not None and not about.get("converted")
-            _load_optimizer(part, state, saved, _names_of(part, modules), exact=exact)
+            _load_optimizer(part, state, saved, _parameters_of(modules), exact)
         elif _is_plain(part):
             _fill(part, state)
         elif part is not None:

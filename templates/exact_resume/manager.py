@@ -6,7 +6,9 @@ import atexit
 import logging
 import math
 import signal
+import sys
 import time
+import weakref
 from collections.abc import Mapping
 from dataclasses import replace
 from types import TracebackType
@@ -23,19 +25,21 @@ from .interfaces import (
     CheckpointError,
 )
 from .job import _Job
-from .lives import _Lives
+from .lives import _Lives, _tell_if_open
 from .lock import _Lock
 from .packing import _Packed
 from .policies import _Clock
-from .ranks import _Ranks, _require_group
+from .ranks import _Ranks, _require_group, _warn_of_restarts
 from .reporting import _say
-from .resuming import _newest_intact
+from .resuming import _newest_intact, _require_empty
 from .saving import _Saver
 from .signals import StopSignal, _end_workers
 
 
 class CheckpointManager:
     """Saves and resumes a training job. Make it after init_process_group; use it in `with`.
+
+    Where `with` doesn't fit, call close() in a `finally`; the first step() starts it.
 
     directory  all ranks must see it; no other job may write into it
     state      name -> object with state_dict and load_state_dict, or a dict, NumPy array, tensor or
@@ -69,6 +73,8 @@ class CheckpointManager:
         # a dead rank is noticed at once, whatever the timeout
         self.ranks = _Ranks(self.config.timeout)
         self.rank = self.ranks.rank
+        if self.rank == 0:
+            _warn_of_restarts()
         self.saver = _Saver(self.directory, self.config, self.lives.last.get("cost", 0.0))
         self.job.find_shards()
         self.epoch = self.steps = 0
@@ -78,13 +84,18 @@ class CheckpointManager:
         self.signal, self.clock = StopSignal(self.config.signals), _Clock(self.config)
         self.saved: tuple[int, int] | None = None
         # resume() or start_over() was called; training has begun; something was trained
-        self.resumed = self.begun = self.moved = False
+        self.started = self.resumed = self.begun = self.moved = False
 
     def __enter__(self) -> CheckpointManager:
+        self.started, self.outcome = True, None
         self.signal.__enter__()
         for sampler in self.job.samplers():
             sampler.at_start = self._begin
         return self
+
+    def close(self) -> None:
+        """What leaving the `with` block does. Call it in a `finally`, so that it sees an error."""
+        self.__exit__(*sys.exc_info())
 
     def __exit__(
         self,
@@ -92,6 +103,8 @@ class CheckpointManager:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if self.outcome is not None:  # close() within `with`
+            return
         self.outcome = FAILED
         atexit.register(_end_workers)
         for sampler in self.job.samplers():
@@ -113,25 +126,14 @@ class CheckpointManager:
             raise
         finally:
             self.saver.close()
-            self._note_outcome(interrupted=kind is KeyboardInterrupt)
+            if self.rank == 0:
+                note = self._progress() | {"interrupted": kind is KeyboardInterrupt}
+                note["reason"] = self.reason
+                self.lives.end(self.outcome, self.moved, self.begun, self.lock.take, note)
             self.signal.__exit__()
             if self.stopping:
                 self.signal.stay_deaf()
             self.lock.release()
-
-    def _note_outcome(self, interrupted: bool) -> None:
-        outcome, last = self.outcome, self.lives.last.get("outcome")
-        if outcome == DONE and not self.moved:
-            outcome = last or DONE  # it trained nothing: the last life's outcome still holds
-        # one that is asked to stop before its first step may have no other way to say so
-        asked = outcome == PREEMPTED and last != DONE
-        try:
-            if self.rank == 0 and (self.begun or (asked and self.lock.take())):
-                self.lives.note(
-                    **self._progress(), outcome=outcome, reason=self.reason, interrupted=interrupted
-                )
-        except OSError as e:  # don't hide the error that ended the job
-            _say(f"status.json can't be written: {e}")
 
     @property
     def exit_status(self) -> int:
@@ -203,8 +205,7 @@ class CheckpointManager:
             self.flush()
         if (signaled or any_over) and not self.stopping:
             self.stopping = True
-            end = f"the job's time ends at {time.ctime(self.clock.end_time)}" if over else "time"
-            self.reason = signal.Signals(int(signaled)).name if signaled else end
+            self.reason = signal.Signals(int(signaled)).name if signaled else self.clock.told()
             if self.rank == 0:
                 _say(f"stopping after step {self.steps}: {self.reason}", logging.INFO)
         if save and (due or late or self.stopping):
@@ -212,6 +213,9 @@ class CheckpointManager:
         return self.stopping
 
     def _moves(self) -> None:
+        if not self.started:
+            self.__enter__()
+            atexit.register(_tell_if_open, weakref.ref(self))
         if not self.moved:
             self._begin()
             self.ranks.together("training", lambda: self._capture() and None)  # what can't be saved
@@ -227,11 +231,8 @@ class CheckpointManager:
         """Refuse to train into others' checkpoints, beside another job, or in a crash loop."""
         if self.rank:
             return
-        if not self.resumed and (self.directory.names() or self.directory.names("best")):
-            raise CheckpointError(
-                f"{self.directory.path} holds checkpoints: call resume() before training, or "
-                "start_over() to move them aside"
-            )
+        if not self.resumed:
+            _require_empty(self.directory)
         self.lock.require()
         self.directory.clear_leftovers()
         self.lives.begin(self._progress(), self.config.max_stuck)

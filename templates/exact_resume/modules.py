@@ -8,9 +8,8 @@ from typing import Any
 import torch
 
 from .digest import CHUNK, _FileDigest
-from .generators import _generator_state, _is_generator, _set_generator
 from .interfaces import Mismatch
-from .optional import numpy
+from .plain import _is_plain, _plain_state
 from .tensorfile import _as_bytes, _memory
 
 
@@ -31,46 +30,17 @@ def _plain_key(key: str) -> str:
 def _versions(part: torch.nn.Module) -> dict[str, dict[str, Any]]:
     """Its modules' versions, by which load_state_dict converts what older ones saved."""
     return {
-        _plain_key(name): dict(about) for name, about in bare(part).state_dict()._metadata.items()
+        _plain_key(name): dict(about)
+        for name, about in getattr(bare(part).state_dict(), "_metadata", {}).items()
     }
 
 
 def _state_of(part: Any) -> Any:
     if isinstance(part, torch.nn.Module):
         return {_plain_key(k): v for k, v in bare(part).state_dict().items()}
-    if _is_generator(part):
-        return _generator_state(part)
-    return part if part is None or _is_plain(part) else part.state_dict()
-
-
-def _is_plain(part: Any) -> bool:
-    """Is it a dict, a NumPy array or a tensor, which are their own state, or a generator?"""
-    return _is_generator(part) or type(part) in (
-        dict,
-        torch.Tensor,
-        getattr(numpy, "ndarray", dict),
-    )
-
-
-def _fill(part: Any, state: Any) -> None:
-    """Put `state` into a part that is plain."""
-    if _is_generator(part):
-        _set_generator(part, state)
-    elif isinstance(part, dict):
-        part.clear()
-        part.update(state)
-    elif (part.shape, part.dtype) == (state.shape, state.dtype):
-        with torch.no_grad():
-            part[...] = state
-    else:
-        held, mine = ([str(t.dtype), list(t.shape)] for t in (state, part))
-        raise ValueError(f"the checkpoint holds {held}, the job {mine}")
-
-
-def _frozen_in(part: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Its parameters that training doesn't change."""
-    names = bare(part).named_parameters(remove_duplicate=False)
-    return {_plain_key(n): p.detach() for n, p in names if not p.requires_grad}
+    if part is None or _is_plain(part):
+        return _plain_state(part)
+    return part.state_dict()
 
 
 def _digest_of_tensors(tensors: Mapping[str, torch.Tensor]) -> str:

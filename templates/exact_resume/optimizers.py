@@ -11,7 +11,7 @@ import torch
 
 from .interfaces import Mismatch
 from .modules import _plain_key, bare
-from .reporting import _few
+from .reporting import _few, _say
 
 Names = list[list[str]]  # of an optimizer's parameters, in each of its groups
 
@@ -21,10 +21,22 @@ def _names_of(optimizer: torch.optim.Optimizer, modules: Mapping[str, torch.nn.M
 
     A loaded optimizer gets its state by these names, not by the parameters' order.
     """
+    return _names_among(optimizer, _parameters_of(modules))
+
+
+def _parameters_of(modules: Mapping[str, torch.nn.Module]) -> dict[str, torch.Tensor]:
+    """By their names in an optimizer's state."""
+    return {
+        f"{part}.{_plain_key(name)}": p
+        for part, module in modules.items()
+        for name, p in bare(module).named_parameters()
+    }
+
+
+def _names_among(optimizer: torch.optim.Optimizer, parameters: Mapping[str, torch.Tensor]) -> Names:
     known: dict[int, str] = {}
-    for part, module in modules.items():
-        for name, p in bare(module).named_parameters():
-            known.setdefault(id(p), f"{part}.{_plain_key(name)}")
+    for name, p in parameters.items():
+        known.setdefault(id(p), name)
     others: collections.Counter[str] = collections.Counter()
 
     def name_of(p: torch.Tensor) -> str:
@@ -37,14 +49,22 @@ def _names_of(optimizer: torch.optim.Optimizer, modules: Mapping[str, torch.nn.M
 
 
 def _load_optimizer(
-    part: torch.optim.Optimizer, state: Any, saved: Names | None, job: Names, exact: bool
+    part: torch.optim.Optimizer,
+    state: Any,
+    saved: Names | None,
+    parameters: Mapping[str, torch.Tensor],
+    exact: bool,
 ) -> None:
     """Load an optimizer's state_dict: each parameter's state by name, in type as it was saved.
 
-    saved   the names in the state's groups; None: it is from a version that didn't save any
-    exact   the state's tensors are on the devices where they belong
+    saved       the names in the state's groups; None: it is from a version that didn't save any
+    parameters  of the job's models, by name
+    exact       the state's tensors are on the devices where they belong
     """
     groups = state["param_groups"]
+    if saved is not None:
+        _add_groups(part, groups, saved, parameters)
+    job = _names_among(part, parameters)
     if saved is None and all("param_names" in g for g in [*groups, *part.param_groups]):
         saved, job = ([g["param_names"] for g in gs] for gs in (groups, part.param_groups))
     if saved is not None:
@@ -77,3 +97,22 @@ def _load_optimizer(
             elif (mine.dtype, mine.stride()) != (v.dtype, p.stride()):
                 new = torch.empty_like(p, dtype=v.dtype, requires_grad=False)
                 part.state[p][k] = new.copy_(v)
+
+
+def _add_groups(
+    part: torch.optim.Optimizer,
+    groups: list[dict[str, Any]],
+    saved: Names,
+    parameters: Mapping[str, torch.Tensor],
+) -> None:
+    """Add the groups that the saved job added while it trained (layers that it unfroze)."""
+    for n in range(len(part.param_groups), len(saved)):
+        held = {id(p) for g in part.param_groups for p in g["params"]}
+        added = [parameters[name] for name in saved[n] if name in parameters]
+        if len(added) < len(saved[n]) or any(id(p) in held for p in added):
+            return
+        names = groups[n].get("param_names")
+        part.add_param_group(
+            {"params": added if names is None else list(zip(names, added, strict=True))}
+        )
+        _say(f"added group {n} to the optimizer, as in the checkpoint: {_few(saved[n])}")

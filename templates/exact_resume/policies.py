@@ -39,6 +39,10 @@ class _Clock:
         # s that remain for training, reckoned up to the next check
         return self.end_time - time.time() - self.config.margin - 2 * cost - self.longest < 0
 
+    def told(self) -> str:
+        at = f" at {time.ctime(self.end_time)}" if self.end_time < math.inf else ""
+        return f"the job's time ends{at}"
+
     def is_late(self) -> bool:
         minutes = self.config.every_minutes
         return minutes is not None and time.monotonic() - self.saved_at > 60 * minutes

@@ -30,6 +30,17 @@ def _require_group() -> None:
         )
 
 
+def _warn_of_restarts() -> None:
+    """torch's own init_process_group fails when torchrun restarts ranks; better told now."""
+    restarts = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0))
+    if restarts and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        _say(
+            f"torchrun --max-restarts={restarts}: restarted ranks can't connect, because they get "
+            "the addresses of dead ones. Start torchrun with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 "
+            "in its environment"
+        )
+
+
 def _kind(error: BaseException) -> type[CheckpointError]:
     """As what it is raised on all ranks."""
     if isinstance(error, Mismatch):
@@ -55,15 +66,15 @@ class _Ranks:
         if self.on:
             self._await_others(timeout)
             self.group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout))
+            self.store.delete_key(self.keys[self.rank])  # all came; torchrun may keep the store
 
     made: ClassVar[int] = 0
 
     def _await_others(self, timeout: float) -> None:
         """new_group would wait for the ranks that never come, and not say for what."""
         _Ranks.made += 1
-        store = dist.distributed_c10d._get_default_store()
-        life = os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)  # torchrun keeps the store
-        keys = [f"exact_resume {life} {_Ranks.made} {rank}" for rank in range(self.world)]
+        self.store = store = dist.distributed_c10d._get_default_store()
+        self.keys = keys = [f"exact_resume {_Ranks.made} {rank}" for rank in range(self.world)]
         store.set(keys[self.rank], "")
         told = "every rank must make the CheckpointManager, not only one (no `if rank == 0`)"
         limit = min(timeout, 300.0)  # nobody saves yet, so a rank needn't be late by as much

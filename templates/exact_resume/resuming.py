@@ -64,3 +64,12 @@ def _read_parts(
     if job.sharded:
         directory.verify(name, slice(ranks.rank, None, ranks.world))
     parts.update(shared=shared, own=own)
+
+
+def _require_empty(directory: CheckpointDirectory) -> None:
+    """For a job that begins without resume()."""
+    if directory.names() or directory.names("best"):
+        raise CheckpointError(
+            f"{directory.path} holds checkpoints: call resume() before training, or start_over() "
+            "to move them aside"
+        )

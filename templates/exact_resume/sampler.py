@@ -115,3 +115,30 @@ class ResumableSampler:
                     f"{getattr(self, name)}"
                 )
         self.epoch, self.samples, self.resumed = state["epoch"], state["samples"], True
+
+
+def _refuse_skips(name: str, loader: Any, state: Any) -> Any:
+    """A loader's state; TypeError if torchdata couldn't continue from it.
+
+    torchdata 0.11 reads a data set without a state again and skips batches. It counts those that it
+    skipped twice, so a job that resumes more than once in an epoch would miss data.
+    """
+    if type(loader).__name__ == "StatefulDataLoader":
+        if isinstance(loader.dataset, torch.utils.data.IterableDataset):
+            found = list(_data_states(state))
+            if found and all(value is None for value in found) and not state["_iterator_finished"]:
+                raise TypeError(
+                    f"'{name}': the data set of this StatefulDataLoader has no state_dict and "
+                    "load_state_dict, so batches would be lost on resuming: add them, or skip "
+                    "batches with itertools.islice (docs/integrations.md)"
+                )
+    return state
+
+
+def _data_states(state: Any) -> Iterator[Any]:
+    """What torchdata has saved about a data set and its iterator, one for each worker."""
+    for key, value in state.items() if isinstance(state, dict) else ():
+        if key in ("dataset_state", "dataset_iter_state"):
+            yield value
+        else:
+            yield from _data_states(value)

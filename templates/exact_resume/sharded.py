@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,14 +13,51 @@ from .digest import digest_of
 from .durable import _fsync_path
 from .interfaces import Mismatch
 from .modules import _compare_types, _plain_key, bare
-from .optimizers import _load_optimizer, _names_of
+from .optimizers import _load_optimizer, _names_among, _parameters_of
 from .packing import _Packed
 from .ranks import _Ranks
 from .reporting import _few
 from .unpacking import _Unpacked
 
+Modules = Mapping[str, torch.nn.Module]
+Optimizers = Mapping[str, torch.optim.Optimizer]
 
-def _shards_of(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+
+def _sharded_parts(state: Mapping[str, Any]) -> tuple[Modules, Optimizers]:
+    """The sharded models, and the optimizers of their parameters."""
+    modules = {n: p for n, p in state.items() if isinstance(p, torch.nn.Module)}
+    for model in modules.values():
+        for module in model.modules():
+            if hasattr(module, "unshard") and hasattr(module, "reshard"):
+                module.reshard()  # after a forward pass, FSDP2's parameters look unsharded
+    sharded = {
+        n: m for n, m in modules.items() if any(hasattr(p, "to_local") for p in m.parameters())
+    }
+    theirs = {id(p) for m in sharded.values() for p in m.parameters()}
+    optimizers = {
+        n: part
+        for n, part in state.items()
+        if isinstance(part, torch.optim.Optimizer)
+        and any(id(p) in theirs for group in part.param_groups for p in group["params"])
+    }
+    return sharded, optimizers
+
+
+def _parameters_for(
+    optimizer: torch.optim.Optimizer, modules: Modules
+) -> Mapping[str, torch.Tensor]:
+    """The models' parameters by their names in the optimizer's state.
+
+    Without "model." if the optimizer has parameters of no other model.
+    """
+    ids = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    owners = {n: m for n, m in modules.items() if any(id(p) in ids for p in m.parameters())}
+    if list(owners) == ["model"]:
+        return {_plain_key(n): p for n, p in bare(owners["model"]).named_parameters()}
+    return _parameters_of(owners)
+
+
+def _shards_of(modules: Modules, optimizers: Optimizers) -> dict[str, Any]:
     """As torch's get_state_dict, except that it invents no state for parameters without any.
 
     Parameters have names instead of numbers: on another number of ranks, too.
@@ -27,37 +65,36 @@ def _shards_of(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict
     from torch.distributed.checkpoint.state_dict import get_model_state_dict
 
     # first: it reshards, and between forward and backward the module holds other parameters
-    weights = get_model_state_dict(model)
-    names = _names_of(optimizer, {"": model})
-    for group in names:
-        for n, name in enumerate(group):
-            if not name.startswith("."):
-                raise TypeError(f"the optimizer holds a parameter {name} that 'model' doesn't")
-            group[n] = name[1:]
+    states: dict[str, Any] = {name: get_model_state_dict(m) for name, m in modules.items()}
+    for name, optimizer in optimizers.items():
+        states[name] = _optimizer_shards(name, optimizer, modules)
+    return states
+
+
+def _optimizer_shards(
+    part: str, optimizer: torch.optim.Optimizer, modules: Modules
+) -> dict[str, Any]:
+    parameters = _parameters_for(optimizer, modules)
+    names = _names_among(optimizer, parameters)
+    for name in (name for group in names for name in group):
+        if name not in parameters:
+            raise TypeError(f"'{part}' holds a parameter {name} that no registered model has")
     whole = optimizer.state_dict()
     number = {
         n: name
         for group, ns in zip(whole["param_groups"], names, strict=True)
         for n, name in zip(group["params"], ns, strict=True)
     }
-    shapes = {name: p.shape for name, p in _named(model).items()}
     for n, values in whole["state"].items():
         for k, v in values.items() if n in number else ():
-            if hasattr(v, "to_local") and v.shape != shapes[number[n]]:
+            if hasattr(v, "to_local") and v.shape != parameters[number[n]].shape:
                 raise TypeError(
-                    f"'optimizer': {k} of {number[n]} is a DTensor of another shape than its "
+                    f"'{part}': {k} of {number[n]} is a DTensor of another shape than its "
                     "parameter: it can't be saved"
                 )
     state = {number.get(n, n): values for n, values in whole["state"].items()}
     groups = [{**g, "params": ns} for g, ns in zip(whole["param_groups"], names, strict=True)]
-    return {
-        "model": weights,
-        "optimizer": {"state": state, "param_groups": groups},
-    }
-
-
-def _named(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
-    return {_plain_key(n): p for n, p in bare(model).named_parameters()}
+    return {"state": state, "param_groups": groups}
 
 
 def _write_shards(path: Path, shards: _Packed, ranks: _Ranks) -> None:
@@ -83,9 +120,7 @@ def _seal_shards(path: Path, rank: int) -> dict[str, str]:
     return {f"shards/{f.name}": digest_of(f) for f in files}
 
 
-def _read_shards(
-    path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, ranks: _Ranks
-) -> None:
+def _read_shards(path: Path, modules: Modules, optimizers: Optimizers, ranks: _Ranks) -> None:
     """Load what is there, as it is there: what has no state in the checkpoint gets none."""
     from torch.distributed.checkpoint import FileSystemReader, load
     from torch.distributed.checkpoint._nested_dict import flatten_state_dict, unflatten_state_dict
@@ -93,23 +128,24 @@ def _read_shards(
 
     metadata = FileSystemReader(path).read_metadata()
     saved, paths = metadata.state_dict_metadata, metadata.planner_data
-    weights = flatten_state_dict({"model": get_model_state_dict(model)})[0]
-    params = _named(model)  # after resharding
-    held = {k: saved[k] for k, path in paths.items() if path[0] == "optimizer"}  # in its order
+    weights, places = flatten_state_dict({n: get_model_state_dict(m) for n, m in modules.items()})
+    # after resharding
+    params = {n: _parameters_for(optimizer, modules) for n, optimizer in optimizers.items()}
+    held = {k: saved[k] for k, place in paths.items() if place[0] in optimizers}  # in its order
     if lost := saved.keys() - weights.keys() - held.keys():
         raise Mismatch(f"the checkpoint holds {_few(lost)}, which the job lacks")
+    if lacking := optimizers.keys() - {paths[k][0] for k in held}:
+        raise Mismatch(f"the checkpoint holds no {_few(lacking)} in shards")
     about = {k: m.properties for k, m in saved.items() if hasattr(m, "properties")}
-    _compare_types(
-        "model",
-        {k: SimpleNamespace(dtype=p.dtype) for k, p in about.items() if k not in held},
-        weights,
-    )
+    types = {k: SimpleNamespace(dtype=p.dtype) for k, p in about.items() if k not in held}
+    _compare_types("model", types, weights)
     tree: dict[str, Any] = dict(weights)
     for key, m in held.items():
-        p = params.get(paths[key][2]) if len(paths[key]) > 2 else None
+        part, *place = paths[key]
+        p = params[part].get(place[1]) if len(place) > 1 else None
         if key not in about:
             tree[key] = None
-        elif p is not None and m.size == p.shape and paths[key][3:] != ("step",):
+        elif p is not None and m.size == p.shape and place[2:] != ["step"]:
             tree[key] = torch.empty_like(p, dtype=about[key].dtype, requires_grad=False)
         else:
             tree[key] = torch.empty(m.size, dtype=about[key].dtype, device="cpu")
@@ -119,10 +155,12 @@ def _read_shards(
         # the message holds every rank's traceback: the first rank's error is enough
         first = next(iter(getattr(e, "failures", {0: (e,)}).values()))[0]
         raise Mismatch(f"the shards don't fit: {first}") from None
-    weights = {paths[k][1]: tree[k] for k in weights}
-    state = unflatten_state_dict({k: tree[k] for k in held}, {k: paths[k] for k in held})
-    state = {"state": {}, **state["optimizer"]}  # torch leaves out what is empty
-    set_model_state_dict(model, weights)
-    job = [[n.removeprefix(".") for n in group] for group in _names_of(optimizer, {"": model})]
-    names = [group["params"] for group in state["param_groups"]]
-    _load_optimizer(optimizer, state, names, job, exact=False)
+    states = unflatten_state_dict(
+        {k: tree[k] for k in [*weights, *held]}, places | {k: paths[k] for k in held}
+    )
+    for name, module in modules.items():
+        set_model_state_dict(module, states.get(name, {}))  # torch leaves out what is empty
+    for name, optimizer in optimizers.items():
+        state = {"state": {}, **states[name]}
+        names = [group["params"] for group in state["param_groups"]]
+        _load_optimizer(optimizer, state, names, params[name], exact=False)

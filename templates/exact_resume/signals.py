@@ -24,9 +24,9 @@ class StopSignal:
     def __init__(self, signals: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGUSR1)):
         self.signals = signals
         self.received: str | None = None
+        self.before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopSignal:
-        self.before: dict[signal.Signals, Any] = {}
         _ignored.update(self.signals)
         if threading.current_thread() is threading.main_thread():
             self.before = {s: signal.signal(s, self._note) for s in self.signals}

@@ -217,14 +217,15 @@ def _watch_saves() -> None:
 
     @functools.wraps(inner)
     def save(obj: object, *args: Any, **kwargs: Any) -> Any:
-        note(obj)
+        note(obj, args[0] if args else kwargs.get("f"))
         return inner(obj, *args, **kwargs)
 
     torch.save = torch.serialization.save = save
 
 
-def _note_saved(obj: object) -> None:
-    found = state.saved(obj)
+def _note_saved(obj: object, file: object) -> None:
+    name = getattr(file, "name", file)
+    found = state.saved(obj, os.path.basename(name) if isinstance(name, (str, os.PathLike)) else "")
     if found is not None:
         parts, tensors = found
         emit("saved", step=_steps, parts=parts, tensors=tensors)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import random
+import re
 import sys
 import threading
 import weakref
@@ -150,7 +151,9 @@ def _generators() -> dict[str, str]:
 def before_step(optimizer: Any) -> dict[str, str]:
     """All that the step depends on; forgets the forward passes before it."""
     parts = of_optimizer(optimizer)
-    parts["gradients"] = digests.digest([p.grad for p in _parameters(optimizer)])
+    gradients = [p.grad for p in _parameters(optimizer)]
+    found = any(gradient is not None for gradient in gradients)
+    parts["gradients"] = digests.digest(gradients) if found else "none"
     if scalers := _alive(_scalers):
         parts["gradient scaler"] = digests.digest([scaler.state_dict() for scaler in scalers])
     if averages := _alive(_averages):
@@ -221,12 +224,20 @@ def last_weights() -> str:
 # --- saves ----------------------------------------------------------------------------------------
 
 
-def saved(value: Any) -> tuple[dict[str, str], list[str]] | None:
-    """(key -> digest, keys with tensors) of a dictionary that is saved; None for anything else."""
+def saved(value: Any, file: str) -> tuple[dict[str, str], list[str]] | None:
+    """(key -> digest, keys with tensors) of a dictionary that is saved; None for anything else.
+
+    One that holds nothing but tensors, such as a model's, counts as one value: the file's name.
+    """
+    import torch
+
     while isinstance(value, dict) and len(value) == 1 and isinstance(next(iter(value)), str):
         (value,) = value.values()  # {"state": {...}}
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
         return None
+    if value and file and all(isinstance(each, torch.Tensor) for each in value.values()):
+        name = re.sub(r"\d+", "N", file)
+        return {name: digests.digest(value)}, [name]
     parts = {key: digests.digest(each) for key, each in value.items()}
     return parts, [key for key, each in value.items() if _holds_tensors(each)]
 

@@ -25,16 +25,16 @@ on a CPU ([how an audit works](audit.md)). Each was resumed as its own documenta
 isn't a bug report: most of these projects don't promise what the audit asks for, and this page says
 what they do promise. Each finding was checked by hand.
 
-The table shows the worst outcome for each kind of fault, and how many of the faults tried had it:
+The table shows the worst outcome for each kind of fault, and how many of the tried faults had it:
 
 | outcome | meaning |
 |---|---|
-| fine | it continues from its newest complete checkpoint, and ends as the undisturbed run does |
-| silent | it continues, and computes something else; at most a warning says so |
+| fine | it resumes from its newest complete checkpoint and ends like the undisturbed run |
+| silent | it resumes but computes something else; at most a warning says so |
 | loud | it doesn't come back: it ends with an error, or hangs |
-| loss | it comes back, and loses more work than it had to |
+| loss | it comes back but loses more work than necessary |
 | note | worth knowing, such as exit status 0 after a preemption |
-| - | not tried in this time, or impossible: a checkpoint of one file can't lack a file |
+| - | not tried in the time given, or impossible: a checkpoint of one file can't lack a file |
 """
 
 
@@ -75,9 +75,9 @@ $ python -m grader.audit.trainers --folder /tmp/trainers --only nanogpt
 $ python -m grader.audit.trainers --folder /tmp/trainers --write   # everything; writes this page
 ```
 
-The command says what it will fetch and run. Everything is below the folder that you name, with the
-whole result of each audit. [results.json](../grader/audit/trainers/results.json) keeps each fault
-and each finding of this page."""
+The command says what it will fetch and run. It puts everything below the folder that you name, with
+the whole result of each audit. This page keeps its faults and findings in
+[results.json](../grader/audit/trainers/results.json)."""
 
 
 def table(cases: list[Case], found: dict[str, Any]) -> list[str]:

@@ -103,7 +103,22 @@ def test_runs_of_different_lengths_are_not_comparable():
 
 def test_a_step_is_found_by_its_weights():
     assert compare.place(BASE.first.steps, step(8, optimizer_exp_avg="x")) == 8
-    assert compare.place(BASE.first.steps, step(8, weights="x")) is None
+    assert compare.place(BASE.first.steps, step(8, weights="x", optimizer_exp_avg="x")) is None
+
+
+def test_weights_that_are_lost_are_no_start_from_step_0():
+    steps = BASE.first.steps
+    assert compare.place(steps, step(8, weights="w0")) == 8
+    lost = step(8, weights="w0").parts
+    assert compare.place(steps, Step(0, {k: lost[k] for k in lost if "exp_avg" not in k})) == 8
+    over = step(0, torch_RNG="x").parts | {"optimizer exp_avg": "none"}
+    assert compare.place(steps, Step(0, over)) == 0
+
+
+def test_a_batch_in_the_wrong_place_is_named():
+    outcome, codes = judged(resumed(batch="b9"))
+    assert codes == ["state-lost"] and "that of step 10" in outcome.problems[0].text
+    assert judged(resumed(batch="x"))[0].problems[0].text == ""
 
 
 def test_of_steps_with_equal_weights_the_one_that_agrees_in_most_counts():
@@ -116,14 +131,23 @@ def test_passes_before_a_resume_do_not_count():
     base = [step(n, batch=f"a{n} b{n}", torch_RNG=f"t{n} u{n}", buffers=f"x{n} y{n}") for n in (3,)]
     warm = step(3, batch="w a3 b3", torch_RNG="w t3 u3", buffers="w x3 y3")
     assert compare.different(base[0], warm) == []
+    cut = step(3, batch="b3", torch_RNG="u3", buffers="y3")
+    assert compare.different(base[0], cut)[0] == "accumulated gradients"
     # the second pass only follows from the first
     later = step(3, batch="a3 c", torch_RNG="t3 c", buffers="x3 c")
     assert compare.different(base[0], later) == ["batch"]
 
 
-def test_weights_of_another_optimizer_are_another_step():
+def test_of_equal_steps_the_one_of_the_same_optimizer_counts():
     steps = [Step(0, step(0).parts), Step(1, step(0).parts)]
-    assert compare.place(steps, steps[1]) == 1
+    assert [compare.place(steps, each) for each in steps] == [0, 1]
+
+
+def test_an_optimizer_may_be_the_first_one_of_a_resumed_run():
+    """Such as that of a second phase of training."""
+    base = life([Step(int(n >= 6), step(n).parts) for n in range(TOTAL)])
+    outcome, codes = judged(resumed(8), base=base, first=struck())
+    assert codes == [] and outcome.resumed == 8 and outcome.identical
 
 
 # --- what a fault did -----------------------------------------------------------------------------
@@ -143,6 +167,8 @@ def test_a_right_resume_has_no_problem():
         ({"torch RNG": "x", "gradients": "x"}, "torch RNG"),
         ({"batch": "x", "torch RNG": "x", "gradients": "x"}, "batch"),
         ({"gradients": "x"}, "gradients"),
+        ({"weights": "x", "gradients": "x"}, "weights"),
+        ({"weights": "w0", "gradients": "x"}, "weights"),
     ],
 )
 def test_lost_state_is_named_by_its_first_component(parts, cause):
@@ -176,7 +202,8 @@ def test_state_lost_on_another_rank_is_found():
         (life([], status=0), "ends-early"),
         (life([], status=1), "no-restart"),
         (life([step(8)], status=-9, ended="wall"), "hangs"),
-        (life([step(8, weights="x")]), "unknown-weights"),
+        (life([step(8, weights="x", optimizer_exp_avg="x")]), "unknown-weights"),
+        (resumed(gradients="none"), "not-trained"),
         (life([step(n) for n in range(8, 11)]), "steps-missing"),
         (life([step(n) for n in range(8, 14)]), "steps-repeated"),
         (life([step(n) for n in range(8, TOTAL)], end="x"), "state-lost"),
@@ -184,6 +211,22 @@ def test_state_lost_on_another_rank_is_found():
 )
 def test_other_ways_to_go_wrong(relaunch, code):
     assert judged(relaunch)[1] == [code]
+
+
+@pytest.mark.parametrize(
+    "how, code",
+    [({"ended": "wall", "status": -9}, "hangs-at-exit"), ({"status": -6}, "fails-at-exit")],
+)
+def test_a_run_that_has_done_its_last_step_and_does_not_end_well(how, code):
+    whole = life(resumed().first.steps, **how)
+    outcome, codes = judged(whole)
+    assert codes == [code] and outcome.resumed == 8 and outcome.identical
+    cut = life(resumed().first.steps[:-1], **how)
+    assert judged(cut)[1] == ["hangs" if code == "hangs-at-exit" else "no-restart"]
+    told = struck(TOTAL)  # SIGTERM came at the last step
+    told.first.grace_over = True
+    late = faults.send(signal.SIGTERM, TOTAL - 1, 30)
+    assert judged(life([]), first=told, fault=late)[1] == ["hangs-at-exit"]
 
 
 def test_starting_over_is_right_before_the_first_save():
@@ -204,7 +247,7 @@ def test_each_relaunch_is_judged():
 
 
 def test_a_life_may_go_on_from_what_one_that_differs_has_saved():
-    own = [step(n, weights=f"own{n}") for n in range(9, TOTAL)]
+    own = [step(n, weights=f"own{n}", **{"optimizer exp_avg": f"own{n}"}) for n in range(9, TOTAL)]
     second = struck(2, fault=FAULT | {"optimizer": 0, "parts": own[1].parts})
     second.first.steps = [step(8, batch="x"), own[0]]
     twice = faults.kill_twice(10, 2)
@@ -271,10 +314,31 @@ def test_an_older_checkpoint_counts_only_among_saves_for_resuming():
     right, old = judged(resumed(8))[0], judged(resumed(4))[0]
     judge_files.judge_older([right, old], files)
     assert [p.code for p in old.problems] == ["loses-more"] and right.problems == []
+    power = judged(resumed(4), fault=faults.Fault(faults.POWER, "power", 10, {"promised": 8}))[0]
+    judge_files.judge_older([right, power], files)
+    assert [p.code for p in power.problems] == ["power-loss-older"]
     # the newer one is the best model, which no run resumed from
     alone = judged(resumed(4))[0]
     judge_files.judge_older([alone], files | {8: frozenset({"best.pt"})})
     assert alone.problems == []
+
+
+def test_logs_are_no_saves_to_resume_from():
+    early = judged(resumed(0), first=struck(4), fault=faults.kill_after(4))[0]
+    late = judged(resumed(8))[0]
+    assert [p.code for p in early.problems] == ["starts-over"]
+    judge_files.excuse_starts([early], {4: frozenset({"log"}), 8: frozenset({"log", "last.pt"})})
+    assert [p.code for p in early.problems] == ["starts-over"]  # no run has resumed
+    both = [early, late]
+    judge_files.excuse_starts(both, {n: frozenset({"log", "last.pt"}) for n in (4, 8)})
+    assert [p.code for p in early.problems] == ["starts-over"]
+    judge_files.excuse_starts(both, {4: frozenset({"log"}), 8: frozenset({"log", "last.pt"})})
+    assert early.problems == [] and early.identical
+    # the same, where a checkpoint is renamed and a log isn't
+    only_logs = struck(4)
+    only_logs.ranks[0].files = [FileEvent(4, 0, "open log-4")]
+    outcome, codes = judged(resumed(0), first=only_logs, fault=faults.kill_after(4))
+    assert codes == [] and outcome.save is None
 
 
 def test_the_save_that_a_fault_interrupts_does_not_count():
@@ -370,13 +434,19 @@ def test_the_steps_that_are_only_counted_do_not_differ():
 
 def test_a_saved_value_that_is_lost_is_found_by_the_save_of_the_same_step():
     def saved(*values):
-        return [Saved({"model": f"m{n}", "ema": v}, frozenset({"model"})) for n, v in values]
+        return [Saved({"model": f"m{n}", "ema": v}, frozenset({"model"}), n) for n, v in values]
 
     base, again = life([step(n) for n in range(TOTAL)]), resumed()
     base.ranks[0].saved, again.ranks[0].saved = saved((4, "a"), (8, "b")), saved((8, "x"))
     outcome = judged(again, base=base)[0]
     judge_files.judge_saved(outcome, base, base, again)
     assert [problem.key for problem in outcome.problems] == [("saved-state-lost", "ema")]
+    # a file with nothing but tensors, at the same step
+    for one, made, value in ((base, 8, "a"), (again, 0, "x")):
+        one.ranks[0].saved = [Saved({"ema.pt": value}, frozenset({"ema.pt"}), made)]
+    outcome = judged(again, base=base)[0]
+    judge_files.judge_saved(outcome, base, base, again)
+    assert [problem.key for problem in outcome.problems] == [("saved-state-lost", "ema.pt")]
 
 
 def test_an_asynchronous_save_is_not_taken_as_complete():
@@ -411,9 +481,9 @@ def test_one_finding_for_a_mistake_under_several_faults():
     outcomes = [judged(lost, fault=faults.kill_after(n))[0] for n in (9, 10)]
     outcomes.append(judged(life([], status=1, tail=["EOFError"]))[0])
     found = findings.collect(outcomes)
-    assert [f.title for f in found] == ["loses state: optimizer", "can't be started again"]
+    assert [f.title for f in found] == ["loses state: optimizer", "can't restart"]
     assert found[0].faults == ["SIGKILL after step 9", "SIGKILL after step 10"]
-    assert "first after resuming" in found[0].evidence[1] and "ex01.1" in found[0].mend
+    assert "first after the resume" in found[0].evidence[1] and "ex01.1" in found[0].fix
     assert found[1].printed == ["EOFError"]
 
 
@@ -469,6 +539,9 @@ def test_each_missing_piece_of_state_is_a_finding_of_its_own():
 def test_a_lost_optimizer_takes_the_learning_rate_with_it():
     found = Difference(9, ["optimizer exp_avg", "learning rate", "batch"])
     assert [one.cause for one in compare.by_cause(found, 8)] == ["optimizer", "batch"]
+    # a scheduler may change the momentum, too
+    found = Difference(9, ["optimizer settings", "learning rate", "gradients"])
+    assert [one.cause for one in compare.by_cause(found, 8)] == ["learning rate"]
 
 
 def test_later_one_missing_piece_spreads_to_the_others():

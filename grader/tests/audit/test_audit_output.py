@@ -47,7 +47,7 @@ def test_the_page_holds_the_table_the_findings_and_a_timeline_for_each_fault(aud
 def test_markdown_has_the_table_and_the_findings(audit):
     text = data.markdown(audit, COMMAND)
     assert "| newest checkpoint truncated |  |  | 1 |  |" in text
-    assert "### can't be started again when its newest checkpoint is damaged" in text
+    assert "### can't restart when its newest checkpoint is damaged" in text
 
 
 def test_junit_counts_faults_with_problems(audit):

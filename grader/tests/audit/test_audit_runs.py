@@ -209,7 +209,7 @@ def test_an_audit_that_is_ended_reports_what_is_known_and_leaves_nothing(tmp_pat
         files += [f"--{name}", str(tmp_path / name)]
     with command(*files, "--seed", "1", "--", *job) as process:
         for line in process.stdout:
-            if "the same again" in line:
+            if "the same run again" in line:
                 break
         me = psutil.Process(process.pid)
         assert wait_until(lambda: len(me.children(recursive=True)) > 1, 60)

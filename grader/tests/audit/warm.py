@@ -23,6 +23,7 @@ import time
 import traceback
 from pathlib import Path
 
+from grader.files import write_atomically
 from grader.processes import kill_session
 
 BOOT = str(Path(__file__).resolve().parents[2] / "audit" / "boot")
@@ -68,7 +69,7 @@ def serve(sock: socket.socket) -> None:
             with open(line.strip()) as f:
                 job = json.load(f)
             result = _live(job)
-            Path(job["result"]).write_text(json.dumps(result))
+            write_atomically(job["result"], json.dumps(result))
             print("done", file=lines, flush=True)
 
 
@@ -81,13 +82,15 @@ def _live(job: dict) -> dict:
     timer = threading.Timer(job["limits"]["wall"], kill_session, [pid])
     timer.start()
     try:
-        _, code = os.waitpid(pid, 0)
+        _, code, usage = os.wait4(pid, 0)
     finally:
         timer.cancel()
-    if time.monotonic() - began >= job["limits"]["wall"]:
+    seconds = time.monotonic() - began
+    if seconds >= job["limits"]["wall"]:
         ended = "wall"
     kill_session(pid)
-    return {"status": os.waitstatus_to_exitcode(code), "ended": ended}
+    status, cpu = os.waitstatus_to_exitcode(code), usage.ru_utime + usage.ru_stime
+    return {"status": status, "ended": ended, "wall": seconds, "cpu": cpu, "left_behind": 0}
 
 
 def _become(job: dict) -> None:

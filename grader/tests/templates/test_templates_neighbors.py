@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ import torch
 from grader.course.catalog import ROOT
 from grader.tests.templates.test_templates_utils import Count, cu, manager, train
 
+JOBS = Path(__file__).parent / "jobs"
 SECOND = (
     f"import os, sys; sys.path.insert(0, {str(ROOT / 'templates')!r})\n"
     "import torch, checkpoint_utils as cu\n"
@@ -287,6 +289,76 @@ def test_what_cant_be_saved_is_known_at_the_first_step(tmp_path, bad, options):
         ckpt.resume()
         ckpt.step()
     assert ckpt.steps == 0
+
+
+# --- without `with`
+
+
+def test_a_job_without_with_sees_signals_and_is_saved_when_it_is_closed(tmp_path):
+    ckpt = manager(tmp_path, every_steps=None)
+    train(ckpt, 1)
+    os.kill(os.getpid(), signal.SIGTERM)
+    train(ckpt, 1)
+    ckpt.close()
+    ckpt.close()
+    assert (ckpt.outcome, ckpt.exit_status, len(ckpt.directory.names())) == ("preempted", 75, 1)
+
+
+def test_close_in_a_finally_sees_the_error(tmp_path):
+    ckpt = manager(tmp_path, every_steps=None)
+    with pytest.raises(ZeroDivisionError):
+        try:
+            train(ckpt, 1)
+            raise ZeroDivisionError("in a step")
+        finally:
+            ckpt.close()
+    assert ckpt.status()["outcome"] == "failed" and "in a step" in ckpt.status()["reason"]
+    assert ckpt.directory.names() == []
+
+
+def test_a_job_that_never_closes_its_manager_is_told(tmp_path):
+    script = (
+        f"import sys; sys.path.insert(0, {str(ROOT / 'templates')!r})\n"
+        "import checkpoint_utils as cu\nckpt = cu.CheckpointManager(sys.argv[1], {})\nckpt.step()"
+    )
+    argv = [sys.executable, "-c", script, str(tmp_path)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and done.stderr.count("without close()") == 1
+
+
+# --- torchrun --max-restarts
+
+
+def test_ranks_that_torchrun_restarts_go_on(tmp_path):
+    argv = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    argv += ["--max-restarts=1", "--monitor-interval=0.1", str(JOBS / "restarted.py")]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    with subprocess.Popen(
+        [*argv, str(tmp_path / "ck")],
+        env={k: v for k, v in env.items() if not k.startswith("GRADE_")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as job:
+        try:
+            out, err = job.communicate(timeout=600)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(job.pid, signal.SIGKILL)
+    assert job.returncode == 0, err[-3000:]
+    assert out.count("began at 2") == 2 and "can't connect" not in err
+
+
+@pytest.mark.parametrize("restarts, shared", [("3", "True"), ("3", "False"), ("0", "True")])
+def test_restarts_that_cant_work_are_told_at_the_start(
+    tmp_path, monkeypatch, capsys, restarts, shared
+):
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", restarts)
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", shared)
+    manager(tmp_path)
+    told = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1" in capsys.readouterr().err
+    assert told == (restarts == "3" and shared == "True")
 
 
 # --- the job script

@@ -693,6 +693,23 @@ def test_torchdatas_stateful_loader_goes_on_where_it_was(tmp_path, workers):
     assert run(tmp_path / "killed", most=3) + run(tmp_path / "killed") == run(tmp_path / "whole")
 
 
+class Stream(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        return iter(range(16))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_stateful_loader_that_would_skip_too_much_is_refused_at_the_first_step(tmp_path, workers):
+    loaders = pytest.importorskip("torchdata.stateful_dataloader")
+    loader = loaders.StatefulDataLoader(Stream(), batch_size=4, num_workers=workers)
+    ckpt = cu.CheckpointManager(tmp_path, {}, per_rank={"loader": loader})
+    with pytest.raises(TypeError, match="'loader': the data set of this StatefulDataLoader"), ckpt:
+        ckpt.resume()
+        next(iter(loader))
+        ckpt.step()
+    assert ckpt.steps == 0
+
+
 def test_a_gradient_scaler_is_restored(tmp_path):
     with manager(tmp_path) as ckpt:
         ckpt.state["scaler"] = torch.amp.GradScaler("cpu", init_scale=8.0)

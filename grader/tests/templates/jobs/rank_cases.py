@@ -112,15 +112,42 @@ def before_the_first_step() -> dict:
     return {"weights": weights}
 
 
-def another_sharded_part() -> dict:
-    model, optimizer = built(True)
+def several_sharded_models() -> dict:
+    """Two with an optimizer each, one optimizer for both, and an average without one."""
+
+    def job():
+        (generator, first), (critic, second), (average, _) = (built(True) for _ in range(3))
+        both = torch.optim.SGD([*critic.parameters(), *generator.parameters()], 0.1, momentum=0.9)
+        parts = {"generator": generator, "model": critic, "average": average}
+        return parts | {"first": first, "second": second, "both": both}
+
+    def train(parts) -> None:
+        for n, name in enumerate(("generator", "model")):
+            parts[name](torch.full((2, 4), n + 1.0)).square().sum().backward()
+        for name in ("first", "second", "both"):
+            parts[name].step()
+        for p, q in zip(*(parts[n].parameters() for n in ("average", "generator")), strict=True):
+            p.data.lerp_(q.data, 0.5)
+        parts["both"].zero_grad()
+
+    def everything(parts) -> str:
+        models = [parts[n] for n in ("generator", "model", "average")]
+        weights = [local(p) for m in models for p in m.parameters()]
+        return digest([weights, *(moments(parts[n]) for n in ("first", "second", "both"))])
+
+    parts = job()
+    train(parts)
+    saved(cu.CheckpointManager(DIRECTORY, parts, timeout=PATIENCE), 1)
+    train(parts)
+    again = job()
+    cu.CheckpointManager(DIRECTORY, again, timeout=PATIENCE).resume()
+    train(again)
     try:
-        cu.CheckpointManager(
-            DIRECTORY, {"model": model, "optimizer": optimizer, "average": built(True)[0]}
-        )
-    except TypeError:
-        return {"raised": "TypeError"}
-    return {"raised": None}
+        less = {n: p for n, p in job().items() if n != "both"}
+        cu.CheckpointManager(DIRECTORY, less, timeout=PATIENCE).resume()
+    except cu.Mismatch as e:
+        return {"moments": [everything(parts), everything(again)], "less": str(e)}
+    return {"moments": [0, 1]}
 
 
 def running_means(sharded: bool) -> dict:

@@ -1,0 +1,155 @@
+"""templates/checkpoint_utils.py and what a model's state_dict doesn't say; also plain dicts."""
+
+from __future__ import annotations
+
+import collections
+
+import numpy
+import pytest
+import torch
+from torch import nn
+
+from grader.harness.inside.digest import digest
+from grader.tests.templates.test_templates_utils import cu
+
+
+def saved(path, **parts):
+    with cu.CheckpointManager(path, parts) as ckpt:
+        ckpt.step()
+
+
+def resumed(path, **parts) -> bool:
+    return cu.CheckpointManager(path, parts).resume()
+
+
+# --- tied parameters
+
+
+def pair(tied: bool) -> nn.Module:
+    model = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 5, bias=False))
+    if tied:
+        model[1].weight = model[0].weight
+    return model
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_weights_tied_only_before_or_only_after_are_a_mismatch(tmp_path, before):
+    saved(tmp_path, model=pair(before))
+    assert resumed(tmp_path, model=torch.compile(pair(before), backend="eager"))
+    with pytest.raises(cu.Mismatch, match=r"'0\.weight', '1\.weight' are one tied parameter"):
+        resumed(tmp_path, model=pair(not before))
+
+
+# --- a state_dict of one's own
+
+
+class Own(nn.Module):
+    """Its state_dict holds only what `keep` says, or all parameters in one tensor."""
+
+    def __init__(self, keep: str, frozen: bool = False):
+        super().__init__()
+        self.keep, self.head = keep, nn.Linear(3, 3)
+        self.body = nn.Linear(3, 3).requires_grad_(not frozen)
+
+    def state_dict(self, *args, **kwargs):
+        if self.keep == "flat":
+            return {"flat": torch.cat([p.detach().flatten() for p in self.parameters()])}
+        found = super().state_dict(*args, **kwargs)
+        return collections.OrderedDict((k, v) for k, v in found.items() if self.keep in k)
+
+    def load_state_dict(self, state, strict=True, assign=False):
+        if self.keep == "flat":
+            return nn.utils.vector_to_parameters(state["flat"], self.parameters())
+        return super().load_state_dict(state, strict=False, assign=assign)
+
+
+def test_a_trained_parameter_that_a_state_dict_leaves_out_is_refused_at_the_first_step(tmp_path):
+    with pytest.raises(TypeError, match=r"'model': its state_dict leaves out 'body\.bias', 'body"):
+        saved(tmp_path, model=Own("head"))
+
+
+def test_a_frozen_parameter_that_a_state_dict_leaves_out_must_be_the_same(tmp_path):
+    saved(tmp_path, model=(model := Own("head", frozen=True)))
+    other = Own("head", frozen=True)
+    with pytest.raises(cu.Mismatch, match="frozen"):
+        resumed(tmp_path, model=other)
+    other.body.load_state_dict(model.body.state_dict())
+    assert resumed(tmp_path, model=other)
+    assert digest(list(other.parameters())) == digest(list(model.parameters()))
+
+
+def test_parameters_in_another_form_are_left_to_load_state_dict(tmp_path):
+    saved(tmp_path, model=(model := Own("flat")))
+    assert resumed(tmp_path, model=(other := Own("flat")))
+    assert digest(list(other.parameters())) == digest(list(model.parameters()))
+
+
+# --- layers that are unfrozen on the way
+
+
+def growing(also_body: bool):
+    """(model, optimizer): first only the head trains."""
+    torch.manual_seed(0)
+    model = nn.Sequential(collections.OrderedDict(body=nn.Linear(3, 3), head=nn.Linear(3, 3)))
+    model.body.requires_grad_(False)
+    optimizer = torch.optim.AdamW(model.head.parameters(), lr=0.1)
+    if also_body:
+        model.body.requires_grad_(True)
+        optimizer.add_param_group({"params": model.body.parameters(), "lr": 0.01})
+    return model, optimizer
+
+
+def trained(model, optimizer):
+    model(torch.ones(2, 3)).square().sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def test_what_training_has_unfrozen_and_given_to_the_optimizer_comes_back(tmp_path, capsys):
+    model, optimizer = growing(also_body=True)
+    trained(model, optimizer)
+    saved(tmp_path, model=model, optimizer=optimizer)
+    other, fresh = growing(also_body=False)
+    assert resumed(tmp_path, model=other, optimizer=fresh)
+    for job in ((model, optimizer), (other, fresh)):
+        trained(*job)
+    assert digest(fresh.state_dict()) == digest(optimizer.state_dict())
+    assert digest(list(other.parameters())) == digest(list(model.parameters()))
+    told = capsys.readouterr().err
+    assert "now trainable, as in the checkpoint" in told and "added group 1" in told
+
+
+# --- dicts
+
+
+def test_a_dict_is_filled_in_place_down_to_its_lists_and_dicts(tmp_path):
+    losses = [3.0]
+    saved(tmp_path, run={"losses": losses, "again": losses, "names": {"id": "x"}, "lists": [[1]]})
+    mine, names, lists = [], {"gone": 1}, []
+    run = {"losses": mine, "again": [], "names": names, "lists": lists}
+    assert resumed(tmp_path, run=run)
+    assert (mine, names, lists) == ([3.0], {"id": "x"}, [[1]])
+    assert run["losses"] is run["again"] is mine and run["names"] is names
+
+
+def test_lists_that_were_two_dont_become_one(tmp_path):
+    saved(tmp_path, run={"a": [1], "b": [2]})
+    both: list[int] = []
+    run = {"a": both, "b": both}
+    assert resumed(tmp_path, run=run) and run == {"a": [1], "b": [2]}
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        lambda model: model.state_dict(),
+        lambda model: {"row": model.weight.detach()[1]},
+        lambda model: {"array": model.weight.detach().numpy()},
+    ],
+)
+def test_a_dict_that_holds_a_models_memory_is_refused_at_the_first_step(tmp_path, held):
+    model = nn.Linear(2, 2)
+    with pytest.raises(TypeError, match=r"state\['best'\].*shares memory with 'model'"):
+        saved(tmp_path, model=model, best={"weights": held(model)})
+    copied = {k: v.clone() for k, v in model.state_dict().items()}
+    saved(tmp_path, model=model, best={"weights": copied, "numbers": numpy.zeros(3)})
