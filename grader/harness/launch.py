@@ -72,7 +72,7 @@ def for_guardian(
 
     child    the script that becomes the process
     others   the folders of the other processes of its life
-    reports  the files that show that it goes on; without any, it may be silent
+    reports  the files that show that it makes progress; without any, it may be silent
     """
     return {
         "path": str(folder / "job.json"),

@@ -49,7 +49,7 @@ def works(seen: Seen) -> None:
                 [
                     ("called", FUNCTIONS[operation.op["op"]]),
                     Found("after the call, the caller's `state` isn't what it was"),
-                    ("expected", "it stays as it is: training goes on with these tensors"),
+                    ("expected", "it stays as it is: training continues with these tensors"),
                 ],
             )
     for kind in dict.fromkeys(op["op"] for op in seen.calls):

@@ -155,7 +155,7 @@ def job_states(run: ClusterRun) -> str:
         if "JobState" in s
     ]
     shown = ["..."] * (len(said) > 5) + said[-5:]
-    return f"the cluster says of the job: {'; '.join(shown) or 'nothing'}"
+    return f"the cluster's record of the job: {'; '.join(shown) or 'nothing'}"
 
 
 def _reached(run: ClusterRun) -> int:

@@ -247,7 +247,7 @@ def only_one_wins(lab: Lab, think: str) -> None:
                         when,
                         ("then", "two processes enter"),
                         Found(f"in the {who} one, only_one {_found(('', 'enter'), one[who])}"),
-                        ("expected", "one is in, and Busy is raised in the other"),
+                        ("expected", "one enters, and the other gets Busy"),
                         *rows_of(one[who].get("stack", ""), answer.run.last.process.code),
                     ]
                     raise Finding("lock-race", rows, think=think)
@@ -265,6 +265,6 @@ def only_one_wins(lab: Lab, think: str) -> None:
                     f"two processes enter, the second while the first is about to {one['before']}",
                 ),
                 Found("both are in" if came == ["inside", "inside"] else "; ".join(found)),
-                ("expected", "one is in, and Busy is raised in the other"),
+                ("expected", "one enters, and the other gets Busy"),
             ]
             raise Finding("lock-race", rows, think=think)

@@ -12,7 +12,7 @@ and {"op": "read"}: which of this process's saves read_latest returns. "of" and 
 which state is saved (sample_states.py), "fault" adds a fault, "dies" kills the process as soon as
 the call has returned. A point ends at the first operation that fails, unless it has "goes_on".
 {"op": "put", "files": {path: text}} writes foreign files there; {"op": "spoil"} cuts the files of
-the last save short, while the process that saved them goes on.
+the last save short, while the process that saved them keeps running.
 """
 
 import argparse
