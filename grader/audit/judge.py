@@ -163,6 +163,9 @@ def _judge_life(
         if exact and not (elsewhere and _sharded(base)):
             outcome.identical = False
             outcome.problems.append(Problem("unknown-weights", text=mixed))
+        elif final and outcome.save is not None and len(steps) >= total:
+            text = f"all {words.steps(total)} were trained again, from weights never seen before"
+            outcome.problems.append(Problem("starts-over", text=text))
         return None
     if at == 0 and done > 0 and outcome.save is not None:
         text = f"the save after step {outcome.save} was complete"

@@ -13,9 +13,15 @@ SMALL = 0.1  # of the largest file's size: smaller files are no checkpoints
 MANY = 4  # saves, after which it shows whether old ones are deleted
 SLACK = 0.01  # s that the clock of files may be behind that of processes
 # values that differ after a resume in a right job, too
-EXPECTED = re.compile(r"rng|random|seed|generator|time|date|second|elapsed|speed|uuid", re.I)
+EXPECTED = re.compile(
+    r"rng|random|seed|generator|time|date|second|elapsed|speed|uuid|host|^pid$"
+    r"|^(args?|argv|arguments|cfg|conf|config|hparams|hyper_?parameters)$|resume",
+    re.I,
+)
 # values that aren't tensors, and whose loss changes the result
-TELLING = re.compile(r"best|ema|average|swa|metric", re.I)
+TELLING = re.compile(
+    r"best|swa|^ema($|_)|(^|_)(min|max|lowest|highest)_|patience|no_improve|bad_epochs", re.I
+)
 
 
 def numberless(name: str) -> str:

@@ -131,8 +131,9 @@ def test_passes_before_a_resume_do_not_count():
     base = [step(n, batch=f"a{n} b{n}", torch_RNG=f"t{n} u{n}", buffers=f"x{n} y{n}") for n in (3,)]
     warm = step(3, batch="w a3 b3", torch_RNG="w t3 u3", buffers="w x3 y3")
     assert compare.different(base[0], warm) == []
-    cut = step(3, batch="b3", torch_RNG="u3", buffers="y3")
-    assert compare.different(base[0], cut)[0] == "accumulated gradients"
+    cut = {"batch": "b3", "torch_RNG": "u3", "buffers": "y3"}
+    assert compare.different(base[0], step(3, **cut, gradients="x"))[0] == "accumulated gradients"
+    assert compare.different(base[0], step(3, **cut)) == []  # the first pass was an evaluation
     # the second pass only follows from the first
     later = step(3, batch="a3 c", torch_RNG="t3 c", buffers="x3 c")
     assert compare.different(base[0], later) == ["batch"]
@@ -270,6 +271,8 @@ def test_without_reproducible_runs_the_struck_life_is_the_reference():
     assert judged(lost, comparable=unfair, base=base)[1] == ["state-lost"]
     after = struck(8, fault=FAULT | {"optimizer": 0, "parts": step(8).parts})
     assert judged(resumed(), first=after, comparable=unfair, base=base)[0].resumed == 8
+    over = life([step(n, weights=f"new{n}", optimizer_exp_avg=f"new{n}") for n in range(TOTAL)])
+    assert judged(over, comparable=unfair, base=base)[1] == ["starts-over"]
 
 
 # --- signals --------------------------------------------------------------------------------------

@@ -84,6 +84,17 @@ ALSO = {
 }
 
 
+@pytest.mark.parametrize(
+    "options, code, component",
+    [([], "saved-state-lost", "average.pt"), (["--replace"], "not-trained", None)],
+)
+def test_what_is_left_of_a_model(warm, audit_folder, options, code, component):
+    audit = audit_of(audit_folder, JOBS / "other_model.py", *options, launcher=warm)
+    (finding,) = tried(undisturbed_once(audit), faults.kill_after(6))
+    assert (finding.code, finding.component) == (code, component)
+    assert audit.outcomes[0].resumed == 4
+
+
 def test_a_job_that_hangs_at_its_resume(warm, audit_folder, monkeypatch):
     monkeypatch.setattr(session, "SHORTEST", 1.0)
     audit = undisturbed_once(audit_of(audit_folder, JOBS / "stale_lock.py", launcher=warm))
