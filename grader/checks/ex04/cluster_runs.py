@@ -148,21 +148,13 @@ def _run(
                 work, {}, False, where, planned=sum("every" not in f for f in plan), most=most
             )
 
-            limits: dict[str, str] = {}  # of jobs whose time limit was moved
-
             def strike(fault: dict, job: str) -> None:
                 if fault["do"] == "limit" and where.chosen != "site":  # only an operator raises one
-                    limits[job] = cluster.job(job)["TimeLimit"]
+                    run.limits[job] = cluster.job(job)["TimeLimit"]
                 run.others |= dict.fromkeys(_inflict(where, cluster, fault, job), "")
-
-            def begins(job: str) -> None:
-                """Restore the limit: Slurm keeps the moved one for the lives that follow."""
-                if limit := limits.pop(job, None):
-                    cluster.run(["scontrol", "update", f"jobid={job}", f"TimeLimit={limit}"])
 
             job_of = None if where.chosen == "site" else cluster.job_of
             with Witness(folder, work / "checkpoints", faults, STEPS, strike, job_of) as witness:
-                witness.begins = begins
                 code = work / lab.bench.submission.module if uses else None
                 if watched:
                     witness.pace, witness.on_event = watched.pace, watched.on_event
@@ -279,6 +271,10 @@ def _watch(
         run.slowest = max(run.slowest, time.monotonic() - looked)
         for row in mine:
             run.jobs.setdefault(row[0], {})
+            if row[1] == "PENDING" and (limit := run.limits.pop(row[0], None)):
+                # Slurm keeps a moved limit when it requeues a job: the next life would be warned
+                # before it has a handler
+                cluster.run(["scontrol", "update", f"jobid={row[0]}", f"TimeLimit={limit}"])
         running = {row[0] for row in mine if row[1] == "RUNNING"}
         if len(running) > 1:
             run.at_once |= running

@@ -22,35 +22,43 @@ STEPS = 40
 
 @dataclass
 class ClusterRun:
-    """One job, or chain of jobs, after its end."""
+    """One job, or chain of jobs, after its end.
+
+    jobs         job id -> what the cluster said of it last
+    late         it was still in the queue when its time was over
+    stuck        why a job in the queue will never run
+    record       of each run: "job", "start", "end" (epoch s), "state"
+    events       what the witness wrote down
+    undisturbed  step -> digest of a run without faults
+    planned      number of planned faults
+    most         lives; more are a loop without end
+    endless      it came back into the queue again and again
+    at_once      jobs of a chain that the cluster ran at the same time
+    others       jobs that preempted it -> their state at the end
+    limits       jobs whose time limit was moved, until it is restored -> the limit before
+    trouble      what the cluster couldn't do
+    instead      why it ran on another kind of cluster than was chosen
+    slowest      s that the cluster took to answer squeue; milliseconds are normal
+    """
 
     folder: Path
-    jobs: dict[str, dict]  # job id -> what the cluster said of it last
-    late: bool  # it was still in the queue when its time was over
+    jobs: dict[str, dict]
+    late: bool
     where: Where
-    stuck: str = ""  # why a job in the queue will never run
+    stuck: str = ""
     seconds: float = 0.0
-    record: list[dict] = field(
-        default_factory=list
-    )  # of each run: "job", "start", "end" (epoch s), "state"
-    events: list[dict] = field(default_factory=list)  # what the witness wrote down
-    undisturbed: dict[int, str] = field(
-        default_factory=dict
-    )  # step -> digest of a run without faults
-    planned: int = 0  # number of planned faults
-    most: int = MOST_LIVES  # lives; more are a loop without end
-    endless: bool = False  # it came back into the queue again and again
-    at_once: set[str] = field(
-        default_factory=set
-    )  # jobs of a chain that the cluster ran at the same time
-    others: dict[str, str] = field(
-        default_factory=dict
-    )  # jobs that preempted it -> their state at the end
-    trouble: str = ""  # what the cluster couldn't do
-    instead: str = ""  # why it ran on another kind of cluster than was chosen
-    slowest: float = (
-        0.0  # s that the cluster took to say what is in its queue; milliseconds are normal
-    )
+    record: list[dict] = field(default_factory=list)
+    events: list[dict] = field(default_factory=list)
+    undisturbed: dict[int, str] = field(default_factory=dict)
+    planned: int = 0
+    most: int = MOST_LIVES
+    endless: bool = False
+    at_once: set[str] = field(default_factory=set)
+    others: dict[str, str] = field(default_factory=dict)
+    limits: dict[str, str] = field(default_factory=dict)
+    trouble: str = ""
+    instead: str = ""
+    slowest: float = 0.0
 
     @property
     def starved(self) -> bool:

@@ -81,7 +81,6 @@ class Witness:
         self.trouble = ""  # why nothing is proved
         self.pace = 0.0  # s that a step takes, for those who want to follow it
         self.on_event: Callable[[dict], None] = lambda event: None  # gets each event
-        self.begins: Callable[[str], None] = lambda job: None  # gets the job of each new life
         self._struck = 0
         self._lives: list[_Life] = []
         self._began = 0
@@ -255,7 +254,6 @@ class Witness:
             return 0, None
         self._same(life)
         if event == "life":
-            self.begins(life.job)
             mark = secrets.token_hex(4)
             self._note(life, "mark", mark=mark)
             return 0, {"mark": mark}
