@@ -124,6 +124,7 @@ class Life:
     tail: list[str] = field(default_factory=list)  # the last lines that it printed
     trouble: str | None = None
     began: float = 0.0  # s
+    waited: float = 0.0  # s in which it could have run, and got no processor or disk
     left: list[File] = field(default_factory=list)
     # what a launcher started again by itself after this: torchrun --max-restarts
     later: list[Life] = field(default_factory=list)

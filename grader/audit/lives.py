@@ -154,6 +154,7 @@ class Runner:
             seconds=time.monotonic() - began,
             tail=tail(folder / "output"),
             began=began,
+            waited=result.get("waited", 0.0),
             left=damage.listing(out, time.monotonic() - time.time()),
             # a launcher's status is that of its last start
             later=[Life(ranks, result["status"], began=began) for ranks in later],

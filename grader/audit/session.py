@@ -129,7 +129,8 @@ class Audit:
             raise CannotJudge("the budget ran out before two undisturbed runs were done")
         out = self.runner.new_run(self.left)
         known = len(self.base.first.steps)  # of the first run, if this is the second one
-        seconds = min(self.left, self._most()) if known else self.left
+        # the second one may hang after its last step: then there is time left for faults
+        seconds = min(self.left, max(self._most(), self.left / 2)) if known else self.left
         life = self.runner.start(out, seconds)
         scratch.remove(out.parent)
         if known and len(life.first.steps) == known and (life.ended or life.status != 0):
@@ -163,10 +164,7 @@ class Audit:
             scratch.remove(out.parent)
         if any(life.ended == "wall" for life in lives) and self.left <= 0:
             why = "the budget ran out"
-        trouble = next((life.trouble for life in lives if life.trouble), None)
-        if trouble:
-            why = f"the probe failed: {trouble}"
-        if why:
+        if why := why or spoiled(lives):
             return Outcome(fault, happened=False, why=why)
         outcome = judge.judge(self.base, lives, fault, self.comparable)
         if outcome.happened and len(lives) > 1 and self.comparable.reproducible:
@@ -211,6 +209,19 @@ class Audit:
         finally:
             scratch.remove(out.parent)
         return self.power.faults
+
+
+def spoiled(lives: list[Life]) -> str:
+    """Why these lives say nothing of the job; empty if they do."""
+    for life in lives:
+        if life.trouble:
+            return f"the probe failed: {life.trouble}"
+        if (life.ended == "wall" or life.grace_over) and life.waited > life.seconds / 2:
+            return (
+                f"the machine was too busy: in {life.seconds:.0f} s, a run had to wait "
+                f"{life.waited:.0f} s for a processor or a disk"
+            )
+    return ""
 
 
 def _why_not(life: Life, seconds: float) -> str:

@@ -22,7 +22,7 @@ from grader.audit import (
 )
 from grader.audit.compare import Comparable, Difference
 from grader.audit.history import File, FileEvent, Life, Process, Save, Saved, Step
-from grader.audit.session import sampling
+from grader.audit.session import sampling, spoiled
 
 TOTAL = 12
 SAVES = (4, 8)
@@ -407,6 +407,15 @@ def test_a_job_that_watches_its_time_limit_stops_by_itself():
     fault = faults.time_limit(8, 20, 1.0)
     outcome, codes = judged(resumed(3), first=struck(3, fault=None, status=75), fault=fault)
     assert outcome.happened and codes == []
+
+
+def test_a_life_that_got_no_processor_is_not_judged():
+    slow = life([], status=-9, ended="wall", seconds=90.0)
+    assert spoiled([struck(), slow]) == ""
+    slow.waited = 60.0
+    assert "60 s for a processor" in spoiled([struck(), slow])
+    slow.ended = None
+    assert spoiled([struck(), slow]) == ""
 
 
 def test_ranks_that_wait_for_a_dead_one():
