@@ -209,7 +209,7 @@ def worker_init(worker):
 def stop_together(mine):
     """Does any rank have to stop? All ranks get the same answer.
 
-    Called by every rank at the same points.
+    Called by every rank at the same points. Leaves nothing open: no file, no process group.
 
     mine       bool: whether this rank has to stop
     Returns    bool. In a job of one process (no process group), it is `mine`.

@@ -80,7 +80,8 @@ def is_intact(folder):
                 data = f.read()
             if len(data) != said["bytes"] or hashlib.sha256(data).hexdigest() != said["sha256"]:
                 return False
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # damaged JSON has any shape
+    # damaged JSON has any shape and any depth
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return False
     return True
 

@@ -6,7 +6,7 @@ the life's own clock.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class Costs:
     first: float = 1.0  # factor for a life's first step and first save
     near: float = 0.0  # with fewer seconds left than this ...
     last: float = 1.0  # ... everything takes this many times as long
+    rank: float = 1.0  # each rank's steps take this many times as long as the rank's before it
 
     @classmethod
     def parse(cls, text: str) -> Costs:
@@ -30,6 +31,12 @@ class Costs:
     def __str__(self) -> str:
         changed = [(f.name, getattr(self, f.name)) for f in fields(self)]
         return ",".join(f"{k}={v:g}" for k, v in changed if v != getattr(type(self), k))
+
+    def of_rank(self, rank: int) -> Costs:
+        """What this rank's own clock measures."""
+        return replace(
+            self, step=self.step * self.rank**rank, part=self.part * self.rank**rank, rank=1.0
+        )
 
     def takes(self, what: str, number: int, left: float) -> float:
         """Seconds that the life's `number`th (from 0) "step", "part" or "save" takes.

@@ -85,7 +85,7 @@ def _drawn(lab: Lab) -> dict[str, Probe]:
             job(ask="save"),
             "load",
             "reference",
-            {"": {}, "evaluated": {"scheduler": False}}
+            {"": {"saves_first": True}, "evaluated": {"scheduler": False}}
             | {change: {"change": change} for change in OTHER_MODELS},
         ),
         "without scheduler": probe(
@@ -97,11 +97,12 @@ def _drawn(lab: Lab) -> dict[str, Probe]:
         "gpu": probe(job(ask="save", gpu=True), "load", "reference", {"": {}}),
         "nowhere": probe(job(ask="save_nowhere"), "", "", {}),
         "other": probe(
-            job(ask="save", optimizer=draw.choice(["sgd", "amsgrad"]), epoch=0),
+            job(ask="save", optimizer=draw.choice(["sgd", "amsgrad"]), epoch=0, file="epoch0"),
             "load",
             "reference",
             {"": {}},
         ),
+        "untrained": probe(job(ask="save", steps=0, epoch=0), "load", "reference", {"": {}}),
     }
     for planted in PLANTED:
         how = "plant_raw" if planted in ("torch", "pickle") else "plant"
@@ -218,11 +219,12 @@ def same_parts(got: dict[str, str], want: dict[str, str], when: str) -> None:
 
 def epoch_came_back(p: Probe, name: str = "", **texts) -> None:
     """load_checkpoint returned the epoch that was saved."""
-    values = p.returned(name, **texts)
+    values, when = p.returned(name, **texts), [texts["when"]] if "when" in texts else []
     if "raised" in values:
-        raise crashed(values["raised"], [texts["when"]] if "when" in texts else [])
+        raise crashed(values["raised"], when)
     if values["returned"] != repr(p.save["epoch"]):
         rows = [
+            *when,
             ("saved", f"epoch {p.save['epoch']}"),
             Gist("returned", f"load_checkpoint returned {values['returned']}"),
         ]
@@ -285,20 +287,26 @@ def runs_no_code(probes: list[Probe], function: str) -> None:
 
 
 def device_kept(p: Probe) -> None:
-    """Restoring every device's generator doesn't move the process to another device."""
-    if p.returned()["device"] != 0:
-        rows = [
-            ("pretended", "two CUDA devices; the current one is cuda:0"),
-            Gist(
-                "changed", f"after set_rng_state: the current one is cuda:{p.returned()['device']}"
-            ),
-        ]
+    """Reading or restoring every device's generator doesn't move the process to another device."""
+    current = {
+        "get_rng_state": p.saved.given(THINK)["device"],
+        "set_rng_state": p.returned()["device"],
+    }
+    for function, device in current.items():
+        if device == 0:
+            continue
         raise Finding(
             "load-changes-settings",
-            rows,
+            [
+                ("pretended", "two CUDA devices; the current one is cuda:0"),
+                Gist("changed", f"after {function}: the current one is cuda:{device}"),
+            ],
             about="current device",
             means="from then on, tensors for 'cuda' land on another device",
-            think="which function sets a device's generator without making it the current one?",
+            think=(
+                "which function reads or sets a device's generator without making it the current "
+                "one?"
+            ),
         )
 
 

@@ -141,12 +141,16 @@ def test_a_save_that_fails_raises(lab):
 @task("ex01.1")
 def test_another_optimizer_and_epoch_0_come_back_too(lab):
     """Another optimizer and epoch 0 come back too"""
-    probe = probes(lab)["other"]
-    epoch_came_back(probe)
+    probe, untrained = probes(lab)["other"], probes(lab)["untrained"]
+    epoch_came_back(probe, when=("asked for", "a path without a suffix, epoch 0"))
     same_parts(
         probe.returned()["parts"],
         probe.expected["parts"],
-        f"a job with {probe.save['optimizer'].upper()} and two groups",
+        f"a job with {probe.save['optimizer'].upper()}, two groups and a frozen layer",
+    )
+    epoch_came_back(untrained, when=("asked for", "a job with a scheduler, before its first step"))
+    same_parts(
+        untrained.returned()["parts"], untrained.expected["parts"], "a job before its first step"
     )
 
 
@@ -173,7 +177,8 @@ def test_loading_runs_no_code_from_the_file(lab):
 def test_a_checkpoint_of_another_model_is_refused(lab):
     """A checkpoint of another model is refused"""
     probe = probes(lab)["plain"]
-    epoch_came_back(probe)
+    when = ("loaded", "a file of another process, after this one has saved another file")
+    epoch_came_back(probe, when=when)
     same_parts(probe.returned()["parts"], probe.expected["parts"], "after a save and a load")
     if models := [text for change, text in OTHER_MODELS.items() if accepted(probe, change)]:
         raise Finding(

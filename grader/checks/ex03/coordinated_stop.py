@@ -18,9 +18,11 @@ from grader.checks.ex03 import (
 )
 from grader.checks.ex03.stop_assertions import stopped_and_resumed
 from grader.checks.ex03.stop_runs import between_saves, job, launch
+from grader.checks.left_open import nothing_left_open
 from grader.checks.ranks import by_others, by_rank, rank_row
 from grader.checks.stacks import rows_of
 from grader.harness import scratch
+from grader.harness.costs import Costs
 from grader.harness.lab import Lab
 from grader.harness.preemption import Preempt, last_word
 from grader.harness.run import PREEMPTED, Life, Process, Run
@@ -28,6 +30,7 @@ from grader.verdicts import Finding, Found, Gist, Inconclusive, Struck
 
 TOGETHER = "ex03/together_cases.py"
 GRACE = ("--grace", 6)  # s: an agreement every few steps is soon enough
+SKEW = 1.7  # of two ranks' steps, by their own clocks: an interval on one isn't one on the other
 MOST = 2  # collectives for every question whether to stop
 
 
@@ -57,6 +60,8 @@ def same_answer(lab: Lab) -> None:
         exits.finished(lab, run)
         for number, mine in enumerate(asked):
             _answers_right(run, number, mine)
+        for life in run.last.processes:
+            nothing_left_open([e["held"] for e in life.all("answer")], "stop_together")
 
 
 def _answers_right(run: Run, number: int, mine: tuple[bool, ...]) -> None:
@@ -101,9 +106,10 @@ def _answers_right(run: Run, number: int, mine: tuple[bool, ...]) -> None:
 
 def costs_little(lab: Lab) -> None:
     """At most MOST collectives of the student's for every step and every part of an evaluation; the
-    time that they take is reported.
+    time that they take is reported. By their own clocks, the ranks' steps take different times, as
+    they do on a cluster: when to ask can't depend on that.
     """
-    args = job(lab, *GRACE)
+    args = job(lab, *GRACE, "--costs", Costs(rank=SKEW))
     run = launch(lab, *args, faults=(), ranks=2)
     exits.finished(lab, run)
     resumption.same_course(lab, run, stop_runs.yardstick(lab, args, ranks=2))

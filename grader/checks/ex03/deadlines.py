@@ -227,7 +227,9 @@ def long_enough(lab: Lab) -> None:
 
 
 def too_short(lab: Lab, ranks: int | None = None) -> None:
-    """Half a save fits. With several ranks, one gets the signal: the others have plenty of time."""
+    """Half a save fits. With several ranks, the last one gets the signal: the others have plenty of
+    time.
+    """
     _leaves_the_last_one(lab, _told(lab, Costs(step=2, save=10), 6), ranks)
 
 
@@ -274,7 +276,7 @@ def grace_before_the_end(lab: Lab) -> None:
 def _leaves_the_last_one(
     lab: Lab, args: tuple, ranks: int | None = None, step: int | None = None
 ) -> None:
-    rank = None if ranks is None else lab.draw.randrange(ranks)
+    rank = None if ranks is None else ranks - 1
     for schedule in lab.schedules((send(any_signal(lab), step or _after_a_save(lab), rank=rank),)):
         run = stopped_and_resumed(lab, args, schedule, ranks=ranks, saved=False)
         trajectories.progress_kept(run)

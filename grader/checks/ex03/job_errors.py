@@ -8,7 +8,7 @@ from grader.checks import crashes, trajectories
 from grader.checks.crashes import crashed
 from grader.checks.ex03.exits import ended_early, finished
 from grader.checks.ex03.resumption import same_course
-from grader.checks.ex03.status_file import SAYS, run_says
+from grader.checks.ex03.status_file import SAYS, one_writes, run_says
 from grader.checks.ex03.stop_runs import (
     SAVE_EVERY,
     between_saves,
@@ -97,10 +97,12 @@ def error_after_a_signal(lab: Lab) -> None:
 
 
 def error_of_ranks(lab: Lab) -> None:
-    """On every rank."""
+    """On every rank; one of them writes the status."""
     step = between_saves(lab)
     args, error = _failing(lab, "step", step, kinds=OTHERS)
-    _failed(lab, launch(lab, *args, faults=(), ranks=2), "step", step, error)
+    run = launch(lab, *args, faults=(), ranks=2)
+    _failed(lab, run, "step", step, error)
+    one_writes(run)
 
 
 def error_of_one_rank(lab: Lab) -> None:

@@ -111,7 +111,7 @@ def reckoned(args: tuple, life: Process, rank: int = 0) -> expected_times.Times:
         life.fault or "--end-of-signalled" not in args
     )
     end = float(option(args, "--end", "inf")) if here else float("inf")
-    costs = Costs.parse(str(option(args, "--costs", "")))
+    costs = Costs.parse(str(option(args, "--costs", ""))).of_rank(rank)
     return expected_times.times(life, costs, end, float(option(args, "--grace", GRACE)))
 
 

@@ -288,16 +288,23 @@ def test_a_signal_to_one_rank_in_an_evaluation_stops_all_there(lab):
 
 @task("ex03.4")
 def test_a_signal_to_one_rank_before_the_first_step_stops_all(lab):
-    """A signal to one rank before the first step stops all"""
-    coordinated_stop.stops(lab, send("term", 0, "start", rank=1))
+    """A signal to one rank before the first step stops all
+
+    And one in the last part of an evaluation, after which nothing of the epoch is left to train.
+    """
+    late = send(any_signal(lab), steps_per_epoch(lab), "evaluation", 11, rank=0)
+    coordinated_stop.stops(lab, send("term", 0, "start", rank=1), late)
 
 
 @task("ex03.4")
 def test_four_ranks_on_two_nodes_stop_together(lab):
-    """Four ranks on two nodes stop together"""
+    """Four ranks on two nodes stop together
+
+    One of them gets the signal in a regular save.
+    """
     coordinated_stop.stops(
         lab,
-        send("usr1", between_saves(lab), rank=lab.draw.randrange(2, 4)),
+        send("usr1", 2 * SAVE_EVERY, "event", 1, rank=lab.draw.randrange(2, 4)),
         ranks=4,
         ranks_per_node=2,
     )

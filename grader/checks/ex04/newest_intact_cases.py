@@ -106,7 +106,7 @@ def a_damaged_one_is_passed_over(draw: Random) -> list[Scene]:
         Scene(what.format("manifest.json", how), "step-9", _damaged(how, "manifest.json"))
         for how in gone
     ]
-    for size in (70_000, 1_100_000, 9_000_000):
+    for size in (70_000, 1_100_000, 17_000_000):
         text = what.format(f"model.pt ({size} bytes)", "with its last byte changed")
         scenes.append(
             Scene(text, "step-9", _damaged("with its last byte changed", "model.pt", size))
@@ -151,6 +151,7 @@ def odd_manifests_are_no_proof(draw: Random) -> list[Scene]:
         "has no list of files": b'{"step": 10}',
         "has null for its files": b'{"step": 10, "files": null}',
         "has a list for its files": b'{"step": 10, "files": ["state.json"]}',
+        "is a list in a list in a list ..., 100,000 deep": b"[" * 100_000,
         "isn't UTF-8": lambda f: f.write_bytes(b"\xff\xfe\x9f" + f.read_bytes()),
         "is zeros": lambda f: f.write_bytes(bytes(f.stat().st_size)),
         "has null where a file's size and digest belong": _entry(lambda e: None),

@@ -25,6 +25,8 @@ p.add_argument("--checkpoint", help="the student's checkpoint.py")
 p.add_argument("--directory", required=True)
 args = p.parse_args()
 
+ELSEWHERE = "elsewhere"  # a working directory without files
+
 
 def functions():
     """The student's module, loaded in the process that answers: its imports see its devices."""
@@ -78,6 +80,8 @@ def trained(q: dict, batches=None) -> workload.Job:
         torch.tensor([i for i, _, _ in samples]),
         *(torch.stack(t) for t in list(zip(*samples, strict=False))[1:]),
     ]
+    if q.get("optimizer", "adamw") != "adamw":  # a parameter that the optimizer has no state of
+        job.model.letters.weight.requires_grad_(False)
     for _ in zip(range(q["steps"]), batches(job) if batches else range(q["steps"]), strict=False):
         job.train_step(batch)
     widen(q, job)
@@ -136,8 +140,10 @@ def settings(job: workload.Job, key: str) -> dict[str, str]:
 
 
 def place(q: dict) -> str:
-    """The question's file: relative to the working directory, or absolute."""
-    os.chdir(args.directory)
+    """The question's file: relative to the working directory, or absolute and elsewhere."""
+    here = args.directory if q.get("bare") else os.path.join(args.directory, ELSEWHERE)
+    os.makedirs(here, exist_ok=True)
+    os.chdir(here)
     return q["file"] if q.get("bare") else os.path.join(args.directory, q["file"])
 
 
@@ -170,6 +176,8 @@ def load(q: dict) -> dict:
     CHANGES[q.get("change", "nothing")](job.model)
     job.model.block.dropout.eval()
     job.model.places.weight.requires_grad_(False)
+    if q.get("saves_first"):  # what this process saved last isn't what it loads
+        ck.save_checkpoint(job.model, job.optimizer, job.scheduler, 0, path + ".other")
     before = settings(job, q["key"]) | process_settings()
     optimizer, scheduler = job.optimizer, job.scheduler
     if q.get("planted") == "optimizer":
@@ -311,7 +319,7 @@ def save_generators(q: dict) -> dict:
         gpus.draw()
         ck.get_rng_state()  # a later state is another one, and changes none that was read before
         torch.save(state, path)
-    return {"generators": after}
+        return {"generators": after, "device": gpus.current}
 
 
 def load_generators(q: dict) -> dict:
@@ -360,7 +368,8 @@ def capture(q: dict) -> dict:
 def restore(q: dict) -> dict:
     ck, path = functions(), place(q)
     job = built(q, q["seed"])
-    workload.estrange(job)
+    workload.estrange_wholly(job)
+    job.model.block.dropout.eval()
     job.model.places.weight.requires_grad_(False)
     before = settings(job, q["key"]) | process_settings()
     ck.restore(job, torch.load(path, weights_only=True))

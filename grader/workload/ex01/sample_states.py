@@ -139,6 +139,8 @@ def _drawn(draw: random.Random, generator: torch.Generator, large: bool) -> dict
             draw.random(),
         ],
         "1 and 1.0": [1, 1.0, {"lr": 1, "eps": 1.0}],
+        "None by itself": None,
+        "True by itself": True,
     }
     keys = list(found)
     draw.shuffle(keys)

@@ -60,7 +60,7 @@ def main() -> None:
     state = ck.read_latest(args.directory)
     if state is not None:
         # whatever a resumed run has in common with the old one must come from `state`
-        workload.estrange(job)
+        workload.estrange_wholly(job)
         ck.restore(job, state)
     telemetry.say(f"starting at step {job.step}, epoch {job.epoch}, batch {job.batch}")
     telemetry.life(job)

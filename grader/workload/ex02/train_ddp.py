@@ -103,12 +103,12 @@ def main() -> None:
         if args.functions == "save_step":
             if os.listdir(args.directory):  # an earlier life of this run wrote there
                 # whatever a resumed run has in common with the old one must come from the disk
-                workload.estrange(job)
+                workload.estrange_wholly(job)
             dist.barrier()
             if not ck.resume(job, args.directory):
                 job = fresh()
         elif args.functions == "save_job" and newest.exists():
-            workload.estrange(job)
+            workload.estrange_wholly(job)
             ck.load_job(job, newest.read_text())
         elif args.functions == "save_checkpoint_ddp" and os.path.exists(path):
             workload.estrange(job, generators=False)

@@ -40,14 +40,15 @@ class NodeLost(BaseException):
 NOT_BUILT_IN = {kind.__name__: kind for kind in (asyncio.CancelledError, NodeLost)}
 
 
-@dataclass(frozen=True)
+@dataclass
 class Failure:
-    """An error that the job raises, once."""
+    """An error that the job raises once: a second try, which nobody asked for, would succeed."""
 
     where: str  # "build", "resume", "step", "evaluation" or "save"
     step: int  # the optimizer step that fails, or the last one before
     error: str  # a built-in exception's name, or one of NOT_BUILT_IN
     message: str
+    raised: bool = False
 
 
 # of each job, by its id: what a job is asked for must not tell which signal came, and what is left
@@ -244,7 +245,8 @@ class PreemptJob(workload.Job):
 
 def may_fail(failure: Failure | None, cluster: Scheduler, where: str, step: int) -> None:
     """Raise the job's error if this is its place."""
-    if failure and (failure.where, failure.step) == (where, step):
+    if failure and not failure.raised and (failure.where, failure.step) == (where, step):
+        failure.raised = True
         cluster.point(step, "failing")
         telemetry.emit("failing", step=step)
         kind = NOT_BUILT_IN.get(failure.error) or getattr(builtins, failure.error)

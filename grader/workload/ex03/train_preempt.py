@@ -152,18 +152,15 @@ def main() -> int:
     ck = load_submission.load(args.checkpoint) if args.checkpoint else None
     os.makedirs(args.directory, exist_ok=True)
     scheduler = Scheduler(daemon, args.grace, BOOT + args.end if ends else math.inf)
-    jobs = []
+    costs = Costs.parse(args.costs).of_rank(rank)
+    jobs, failure = [], failure_of(args, rank)
 
     def worker_init(worker: int) -> None:
         ck.worker_init(worker)
         telemetry.emit("worker", worker=worker, epoch=jobs[0].epoch, generators=rng_digests())
 
     def make_job():
-        jobs.append(
-            preempt_job.build(
-                args, scheduler, Costs.parse(args.costs), failure_of(args, rank), ck and worker_init
-            )
-        )
+        jobs.append(preempt_job.build(args, scheduler, costs, failure, ck and worker_init))
         telemetry.emit("built", clock=scheduler.clock, says=last_word(Path(args.directory)))
         return jobs[0]
 
