@@ -1857,6 +1857,15 @@ class ResumableSampler:
         self.epoch, self.samples, self.resumed = state["epoch"], state["samples"], True
 
 
+def _warn_of_draws(name: str, loader: Any) -> None:
+    """Say that a loader draws from the generator that dropout uses, too."""
+    if type(loader).__name__ == "StatefulDataLoader" and loader.generator is None:
+        _say(
+            f"'{name}': iterating this loader draws from torch's global generator, so a resumed "
+            "run draws once more. Give it generator=torch.Generator()"
+        )
+
+
 def _refuse_skips(name: str, loader: Any, state: Any) -> Any:
     """A loader's state; TypeError if torchdata couldn't continue from it.
 
@@ -2065,6 +2074,7 @@ class _Job:
                     f"'{name}' ({type(part).__name__}) has no state_dict and load_state_dict: it "
                     "can't be saved. Put plain values into a dict"
                 )
+            _warn_of_draws(name, part)
         if twice := self.state.keys() & self.per_rank.keys():
             raise ValueError(f"{_quoted(twice)} is in state and in per_rank: use another name")
         taken = {"progress", "about"} & self.state.keys()

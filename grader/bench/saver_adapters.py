@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from grader.course.catalog import ROOT
 from grader.crash.recorder import mark
 
 SAVES = 3
@@ -245,6 +248,103 @@ def transformers():
     return run, load
 
 
+def _small_job():
+    import torch
+
+    torch.manual_seed(0)
+    model = torch.nn.Linear(40, 40)
+    optimizer = torch.optim.AdamW(model.parameters())
+
+    def step():
+        model(torch.randn(2, 40)).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return model, optimizer, step
+
+
+def minimal():
+    sys.path.insert(0, str(ROOT / "templates"))
+    from minimal_checkpoint import Checkpoints
+
+    _import_what_optimizers_need()
+
+    def job(directory):
+        model, optimizer, step = _small_job()
+        return Checkpoints(directory, {"model": model, "optimizer": optimizer}), step
+
+    def run(directory):
+        checkpoints, step = job(directory)
+        mark("began", 0, _of_job(checkpoints.parts))
+        checkpoints.resume()  # saves step 0
+        mark("returned", 0)
+        for n in range(1, SAVES):
+            step()
+            mark("began", n, _of_job(checkpoints.parts))
+            checkpoints.save(n)
+            mark("returned", n)
+
+    def load(directory):
+        checkpoints, _ = job(directory)
+        if not checkpoints.paths():
+            return None  # resume() would save step 0
+        checkpoints.resume()
+        return _of_job(checkpoints.parts)
+
+    return run, load
+
+
+def _of_job(parts) -> str:
+    from grader.harness.inside.digest import digest, rng_digests
+
+    return digest([*(part.state_dict() for part in parts.values()), rng_digests()])
+
+
+def torch_checkpointing():
+    import torch
+    from torch_checkpointing import CheckpointManager
+    from torch_checkpointing.storage.filesystem import LocalFileSystemStorageConfig
+
+    config = CheckpointManager.Config.with_sync_save()
+    config.storage_config = LocalFileSystemStorageConfig(use_direct_io=False)
+    manager = CheckpointManager(config)
+
+    def save(directory, n, state):
+        manager.save(f"{directory}/step_{n}", {"model": {"weight": state["weight"]}, "step": n})
+
+    def load(directory):
+        found = _newest(directory, r"step_(\d+)")
+        if not found:
+            return None
+        into = {"model": {"weight": torch.zeros(40, 40)}, "step": 0}
+        restored = manager.load(found[0], into=into)
+        return {"weight": into["model"]["weight"], "step": torch.tensor(restored["step"])}
+
+    return _plain(save, load)
+
+
+def torch_atomic_save():
+    import torch
+    from torch_atomic_save import SlurmAtomicManager
+
+    class Holder:
+        def __init__(self, state):
+            self.state_dict = lambda: state
+
+    manager = SlurmAtomicManager()
+
+    def save(directory, n, state):
+        with tempfile.TemporaryDirectory() as staging:
+            manager.save(Holder(state), f"{directory}/model.pt", tmp_dir=staging)
+            manager.wait_for_all()
+
+    def load(directory):
+        path = f"{directory}/model.pt"
+        return torch.load(path, weights_only=True) if os.path.exists(path) else None
+
+    return _plain(save, load)
+
+
 def _import_what_optimizers_need():
     """Import torch._dynamo (800 modules, a second) once, here.
 
@@ -296,5 +396,26 @@ SAVERS = {
         "continues with fresh ones (trainer.py, _load_optimizer_and_scheduler, _load_rng_state). "
         "All these are compared before the first step",
         transformers,
+    ),
+    "torch-checkpointing": Saver(
+        "torch_checkpointing, synchronous",
+        ("torch_checkpointing",),
+        "Config.with_sync_save(), a directory for each save; the newest by number is loaded, as in "
+        "the library's tutorial. use_direct_io=False, because with the default of 0.1.1 a save "
+        "raises on ext4 (EINVAL: its last write isn't aligned)",
+        torch_checkpointing,
+    ),
+    "torch-atomic-save": Saver(
+        "torch-atomic-save",
+        ("torch_atomic_save",),
+        "save(model, path, tmp_dir=...) with tmp_dir on the same file system, then wait_for_all()",
+        torch_atomic_save,
+    ),
+    "minimal": Saver(
+        "templates/minimal_checkpoint.py",
+        ("torch",),
+        "resume(), which saves step 0, then save() after each step. Model, optimizer and random "
+        "numbers are compared",
+        minimal,
     ),
 }

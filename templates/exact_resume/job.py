@@ -29,7 +29,7 @@ from .parameters import _compare_ties, _frozen_in, _left_out, _thaw, _tied_and_f
 from .plain import _is_plain, _refuse_shared
 from .ranks import _rank_and_world, _Ranks
 from .reporting import _quoted, _say
-from .sampler import ResumableSampler, _refuse_skips
+from .sampler import ResumableSampler, _refuse_skips, _warn_of_draws
 from .sharded import Modules, Optimizers, _read_shards, _sharded_parts, _shards_of
 
 _OWN = {"rng", "gradients", "module_gradients", "buffers", "module_buffers"}
@@ -60,6 +60,7 @@ class _Job:
                     f"'{name}' ({type(part).__name__}) has no state_dict and load_state_dict: it "
                     "can't be saved. Put plain values into a dict"
                 )
+            _warn_of_draws(name, part)
         if twice := self.state.keys() & self.per_rank.keys():
             raise ValueError(f"{_quoted(twice)} is in state and in per_rank: use another name")
         taken = {"progress", "about"} & self.state.keys()

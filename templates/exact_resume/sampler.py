@@ -117,6 +117,15 @@ class ResumableSampler:
         self.epoch, self.samples, self.resumed = state["epoch"], state["samples"], True
 
 
+def _warn_of_draws(name: str, loader: Any) -> None:
+    """Say that a loader draws from the generator that dropout uses, too."""
+    if type(loader).__name__ == "StatefulDataLoader" and loader.generator is None:
+        _say(
+            f"'{name}': iterating this loader draws from torch's global generator, so a resumed "
+            "run draws once more. Give it generator=torch.Generator()"
+        )
+
+
 def _refuse_skips(name: str, loader: Any, state: Any) -> Any:
     """A loader's state; TypeError if torchdata couldn't continue from it.
 

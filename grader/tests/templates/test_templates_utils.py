@@ -699,7 +699,9 @@ class Stream(torch.utils.data.IterableDataset):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_stateful_loader_that_would_skip_too_much_is_refused_at_the_first_step(tmp_path, workers):
+def test_a_stateful_loader_that_would_skip_too_much_is_refused_at_the_first_step(
+    tmp_path, workers, capsys
+):
     loaders = pytest.importorskip("torchdata.stateful_dataloader")
     loader = loaders.StatefulDataLoader(Stream(), batch_size=4, num_workers=workers)
     ckpt = cu.CheckpointManager(tmp_path, {}, per_rank={"loader": loader})
@@ -707,7 +709,7 @@ def test_a_stateful_loader_that_would_skip_too_much_is_refused_at_the_first_step
         ckpt.resume()
         next(iter(loader))
         ckpt.step()
-    assert ckpt.steps == 0
+    assert ckpt.steps == 0 and "Give it generator=" in capsys.readouterr().err
 
 
 def test_a_gradient_scaler_is_restored(tmp_path):
