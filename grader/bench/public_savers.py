@@ -10,8 +10,8 @@ must add if you need durability. The last row is this course's smallest template
 
 Two more were tried. ravex 0.10.1 isn't in the table because loading with its engine (moonclip
 0.3.1) didn't return in the forked processes that judge states. In an undisturbed run, it gave back
-weights and random numbers bit for bit. syckpt 0.0.9 isn't in it because it needs no crash: the
-weights of the third save come back wrong, and an optimizer's state doesn't come back at all.
+weights and random numbers bit for bit. syckpt 0.0.9 isn't in it either: in our use of it, the third
+save gave back other weights, and no save an optimizer's state, without any crash.
 """
 
 from __future__ import annotations
