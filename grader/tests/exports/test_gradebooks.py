@@ -7,7 +7,7 @@ import io
 
 import pytest
 
-from grader.classroom import contents, handed_in, outcome, records
+from grader.classroom import contents, handed_in, records, result_files
 from grader.classroom.standings import standing
 from grader.course import catalog
 from grader.exports import canvas, matching, moodle, nbgrader, results_folder, tables
@@ -128,7 +128,7 @@ def test_what_grade_class_writes_is_read(tmp_path, gradebook):
         student = folder.take(one, contents.read(one, [ex01], tmp_path), [ex01])
         found = ExerciseResult("ex01", "", [TaskResult("ex01.1", "", "pass", 9, 9, 1.0)], 1.0, 3, 7)
         records.Graded(student.key("ex01", settings), found).write(student.record("ex01"))
-        outcome.write_student(standing(student, settings))
+        result_files.write_student(standing(student, settings))
     read = results_folder.read(folder.folder)
     assert [(s.late, s.grade(ALL).score) for s in read.students] == [(False, 9), (True, 9)]
     filled, lines = report_of(canvas.filled, read, ALL, tables.read(gradebook), "555")
