@@ -188,7 +188,9 @@ def _work(here: Path) -> dict[str, Any]:
 
 def _show(result: dict[str, Any], json_file: str | None) -> None:
     if why := result.get("why"):
-        click.echo(f"grade: {'no verdict: ' if result['status'] == 3 else ''}{why}", err=True)
+        click.echo(f"grade: {why}", err=True)
+    if result["status"] == 3:
+        click.echo("no verdict", err=json_file == "-")
     for line in result.get("text", []):
         click.echo(line, err=json_file == "-")
     if json_file and "report" in result:

@@ -20,6 +20,7 @@ from grader.crash import enumeration, judge, operations, promise, recorder
 from grader.crash.enumeration import PROCESS, TITLES, Key, Promise, Space
 from grader.crash.judge import Outcome
 from grader.crash.operations import ROOT, Mark, Op, Tree
+from grader.crash.outside import read_outside
 from grader.crash.promise import Failure, Remedy, broken
 from grader.crash.recorder import Incomplete, Record, mark
 
@@ -130,6 +131,13 @@ def test(
         began = time.perf_counter()
         record = _run(program, here / "disk", seconds, None, prepare)
         _went_well(record)
+        if record.outside:
+            path = read_outside(program.load, here / "disk", record.outside, patience)
+            if path:
+                raise Incomplete(
+                    f"load reads {path}, which the saves wrote outside of the directory: what a "
+                    "power failure leaves of it isn't known; save into the directory"
+                )
         timed = {"record": time.perf_counter() - began}
 
         began = time.perf_counter()

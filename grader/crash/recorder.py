@@ -31,6 +31,7 @@ from grader.crash.operations import (
     Truncate,
     Write,
 )
+from grader.crash.outside import FileId
 from grader.crash.syscalls import FD_FIRST, FD_THIRD, FICLONE, FICLONERANGE, MADE, PATHS
 from grader.crash.tracer import HOLD, PASS, Ended, Tracee, Tracer, Unavailable
 
@@ -55,6 +56,9 @@ class Record:
     # of each process, in the order in which they were given
     ended: list[Ended] = field(default_factory=list)
     calls: int = 0  # that could have been refused
+    outside: set[FileId] = field(
+        default_factory=set
+    )  # files that were written in other directories
 
 
 class Recorder:
@@ -69,6 +73,7 @@ class Recorder:
         # inode number -> our own descriptor, for files that are written through memory
         self.mapped: dict[int, int] = {}
         self.size = 0
+        self.outside: set[FileId] = set()
         self._fresh = False
 
     # --- what there is
@@ -188,9 +193,13 @@ class Recorder:
 
     def _opened(self, tracee: Tracee, fd: int) -> None:
         st = tracee.stat(fd)
-        if st is None or st.st_dev not in self.directory.devices or not stat.S_ISREG(st.st_mode):
+        if st is None or not stat.S_ISREG(st.st_mode):
             return
         path = os.readlink(f"/proc/{tracee.pid}/fd/{fd}")
+        if not self.directory.holds(path):
+            self.outside.add((st.st_dev, st.st_ino))
+        if st.st_dev not in self.directory.devices:
+            return
         if st.st_size == 0 and (self._fresh or st.st_nlink == 0):
             self.directory.forget(st.st_ino)  # a new file; its number may have been another's
             inode = self.directory.number(st.st_ino)
@@ -406,5 +415,9 @@ def record(
         tracer.abort()
         recorder.close()
     return Record(
-        recorder.directory.disk, recorder.ops, [ended[pid] for pid in pids], recorder.calls
+        recorder.directory.disk,
+        recorder.ops,
+        [ended[pid] for pid in pids],
+        recorder.calls,
+        recorder.outside,
     )

@@ -122,9 +122,11 @@ _ONLY = {
 _IOCTLS = (FICLONE, FICLONERANGE)
 
 
-def program(machine: str) -> bytes:
+def program(machine: str, reads: bool = False) -> bytes:
     """The filter's instructions: stop at what may change a directory; refuse another machine's
     calls, whose numbers mean something else.
+
+    reads  also stop where a file is opened to be read
     """
     _, arch = ARCHITECTURES[machine]
     found = {name: number for number, name in numbers(machine).items()}
@@ -138,7 +140,7 @@ def program(machine: str) -> bytes:
     out = [one(_LOAD, 4), one(_EQUAL, arch, 1, 0), one(_RETURN, _REFUSE), one(_LOAD, 0)]
     out += [one(0x35, 0x40000000, 0, 1), one(_RETURN, _REFUSE)]  # x32: nr >= 2**30
     for name, number in found.items():
-        if name in _ONLY:
+        if name in _ONLY and not (reads and name in MADE):
             n, how, what = _ONLY[name]
             out += [
                 one(_EQUAL, number, 0, 4),
@@ -164,10 +166,10 @@ class _Program(ctypes.Structure):
     _fields_ = [("len", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
 
 
-def install(machine: str) -> None:
+def install(machine: str, reads: bool = False) -> None:
     """Put this process, and all that it will start, under the filter. It can't be taken off."""
     libc = ctypes.CDLL(None, use_errno=True)
-    code = program(machine)
+    code = program(machine, reads)
     buffer = ctypes.create_string_buffer(code, len(code))
     fprog = _Program(len(code) // 8, ctypes.addressof(buffer))
     PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2

@@ -159,11 +159,12 @@ class Ended:
 class Tracer:
     """`entry(tracee)` says what to do with a call (PASS, HOLD, or an errno that it fails with
     instead of being made); `exit(tracee, result)` hears the result of those that were held, minus
-    an errno if it failed.
+    an errno if it failed. `reads`: files that are opened to be read are calls, too.
     """
 
     entry: Callable[[Tracee], str | int]
     exit: Callable[[Tracee, int], None]
+    reads: bool = False
     machine: str = field(default_factory=lambda: syscalls.architecture() or "")
 
     def __post_init__(self) -> None:
@@ -191,7 +192,7 @@ class Tracer:
                 os.close(go)
                 os.read(ready, 1)
                 os.close(ready)
-                syscalls.install(self.machine)
+                syscalls.install(self.machine, self.reads)
                 do()
                 status = 0
             except SystemExit as e:

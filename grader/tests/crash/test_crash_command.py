@@ -48,6 +48,26 @@ def test_the_command_on_somebodys_file(tmp_path):
 
 
 @traced
+def test_a_link_to_bytes_elsewhere_is_no_verdict(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "mine.py").write_text(
+        "import os, tempfile, torch\n"
+        "def save(directory, state):\n"
+        f"    path = os.path.join(tempfile.mkdtemp(dir={str(tmp_path / 'elsewhere')!r}), 'state')\n"
+        "    torch.save(state, path)\n"
+        "    os.symlink(path, directory + '/new')\n"
+        "    os.replace(directory + '/new', directory + '/latest')\n"
+        "def load(directory):\n"
+        "    path = directory + '/latest'\n"
+        "    return torch.load(path) if os.path.lexists(path) else None\n"
+    )
+    args = ["--save", "mine.py:save", "--load", "mine.py:load", "--no-flips", "--no-errors"]
+    done = crashtest_command(*args, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (3, "no verdict\n")
+    assert done.stderr.startswith("grade: load reads ") and done.stderr.count("\n") == 1
+
+
+@traced
 @pytest.mark.parametrize(
     "code, save, says",
     [
