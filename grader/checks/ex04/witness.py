@@ -159,7 +159,7 @@ class Witness:
                 raise Strange("its command line isn't $TRAIN's")
             self._note(life, "life", at_once=self._beside(life))
             self._attend(life, lines)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
             pass  # torn in its last report, or no training at all
         except Strange as e:
             self._note(life, "strange", what=str(e))
