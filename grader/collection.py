@@ -6,6 +6,7 @@ import importlib
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from types import ModuleType
 
 from grader.course import selection
 from grader.course.catalog import Exercise
@@ -39,9 +40,8 @@ class Check:
 
 def collect(exercise: Exercise) -> list[Check]:
     """The exercise's checks in the order of its file, parametrized as pytest does it."""
-    module = importlib.import_module(f"grader.checks.{exercise.id}.test_{exercise.id}")
     found = []
-    for function in vars(module).values():
+    for function in vars(_test_module(exercise)).values():
         if (
             inspect.isfunction(function)
             and function.__name__.startswith("test_")
@@ -64,8 +64,11 @@ def at_once(exercise: Exercise) -> int:
 
     Checks that wait for a cluster need no core.
     """
-    module = importlib.import_module(f"grader.checks.{exercise.id}.test_{exercise.id}")
-    return getattr(module, "AT_ONCE", 0)
+    return getattr(_test_module(exercise), "AT_ONCE", 0)
+
+
+def _test_module(exercise: Exercise) -> ModuleType:
+    return importlib.import_module(f"grader.checks.{exercise.id}.test_{exercise.id}")
 
 
 def _cases(function: Callable) -> Iterable[tuple[str, dict]]:

@@ -134,6 +134,13 @@ def _collect(
     return found
 
 
+def silence() -> None:
+    """Let this process read and print nothing from here on."""
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(nothing, fd)
+
+
 def _ask(
     load: Callable[[str], str | None], place: Path, seconds: float, where: Callable[[int], str]
 ) -> Outcome:
@@ -144,9 +151,7 @@ def _ask(
             os.close(reading)
             os.setsid()
             die_with_parent()
-            nothing = os.open(os.devnull, os.O_RDWR)
-            for fd in (0, 1, 2):
-                os.dup2(nothing, fd)
+            silence()
             os.write(writing, json.dumps(asdict(_loaded(load, place))).encode()[:ENOUGH])
         finally:
             os._exit(0)

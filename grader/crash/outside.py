@@ -11,6 +11,7 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
+from grader.crash.judge import silence
 from grader.crash.syscalls import MADE
 from grader.crash.tracer import HOLD, PASS, Tracee, Tracer
 
@@ -39,18 +40,14 @@ def read_outside(
             if not path.startswith(root):
                 found.append(path)
 
+    def do() -> None:
+        silence()
+        load(str(directory))
+
     tracer = Tracer(entry, exited, reads=True)
     try:
-        tracer.spawn("load", lambda: _quietly(load, directory))
+        tracer.spawn("load", do)
         tracer.run(seconds)
     finally:
         tracer.abort()
     return found[0] if found else None
-
-
-def _quietly(load: Callable[[str], object], directory: Path) -> None:
-    """What it prints and raises is told where the states are judged."""
-    nothing = os.open(os.devnull, os.O_RDWR)
-    for fd in (0, 1, 2):
-        os.dup2(nothing, fd)
-    load(str(directory))

@@ -119,13 +119,8 @@ def log_goes_on(run: ClusterRun) -> None:
         raise Finding("no-log", rows)
     there = [mark for mark in marks if mark in run.log]
     oldest = marks.index(there[0]) if there else len(marks)
-    ended = {
-        e["mark"]
-        for life in run.lives
-        if any(e["event"] == "left" for e in life)
-        for e in life
-        if e["event"] == "mark"
-    }
+    left = {e["life"] for e in run.all("left")}
+    ended = {e["mark"] for e in run.all("mark") if e["life"] in left}
     if oldest or ended - set(there):
         raise Finding(
             "log-truncated",
