@@ -156,12 +156,13 @@ class Mismatch(CheckpointError):
 # The digest of a file, computed beside its writing and reading.
 
 CHUNK = 8 << 20
-_checkers = ThreadPoolExecutor(2, "digest")  # two keep pace with the disk
+_THREADS = max(2, min(4, os.cpu_count() or 1))  # two keep pace with a disk, four with a page cache
+_checkers = ThreadPoolExecutor(_THREADS, "digest")
 
 
 def _new_checkers() -> None:
     global _checkers
-    _checkers = ThreadPoolExecutor(2, "digest")
+    _checkers = ThreadPoolExecutor(_THREADS, "digest")
 
 
 os.register_at_fork(after_in_child=_new_checkers)  # threads don't survive a fork
@@ -235,16 +236,86 @@ class _FileDigest(_Digest):
         return super().digest()
 
 
-def digest_of(path: AnyPath) -> str:
-    """Digest (hex) of a file, as the manifest holds it."""
-    digest = _FileDigest()
+class _Reads:
+    """Files being read into memory: several threads take a piece each.
+
+    They compute its CRC while the cache still holds it. The caller keeps the memory alive until
+    the block is left.
+    """
+
+    def __init__(self) -> None:
+        self.running: list[Future[int]] = []
+
+    def __enter__(self) -> _Reads:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        wait(self.running)  # after an error, the others still write
+
+    def start(self, path: AnyPath, views: Iterable[memoryview]) -> Callable[[], str]:
+        """Fill `views` with the file's bytes, in order; return what waits for its digest.
+
+        Views that can't be written hold their bytes already. What waits raises CheckpointError if
+        the file ends early or can't be read.
+        """
+        pieces: list[tuple[int, Future[int]]] = []
+        for start, parts in _pieces(views):
+            pieces.append((sum(map(len, parts)), _checkers.submit(_read_piece, path, start, parts)))
+        self.running += [piece for _, piece in pieces]
+        return lambda: _digest_of_pieces(path, pieces)
+
+
+def _pieces(views: Iterable[memoryview]) -> Iterator[tuple[int, list[memoryview]]]:
+    """The views in pieces of exactly 8 MiB (and a shorter last one): (offset, parts)."""
+    start, length = 0, 0
+    parts: list[memoryview] = []
+    for view in views:
+        while view:
+            part = view[: CHUNK - length]
+            parts.append(part)
+            length += len(part)
+            view = view[len(part) :]
+            if length == CHUNK:
+                yield start, parts
+                start, length, parts = start + length, 0, []
+    if parts:
+        yield start, parts
+
+
+def _read_piece(path: AnyPath, start: int, parts: list[memoryview]) -> int:
+    crc = 0
+    with open(path, "rb", buffering=0) as f:
+        for part in parts:
+            if not part.readonly:
+                f.seek(start)
+                if f.readinto(part) != len(part):
+                    raise CheckpointError(f"{path} is damaged: it ends early")
+            start += len(part)
+            crc = zlib.crc32(part, crc)
+    return crc
+
+
+def _digest_of_pieces(path: AnyPath, pieces: Iterable[tuple[int, Future[int]]]) -> str:
+    whole = _Digest()
+    whole.pieces.extend(pieces)
     try:
-        with open(path, "rb", buffering=0) as f:
-            while piece := f.read(CHUNK):
-                digest.update(piece)
+        return whole.digest().hex()
     except OSError as e:
         raise CheckpointError(f"{path} can't be read: {e}") from e
-    return digest.digest().hex()
+
+
+def digest_of(path: AnyPath) -> str:
+    """Digest (hex) of a file, as the manifest holds it."""
+
+    def piece(start: int, length: int) -> int:
+        return _read_piece(path, start, [memoryview(bytearray(length))])
+
+    try:
+        size = os.stat(path).st_size
+    except OSError as e:
+        raise CheckpointError(f"{path} can't be read: {e}") from e
+    sizes = {start: min(CHUNK, size - start) for start in range(0, size, CHUNK)}
+    return _digest_of_pieces(path, [(n, _checkers.submit(piece, at, n)) for at, n in sizes.items()])
 
 
 # --- optional.py ----------------------------------------------------------------------------------
@@ -615,41 +686,38 @@ def _tensor_file(tensors: Mapping[str, torch.Tensor], tied: Mapping[str, str]) -
             yield _memory(piece), piece
 
 
-def _read_tensor_file(path: Path, wanted: Mapping[str, torch.Tensor]) -> str:
-    """Fill the `wanted` tensors, which are all that the file holds; return the file's digest.
+def _read_tensor_file(
+    path: Path, wanted: Mapping[str, torch.Tensor], reads: _Reads
+) -> Callable[[], str]:
+    """Fill the `wanted` tensors, which are all that the file holds; return what gives its digest.
 
     Raises  CheckpointError if the file can't be read or isn't made of them.
     """
-    digest = _FileDigest()
     try:
         with open(path, "rb", buffering=0) as f:
             size = os.fstat(f.fileno()).st_size
             head = f.read(8)
             length = int.from_bytes(head, "little")
-            header = json.loads(text := f.read(length) if length <= size else b"")
-            digest.update(head + text)
-            if header.keys() - {_RESERVED} != wanted.keys():
-                raise CheckpointError(f"{path} is damaged: it holds other tensors")
-            header.pop(_RESERVED, None)
-            end = 0
-            for name, about in sorted(header.items(), key=lambda i: i[1]["data_offsets"]):
-                t = wanted[name]
-                if about["data_offsets"] != [end, end + _size(t)]:
-                    raise CheckpointError(f"{path} is damaged: '{name}' isn't where it was")
-                end += _size(t)
-                view = _memory(t)
-                for start in range(0, len(view), CHUNK):
-                    piece = view[start : start + CHUNK]
-                    if f.readinto(piece) != len(piece):
-                        raise CheckpointError(f"{path} is damaged: it ends early")
-                    digest.update(piece, t)
-            if f.read(1):
-                raise CheckpointError(f"{path} is damaged: it is longer than its header says")
+            head += f.read(length) if length <= size else b""
+        header = json.loads(head[8:])
+        if header.keys() - {_RESERVED} != wanted.keys():
+            raise CheckpointError(f"{path} is damaged: it holds other tensors")
+        header.pop(_RESERVED, None)
+        end, views = 0, [memoryview(head)]
+        for name, about in sorted(header.items(), key=lambda i: i[1]["data_offsets"]):
+            t = wanted[name]
+            if about["data_offsets"] != [end, end + _size(t)]:
+                raise CheckpointError(f"{path} is damaged: '{name}' isn't where it was")
+            end += _size(t)
+            views.append(_memory(t))
+        if size != len(head) + end:
+            wrong = "it ends early" if size < len(head) + end else "it is too long for its header"
+            raise CheckpointError(f"{path} is damaged: {wrong}")
+        return reads.start(path, views)
     except OSError as e:
         raise CheckpointError(f"{path} can't be read: {e}") from e
     except (ValueError, KeyError, TypeError, AttributeError) as e:
         raise CheckpointError(f"{path} is damaged: its header is wrong") from e
-    return digest.digest().hex()
 
 
 # --- unpacking.py ---------------------------------------------------------------------------------
@@ -946,8 +1014,13 @@ def _read_state(
             _memory(t)[:] = base64.b64decode(more["base64"])
         else:
             held.setdefault(more["file"], {})[more["name"]] = t
-    for other, wanted in held.items():
-        _compare_digests(folder / other, _read_tensor_file(folder / other, wanted), digests)
+    with _Reads() as reads:
+        reading = {
+            folder / other: _read_tensor_file(folder / other, wanted, reads)
+            for other, wanted in held.items()
+        }
+        for other, digest_of_it in reading.items():
+            _compare_digests(other, digest_of_it(), digests)
     return _Unpacked(about["tree"], about["tensors"], tensors, home).state
 
 

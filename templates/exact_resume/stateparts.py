@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from .digest import _FileDigest, _Part
+from .digest import _FileDigest, _Part, _Reads
 from .interfaces import CheckpointError
 from .packing import _Packed, _Path
 from .tensorfile import _RESERVED, _memory, _read_tensor_file, _size, _tensor_file
@@ -113,8 +113,13 @@ def _read_state(
             _memory(t)[:] = base64.b64decode(more["base64"])
         else:
             held.setdefault(more["file"], {})[more["name"]] = t
-    for other, wanted in held.items():
-        _compare_digests(folder / other, _read_tensor_file(folder / other, wanted), digests)
+    with _Reads() as reads:
+        reading = {
+            folder / other: _read_tensor_file(folder / other, wanted, reads)
+            for other, wanted in held.items()
+        }
+        for other, digest_of_it in reading.items():
+            _compare_digests(other, digest_of_it(), digests)
     return _Unpacked(about["tree"], about["tensors"], tensors, home).state
 
 

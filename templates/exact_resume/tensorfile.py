@@ -10,13 +10,13 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .digest import CHUNK, _FileDigest, _Part
+from .digest import CHUNK, _Part, _Reads
 from .interfaces import CheckpointError
 
 _TYPES = {
@@ -90,38 +90,35 @@ def _tensor_file(tensors: Mapping[str, torch.Tensor], tied: Mapping[str, str]) -
             yield _memory(piece), piece
 
 
-def _read_tensor_file(path: Path, wanted: Mapping[str, torch.Tensor]) -> str:
-    """Fill the `wanted` tensors, which are all that the file holds; return the file's digest.
+def _read_tensor_file(
+    path: Path, wanted: Mapping[str, torch.Tensor], reads: _Reads
+) -> Callable[[], str]:
+    """Fill the `wanted` tensors, which are all that the file holds; return what gives its digest.
 
     Raises  CheckpointError if the file can't be read or isn't made of them.
     """
-    digest = _FileDigest()
     try:
         with open(path, "rb", buffering=0) as f:
             size = os.fstat(f.fileno()).st_size
             head = f.read(8)
             length = int.from_bytes(head, "little")
-            header = json.loads(text := f.read(length) if length <= size else b"")
-            digest.update(head + text)
-            if header.keys() - {_RESERVED} != wanted.keys():
-                raise CheckpointError(f"{path} is damaged: it holds other tensors")
-            header.pop(_RESERVED, None)
-            end = 0
-            for name, about in sorted(header.items(), key=lambda i: i[1]["data_offsets"]):
-                t = wanted[name]
-                if about["data_offsets"] != [end, end + _size(t)]:
-                    raise CheckpointError(f"{path} is damaged: '{name}' isn't where it was")
-                end += _size(t)
-                view = _memory(t)
-                for start in range(0, len(view), CHUNK):
-                    piece = view[start : start + CHUNK]
-                    if f.readinto(piece) != len(piece):
-                        raise CheckpointError(f"{path} is damaged: it ends early")
-                    digest.update(piece, t)
-            if f.read(1):
-                raise CheckpointError(f"{path} is damaged: it is longer than its header says")
+            head += f.read(length) if length <= size else b""
+        header = json.loads(head[8:])
+        if header.keys() - {_RESERVED} != wanted.keys():
+            raise CheckpointError(f"{path} is damaged: it holds other tensors")
+        header.pop(_RESERVED, None)
+        end, views = 0, [memoryview(head)]
+        for name, about in sorted(header.items(), key=lambda i: i[1]["data_offsets"]):
+            t = wanted[name]
+            if about["data_offsets"] != [end, end + _size(t)]:
+                raise CheckpointError(f"{path} is damaged: '{name}' isn't where it was")
+            end += _size(t)
+            views.append(_memory(t))
+        if size != len(head) + end:
+            wrong = "it ends early" if size < len(head) + end else "it is too long for its header"
+            raise CheckpointError(f"{path} is damaged: {wrong}")
+        return reads.start(path, views)
     except OSError as e:
         raise CheckpointError(f"{path} can't be read: {e}") from e
     except (ValueError, KeyError, TypeError, AttributeError) as e:
         raise CheckpointError(f"{path} is damaged: its header is wrong") from e
-    return digest.digest().hex()
