@@ -1029,6 +1029,76 @@ def _compare_digests(path: Path, digest: str, digests: Mapping[str, str]) -> Non
         raise CheckpointError(f"{path} is damaged, or belongs to another checkpoint")
 
 
+# --- writing.py -----------------------------------------------------------------------------------
+# Files written durably, one after another, each synced beside the writing of the next.
+
+_syncers = ThreadPoolExecutor(4, "sync")  # a file system commits several syncs at once
+
+
+def _new_syncers() -> None:
+    global _syncers
+    _syncers = ThreadPoolExecutor(4, "sync")
+
+
+os.register_at_fork(after_in_child=_new_syncers)  # threads don't survive a fork
+
+
+class _Syncs:
+    """Syncs in flight: nothing is durable before wait() has returned."""
+
+    def __init__(self) -> None:
+        self.running: list[Future[None]] = []
+        self.files: list[FileIO] = []
+
+    def __enter__(self) -> _Syncs:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        wait(self.running)
+        for f in self.files:
+            f.close()
+
+    def open(self, path: Path) -> FileIO:
+        """A new file, open until all syncs have ended."""
+        self.files.append(open(path, "xb", buffering=0))
+        return self.files[-1]
+
+    def start(self, f: FileIO) -> None:
+        self.running.append(_syncers.submit(_fsync, f.fileno()))
+
+    def start_folder(self, folder: Path) -> None:
+        """Sync the names in it."""
+        self.running.append(_syncers.submit(_fsync_path, folder))
+
+    def are_done(self) -> bool:
+        return all(sync.done() for sync in self.running)
+
+    def wait(self) -> None:
+        for sync in self.running:
+            sync.result()  # a disk error is reported only once: a later fsync would succeed
+
+
+def _write_files(
+    folder: Path, files: Mapping[str, Iterable[_Part]], syncs: _Syncs
+) -> dict[str, str]:
+    """Write new files into `folder` and start their syncs; return their digests."""
+    digests: dict[str, _FileDigest] = {}
+    for name, parts in files.items():
+        f = syncs.open(folder / name)
+        digest = digests[name] = _FileDigest()
+        unsynced = 0
+        for part, owner in parts:
+            digest.update(part, owner)
+            _write_all(f, part)
+            unsynced += len(part)
+            # the disk starts on the first bytes instead of waiting for the last
+            if unsynced >= 4 * CHUNK and syncs.are_done():
+                syncs.start(f)
+                unsynced = 0
+        syncs.start(f)
+    return {name: digest.digest().hex() for name, digest in digests.items()}
+
+
 # --- directory.py ---------------------------------------------------------------------------------
 # A directory of checkpoints: names, commits, retention.
 
@@ -1075,16 +1145,25 @@ class CheckpointDirectory:
                 shutil.rmtree(self.path / name, ignore_errors=True)
 
     def commit(self, tmp: Path, digests: dict[str, str], **more: Any) -> str:
-        """Turn `tmp` into a checkpoint and return its name.
+        """Turn `tmp`, whose files are durable, into a checkpoint and return its name."""
+        with _Syncs() as syncs:
+            self.seal(tmp, digests, syncs, **more)
+            syncs.wait()
+        return self.publish(tmp)
 
-        The order makes it durable: sync the names in it, rename it once, sync its own name.
-        """
+    def seal(self, tmp: Path, digests: dict[str, str], syncs: _Syncs, **more: Any) -> None:
+        """Write the manifest; start the syncs of it and of the names in `tmp`."""
         body = json.dumps({"files": digests, **more}, sort_keys=True)
-        with open(tmp / "manifest.json", "x") as f:
-            f.write(body + "\n" + hashlib.sha256(body.encode()).hexdigest() + "\n")
-            f.flush()
-            _fsync(f.fileno())
-        _fsync_path(tmp)
+        f = syncs.open(tmp / "manifest.json")
+        _write_all(f, f"{body}\n{hashlib.sha256(body.encode()).hexdigest()}\n".encode())
+        syncs.start(f)
+        syncs.start_folder(tmp)
+
+    def publish(self, tmp: Path) -> str:
+        """Turn `tmp`, in which everything is durable, into a checkpoint and return its name.
+
+        The order makes it durable: rename it once, then sync its name.
+        """
         name = tmp.name.removeprefix("tmp-")
         os.rename(tmp, self.path / name)
         _fsync_path(self.path)
@@ -2660,49 +2739,6 @@ class _Staging:
             torch.cuda.current_stream(device).synchronize()
 
 
-# --- writing.py -----------------------------------------------------------------------------------
-# Files written durably, one after another, each synced beside the writing of the next.
-
-_syncers = ThreadPoolExecutor(4, "sync")  # a file system commits several syncs at once
-
-
-def _new_syncers() -> None:
-    global _syncers
-    _syncers = ThreadPoolExecutor(4, "sync")
-
-
-os.register_at_fork(after_in_child=_new_syncers)  # threads don't survive a fork
-
-
-def _write_files(folder: Path, files: Mapping[str, Iterable[_Part]]) -> dict[str, str]:
-    """Write new files into `folder`; return their digests when all are on the disk."""
-    digests: dict[str, _FileDigest] = {}
-    syncing: list[Future[None]] = []
-    opened: list[FileIO] = []
-    try:
-        for name, parts in files.items():
-            f = open(folder / name, "xb", buffering=0)
-            opened.append(f)
-            digest = digests[name] = _FileDigest()
-            unsynced = 0
-            for part, owner in parts:
-                digest.update(part, owner)
-                _write_all(f, part)
-                unsynced += len(part)
-                # the disk starts on the first bytes instead of waiting for the last
-                if unsynced >= 4 * CHUNK and all(s.done() for s in syncing):
-                    syncing.append(_syncers.submit(_fsync, f.fileno()))
-                    unsynced = 0
-            syncing.append(_syncers.submit(_fsync, f.fileno()))
-        for s in syncing:
-            s.result()  # a disk error is reported only once: a later fsync would succeed
-        return {name: digest.digest().hex() for name, digest in digests.items()}
-    finally:
-        wait(syncing)
-        for f in opened:
-            f.close()
-
-
 # --- saving.py ------------------------------------------------------------------------------------
 # Writing a checkpoint on all ranks, in the training's thread or beside it.
 
@@ -2767,15 +2803,8 @@ class _Saver:
             )[0]
         )
         try:
-            digests = ranks.together("the save", lambda: self._parts(tmp, tree))
-            if "shards" in tree:
-                shards = tmp / "shards"
-                ranks.together("the save", lambda: _write_shards(shards, tree["shards"], ranks))
-                digests += ranks.together("the save", lambda: _seal_shards(shards, ranks.rank))
-            everything = {name: digest for part in digests for name, digest in part.items()}
-            ranks.together(
-                "the save", lambda: self._commit(tmp, everything, step, kind) if first else None
-            )
+            self._write_files(tmp, step, tree)
+            ranks.together("the save", lambda: self._publish(tmp, kind, step) if first else None)
         except BaseException:
             if first:  # else half a checkpoint would keep a full disk full
                 shutil.rmtree(tmp, ignore_errors=True)
@@ -2787,15 +2816,33 @@ class _Saver:
                 self.directory.prune(self.config.keep_best, kind)
         self.cost = max(self.cost * 0.9, time.monotonic() - began)
 
-    def _parts(self, tmp: Path, tree: dict[str, _Packed]) -> dict[str, str]:
+    def _write_files(self, tmp: Path, step: int, tree: dict[str, _Packed]) -> None:
+        """Write every rank's files and the manifest; return when all of them are durable."""
+        ranks = self.ranks
+        with _Syncs() as syncs:
+            digests = ranks.together("the save", lambda: self._write_state(tmp, tree, syncs))
+            if "shards" in tree:
+                shards = tmp / "shards"
+                ranks.together("the save", lambda: _write_shards(shards, tree["shards"], ranks))
+                digests += ranks.together("the save", lambda: _seal_shards(shards, ranks.rank))
+            everything = {name: digest for part in digests for name, digest in part.items()}
+
+            def seal() -> None:
+                if ranks.rank == 0:
+                    self.directory.seal(tmp, everything, syncs, step=step, world_size=ranks.world)
+                syncs.wait()
+
+            ranks.together("the save", seal)
+
+    def _write_state(self, tmp: Path, tree: dict[str, _Packed], syncs: _Syncs) -> dict[str, str]:
         """Write this rank's files; return their digests."""
         files = _state_files(f"rank-{self.ranks.rank}", tree["own"], apart=False)
         if "shared" in tree:
             files |= _state_files("shared", tree["shared"], apart=True)
-        return _write_files(tmp, files)
+        return _write_files(tmp, files, syncs)
 
-    def _commit(self, tmp: Path, digests: dict[str, str], step: int, kind: str) -> None:
-        self.directory.commit(tmp, digests, step=step, world_size=self.ranks.world)
+    def _publish(self, tmp: Path, kind: str, step: int) -> None:
+        self.directory.publish(tmp)
         self.directory.set_aside(kind, step)
 
 

@@ -20,7 +20,7 @@ from .packing import _Packed
 from .plain import _is_plain
 from .stateparts import _state_files
 from .tensorfile import _tensor_file
-from .writing import _write_files
+from .writing import _Syncs, _write_files
 
 
 def export(checkpoint: str, to: str, part: str | None) -> int:
@@ -42,7 +42,9 @@ def export(checkpoint: str, to: str, part: str | None) -> int:
         ):
             raise CheckpointError("a .safetensors file holds the tensors of one part: --part model")
         whole = {str(k): t.clone() for k, t in weights.items()}  # tied ones twice
-        _write_files(path.parent, {path.name: _tensor_file(whole, {})})
+        with _Syncs() as syncs:
+            _write_files(path.parent, {path.name: _tensor_file(whole, {})}, syncs)
+            syncs.wait()
     elif path.suffix:
         torch.save(content, path)
         _fsync_path(path)
@@ -84,7 +86,9 @@ def convert(source: str, directory: str, step: int, epoch: int, names: Sequence[
     lock.require()
     try:
         tmp = where.begin("step", step)
-        digests = _write_files(tmp, _state_files("shared", packed, apart=True))
+        with _Syncs() as syncs:
+            digests = _write_files(tmp, _state_files("shared", packed, apart=True), syncs)
+            syncs.wait()
         name = where.commit(tmp, digests, step=step, world_size=1)
     finally:
         lock.release()

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from .digest import digest_of
-from .durable import _fsync, _fsync_ancestors, _fsync_path
+from .durable import _fsync_ancestors, _fsync_path, _write_all
 from .interfaces import AnyPath, CheckpointError
 from .reporting import _say
 from .statefile import _read
 from .stateparts import _read_state
+from .writing import _Syncs
 
 
 class CheckpointDirectory:
@@ -63,16 +64,25 @@ class CheckpointDirectory:
                 shutil.rmtree(self.path / name, ignore_errors=True)
 
     def commit(self, tmp: Path, digests: dict[str, str], **more: Any) -> str:
-        """Turn `tmp` into a checkpoint and return its name.
+        """Turn `tmp`, whose files are durable, into a checkpoint and return its name."""
+        with _Syncs() as syncs:
+            self.seal(tmp, digests, syncs, **more)
+            syncs.wait()
+        return self.publish(tmp)
 
-        The order makes it durable: sync the names in it, rename it once, sync its own name.
-        """
+    def seal(self, tmp: Path, digests: dict[str, str], syncs: _Syncs, **more: Any) -> None:
+        """Write the manifest; start the syncs of it and of the names in `tmp`."""
         body = json.dumps({"files": digests, **more}, sort_keys=True)
-        with open(tmp / "manifest.json", "x") as f:
-            f.write(body + "\n" + hashlib.sha256(body.encode()).hexdigest() + "\n")
-            f.flush()
-            _fsync(f.fileno())
-        _fsync_path(tmp)
+        f = syncs.open(tmp / "manifest.json")
+        _write_all(f, f"{body}\n{hashlib.sha256(body.encode()).hexdigest()}\n".encode())
+        syncs.start(f)
+        syncs.start_folder(tmp)
+
+    def publish(self, tmp: Path) -> str:
+        """Turn `tmp`, in which everything is durable, into a checkpoint and return its name.
+
+        The order makes it durable: rename it once, then sync its name.
+        """
         name = tmp.name.removeprefix("tmp-")
         os.rename(tmp, self.path / name)
         _fsync_path(self.path)

@@ -19,7 +19,7 @@ from .reporting import _say
 from .sharded import _seal_shards, _write_shards
 from .staging import _Staging
 from .stateparts import _state_files
-from .writing import _write_files
+from .writing import _Syncs, _write_files
 
 
 class _Saver:
@@ -82,15 +82,8 @@ class _Saver:
             )[0]
         )
         try:
-            digests = ranks.together("the save", lambda: self._parts(tmp, tree))
-            if "shards" in tree:
-                shards = tmp / "shards"
-                ranks.together("the save", lambda: _write_shards(shards, tree["shards"], ranks))
-                digests += ranks.together("the save", lambda: _seal_shards(shards, ranks.rank))
-            everything = {name: digest for part in digests for name, digest in part.items()}
-            ranks.together(
-                "the save", lambda: self._commit(tmp, everything, step, kind) if first else None
-            )
+            self._write_files(tmp, step, tree)
+            ranks.together("the save", lambda: self._publish(tmp, kind, step) if first else None)
         except BaseException:
             if first:  # else half a checkpoint would keep a full disk full
                 shutil.rmtree(tmp, ignore_errors=True)
@@ -102,13 +95,31 @@ class _Saver:
                 self.directory.prune(self.config.keep_best, kind)
         self.cost = max(self.cost * 0.9, time.monotonic() - began)
 
-    def _parts(self, tmp: Path, tree: dict[str, _Packed]) -> dict[str, str]:
+    def _write_files(self, tmp: Path, step: int, tree: dict[str, _Packed]) -> None:
+        """Write every rank's files and the manifest; return when all of them are durable."""
+        ranks = self.ranks
+        with _Syncs() as syncs:
+            digests = ranks.together("the save", lambda: self._write_state(tmp, tree, syncs))
+            if "shards" in tree:
+                shards = tmp / "shards"
+                ranks.together("the save", lambda: _write_shards(shards, tree["shards"], ranks))
+                digests += ranks.together("the save", lambda: _seal_shards(shards, ranks.rank))
+            everything = {name: digest for part in digests for name, digest in part.items()}
+
+            def seal() -> None:
+                if ranks.rank == 0:
+                    self.directory.seal(tmp, everything, syncs, step=step, world_size=ranks.world)
+                syncs.wait()
+
+            ranks.together("the save", seal)
+
+    def _write_state(self, tmp: Path, tree: dict[str, _Packed], syncs: _Syncs) -> dict[str, str]:
         """Write this rank's files; return their digests."""
         files = _state_files(f"rank-{self.ranks.rank}", tree["own"], apart=False)
         if "shared" in tree:
             files |= _state_files("shared", tree["shared"], apart=True)
-        return _write_files(tmp, files)
+        return _write_files(tmp, files, syncs)
 
-    def _commit(self, tmp: Path, digests: dict[str, str], step: int, kind: str) -> None:
-        self.directory.commit(tmp, digests, step=step, world_size=self.ranks.world)
+    def _publish(self, tmp: Path, kind: str, step: int) -> None:
+        self.directory.publish(tmp)
         self.directory.set_aside(kind, step)

@@ -9,7 +9,7 @@ from io import FileIO
 from pathlib import Path
 
 from .digest import CHUNK, _FileDigest, _Part
-from .durable import _fsync, _write_all
+from .durable import _fsync, _fsync_path, _write_all
 
 _syncers = ThreadPoolExecutor(4, "sync")  # a file system commits several syncs at once
 
@@ -22,30 +22,57 @@ def _new_syncers() -> None:
 os.register_at_fork(after_in_child=_new_syncers)  # threads don't survive a fork
 
 
-def _write_files(folder: Path, files: Mapping[str, Iterable[_Part]]) -> dict[str, str]:
-    """Write new files into `folder`; return their digests when all are on the disk."""
-    digests: dict[str, _FileDigest] = {}
-    syncing: list[Future[None]] = []
-    opened: list[FileIO] = []
-    try:
-        for name, parts in files.items():
-            f = open(folder / name, "xb", buffering=0)
-            opened.append(f)
-            digest = digests[name] = _FileDigest()
-            unsynced = 0
-            for part, owner in parts:
-                digest.update(part, owner)
-                _write_all(f, part)
-                unsynced += len(part)
-                # the disk starts on the first bytes instead of waiting for the last
-                if unsynced >= 4 * CHUNK and all(s.done() for s in syncing):
-                    syncing.append(_syncers.submit(_fsync, f.fileno()))
-                    unsynced = 0
-            syncing.append(_syncers.submit(_fsync, f.fileno()))
-        for s in syncing:
-            s.result()  # a disk error is reported only once: a later fsync would succeed
-        return {name: digest.digest().hex() for name, digest in digests.items()}
-    finally:
-        wait(syncing)
-        for f in opened:
+class _Syncs:
+    """Syncs in flight: nothing is durable before wait() has returned."""
+
+    def __init__(self) -> None:
+        self.running: list[Future[None]] = []
+        self.files: list[FileIO] = []
+
+    def __enter__(self) -> _Syncs:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        wait(self.running)
+        for f in self.files:
             f.close()
+
+    def open(self, path: Path) -> FileIO:
+        """A new file, open until all syncs have ended."""
+        self.files.append(open(path, "xb", buffering=0))
+        return self.files[-1]
+
+    def start(self, f: FileIO) -> None:
+        self.running.append(_syncers.submit(_fsync, f.fileno()))
+
+    def start_folder(self, folder: Path) -> None:
+        """Sync the names in it."""
+        self.running.append(_syncers.submit(_fsync_path, folder))
+
+    def are_done(self) -> bool:
+        return all(sync.done() for sync in self.running)
+
+    def wait(self) -> None:
+        for sync in self.running:
+            sync.result()  # a disk error is reported only once: a later fsync would succeed
+
+
+def _write_files(
+    folder: Path, files: Mapping[str, Iterable[_Part]], syncs: _Syncs
+) -> dict[str, str]:
+    """Write new files into `folder` and start their syncs; return their digests."""
+    digests: dict[str, _FileDigest] = {}
+    for name, parts in files.items():
+        f = syncs.open(folder / name)
+        digest = digests[name] = _FileDigest()
+        unsynced = 0
+        for part, owner in parts:
+            digest.update(part, owner)
+            _write_all(f, part)
+            unsynced += len(part)
+            # the disk starts on the first bytes instead of waiting for the last
+            if unsynced >= 4 * CHUNK and syncs.are_done():
+                syncs.start(f)
+                unsynced = 0
+        syncs.start(f)
+    return {name: digest.digest().hex() for name, digest in digests.items()}
