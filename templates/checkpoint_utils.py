@@ -60,10 +60,12 @@ from functools import partial
 from io import FileIO
 from pathlib import Path
 from types import SimpleNamespace, TracebackType
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.utils.hooks import RemovableHandle
 
 # --- config.py ------------------------------------------------------------------------------------
 # The options of a CheckpointManager.
@@ -88,6 +90,10 @@ class Config:
     """Milestones: checkpoints at multiples of this many steps are never removed."""
     asynchronous: bool = False
     """Copy the state, then write it while training continues."""
+    overlap: bool = False
+    """With asynchronous=True: copy weights and optimizer state beside the next forward and backward
+    pass. The next optimizer step waits for the copy. Nothing but optimizers' step() may change
+    weights in between; a save that finds a change fails."""
     gradients: bool = False
     """Also save accumulated gradients (for saves between optimizer steps)."""
     trainable_only: bool = False
@@ -112,6 +118,8 @@ class Config:
             number = getattr(self, name)
             if not isinstance(number, int) or number < 1:
                 raise ValueError(f"{name}={number!r}: keep at least one checkpoint")
+        if self.overlap and not self.asynchronous:
+            raise ValueError("overlap=True: only an asynchronous save overlaps with training")
         if cant := {signal.SIGKILL, signal.SIGSTOP} & set(self.signals):
             raise ValueError(f"signals={self.signals!r}: nothing can catch {min(cant).name}")
         for name in ("every_steps", "every_epochs", "every_minutes", "keep_every"):
@@ -1555,6 +1563,20 @@ def _names_among(optimizer: torch.optim.Optimizer, parameters: Mapping[str, torc
     return [[name_of(p) for p in group["params"]] for group in optimizer.param_groups]
 
 
+def _changed_by_steps(optimizers: Iterable[torch.optim.Optimizer]) -> set[object]:
+    """Identities of what only an optimizer's step changes: trained parameters and its own state."""
+    tensors: list[object] = []
+    for optimizer in optimizers:
+        tensors += [p for group in optimizer.param_groups for p in group["params"]]
+        tensors += [v for values in optimizer.state.values() for v in values.values()]
+    return {
+        _identity(t.detach())
+        for t in tensors
+        if isinstance(t, torch.Tensor)
+        and (t.requires_grad or not isinstance(t, torch.nn.Parameter))
+    }
+
+
 def _load_optimizer(
     part: torch.optim.Optimizer,
     state: Any,
@@ -2273,6 +2295,11 @@ class _Job:
 
     # --- saving
 
+    def changed_by_steps(self) -> set[object]:
+        return _changed_by_steps(
+            p for p in self.everything().values() if isinstance(p, torch.optim.Optimizer)
+        )
+
     def capture(self, ranks: _Ranks, progress: dict[str, Any]) -> dict[str, _Packed]:
         """What this rank saves. TypeError by name if something can't be."""
         packed: dict[str, _Packed] = {}
@@ -2703,40 +2730,120 @@ def _require_empty(directory: CheckpointDirectory) -> None:
 # --- staging.py -----------------------------------------------------------------------------------
 # Copies that let training continue while a save is written.
 
+_LARGE = 64 << 10  # bytes; a smaller copy costs less than what guards it
+
+
+class _Later(NamedTuple):
+    """A tensor that is copied beside the training."""
+
+    state: _Packed
+    number: int
+    version: int  # torch counts the writes to it, but for those through .data
+    sample: torch.Tensor
+
 
 class _Staging:
-    """Copies a state into reused CPU buffers (pinned for CUDA), so training can continue."""
+    """Copies states into reused CPU buffers (pinned for CUDA), so training can continue.
+
+    copy() copies what the next forward pass may change. finish() copies, in another thread, what
+    only an optimizer changes; a hook makes the next optimizer step wait for it.
+    """
 
     def __init__(self) -> None:
         self.buffers: list[torch.Tensor | None] = []
+        self.later: list[_Later] = []
+        self.finished = threading.Event()
+        self.finished.set()
+        self.hook: RemovableHandle | None = None
 
-    def copy(self, states: Iterable[_Packed]) -> None:
-        number = iter(range(1 << 30))
-        done: dict[object, torch.Tensor] = {}
+    def close(self) -> None:
+        if self.hook is not None:
+            self.hook.remove()
+
+    def copy(self, states: Iterable[_Packed], stable: Collection[object] = ()) -> None:
+        """Copy all tensors but the large ones whose identity is in `stable`."""
+        self.number, self.done = itertools.count(), dict[object, torch.Tensor]()
+        self.later = []
         devices: set[torch.device] = set()
-
-        def change(t: torch.Tensor) -> torch.Tensor:
-            if hasattr(t, "to_local"):  # a DTensor: its shard
-                from torch.distributed.tensor import DTensor
-
-                # not from_local, which would move the copy back to the GPU
-                return DTensor(change(t.to_local()), t._spec, requires_grad=False)
-            if (key := _identity(t)) not in done:
-                n = next(number)
-                self.buffers += [None] * (n + 1 - len(self.buffers))
-                buffer = self.buffers[n]
-                if buffer is None or buffer.shape != t.shape or buffer.dtype != t.dtype:
-                    buffer = torch.empty(t.shape, dtype=t.dtype, device="cpu", pin_memory=t.is_cuda)
-                self.buffers[n] = done[key] = buffer.copy_(t.detach(), non_blocking=t.is_cuda)
+        for state in states:
+            for n, t in enumerate(state.tensors):
+                if t is None:
+                    continue
+                if _is_large(t) and _identity(t) in stable:
+                    self.later.append(_Later(state, n, _local(t)._version, _sample(t)))
+                    continue
+                state.tensors[n] = self._copied(t)
                 if t.is_cuda:
                     devices.add(t.device)
-            return done[key]
-
-        for state in states:
-            state.tensors = [None if t is None else change(t) for t in state.tensors]
         # wait for the copies: the next step would overwrite what they read
         for device in devices:
             torch.cuda.current_stream(device).synchronize()
+        if self.later:
+            self.hook = self.hook or register_optimizer_step_pre_hook(self._await_copies)
+            self.finished.clear()
+
+    def _await_copies(self, *_: object) -> None:
+        self.finished.wait()
+
+    def finish(self) -> None:
+        """Copy the rest. CheckpointError if anything but an optimizer's step has changed it."""
+        changed = None
+        try:
+            for state, n, version, sample in self.later:
+                if (t := state.tensors[n]) is None:
+                    continue
+                copied = self._copied(t)
+                if _local(t)._version != version or not _same_bytes(_sample(copied), sample):
+                    changed = changed or _where(state.paths[n])
+                state.tensors[n] = copied
+        finally:
+            self.later = []
+            self.finished.set()
+        if changed:
+            raise CheckpointError(
+                f"{changed} changed while it was copied: with overlap=True, only an optimizer's "
+                "step() may change weights after a save. Call flush() before you change them, or "
+                "leave overlap out"
+            )
+
+    def _copied(self, t: torch.Tensor) -> torch.Tensor:
+        if hasattr(t, "to_local"):  # a DTensor: its shard
+            from torch.distributed.tensor import DTensor
+
+            # not from_local, which would move the copy back to the GPU
+            return DTensor(self._copied(t.to_local()), t._spec, requires_grad=False)
+        if (key := _identity(t)) not in self.done:
+            n = next(self.number)
+            self.buffers += [None] * (n + 1 - len(self.buffers))
+            buffer = self.buffers[n]
+            if buffer is None or buffer.shape != t.shape or buffer.dtype != t.dtype:
+                buffer = torch.empty(t.shape, dtype=t.dtype, device="cpu", pin_memory=t.is_cuda)
+            self.buffers[n] = self.done[key] = buffer.copy_(t.detach(), non_blocking=t.is_cuda)
+        return self.done[key]
+
+
+def _local(t: torch.Tensor) -> torch.Tensor:
+    local: torch.Tensor = t.to_local() if hasattr(t, "to_local") else t
+    return local
+
+
+def _is_large(t: torch.Tensor) -> bool:
+    """On CUDA, copies run beside the Python code in any case."""
+    local = _local(t)
+    return not local.is_cuda and local.numel() * local.element_size() >= _LARGE
+
+
+def _sample(t: torch.Tensor) -> torch.Tensor:
+    """Some of its values, from everywhere in it."""
+    local = _local(t).detach()
+    per_dimension = {1: 64, 2: 8, 3: 4}.get(local.dim(), 3)
+    return local[tuple(slice(None, None, -(-s // per_dimension)) for s in local.shape)].clone()
+
+
+def _same_bytes(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """NaN is equal to itself."""
+    same: bool = torch.equal(*(t.contiguous().view(-1).view(torch.uint8) for t in (one, other)))
+    return same
 
 
 # --- saving.py ------------------------------------------------------------------------------------
@@ -2754,10 +2861,21 @@ class _Saver:
         self.saving: Future[None] | None = None
         self.device: int | None = None  # the CUDA device in use when a save began
 
-    def save(self, kind: str, step: int, tree: dict[str, _Packed]) -> None:
+    def save(
+        self,
+        kind: str,
+        step: int,
+        tree: dict[str, _Packed],
+        changed_by_steps: Callable[[], Collection[object]],
+    ) -> None:
+        """Write `tree`, or copy it and let it be written.
+
+        changed_by_steps  gives the identities of tensors that only an optimizer's step changes
+        """
         self.device = torch.cuda.current_device() if torch.cuda.is_initialized() else None
         if self.config.asynchronous:
-            self.staging.copy(tree.values())
+            stable = changed_by_steps() if self.config.overlap else ()
+            self.staging.copy(tree.values(), stable)
             self.saving = self.writer.submit(self._write, kind, step, tree)
         else:
             self._write(kind, step, tree)
@@ -2774,10 +2892,13 @@ class _Saver:
 
     def close(self) -> None:
         self.writer.shutdown(wait=True)
+        self.staging.close()
 
     def _write(self, kind: str, step: int, tree: dict[str, _Packed]) -> None:
         if self.device is not None:
             torch.cuda.set_device(self.device)  # the current device is per thread
+        if self.config.overlap:
+            self.ranks.together("the save", self.staging.finish)
         until, told = time.monotonic() + self.config.wait_for_space, False
         while True:
             try:
@@ -3121,7 +3242,7 @@ class CheckpointManager:
         self.flush()
         tree: dict[str, _Packed] = {}
         self.ranks.together("the save", lambda: tree.update(self._capture()))
-        self.saver.save(kind, self.steps, tree)
+        self.saver.save(kind, self.steps, tree, self.job.changed_by_steps)
         self.clock.saved_at = time.monotonic()
         if kind == "step":
             self.saved = self._position()

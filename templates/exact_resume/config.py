@@ -26,6 +26,10 @@ class Config:
     """Milestones: checkpoints at multiples of this many steps are never removed."""
     asynchronous: bool = False
     """Copy the state, then write it while training continues."""
+    overlap: bool = False
+    """With asynchronous=True: copy weights and optimizer state beside the next forward and backward
+    pass. The next optimizer step waits for the copy. Nothing but optimizers' step() may change
+    weights in between; a save that finds a change fails."""
     gradients: bool = False
     """Also save accumulated gradients (for saves between optimizer steps)."""
     trainable_only: bool = False
@@ -50,6 +54,8 @@ class Config:
             number = getattr(self, name)
             if not isinstance(number, int) or number < 1:
                 raise ValueError(f"{name}={number!r}: keep at least one checkpoint")
+        if self.overlap and not self.asynchronous:
+            raise ValueError("overlap=True: only an asynchronous save overlaps with training")
         if cant := {signal.SIGKILL, signal.SIGSTOP} & set(self.signals):
             raise ValueError(f"signals={self.signals!r}: nothing can catch {min(cant).name}")
         for name in ("every_steps", "every_epochs", "every_minutes", "keep_every"):

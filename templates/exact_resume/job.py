@@ -23,7 +23,7 @@ from .modules import (
     _state_of,
     _versions,
 )
-from .optimizers import _names_of
+from .optimizers import _changed_by_steps, _names_of
 from .packing import _Packed
 from .parameters import _compare_ties, _frozen_in, _left_out, _thaw, _tied_and_frozen
 from .plain import _is_plain, _refuse_shared
@@ -106,6 +106,11 @@ class _Job:
         return {name for parts in self.shards for name in parts}
 
     # --- saving
+
+    def changed_by_steps(self) -> set[object]:
+        return _changed_by_steps(
+            p for p in self.everything().values() if isinstance(p, torch.optim.Optimizer)
+        )
 
     def capture(self, ranks: _Ranks, progress: dict[str, Any]) -> dict[str, _Packed]:
         """What this rank saves. TypeError by name if something can't be."""

@@ -247,7 +247,7 @@ class CheckpointManager:
         self.flush()
         tree: dict[str, _Packed] = {}
         self.ranks.together("the save", lambda: tree.update(self._capture()))
-        self.saver.save(kind, self.steps, tree)
+        self.saver.save(kind, self.steps, tree, self.job.changed_by_steps)
         self.clock.saved_at = time.monotonic()
         if kind == "step":
             self.saved = self._position()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import collections
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 
 from .interfaces import Mismatch
 from .modules import _plain_key, bare
+from .packing import _identity
 from .reporting import _few, _say
 
 Names = list[list[str]]  # of an optimizer's parameters, in each of its groups
@@ -46,6 +47,20 @@ def _names_among(optimizer: torch.optim.Optimizer, parameters: Mapping[str, torc
         return f"{shape} number {others[shape]}"
 
     return [[name_of(p) for p in group["params"]] for group in optimizer.param_groups]
+
+
+def _changed_by_steps(optimizers: Iterable[torch.optim.Optimizer]) -> set[object]:
+    """Identities of what only an optimizer's step changes: trained parameters and its own state."""
+    tensors: list[object] = []
+    for optimizer in optimizers:
+        tensors += [p for group in optimizer.param_groups for p in group["params"]]
+        tensors += [v for values in optimizer.state.values() for v in values.values()]
+    return {
+        _identity(t.detach())
+        for t in tensors
+        if isinstance(t, torch.Tensor)
+        and (t.requires_grad or not isinstance(t, torch.nn.Parameter))
+    }
 
 
 def _load_optimizer(

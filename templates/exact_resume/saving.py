@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
+from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -33,10 +34,21 @@ class _Saver:
         self.saving: Future[None] | None = None
         self.device: int | None = None  # the CUDA device in use when a save began
 
-    def save(self, kind: str, step: int, tree: dict[str, _Packed]) -> None:
+    def save(
+        self,
+        kind: str,
+        step: int,
+        tree: dict[str, _Packed],
+        changed_by_steps: Callable[[], Collection[object]],
+    ) -> None:
+        """Write `tree`, or copy it and let it be written.
+
+        changed_by_steps  gives the identities of tensors that only an optimizer's step changes
+        """
         self.device = torch.cuda.current_device() if torch.cuda.is_initialized() else None
         if self.config.asynchronous:
-            self.staging.copy(tree.values())
+            stable = changed_by_steps() if self.config.overlap else ()
+            self.staging.copy(tree.values(), stable)
             self.saving = self.writer.submit(self._write, kind, step, tree)
         else:
             self._write(kind, step, tree)
@@ -53,10 +65,13 @@ class _Saver:
 
     def close(self) -> None:
         self.writer.shutdown(wait=True)
+        self.staging.close()
 
     def _write(self, kind: str, step: int, tree: dict[str, _Packed]) -> None:
         if self.device is not None:
             torch.cuda.set_device(self.device)  # the current device is per thread
+        if self.config.overlap:
+            self.ranks.together("the save", self.staging.finish)
         until, told = time.monotonic() + self.config.wait_for_space, False
         while True:
             try:

@@ -2,43 +2,129 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+import threading
+from collections.abc import Collection, Iterable
+from typing import NamedTuple
 
 import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.utils.hooks import RemovableHandle
 
-from .packing import _identity, _Packed
+from .interfaces import CheckpointError
+from .packing import _identity, _Packed, _where
+
+_LARGE = 64 << 10  # bytes; a smaller copy costs less than what guards it
+
+
+class _Later(NamedTuple):
+    """A tensor that is copied beside the training."""
+
+    state: _Packed
+    number: int
+    version: int  # torch counts the writes to it, but for those through .data
+    sample: torch.Tensor
 
 
 class _Staging:
-    """Copies a state into reused CPU buffers (pinned for CUDA), so training can continue."""
+    """Copies states into reused CPU buffers (pinned for CUDA), so training can continue.
+
+    copy() copies what the next forward pass may change. finish() copies, in another thread, what
+    only an optimizer changes; a hook makes the next optimizer step wait for it.
+    """
 
     def __init__(self) -> None:
         self.buffers: list[torch.Tensor | None] = []
+        self.later: list[_Later] = []
+        self.finished = threading.Event()
+        self.finished.set()
+        self.hook: RemovableHandle | None = None
 
-    def copy(self, states: Iterable[_Packed]) -> None:
-        number = iter(range(1 << 30))
-        done: dict[object, torch.Tensor] = {}
+    def close(self) -> None:
+        if self.hook is not None:
+            self.hook.remove()
+
+    def copy(self, states: Iterable[_Packed], stable: Collection[object] = ()) -> None:
+        """Copy all tensors but the large ones whose identity is in `stable`."""
+        self.number, self.done = itertools.count(), dict[object, torch.Tensor]()
+        self.later = []
         devices: set[torch.device] = set()
-
-        def change(t: torch.Tensor) -> torch.Tensor:
-            if hasattr(t, "to_local"):  # a DTensor: its shard
-                from torch.distributed.tensor import DTensor
-
-                # not from_local, which would move the copy back to the GPU
-                return DTensor(change(t.to_local()), t._spec, requires_grad=False)
-            if (key := _identity(t)) not in done:
-                n = next(number)
-                self.buffers += [None] * (n + 1 - len(self.buffers))
-                buffer = self.buffers[n]
-                if buffer is None or buffer.shape != t.shape or buffer.dtype != t.dtype:
-                    buffer = torch.empty(t.shape, dtype=t.dtype, device="cpu", pin_memory=t.is_cuda)
-                self.buffers[n] = done[key] = buffer.copy_(t.detach(), non_blocking=t.is_cuda)
+        for state in states:
+            for n, t in enumerate(state.tensors):
+                if t is None:
+                    continue
+                if _is_large(t) and _identity(t) in stable:
+                    self.later.append(_Later(state, n, _local(t)._version, _sample(t)))
+                    continue
+                state.tensors[n] = self._copied(t)
                 if t.is_cuda:
                     devices.add(t.device)
-            return done[key]
-
-        for state in states:
-            state.tensors = [None if t is None else change(t) for t in state.tensors]
         # wait for the copies: the next step would overwrite what they read
         for device in devices:
             torch.cuda.current_stream(device).synchronize()
+        if self.later:
+            self.hook = self.hook or register_optimizer_step_pre_hook(self._await_copies)
+            self.finished.clear()
+
+    def _await_copies(self, *_: object) -> None:
+        self.finished.wait()
+
+    def finish(self) -> None:
+        """Copy the rest. CheckpointError if anything but an optimizer's step has changed it."""
+        changed = None
+        try:
+            for state, n, version, sample in self.later:
+                if (t := state.tensors[n]) is None:
+                    continue
+                copied = self._copied(t)
+                if _local(t)._version != version or not _same_bytes(_sample(copied), sample):
+                    changed = changed or _where(state.paths[n])
+                state.tensors[n] = copied
+        finally:
+            self.later = []
+            self.finished.set()
+        if changed:
+            raise CheckpointError(
+                f"{changed} changed while it was copied: with overlap=True, only an optimizer's "
+                "step() may change weights after a save. Call flush() before you change them, or "
+                "leave overlap out"
+            )
+
+    def _copied(self, t: torch.Tensor) -> torch.Tensor:
+        if hasattr(t, "to_local"):  # a DTensor: its shard
+            from torch.distributed.tensor import DTensor
+
+            # not from_local, which would move the copy back to the GPU
+            return DTensor(self._copied(t.to_local()), t._spec, requires_grad=False)
+        if (key := _identity(t)) not in self.done:
+            n = next(self.number)
+            self.buffers += [None] * (n + 1 - len(self.buffers))
+            buffer = self.buffers[n]
+            if buffer is None or buffer.shape != t.shape or buffer.dtype != t.dtype:
+                buffer = torch.empty(t.shape, dtype=t.dtype, device="cpu", pin_memory=t.is_cuda)
+            self.buffers[n] = self.done[key] = buffer.copy_(t.detach(), non_blocking=t.is_cuda)
+        return self.done[key]
+
+
+def _local(t: torch.Tensor) -> torch.Tensor:
+    local: torch.Tensor = t.to_local() if hasattr(t, "to_local") else t
+    return local
+
+
+def _is_large(t: torch.Tensor) -> bool:
+    """On CUDA, copies run beside the Python code in any case."""
+    local = _local(t)
+    return not local.is_cuda and local.numel() * local.element_size() >= _LARGE
+
+
+def _sample(t: torch.Tensor) -> torch.Tensor:
+    """Some of its values, from everywhere in it."""
+    local = _local(t).detach()
+    per_dimension = {1: 64, 2: 8, 3: 4}.get(local.dim(), 3)
+    return local[tuple(slice(None, None, -(-s // per_dimension)) for s in local.shape)].clone()
+
+
+def _same_bytes(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """NaN is equal to itself."""
+    same: bool = torch.equal(*(t.contiguous().view(-1).view(torch.uint8) for t in (one, other)))
+    return same

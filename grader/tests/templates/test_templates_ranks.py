@@ -39,6 +39,7 @@ def test_a_checkpoint_damaged_for_one_rank_is_passed_over_by_all_and_displaces_n
     [
         "gradients_left",
         "staged_on_the_cpu",
+        "staged_beside_the_training",
         "no_gradient_yet",
         "after_an_evaluation",
         "moments_of_another_type",
@@ -49,6 +50,11 @@ def test_a_checkpoint_damaged_for_one_rank_is_passed_over_by_all_and_displaces_n
 def test_no_moment_is_lost(results, case):
     for r in results(case):
         assert r["moments"][0] == r["moments"][1]
+
+
+def test_shards_are_copied_beside_the_training(results):
+    for r in results("staged_beside_the_training"):
+        assert r["later"] >= r["staged"] / 2
 
 
 @pytest.mark.parametrize(

@@ -327,9 +327,25 @@ def a_rank_that_never_comes() -> dict:
 
 
 def staged_on_the_cpu() -> dict:
+    return staged(overlap=False)
+
+
+def staged_beside_the_training() -> dict:
+    cu._LARGE = 0  # so that small shards are copied later, too
+    return staged(overlap=True)
+
+
+def staged(overlap: bool) -> dict:
     model, optimizer = built(True)
     step(model, optimizer)
-    ckpt = manager(model, optimizer, asynchronous=True)
+    ckpt = manager(model, optimizer, asynchronous=True, overlap=overlap)
+    finish, later = cu._Staging.finish, []
+
+    def counted(staging):
+        later.append(len(staging.later))
+        finish(staging)
+
+    cu._Staging.finish = counted
     ckpt.steps = 1
     ckpt.save()
     before = moments(optimizer)
@@ -337,7 +353,8 @@ def staged_on_the_cpu() -> dict:
     ckpt.flush()
     other, fresh = built(True)
     manager(other, fresh).resume()
-    return {"moments": [before, moments(fresh)], "staged": len(ckpt.saver.staging.buffers)}
+    buffers = len(ckpt.saver.staging.buffers)
+    return {"moments": [before, moments(fresh)], "staged": buffers, "later": sum(later)}
 
 
 def disk_full_on_one_rank() -> dict:
