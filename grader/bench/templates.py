@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
 
-from grader.bench.savers import ASYNC, COPY, DCP_ASYNC, RAW, SYNC, TORCH, training_state
+from grader.bench.savers import (
+    ASYNC,
+    COPY,
+    DCP_ASYNC,
+    OVERLAP,
+    RAW,
+    SYNC,
+    TORCH,
+    training_state,
+)
 from grader.bench.show import out, table
+from grader.course import catalog
 
 
 def run(sizes: list[int], rounds: int, folder: Path | None, plot: Path | None) -> None:
@@ -22,7 +35,8 @@ def run(sizes: list[int], rounds: int, folder: Path | None, plot: Path | None) -
     found = {}
     with tempfile.TemporaryDirectory(dir=folder, prefix="bench-") as top:
         for size in sizes:
-            if psutil.virtual_memory().available < 5 * (size << 20):
+            # the state, what each saver keeps of it, and what one loads
+            if psutil.virtual_memory().available < 10 * (size << 20):
                 out.print(f"{size} MiB: left out: this machine has too little free memory")
                 continue
             found[size] = _measure(size, Path(top), rounds)
@@ -67,13 +81,11 @@ def _overhead(folder: Path, rounds: int) -> dict[str, float]:
 
     model, optimizer = training_state(16 << 20)
     x = torch.randn(2048, 1024)
-    weights = [p for p in model.parameters() if p.dim() == 2]
 
     def steps(after) -> float:
         began = time.perf_counter()
         for _ in range(10):
-            for w in weights:
-                (x @ w.T).relu().sum().backward()
+            model(x).backward()
             optimizer.step()
             optimizer.zero_grad()
             after()
@@ -82,13 +94,14 @@ def _overhead(folder: Path, rounds: int) -> dict[str, float]:
     while steps(lambda: None) < 1:  # until a step takes 0.1 s, the least of a real model
         x = torch.cat([x, x])
     kinds = {}
-    for name, asynchronous in (("asynchronous", True), ("synchronous", False)):
+    options: dict[str, dict[str, Any]] = {
+        "synchronous": {},
+        "asynchronous": {"asynchronous": True},
+        "asynchronous, overlap": {"asynchronous": True, "overlap": True},
+    }
+    for name, how in options.items():
         ckpt = CheckpointManager(
-            folder / name,
-            {"model": model, "optimizer": optimizer},
-            every_steps=10,
-            keep=2,
-            asynchronous=asynchronous,
+            folder / name, {"model": model, "optimizer": optimizer}, every_steps=10, keep=2, **how
         )
         kinds[name] = ckpt.step
     times: dict[str, list[float]] = {name: [] for name in ("none", *kinds)}
@@ -97,10 +110,29 @@ def _overhead(folder: Path, rounds: int) -> dict[str, float]:
             seconds = steps(kinds.get(name, lambda: None))
             if n:
                 times[name].append(seconds)
-    return {
+    found = {
         name: statistics.median(times[name]) / statistics.median(times["none"]) - 1
         for name in kinds
     }
+    return found | _ravex(folder, len(x), rounds)
+
+
+def _ravex(folder: Path, rows: int, rounds: int) -> dict[str, float]:
+    if importlib.util.find_spec("ravex") is None:
+        out.print("ravex isn't installed: pip install -e '.[savers]'")
+        return {}
+    command = [sys.executable, "-m", "grader.bench.ravex_overhead", str(rows), str(rounds)]
+    # it saves into the current directory
+    done = subprocess.run(
+        command,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=3600,
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(catalog.ROOT)},
+    )
+    return {"ravex": json.loads(done.stdout.splitlines()[-1])}
 
 
 def _goals(found: dict[int, dict], overhead: dict[str, float]) -> None:
@@ -109,33 +141,26 @@ def _goals(found: dict[int, dict], overhead: dict[str, float]) -> None:
     def row(text: str, figure) -> None:
         shown.add_row(text, *(figure(rows) for rows in found.values()))
 
+    def over(saver: str, other: str, what: str):
+        return lambda r: f"{r[saver][what] / r[other][what]:.2f}" if other in r else ""
+
+    row("asynchronous stall with overlap / bare copy: at most 0.3", over(OVERLAP, COPY, "stall"))
+    row("asynchronous stall / bare copy", over(ASYNC, COPY, "stall"))
+    row("... / DCP's async_save: below 1", over(ASYNC, DCP_ASYNC, "stall"))
+    row("durable throughput / raw write + fsync: at least 0.9", over(RAW, SYNC, "durable"))
+    row("verified load / raw read, as throughput", over(RAW, SYNC, "load"))
+    row("... / torch.load without a check: at least 1", over(TORCH, SYNC, "load"))
     row(
-        "asynchronous stall / bare copy: at most 1.25",
-        lambda r: f"{r[ASYNC]['stall'] / r[COPY]['stall']:.2f}",
-    )
-    row(
-        "... / DCP's async_save: below 1",
-        lambda r: f"{r[ASYNC]['stall'] / r[DCP_ASYNC]['stall']:.2f}" if DCP_ASYNC in r else "",
-    )
-    row(
-        "durable throughput / raw write + fsync: at least 0.9",
-        lambda r: f"{r[RAW]['durable'] / r[SYNC]['durable']:.2f}",
-    )
-    row(
-        "verified load / raw read: at least 0.8",
-        lambda r: f"{r[RAW]['load'] / r[SYNC]['load']:.2f}",
-    )
-    row(
-        "... / torch.load without a check: or 1",
-        lambda r: f"{r[TORCH]['load'] / r[SYNC]['load']:.2f}",
-    )
-    row(
-        "extra memory of a synchronous save: at most 64 MiB",
+        "extra memory of a synchronous save, MiB: at most 64",
         lambda r: f"{r[SYNC]['memory'] / (1 << 20):.0f}",
+    )
+    row(
+        "extra memory of an asynchronous save / state: at most 1",
+        lambda r: f"{max(r[s]['memory'] / r[s]['bytes'] for s in (ASYNC, OVERLAP)):.2f}",
     )
     out.print(shown)
     for name, share in overhead.items():
         out.print(
             f"a checkpoint (16 MiB) every 10 steps of a compute-bound model, {name}: "
-            f"{share:+.1%} (goal: at most +3.5%)"
+            f"{share:+.1%} (goal: at most +2%)"
         )
