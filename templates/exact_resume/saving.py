@@ -68,10 +68,10 @@ class _Saver:
         self.staging.close()
 
     def _write(self, kind: str, step: int, tree: dict[str, _Packed]) -> None:
-        if self.device is not None:
-            torch.cuda.set_device(self.device)  # the current device is per thread
         if self.config.overlap:
             self.ranks.together("the save", self.staging.finish)
+        if self.device is not None:
+            torch.cuda.set_device(self.device)  # the current device is per thread
         until, told = time.monotonic() + self.config.wait_for_space, False
         while True:
             try:
