@@ -51,7 +51,7 @@ def draw(found: dict[int, dict], path: Path) -> None:
         ax.spines[["top", "right"]].set_visible(False)
     axes[0].set_yticks([y + 0.4 - 0.4 / len(found) for y in range(len(names))], names)
     axes[0].invert_yaxis()
-    axes[-1].legend(fontsize=8, frameon=False, loc="lower right")
+    axes[-1].legend(fontsize=8, frameon=False, loc="upper right")
     figure.tight_layout()
     figure.savefig(path, dpi=130)
     plt.close(figure)
