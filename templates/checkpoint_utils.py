@@ -34,6 +34,7 @@ from __future__ import annotations
 import atexit
 import base64
 import collections
+import copy
 import ctypes
 import errno
 import hashlib
@@ -59,7 +60,7 @@ from datetime import timedelta
 from functools import partial
 from io import FileIO
 from pathlib import Path
-from types import SimpleNamespace, TracebackType
+from types import MappingProxyType, SimpleNamespace, TracebackType
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
@@ -1314,11 +1315,27 @@ def _digest_of_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
     return digest.digest().hex()
 
 
-def _buffers_of(part: torch.nn.Module, held: Iterable[str] = ()) -> dict[str, torch.Tensor]:
-    """Its buffers, except those in `held`."""
+def _same_bytes(a: Any, b: torch.Tensor) -> bool:
+    """Is `a` a tensor of the same type, shape and bits as `b`?"""
+    if not isinstance(a, torch.Tensor) or (a.dtype, a.shape) != (b.dtype, b.shape):
+        return False
+    return bool(_as_bytes(a.detach().to(b.device)).equal(_as_bytes(b.detach())))
+
+
+def _buffers_of(
+    part: torch.nn.Module, held: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, torch.Tensor]:
+    """Its buffers, except those that `held` holds as they are."""
     buffers = bare(part).named_buffers(remove_duplicate=False)
     found = {_plain_key(n): b for n, b in buffers if not hasattr(b, "to_local")}
-    return {n: b for n, b in found.items() if n not in held}
+    return {n: b for n, b in found.items() if not _holds(held, n, b)}
+
+
+def _holds(state: Mapping[str, Any], name: str, t: torch.Tensor) -> bool:
+    held = state.get(name)
+    return hasattr(held, "to_local") or (
+        isinstance(held, torch.Tensor) and _identity(held) == _identity(t)
+    )
 
 
 def _gradients_of(part: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -1490,7 +1507,7 @@ def _frozen_in(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {n: p.detach() for n, p in _named_parameters(module).items() if not p.requires_grad}
 
 
-def _tied_and_frozen(modules: Mapping[str, torch.nn.Module]) -> dict[str, _Names]:
+def _tied_and_frozen(modules: Mapping[str, torch.nn.Module]) -> dict[str, Any]:
     tied: _Names = {}
     still: _Names = {}
     for part, module in modules.items():
@@ -1499,7 +1516,19 @@ def _tied_and_frozen(modules: Mapping[str, torch.nn.Module]) -> dict[str, _Names
             names[id(p)].append(name)
         tied[part] = [found for found in names.values() if len(found) > 1]
         still[part] = [name for name, p in named.items() if not p.requires_grad]
-    return {"tied": tied, "still": still}
+    return {"tied": tied, "still": still, "shared": _shared(modules)}
+
+
+def _shared(modules: Mapping[str, torch.nn.Module]) -> list[list[str]]:
+    """Names of parameters and buffers, of all parts, that have the same memory."""
+    names: dict[object, list[str]] = collections.defaultdict(list)
+    for part, module in modules.items():
+        buffers = bare(module).named_buffers(remove_duplicate=False)
+        mine = _named_parameters(module) | {_plain_key(n): b for n, b in buffers}
+        for name, t in mine.items():
+            # a rank's share may have no memory
+            names[id(t) if hasattr(t, "to_local") else _identity(t)].append(f"{part}.{name}")
+    return [found for found in names.values() if len(found) > 1]
 
 
 def _compare_ties(about: Mapping[str, Any], modules: Mapping[str, torch.nn.Module]) -> None:
@@ -1513,6 +1542,14 @@ def _compare_ties(about: Mapping[str, Any], modules: Mapping[str, torch.nn.Modul
             raise Mismatch(
                 f"'{part}': {_few(names)} are one tied parameter in the {where[0]}, but not in "
                 f"the {where[1]}"
+            )
+    if "shared" in about:  # not in earlier versions
+        here = {frozenset(names) for names in _shared(modules)}
+        there = {frozenset(names) for names in about["shared"]}
+        for names in there ^ here:
+            which = ("checkpoint", "job") if names in there else ("job", "checkpoint")
+            raise Mismatch(
+                f"{_few(names)} share memory in the {which[0]}, but not in the {which[1]}"
             )
 
 
@@ -1545,29 +1582,78 @@ def _thaw(about: Mapping[str, Any], modules: Mapping[str, torch.nn.Module]) -> N
 
 
 def _left_out(
-    name: str, module: torch.nn.Module, state: Mapping[str, Any]
+    name: str,
+    module: torch.nn.Module,
+    state: Mapping[str, Any],
+    checked: dict[str, tuple[set[str], set[str]]],
 ) -> dict[str, torch.Tensor]:
     """Frozen parameters that the module's own state_dict leaves out.
 
-    TypeError for others, which training changes. A state_dict that holds parameters in another form
-    is left to its load_state_dict.
+    TypeError for others, which training changes, and for what wouldn't come back as it is.
+
+    checked  by module: parameters that aren't in the state as they are, and which of them are lost
     """
-    if state.keys() >= (named := _named_parameters(module)).keys():
+    named = _named_parameters(module)
+    lacking = {n: p for n, p in named.items() if not _holds(state, n, p) and _is_usual(p)}
+    if not lacking:
         return {}
-    held = {_storage(t) for t in state.values() if isinstance(t, torch.Tensor)}
-    own = {_storage(t) for t in [*named.values(), *bare(module).buffers()]}
-    if held - own:
+    held = {_identity(t) for t in _tensors_in(state)}  # under any name
+    lacking = {
+        n: p
+        for n, p in lacking.items()
+        if _identity(p) not in held and not _same_bytes(state.get(n), p)
+    }
+    if not lacking:
         return {}
-    missing = {n: p for n, p in named.items() if n not in state and _storage(p) not in held}
-    if trained := [n for n, p in missing.items() if p.requires_grad]:
+    own = {_identity(t) for t in [*named.values(), *bare(module).buffers()]}
+    lost = set(lacking)
+    if held - own:  # in another form, perhaps
+        if checked.get(name, ((), ()))[0] != set(lacking):
+            checked[name] = set(lacking), _lost(name, module, lacking)
+        lost = checked[name][1]
+    if left_out := [n for n in lost - state.keys() if named[n].requires_grad]:
         raise TypeError(
-            f"'{name}': its state_dict leaves out {_few(trained)}, which training changes"
+            f"'{name}': its state_dict leaves out {_few(left_out)}, which training changes"
         )
-    return {n: p.detach() for n, p in missing.items()}
+    if changed := lost & state.keys():
+        raise TypeError(
+            f"'{name}': its state_dict holds {_few(changed)} changed, and load_state_dict doesn't "
+            "bring back what it was"
+        )
+    return {n: p.detach() for n, p in lacking.items() if n in lost}
 
 
-def _storage(t: torch.Tensor) -> int:
-    return int(t.untyped_storage().data_ptr())
+def _is_usual(p: torch.Tensor) -> bool:
+    """Not of a subclass or without memory: such a parameter is refused later, by name."""
+    return type(p) is torch.nn.Parameter and p.device.type != "meta"
+
+
+def _tensors_in(value: Any) -> Iterator[torch.Tensor]:
+    if type(value) in (torch.Tensor, torch.nn.Parameter):
+        yield value
+    elif isinstance(value, (dict, list, tuple)):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _tensors_in(inner)
+
+
+def _lost(name: str, module: torch.nn.Module, parameters: Mapping[str, torch.Tensor]) -> set[str]:
+    """Parameters that a copy of the module doesn't get back from the module's state_dict."""
+    state = bare(module).state_dict()
+    try:
+        other = copy.deepcopy(bare(module))
+    except (RuntimeError, TypeError, ValueError, AttributeError, copy.Error) as e:
+        _say(f"'{name}' can't be copied ({e}): whether its state_dict holds all of it isn't known")
+        return set()
+    theirs = _named_parameters(other)
+    for n, p in parameters.items():
+        flipped = _as_bytes(p.detach()).bitwise_not().view(p.dtype).view(p.shape)
+        theirs[n].data.copy_(flipped)
+    try:
+        other.load_state_dict(state)
+    except Exception as e:
+        raise TypeError(f"'{name}': its load_state_dict refuses its own state_dict: {e}") from e
+    theirs = _named_parameters(other)
+    return {n for n, p in parameters.items() if not _same_bytes(theirs[n], p)}
 
 
 # --- loading.py -----------------------------------------------------------------------------------
@@ -2060,6 +2146,7 @@ class _Job:
         self.per_rank: dict[str, Any] = dict(per_rank)
         self.gradients, self.trainable_only = config.gradients, config.trainable_only
         self.frozen: dict[str, dict[str, Any]] = {}
+        self.checked: dict[str, tuple[set[str], set[str]]] = {}
         self._check_names()
         self.shards: tuple[Modules, Optimizers] = ({}, {})
         self.about: dict[str, Any] | None = None
@@ -2174,7 +2261,7 @@ class _Job:
         state = _state_of(part)
         if not isinstance(part, torch.nn.Module):
             return _refuse_skips(name, part, state)
-        frozen = _left_out(name, part, state)
+        frozen = _left_out(name, part, state, self.checked)
         if self.trainable_only:
             frozen = _frozen_in(part)
         if list(frozen) != self.frozen.get(name, {}).get("names", []):  # else they haven't changed

@@ -46,6 +46,7 @@ class _Job:
         self.per_rank: dict[str, Any] = dict(per_rank)
         self.gradients, self.trainable_only = config.gradients, config.trainable_only
         self.frozen: dict[str, dict[str, Any]] = {}
+        self.checked: dict[str, tuple[set[str], set[str]]] = {}
         self._check_names()
         self.shards: tuple[Modules, Optimizers] = ({}, {})
         self.about: dict[str, Any] | None = None
@@ -160,7 +161,7 @@ class _Job:
         state = _state_of(part)
         if not isinstance(part, torch.nn.Module):
             return _refuse_skips(name, part, state)
-        frozen = _left_out(name, part, state)
+        frozen = _left_out(name, part, state, self.checked)
         if self.trainable_only:
             frozen = _frozen_in(part)
         if list(frozen) != self.frozen.get(name, {}).get("names", []):  # else they haven't changed

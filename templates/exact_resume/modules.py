@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
 
 from .digest import CHUNK, _FileDigest
 from .interfaces import Mismatch
+from .packing import _identity
 from .plain import _is_plain, _plain_state
 from .tensorfile import _as_bytes, _memory
 
@@ -54,11 +56,27 @@ def _digest_of_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
     return digest.digest().hex()
 
 
-def _buffers_of(part: torch.nn.Module, held: Iterable[str] = ()) -> dict[str, torch.Tensor]:
-    """Its buffers, except those in `held`."""
+def _same_bytes(a: Any, b: torch.Tensor) -> bool:
+    """Is `a` a tensor of the same type, shape and bits as `b`?"""
+    if not isinstance(a, torch.Tensor) or (a.dtype, a.shape) != (b.dtype, b.shape):
+        return False
+    return bool(_as_bytes(a.detach().to(b.device)).equal(_as_bytes(b.detach())))
+
+
+def _buffers_of(
+    part: torch.nn.Module, held: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, torch.Tensor]:
+    """Its buffers, except those that `held` holds as they are."""
     buffers = bare(part).named_buffers(remove_duplicate=False)
     found = {_plain_key(n): b for n, b in buffers if not hasattr(b, "to_local")}
-    return {n: b for n, b in found.items() if n not in held}
+    return {n: b for n, b in found.items() if not _holds(held, n, b)}
+
+
+def _holds(state: Mapping[str, Any], name: str, t: torch.Tensor) -> bool:
+    held = state.get(name)
+    return hasattr(held, "to_local") or (
+        isinstance(held, torch.Tensor) and _identity(held) == _identity(t)
+    )
 
 
 def _gradients_of(part: torch.nn.Module) -> dict[str, torch.Tensor]:
