@@ -37,6 +37,7 @@ import collections
 import copy
 import ctypes
 import errno
+import functools
 import hashlib
 import itertools
 import json
@@ -392,6 +393,7 @@ _DICTS: dict[type, str] = {
     collections.OrderedDict: "ordered",
     collections.Counter: "counter",
 }
+_LARGE = 1 << 10_000  # Python refuses to read and write larger numbers in decimal
 _KEY = object()  # in a path: a key, instead of what it leads to
 
 
@@ -408,8 +410,9 @@ class _Packed:
     It takes only what comes back the same in value and type, and raises TypeError otherwise.
     What is the same object, or shares memory, stays so: tensors are written once.
 
-    about   [dtype, shape] or [dtype, shape, {"device": ..., "view": [tensor, offset, strides]}]
-            for each tensor; a view (of a tensor of bytes) has no bytes of its own
+    about   [dtype, shape] or [dtype, shape, {"device": ..., "strides": ..., "view": [tensor,
+            offset, strides]}] for each tensor; a view (of a tensor of bytes) has no bytes of its
+            own
     paths   where in the state each tensor was found: keys and indices
     tied    (number, path) of where each tensor was found again
     """
@@ -427,8 +430,10 @@ class _Packed:
 
     def _pack(self, value: Any, path: _Path) -> Any:
         kind = type(value)  # not isinstance: a subclass would come back as its base
-        if value is None or kind in (bool, str, int):
+        if value is None or kind in (bool, str) or (kind is int and -_LARGE < value < _LARGE):
             return value
+        if kind is int:
+            return {"int": hex(value)}
         if kind is float:
             # Python's JSON is exact for floats, but standard JSON has no inf and nan
             return value if math.isfinite(value) else {"float": value.hex()}
@@ -476,6 +481,10 @@ class _Packed:
             if value.device.type == "meta"
             else "quantized"
             if value.is_quantized
+            else "of tensors of different shapes"
+            if value.is_nested
+            else f"of {value.dtype}, which torch can't copy"
+            if not _can_copy(value.dtype)
             else "the result of a computation with gradients (detach() it)"
             if value.grad_fn is not None
             else None
@@ -528,8 +537,28 @@ class _Packed:
     def _add(self, t: torch.Tensor, path: _Path) -> None:
         self.tensors.append(t)
         self.paths.append(path)
-        more = [{"device": _device_name(t.device)}] if t.device.type != "cpu" else []
-        self.about.append([str(t.dtype).removeprefix("torch."), list(t.shape), *more])
+        more: dict[str, Any] = {}
+        if t.device.type != "cpu":
+            more["device"] = _device_name(t.device)
+        if not (t.is_contiguous() or hasattr(t, "to_local")) and _is_dense(t):
+            more["strides"] = list(t.stride())  # channels_last: sums may depend on it
+        about = [more] if more else []
+        self.about.append([str(t.dtype).removeprefix("torch."), list(t.shape), *about])
+
+
+@functools.cache
+def _can_copy(dtype: torch.dtype) -> bool:
+    """Not if it is only a name (torch.uint4)."""
+    try:
+        torch.empty(1, dtype=dtype, device="cpu").clone()
+    except (RuntimeError, NotImplementedError):
+        return False
+    return True
+
+
+def _is_dense(t: torch.Tensor) -> bool:
+    """Are its numbers all of the memory between the first and the last one?"""
+    return bool(torch.empty_like(t, device="meta").stride() == t.stride())
 
 
 def _device_name(device: torch.device) -> str:
@@ -704,6 +733,7 @@ class _Unpacked:
             return array
         others: dict[str, Callable[[Any], Any]] = {
             "float": float.fromhex,
+            "int": lambda c: int(c, 16),
             "bytes": bytes.fromhex,
             "tuple": lambda c: tuple(self._unpack(n) for n in c),
             "same": lambda n: self.containers[n],
@@ -723,8 +753,12 @@ class _Unpacked:
                 whole = self._tensor(number)
                 t = torch.empty(0, dtype=getattr(torch, dtype), device=whole.device)
                 t = t.set_(whole.untyped_storage(), offset, shape, strides)
-            elif self.at_home and more and "device" in more[0]:
-                t = _at_home(t, more[0]["device"])
+            elif self.at_home and more:
+                if "strides" in more[0]:
+                    strides = more[0]["strides"]
+                    t = torch.empty_strided(shape, strides, dtype=t.dtype, device="cpu").copy_(t)
+                if "device" in more[0]:
+                    t = _at_home(t, more[0]["device"])
             self.taken[n, self.at_home] = t
         return self.taken[n, self.at_home]
 
@@ -935,7 +969,15 @@ def _read_state(
     digest = _FileDigest()
     digest.update(text)
     _compare_digests(path, digest.digest().hex(), digests)
-    about = json.loads(text)
+    try:
+        return _state_in(folder, json.loads(text), digests, home)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as e:
+        raise CheckpointError(f"{path} isn't a state that this version reads: {e}") from e
+
+
+def _state_in(
+    folder: Path, about: dict[str, Any], digests: Mapping[str, str], home: Collection[str]
+) -> Any:
     tensors: list[torch.Tensor | None] = []
     held: dict[str, dict[str, torch.Tensor]] = {}
     for dtype, shape, more in (([*entry, {}])[:3] for entry in about["tensors"]):
@@ -1039,6 +1081,8 @@ class CheckpointDirectory:
             if hashlib.sha256(body).hexdigest().encode() != own:
                 raise ValueError("its digest doesn't match")
             found: dict[str, Any] = json.loads(body)
+            if not (isinstance(found, dict) and isinstance(found.get("files"), dict)):
+                raise ValueError("it lists no files")
             return found
         except (OSError, ValueError) as e:
             raise CheckpointError(f"{name} is damaged: manifest.json: {e}") from e
