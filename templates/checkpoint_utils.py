@@ -44,6 +44,7 @@ import json
 import logging
 import math
 import multiprocessing
+import numbers
 import os
 import random
 import re
@@ -114,14 +115,33 @@ class Config:
             number = getattr(self, name)
             if not isinstance(number, int) or number < 1:
                 raise ValueError(f"{name}={number!r}: keep at least one checkpoint")
-        if cant := {signal.SIGKILL, signal.SIGSTOP} & set(self.signals):
-            raise ValueError(f"signals={self.signals!r}: nothing can catch {min(cant).name}")
         for name in ("every_steps", "every_epochs", "every_minutes", "keep_every"):
             value = getattr(self, name)
-            if value is not None and (
-                value <= 0 or (name != "every_minutes" and value != int(value))
+            if value is None:
+                continue
+            if not (_is_number(value) and value > 0) or (
+                name != "every_minutes" and value != int(value)
             ):
                 raise ValueError(f"{name}={value!r}: it must be a positive number or None")
+        for name in ("wait_for_space", "margin", "timeout", "max_stuck", "end_time"):
+            value = getattr(self, name)
+            if not (_is_number(value) and value >= 0) and (name, value) != ("end_time", None):
+                raise ValueError(f"{name}={value!r}: it must be a number, and not negative")
+        for name in ("asynchronous", "gradients", "trainable_only"):
+            if (value := getattr(self, name)) not in (True, False):
+                raise ValueError(f"{name}={value!r}: it must be True or False")
+        self._check_signals()
+
+    def _check_signals(self) -> None:
+        known = signal.valid_signals()
+        if not isinstance(self.signals, Collection) or not all(s in known for s in self.signals):
+            raise ValueError(f"signals={self.signals!r}: give a list such as [signal.SIGUSR2]")
+        if cant := {signal.SIGKILL, signal.SIGSTOP} & set(self.signals):
+            raise ValueError(f"signals={self.signals!r}: nothing can catch {min(cant).name}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, numbers.Real) and not math.isnan(value)
 
 
 # --- interfaces.py --------------------------------------------------------------------------------
@@ -336,6 +356,8 @@ def _identity(t: torch.Tensor) -> object:
     """Equal for tensors that share their memory (tied weights)."""
     if hasattr(t, "to_local"):
         return ("local", _identity(t.to_local()))
+    if torch.nn.parameter.is_lazy(t):
+        return id(t)
     return (
         (t.data_ptr(), t.is_conj(), t.is_neg(), t.dtype, t.shape, t.stride(), t.device)
         if t.numel()
@@ -1229,14 +1251,21 @@ def _tensors_as_arrays(state: Any) -> Any:
 
 
 def _is_generator(part: Any) -> bool:
-    others = () if numpy is None else (numpy.random.Generator,)
-    return isinstance(part, (torch.Generator, random.Random, *others))
+    kinds: tuple[type, ...] = (torch.Generator, random.Random)
+    if numpy is not None:
+        of_numpy = numpy.random
+        kinds += (of_numpy.Generator, of_numpy.RandomState, of_numpy.BitGenerator)
+    return isinstance(part, kinds) and not isinstance(part, random.SystemRandom)
 
 
 def _generator_state(part: Any) -> Any:
     if isinstance(part, torch.Generator):
         return part.get_state()
-    return part.getstate() if isinstance(part, random.Random) else part.bit_generator.state
+    if isinstance(part, random.Random):
+        return part.getstate()
+    if isinstance(part, numpy.random.RandomState):
+        return part.get_state(legacy=False)
+    return getattr(part, "bit_generator", part).state
 
 
 def _set_generator(part: Any, state: Any) -> None:
@@ -1244,8 +1273,10 @@ def _set_generator(part: Any, state: Any) -> None:
         part.set_state(state)
     elif isinstance(part, random.Random):
         part.setstate(state)
+    elif isinstance(part, numpy.random.RandomState):
+        part.set_state(state)
     else:
-        part.bit_generator.state = state
+        getattr(part, "bit_generator", part).state = state
 
 
 # --- plain.py -------------------------------------------------------------------------------------
@@ -1413,6 +1444,33 @@ def _load_buffers(part: torch.nn.Module, saved: Mapping[str, torch.Tensor], name
             persistent = last in owner._buffers and last not in owner._non_persistent_buffers_set
             device = value.device if mine is None else mine.device
             owner.register_buffer(last, value.to(device, copy=True), persistent)
+
+
+def _persistent_buffers(module: torch.nn.Module) -> list[str]:
+    """Names of buffers in its state_dict."""
+    return [
+        _plain_key(f"{path}.{name}" if path else name)
+        for path, owner in bare(module).named_modules(remove_duplicate=False)
+        for name, buffer in owner._buffers.items()
+        if buffer is not None and name not in owner._non_persistent_buffers_set
+    ]
+
+
+def _make_buffers(
+    part: torch.nn.Module, saved: Mapping[str, torch.Tensor], names: Iterable[str]
+) -> None:
+    """Make persistent buffers that training has made, or changed in shape."""
+    modules = {_plain_key(n): m for n, m in bare(part).named_modules(remove_duplicate=False)}
+    for key in (name for name in names if name in saved):
+        path, _, last = key.rpartition(".")
+        owner = modules.get(path)
+        if owner is None or (last not in owner._buffers and hasattr(owner, last)):
+            continue  # load_state_dict says so
+        mine, value = owner._buffers.get(last), saved[key]
+        if mine is None or (mine.dtype == value.dtype and mine.shape != value.shape):
+            near = [mine, *owner.parameters(), *owner.buffers(), *bare(part).parameters()]
+            device = next((t.device for t in near if t is not None), value.device)
+            owner.register_buffer(last, torch.empty_like(value, device=device))
 
 
 def _compare_types(name: str, saved: Mapping[str, Any], job: Mapping[str, Any]) -> None:
@@ -1638,7 +1696,7 @@ def _left_out(
     checked  by module: parameters that aren't in the state as they are, and which of them are lost
     """
     named = _named_parameters(module)
-    lacking = {n: p for n, p in named.items() if not _holds(state, n, p) and _is_usual(p)}
+    lacking = {n: p for n, p in named.items() if _is_usual(p) and not _holds(state, n, p)}
     if not lacking:
         return {}
     held = {_identity(t) for t in _tensors_in(state)}  # under any name
@@ -1723,6 +1781,7 @@ def _load_into(
     try:
         if isinstance(part, torch.nn.Module):
             part = bare(part)
+            _make_buffers(part, state, about.get("persistent", {}).get(name, ()))
             fresh = part.state_dict()
             own = {_plain_key(k): k for k in fresh}
             state = collections.OrderedDict((own.get(k, k), v) for k, v in state.items())
@@ -2299,7 +2358,9 @@ class _Job:
             if isinstance(p, torch.optim.Optimizer)
         }
         frozen = {"frozen": self.frozen} if self.frozen else {}
-        return self.about | {"parameters": names} | _tied_and_frozen(modules) | frozen
+        buffers = {n: _persistent_buffers(m) for n, m in modules.items() if n not in self.apart()}
+        names_of = {"parameters": names, "persistent": buffers}
+        return self.about | names_of | _tied_and_frozen(modules) | frozen
 
     def _state_of(self, name: str, part: Any) -> Any:
         state = _state_of(part)
@@ -2533,12 +2594,12 @@ class _Lock:
         self.missing = False  # the file system has none
 
     def take(self) -> bool:
-        """False if another job holds it."""
+        """False if another job holds it. OSError if the directory can't be made."""
         if self.fd is not None or self.missing or fcntl is None:
             return True
         path, fd = self.directory / "lock", None
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # NFS locks only for writers
             except PermissionError:  # another user's
@@ -2668,6 +2729,16 @@ def _read_parts(
     if job.sharded:
         directory.verify(name, slice(ranks.rank, None, ranks.world))
     parts.update(shared=shared, own=own)
+
+
+def _refuse_files(path: Path) -> None:
+    """CheckpointError if something on the way to `path` isn't a directory."""
+    for place in (path, *path.parents):
+        if place.is_dir():
+            return
+        if os.path.lexists(place):
+            what = "a link to nothing" if place.is_symlink() and not place.exists() else "a file"
+            raise CheckpointError(f"{place} is {what}: give a directory")
 
 
 def _require_empty(directory: CheckpointDirectory) -> None:
@@ -2873,6 +2944,7 @@ class StopSignal:
     def __init__(self, signals: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGUSR1)):
         self.signals = signals
         self.received: str | None = None
+        self.replaced: set[int] = set()  # signals whose handler is another one now
         self.before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopSignal:
@@ -2900,7 +2972,30 @@ class StopSignal:
                 atexit.register(signal.signal, s, signal.SIG_IGN)
 
     def _note(self, number: int, frame: object) -> None:
-        self.received = self.received or signal.Signals(number).name
+        self.received = self.received or _name_of(number)
+
+    @property
+    def number(self) -> int:
+        """Of the signal received; 0 if there is none."""
+        name = self.received or "signal 0"
+        return int(name.removeprefix("signal ")) if " " in name else signal.Signals[name]
+
+    def tell_if_replaced(self) -> None:
+        """Say once if the job, or a library of its, has set another handler since."""
+        for s in self.before:
+            if s not in self.replaced and (now := signal.getsignal(s)) != self._note:
+                self.replaced.add(s)
+                _say(
+                    f"{_name_of(s)} has another handler now ({getattr(now, 'name', now)}): it "
+                    "asks for a save only if that handler calls the one before"
+                )
+
+
+def _name_of(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"
 
 
 def _end_workers() -> None:
@@ -2948,8 +3043,7 @@ class CheckpointManager:
         **options: Any,
     ):
         self.directory = CheckpointDirectory(directory)
-        if self.directory.path.exists() and not self.directory.path.is_dir():
-            raise CheckpointError(f"{self.directory.path} is a file: give a directory")
+        _refuse_files(self.directory.path)
         _require_group()
         self.config = replace(config or Config(), **options)
         self.job = _Job(state, per_rank or {}, self.config)
@@ -3082,15 +3176,15 @@ class CheckpointManager:
     def _check(self, due: bool, save: bool = True) -> bool:
         self.clock.tick()
         over = self.clock.is_over(self.saver.cost)
-        number = signal.Signals[self.signal.received] if self.signal.received else 0
+        self.signal.tell_if_replaced()
         signaled, any_over, late, any_failed = self.ranks.highest(
-            number, over, self.clock.is_late(), self.saver.has_failed()
+            self.signal.number, over, self.clock.is_late(), self.saver.has_failed()
         )
         if any_failed:
             self.flush()
         if (signaled or any_over) and not self.stopping:
             self.stopping = True
-            self.reason = signal.Signals(int(signaled)).name if signaled else self.clock.told()
+            self.reason = _name_of(int(signaled)) if signaled else self.clock.told()
             if self.rank == 0:
                 _say(f"stopping after step {self.steps}: {self.reason}", logging.INFO)
         if save and (due or late or self.stopping):
@@ -3118,9 +3212,14 @@ class CheckpointManager:
             return
         if not self.resumed:
             _require_empty(self.directory)
-        self.lock.require()
-        self.directory.clear_leftovers()
-        self.lives.begin(self._progress(), self.config.max_stuck)
+        try:
+            self.lock.require()
+            self.directory.clear_leftovers()
+            self.lives.begin(self._progress(), self.config.max_stuck)
+        except OSError as e:
+            if _is_disk_full(e):
+                raise
+            raise CheckpointError(f"{self.directory.path} can't be written: {e}") from e
 
     # --- saving
 

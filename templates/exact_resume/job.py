@@ -19,6 +19,7 @@ from .modules import (
     _gradients_of,
     _load_buffers,
     _load_gradients,
+    _persistent_buffers,
     _plain_key,
     _state_of,
     _versions,
@@ -155,7 +156,9 @@ class _Job:
             if isinstance(p, torch.optim.Optimizer)
         }
         frozen = {"frozen": self.frozen} if self.frozen else {}
-        return self.about | {"parameters": names} | _tied_and_frozen(modules) | frozen
+        buffers = {n: _persistent_buffers(m) for n, m in modules.items() if n not in self.apart()}
+        names_of = {"parameters": names, "persistent": buffers}
+        return self.about | names_of | _tied_and_frozen(modules) | frozen
 
     def _state_of(self, name: str, part: Any) -> Any:
         state = _state_of(part)

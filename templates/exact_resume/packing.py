@@ -16,6 +16,8 @@ def _identity(t: torch.Tensor) -> object:
     """Equal for tensors that share their memory (tied weights)."""
     if hasattr(t, "to_local"):
         return ("local", _identity(t.to_local()))
+    if torch.nn.parameter.is_lazy(t):
+        return id(t)
     return (
         (t.data_ptr(), t.is_conj(), t.is_neg(), t.dtype, t.shape, t.stride(), t.device)
         if t.numel()

@@ -116,7 +116,7 @@ def _left_out(
     checked  by module: parameters that aren't in the state as they are, and which of them are lost
     """
     named = _named_parameters(module)
-    lacking = {n: p for n, p in named.items() if not _holds(state, n, p) and _is_usual(p)}
+    lacking = {n: p for n, p in named.items() if _is_usual(p) and not _holds(state, n, p)}
     if not lacking:
         return {}
     held = {_identity(t) for t in _tensors_in(state)}  # under any name

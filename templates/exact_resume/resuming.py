@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from .directory import CheckpointDirectory
@@ -64,6 +66,16 @@ def _read_parts(
     if job.sharded:
         directory.verify(name, slice(ranks.rank, None, ranks.world))
     parts.update(shared=shared, own=own)
+
+
+def _refuse_files(path: Path) -> None:
+    """CheckpointError if something on the way to `path` isn't a directory."""
+    for place in (path, *path.parents):
+        if place.is_dir():
+            return
+        if os.path.lexists(place):
+            what = "a link to nothing" if place.is_symlink() and not place.exists() else "a file"
+            raise CheckpointError(f"{place} is {what}: give a directory")
 
 
 def _require_empty(directory: CheckpointDirectory) -> None:

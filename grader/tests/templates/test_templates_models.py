@@ -161,6 +161,14 @@ def test_a_buffer_that_a_state_dict_rounds_comes_back_as_it_was(tmp_path):
     assert digest(list(other.buffers())) == digest(list(model.buffers()))
 
 
+def test_lazy_modules_are_refused_by_name_until_they_have_their_parameters(tmp_path):
+    model = nn.Sequential(nn.LazyLinear(3), nn.LazyBatchNorm1d())
+    with pytest.raises(TypeError, match=r"state\['model'\]\['0\.weight'\] .*Uninitialized"):
+        saved(tmp_path, model=model)
+    model(torch.ones(2, 2))
+    saved(tmp_path / "later", model=model)
+
+
 # --- layers that are unfrozen on the way
 
 
@@ -194,6 +202,34 @@ def test_what_training_has_unfrozen_and_given_to_the_optimizer_comes_back(tmp_pa
     assert digest(list(other.parameters())) == digest(list(model.parameters()))
     told = capsys.readouterr().err
     assert "now trainable, as in the checkpoint" in told and "added group 1" in told
+
+
+class Caching(nn.Module):
+    """Its buffers are made, or grow, while it trains."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(2, 2)
+        self.inner.register_buffer("none", None)
+        self.register_buffer("queue", torch.zeros(0, 2))
+        self.register_buffer("scale", torch.zeros(1), persistent=False)
+
+    def train_step(self) -> None:
+        self.queue = torch.cat([self.queue, torch.ones(1, 2)])
+        self.inner.none = torch.full((3,), 2.0)
+        self.register_buffer("late", torch.arange(2.0))
+        self.register_buffer("later", torch.arange(3.0), persistent=False)
+        self.scale = torch.ones(2)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_buffers_that_training_has_made_or_changed_in_shape_come_back(tmp_path, compiled):
+    model, other = Caching(), Caching()
+    model.train_step()
+    saved(tmp_path, model=torch.compile(model, backend="eager") if compiled else model)
+    assert resumed(tmp_path, model=other)
+    assert digest(dict(other.named_buffers())) == digest(dict(model.named_buffers()))
+    assert other.state_dict().keys() == model.state_dict().keys()
 
 
 # --- dicts
