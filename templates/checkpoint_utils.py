@@ -34,14 +34,17 @@ from __future__ import annotations
 import atexit
 import base64
 import collections
+import copy
 import ctypes
 import errno
+import functools
 import hashlib
 import itertools
 import json
 import logging
 import math
 import multiprocessing
+import numbers
 import os
 import random
 import re
@@ -54,12 +57,13 @@ import weakref
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from io import FileIO
 from pathlib import Path
-from types import SimpleNamespace, TracebackType
+from types import MappingProxyType, SimpleNamespace, TracebackType
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 import torch
@@ -120,14 +124,33 @@ class Config:
                 raise ValueError(f"{name}={number!r}: keep at least one checkpoint")
         if self.overlap and not self.asynchronous:
             raise ValueError("overlap=True: only an asynchronous save overlaps with training")
-        if cant := {signal.SIGKILL, signal.SIGSTOP} & set(self.signals):
-            raise ValueError(f"signals={self.signals!r}: nothing can catch {min(cant).name}")
         for name in ("every_steps", "every_epochs", "every_minutes", "keep_every"):
             value = getattr(self, name)
-            if value is not None and (
-                value <= 0 or (name != "every_minutes" and value != int(value))
+            if value is None:
+                continue
+            if not (_is_number(value) and value > 0) or (
+                name != "every_minutes" and value != int(value)
             ):
                 raise ValueError(f"{name}={value!r}: it must be a positive number or None")
+        for name in ("wait_for_space", "margin", "timeout", "max_stuck", "end_time"):
+            value = getattr(self, name)
+            if not (_is_number(value) and value >= 0) and (name, value) != ("end_time", None):
+                raise ValueError(f"{name}={value!r}: it must be a number, and not negative")
+        for name in ("asynchronous", "overlap", "gradients", "trainable_only"):
+            if (value := getattr(self, name)) not in (True, False):
+                raise ValueError(f"{name}={value!r}: it must be True or False")
+        self._check_signals()
+
+    def _check_signals(self) -> None:
+        known = signal.valid_signals()
+        if not isinstance(self.signals, Collection) or not all(s in known for s in self.signals):
+            raise ValueError(f"signals={self.signals!r}: give a list such as [signal.SIGUSR2]")
+        if cant := {signal.SIGKILL, signal.SIGSTOP} & set(self.signals):
+            raise ValueError(f"signals={self.signals!r}: nothing can catch {min(cant).name}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, numbers.Real) and not math.isnan(value)
 
 
 # --- interfaces.py --------------------------------------------------------------------------------
@@ -413,6 +436,8 @@ def _identity(t: torch.Tensor) -> object:
     """Equal for tensors that share their memory (tied weights)."""
     if hasattr(t, "to_local"):
         return ("local", _identity(t.to_local()))
+    if torch.nn.parameter.is_lazy(t):
+        return id(t)
     return (
         (t.data_ptr(), t.is_conj(), t.is_neg(), t.dtype, t.shape, t.stride(), t.device)
         if t.numel()
@@ -470,6 +495,7 @@ _DICTS: dict[type, str] = {
     collections.OrderedDict: "ordered",
     collections.Counter: "counter",
 }
+_LARGE = 1 << 10_000  # Python refuses to read and write larger numbers in decimal
 _KEY = object()  # in a path: a key, instead of what it leads to
 
 
@@ -486,8 +512,9 @@ class _Packed:
     It takes only what comes back the same in value and type, and raises TypeError otherwise.
     What is the same object, or shares memory, stays so: tensors are written once.
 
-    about   [dtype, shape] or [dtype, shape, {"device": ..., "view": [tensor, offset, strides]}]
-            for each tensor; a view (of a tensor of bytes) has no bytes of its own
+    about   [dtype, shape] or [dtype, shape, {"device": ..., "strides": ..., "view": [tensor,
+            offset, strides]}] for each tensor; a view (of a tensor of bytes) has no bytes of its
+            own
     paths   where in the state each tensor was found: keys and indices
     tied    (number, path) of where each tensor was found again
     """
@@ -505,8 +532,10 @@ class _Packed:
 
     def _pack(self, value: Any, path: _Path) -> Any:
         kind = type(value)  # not isinstance: a subclass would come back as its base
-        if value is None or kind in (bool, str, int):
+        if value is None or kind in (bool, str) or (kind is int and -_LARGE < value < _LARGE):
             return value
+        if kind is int:
+            return {"int": hex(value)}
         if kind is float:
             # Python's JSON is exact for floats, but standard JSON has no inf and nan
             return value if math.isfinite(value) else {"float": value.hex()}
@@ -554,6 +583,10 @@ class _Packed:
             if value.device.type == "meta"
             else "quantized"
             if value.is_quantized
+            else "of tensors of different shapes"
+            if value.is_nested
+            else f"of {value.dtype}, which torch can't copy"
+            if not _can_copy(value.dtype)
             else "the result of a computation with gradients (detach() it)"
             if value.grad_fn is not None
             else None
@@ -606,8 +639,28 @@ class _Packed:
     def _add(self, t: torch.Tensor, path: _Path) -> None:
         self.tensors.append(t)
         self.paths.append(path)
-        more = [{"device": _device_name(t.device)}] if t.device.type != "cpu" else []
-        self.about.append([str(t.dtype).removeprefix("torch."), list(t.shape), *more])
+        more: dict[str, Any] = {}
+        if t.device.type != "cpu":
+            more["device"] = _device_name(t.device)
+        if not (t.is_contiguous() or hasattr(t, "to_local")) and _is_dense(t):
+            more["strides"] = list(t.stride())  # channels_last: sums may depend on it
+        about = [more] if more else []
+        self.about.append([str(t.dtype).removeprefix("torch."), list(t.shape), *about])
+
+
+@functools.cache
+def _can_copy(dtype: torch.dtype) -> bool:
+    """Not if it is only a name (torch.uint4)."""
+    try:
+        torch.empty(1, dtype=dtype, device="cpu").clone()
+    except (RuntimeError, NotImplementedError):
+        return False
+    return True
+
+
+def _is_dense(t: torch.Tensor) -> bool:
+    """Are its numbers all of the memory between the first and the last one?"""
+    return bool(torch.empty_like(t, device="meta").stride() == t.stride())
 
 
 def _device_name(device: torch.device) -> str:
@@ -779,6 +832,7 @@ class _Unpacked:
             return array
         others: dict[str, Callable[[Any], Any]] = {
             "float": float.fromhex,
+            "int": lambda c: int(c, 16),
             "bytes": bytes.fromhex,
             "tuple": lambda c: tuple(self._unpack(n) for n in c),
             "same": lambda n: self.containers[n],
@@ -798,8 +852,12 @@ class _Unpacked:
                 whole = self._tensor(number)
                 t = torch.empty(0, dtype=getattr(torch, dtype), device=whole.device)
                 t = t.set_(whole.untyped_storage(), offset, shape, strides)
-            elif self.at_home and more and "device" in more[0]:
-                t = _at_home(t, more[0]["device"])
+            elif self.at_home and more:
+                if "strides" in more[0]:
+                    strides = more[0]["strides"]
+                    t = torch.empty_strided(shape, strides, dtype=t.dtype, device="cpu").copy_(t)
+                if "device" in more[0]:
+                    t = _at_home(t, more[0]["device"])
             self.taken[n, self.at_home] = t
         return self.taken[n, self.at_home]
 
@@ -1010,7 +1068,15 @@ def _read_state(
     digest = _FileDigest()
     digest.update(text)
     _compare_digests(path, digest.digest().hex(), digests)
-    about = json.loads(text)
+    try:
+        return _state_in(folder, json.loads(text), digests, home)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as e:
+        raise CheckpointError(f"{path} isn't a state that this version reads: {e}") from e
+
+
+def _state_in(
+    folder: Path, about: dict[str, Any], digests: Mapping[str, str], home: Collection[str]
+) -> Any:
     tensors: list[torch.Tensor | None] = []
     held: dict[str, dict[str, torch.Tensor]] = {}
     for dtype, shape, more in (([*entry, {}])[:3] for entry in about["tensors"]):
@@ -1107,6 +1173,14 @@ def _write_files(
     return {name: digest.digest().hex() for name, digest in digests.items()}
 
 
+def _write_durably(folder: Path, files: Mapping[str, Iterable[_Part]]) -> dict[str, str]:
+    """Write new files into `folder`; return their digests when all are on the disk."""
+    with _Syncs() as syncs:
+        digests = _write_files(folder, files, syncs)
+        syncs.wait()
+    return digests
+
+
 # --- directory.py ---------------------------------------------------------------------------------
 # A directory of checkpoints: names, commits, retention.
 
@@ -1198,6 +1272,8 @@ class CheckpointDirectory:
             if hashlib.sha256(body).hexdigest().encode() != own:
                 raise ValueError("its digest doesn't match")
             found: dict[str, Any] = json.loads(body)
+            if not (isinstance(found, dict) and isinstance(found.get("files"), dict)):
+                raise ValueError("it lists no files")
             return found
         except (OSError, ValueError) as e:
             raise CheckpointError(f"{name} is damaged: manifest.json: {e}") from e
@@ -1344,14 +1420,21 @@ def _tensors_as_arrays(state: Any) -> Any:
 
 
 def _is_generator(part: Any) -> bool:
-    others = () if numpy is None else (numpy.random.Generator,)
-    return isinstance(part, (torch.Generator, random.Random, *others))
+    kinds: tuple[type, ...] = (torch.Generator, random.Random)
+    if numpy is not None:
+        of_numpy = numpy.random
+        kinds += (of_numpy.Generator, of_numpy.RandomState, of_numpy.BitGenerator)
+    return isinstance(part, kinds) and not isinstance(part, random.SystemRandom)
 
 
 def _generator_state(part: Any) -> Any:
     if isinstance(part, torch.Generator):
         return part.get_state()
-    return part.getstate() if isinstance(part, random.Random) else part.bit_generator.state
+    if isinstance(part, random.Random):
+        return part.getstate()
+    if isinstance(part, numpy.random.RandomState):
+        return part.get_state(legacy=False)
+    return getattr(part, "bit_generator", part).state
 
 
 def _set_generator(part: Any, state: Any) -> None:
@@ -1359,8 +1442,10 @@ def _set_generator(part: Any, state: Any) -> None:
         part.set_state(state)
     elif isinstance(part, random.Random):
         part.setstate(state)
+    elif isinstance(part, numpy.random.RandomState):
+        part.set_state(state)
     else:
-        part.bit_generator.state = state
+        getattr(part, "bit_generator", part).state = state
 
 
 # --- plain.py -------------------------------------------------------------------------------------
@@ -1474,11 +1559,27 @@ def _digest_of_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
     return digest.digest().hex()
 
 
-def _buffers_of(part: torch.nn.Module, held: Iterable[str] = ()) -> dict[str, torch.Tensor]:
-    """Its buffers, except those in `held`."""
+def _same_bytes(a: Any, b: torch.Tensor) -> bool:
+    """Is `a` a tensor of the same type, shape and bits as `b`?"""
+    if not isinstance(a, torch.Tensor) or (a.dtype, a.shape) != (b.dtype, b.shape):
+        return False
+    return bool(_as_bytes(a.detach().to(b.device)).equal(_as_bytes(b.detach())))
+
+
+def _buffers_of(
+    part: torch.nn.Module, held: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, torch.Tensor]:
+    """Its buffers, except those that `held` holds as they are."""
     buffers = bare(part).named_buffers(remove_duplicate=False)
     found = {_plain_key(n): b for n, b in buffers if not hasattr(b, "to_local")}
-    return {n: b for n, b in found.items() if n not in held}
+    return {n: b for n, b in found.items() if not _holds(held, n, b)}
+
+
+def _holds(state: Mapping[str, Any], name: str, t: torch.Tensor) -> bool:
+    held = state.get(name)
+    return hasattr(held, "to_local") or (
+        isinstance(held, torch.Tensor) and _identity(held) == _identity(t)
+    )
 
 
 def _gradients_of(part: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -1512,6 +1613,33 @@ def _load_buffers(part: torch.nn.Module, saved: Mapping[str, torch.Tensor], name
             persistent = last in owner._buffers and last not in owner._non_persistent_buffers_set
             device = value.device if mine is None else mine.device
             owner.register_buffer(last, value.to(device, copy=True), persistent)
+
+
+def _persistent_buffers(module: torch.nn.Module) -> list[str]:
+    """Names of buffers in its state_dict."""
+    return [
+        _plain_key(f"{path}.{name}" if path else name)
+        for path, owner in bare(module).named_modules(remove_duplicate=False)
+        for name, buffer in owner._buffers.items()
+        if buffer is not None and name not in owner._non_persistent_buffers_set
+    ]
+
+
+def _make_buffers(
+    part: torch.nn.Module, saved: Mapping[str, torch.Tensor], names: Iterable[str]
+) -> None:
+    """Make persistent buffers that training has made, or changed in shape."""
+    modules = {_plain_key(n): m for n, m in bare(part).named_modules(remove_duplicate=False)}
+    for key in (name for name in names if name in saved):
+        path, _, last = key.rpartition(".")
+        owner = modules.get(path)
+        if owner is None or (last not in owner._buffers and hasattr(owner, last)):
+            continue  # load_state_dict says so
+        mine, value = owner._buffers.get(last), saved[key]
+        if mine is None or (mine.dtype == value.dtype and mine.shape != value.shape):
+            near = [mine, *owner.parameters(), *owner.buffers(), *bare(part).parameters()]
+            device = next((t.device for t in near if t is not None), value.device)
+            owner.register_buffer(last, torch.empty_like(value, device=device))
 
 
 def _compare_types(name: str, saved: Mapping[str, Any], job: Mapping[str, Any]) -> None:
@@ -1664,7 +1792,7 @@ def _frozen_in(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {n: p.detach() for n, p in _named_parameters(module).items() if not p.requires_grad}
 
 
-def _tied_and_frozen(modules: Mapping[str, torch.nn.Module]) -> dict[str, _Names]:
+def _tied_and_frozen(modules: Mapping[str, torch.nn.Module]) -> dict[str, Any]:
     tied: _Names = {}
     still: _Names = {}
     for part, module in modules.items():
@@ -1673,7 +1801,19 @@ def _tied_and_frozen(modules: Mapping[str, torch.nn.Module]) -> dict[str, _Names
             names[id(p)].append(name)
         tied[part] = [found for found in names.values() if len(found) > 1]
         still[part] = [name for name, p in named.items() if not p.requires_grad]
-    return {"tied": tied, "still": still}
+    return {"tied": tied, "still": still, "shared": _shared(modules)}
+
+
+def _shared(modules: Mapping[str, torch.nn.Module]) -> list[list[str]]:
+    """Names of parameters and buffers, of all parts, that have the same memory."""
+    names: dict[object, list[str]] = collections.defaultdict(list)
+    for part, module in modules.items():
+        buffers = bare(module).named_buffers(remove_duplicate=False)
+        mine = _named_parameters(module) | {_plain_key(n): b for n, b in buffers}
+        for name, t in mine.items():
+            # a rank's share may have no memory
+            names[id(t) if hasattr(t, "to_local") else _identity(t)].append(f"{part}.{name}")
+    return [found for found in names.values() if len(found) > 1]
 
 
 def _compare_ties(about: Mapping[str, Any], modules: Mapping[str, torch.nn.Module]) -> None:
@@ -1687,6 +1827,14 @@ def _compare_ties(about: Mapping[str, Any], modules: Mapping[str, torch.nn.Modul
             raise Mismatch(
                 f"'{part}': {_few(names)} are one tied parameter in the {where[0]}, but not in "
                 f"the {where[1]}"
+            )
+    if "shared" in about:  # not in earlier versions
+        here = {frozenset(names) for names in _shared(modules)}
+        there = {frozenset(names) for names in about["shared"]}
+        for names in there ^ here:
+            which = ("checkpoint", "job") if names in there else ("job", "checkpoint")
+            raise Mismatch(
+                f"{_few(names)} share memory in the {which[0]}, but not in the {which[1]}"
             )
 
 
@@ -1719,29 +1867,78 @@ def _thaw(about: Mapping[str, Any], modules: Mapping[str, torch.nn.Module]) -> N
 
 
 def _left_out(
-    name: str, module: torch.nn.Module, state: Mapping[str, Any]
+    name: str,
+    module: torch.nn.Module,
+    state: Mapping[str, Any],
+    checked: dict[str, tuple[set[str], set[str]]],
 ) -> dict[str, torch.Tensor]:
     """Frozen parameters that the module's own state_dict leaves out.
 
-    TypeError for others, which training changes. A state_dict that holds parameters in another form
-    is left to its load_state_dict.
+    TypeError for others, which training changes, and for what wouldn't come back as it is.
+
+    checked  by module: parameters that aren't in the state as they are, and which of them are lost
     """
-    if state.keys() >= (named := _named_parameters(module)).keys():
+    named = _named_parameters(module)
+    lacking = {n: p for n, p in named.items() if _is_usual(p) and not _holds(state, n, p)}
+    if not lacking:
         return {}
-    held = {_storage(t) for t in state.values() if isinstance(t, torch.Tensor)}
-    own = {_storage(t) for t in [*named.values(), *bare(module).buffers()]}
-    if held - own:
+    held = {_identity(t) for t in _tensors_in(state)}  # under any name
+    lacking = {
+        n: p
+        for n, p in lacking.items()
+        if _identity(p) not in held and not _same_bytes(state.get(n), p)
+    }
+    if not lacking:
         return {}
-    missing = {n: p for n, p in named.items() if n not in state and _storage(p) not in held}
-    if trained := [n for n, p in missing.items() if p.requires_grad]:
+    own = {_identity(t) for t in [*named.values(), *bare(module).buffers()]}
+    lost = set(lacking)
+    if held - own:  # in another form, perhaps
+        if checked.get(name, ((), ()))[0] != set(lacking):
+            checked[name] = set(lacking), _lost(name, module, lacking)
+        lost = checked[name][1]
+    if left_out := [n for n in lost - state.keys() if named[n].requires_grad]:
         raise TypeError(
-            f"'{name}': its state_dict leaves out {_few(trained)}, which training changes"
+            f"'{name}': its state_dict leaves out {_few(left_out)}, which training changes"
         )
-    return {n: p.detach() for n, p in missing.items()}
+    if changed := lost & state.keys():
+        raise TypeError(
+            f"'{name}': its state_dict holds {_few(changed)} changed, and load_state_dict doesn't "
+            "bring back what it was"
+        )
+    return {n: p.detach() for n, p in lacking.items() if n in lost}
 
 
-def _storage(t: torch.Tensor) -> int:
-    return int(t.untyped_storage().data_ptr())
+def _is_usual(p: torch.Tensor) -> bool:
+    """Not of a subclass or without memory: such a parameter is refused later, by name."""
+    return type(p) is torch.nn.Parameter and p.device.type != "meta"
+
+
+def _tensors_in(value: Any) -> Iterator[torch.Tensor]:
+    if type(value) in (torch.Tensor, torch.nn.Parameter):
+        yield value
+    elif isinstance(value, (dict, list, tuple)):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _tensors_in(inner)
+
+
+def _lost(name: str, module: torch.nn.Module, parameters: Mapping[str, torch.Tensor]) -> set[str]:
+    """Parameters that a copy of the module doesn't get back from the module's state_dict."""
+    state = bare(module).state_dict()
+    try:
+        other = copy.deepcopy(bare(module))
+    except (RuntimeError, TypeError, ValueError, AttributeError, copy.Error) as e:
+        _say(f"'{name}' can't be copied ({e}): whether its state_dict holds all of it isn't known")
+        return set()
+    theirs = _named_parameters(other)
+    for n, p in parameters.items():
+        flipped = _as_bytes(p.detach()).bitwise_not().view(p.dtype).view(p.shape)
+        theirs[n].data.copy_(flipped)
+    try:
+        other.load_state_dict(state)
+    except Exception as e:
+        raise TypeError(f"'{name}': its load_state_dict refuses its own state_dict: {e}") from e
+    theirs = _named_parameters(other)
+    return {n for n, p in parameters.items() if not _same_bytes(theirs[n], p)}
 
 
 # --- loading.py -----------------------------------------------------------------------------------
@@ -1767,6 +1964,7 @@ def _load_into(
     try:
         if isinstance(part, torch.nn.Module):
             part = bare(part)
+            _make_buffers(part, state, about.get("persistent", {}).get(name, ()))
             fresh = part.state_dict()
             own = {_plain_key(k): k for k in fresh}
             state = collections.OrderedDict((own.get(k, k), v) for k, v in state.items())
@@ -2234,6 +2432,7 @@ class _Job:
         self.per_rank: dict[str, Any] = dict(per_rank)
         self.gradients, self.trainable_only = config.gradients, config.trainable_only
         self.frozen: dict[str, dict[str, Any]] = {}
+        self.checked: dict[str, tuple[set[str], set[str]]] = {}
         self._check_names()
         self.shards: tuple[Modules, Optimizers] = ({}, {})
         self.about: dict[str, Any] | None = None
@@ -2347,13 +2546,15 @@ class _Job:
             if isinstance(p, torch.optim.Optimizer)
         }
         frozen = {"frozen": self.frozen} if self.frozen else {}
-        return self.about | {"parameters": names} | _tied_and_frozen(modules) | frozen
+        buffers = {n: _persistent_buffers(m) for n, m in modules.items() if n not in self.apart()}
+        names_of = {"parameters": names, "persistent": buffers}
+        return self.about | names_of | _tied_and_frozen(modules) | frozen
 
     def _state_of(self, name: str, part: Any) -> Any:
         state = _state_of(part)
         if not isinstance(part, torch.nn.Module):
             return _refuse_skips(name, part, state)
-        frozen = _left_out(name, part, state)
+        frozen = _left_out(name, part, state, self.checked)
         if self.trainable_only:
             frozen = _frozen_in(part)
         if list(frozen) != self.frozen.get(name, {}).get("names", []):  # else they haven't changed
@@ -2581,12 +2782,12 @@ class _Lock:
         self.missing = False  # the file system has none
 
     def take(self) -> bool:
-        """False if another job holds it."""
+        """False if another job holds it. OSError if the directory can't be made."""
         if self.fd is not None or self.missing or fcntl is None:
             return True
         path, fd = self.directory / "lock", None
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # NFS locks only for writers
             except PermissionError:  # another user's
@@ -2718,6 +2919,16 @@ def _read_parts(
     parts.update(shared=shared, own=own)
 
 
+def _refuse_files(path: Path) -> None:
+    """CheckpointError if something on the way to `path` isn't a directory."""
+    for place in (path, *path.parents):
+        if place.is_dir():
+            return
+        if os.path.lexists(place):
+            what = "a link to nothing" if place.is_symlink() and not place.exists() else "a file"
+            raise CheckpointError(f"{place} is {what}: give a directory")
+
+
 def _require_empty(directory: CheckpointDirectory) -> None:
     """For a job that begins without resume()."""
     if directory.names() or directory.names("best"):
@@ -2727,10 +2938,20 @@ def _require_empty(directory: CheckpointDirectory) -> None:
         )
 
 
+@contextmanager
+def _told_if_unwritable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as e:
+        if _is_disk_full(e):
+            raise
+        raise CheckpointError(f"{path} can't be written: {e}") from e
+
+
 # --- staging.py -----------------------------------------------------------------------------------
 # Copies that let training continue while a save is written.
 
-_LARGE = 64 << 10  # bytes; a smaller copy costs less than what guards it
+_LATER_FROM = 64 << 10  # bytes; a smaller copy costs less than what guards it
 
 
 class _Later(NamedTuple):
@@ -2830,7 +3051,7 @@ def _local(t: torch.Tensor) -> torch.Tensor:
 def _is_large(t: torch.Tensor) -> bool:
     """On CUDA, copies run beside the Python code in any case."""
     local = _local(t)
-    return not local.is_cuda and local.numel() * local.element_size() >= _LARGE
+    return not local.is_cuda and local.numel() * local.element_size() >= _LATER_FROM
 
 
 def _sample(t: torch.Tensor) -> torch.Tensor:
@@ -2838,12 +3059,6 @@ def _sample(t: torch.Tensor) -> torch.Tensor:
     local = _local(t).detach()
     per_dimension = {1: 64, 2: 8, 3: 4}.get(local.dim(), 3)
     return local[tuple(slice(None, None, -(-s // per_dimension)) for s in local.shape)].clone()
-
-
-def _same_bytes(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """NaN is equal to itself."""
-    same: bool = torch.equal(*(t.contiguous().view(-1).view(torch.uint8) for t in (one, other)))
-    return same
 
 
 # --- saving.py ------------------------------------------------------------------------------------
@@ -2983,6 +3198,7 @@ class StopSignal:
     def __init__(self, signals: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGUSR1)):
         self.signals = signals
         self.received: str | None = None
+        self.replaced: set[int] = set()  # signals whose handler is another one now
         self.before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopSignal:
@@ -3010,7 +3226,30 @@ class StopSignal:
                 atexit.register(signal.signal, s, signal.SIG_IGN)
 
     def _note(self, number: int, frame: object) -> None:
-        self.received = self.received or signal.Signals(number).name
+        self.received = self.received or _name_of(number)
+
+    @property
+    def number(self) -> int:
+        """Of the signal received; 0 if there is none."""
+        name = self.received or "signal 0"
+        return int(name.removeprefix("signal ")) if " " in name else signal.Signals[name]
+
+    def tell_if_replaced(self) -> None:
+        """Say once if the job, or a library of its, has set another handler since."""
+        for s in self.before:
+            if s not in self.replaced and (now := signal.getsignal(s)) != self._note:
+                self.replaced.add(s)
+                _say(
+                    f"{_name_of(s)} has another handler now ({getattr(now, 'name', now)}): it "
+                    "asks for a save only if that handler calls the one before"
+                )
+
+
+def _name_of(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"
 
 
 def _end_workers() -> None:
@@ -3058,8 +3297,7 @@ class CheckpointManager:
         **options: Any,
     ):
         self.directory = CheckpointDirectory(directory)
-        if self.directory.path.exists() and not self.directory.path.is_dir():
-            raise CheckpointError(f"{self.directory.path} is a file: give a directory")
+        _refuse_files(self.directory.path)
         _require_group()
         self.config = replace(config or Config(), **options)
         self.job = _Job(state, per_rank or {}, self.config)
@@ -3192,15 +3430,15 @@ class CheckpointManager:
     def _check(self, due: bool, save: bool = True) -> bool:
         self.clock.tick()
         over = self.clock.is_over(self.saver.cost)
-        number = signal.Signals[self.signal.received] if self.signal.received else 0
+        self.signal.tell_if_replaced()
         signaled, any_over, late, any_failed = self.ranks.highest(
-            number, over, self.clock.is_late(), self.saver.has_failed()
+            self.signal.number, over, self.clock.is_late(), self.saver.has_failed()
         )
         if any_failed:
             self.flush()
         if (signaled or any_over) and not self.stopping:
             self.stopping = True
-            self.reason = signal.Signals(int(signaled)).name if signaled else self.clock.told()
+            self.reason = _name_of(int(signaled)) if signaled else self.clock.told()
             if self.rank == 0:
                 _say(f"stopping after step {self.steps}: {self.reason}", logging.INFO)
         if save and (due or late or self.stopping):
@@ -3228,9 +3466,10 @@ class CheckpointManager:
             return
         if not self.resumed:
             _require_empty(self.directory)
-        self.lock.require()
-        self.directory.clear_leftovers()
-        self.lives.begin(self._progress(), self.config.max_stuck)
+        with _told_if_unwritable(self.directory.path):
+            self.lock.require()
+            self.directory.clear_leftovers()
+            self.lives.begin(self._progress(), self.config.max_stuck)
 
     # --- saving
 

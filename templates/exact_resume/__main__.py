@@ -11,13 +11,19 @@ from .conversion import convert, export
 from .interfaces import CheckpointError
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text} isn't a number of steps or epochs")
+    return int(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m exact_resume", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
 
     add = commands.add_parser("ls", help="list the checkpoints of a directory")
-    add.add_argument("directory")
-    add.set_defaults(run=lambda a: ls(a.directory))
+    add.add_argument("path", help="a directory of checkpoints, or one of them")
+    add.set_defaults(run=lambda a: ls(a.path))
 
     add = commands.add_parser("verify", help="read every byte; name each damaged file")
     add.add_argument("path", help="a checkpoint, or a directory of checkpoints")
@@ -36,10 +42,10 @@ def _parser() -> argparse.ArgumentParser:
     add.set_defaults(run=lambda a: export(a.checkpoint, a.to, a.part))
 
     add = commands.add_parser("convert", help="make a checkpoint that a job can resume from")
-    add.add_argument("source", help="a file of torch.save, or a folder of DCP")
+    add.add_argument("source", help="a file of torch.save or safetensors, or a folder of DCP")
     add.add_argument("directory", help="of checkpoints; the new one is added")
-    add.add_argument("--step", type=int, required=True, help="optimizer steps done")
-    add.add_argument("--epoch", type=int, default=0, help="epochs done")
+    add.add_argument("--step", type=_count, required=True, help="optimizer steps done")
+    add.add_argument("--epoch", type=_count, default=0, help="epochs done")
     add.add_argument(
         "--name",
         action="append",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,13 +12,16 @@ import torch
 
 from .directory import CheckpointDirectory
 from .interfaces import CheckpointError
+from .lives import _Lives
 from .optional import numpy
 
 
-def ls(directory: str) -> int:
+def ls(path: str) -> int:
     """Print one line for each checkpoint, newest first, and one about the last life."""
-    where = _directory(directory)
-    for name in [*where.names(), *where.names("best")]:
+    where, names = _checkpoints(path)
+    if not names:
+        print(f"{where.path} holds no checkpoint")
+    for name in names:
         folder = where.path / name
         size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / (1 << 20)
         date = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(folder.stat().st_mtime))
@@ -30,20 +33,15 @@ def ls(directory: str) -> int:
         ranks = about.get("world_size", 1)
         ranks_text = f"{ranks} rank" + ("s" if ranks > 1 else "")
         print(f"{name}  step {about.get('step', '?')}  {ranks_text}  {size:.1f} MiB  {date}")
-    try:
-        last = json.loads((where.path / "status.json").read_text())
-    except (OSError, ValueError):
-        return 0
-    reason = f" ({last['reason']})" if last.get("reason") else ""
-    print(f"last life: {last.get('outcome')} at step {last.get('steps')}{reason}")
+    if last := _Lives(where.path).last:
+        reason = f" ({last['reason']})" if last.get("reason") else ""
+        print(f"last life: {last.get('outcome')} at step {last.get('steps')}{reason}")
     return 0
 
 
 def verify(path: str) -> int:
     """Read every byte of one checkpoint, or of all in a directory; print each damaged file."""
-    one = (Path(path) / "manifest.json").exists()
-    where = _directory(Path(path).absolute().parent if one else path)
-    names = [Path(path).absolute().name] if one else [*where.names(), *where.names("best")]
+    where, names = _checkpoints(path)
     if not names:
         raise CheckpointError(f"{where.path} holds no checkpoint")
     damaged = 0
@@ -69,6 +67,22 @@ def diff(one: str, other: str, rng: bool) -> int:
     return 1 if lines else 0
 
 
+def _checkpoints(path: str) -> tuple[CheckpointDirectory, list[str]]:
+    """One checkpoint by its path, or all of a directory, newest first."""
+    whole = Path(path).expanduser().absolute()
+    if _is_checkpoint(whole):
+        return _directory(whole.parent), [whole.name]
+    where = _directory(path)
+    return where, [*where.names(), *where.names("best")]
+
+
+def _is_checkpoint(path: Path) -> bool:
+    """By its manifest, or by its name if that is lost."""
+    return (path / "manifest.json").exists() or (
+        path.is_dir() and re.fullmatch(r"(step|best)-\d+-\d+", path.name) is not None
+    )
+
+
 def _directory(path: str | Path) -> CheckpointDirectory:
     where = CheckpointDirectory(path)
     if not where.path.is_dir():
@@ -79,7 +93,7 @@ def _directory(path: str | Path) -> CheckpointDirectory:
 def _checkpoint(path: str) -> tuple[CheckpointDirectory, str]:
     """A checkpoint by its path; of a directory of checkpoints, the newest."""
     whole = Path(path).expanduser().absolute()
-    if (whole / "manifest.json").exists():
+    if _is_checkpoint(whole):
         return _directory(whole.parent), whole.name
     where = _directory(whole)
     names = where.names() or where.names("best")
@@ -119,12 +133,14 @@ def _read_dcp(path: Path) -> dict[str, Any]:
     state: dict[str, Any] = {}
     reader, planner = FileSystemReader(path), _EmptyStateDictLoadPlanner()
     try:
+        reader.read_metadata()  # torch logs a traceback if this fails later
         _load_state_dict(state, storage_reader=reader, planner=planner, no_dist=True)
     except BaseException as e:  # torch's CheckpointException isn't an Exception
         if isinstance(e, (KeyboardInterrupt, SystemExit)):
             raise
         first = next(iter(getattr(e, "failures", {0: (e,)}).values()))[0]
-        raise CheckpointError(f"{path} can't be read as a DCP checkpoint: {first}") from e
+        told = (str(first).splitlines() or [type(first).__name__])[0][:200]
+        raise CheckpointError(f"{path} can't be read as a DCP checkpoint: {told}") from e
     return state
 
 

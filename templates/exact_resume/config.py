@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 import signal
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 
@@ -56,11 +58,30 @@ class Config:
                 raise ValueError(f"{name}={number!r}: keep at least one checkpoint")
         if self.overlap and not self.asynchronous:
             raise ValueError("overlap=True: only an asynchronous save overlaps with training")
-        if cant := {signal.SIGKILL, signal.SIGSTOP} & set(self.signals):
-            raise ValueError(f"signals={self.signals!r}: nothing can catch {min(cant).name}")
         for name in ("every_steps", "every_epochs", "every_minutes", "keep_every"):
             value = getattr(self, name)
-            if value is not None and (
-                value <= 0 or (name != "every_minutes" and value != int(value))
+            if value is None:
+                continue
+            if not (_is_number(value) and value > 0) or (
+                name != "every_minutes" and value != int(value)
             ):
                 raise ValueError(f"{name}={value!r}: it must be a positive number or None")
+        for name in ("wait_for_space", "margin", "timeout", "max_stuck", "end_time"):
+            value = getattr(self, name)
+            if not (_is_number(value) and value >= 0) and (name, value) != ("end_time", None):
+                raise ValueError(f"{name}={value!r}: it must be a number, and not negative")
+        for name in ("asynchronous", "overlap", "gradients", "trainable_only"):
+            if (value := getattr(self, name)) not in (True, False):
+                raise ValueError(f"{name}={value!r}: it must be True or False")
+        self._check_signals()
+
+    def _check_signals(self) -> None:
+        known = signal.valid_signals()
+        if not isinstance(self.signals, Collection) or not all(s in known for s in self.signals):
+            raise ValueError(f"signals={self.signals!r}: give a list such as [signal.SIGUSR2]")
+        if cant := {signal.SIGKILL, signal.SIGSTOP} & set(self.signals):
+            raise ValueError(f"signals={self.signals!r}: nothing can catch {min(cant).name}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, numbers.Real) and not math.isnan(value)

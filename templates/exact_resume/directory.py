@@ -109,6 +109,8 @@ class CheckpointDirectory:
             if hashlib.sha256(body).hexdigest().encode() != own:
                 raise ValueError("its digest doesn't match")
             found: dict[str, Any] = json.loads(body)
+            if not (isinstance(found, dict) and isinstance(found.get("files"), dict)):
+                raise ValueError("it lists no files")
             return found
         except (OSError, ValueError) as e:
             raise CheckpointError(f"{name} is damaged: manifest.json: {e}") from e

@@ -63,14 +63,21 @@ def _tensors_as_arrays(state: Any) -> Any:
 
 
 def _is_generator(part: Any) -> bool:
-    others = () if numpy is None else (numpy.random.Generator,)
-    return isinstance(part, (torch.Generator, random.Random, *others))
+    kinds: tuple[type, ...] = (torch.Generator, random.Random)
+    if numpy is not None:
+        of_numpy = numpy.random
+        kinds += (of_numpy.Generator, of_numpy.RandomState, of_numpy.BitGenerator)
+    return isinstance(part, kinds) and not isinstance(part, random.SystemRandom)
 
 
 def _generator_state(part: Any) -> Any:
     if isinstance(part, torch.Generator):
         return part.get_state()
-    return part.getstate() if isinstance(part, random.Random) else part.bit_generator.state
+    if isinstance(part, random.Random):
+        return part.getstate()
+    if isinstance(part, numpy.random.RandomState):
+        return part.get_state(legacy=False)
+    return getattr(part, "bit_generator", part).state
 
 
 def _set_generator(part: Any, state: Any) -> None:
@@ -78,5 +85,7 @@ def _set_generator(part: Any, state: Any) -> None:
         part.set_state(state)
     elif isinstance(part, random.Random):
         part.setstate(state)
+    elif isinstance(part, numpy.random.RandomState):
+        part.set_state(state)
     else:
-        part.bit_generator.state = state
+        getattr(part, "bit_generator", part).state = state

@@ -19,6 +19,7 @@ from .modules import (
     _gradients_of,
     _load_buffers,
     _load_gradients,
+    _persistent_buffers,
     _plain_key,
     _state_of,
     _versions,
@@ -46,6 +47,7 @@ class _Job:
         self.per_rank: dict[str, Any] = dict(per_rank)
         self.gradients, self.trainable_only = config.gradients, config.trainable_only
         self.frozen: dict[str, dict[str, Any]] = {}
+        self.checked: dict[str, tuple[set[str], set[str]]] = {}
         self._check_names()
         self.shards: tuple[Modules, Optimizers] = ({}, {})
         self.about: dict[str, Any] | None = None
@@ -159,13 +161,15 @@ class _Job:
             if isinstance(p, torch.optim.Optimizer)
         }
         frozen = {"frozen": self.frozen} if self.frozen else {}
-        return self.about | {"parameters": names} | _tied_and_frozen(modules) | frozen
+        buffers = {n: _persistent_buffers(m) for n, m in modules.items() if n not in self.apart()}
+        names_of = {"parameters": names, "persistent": buffers}
+        return self.about | names_of | _tied_and_frozen(modules) | frozen
 
     def _state_of(self, name: str, part: Any) -> Any:
         state = _state_of(part)
         if not isinstance(part, torch.nn.Module):
             return _refuse_skips(name, part, state)
-        frozen = _left_out(name, part, state)
+        frozen = _left_out(name, part, state, self.checked)
         if self.trainable_only:
             frozen = _frozen_in(part)
         if list(frozen) != self.frozen.get(name, {}).get("names", []):  # else they haven't changed

@@ -12,6 +12,7 @@ from .interfaces import Mismatch
 from .modules import (
     _compare_types,
     _digest_of_tensors,
+    _make_buffers,
     _plain_key,
     bare,
 )
@@ -39,6 +40,7 @@ def _load_into(
     try:
         if isinstance(part, torch.nn.Module):
             part = bare(part)
+            _make_buffers(part, state, about.get("persistent", {}).get(name, ()))
             fresh = part.state_dict()
             own = {_plain_key(k): k for k in fresh}
             state = collections.OrderedDict((own.get(k, k), v) for k, v in state.items())

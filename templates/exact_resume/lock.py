@@ -34,12 +34,12 @@ class _Lock:
         self.missing = False  # the file system has none
 
     def take(self) -> bool:
-        """False if another job holds it."""
+        """False if another job holds it. OSError if the directory can't be made."""
         if self.fd is not None or self.missing or fcntl is None:
             return True
         path, fd = self.directory / "lock", None
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # NFS locks only for writers
             except PermissionError:  # another user's

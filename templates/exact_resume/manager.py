@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import logging
 import math
-import signal
 import sys
 import time
 import weakref
@@ -22,7 +21,6 @@ from .interfaces import (
     FAILED,
     PREEMPTED,
     AnyPath,
-    CheckpointError,
 )
 from .job import _Job
 from .lives import _Lives, _tell_if_open
@@ -31,9 +29,9 @@ from .packing import _Packed
 from .policies import _Clock
 from .ranks import _Ranks, _require_group, _warn_of_restarts
 from .reporting import _say
-from .resuming import _newest_intact, _require_empty
+from .resuming import _newest_intact, _refuse_files, _require_empty, _told_if_unwritable
 from .saving import _Saver
-from .signals import StopSignal, _end_workers
+from .signals import StopSignal, _end_workers, _name_of
 
 
 class CheckpointManager:
@@ -63,8 +61,7 @@ class CheckpointManager:
         **options: Any,
     ):
         self.directory = CheckpointDirectory(directory)
-        if self.directory.path.exists() and not self.directory.path.is_dir():
-            raise CheckpointError(f"{self.directory.path} is a file: give a directory")
+        _refuse_files(self.directory.path)
         _require_group()
         self.config = replace(config or Config(), **options)
         self.job = _Job(state, per_rank or {}, self.config)
@@ -197,15 +194,15 @@ class CheckpointManager:
     def _check(self, due: bool, save: bool = True) -> bool:
         self.clock.tick()
         over = self.clock.is_over(self.saver.cost)
-        number = signal.Signals[self.signal.received] if self.signal.received else 0
+        self.signal.tell_if_replaced()
         signaled, any_over, late, any_failed = self.ranks.highest(
-            number, over, self.clock.is_late(), self.saver.has_failed()
+            self.signal.number, over, self.clock.is_late(), self.saver.has_failed()
         )
         if any_failed:
             self.flush()
         if (signaled or any_over) and not self.stopping:
             self.stopping = True
-            self.reason = signal.Signals(int(signaled)).name if signaled else self.clock.told()
+            self.reason = _name_of(int(signaled)) if signaled else self.clock.told()
             if self.rank == 0:
                 _say(f"stopping after step {self.steps}: {self.reason}", logging.INFO)
         if save and (due or late or self.stopping):
@@ -233,9 +230,10 @@ class CheckpointManager:
             return
         if not self.resumed:
             _require_empty(self.directory)
-        self.lock.require()
-        self.directory.clear_leftovers()
-        self.lives.begin(self._progress(), self.config.max_stuck)
+        with _told_if_unwritable(self.directory.path):
+            self.lock.require()
+            self.directory.clear_leftovers()
+            self.lives.begin(self._progress(), self.config.max_stuck)
 
     # --- saving
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
 
 from .digest import CHUNK, _FileDigest
 from .interfaces import Mismatch
+from .packing import _identity
 from .plain import _is_plain, _plain_state
 from .tensorfile import _as_bytes, _memory
 
@@ -54,11 +56,27 @@ def _digest_of_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
     return digest.digest().hex()
 
 
-def _buffers_of(part: torch.nn.Module, held: Iterable[str] = ()) -> dict[str, torch.Tensor]:
-    """Its buffers, except those in `held`."""
+def _same_bytes(a: Any, b: torch.Tensor) -> bool:
+    """Is `a` a tensor of the same type, shape and bits as `b`?"""
+    if not isinstance(a, torch.Tensor) or (a.dtype, a.shape) != (b.dtype, b.shape):
+        return False
+    return bool(_as_bytes(a.detach().to(b.device)).equal(_as_bytes(b.detach())))
+
+
+def _buffers_of(
+    part: torch.nn.Module, held: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, torch.Tensor]:
+    """Its buffers, except those that `held` holds as they are."""
     buffers = bare(part).named_buffers(remove_duplicate=False)
     found = {_plain_key(n): b for n, b in buffers if not hasattr(b, "to_local")}
-    return {n: b for n, b in found.items() if n not in held}
+    return {n: b for n, b in found.items() if not _holds(held, n, b)}
+
+
+def _holds(state: Mapping[str, Any], name: str, t: torch.Tensor) -> bool:
+    held = state.get(name)
+    return hasattr(held, "to_local") or (
+        isinstance(held, torch.Tensor) and _identity(held) == _identity(t)
+    )
 
 
 def _gradients_of(part: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -92,6 +110,33 @@ def _load_buffers(part: torch.nn.Module, saved: Mapping[str, torch.Tensor], name
             persistent = last in owner._buffers and last not in owner._non_persistent_buffers_set
             device = value.device if mine is None else mine.device
             owner.register_buffer(last, value.to(device, copy=True), persistent)
+
+
+def _persistent_buffers(module: torch.nn.Module) -> list[str]:
+    """Names of buffers in its state_dict."""
+    return [
+        _plain_key(f"{path}.{name}" if path else name)
+        for path, owner in bare(module).named_modules(remove_duplicate=False)
+        for name, buffer in owner._buffers.items()
+        if buffer is not None and name not in owner._non_persistent_buffers_set
+    ]
+
+
+def _make_buffers(
+    part: torch.nn.Module, saved: Mapping[str, torch.Tensor], names: Iterable[str]
+) -> None:
+    """Make persistent buffers that training has made, or changed in shape."""
+    modules = {_plain_key(n): m for n, m in bare(part).named_modules(remove_duplicate=False)}
+    for key in (name for name in names if name in saved):
+        path, _, last = key.rpartition(".")
+        owner = modules.get(path)
+        if owner is None or (last not in owner._buffers and hasattr(owner, last)):
+            continue  # load_state_dict says so
+        mine, value = owner._buffers.get(last), saved[key]
+        if mine is None or (mine.dtype == value.dtype and mine.shape != value.shape):
+            near = [mine, *owner.parameters(), *owner.buffers(), *bare(part).parameters()]
+            device = next((t.device for t in near if t is not None), value.device)
+            owner.register_buffer(last, torch.empty_like(value, device=device))
 
 
 def _compare_types(name: str, saved: Mapping[str, Any], job: Mapping[str, Any]) -> None:

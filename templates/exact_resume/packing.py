@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import functools
 import math
 from typing import Any
 
@@ -15,6 +16,8 @@ def _identity(t: torch.Tensor) -> object:
     """Equal for tensors that share their memory (tied weights)."""
     if hasattr(t, "to_local"):
         return ("local", _identity(t.to_local()))
+    if torch.nn.parameter.is_lazy(t):
+        return id(t)
     return (
         (t.data_ptr(), t.is_conj(), t.is_neg(), t.dtype, t.shape, t.stride(), t.device)
         if t.numel()
@@ -72,6 +75,7 @@ _DICTS: dict[type, str] = {
     collections.OrderedDict: "ordered",
     collections.Counter: "counter",
 }
+_LARGE = 1 << 10_000  # Python refuses to read and write larger numbers in decimal
 _KEY = object()  # in a path: a key, instead of what it leads to
 
 
@@ -88,8 +92,9 @@ class _Packed:
     It takes only what comes back the same in value and type, and raises TypeError otherwise.
     What is the same object, or shares memory, stays so: tensors are written once.
 
-    about   [dtype, shape] or [dtype, shape, {"device": ..., "view": [tensor, offset, strides]}]
-            for each tensor; a view (of a tensor of bytes) has no bytes of its own
+    about   [dtype, shape] or [dtype, shape, {"device": ..., "strides": ..., "view": [tensor,
+            offset, strides]}] for each tensor; a view (of a tensor of bytes) has no bytes of its
+            own
     paths   where in the state each tensor was found: keys and indices
     tied    (number, path) of where each tensor was found again
     """
@@ -107,8 +112,10 @@ class _Packed:
 
     def _pack(self, value: Any, path: _Path) -> Any:
         kind = type(value)  # not isinstance: a subclass would come back as its base
-        if value is None or kind in (bool, str, int):
+        if value is None or kind in (bool, str) or (kind is int and -_LARGE < value < _LARGE):
             return value
+        if kind is int:
+            return {"int": hex(value)}
         if kind is float:
             # Python's JSON is exact for floats, but standard JSON has no inf and nan
             return value if math.isfinite(value) else {"float": value.hex()}
@@ -156,6 +163,10 @@ class _Packed:
             if value.device.type == "meta"
             else "quantized"
             if value.is_quantized
+            else "of tensors of different shapes"
+            if value.is_nested
+            else f"of {value.dtype}, which torch can't copy"
+            if not _can_copy(value.dtype)
             else "the result of a computation with gradients (detach() it)"
             if value.grad_fn is not None
             else None
@@ -208,8 +219,28 @@ class _Packed:
     def _add(self, t: torch.Tensor, path: _Path) -> None:
         self.tensors.append(t)
         self.paths.append(path)
-        more = [{"device": _device_name(t.device)}] if t.device.type != "cpu" else []
-        self.about.append([str(t.dtype).removeprefix("torch."), list(t.shape), *more])
+        more: dict[str, Any] = {}
+        if t.device.type != "cpu":
+            more["device"] = _device_name(t.device)
+        if not (t.is_contiguous() or hasattr(t, "to_local")) and _is_dense(t):
+            more["strides"] = list(t.stride())  # channels_last: sums may depend on it
+        about = [more] if more else []
+        self.about.append([str(t.dtype).removeprefix("torch."), list(t.shape), *about])
+
+
+@functools.cache
+def _can_copy(dtype: torch.dtype) -> bool:
+    """Not if it is only a name (torch.uint4)."""
+    try:
+        torch.empty(1, dtype=dtype, device="cpu").clone()
+    except (RuntimeError, NotImplementedError):
+        return False
+    return True
+
+
+def _is_dense(t: torch.Tensor) -> bool:
+    """Are its numbers all of the memory between the first and the last one?"""
+    return bool(torch.empty_like(t, device="meta").stride() == t.stride())
 
 
 def _device_name(device: torch.device) -> str:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from .directory import CheckpointDirectory
 from .interfaces import CheckpointError, Mismatch
 from .job import _Job
-from .ranks import _Ranks
+from .ranks import _is_disk_full, _Ranks
 from .reporting import _say
 
 
@@ -66,6 +70,16 @@ def _read_parts(
     parts.update(shared=shared, own=own)
 
 
+def _refuse_files(path: Path) -> None:
+    """CheckpointError if something on the way to `path` isn't a directory."""
+    for place in (path, *path.parents):
+        if place.is_dir():
+            return
+        if os.path.lexists(place):
+            what = "a link to nothing" if place.is_symlink() and not place.exists() else "a file"
+            raise CheckpointError(f"{place} is {what}: give a directory")
+
+
 def _require_empty(directory: CheckpointDirectory) -> None:
     """For a job that begins without resume()."""
     if directory.names() or directory.names("best"):
@@ -73,3 +87,13 @@ def _require_empty(directory: CheckpointDirectory) -> None:
             f"{directory.path} holds checkpoints: call resume() before training, or start_over() "
             "to move them aside"
         )
+
+
+@contextmanager
+def _told_if_unwritable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as e:
+        if _is_disk_full(e):
+            raise
+        raise CheckpointError(f"{path} can't be written: {e}") from e

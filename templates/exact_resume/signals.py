@@ -24,6 +24,7 @@ class StopSignal:
     def __init__(self, signals: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGUSR1)):
         self.signals = signals
         self.received: str | None = None
+        self.replaced: set[int] = set()  # signals whose handler is another one now
         self.before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopSignal:
@@ -51,7 +52,30 @@ class StopSignal:
                 atexit.register(signal.signal, s, signal.SIG_IGN)
 
     def _note(self, number: int, frame: object) -> None:
-        self.received = self.received or signal.Signals(number).name
+        self.received = self.received or _name_of(number)
+
+    @property
+    def number(self) -> int:
+        """Of the signal received; 0 if there is none."""
+        name = self.received or "signal 0"
+        return int(name.removeprefix("signal ")) if " " in name else signal.Signals[name]
+
+    def tell_if_replaced(self) -> None:
+        """Say once if the job, or a library of its, has set another handler since."""
+        for s in self.before:
+            if s not in self.replaced and (now := signal.getsignal(s)) != self._note:
+                self.replaced.add(s)
+                _say(
+                    f"{_name_of(s)} has another handler now ({getattr(now, 'name', now)}): it "
+                    "asks for a save only if that handler calls the one before"
+                )
+
+
+def _name_of(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"
 
 
 def _end_workers() -> None:

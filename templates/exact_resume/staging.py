@@ -12,9 +12,10 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.hooks import RemovableHandle
 
 from .interfaces import CheckpointError
+from .modules import _same_bytes
 from .packing import _identity, _Packed, _where
 
-_LARGE = 64 << 10  # bytes; a smaller copy costs less than what guards it
+_LATER_FROM = 64 << 10  # bytes; a smaller copy costs less than what guards it
 
 
 class _Later(NamedTuple):
@@ -114,7 +115,7 @@ def _local(t: torch.Tensor) -> torch.Tensor:
 def _is_large(t: torch.Tensor) -> bool:
     """On CUDA, copies run beside the Python code in any case."""
     local = _local(t)
-    return not local.is_cuda and local.numel() * local.element_size() >= _LARGE
+    return not local.is_cuda and local.numel() * local.element_size() >= _LATER_FROM
 
 
 def _sample(t: torch.Tensor) -> torch.Tensor:
@@ -122,9 +123,3 @@ def _sample(t: torch.Tensor) -> torch.Tensor:
     local = _local(t).detach()
     per_dimension = {1: 64, 2: 8, 3: 4}.get(local.dim(), 3)
     return local[tuple(slice(None, None, -(-s // per_dimension)) for s in local.shape)].clone()
-
-
-def _same_bytes(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """NaN is equal to itself."""
-    same: bool = torch.equal(*(t.contiguous().view(-1).view(torch.uint8) for t in (one, other)))
-    return same

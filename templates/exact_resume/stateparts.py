@@ -101,7 +101,15 @@ def _read_state(
     digest = _FileDigest()
     digest.update(text)
     _compare_digests(path, digest.digest().hex(), digests)
-    about = json.loads(text)
+    try:
+        return _state_in(folder, json.loads(text), digests, home)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as e:
+        raise CheckpointError(f"{path} isn't a state that this version reads: {e}") from e
+
+
+def _state_in(
+    folder: Path, about: dict[str, Any], digests: Mapping[str, str], home: Collection[str]
+) -> Any:
     tensors: list[torch.Tensor | None] = []
     held: dict[str, dict[str, torch.Tensor]] = {}
     for dtype, shape, more in (([*entry, {}])[:3] for entry in about["tensors"]):

@@ -58,6 +58,7 @@ class _Unpacked:
             return array
         others: dict[str, Callable[[Any], Any]] = {
             "float": float.fromhex,
+            "int": lambda c: int(c, 16),
             "bytes": bytes.fromhex,
             "tuple": lambda c: tuple(self._unpack(n) for n in c),
             "same": lambda n: self.containers[n],
@@ -77,8 +78,12 @@ class _Unpacked:
                 whole = self._tensor(number)
                 t = torch.empty(0, dtype=getattr(torch, dtype), device=whole.device)
                 t = t.set_(whole.untyped_storage(), offset, shape, strides)
-            elif self.at_home and more and "device" in more[0]:
-                t = _at_home(t, more[0]["device"])
+            elif self.at_home and more:
+                if "strides" in more[0]:
+                    strides = more[0]["strides"]
+                    t = torch.empty_strided(shape, strides, dtype=t.dtype, device="cpu").copy_(t)
+                if "device" in more[0]:
+                    t = _at_home(t, more[0]["device"])
             self.taken[n, self.at_home] = t
         return self.taken[n, self.at_home]
 

@@ -76,3 +76,11 @@ def _write_files(
                 unsynced = 0
         syncs.start(f)
     return {name: digest.digest().hex() for name, digest in digests.items()}
+
+
+def _write_durably(folder: Path, files: Mapping[str, Iterable[_Part]]) -> dict[str, str]:
+    """Write new files into `folder`; return their digests when all are on the disk."""
+    with _Syncs() as syncs:
+        digests = _write_files(folder, files, syncs)
+        syncs.wait()
+    return digests

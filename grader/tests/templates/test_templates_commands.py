@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import shutil
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from grader.harness.inside.digest import digest
 from grader.tests.templates.test_templates_faithful import KEPT
@@ -168,6 +171,60 @@ def test_keys_that_dcp_would_change_are_refused(tmp_path, capsys):
     assert "a key in 'box.a.0'" in capsys.readouterr().err
 
 
+def test_a_safetensors_file_is_converted_bit_for_bit(run, tmp_path):
+    held = dict(run.state["model"].state_dict())
+    save_file(held, tmp_path / "w.safetensors")
+    assert main(["convert", f"{tmp_path}/w.safetensors", f"{tmp_path}/new", "--step", "7"]) == 0
+    model = torch.nn.Linear(*reversed(held["weight"].shape))
+    ckpt = cu.CheckpointManager(tmp_path / "new", {"model": model})
+    assert ckpt.resume() and ckpt.steps == 7
+    assert digest(dict(model.state_dict())) == digest(held)
+
+
+def test_a_checkpoint_is_listed_by_its_own_path(run, tmp_path, capsys):
+    newest = run.directory.names()[0]
+    assert main(["ls", str(tmp_path / "run" / newest)]) == 0
+    assert capsys.readouterr().out.splitlines()[0].startswith(f"{newest}  step 2")
+    assert main(["ls", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"{tmp_path} holds no checkpoint\n"
+
+
+@pytest.mark.parametrize("body", ["", "x\ny\n", "[]", "{}", '{"files": []}', None])
+def test_a_manifest_of_any_kind_is_damage_for_every_command(run, tmp_path, capsys, body):
+    newest = run.directory.names()[0]
+    folder, other = tmp_path / "run" / newest, str(tmp_path / "run")
+    (folder / "manifest.json").unlink()
+    if body is not None:
+        seal = hashlib.sha256(body.encode()).hexdigest()
+        (folder / "manifest.json").write_text(f"{body}\n{seal}\n")
+    assert main(["ls", other]) == 0
+    assert f"{newest} is damaged" in capsys.readouterr().out
+    for path in (str(folder), other):
+        assert main(["verify", path]) == 1
+        assert f"{newest}: damaged" in capsys.readouterr().out
+        assert main(["diff", path, path]) == 2 and main(["export", path, f"{tmp_path}/x.pt"]) == 2
+        told = capsys.readouterr().err.splitlines()
+        assert len(told) == 2 and all(f"{newest} is damaged" in line for line in told)
+    job = cu.CheckpointManager(tmp_path / "run", run.state)
+    assert job.resume() and job.steps == 1
+
+
+@pytest.mark.parametrize("text", ["[]", "null", '"x"', "{", '{"outcome": 1}'])
+def test_a_status_of_any_kind_stops_no_list(run, tmp_path, text):
+    (tmp_path / "run" / "status.json").write_text(text)
+    assert main(["ls", str(tmp_path / "run")]) == 0
+
+
+def test_an_export_that_fails_leaves_no_file(run, tmp_path, monkeypatch, capsys):
+    def fails(content, path):
+        path.write_bytes(b"half")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(torch, "save", fails)
+    assert main(["export", str(tmp_path / "run"), str(tmp_path / "x.pt")]) == 2
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["run"]
+
+
 WRONG = {
     "no directory": ["ls", "{}/nowhere"],
     "no checkpoint": ["verify", "{}"],
@@ -180,6 +237,19 @@ WRONG = {
     "no parts": ["convert", "{}/list.pt", "{}/new", "--step", "1"],
     "no such name": ["convert", "{}/dict.pt", "{}/new", "--step", "1", "--name", "a=b"],
     "no DCP": ["convert", "{}/run", "{}/new", "--step", "1"],
+    "not OLD=NEW": ["convert", "{}/two.pt", "{}/new", "--step", "1", "--name", "a"],
+    "two of a name": ["convert", "{}/two.pt", "{}/new", "--step", "1", "--name", "a=b"],
+    "the manager's name": ["convert", "{}/two.pt", "{}/new", "--step", "1", "--name", "a=about"],
+    "keys that aren't names": ["convert", "{}/numbers.pt", "{}/new", "--step", "1"],
+    "an older step": ["convert", "{}/two.pt", "{}/run", "--step", "1"],
+    "a file in the place": ["convert", "{}/two.pt", "{}/list.pt", "--step", "1"],
+    "text": ["convert", "{}/text.txt", "{}/new", "--step", "1"],
+    "cut": ["convert", "{}/cut.pt", "{}/new", "--step", "1"],
+    "cut safetensors": ["convert", "{}/cut.safetensors", "{}/new", "--step", "1"],
+    "a directory's DCP": ["convert", "{}/dcp", "{}/new", "--step", "1"],
+    "no folder for it": ["export", "{}/run", "{}/nowhere/x.pt"],
+    "another ending": ["export", "{}/run", "{}/x.v2"],
+    "a file, not a directory": ["verify", "{}/two.pt"],
 }
 
 
@@ -188,6 +258,14 @@ def test_what_cant_be_done_is_one_line_and_status_2(run, tmp_path, capsys, argv)
     torch.save({"model": print}, tmp_path / "code.pt")
     torch.save([1], tmp_path / "list.pt")
     torch.save({"model": {}}, tmp_path / "dict.pt")
+    torch.save({"a": {}, "b": {}}, tmp_path / "two.pt")
+    torch.save({0: {}}, tmp_path / "numbers.pt")
+    (tmp_path / "text.txt").write_text("hello world\n")
+    (tmp_path / "cut.pt").write_bytes((tmp_path / "two.pt").read_bytes()[:-90])
+    save_file({"weight": torch.ones(2)}, tmp_path / "cut.safetensors")
+    os.truncate(tmp_path / "cut.safetensors", 70)
+    (tmp_path / "dcp").mkdir()
+    (tmp_path / "dcp" / ".metadata").write_bytes(b"no metadata")
     before = sorted(tmp_path.rglob("*"))
     capsys.readouterr()
     assert main([a.format(tmp_path) for a in argv]) == 2

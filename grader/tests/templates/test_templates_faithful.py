@@ -154,6 +154,40 @@ def test_what_comes_back_is_of_the_same_type(tmp_path, value, asynchronous):
         assert repr(back) == repr(value)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_tensors_without_a_shape_or_a_copy_are_refused_by_name(tmp_path):
+    for value in (
+        torch.nested.nested_tensor([torch.zeros(1), torch.zeros(2)]),
+        torch.zeros(2, dtype=torch.uint8).view(torch.uint4),
+    ):
+        with pytest.raises(TypeError, match=r"state\['box'\]\['value'\] is a tensor of"):
+            through(tmp_path, value)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_numbers_may_have_more_digits_than_python_prints(tmp_path, sign):
+    value = sign * (3**30_000 + 1)
+    assert through(tmp_path, [value, {value: value}]) == [value, {value: value}]
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("part", ["array", "tensor", "parameter", "transposed"])
+def test_the_order_in_memory_comes_back(tmp_path, part, asynchronous):
+    t = torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last)
+    value = {
+        "array": numpy.asfortranarray(t.numpy()),
+        "tensor": t,
+        "parameter": torch.nn.Parameter(t),
+        "transposed": torch.randn(70, 90, dtype=torch.float64).t(),
+    }[part]
+    back = through(tmp_path, {"first": value, "again": value}, asynchronous=asynchronous)
+    if part == "array":
+        assert back["first"].strides == value.strides and (back["first"] == value).all()
+    else:
+        assert back["first"].stride() == value.stride() and back["first"].equal(value)
+    assert back["first"] is back["again"] or back["first"].data_ptr() == back["again"].data_ptr()
+
+
 def cu_bytes(t):
     return t.detach().view(-1).view(torch.uint8)
 

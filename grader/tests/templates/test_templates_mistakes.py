@@ -4,6 +4,7 @@ it.
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -117,6 +118,27 @@ def test_a_file_in_the_directorys_place_is_said(tmp_path):
     with pytest.raises(cu.CheckpointError, match="file"):
         manager(tmp_path / "file")
     assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("place", ["file/run", "link", "link/run"])
+def test_a_path_that_no_directory_can_have_is_said_at_once(tmp_path, place):
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(
+        cu.CheckpointError, match=rf"{place.split('/')[0]} is a (file|link to nothing)"
+    ):
+        cu.CheckpointManager(tmp_path / place, {})
+
+
+def test_a_directory_that_cant_be_written_is_said_before_the_first_step(tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    ckpt = cu.CheckpointManager(tmp_path / "run", {})
+    monkeypatch.setattr(cu.os, "replace", refuse)
+    with pytest.raises(cu.CheckpointError, match=r"run can't be written.*Permission denied"):
+        ckpt.step()
+    assert ckpt.steps == 0
 
 
 def test_one_of_several_ranks_without_a_group_is_refused(tmp_path, monkeypatch):

@@ -40,6 +40,28 @@ def test_weights_tied_only_before_or_only_after_are_a_mismatch(tmp_path, before)
         resumed(tmp_path, model=pair(not before))
 
 
+def twins(shared: str):
+    """Two models that have a parameter, a buffer, or nothing in common."""
+    model, critic = nn.BatchNorm1d(2), nn.BatchNorm1d(2)
+    if shared == "parameter":
+        critic.weight = model.weight
+    elif shared == "memory":
+        critic.weight.data = model.weight.data
+    elif shared == "buffer":
+        critic.running_mean = model.running_mean
+    return {"model": model, "critic": critic}
+
+
+@pytest.mark.parametrize("shared", ["parameter", "memory", "buffer"])
+@pytest.mark.parametrize("before", [True, False])
+def test_what_two_models_share_only_before_or_only_after_is_a_mismatch(tmp_path, shared, before):
+    was, now = (shared, "nothing") if before else ("nothing", shared)
+    saved(tmp_path, **twins(was))
+    assert resumed(tmp_path, **twins(was))
+    with pytest.raises(cu.Mismatch, match=r"'critic\.\w+', 'model\.\w+' share memory in the"):
+        resumed(tmp_path, **twins(now))
+
+
 # --- a state_dict of one's own
 
 
@@ -84,6 +106,69 @@ def test_parameters_in_another_form_are_left_to_load_state_dict(tmp_path):
     assert digest(list(other.parameters())) == digest(list(model.parameters()))
 
 
+class Changing(nn.Module):
+    """Its state_dict holds something else under its parameters' names."""
+
+    def __init__(self, how: str):
+        super().__init__()
+        self.how, self.net = how, nn.Linear(3, 3)
+        self.average = {n: p.detach() * 0.5 for n, p in self.net.named_parameters()}
+
+    def state_dict(self, *args, **kwargs):
+        found = super().state_dict(*args, **kwargs)
+        changed = {
+            "narrower": lambda n, t: t.half(),
+            "rounded": lambda n, t: t.bfloat16().float(),
+            "average": lambda n, t: self.average[n],
+            "copied": lambda n, t: t.clone(),
+            "nested": lambda n, t: t,
+            "scaled": lambda n, t: t * 2,
+        }[self.how]
+        state = {n: changed(n.removeprefix("net."), t) for n, t in found.items()}
+        return {"net": state, "version": 1} if self.how == "nested" else state
+
+    def load_state_dict(self, state, strict=True, assign=False):
+        state = state["net"] if self.how == "nested" else state
+        half = 0.5 if self.how == "scaled" else 1
+        return super().load_state_dict({n: t * half for n, t in state.items()}, strict, assign)
+
+
+@pytest.mark.parametrize("how", ["narrower", "rounded", "average"])
+def test_a_state_dict_that_changes_parameters_is_refused_at_the_first_step(tmp_path, how):
+    with pytest.raises(TypeError, match=r"'model': its state_dict holds 'net\.bias', 'net\.weight"):
+        saved(tmp_path, model=Changing(how))
+
+
+@pytest.mark.parametrize("how", ["copied", "nested", "scaled"])
+def test_a_state_dict_in_another_form_whose_module_takes_it_back_is_fine(tmp_path, how):
+    saved(tmp_path, model=(model := Changing(how)))
+    assert resumed(tmp_path, model=(other := Changing(how)))
+    assert digest(list(other.parameters())) == digest(list(model.parameters()))
+
+
+def test_a_buffer_that_a_state_dict_rounds_comes_back_as_it_was(tmp_path):
+    def norm() -> nn.Module:
+        model = nn.BatchNorm1d(2, affine=False)
+        model._register_state_dict_hook(
+            lambda module, state, *_: state.update(running_mean=state["running_mean"].round())
+        )
+        return model
+
+    model, other = norm(), norm()
+    model(torch.randn(5, 2))
+    saved(tmp_path, model=model)
+    assert resumed(tmp_path, model=other)
+    assert digest(list(other.buffers())) == digest(list(model.buffers()))
+
+
+def test_lazy_modules_are_refused_by_name_until_they_have_their_parameters(tmp_path):
+    model = nn.Sequential(nn.LazyLinear(3), nn.LazyBatchNorm1d())
+    with pytest.raises(TypeError, match=r"state\['model'\]\['0\.weight'\] .*Uninitialized"):
+        saved(tmp_path, model=model)
+    model(torch.ones(2, 2))
+    saved(tmp_path / "later", model=model)
+
+
 # --- layers that are unfrozen on the way
 
 
@@ -117,6 +202,34 @@ def test_what_training_has_unfrozen_and_given_to_the_optimizer_comes_back(tmp_pa
     assert digest(list(other.parameters())) == digest(list(model.parameters()))
     told = capsys.readouterr().err
     assert "now trainable, as in the checkpoint" in told and "added group 1" in told
+
+
+class Caching(nn.Module):
+    """Its buffers are made, or grow, while it trains."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(2, 2)
+        self.inner.register_buffer("none", None)
+        self.register_buffer("queue", torch.zeros(0, 2))
+        self.register_buffer("scale", torch.zeros(1), persistent=False)
+
+    def train_step(self) -> None:
+        self.queue = torch.cat([self.queue, torch.ones(1, 2)])
+        self.inner.none = torch.full((3,), 2.0)
+        self.register_buffer("late", torch.arange(2.0))
+        self.register_buffer("later", torch.arange(3.0), persistent=False)
+        self.scale = torch.ones(2)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_buffers_that_training_has_made_or_changed_in_shape_come_back(tmp_path, compiled):
+    model, other = Caching(), Caching()
+    model.train_step()
+    saved(tmp_path, model=torch.compile(model, backend="eager") if compiled else model)
+    assert resumed(tmp_path, model=other)
+    assert digest(dict(other.named_buffers())) == digest(dict(model.named_buffers()))
+    assert other.state_dict().keys() == model.state_dict().keys()
 
 
 # --- dicts

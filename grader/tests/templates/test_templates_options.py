@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import signal
@@ -50,6 +51,27 @@ sys.exit(ckpt.exit_status)
 """
 
 
+def test_a_real_time_signal_stops_the_job_and_is_named_by_its_number(tmp_path):
+    number = getattr(signal, "SIGRTMIN", signal.SIGUSR2 - 2) + 2
+    with manager(tmp_path, signals=[number]) as ckpt:
+        os.kill(os.getpid(), number)
+        assert ckpt.step()
+    told = f"signal {number}" if hasattr(signal, "SIGRTMIN") else "SIGUSR2"
+    assert ckpt.reason == told and ckpt.outcome == cu.PREEMPTED
+
+
+def test_a_handler_that_somebody_replaces_is_told_once(tmp_path, capsys):
+    before = signal.getsignal(signal.SIGTERM)
+    with manager(tmp_path) as ckpt:
+        ckpt.step()
+        assert "handler" not in capsys.readouterr().err
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        ckpt.step()
+        ckpt.step()
+    assert capsys.readouterr().err.count("SIGTERM has another handler now (SIG_DFL)") == 1
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
 @pytest.mark.parametrize("how, status", [("stop", 75), ("go on", -signal.SIGTERM)])
 def test_a_second_signal_doesnt_end_a_process_that_is_ending(tmp_path, how, status):
     argv = [sys.executable, "-c", AFTER, str(ROOT / "templates"), str(tmp_path), how]
@@ -72,6 +94,18 @@ def test_workers_ignore_each_signal_that_stops_a_job():
     "options",
     [
         {"signals": [signal.SIGKILL]},
+        {"signals": ["SIGUSR2"]},
+        {"signals": signal.SIGUSR2},
+        {"signals": [0]},
+        {"signals": [999]},
+        {"every_steps": "5"},
+        {"every_minutes": math.nan},
+        {"wait_for_space": "long"},
+        {"margin": -1},
+        {"timeout": math.nan},
+        {"end_time": "12:00"},
+        {"max_stuck": None},
+        {"asynchronous": "no"},
         {"keep_best": 0},
         {"keep_every": 0},
         {"keep_every": 2.5},
@@ -278,6 +312,8 @@ def draws(generators: dict) -> list:
         generators["python"].random(),
         generators["numpy"].random(2).tolist(),
         generators["twister"].random(2).tolist(),
+        generators["old"].normal(size=3).tolist(),
+        numpy.random.Generator(generators["bits"]).random(2).tolist(),
         numpy.random.random(2).tolist(),
     ]
 
@@ -288,6 +324,8 @@ def generators(seed: int) -> dict:
         "python": random.Random(seed),
         "numpy": numpy.random.default_rng(seed),
         "twister": numpy.random.Generator(numpy.random.MT19937(seed)),
+        "old": numpy.random.RandomState(seed),
+        "bits": numpy.random.PCG64DXSM(seed),
     }
 
 
@@ -315,6 +353,11 @@ def test_a_generator_of_another_kind_is_a_mismatch(tmp_path):
     other = numpy.random.Generator(numpy.random.Philox(1))
     with pytest.raises(cu.Mismatch, match="'rng'"):
         cu.CheckpointManager(tmp_path, {"rng": other}).resume()
+
+
+def test_a_generator_without_a_state_is_refused_by_name(tmp_path):
+    with pytest.raises(TypeError, match="'rng'"):
+        cu.CheckpointManager(tmp_path, {"rng": random.SystemRandom()})
 
 
 def test_gradients_of_every_model_are_saved(tmp_path):

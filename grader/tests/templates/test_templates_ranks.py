@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
+from torch.nn import Linear, Sequential
 
+from grader.harness.inside.digest import digest
 from grader.harness.launcher import Limits
 from grader.harness.ranks import run_ranks
 from grader.harness.run import Process
+from grader.tests.templates.test_templates_utils import cu
+
+from exact_resume.__main__ import main  # isort: skip (the import above makes it importable)
 
 fsdp2 = pytest.mark.skipif(
     version("torch").startswith("2.6"), reason="FSDP2 of torch 2.6 needs CUDA"
@@ -109,3 +117,40 @@ def test_a_full_disk_of_one_rank_is_waited_for_by_all(results):
 @fsdp2
 def test_a_sharded_checkpoint_of_the_first_version_is_resumed(results):
     assert [r["found"] for r in results("the_first_versions")] == [[True, 2, 4, 2.0]] * 2
+
+
+@fsdp2
+def test_the_commands_see_several_sharded_models(results, tmp_path, capsys):
+    results("several_sharded_models")
+    directory = str(tmp_path / "ck")
+    assert main(["ls", directory]) == 0 and main(["verify", directory]) == 0
+    told = capsys.readouterr().out
+    assert "step 1  2 ranks" in told and "intact" in told
+    shutil.copytree(tmp_path / "ck", tmp_path / "other")
+    assert main(["diff", directory, str(tmp_path / "other")]) == 0
+    assert main(["export", directory, str(tmp_path / "all.pt")]) == 0
+    held = torch.load(tmp_path / "all.pt", weights_only=True)
+    models = {n: held[n] for n in ("generator", "model", "average")}
+    for part in models:
+        to = str(tmp_path / f"{part}.safetensors")
+        assert main(["export", directory, to, "--part", part]) == 0
+        assert digest(load_file(to)) == digest(models[part])
+    assert not models["model"]["0.weight"].equal(models["generator"]["0.weight"])
+    assert main(["convert", str(tmp_path / "all.pt"), str(tmp_path / "new"), "--step", "1"]) == 0
+    assert main(["export", directory, str(tmp_path / "dcp")]) == 0
+    assert main(["convert", str(tmp_path / "dcp"), str(tmp_path / "newer"), "--step", "1"]) == 0
+    for folder in ("new", "newer"):
+        parts = {n: Sequential(Linear(4, 4), Linear(4, 4)) for n in models}
+        owners = {"first": ["generator"], "second": ["model"], "both": ["model", "generator"]}
+        for name, of in owners.items():
+            kind = torch.optim.SGD if name == "both" else torch.optim.AdamW
+            parts[name] = kind([p for n in of for p in parts[n].parameters()], lr=0.5)
+        assert cu.CheckpointManager(tmp_path / folder, parts).resume()
+        assert digest([dict(parts[n].state_dict()) for n in models]) == digest([*models.values()])
+        for name in owners:
+            saved = held[name]["state"]
+            assert len(parts[name].state) == len(saved) == 4 * len(owners[name])
+            named = {f"{n}.{k}": p for n in models for k, p in parts[n].named_parameters()}
+            named |= dict(parts["model"].named_parameters()) if name == "second" else {}
+            for key, values in saved.items():
+                assert digest(parts[name].state[named[key]]) == digest(values), (folder, name, key)

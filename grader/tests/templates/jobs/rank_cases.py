@@ -331,7 +331,7 @@ def staged_on_the_cpu() -> dict:
 
 
 def staged_beside_the_training() -> dict:
-    cu._LARGE = 0  # so that small shards are copied later, too
+    cu._LATER_FROM = 0  # so that small shards are copied later, too
     return staged(overlap=True)
 
 
