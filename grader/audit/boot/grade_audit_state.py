@@ -1,8 +1,8 @@
 """What an optimizer's step depends on, as digests; seen through torch's public global hooks.
 
 Weights, optimizer, learning rate, gradient scaler and averages are taken just before the
-optimizer's step. Batch, buffers and generators are taken before each outermost forward pass since
-the step before: a value for each, with spaces between.
+optimizer's step. Batch, targets, buffers and generators are taken before each outermost forward
+pass since the step before: a value for each, with spaces between.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from collections.abc import Callable
 from typing import Any
 
 Guard = Callable[[Callable[..., None]], Callable[..., None]]
+
+RATE = "learning rate"  # of optimizers that are saved
 
 digests: Any = None  # grader/harness/inside/digest.py
 _wanted: Callable[[], bool]  # is the step under way recorded?
@@ -86,10 +88,12 @@ def _before_forward(module: Any, args: Any, kwargs: Any) -> None:
     if depth or not torch.is_grad_enabled() or not _wanted():
         return
     buffers = dict(module.named_buffers())
+    # a module without weights, such as a loss, is also given what other models computed
+    name = "targets" if next(module.parameters(), None) is None else "batch"
     _forwards.append(
         {
             **_generators(),
-            "batch": digests.digest(_inputs([list(args), kwargs])),
+            name: digests.digest(_inputs([list(args), kwargs])),
             "buffers": digests.digest(buffers) if buffers else "none",
         }
     )
@@ -191,6 +195,13 @@ def number(optimizer: Any) -> int:
     return len(_optimizers) - 1
 
 
+def shared(optimizer: Any) -> bool:
+    """Does another optimizer train some of the same weights?"""
+    others = [other for other in _alive(_optimizers) if other is not optimizer]
+    mine = {id(p) for p in _parameters(optimizer)} if others else set()
+    return any(id(p) in mine for other in others for p in _parameters(other))
+
+
 def of_optimizer(optimizer: Any) -> dict[str, str]:
     """Weights, the optimizer's tensors by kind, and its settings."""
     parameters = _parameters(optimizer)
@@ -238,8 +249,27 @@ def saved(value: Any, file: str) -> tuple[dict[str, str], list[str]] | None:
     if value and file and all(isinstance(each, torch.Tensor) for each in value.values()):
         name = re.sub(r"\d+", "N", file)
         return {name: digests.digest(value)}, [name]
-    parts = {key: digests.digest(each) for key, each in value.items()}
+    if _of_optimizer(value):
+        value = {re.sub(r"\d+", "N", file) or "optimizer": value}
+    parts = {key: digests.digest(_without_groups(each)) for key, each in value.items()}
+    if rates := [_rates(each) for each in value.values() if _of_optimizer(each)]:
+        parts[RATE] = repr(rates)
     return parts, [key for key, each in value.items() if _holds_tensors(each)]
+
+
+def _of_optimizer(value: Any) -> bool:
+    """Is it an optimizer's state_dict()?"""
+    return isinstance(value, dict) and value.keys() == {"state", "param_groups"}
+
+
+def _without_groups(value: Any) -> Any:
+    """An optimizer's tensors without its settings, which schedulers change."""
+    return value["state"] if _of_optimizer(value) else value
+
+
+def _rates(value: Any) -> list[str]:
+    rates = [group.get("lr", 0.0) for group in value["param_groups"]]
+    return [repr(rate.item() if hasattr(rate, "item") else rate) for rate in rates]
 
 
 def _holds_tensors(value: Any) -> bool:
