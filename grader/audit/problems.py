@@ -123,11 +123,10 @@ def _error(outcome: Outcome, problem: Problem) -> str:
 
 def _settle_saves(outcomes: list[Outcome]) -> None:
     """A job that starts over only after a fault during a save has lost its last checkpoint."""
-    if any(o.resumed for o in outcomes if not o.fault.in_a_save):
-        for outcome in outcomes:
-            for problem in outcome.problems:
-                if problem.code == "starts-over" and outcome.fault.in_a_save:
-                    problem.case = DURING_A_SAVE
+    over = [(o, p) for o in outcomes for p in o.problems if p.code == "starts-over"]
+    saves = any(o.resumed for o in outcomes) and all(o.fault.in_a_save for o, _ in over)
+    for _, problem in over:
+        problem.case = DURING_A_SAVE if saves else ""
 
 
 def _settle_signals(outcomes: list[Outcome]) -> None:

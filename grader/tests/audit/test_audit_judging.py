@@ -263,7 +263,6 @@ def test_a_save_that_destroys_the_last_checkpoint_is_told_from_a_job_that_never_
         outcomes = [lost, judged(crash)[0]]
         problems.settle(outcomes)
         assert says in findings.collect(outcomes)[0].means
-        lost.problems[0].case = ""
 
 
 def test_a_job_that_saves_nothing_while_it_trains():
