@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field, replace
-from itertools import zip_longest
+from itertools import takewhile, zip_longest
 
 from grader.audit.history import NOTHING, Life, Step
 
@@ -144,9 +144,13 @@ def different(want: Step, got: Step, ignored: Set[str] = frozenset()) -> list[st
         return []  # a step that was only counted
     names = (want.parts.keys() | got.parts.keys()) - ignored
     batches, late = _passes(want), _passes(got)
+    pairs = zip(reversed(batches), reversed(late), strict=False)
+    common = len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
     # the batches before these were in another life
-    cut = 0 < len(late) < len(batches) and late == batches[-len(late) :]
+    cut = 0 < len(late) < len(batches) and common == len(late)
     number = len(late) if cut else len(batches)
+    if common and want.parts.get("gradients") == got.parts.get("gradients"):
+        number = common  # the passes before these were evaluations, or a life's own warm-up
     found = [n for n in names if _part(want, n, number) != _part(got, n, number)]
     if cut and "gradients" in found:  # otherwise they were passes of an evaluation
         found.append(ACCUMULATED)
@@ -166,10 +170,11 @@ def _part(step: Step, name: str, number: int) -> object:
     Buffers and generators count as they were before the first pass: the later ones follow from it.
     """
     value = step.parts.get(name)
-    if value is None or not (name in GENERATORS or name in (*EACH_PASS, "buffers")):
+    if not (name in GENERATORS or name in (*EACH_PASS, "buffers")):
         return value
-    values = value.split()[-number:] if number else value.split()
-    return values if name in EACH_PASS else values[:1]
+    values = (value or "").split()[-number:]  # all, if there was no pass
+    found = values if name in EACH_PASS else values[:1]
+    return found if set(found) - {NOTHING} else []
 
 
 def compare_undisturbed(a: Life, b: Life) -> Comparable:

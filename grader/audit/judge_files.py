@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 from grader.audit.faults import FULL, KILL, POWER, TEAR
@@ -45,6 +46,13 @@ def of_newest_save(life: Life) -> list[File]:
     since = max(map(_last_save_began, life.ranks.values()), default=0.0)
     since = min(since, files[0].written)
     return [f for f in files if f.written >= since]
+
+
+def beside(life: Life) -> list[File]:
+    """The small files in the folders of the last save, such as counters and lists of files."""
+    newest = of_newest_save(life)
+    folders = {os.path.dirname(f.name) for f in newest} - {""}
+    return [f for f in life.left if os.path.dirname(f.name) in folders and f not in newest]
 
 
 def _last_save_began(process: Process) -> float:

@@ -25,7 +25,6 @@ digests: Any = None  # grader/harness/inside/digest.py
 _wanted: Callable[[], bool]  # is the step under way recorded?
 # since the last step, of the outermost modules; those of a job that takes no steps don't pile up
 _forwards: deque[dict[str, str]] = deque(maxlen=64)
-_found_losses: deque[str] = deque(maxlen=64)
 _depth = threading.local()
 # weak references
 _optimizers: list[Any] = []  # in the order of their first steps
@@ -85,24 +84,27 @@ def _before_forward(module: Any, args: Any, kwargs: Any) -> None:
 
     depth = getattr(_depth, "value", 0)
     _depth.value = depth + 1
-    if depth or not torch.is_grad_enabled() or not _wanted():
+    if depth:
+        return
+    _depth.forward = {}
+    if not torch.is_grad_enabled() or not _wanted():
         return
     buffers = dict(module.named_buffers())
     # a module without weights, such as a loss, is also given what other models computed
     name = "targets" if next(module.parameters(), None) is None else "batch"
-    _forwards.append(
-        {
-            **_generators(),
-            name: digests.digest(_inputs([list(args), kwargs])),
-            "buffers": digests.digest(buffers) if buffers else "none",
-        }
-    )
+    _depth.forward = {
+        **_generators(),
+        name: digests.digest(_inputs([list(args), kwargs])),
+        "buffers": digests.digest(buffers) if buffers else "none",
+    }
+    _forwards.append(_depth.forward)
 
 
 def _after_forward(module: Any, output: Any) -> None:
     _depth.value = max(0, getattr(_depth, "value", 1) - 1)
-    if _depth.value == 0 and _wanted():
-        _found_losses.extend(_losses(output))
+    forward = getattr(_depth, "forward", {})
+    if _depth.value == 0 and forward and (losses := _losses(output)):
+        forward["loss"] = ",".join(losses)
 
 
 def _inputs(value: Any) -> Any:
@@ -165,7 +167,6 @@ def before_step(optimizer: Any) -> dict[str, str]:
     forwards = list(_forwards) or [_generators()]
     for name in dict.fromkeys(name for forward in forwards for name in forward):
         parts[name] = " ".join(forward.get(name, "none") for forward in forwards)
-    parts["loss"] = " ".join(_found_losses)
     forget_forwards()
     return parts
 
@@ -184,7 +185,6 @@ def is_none(optimizer: Any) -> bool:
 
 def forget_forwards() -> None:
     _forwards.clear()
-    _found_losses.clear()
 
 
 def number(optimizer: Any) -> int:

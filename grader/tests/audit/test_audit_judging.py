@@ -155,9 +155,13 @@ def test_passes_before_a_resume_do_not_count():
     cut = {"batch": "b3", "torch_RNG": "u3", "buffers": "y3"}
     assert compare.different(base[0], step(3, **cut, gradients="x"))[0] == "accumulated gradients"
     assert compare.different(base[0], step(3, **cut)) == []  # the first pass was an evaluation
+    # an evaluation before the step, and a warm-up before the resume
+    assert compare.different(base[0], step(3, batch="w b3", torch_RNG="w u3", buffers="w y3")) == []
+    lost = step(3, batch="w b3", torch_RNG="w u3", buffers="w lost")
+    assert compare.different(base[0], lost) == ["buffers"]
     # the second pass only follows from the first
-    later = step(3, batch="a3 c", torch_RNG="t3 c", buffers="x3 c")
-    assert compare.different(base[0], later) == ["batch"]
+    later = step(3, batch="a3 c", torch_RNG="t3 c", buffers="x3 c", gradients="x")
+    assert compare.different(base[0], later) == ["batch", "gradients"]
 
 
 def test_of_equal_steps_the_one_of_the_same_optimizer_counts():
@@ -696,6 +700,15 @@ def test_faults_are_drawn_around_saves_and_the_first_ones_differ_in_kind():
         assert len(set(groups[:9])) == 9, groups
         assert all(0 < fault.step < TOTAL for fault in drawn if fault != plan.RECORD)
         assert drawn == plan.Draw(BASE, random.Random(seed)).all()
+
+
+def test_a_checkpoint_may_lack_a_small_file():
+    names = {"step-8/model.pt": 100, "step-8/state.json": 2, "log.json": 2}
+    base = replace(BASE, left=[File(name, size, 8.5) for name, size in names.items()])
+    drawn = [f.file for f in plan.Draw(base, random.Random(1)).all() if f.kind == faults.MISSING]
+    assert drawn == ["step-N/model.pt", "step-N/state.json"]
+    base.left.pop(1)
+    assert not [f for f in plan.Draw(base, random.Random(1)).all() if f.kind == faults.MISSING]
 
 
 def test_a_save_is_torn_and_killed_at_each_event():

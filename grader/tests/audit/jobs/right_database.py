@@ -1,4 +1,7 @@
-"""Right: the losses are in a database, and those after the checkpoint's step are deleted."""
+"""Right: the losses are in a database, and those after the checkpoint's step are deleted.
+
+A warm-up and the evaluations leave gradients switched on.
+"""
 
 import argparse
 import glob
@@ -16,6 +19,7 @@ losses.execute("create table if not exists losses (step integer primary key, los
 torch.manual_seed(1)
 model = nn.Linear(4, 1)
 optimizer = torch.optim.AdamW(model.parameters(), lr=0.05)
+model(torch.zeros(1, 4))
 step = 0
 for name in sorted(glob.glob(os.path.join(out, "a run *.pt")), reverse=True):
     try:
@@ -39,6 +43,7 @@ while step < 14:
     losses.execute("insert into losses values (?, ?)", (step, loss.item()))
     losses.commit()
     if step % 4 == 0:
+        print("evaluation:", model(torch.ones(8, 4)).mean().item())
         state = {"step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
         name = os.path.join(out, f"a run {step:03}.pt")
         with open(name + ".tmp", "wb") as f:
