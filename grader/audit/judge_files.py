@@ -174,18 +174,16 @@ def judge_leftovers(outcome: Outcome, base: Life, struck: Life, last: Life) -> N
         outcome.problems.append(Problem("leftovers", text=text))
 
 
-def never_saves(outcomes: list[Outcome], base: Life) -> Problem | None:
-    """A problem if nothing was saved while it trained; nothing was resumed from, either."""
+def judge_never_saves(outcomes: list[Outcome], base: Life) -> None:
+    """Adds that nothing was saved while it trained, if no run resumed from anything."""
     total = len(base.first.steps)
-    # None: two undisturbed runs differ, so that a start from new weights can't be recognized
-    over = [o for o in outcomes if o.happened and not o.resumed and not o.problems]
-    lost = [o.reached for o in over if o.reached]
-    if not lost or any(o.resumed for o in outcomes):
-        return None
-    if any(save.step < total for save in base.first.saves()):
-        return None
-    text = f"nothing was written below {{out}} before step {total}, the last one"
-    return Problem("never-saves", text=f"{text}; a fault cost {max(lost)} steps")
+    if any(save.step < total for save in base.first.saves()) or any(o.resumed for o in outcomes):
+        return
+    for outcome in outcomes:
+        # None: two undisturbed runs differ, so that a start from new weights can't be recognized
+        if outcome.happened and not outcome.resumed and not outcome.problems:
+            text = f"nothing was written below {{out}} before step {total}, the last one"
+            outcome.problems.append(Problem("never-saves", text=text))
 
 
 def growth(base: Life) -> Problem | None:

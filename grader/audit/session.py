@@ -98,8 +98,7 @@ class Audit:
             if not self.base.first.asynchronous:
                 judge_files.excuse_starts(self.outcomes, saves)
                 judge_files.judge_older(self.outcomes, saves)
-            if never := judge_files.never_saves(self.outcomes, self.base):
-                self.undisturbed_problems.append(never)
+            judge_files.judge_never_saves(self.outcomes, self.base)
             problems.settle(self.outcomes)
 
     def _say_progress(self, fault: Fault) -> None:

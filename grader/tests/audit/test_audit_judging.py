@@ -276,12 +276,11 @@ def test_a_job_that_saves_nothing_while_it_trains():
     first.first.files = []
     over, codes = judged(resumed(0), base=base, first=first)
     assert codes == []
-    found = judge_files.never_saves([over], base)
-    assert found and found.code == "never-saves" and "cost 10 steps" in found.text
-    assert (
-        judge_files.never_saves([over, judged(resumed())[0]], base) is None
-    )  # one that isn't seen
-    assert judge_files.never_saves([over], BASE) is None
+    judge_files.judge_never_saves([over, judged(resumed())[0]], base)  # a save that isn't seen
+    judge_files.judge_never_saves([over], BASE)
+    assert over.word == "fine"
+    judge_files.judge_never_saves([over], base)
+    assert [problem.code for problem in over.problems] == ["never-saves"] and over.word == "loss"
 
 
 def test_a_log_is_no_save_that_was_complete():
