@@ -5,10 +5,11 @@ Pure functions on values: nothing here runs or reads anything.
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field, replace
+from itertools import takewhile, zip_longest
 
-from grader.audit.history import Life, Step
+from grader.audit.history import NOTHING, Life, Step
 
 ACCUMULATED = "accumulated gradients"
 # causes before consequences
@@ -25,10 +26,12 @@ ORDER = (
     "NumPy RNG",
     "torch RNG",
     "CUDA RNG",
+    "targets",
     "gradients",
     "loss",
 )
 GENERATORS = {name for name in ORDER if name.endswith("RNG")}
+EACH_PASS = ("batch", "targets", "loss")  # a value for each forward pass, none from another
 NO_TENSORS = ("optimizer settings", "optimizer step")  # of what is recorded of an optimizer
 # what a checkpoint carries across: equal at the same step of one run, even if two runs differ
 CARRIED = (
@@ -56,6 +59,7 @@ class Difference:
     names: list[str]
     rank: int = 0
     same: tuple[str, ...] = field(default=(), compare=False)  # what is equal at this step
+    reference: str = field(default="the undisturbed run", compare=False)
 
     @property
     def cause(self) -> str:
@@ -70,18 +74,51 @@ class Difference:
 INDEPENDENT = (*CARRIED, ACCUMULATED, "batch")
 
 
-def by_cause(found: Difference, resumed: int) -> list[Difference]:
+# of an optimizer at its first step after resuming: steps of others don't change it
+OWN = ("weights", "optimizer", "learning rate")
+# may also follow from the weights of a model that another optimizer trains
+FOLLOWS = ("batch", "targets", "gradients", "loss")
+
+
+def causes(
+    found: Difference, resumed: int, expected: Sequence[Step], got: Sequence[Step]
+) -> list[Difference]:
+    """One for each missing piece of state, of each optimizer; causes first."""
+    firsts = list(first_steps(expected, got, resumed, found.rank))
+    fresh = found.step == resumed + 1 or found.step in {one.step for one in firsts}
+    several = by_cause(found) if fresh else [found]
+    more = [one for each in firsts if each.step > found.step for one in by_cause(each)]
+    if any(one.cause == "weights" for one in more) and not found.generators:
+        several = [one for one in several if one.cause not in FOLLOWS]
+    return [*several, *more]
+
+
+def first_steps(
+    expected: Sequence[Step], got: Sequence[Step], resumed: int, rank: int = 0
+) -> Iterator[Difference]:
+    """What each optimizer but the first one lacks itself, at its first step after resuming."""
+    before = {step.optimizer for step in expected[:resumed]}
+    seen = {step.optimizer for step in expected[resumed : resumed + 1]}
+    for number, (want, have) in enumerate(zip(expected[resumed:], got, strict=False), resumed + 1):
+        if want.optimizer in before - seen and not want.shared:
+            found = first_difference(expected, [have], number - 1, rank=rank, only=OWN)
+            if found is not None:
+                yield found
+        seen.add(want.optimizer)
+
+
+def by_cause(found: Difference) -> list[Difference]:
     """One for each missing piece of state, with that piece's names first.
 
     At the first step after resuming, several may be seen. Later, what one lacks spreads to others.
     """
-    causes = dict.fromkeys(component(name) for name in found.names)
-    several = [cause for cause in causes if cause in INDEPENDENT]
+    components = dict.fromkeys(component(name) for name in found.names)
+    several = [cause for cause in components if cause in INDEPENDENT]
     if "optimizer" in several and "learning rate" in several:
         # the optimizer holds the rate
         tensors = any(component(n) == "optimizer" and n not in NO_TENSORS for n in found.names)
         several.remove("learning rate" if tensors else "optimizer")
-    if found.step != resumed + 1 or not several:
+    if not several:
         return [found]
     return [
         replace(found, names=sorted(found.names, key=lambda name: component(name) != cause))
@@ -106,15 +143,24 @@ def different(want: Step, got: Step, ignored: Set[str] = frozenset()) -> list[st
     if not (want.parts and got.parts):
         return []  # a step that was only counted
     names = (want.parts.keys() | got.parts.keys()) - ignored
-    batches = want.parts.get("batch", "").split()
-    late = got.parts.get("batch", "").split()
+    batches, late = _passes(want), _passes(got)
+    pairs = zip(reversed(batches), reversed(late), strict=False)
+    common = len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
     # the batches before these were in another life
-    cut = 0 < len(late) < len(batches) and late == batches[-len(late) :]
+    cut = 0 < len(late) < len(batches) and common == len(late)
     number = len(late) if cut else len(batches)
+    if common and want.parts.get("gradients") == got.parts.get("gradients"):
+        number = common  # the passes before these were evaluations, or a life's own warm-up
     found = [n for n in names if _part(want, n, number) != _part(got, n, number)]
     if cut and "gradients" in found:  # otherwise they were passes of an evaluation
         found.append(ACCUMULATED)
     return sorted(found, key=order)
+
+
+def _passes(step: Step) -> list[tuple[str, str]]:
+    """What each forward pass of a step was given."""
+    batches, targets = (step.parts.get(name, "").split() for name in ("batch", "targets"))
+    return list(zip_longest(batches, targets, fillvalue=""))
 
 
 def _part(step: Step, name: str, number: int) -> object:
@@ -124,10 +170,11 @@ def _part(step: Step, name: str, number: int) -> object:
     Buffers and generators count as they were before the first pass: the later ones follow from it.
     """
     value = step.parts.get(name)
-    if value is None or not (name in GENERATORS or name in ("batch", "buffers", "loss")):
+    if not (name in GENERATORS or name in (*EACH_PASS, "buffers")):
         return value
-    values = value.split()[-number:] if number else value.split()
-    return values if name in ("batch", "loss") else values[:1]
+    values = (value or "").split()[-number:]  # all, if there was no pass
+    found = values if name in EACH_PASS else values[:1]
+    return found if set(found) - {NOTHING} else []
 
 
 def compare_undisturbed(a: Life, b: Life) -> Comparable:
@@ -174,12 +221,12 @@ def first_difference(
 ) -> Difference | None:
     """The first step of `got` that differs from expected[start:], of those that both have."""
     for number, (want, have) in enumerate(zip(expected[start:], got, strict=False), start + 1):
-        names = different(want, have, ignored)
-        if only is not None:
-            names = [name for name in names if component(name) in only]
+        every = different(want, have, ignored)
+        names = [name for name in every if only is None or component(name) in only]
         if names:
-            differ = {component(name) for name in names}
-            same = {component(name) for name in want.parts.keys() & have.parts.keys() - ignored}
+            differ = {component(name) for name in every}
+            both = want.parts.keys() & have.parts.keys() - ignored
+            same = {component(name) for name in both if set(want.parts[name].split()) - {NOTHING}}
             return Difference(number, names, rank, tuple(sorted(same - differ, key=order)))
     return None
 

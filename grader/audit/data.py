@@ -28,9 +28,7 @@ def as_json(audit: Audit, command: list[str]) -> dict[str, Any]:
         "untried": [fault.title for fault in audit.untried],
         "power_loss": None if audit.power is None else audit.power.says(report.states(audit)),
         "probe": {
-            "seconds_per_step": round(
-                audit.base.first.cost / max(1, len(audit.base.first.steps)), 6
-            ),
+            "seconds_per_step": round(audit.base.first.cost, 6),
             "every": audit.runner.every,
         },
         "findings": [vars(finding) for finding in audit.findings],

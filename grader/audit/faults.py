@@ -147,8 +147,6 @@ def _events(save: Save) -> list[tuple[Any, int, str]]:
     sizes = [event.size for event in save.events[1:]]
     found = []
     for event, size in zip_longest(save.events, sizes):
-        if event.name.startswith("torch.save ended"):
-            continue  # nothing happens between this and the next event
-        writes = event.name.startswith(("torch.save begins", "open "))
-        found.append((event, (size or 0) if writes else 0, event.name.rpartition(" ")[2]))
+        if not event.ended:
+            found.append((event, (size or 0) if event.writes else 0, event.path))
     return found

@@ -8,7 +8,7 @@ from functools import cache
 
 from grader.audit import words
 from grader.audit.compare import Comparable
-from grader.audit.faults import Fault
+from grader.audit.faults import DAMAGE, POWER, Fault
 from grader.audit.problems import HARM, LOSS, LOUD, NOTE, SILENT, Outcome, Problem
 from grader.course.catalog import ROOT
 
@@ -21,6 +21,10 @@ HARMS = {
 TEMPLATE = "templates/checkpoint_utils.py"
 GENERATOR_TOO = (
     "; the generator that draws them also differs, and either may be the cause (task ex01.2)"
+)
+AT_SIGNALS = (
+    "; but only a save at a signal is wrong: don't save in the signal handler, set a flag there "
+    "and save after the step (task ex03.1)"
 )
 UNDISTURBED = Fault("none", "none: an undisturbed run", 0)
 
@@ -52,13 +56,16 @@ def collect(outcomes: list[Outcome], undisturbed: list[Problem] | None = None) -
 
 
 def _finding(cases: list[tuple[Outcome, Problem]]) -> Finding:
+    # a damaged disk may have no part in it
+    cases = sorted(cases, key=lambda case: case[0].fault.kind in (*DAMAGE, POWER))
     outcome, problem = cases[0]
-    said = words.of(problem.code, problem.what)
+    said = words.of(problem.code, problem.what, problem.case)
     fix = f"{said.fix}: task {said.task}, {where(said.shows)}"
     difference = problem.difference
-    if problem.code == "state-lost" and problem.what == "batch":
-        if difference and difference.generators:
-            fix += GENERATOR_TOO
+    if problem.what == "batch" and difference and difference.generators:
+        fix += GENERATOR_TOO
+    if all(problem.at_signals for _, problem in cases):
+        fix += AT_SIGNALS
     return Finding(
         code=problem.code,
         title=said.title,
@@ -67,7 +74,7 @@ def _finding(cases: list[tuple[Outcome, Problem]]) -> Finding:
         fix=fix,
         evidence=_evidence(outcome, problem),
         faults=list(dict.fromkeys(o.fault.title for o, _ in cases)),
-        printed=outcome.tail[-4:] if problem.harm == LOUD else [],
+        printed=outcome.tail[-4:] if problem.harm == LOUD or problem.code == "ends-early" else [],
         component=problem.what or None,
     )
 
@@ -88,7 +95,7 @@ def _evidence(outcome: Outcome, problem: Problem) -> list[str]:
         if outcome.resumed is not None:
             nth = found.step - outcome.resumed
             at += ", the first after the resume" if nth == 1 else f", step {nth} after the resume"
-        lines.append(f"differs from the undisturbed run at {at}: {', '.join(found.names)}")
+        lines.append(f"differs from {found.reference} at {at}: {', '.join(found.names)}")
         if found.same:
             lines.append(f"the same at that step: {', '.join(found.same)}")
     if problem.text:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -10,9 +11,13 @@ from pathlib import Path
 from typing import Any
 
 # of the events of a save, those that no log makes
-OF_A_SAVE = ("torch.save", "rename", "mkdir", "replace", "link")
+OF_A_SAVE = ("torch.save", "save_file", "rename", "mkdir", "replace", "link")
 
-NO_GRADIENTS = "none"  # instead of a digest (boot/grade_audit_state.py)
+# what a file event's name says besides the path (harness/inside/fsevents.py)
+VERBS = re.compile(r"((torch\.save|save_file) (begins|ended)|\S+) ")
+OUTSIDE = " from another directory"
+
+NOTHING = "none"  # instead of a digest: no gradients, no buffers (boot/grade_audit_state.py)
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,7 @@ class Step:
     optimizer: int  # by its first step in this process: after a resume, another may be the first
     parts: dict[str, str]
     time: float = 0.0  # s, when it began; the clock of all processes
+    shared: bool = False  # another optimizer trains some of the same weights
 
     @property
     def weights(self) -> str:
@@ -41,6 +47,21 @@ class FileEvent:
     time: float = 0.0  # s
     background: bool = False  # another thread than the main one
 
+    @property
+    def writes(self) -> bool:
+        """Does it begin to write a file?"""
+        return self.name.startswith(("open ", "torch.save begins ", "save_file begins "))
+
+    @property
+    def ended(self) -> bool:
+        """Nothing happens between the end of a file and the next event."""
+        return self.name.startswith(("torch.save ended ", "save_file ended "))
+
+    @property
+    def path(self) -> str:
+        """Of the file, below {out}."""
+        return VERBS.sub("", self.name, count=1).removesuffix(OUTSIDE)
+
 
 @dataclass(frozen=True)
 class Save:
@@ -52,7 +73,7 @@ class Save:
     @property
     def files(self) -> frozenset[str]:
         """What it writes, by names that are equal for each save."""
-        return frozenset(nameless(e.name.rpartition(" ")[2]) for e in self.events)
+        return frozenset(nameless(event.path) for event in self.events)
 
     @property
     def marked(self) -> bool:
@@ -94,9 +115,19 @@ class Process:
     grace_over: bool = False
     end: str | None = None  # the weights at its exit
     trouble: str | None = None
-    cost: float = 0.0  # s that the probe took, all steps together
+    costs: list[float] = field(default_factory=list)  # s that the probe took in each step
     saved: list[Saved] = field(default_factory=list)
+    kept_open: set[str] = field(default_factory=set)  # files between saves: logs, databases
     restart: int = 0  # how often a launcher such as torchrun had started its ranks again
+
+    @property
+    def cost(self) -> float:
+        """s that the probe takes in a step: the mean without the tenth that took longest.
+
+        Such as the first step, in which torch loads much, and pauses of a busy machine.
+        """
+        most = sorted(self.costs)[: max(1, len(self.costs) - math.ceil(len(self.costs) / 10))]
+        return sum(most) / max(1, len(most))
 
     @property
     def asynchronous(self) -> bool:
@@ -105,12 +136,23 @@ class Process:
 
     def saves(self) -> list[Save]:
         """Its saves, but for what it writes before the first step."""
+        return [save for save in self._groups() if save.marked] or self._groups()
+
+    def logs(self) -> set[str]:
+        """Files that it writes without saving, or keeps open while it trains."""
+        if self.asynchronous:
+            return set()
+        saves = self.saves()
+        saved = {event.path for save in saves for event in save.events}
+        others = [group for group in self._groups() if group not in saves]
+        return self.kept_open - saved | {e.path for group in others for e in group.events}
+
+    def _groups(self) -> list[Save]:
         groups: dict[int, list[FileEvent]] = {}
         for event in self.files:
             if event.step:
                 groups.setdefault(event.step, []).append(event)
-        saves = [Save(step, events) for step, events in sorted(groups.items())]
-        return [save for save in saves if save.marked] or saves
+        return [Save(step, events) for step, events in sorted(groups.items())]
 
 
 @dataclass
@@ -154,8 +196,10 @@ def process(lines: Iterable[str]) -> Process:
         kind = record["kind"]
         if kind == "step":
             rank = record["rank"] if rank is None else rank
-            found.steps.append(Step(record["optimizer"], record["parts"], record["t"]))
-            found.cost += record["took"]
+            found.steps.append(
+                Step(*(record[key] for key in ("optimizer", "parts", "t", "shared")))
+            )
+            found.costs.append(record["took"])
         elif kind == "file":
             found.files.append(
                 FileEvent(
@@ -164,6 +208,8 @@ def process(lines: Iterable[str]) -> Process:
             )
         elif kind == "saved":
             found.saved.append(Saved(record["parts"], frozenset(record["tensors"]), record["step"]))
+        elif kind == "open":
+            found.kept_open |= set(record["files"])
         elif kind == "fault":
             found.fault = record
         elif kind == "grace over":

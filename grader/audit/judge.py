@@ -15,8 +15,10 @@ from grader.audit.compare import (
     GENERATORS,
     Comparable,
     Difference,
-    by_cause,
+    causes,
+    component,
     first_difference,
+    first_steps,
     order,
     origin,
     place,
@@ -146,10 +148,11 @@ def _judge_life(
     if final and not judge_ends.well(outcome, life, at, done, total):
         return None
     if not steps:
-        outcome.resumed = done
+        outcome.resumed = done if done >= total else None
         outcome.identical = done >= total
         if done < total:
-            text = f"exit status 0 with {total - done} of {words.steps(total)} to go"
+            text = f"stopped after step {done}; the relaunch did no steps and exited with status 0"
+            text += f", {words.steps(total - done)} before the end"
             outcome.problems.append(Problem("ends-early", text=text))
         return None
     if at is None and exact and len(before) > 1 and outcome.identical is False:
@@ -168,7 +171,7 @@ def _judge_life(
             outcome.problems.append(Problem("starts-over", text=text))
         return None
     if at == 0 and done > 0 and outcome.save is not None:
-        text = f"the save after step {outcome.save} was complete"
+        text = _was_there(base.first, outcome.save)
         outcome.problems.append(Problem("starts-over", text=text))
     if judge_ends.trains_nothing(outcome, reference[at:], steps[0]):
         return at
@@ -177,10 +180,11 @@ def _judge_life(
     else:
         found = _difference(base, reference, life, at, comparable, exact)
     if found is not None:
-        ranks = life.ranks[found.rank].steps, base.ranks[found.rank].steps
-        for one in by_cause(found, at):
-            texts = filter(None, (_origin(one, at, *ranks), mixed))
-            outcome.problems.append(Problem("state-lost", one, text="; ".join(texts)))
+        got, expected = life.ranks[found.rank].steps, base.ranks[found.rank].steps
+        for one in causes(found, at, reference if found.rank == 0 else expected, got):
+            problem = _state_lost(one, got[one.step - at - 1], expected)
+            problem.text = "; ".join(filter(None, (problem.text, mixed)))
+            outcome.problems.append(problem)
     if exact and not elsewhere:
         outcome.identical = found is None
         if final:
@@ -190,12 +194,33 @@ def _judge_life(
     return at
 
 
-def _origin(found: Difference, at: int, got: Sequence[Step], expected: Sequence[Step]) -> str:
-    """Of a step in the wrong place: where its batch or learning rate belongs."""
-    if found.cause not in ("batch", "learning rate"):
-        return ""
-    of = origin(expected, found.cause, got[found.step - at - 1], found.step)
-    return f"its {found.cause} is that of step {of} of the undisturbed run" if of else ""
+def _was_there(base: Process, save: int) -> str:
+    """What a life could have resumed from."""
+    events = next((each.events for each in base.saves() if each.step == save), [])
+    if not events or any(each.marked for each in base.saves()):
+        return f"the save after step {save} was complete"
+    return f"it had written {events[-1].path} after step {save}, and resumed from no file"
+
+
+def _state_lost(found: Difference, step: Step, expected: Sequence[Step]) -> Problem:
+    """With what more is known: where the batch or the learning rate belongs, and whose step it is.
+
+    step  the one that differs
+    """
+    texts, case = [], ""
+    if found.cause in ("batch", "learning rate"):
+        if of := origin(expected, found.cause, step, found.step):
+            texts.append(f"its {found.cause} is that of step {of} of the undisturbed run")
+            case = words.MOVED if found.cause == "batch" else words.RATE_MOVED
+    elif [n for n in found.names if component(n) == "optimizer"] == [words.SETTINGS]:
+        case = words.SETTINGS if found.cause == "optimizer" else ""
+    elif found.cause == "gradients" and "batch" not in found.same:
+        case = words.NO_BATCH
+    several = len({step.optimizer for step in expected})
+    if several > 1 and found.step <= len(expected):
+        number = expected[found.step - 1].optimizer + 1
+        texts.append(f"step of optimizer {number} of {several}, in the order of their first steps")
+    return Problem("state-lost", found, "; ".join(texts), case=case)
 
 
 def _sharded(life: Life) -> bool:
@@ -238,7 +263,10 @@ def _difference(
     """The first difference that matters, of all ranks."""
     if not exact:
         # later steps may differ by themselves
-        return first_difference(reference, life.first.steps[:1], at, only=CARRIED)
+        steps = life.first.steps
+        own = first_difference(reference, steps[:1], at, only=CARRIED)
+        own = own or next(first_steps(reference, steps, at), None)
+        return replace(own, reference="the run before the fault") if own else None
     found = []
     for rank in sorted(base.ranks.keys() & life.ranks.keys()):
         args = (base.ranks[rank].steps, life.ranks[rank].steps, at, comparable.ignored, rank)
@@ -270,7 +298,7 @@ def _under(fault: Fault, problem: Problem, struck: Life) -> Problem:
     elif fault.kind in DAMAGE and wrong and _in_a_file(problem):
         code = "flip-unnoticed" if fault.kind == FLIP else "damage-unnoticed"
     elif fault.kind in DAMAGE and stops:
-        older = len(large(struck.left)) > len(of_newest_save(struck))
+        older = len(large(struck)) > len(of_newest_save(struck))
         code = "damaged-newest" if older else "only-checkpoint"
     return replace(problem, code=code, was=problem.code) if code else problem
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from grader.audit import words
 from grader.audit.compare import Difference
-from grader.audit.history import NO_GRADIENTS, Life, Step
+from grader.audit.history import NOTHING, Life, Step
 from grader.audit.problems import Outcome, Problem
 
 TOO_FAR = 3  # steps after a signal that are no longer the end of what was under way
@@ -46,7 +46,7 @@ def well(outcome: Outcome, life: Life, at: int | None, done: int, total: int) ->
         return True
     did = words.steps(trained) if trained else "no steps"
     text = f"stopped after step {done}; the relaunch did {did} and {_says(life)}"
-    code = "hangs" if life.ended == "wall" else "no-restart"
+    code = "hangs" if life.ended == "wall" else "stops-again" if trained else "no-restart"
     outcome.problems.append(Problem(code, text=text))
     return False
 
@@ -59,9 +59,9 @@ def after_the_last_step(life: Life) -> Problem:
 
 def trains_nothing(outcome: Outcome, expected: Sequence[Step], first: Step) -> bool:
     """Adds a problem if a life's optimizer holds other weights than those that are trained."""
-    if not expected or first.parts.get("gradients") != NO_GRADIENTS:
+    if not expected or first.parts.get("gradients") != NOTHING:
         return False
-    if expected[0].parts.get("gradients", NO_GRADIENTS) == NO_GRADIENTS:
+    if expected[0].parts.get("gradients", NOTHING) == NOTHING:
         return False
     outcome.identical = False
     text = "after the resume, none of the optimizer's parameters has a gradient"

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable
 
 from grader.audit.faults import FULL, KILL, POWER, TEAR
 from grader.audit.history import File, Life, Process, Saved, nameless
 from grader.audit.problems import Outcome, Problem
 
 SMALL = 0.1  # of the largest file's size: smaller files are no checkpoints
+RATE = "learning rate"  # among what is saved: of its optimizers (boot/grade_audit_state.py)
 MANY = 4  # saves, after which it shows whether old ones are deleted
 SLACK = 0.01  # s that the clock of files may be behind that of processes
 # values that differ after a resume in a right job, too
 EXPECTED = re.compile(
-    r"rng|random|seed|generator|time|date|second|elapsed|speed|uuid|host|^pid$"
+    r"rng|random|seed|generator|time(?!_?step)|(^|_)date|second|elapsed|speed|uuid|host|^pid$"
     r"|^(args?|argv|arguments|cfg|conf|config|hparams|hyper_?parameters)$|resume",
     re.I,
 )
@@ -29,21 +30,29 @@ def numberless(name: str) -> str:
     return re.sub(r"\d+", "N", name)
 
 
-def large(files: Iterable[File]) -> list[File]:
-    """Those that may be checkpoints."""
-    files = list(files)
+def large(life: Life) -> list[File]:
+    """The files that it left and that may be checkpoints."""
+    logs = {name for process in life.ranks.values() for name in process.logs()}
+    files = [f for f in life.left if f.name not in logs] or life.left
     largest = max((f.size for f in files), default=0)
     return [f for f in files if f.size and f.size > SMALL * largest]
 
 
 def of_newest_save(life: Life) -> list[File]:
     """The large files of the last save, the newest one first."""
-    files = sorted(large(life.left), key=lambda f: (-f.written, f.name))
+    files = sorted(large(life), key=lambda f: (-f.written, f.name))
     if not files:
         return []
     since = max(map(_last_save_began, life.ranks.values()), default=0.0)
     since = min(since, files[0].written)
     return [f for f in files if f.written >= since]
+
+
+def beside(life: Life) -> list[File]:
+    """The small files in the folders of the last save, such as counters and lists of files."""
+    newest = of_newest_save(life)
+    folders = {os.path.dirname(f.name) for f in newest} - {""}
+    return [f for f in life.left if os.path.dirname(f.name) in folders and f not in newest]
 
 
 def _last_save_began(process: Process) -> float:
@@ -98,6 +107,12 @@ def judge_saved(outcome: Outcome, base: Life, again: Life, life: Life) -> None:
     stable = _equal_in(base.first, again.first)
     changed = _changed(base.first, life.first, stable, outcome.resumed)
     for name, tensors in changed.items():
+        if name == RATE:
+            text = (
+                "no step has used it yet, but a save holds another one than the undisturbed run's"
+            )
+            outcome.problems.append(Problem("state-lost", text=text, component=name))
+            continue
         wrong = tensors or TELLING.search(name)
         code = "saved-state-lost" if wrong else "saved-value-lost"
         text = f"{name!r} isn't what the undisturbed run saved at the same step"
@@ -148,11 +163,7 @@ def judge_leftovers(outcome: Outcome, base: Life, struck: Life, last: Life) -> N
     if outcome.identical is False or last.status != 0:
         return
     step = outcome.fault.step
-    begun = {
-        event.name.rpartition(" ")[2]
-        for event in struck.first.files
-        if event.step == step and event.name.startswith(("torch.save begins", "open "))
-    }
+    begun = {event.path for event in struck.first.files if event.step == step and event.writes}
     usual = {nameless(f.name) for f in base.left}
     left = [f for f in last.left if f.name in begun and nameless(f.name) not in usual]
     # a name that a later save uses again isn't left over, and one without a number may be used
@@ -163,13 +174,25 @@ def judge_leftovers(outcome: Outcome, base: Life, struck: Life, last: Life) -> N
         outcome.problems.append(Problem("leftovers", text=text))
 
 
+def judge_never_saves(outcomes: list[Outcome], base: Life) -> None:
+    """Adds that nothing was saved while it trained, if no run resumed from anything."""
+    total = len(base.first.steps)
+    if any(save.step < total for save in base.first.saves()) or any(o.resumed for o in outcomes):
+        return
+    for outcome in outcomes:
+        # None: two undisturbed runs differ, so that a start from new weights can't be recognized
+        if outcome.happened and not outcome.resumed and not outcome.problems:
+            text = f"nothing was written below {{out}} before step {total}, the last one"
+            outcome.problems.append(Problem("never-saves", text=text))
+
+
 def growth(base: Life) -> Problem | None:
     """A problem if each save of an undisturbed run leaves its files behind."""
     saves = base.first.saves()
     if len(saves) < MANY:
         return None
     kinds: dict[str, list[File]] = {}
-    for file in large(base.left):
+    for file in large(base):
         kinds.setdefault(numberless(file.name), []).append(file)
     kept = max(kinds.values(), key=len, default=[])
     if len(kept) < len(saves):

@@ -51,6 +51,11 @@ class Commands:
                 "its working directory: sh -c 'cd {out} && exec python /path/to/train.py'"
             )
         again = _words(resume, "--resume-command")
+        if again and not any(OUT in word for word in again):
+            raise UsageError(
+                "--resume-command doesn't contain {out}: put it where the folder goes, so that the "
+                "relaunch finds the checkpoints"
+            )
         elsewhere = on_ranks(again or start, elastic) if elastic else None
         return cls(start, again, _words(setup, "--setup"), elsewhere)
 

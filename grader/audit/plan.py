@@ -11,10 +11,11 @@ from itertools import pairwise, zip_longest
 from grader.audit import faults
 from grader.audit.faults import FLIP, GRACE, KILL, MISSING, POWER, TEAR, TRUNCATE, Fault
 from grader.audit.history import Life, Save
-from grader.audit.judge_files import numberless, of_newest_save
+from grader.audit.judge_files import beside, numberless, of_newest_save
 
 MOST_EVENTS = 16  # file events at which the audit kills
-MOST_MISSING = 3  # files that are removed from the newest checkpoint, one at a time
+# of the newest checkpoint, removed one at a time; and a small file, if there is one
+MOST_MISSING = 3  # large files
 MOST_STEPS = 8  # steps after which it kills
 RECORD = Fault(POWER, "power loss: the saves are recorded", 0)  # stands for the states that follow
 
@@ -82,9 +83,11 @@ class Draw:
         if kind != MISSING:
             return [faults.damage(kind, step, 0.3 + 0.4 * self.random.random())]
         names = sorted({numberless(f.name) for f in of_newest_save(self.life)})
-        if len(names) < 2:
+        small = sorted({numberless(f.name) for f in beside(self.life)} - set(names))
+        if len(names) + len(small) < 2:
             return []
-        return [faults.damage(kind, step, file=name) for name in names[:MOST_MISSING]]
+        chosen = names[:MOST_MISSING] + self.random.sample(small, min(1, len(small)))
+        return [faults.damage(kind, step, file=name) for name in chosen]
 
     def _disk_full(self) -> list[Fault]:
         more = max(1, min(2, self.interval - 1))

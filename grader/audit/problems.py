@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from grader.audit.compare import Difference
-from grader.audit.faults import Fault
+from grader.audit.faults import WARNED, Fault
 
+DURING_A_SAVE = "starts-over during a save"  # a case of words.py
 # the most harmful first
 SILENT, LOUD, LOSS, NOTE = "silent", "loud", "loss", "note"
 HARM = {
@@ -21,12 +22,14 @@ HARM = {
     "steps-repeated": SILENT,
     "saved-state-lost": SILENT,
     "no-restart": LOUD,
+    "stops-again": LOUD,
     "damaged-newest": LOUD,
     "power-loss-stops": LOUD,
     "hangs": LOUD,
     "hangs-at-exit": LOUD,
     "fails-at-exit": LOUD,
     "rank-loss-hangs": LOUD,
+    "never-saves": LOSS,
     "loses-more": LOSS,
     "power-loss-older": LOSS,
     "ignores-signal": LOSS,
@@ -47,6 +50,8 @@ class Problem:
     text: str = ""
     component: str = ""  # where there is no difference that says it
     was: str = ""  # its code under a plain crash
+    case: str = ""  # what more is known of a lost piece (words.py)
+    at_signals: bool = False  # a crash, with its older checkpoint, doesn't show it
 
     @property
     def harm(self) -> str:
@@ -99,12 +104,41 @@ class Outcome:
 
 
 def settle(outcomes: list[Outcome]) -> None:
-    """What goes wrong under a plain crash, too, isn't due to a damaged disk or a power loss."""
-    plain = {problem.key for o in outcomes for problem in o.problems if not problem.was}
+    """Say of each problem under which faults it really comes."""
+    # what goes wrong under a plain crash, too, isn't due to a damaged disk or a power loss
+    plain = {(p.key, _error(o, p)) for o in outcomes for p in o.problems if not p.was}
     for outcome in outcomes:
         for problem in outcome.problems:
-            if problem.was and (problem.was, problem.what) in plain:
+            if problem.was and ((problem.was, problem.what), _error(outcome, problem)) in plain:
                 problem.code, problem.was = problem.was, ""
+    _settle_saves(outcomes)
+    _settle_signals(outcomes)
+
+
+def _error(outcome: Outcome, problem: Problem) -> str:
+    """The kind of error that stopped a relaunch: others have other causes."""
+    stopped = "no-restart" in (problem.code, problem.was)
+    return outcome.tail[-1].partition(":")[0] if stopped and outcome.tail else ""
+
+
+def _settle_saves(outcomes: list[Outcome]) -> None:
+    """A job that starts over only after a fault during a save has lost its last checkpoint."""
+    over = [(o, p) for o in outcomes for p in o.problems if p.code == "starts-over"]
+    saves = any(o.resumed for o in outcomes) and all(o.fault.in_a_save for o, _ in over)
+    for _, problem in over:
+        problem.case = DURING_A_SAVE if saves else ""
+
+
+def _settle_signals(outcomes: list[Outcome]) -> None:
+    """What only a save at a signal gets wrong isn't due to what checkpoints hold."""
+    crashes = [o for o in outcomes if o.fault.kind not in WARNED]
+    if not any(o.happened and o.resumed and o.identical for o in crashes):
+        return
+    known = {problem.key for o in crashes for problem in o.problems}
+    for outcome in outcomes:
+        for problem in outcome.problems:
+            wrong = problem.code in ("state-lost", "steps-missing", "steps-repeated")
+            problem.at_signals = wrong and not outcome.lost and problem.key not in known
 
 
 @dataclass

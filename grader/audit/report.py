@@ -88,7 +88,7 @@ def states(audit: Audit) -> int:
 
 def probe_cost(audit: Audit) -> str:
     """What the probe takes, and whether it looks at every step."""
-    per_step = 1000 * audit.base.first.cost / max(1, len(audit.base.first.steps))
+    per_step = 1000 * audit.base.first.cost
     text = f"{per_step:.1f} ms per step"
     if audit.runner.every > 1:
         text += (

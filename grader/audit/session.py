@@ -98,6 +98,7 @@ class Audit:
             if not self.base.first.asynchronous:
                 judge_files.excuse_starts(self.outcomes, saves)
                 judge_files.judge_older(self.outcomes, saves)
+            judge_files.judge_never_saves(self.outcomes, self.base)
             problems.settle(self.outcomes)
 
     def _say_progress(self, fault: Fault) -> None:
@@ -133,7 +134,7 @@ class Audit:
         seconds = min(self.left, max(self._most(), self.left / 2)) if known else self.left
         life = self.runner.start(out, seconds)
         scratch.remove(out.parent)
-        if known and len(life.first.steps) == known and (life.ended or life.status != 0):
+        if known and len(life.first.steps) == known and ends_badly(life, self.base):
             self.undisturbed_problems.append(judge_ends.after_the_last_step(life))
         elif why := _why_not(life, seconds):
             raise CannotJudge(why, life.tail)
@@ -224,11 +225,28 @@ def spoiled(lives: list[Life]) -> str:
     return ""
 
 
+def ends_badly(life: Life, like: Life) -> bool:
+    """Did it fail or hang after its last step? `like`: a life that ended well.
+
+    One whose time was over soon after its last step may only have been slow.
+    """
+    if life.ended != "wall":
+        return bool(life.ended) or life.status != 0
+    patience = max(SHORTEST / 2, life.seconds / 2, 2 * PATIENCE * _quiet(like))
+    return _quiet(life) > patience and not spoiled([life])
+
+
+def _quiet(life: Life) -> float:
+    """s from its last step to its end."""
+    steps = life.first.steps
+    return life.began + life.seconds - steps[-1].time if steps else 0.0
+
+
 def _why_not(life: Life, seconds: float) -> str:
     """Why an undisturbed run is of no use; empty if it is."""
     steps = len(life.first.steps)
     if life.ended == "wall":
-        quiet = life.began + life.seconds - life.first.steps[-1].time if steps else 0.0
+        quiet = _quiet(life)
         if quiet > max(SHORTEST, life.seconds / 2):
             return f"an undisturbed run did {steps} steps, then nothing for {quiet:.0f} s: it hangs"
         return (
@@ -239,7 +257,9 @@ def _why_not(life: Life, seconds: float) -> str:
         return f"the undisturbed run failed ({judge_ends.how(life)})"
     if life.trouble:
         return f"the probe failed: {life.trouble}"
-    if steps < 2:
+    if steps == 1:
+        return "only 1 optimizer step was seen, and at least 2 are needed: train more steps"
+    if not steps:
         return (
             f"{steps} optimizer steps were seen, and at least 2 are needed; the job must use "
             "torch.optim, in a Python that reads PYTHONPATH (no -I, no -E)"
@@ -253,7 +273,7 @@ def sampling(base: Life) -> int:
     times = sorted(b.time - a.time for a, b in pairwise(steps))
     if not times:
         return 1
-    cost = base.first.cost / len(steps)
+    cost = base.first.cost
     step = max(0.0, times[len(times) // 2] - cost)
     if step < LONG_STEP or cost <= SHARE * step:
         return 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from grader.audit.problems import DURING_A_SAVE
 from grader.checks.lost_state import MEANINGS
 
 
@@ -17,25 +18,38 @@ class Words:
 
 
 RESUME = "CheckpointManager.resume"
-STEP_BY_STEP = "save the position in the epoch with the weights"
+STEP_BY_STEP = (
+    "save the weights, the count of steps, and the position in the epoch at the same moment: after "
+    "the optimizer's step, when it has been counted"
+)
 OLDER = "keep an older checkpoint, verify checksums, and fall back to one that is intact"
 SAFE_WRITE = "write to a temporary file, sync it, rename it, sync the folder"
 
 BY_CODE = {
     "starts-over": Words(
         "starts over from step 0 without an error",
-        "all work before the fault is lost, and the log looks like a normal start",
+        "all work before the fault is lost, and no error says so",
         "load the newest checkpoint at every start; if there are some and none can be read, raise "
         "an error",
         "ex01.3",
         RESUME,
     ),
+    DURING_A_SAVE: Words(
+        "starts over from step 0 without an error",
+        "a save destroys the last checkpoint, or what points to it, before the new one is "
+        "complete: all work is lost, and no error says so",
+        "write the new checkpoint next to the old one, and delete the old one only afterwards; if "
+        "there are checkpoints and none can be read, raise an error",
+        "ex01.3",
+        "CheckpointDirectory.commit",
+    ),
     "ends-early": Words(
         "exits with status 0 after a restart, without training the rest",
         "the scheduler thinks that the job is done, and the model isn't fully trained",
-        "save the number of finished steps, and compare it with the goal",
+        "exit with status 0 only if the number of finished steps has reached the goal; after an "
+        "error, exit with another status",
         "ex04.3",
-        RESUME,
+        "CheckpointManager.exit_status",
     ),
     "unknown-weights": Words(
         "continues from weights that the undisturbed run never had",
@@ -82,7 +96,7 @@ BY_CODE = {
     ),
     "steps-repeated": Words(
         "trains more steps than the undisturbed run",
-        "some work is done twice, because a counter isn't restored",
+        "some work is done twice, because a counter isn't restored, or is behind the weights",
         STEP_BY_STEP,
         "ex01.4",
         "ResumableSampler",
@@ -105,10 +119,19 @@ BY_CODE = {
     "no-restart": Words(
         "can't restart",
         "somebody has to find the cause and repair it by hand, at any time of day",
-        "fix the error that the relaunch prints; if a file is incomplete: write to a temporary "
-        "file, sync it, rename it, and keep an older checkpoint to fall back to",
+        "fix the error that the relaunch prints; if a file is incomplete or missing: write to a "
+        "temporary file, sync it, rename it, only then write what points to it, and keep an older "
+        "checkpoint to fall back to",
         "ex01.3",
         "write_file",
+    ),
+    "stops-again": Words(
+        "resumes, and then stops with an error",
+        "each relaunch stops again, until somebody finds the cause",
+        "fix the error that the relaunch prints; what an interrupted or damaged save has left must "
+        "not block the next save",
+        "ex01.3",
+        "CheckpointDirectory.clear_leftovers",
     ),
     "damaged-newest": Words(
         "can't restart when its newest checkpoint is damaged",
@@ -162,6 +185,14 @@ BY_CODE = {
         "ex02.5",
         "_Ranks.together",
     ),
+    "never-saves": Words(
+        "saves nothing while it trains",
+        "each fault costs the whole run so far",
+        "save every few minutes, and load the newest checkpoint at every start; if a longer run "
+        "does save, audit one with three or four saves",
+        "ex01.3",
+        "CheckpointManager.save",
+    ),
     "loses-more": Words(
         "continues from an older checkpoint than the newest complete one",
         "a fault costs more than the time since the last save",
@@ -214,12 +245,32 @@ BY_CODE = {
     ),
 }
 
+MOVED = "batch of another step"
+RATE_MOVED = "learning rate of another step"
+SETTINGS = "optimizer settings"
+NO_BATCH = "gradients without a batch"
 # of "state-lost", by component; what it means is in grader/checks/lost_state.py where it isn't here
 LOST = {
     "weights": Words("", "", "restore all of the model's state", "ex01.1", RESUME),
     "buffers": Words("", "", "save the model's whole state_dict()", "ex01.1", RESUME),
     "optimizer": Words("", "", "save and load optimizer.state_dict()", "ex01.1", RESUME),
+    SETTINGS: Words(
+        "",
+        "the optimizer has other settings than before, such as weight decay, momentum, or betas",
+        "load optimizer.state_dict(), and don't change the groups' settings afterwards",
+        "ex01.1",
+        RESUME,
+    ),
     "learning rate": Words(
+        "",
+        "the resumed run uses other learning rates: the schedule is at the wrong step, or the rate "
+        "of a parameter group was set again",
+        "save scheduler.state_dict() after the scheduler's step, load it when you resume, and set "
+        "no rate afterwards",
+        "ex01.1",
+        RESUME,
+    ),
+    RATE_MOVED: Words(
         "",
         "the learning-rate schedule is at the wrong step: the resumed run uses other rates",
         "save scheduler.state_dict() after the scheduler's step, and load it when you resume",
@@ -250,6 +301,14 @@ LOST = {
         "ex01.1",
         RESUME,
     ),
+    "targets": Words(
+        "",
+        "the loss compares the model's output with something else than in the undisturbed run",
+        "save what the targets depend on: labels that are noisy or mixed, or a model that computes "
+        "them, such as a teacher or a target network",
+        "ex01.1",
+        RESUME,
+    ),
     "gradients": Words(
         "",
         "weights, optimizer, and batch are the same, and the gradients differ: the loss depends on "
@@ -259,7 +318,25 @@ LOST = {
         "ex01.1",
         RESUME,
     ),
+    NO_BATCH: Words(
+        "",
+        "weights and optimizer are the same, and the gradients differ: the batch does (no module "
+        "was given one, so it wasn't seen), or something else that the loss depends on",
+        "save the order of the samples, the position in it, the generators that draw them, and all "
+        "else that the loss depends on",
+        "ex01.4",
+        "ResumableSampler",
+    ),
     "batch": Words(
+        "",
+        "the resumed run trains on other samples, or augments them otherwise",
+        "save all that decides the next samples: their order and the position in it, buffers, and "
+        "the states of generators and workers that draw or augment them; or seed these for each "
+        "epoch or sample",
+        "ex01.4",
+        "ResumableSampler",
+    ),
+    MOVED: Words(
         "",
         "the resumed run trains on other samples: it repeats some and never sees others",
         "save the order of the samples and the position in it",
@@ -275,17 +352,20 @@ def steps(number: int) -> str:
     return f"{number} step{'s' * (number != 1)}"
 
 
-def of(code: str, component: str) -> Words:
-    """The words of a problem, with the component that it is about in its place."""
+def of(code: str, component: str, case: str = "") -> Words:
+    """The words of a problem, with the component that it is about in its place.
+
+    case  one that more is known of, such as MOVED or DURING_A_SAVE
+    """
     if code == "state-lost":
         if component.endswith("RNG"):
             words = GENERATOR
         else:
-            words = LOST.get(component, OTHERWISE)
+            words = LOST.get(case or component, OTHERWISE)
         usual = ("the resumed run isn't the run that was interrupted", "")
         means = words.means or MEANINGS.get(component, usual)[0]
         return Words(f"loses state: {component}", means, words.fix, words.task, words.shows)
-    words = BY_CODE[code]
+    words = BY_CODE[case or code]
     title, means, fix = (
         text.replace("{component}", component) for text in (words.title, words.means, words.fix)
     )

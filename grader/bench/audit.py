@@ -74,7 +74,7 @@ def _overhead(folder: Path) -> None:
         runner.close()
         step = float(plain.stdout)
         probed, later = (float(life.tail[-1]) for life in (first, again))
-        cost = first.first.cost / max(1, len(first.first.steps))
+        cost = first.first.cost
         times = [b.time - a.time for a, b in pairwise(again.first.steps)]
         mean = sum(times) / len(times)
         shown.add_row(

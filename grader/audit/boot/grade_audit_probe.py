@@ -17,12 +17,14 @@ import json
 import os
 import signal
 import stat
+import sys
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
-import grade_audit_records as records  # type: ignore[import-not-found]  # beside this file
+import grade_audit_imports as imports  # type: ignore[import-not-found]  # beside this file
+import grade_audit_records as records  # type: ignore[import-not-found]
 import grade_audit_state as state  # type: ignore[import-not-found]
 from grade_audit_records import emit, rank, restart, spec
 
@@ -63,6 +65,7 @@ def install() -> None:
         _watch = events.watching(spec["out"], _file_event)  # ends with the process
         _watch.__enter__()
         _watch_saves()
+        imports.after("safetensors.torch", functools.partial(_watch_save_file, events))
         os.register_at_fork(after_in_child=_after_fork)
         atexit.register(_guarded(_at_end))
     except Exception as e:
@@ -156,14 +159,17 @@ def _note_step(optimizer: Any) -> None:
     if not _counted:
         state.forget_forwards()
         return
+    if _last_event == _steps:  # a save has just ended
+        _note_open()
     parts: dict[str, str] = {}
     if _wanted():
         parts = state.before_step(optimizer)
     else:
         state.forget_forwards()
     _full = None
+    number, shared = state.number(optimizer), state.shared(optimizer)
     took = round(_cost + time.monotonic() - began, 5)
-    emit("step", step=_steps, optimizer=state.number(optimizer), parts=parts, took=took)
+    emit("step", step=_steps, optimizer=number, parts=parts, shared=shared, took=took)
     _cost = began - time.monotonic()  # the guard adds this call, which is counted
 
 
@@ -223,6 +229,22 @@ def _watch_saves() -> None:
     torch.save = torch.serialization.save = save
 
 
+def _watch_save_file(events: Any) -> None:
+    """What safetensors writes raises no audit event."""
+    module = sys.modules["safetensors.torch"]
+    inner, note = module.save_file, _guarded(_note_saved)
+
+    @functools.wraps(inner)
+    def save_file(tensors: object, filename: Any, *args: Any, **kwargs: Any) -> Any:
+        note(tensors, filename)
+        events.report("save_file begins", [filename])
+        result = inner(tensors, filename, *args, **kwargs)
+        events.report("save_file ended", [filename])
+        return result
+
+    module.save_file = save_file  # type: ignore[attr-defined]
+
+
 def _note_saved(obj: object, file: object) -> None:
     name = getattr(file, "name", file)
     found = state.saved(obj, os.path.basename(name) if isinstance(name, (str, os.PathLike)) else "")
@@ -245,7 +267,7 @@ def _file_event(name: str) -> None:
             pass
     background = threading.current_thread() is not threading.main_thread()
     emit("file", step=_steps, number=number, name=name, size=size, background=background)
-    _last_file = os.path.join(spec["out"], name.rpartition(" ")[2])
+    _last_file = os.path.join(spec["out"], _path(name))
     _last_event = _steps
     fault = spec.get("fault")
     if fault and fault.get("event") == number and fault["rank"] == rank() and not _forked:
@@ -256,6 +278,24 @@ def _file_event(name: str) -> None:
             _tear(fault)
         else:
             _fill_disk(fault)
+
+
+def _path(name: str) -> str:
+    """Of an event; history.py does the same."""
+    words = 2 if name.startswith(("torch.save ", "save_file ")) else 1
+    return name.split(" ", words)[words].removesuffix(" from another directory")
+
+
+def _note_open() -> None:
+    """The files that stay open while the job trains: logs and databases, no checkpoints."""
+    out, found = os.path.realpath(spec["out"]) + os.sep, set()
+    with contextlib.suppress(OSError):  # not Linux
+        for fd in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(OSError):
+                found.add(os.readlink(f"/proc/self/fd/{fd}"))
+    names = sorted(name.removeprefix(out) for name in found if name.startswith(out))
+    if names:
+        emit("open", step=_steps, files=names)
 
 
 # --- faults ---------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """What an optimizer's step depends on, as digests; seen through torch's public global hooks.
 
 Weights, optimizer, learning rate, gradient scaler and averages are taken just before the
-optimizer's step. Batch, buffers and generators are taken before each outermost forward pass since
-the step before: a value for each, with spaces between.
+optimizer's step. Batch, targets, buffers and generators are taken before each outermost forward
+pass since the step before: a value for each, with spaces between.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from typing import Any
 
 Guard = Callable[[Callable[..., None]], Callable[..., None]]
 
+RATE = "learning rate"  # of optimizers that are saved
+
 digests: Any = None  # grader/harness/inside/digest.py
 _wanted: Callable[[], bool]  # is the step under way recorded?
 # since the last step, of the outermost modules; those of a job that takes no steps don't pile up
 _forwards: deque[dict[str, str]] = deque(maxlen=64)
-_found_losses: deque[str] = deque(maxlen=64)
 _depth = threading.local()
 # weak references
 _optimizers: list[Any] = []  # in the order of their first steps
@@ -83,22 +84,27 @@ def _before_forward(module: Any, args: Any, kwargs: Any) -> None:
 
     depth = getattr(_depth, "value", 0)
     _depth.value = depth + 1
-    if depth or not torch.is_grad_enabled() or not _wanted():
+    if depth:
+        return
+    _depth.forward = {}
+    if not torch.is_grad_enabled() or not _wanted():
         return
     buffers = dict(module.named_buffers())
-    _forwards.append(
-        {
-            **_generators(),
-            "batch": digests.digest(_inputs([list(args), kwargs])),
-            "buffers": digests.digest(buffers) if buffers else "none",
-        }
-    )
+    # a module without weights, such as a loss, is also given what other models computed
+    name = "targets" if next(module.parameters(), None) is None else "batch"
+    _depth.forward = {
+        **_generators(),
+        name: digests.digest(_inputs([list(args), kwargs])),
+        "buffers": digests.digest(buffers) if buffers else "none",
+    }
+    _forwards.append(_depth.forward)
 
 
 def _after_forward(module: Any, output: Any) -> None:
     _depth.value = max(0, getattr(_depth, "value", 1) - 1)
-    if _depth.value == 0 and _wanted():
-        _found_losses.extend(_losses(output))
+    forward = getattr(_depth, "forward", {})
+    if _depth.value == 0 and forward and (losses := _losses(output)):
+        forward["loss"] = ",".join(losses)
 
 
 def _inputs(value: Any) -> Any:
@@ -161,7 +167,6 @@ def before_step(optimizer: Any) -> dict[str, str]:
     forwards = list(_forwards) or [_generators()]
     for name in dict.fromkeys(name for forward in forwards for name in forward):
         parts[name] = " ".join(forward.get(name, "none") for forward in forwards)
-    parts["loss"] = " ".join(_found_losses)
     forget_forwards()
     return parts
 
@@ -180,7 +185,6 @@ def is_none(optimizer: Any) -> bool:
 
 def forget_forwards() -> None:
     _forwards.clear()
-    _found_losses.clear()
 
 
 def number(optimizer: Any) -> int:
@@ -189,6 +193,13 @@ def number(optimizer: Any) -> int:
             return n
     _optimizers.append(weakref.ref(optimizer))
     return len(_optimizers) - 1
+
+
+def shared(optimizer: Any) -> bool:
+    """Does another optimizer train some of the same weights?"""
+    others = [other for other in _alive(_optimizers) if other is not optimizer]
+    mine = {id(p) for p in _parameters(optimizer)} if others else set()
+    return any(id(p) in mine for other in others for p in _parameters(other))
 
 
 def of_optimizer(optimizer: Any) -> dict[str, str]:
@@ -238,8 +249,27 @@ def saved(value: Any, file: str) -> tuple[dict[str, str], list[str]] | None:
     if value and file and all(isinstance(each, torch.Tensor) for each in value.values()):
         name = re.sub(r"\d+", "N", file)
         return {name: digests.digest(value)}, [name]
-    parts = {key: digests.digest(each) for key, each in value.items()}
+    if _of_optimizer(value):
+        value = {re.sub(r"\d+", "N", file) or "optimizer": value}
+    parts = {key: digests.digest(_without_groups(each)) for key, each in value.items()}
+    if rates := [_rates(each) for each in value.values() if _of_optimizer(each)]:
+        parts[RATE] = repr(rates)
     return parts, [key for key, each in value.items() if _holds_tensors(each)]
+
+
+def _of_optimizer(value: Any) -> bool:
+    """Is it an optimizer's state_dict()?"""
+    return isinstance(value, dict) and value.keys() == {"state", "param_groups"}
+
+
+def _without_groups(value: Any) -> Any:
+    """An optimizer's tensors without its settings, which schedulers change."""
+    return value["state"] if _of_optimizer(value) else value
+
+
+def _rates(value: Any) -> list[str]:
+    rates = [group.get("lr", 0.0) for group in value["param_groups"]]
+    return [repr(rate.item() if hasattr(rate, "item") else rate) for rate in rates]
 
 
 def _holds_tensors(value: Any) -> bool:

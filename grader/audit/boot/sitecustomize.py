@@ -16,30 +16,8 @@ from typing import Any
 HERE = os.path.dirname(os.path.abspath(__file__))
 
 
-class AfterTorch:
-    """A finder that finds only torch, and has the probe installed after its import."""
-
-    def __init__(self) -> None:
-        self._searching = False
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        if name != "torch" or self._searching:
-            return None
-        self._searching = True
-        try:
-            spec = importlib.util.find_spec("torch")
-        finally:
-            self._searching = False
-        if spec is None or spec.loader is None:
-            return spec
-        execute = spec.loader.exec_module
-
-        def exec_module(module: Any) -> None:
-            execute(module)
-            importlib.import_module("grade_audit_probe").install()
-
-        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
-        return spec
+def install() -> None:
+    importlib.import_module("grade_audit_probe").install()
 
 
 def hidden() -> Any:
@@ -49,6 +27,6 @@ def hidden() -> Any:
 
 
 if __name__ == "sitecustomize" and "GRADE_AUDIT" in os.environ:
-    sys.meta_path.insert(0, AfterTorch())
+    importlib.import_module("grade_audit_imports").after("torch", install)
     if (found := hidden()) is not None and found.loader is not None:
         found.loader.exec_module(importlib.util.module_from_spec(found))

@@ -77,9 +77,9 @@ def install() -> None:
     def watched_save(obj: object, f: Any, *args: Any, **kwargs: Any) -> Any:
         if not isinstance(f, (str, os.PathLike)):
             return save(obj, f, *args, **kwargs)
-        _report("torch.save begins", [f])
+        report("torch.save begins", [f])
         result = save(obj, f, *args, **kwargs)
-        _report("torch.save ended", [f])
+        report("torch.save ended", [f])
         return result
 
     torch.save = torch.serialization.save = watched_save
@@ -94,7 +94,7 @@ def _wrap_fsync(
             path = os.readlink(f"/proc/self/fd/{number}")
         except OSError:
             path = _root  # not Linux: assume that it is ours
-        _report(name, [path])
+        report(name, [path])
         return real(fd)
 
     return fsync
@@ -107,7 +107,7 @@ def _audit(event: str, args: tuple[Any, ...]) -> None:
         return
     if event == "open" and isinstance(args[0], int):
         return  # an open descriptor
-    _report(event.rpartition(".")[2], [_resolved(args, *which) for which in AUDITED[event]])
+    report(event.rpartition(".")[2], [_resolved(args, *which) for which in AUDITED[event]])
 
 
 def _resolved(args: tuple[Any, ...], path: int, folder: int | None) -> str | bytes:
@@ -123,7 +123,8 @@ def _resolved(args: tuple[Any, ...], path: int, folder: int | None) -> str | byt
     return os.path.join(beside if os.path.exists(beside) else _root, os.fsdecode(value))
 
 
-def _report(name: str, paths: Iterable[StrOrBytesPath]) -> None:
+def report(name: str, paths: Iterable[StrOrBytesPath]) -> None:
+    """An event on these paths, if one of them is below the root."""
     if _on_event is None or getattr(_inside, "busy", False):
         return
     _inside.busy = True  # don't observe the observer

@@ -22,7 +22,7 @@ from grader.audit import (
 )
 from grader.audit.compare import Comparable, Difference
 from grader.audit.history import File, FileEvent, Life, Process, Save, Saved, Step
-from grader.audit.session import sampling, spoiled
+from grader.audit.session import ends_badly, sampling, spoiled
 
 TOTAL = 12
 SAVES = (4, 8)
@@ -121,6 +121,27 @@ def test_a_batch_in_the_wrong_place_is_named():
     assert judged(resumed(batch="x"))[0].problems[0].text == ""
 
 
+def test_targets_are_no_batch():
+    """What a loss module is given may come from a teacher."""
+    base = [step(n, batch=f"b{n} none", targets=f"none t{n}") for n in range(TOTAL)]
+    lost = [step(8, batch="b8 none", targets="none x", gradients="x"), *base[9:]]
+    outcome, codes = judged(life(lost), base=life(base))
+    assert codes == ["state-lost"] and outcome.problems[0].what == "targets"
+
+
+@pytest.mark.parametrize(
+    "batch, case", [("b9", "repeats some"), ("x", "augments"), (None, "wasn't seen")]
+)
+def test_a_finding_says_only_what_is_known_of_the_batch(batch, case):
+    base, relaunch = life([step(n) for n in range(TOTAL)]), resumed(batch=batch, gradients="x")
+    if batch is None:
+        for each in (*base.first.steps, *relaunch.first.steps):
+            del each.parts["batch"]
+    outcome, _ = judged(relaunch, base=base)
+    (finding,) = findings.collect([outcome])
+    assert case in finding.means
+
+
 def test_of_steps_with_equal_weights_the_one_that_agrees_in_most_counts():
     steps = [step(0, weights="same"), step(1, weights="same"), step(2)]
     assert compare.place(steps, step(0, weights="same")) == 0
@@ -134,9 +155,13 @@ def test_passes_before_a_resume_do_not_count():
     cut = {"batch": "b3", "torch_RNG": "u3", "buffers": "y3"}
     assert compare.different(base[0], step(3, **cut, gradients="x"))[0] == "accumulated gradients"
     assert compare.different(base[0], step(3, **cut)) == []  # the first pass was an evaluation
+    # an evaluation before the step, and a warm-up before the resume
+    assert compare.different(base[0], step(3, batch="w b3", torch_RNG="w u3", buffers="w y3")) == []
+    lost = step(3, batch="w b3", torch_RNG="w u3", buffers="w lost")
+    assert compare.different(base[0], lost) == ["buffers"]
     # the second pass only follows from the first
-    later = step(3, batch="a3 c", torch_RNG="t3 c", buffers="x3 c")
-    assert compare.different(base[0], later) == ["batch"]
+    later = step(3, batch="a3 c", torch_RNG="t3 c", buffers="x3 c", gradients="x")
+    assert compare.different(base[0], later) == ["batch", "gradients"]
 
 
 def test_of_equal_steps_the_one_of_the_same_optimizer_counts():
@@ -223,7 +248,7 @@ def test_a_run_that_has_done_its_last_step_and_does_not_end_well(how, code):
     outcome, codes = judged(whole)
     assert codes == [code] and outcome.resumed == 8 and outcome.identical
     cut = life(resumed().first.steps[:-1], **how)
-    assert judged(cut)[1] == ["hangs" if code == "hangs-at-exit" else "no-restart"]
+    assert judged(cut)[1] == ["hangs" if code == "hangs-at-exit" else "stops-again"]
     told = struck(TOTAL)  # SIGTERM came at the last step
     told.first.grace_over = True
     late = faults.send(signal.SIGTERM, TOTAL - 1, 30)
@@ -233,6 +258,38 @@ def test_a_run_that_has_done_its_last_step_and_does_not_end_well(how, code):
 def test_starting_over_is_right_before_the_first_save():
     outcome, codes = judged(resumed(0), first=struck(3), fault=faults.kill_after(3))
     assert codes == [] and outcome.lost == 3 and outcome.save is None
+
+
+def test_a_save_that_destroys_the_last_checkpoint_is_told_from_a_job_that_never_resumes():
+    (torn,) = (f for f in faults.at_events(BASE.first.saves()[1]) if f.kind == faults.TEAR)
+    lost = judged(resumed(0), first=struck(8, end=None), fault=torn)[0]
+    for crash, says in (resumed(), "a save destroys"), (resumed(0), "all work before the fault"):
+        outcomes = [lost, judged(crash)[0]]
+        problems.settle(outcomes)
+        assert says in findings.collect(outcomes)[0].means
+
+
+def test_a_job_that_saves_nothing_while_it_trains():
+    base = life([step(n) for n in range(TOTAL)])
+    base.first.files = events(TOTAL)
+    first = struck()
+    first.first.files = []
+    over, codes = judged(resumed(0), base=base, first=first)
+    assert codes == []
+    judge_files.judge_never_saves([over, judged(resumed())[0]], base)  # a save that isn't seen
+    judge_files.judge_never_saves([over], BASE)
+    assert over.word == "fine"
+    judge_files.judge_never_saves([over], base)
+    assert [problem.code for problem in over.problems] == ["never-saves"] and over.word == "loss"
+
+
+def test_a_log_is_no_save_that_was_complete():
+    base = life([step(n) for n in range(TOTAL)])
+    base.first.files = [FileEvent(n, n, "open log.txt") for n in range(1, TOTAL)]
+    first = struck()
+    first.first.files = base.first.files[:9]
+    (problem,) = judged(resumed(0), base=base, first=first)[0].problems
+    assert problem.code == "starts-over" and "log.txt" in problem.text
 
 
 def test_a_fault_that_never_came_is_not_judged():
@@ -275,6 +332,43 @@ def test_without_reproducible_runs_the_struck_life_is_the_reference():
     assert judged(over, comparable=unfair, base=base)[1] == ["starts-over"]
 
 
+# --- several optimizers ---------------------------------------------------------------------------
+
+
+def turns(*differs, shared=False) -> list[Step]:
+    """Two optimizers in turn. differs: (step from 0, its parts that differ)."""
+    found = [step(n) for n in range(TOTAL)]
+    for n, parts in differs:
+        found[n] = step(n, **parts)
+    return [Step(n % 2, each.parts, shared=shared) for n, each in enumerate(found)]
+
+
+def whats(*differs, shared=False) -> list[str]:
+    outcome, _ = judged(life(turns(*differs, shared=shared)[8:]), base=life(turns(shared=shared)))
+    return [problem.what for problem in outcome.problems]
+
+
+def test_each_optimizer_is_judged_at_its_own_first_step():
+    follows = {"gradients": "x"}
+    assert whats((9, {"optimizer_exp_avg": "x"} | follows)) == ["optimizer"]
+    assert whats((8, {"optimizer_exp_avg": "x"}), (9, {"weights": "x"})) == ["optimizer", "weights"]
+    assert whats((9, {"weights": "x", "learning_rate": "x"})) == ["weights", "learning rate"]
+
+
+def test_what_follows_from_another_optimizers_weights_is_not_lost():
+    """The fakes that a critic is given come from the generator."""
+    fakes = {"batch": "x", "gradients": "x"}
+    assert whats((8, fakes), (9, {"weights": "x", "gradients": "x"})) == ["weights"]
+    assert whats((8, fakes | {"torch_RNG": "x"}), (9, {"weights": "x"})) == ["batch", "weights"]
+    assert whats((8, fakes), (9, {"weights": "x"}), shared=True) == ["batch"]
+    assert whats((8, fakes), (9, {"gradients": "x"})) == ["batch"]
+
+
+def test_a_finding_says_whose_step_it_is():
+    outcome, _ = judged(life(turns((9, {"weights": "x"}))[8:]), base=life(turns()))
+    assert "optimizer 2 of 2" in outcome.problems[0].text
+
+
 # --- signals --------------------------------------------------------------------------------------
 
 
@@ -284,6 +378,19 @@ TERM = faults.send(signal.SIGTERM, 5, 30)
 def test_a_graceful_stop_has_no_problem():
     outcome, codes = judged(resumed(6), first=struck(6, status=75), fault=TERM)
     assert codes == [] and outcome.lost == 0
+
+
+def test_a_save_in_the_middle_of_a_step_is_due_to_the_signal():
+    crash, _ = judged(resumed())
+    stopped = judged(resumed(6, batch="b5"), first=struck(6, status=75), fault=TERM)[0]
+    problems.settle([stopped, crash])
+    (finding,) = findings.collect([stopped, crash])
+    assert finding.component == "batch" and "signal handler" in finding.fix
+    crash, _ = judged(resumed(batch="b7"))
+    stopped.problems[0].at_signals = False
+    problems.settle([stopped, crash])
+    (finding,) = findings.collect([stopped, crash])
+    assert "signal handler" not in finding.fix
 
 
 @pytest.mark.parametrize(
@@ -388,6 +495,16 @@ def test_what_a_plain_crash_shows_too_is_not_due_to_the_disk():
     assert [f.code for f in findings.collect(outcomes)] == ["state-lost"]
 
 
+@pytest.mark.parametrize("error, number", [("OSError: no ckpt.pt", 2), ("ValueError: 2", 1)])
+def test_a_relaunch_may_stop_for_another_reason(error, number):
+    stop = life([], status=1, tail=["Traceback", error])
+    plain = judged(stop, fault=faults.at_events(BASE.first.saves()[0])[0], first=struck(4))[0]
+    damaged = life([], status=1, tail=["Traceback", "ValueError: ckpt.pt is damaged"])
+    cut = judged(damaged, fault=faults.damage(faults.TRUNCATE, 10), first=struck(left=OLDER))[0]
+    problems.settle([plain, cut])
+    assert len(findings.collect([plain, cut])) == number
+
+
 def test_a_power_loss_may_cost_only_the_save_under_way():
     fault = faults.Fault(faults.POWER, "power loss", 9, {"promised": 4})
     assert judged(resumed(4), first=struck(9), fault=fault)[1] == []
@@ -416,6 +533,17 @@ def test_a_life_that_got_no_processor_is_not_judged():
     assert "60 s for a processor" in spoiled([struck(), slow])
     slow.ended = None
     assert spoiled([struck(), slow]) == ""
+
+
+@pytest.mark.parametrize(
+    "seconds, waited, hangs", [(100, 0, True), (100, 80, False), (13, 0, False)]
+)
+def test_a_run_whose_time_is_over_soon_after_its_last_step_does_not_hang(seconds, waited, hangs):
+    steps = [replace(step(n), time=float(n)) for n in range(TOTAL)]
+    well = life(steps, seconds=12.0)
+    late = life(steps, status=-9, ended="wall", seconds=float(seconds), waited=float(waited))
+    assert ends_badly(late, well) == hangs
+    assert ends_badly(life(steps, status=1), well) and not ends_badly(well, well)
 
 
 def test_ranks_that_wait_for_a_dead_one():
@@ -459,6 +587,34 @@ def test_a_saved_value_that_is_lost_is_found_by_the_save_of_the_same_step():
     outcome = judged(again, base=base)[0]
     judge_files.judge_saved(outcome, base, base, again)
     assert [problem.key for problem in outcome.problems] == [("saved-state-lost", "ema.pt")]
+    # a rate that no step has used yet
+    for one, made, value in ((base, 8, "0.1"), (again, 0, "0.2")):
+        one.ranks[0].saved = [Saved({"optimizer": "o", "learning rate": value}, frozenset(), made)]
+    outcome = judged(again, base=base)[0]
+    judge_files.judge_saved(outcome, base, base, again)
+    assert [problem.key for problem in outcome.problems] == [("state-lost", "learning rate")]
+
+
+def test_a_database_is_no_checkpoint():
+    left = [File("step-8.pt", 100, 8.5), File("metrics.db", 900, 9.5), File("log.txt", 300, 9.5)]
+    struck_life = struck(left=left)
+    process = struck_life.first
+    process.files.append(FileEvent(9, 9, "open log.txt"))
+    assert judge_files.of_newest_save(struck_life)[0].name == "metrics.db"
+    process.kept_open = {"metrics.db"}
+    assert [f.name for f in judge_files.of_newest_save(struck_life)] == ["step-8.pt"]
+
+
+@pytest.mark.parametrize(
+    "event, path",
+    [
+        ("open a file.pt", "a file.pt"),
+        ("torch.save begins a b.pt", "a b.pt"),
+        ("rename x y from another directory", "x y"),
+    ],
+)
+def test_a_path_may_hold_spaces(event, path):
+    assert FileEvent(1, 1, event).path == path
 
 
 def test_an_asynchronous_save_is_not_taken_as_complete():
@@ -469,6 +625,7 @@ def test_an_asynchronous_save_is_not_taken_as_complete():
 
 def test_each_start_of_a_launcher_is_a_life(tmp_path):
     line = {"kind": "step", "rank": 0, "t": 0.5, "optimizer": 0, "parts": {"weights": "w"}}
+    line["shared"] = False
     for restart, steps in enumerate((3, 2)):
         record = json.dumps(line | {"took": 0.1, "restart": restart})
         (tmp_path / f"{9 - restart}.jsonl").write_text((record + "\n") * steps)
@@ -478,7 +635,7 @@ def test_each_start_of_a_launcher_is_a_life(tmp_path):
 def test_long_steps_are_sampled_where_digests_take_too_long():
     def with_steps(seconds, cost):
         steps = [Step(0, {}, n * (seconds + cost)) for n in range(10)]
-        return Life({0: Process(0, steps, cost=10 * cost)})
+        return Life({0: Process(0, steps, costs=[*[cost] * 9, 5.0])})
 
     assert sampling(with_steps(0.1, 0.009)) == 1
     assert sampling(with_steps(0.1, 0.05)) == 5
@@ -499,6 +656,21 @@ def test_one_finding_for_a_mistake_under_several_faults():
     assert found[1].printed == ["EOFError"]
 
 
+@pytest.mark.parametrize(
+    "parts, means",
+    [
+        ({"optimizer settings": "x"}, "weight decay"),
+        ({"optimizer settings": "x", "optimizer exp_avg": "x"}, "starts cold"),
+        ({"learning rate": "1.0"}, "is at the wrong step: the resumed run uses other rates"),
+        ({"learning rate": "7"}, "the rate of a parameter group was set again"),
+    ],
+)
+def test_a_finding_says_what_is_lost_of_an_optimizer(parts, means):
+    base = life([step(n, optimizer_settings="s") for n in range(TOTAL)])
+    outcome, _ = judged(life([step(8, **{"optimizer settings": "s"} | parts)]), base=base)
+    assert means in findings.collect([outcome])[0].means
+
+
 def test_every_problem_has_its_words():
     for code in problems.HARM:
         said = words.of(code, "optimizer")
@@ -513,6 +685,7 @@ def test_a_record_that_was_cut_off_is_left_out():
         "t": 0.5,
         "optimizer": 0,
         "parts": {"weights": "w"},
+        "shared": False,
         "took": 0.1,
     }
     found = history.process([json.dumps(line), json.dumps(line)[:30]])
@@ -526,6 +699,15 @@ def test_faults_are_drawn_around_saves_and_the_first_ones_differ_in_kind():
         assert len(set(groups[:9])) == 9, groups
         assert all(0 < fault.step < TOTAL for fault in drawn if fault != plan.RECORD)
         assert drawn == plan.Draw(BASE, random.Random(seed)).all()
+
+
+def test_a_checkpoint_may_lack_a_small_file():
+    names = {"step-8/model.pt": 100, "step-8/state.json": 2, "log.json": 2}
+    base = replace(BASE, left=[File(name, size, 8.5) for name, size in names.items()])
+    drawn = [f.file for f in plan.Draw(base, random.Random(1)).all() if f.kind == faults.MISSING]
+    assert drawn == ["step-N/model.pt", "step-N/state.json"]
+    base.left.pop(1)
+    assert not [f for f in plan.Draw(base, random.Random(1)).all() if f.kind == faults.MISSING]
 
 
 def test_a_save_is_torn_and_killed_at_each_event():
@@ -550,12 +732,12 @@ def test_each_missing_piece_of_state_is_a_finding_of_its_own():
 
 def test_a_lost_optimizer_takes_the_learning_rate_with_it():
     found = Difference(9, ["optimizer exp_avg", "learning rate", "batch"])
-    assert [one.cause for one in compare.by_cause(found, 8)] == ["optimizer", "batch"]
+    assert [one.cause for one in compare.by_cause(found)] == ["optimizer", "batch"]
     # a scheduler may change the momentum, too
     found = Difference(9, ["optimizer settings", "learning rate", "gradients"])
-    assert [one.cause for one in compare.by_cause(found, 8)] == ["learning rate"]
+    assert [one.cause for one in compare.by_cause(found)] == ["learning rate"]
 
 
 def test_later_one_missing_piece_spreads_to_the_others():
     found = Difference(12, ["optimizer exp_avg", "batch"])
-    assert compare.by_cause(found, 8) == [found]
+    assert compare.causes(found, 8, BASE.first.steps, []) == [found]

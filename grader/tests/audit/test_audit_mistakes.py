@@ -43,6 +43,9 @@ MISTAKES = [
     ("no_scaler", after(6), "state-lost", "gradient scaler"),
     ("no_ema", after(6), "state-lost", "averaged weights"),
     ("no_buffers", after(6), "state-lost", "buffers"),
+    ("no_generator", after(9), "state-lost", "weights"),
+    ("no_teacher", after(6), "state-lost", "targets"),
+    ("no_ema_file", after(6), "saved-state-lost", "ema.safetensors"),
     ("no_ema_by_hand", after(6), "saved-state-lost", "ema"),
     ("no_best", after(6), "saved-state-lost", "best"),
     ("off_by_one", after(6), "steps-repeated", None),
@@ -122,7 +125,7 @@ def test_a_job_that_renames_before_it_syncs(warm, audit_folder, monkeypatch):
     assert {outcome.reached for outcome in audit.outcomes} <= set(range(8, 14))
 
 
-STYLES = ["trainer", "functions", "files", "epochs", "gan"]
+STYLES = ["trainer", "functions", "files", "epochs", "gan", "database"]
 
 
 @pytest.mark.parametrize("style", STYLES)

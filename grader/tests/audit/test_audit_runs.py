@@ -229,6 +229,7 @@ def test_an_audit_that_is_ended_reports_what_is_known_and_leaves_nothing(tmp_pat
         (["--", "python", "train.py"], 2, "{out}"),
         (["--budget", "soon", "--", "python", "{out}"], 2, "soon"),
         (["--resume-command", "'", "--", "python", "{out}"], 2, "--resume-command"),
+        (["--resume-command", "python x", "--", "python", "{out}"], 2, "doesn't contain {out}"),
         (["--elastic", "2", "--", "python", "{out}"], 2, "--elastic"),
         (["--reproducer", "/dev/null/x", "--", "python", "{out}"], 2, "--reproducer"),
         (["--setup", "false {out}", "--", "python", "{out}"], 2, "--setup"),
