@@ -92,6 +92,8 @@ def progress_starts_the_count_anew(draw: Random) -> Courses:
         # not all that began there
         [later, later, crash, crash, crash, crash],
         [crash, crash, later, crash, crash, crash, crash],
+        # progress by a single step is progress
+        [crash, crash, (11, "failed", 3), (11, None, 3), (12, None, 3), (13, "failed", 3)],
         # after a crash loop, a person fixes the job, and it gets further
         [crash, crash, crash, crash, later, later, later, later],
     ]
@@ -296,3 +298,52 @@ def a_kill_leaves_them_whole(lab: Lab, think: str) -> None:
                 ),
             ]
             raise Finding("notes-torn", rows, think=think)
+
+
+# --- notes on a disk that fails -------------------------------------------------------------------
+
+TRIED = {
+    "read": "no file in the directory can be opened to read it (an input/output error)",
+    "written": "no file in the directory can be opened to write it (no space left)",
+}
+
+
+def a_failing_disk_is_an_error(lab: Lab, think: str) -> None:
+    """begin_life that can't read or write its notes raises; it may have counted its life or not."""
+    step, tries = lab.draw.randint(1, 90), 3
+    crashed: list[Life] = [(step, lab.draw.choice(["failed", None]), tries)]
+    life = (step, None, tries)
+    cases = [(crashed * 2, crashed * 3), ([(step, "done", tries)], crashed * 2)]
+    asked = [
+        {"ask": "refused", "before": before, "life": life, "after": after}
+        for before, after in cases
+    ]
+    answers = ask(lab, "ex04/function_cases.py", asked)
+    for (before, after), answer in zip(cases, answers, strict=True):
+        for what, seen in answer.given(think).items():
+            if seen["fired"]:
+                _refused(what, seen, before, life, after, think)
+
+
+def _refused(
+    what: str, seen: dict, before: list[Life], life: Life, after: list[Life], think: str
+) -> None:
+    rows = [
+        ("before", _story(before)),
+        ("then", f"in begin_life, at step {life[0]}, {TRIED[what]}"),
+    ]
+    if "raised" not in seen["said"]:
+        rows += [Found(f"begin_life {outcome(seen['said'])}"), ("expected", "it raises the error")]
+        raise Finding("wrong-notes", rows, think=think)
+    got = [_came_to(said) for said in seen["lives"]]
+    either = [expected(before, after), expected(before, [life], after)]
+    if got not in either:
+        n = next(n for n in range(len(after)) if all(got[: n + 1] != e[: n + 1] for e in either))
+        rows += [
+            ("later", f"the disk works again; {_story(after[: n + 1])}"),
+            Found(
+                f"{_function(seen['lives'][n])} {outcome(seen['lives'][n])} in the last of these"
+            ),
+            ("expected", " or ".join(dict.fromkeys(_wish(e[n]) for e in either))),
+        ]
+        raise Finding("wrong-notes", rows, think=think)

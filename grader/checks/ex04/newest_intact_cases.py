@@ -28,7 +28,7 @@ class Scene:
     missing: bool = False
     slash: bool = False
     finished: str = ""  # a checkpoint that is finished between two calls; the second one is judged
-    unlisted: bool = False  # listing it gives an input/output error
+    unlisted: str = ""  # listing it gives this error
 
 
 def _damaged(how: str, file: str | None, size: int = 0) -> Callable[[Path, Random], None]:
@@ -339,11 +339,14 @@ def nothing_there_means_fresh(draw: Random) -> list[Scene]:
     return [
         Scene("empty", None, nothing),
         Scene("doesn't exist yet", None, nothing, missing=True),
-        Scene(
-            "step-9, step-10; listing the directory gives an input/output error",
-            ERROR,
-            lambda d, draw: several(d, draw, 9, 10),
-            unlisted=True,
+        *(
+            Scene(
+                f"step-9, step-10; the directory can't be listed: {why}",
+                ERROR,
+                lambda d, draw: several(d, draw, 9, 10),
+                unlisted=why,
+            )
+            for why in ("EIO", "ESTALE")
         ),
     ]
 

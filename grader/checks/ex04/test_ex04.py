@@ -203,6 +203,14 @@ def test_files_that_look_like_the_notes_are_ignored(lab):
 
 
 @task("ex04.3")
+def test_notes_that_cant_be_read_or_written_are_an_error(lab):
+    """Notes that can't be read or written are an error"""
+    life_notes.a_failing_disk_is_an_error(
+        lab, "what does the count become if your notes are there, and the disk refuses them?"
+    )
+
+
+@task("ex04.3")
 def test_a_job_whose_training_was_killed_is_run_again(lab):
     """A job whose training was killed is run again"""
     run = resubmission_runs.killed_then_requeued_when_done(lab)

@@ -36,12 +36,12 @@ EVENTS = 40  # the most events of one call before which a process is held
 
 
 def newest(ck, question: dict, top: Path) -> dict:
-    said, begun, unlisted = [], os.getcwd(), set()
+    said, begun, unlisted = [], os.getcwd(), {}
 
     def no_lists(event: str, args: tuple) -> None:
         of = args[0] if event in ("os.listdir", "os.scandir") else None
-        if isinstance(of, (str, os.PathLike)) and os.path.realpath(of) in unlisted:
-            raise OSError(errno.EIO, os.strerror(errno.EIO), os.fspath(of))
+        if isinstance(of, (str, os.PathLike)) and (why := unlisted.get(os.path.realpath(of))):
+            raise OSError(why, os.strerror(why), os.fspath(of))
 
     sys.addaudithook(no_lists)
     for one in question["directories"]:
@@ -51,7 +51,8 @@ def newest(ck, question: dict, top: Path) -> dict:
             ck.newest_intact(path)
             final = os.path.join(path, one["finished"])
             os.rename(f"{final}.tmp", final)
-        unlisted.update([os.path.realpath(path)] if one["unlisted"] else [])
+        if one["unlisted"]:
+            unlisted[os.path.realpath(path)] = getattr(errno, one["unlisted"])
         said.append(outcome(lambda path=path: plain(ck.newest_intact(path))))
         said[-1]["moved"] = not os.path.samefile(os.getcwd(), cwd)
     os.chdir(begun)
@@ -285,7 +286,14 @@ def _round(ck, top: Path, event: int, before: str) -> dict:
             process.die()
 
 
-ASKS = {"newest": newest, "lives": lives, "killed": lives, "lock": lock, "race": race}
+ASKS = {
+    "newest": newest,
+    "lives": lives,
+    "killed": lives,
+    "refused": lives,
+    "lock": lock,
+    "race": race,
+}
 
 
 def main() -> None:

@@ -7,8 +7,10 @@ after each life, and at last the outcome as JSON. To the descriptor STACK, a lif
 stands when it is asked.
 """
 
+import errno
 import faulthandler
 import json
+import mmap
 import os
 import platform
 import shutil
@@ -261,7 +263,40 @@ def _killed_at_events(dies: Callable[[Path], None], start: Path, place: Path):
         yield f"before {shown.read_text()}", place
 
 
-ASKS = {"lives": lives, "killed": killed}
+REFUSED = {"read": errno.EIO, "written": errno.ENOSPC}
+WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+
+
+def refused(ck, question: dict, top: Path) -> dict:
+    """A life whose begin_life can open no file to read it, or none to write it: what it says, and
+    what later lives do. "fired": whether it tried.
+    """
+    found = {}
+    for what, number in REFUSED.items():
+        place, fired = top / what, mmap.mmap(-1, 1)
+        place.mkdir(parents=True)
+        for life in question["before"]:
+            live(ck, place, *life)
+
+        def begins(what=what, number=number, place=place, fired=fired) -> None:
+            def refuse(event: str, args: tuple) -> None:
+                if event != "open" or not isinstance(args[0], (str, bytes, os.PathLike)):
+                    return
+                inside = Path(os.path.realpath(os.fsdecode(args[0]))).is_relative_to(place)
+                if inside and bool((args[2] or 0) & WRITES) == (what == "written"):
+                    fired[0] = 1
+                    raise OSError(number, os.strerror(number), args[0])
+
+            place = place.resolve()
+            sys.addaudithook(refuse)
+
+        said = live(ck, place, *question["life"], begins)
+        after = [live(ck, place, *life) for life in question["after"]]
+        found[what] = {"fired": bool(fired[0]), "said": said, "lives": after}
+    return found
+
+
+ASKS = {"lives": lives, "killed": killed, "refused": refused}
 
 
 def main() -> None:

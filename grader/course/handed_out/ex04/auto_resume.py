@@ -62,7 +62,8 @@ def begin_life(directory, step, tries=3):
     Returns    True: train. False: an earlier life finished the job (end_life got "done"), so
                there's nothing to do.
     Raises     CrashLoop if the last `tries` lives all began at this step and crashed: they called
-               end_life(..., "failed"), or were killed and called nothing.
+               end_life(..., "failed"), or were killed and called nothing. Also raises the error of
+               notes that can't be read or written.
     A preempted life didn't crash. Count a life as it begins: once killed, it can't report anything.
     A kill at any moment in here must not confuse the next life.
     """
