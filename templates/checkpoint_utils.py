@@ -2253,6 +2253,7 @@ class _Job:
         self._check_names()
         self.shards: tuple[Modules, Optimizers] = ({}, {})
         self.about: dict[str, Any] | None = None
+        self.built: dict[str, object] = {}  # the modules' parameters at the last save
 
     def _check_names(self) -> None:
         """Refuse now what would fail hours later, at the first save or resume."""
@@ -2338,10 +2339,25 @@ class _Job:
         packed["own"] = _Packed(own)
         if ranks.rank == 0:
             packed["shared"] = _Packed(shared)
+            self._tell_of_changes(modules)
         dicts = [n for n, p in self.everything().items() if type(p) is dict]
         for one in packed.values():
             _refuse_shared(one, dicts, modules)
         return packed
+
+    def _tell_of_changes(self, modules: Mapping[str, torch.nn.Module]) -> None:
+        """Say now what a resumed job would find out: training has replaced parameters."""
+        named = [
+            (f"{n}.{k}", p) for n, m in modules.items() for k, p in _named_parameters(m).items()
+        ]
+        now: dict[str, object] = {name: (id(p), p.shape) for name, p in named}
+        changed = [n for n in now.keys() | self.built.keys() if now.get(n) != self.built.get(n)]
+        if self.built and changed:
+            _say(
+                f"training has replaced, added or removed {_few(changed)}: a job can resume only "
+                "if it is built like this before resume(), with the same groups in its optimizers"
+            )
+        self.built = now
 
     def _about(self, modules: Mapping[str, torch.nn.Module]) -> dict[str, Any]:
         everything = self.everything()

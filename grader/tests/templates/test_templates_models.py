@@ -232,6 +232,24 @@ def test_buffers_that_training_has_made_or_changed_in_shape_come_back(tmp_path, 
     assert other.state_dict().keys() == model.state_dict().keys()
 
 
+@pytest.mark.parametrize("how", ["replaced", "added", "as it was"])
+def test_parameters_that_training_replaces_are_told_at_the_next_save(tmp_path, capsys, how):
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    with cu.CheckpointManager(tmp_path, {"model": model}, every_steps=1) as ckpt:
+        ckpt.step()
+        if how == "replaced":
+            model[1] = nn.Linear(2, 2)
+        elif how == "added":
+            model.append(nn.Linear(2, 2))
+        else:
+            model.load_state_dict({k: v + 1 for k, v in model.state_dict().items()})
+        ckpt.step()
+        ckpt.step()
+    told = capsys.readouterr().err
+    name = {"replaced": "'model.1.bias'", "added": "'model.2.bias'", "as it was": "training"}[how]
+    assert told.count(name) == (how != "as it was"), told
+
+
 # --- dicts
 
 
