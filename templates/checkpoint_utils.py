@@ -34,6 +34,7 @@ from __future__ import annotations
 import atexit
 import base64
 import collections
+import contextlib
 import copy
 import ctypes
 import errno
@@ -1592,6 +1593,24 @@ def _add_groups(
         _say(f"added group {n} to the optimizer, as in the checkpoint: {_few(saved[n])}")
 
 
+def _set(part: Any, key: str, new: Any) -> Any:
+    """Set a value of a part (of an optimizer: in all groups); return what it was."""
+    if isinstance(part, torch.optim.Optimizer):
+        before = [group[key] for group in part.param_groups]
+        for group in part.param_groups:
+            if isinstance(group[key], torch.Tensor):
+                group[key].fill_(new)
+            else:
+                group[key] = new
+        return before[0] if all(value == before[0] for value in before) else before
+    before = part[key] if isinstance(part, dict) else getattr(part, key)
+    if isinstance(part, dict):
+        part[key] = new
+    else:
+        setattr(part, key, new)
+    return before
+
+
 # --- parameters.py --------------------------------------------------------------------------------
 # What a model's state_dict doesn't say: tied and frozen parameters, and those it leaves out.
 
@@ -2490,24 +2509,6 @@ class _Job:
                     )
 
 
-def _set(part: Any, key: str, new: Any) -> Any:
-    """Set a value of a part (of an optimizer: in all groups); return what it was."""
-    if isinstance(part, torch.optim.Optimizer):
-        before = [group[key] for group in part.param_groups]
-        for group in part.param_groups:
-            if isinstance(group[key], torch.Tensor):
-                group[key].fill_(new)
-            else:
-                group[key] = new
-        return before[0] if all(value == before[0] for value in before) else before
-    before = part[key] if isinstance(part, dict) else getattr(part, key)
-    if isinstance(part, dict):
-        part[key] = new
-    else:
-        setattr(part, key, new)
-    return before
-
-
 # --- lives.py -------------------------------------------------------------------------------------
 # status.json: how the lives of a run ended, and whether they get anywhere.
 
@@ -2764,6 +2765,17 @@ def _require_empty(directory: CheckpointDirectory) -> None:
             f"{directory.path} holds checkpoints: call resume() before training, or start_over() "
             "to move them aside"
         )
+
+
+@contextlib.contextmanager
+def _writing_into(path: Path) -> Iterator[None]:
+    """Say of which directory it is that it can't be written."""
+    try:
+        yield
+    except OSError as e:
+        if _is_disk_full(e):
+            raise
+        raise CheckpointError(f"{path} can't be written: {e}") from e
 
 
 # --- staging.py -----------------------------------------------------------------------------------
@@ -3228,14 +3240,10 @@ class CheckpointManager:
             return
         if not self.resumed:
             _require_empty(self.directory)
-        try:
+        with _writing_into(self.directory.path):
             self.lock.require()
             self.directory.clear_leftovers()
             self.lives.begin(self._progress(), self.config.max_stuck)
-        except OSError as e:
-            if _is_disk_full(e):
-                raise
-            raise CheckpointError(f"{self.directory.path} can't be written: {e}") from e
 
     # --- saving
 

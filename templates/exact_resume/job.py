@@ -24,7 +24,7 @@ from .modules import (
     _state_of,
     _versions,
 )
-from .optimizers import _names_of
+from .optimizers import _names_of, _set
 from .packing import _Packed
 from .parameters import (
     _compare_ties,
@@ -293,21 +293,3 @@ class _Job:
                         f"'{name}': {_plain_key(key)} is on the meta device, without memory: call "
                         "to_empty(device=...) before you make the optimizer and the manager"
                     )
-
-
-def _set(part: Any, key: str, new: Any) -> Any:
-    """Set a value of a part (of an optimizer: in all groups); return what it was."""
-    if isinstance(part, torch.optim.Optimizer):
-        before = [group[key] for group in part.param_groups]
-        for group in part.param_groups:
-            if isinstance(group[key], torch.Tensor):
-                group[key].fill_(new)
-            else:
-                group[key] = new
-        return before[0] if all(value == before[0] for value in before) else before
-    before = part[key] if isinstance(part, dict) else getattr(part, key)
-    if isinstance(part, dict):
-        part[key] = new
-    else:
-        setattr(part, key, new)
-    return before

@@ -21,16 +21,15 @@ from .interfaces import (
     FAILED,
     PREEMPTED,
     AnyPath,
-    CheckpointError,
 )
 from .job import _Job
 from .lives import _Lives, _tell_if_open
 from .lock import _Lock
 from .packing import _Packed
 from .policies import _Clock
-from .ranks import _is_disk_full, _Ranks, _require_group, _warn_of_restarts
+from .ranks import _Ranks, _require_group, _warn_of_restarts
 from .reporting import _say
-from .resuming import _newest_intact, _refuse_files, _require_empty
+from .resuming import _newest_intact, _refuse_files, _require_empty, _writing_into
 from .saving import _Saver
 from .signals import StopSignal, _end_workers, _name_of
 
@@ -231,14 +230,10 @@ class CheckpointManager:
             return
         if not self.resumed:
             _require_empty(self.directory)
-        try:
+        with _writing_into(self.directory.path):
             self.lock.require()
             self.directory.clear_leftovers()
             self.lives.begin(self._progress(), self.config.max_stuck)
-        except OSError as e:
-            if _is_disk_full(e):
-                raise
-            raise CheckpointError(f"{self.directory.path} can't be written: {e}") from e
 
     # --- saving
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 from .directory import CheckpointDirectory
 from .interfaces import CheckpointError, Mismatch
 from .job import _Job
-from .ranks import _Ranks
+from .ranks import _is_disk_full, _Ranks
 from .reporting import _say
 
 
@@ -85,3 +87,14 @@ def _require_empty(directory: CheckpointDirectory) -> None:
             f"{directory.path} holds checkpoints: call resume() before training, or start_over() "
             "to move them aside"
         )
+
+
+@contextlib.contextmanager
+def _writing_into(path: Path) -> Iterator[None]:
+    """Say of which directory it is that it can't be written."""
+    try:
+        yield
+    except OSError as e:
+        if _is_disk_full(e):
+            raise
+        raise CheckpointError(f"{path} can't be written: {e}") from e
