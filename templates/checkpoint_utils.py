@@ -1329,8 +1329,8 @@ def _refill(mine: Any, new: Any, done: dict[int, Any], used: set[int]) -> Any:
     return mine
 
 
-def _refuse_shared(packed: _Packed, dicts: Collection[str], modules: Collection[str]) -> None:
-    """TypeError if a dict holds a module's memory, which would no longer be so after a resume."""
+def _refuse_shared(packed: _Packed, dicts: Collection[str], others: Collection[str]) -> None:
+    """TypeError if a dict holds the memory of a part that keeps its own tensors on resuming."""
     owners: dict[int, list[tuple[Any, ...]]] = collections.defaultdict(list)
     for number, path in packed.tied:
         owners[number] += [packed.paths[number], path]
@@ -1339,7 +1339,7 @@ def _refuse_shared(packed: _Packed, dicts: Collection[str], modules: Collection[
             owners[more["view"][0]] += [packed.paths[number], *owners.get(number, [])]
     for paths in owners.values():
         shared = [p for p in paths if p and p[0] in dicts]
-        if shared and (of := [p[0] for p in paths if p and p[0] in modules]):
+        if shared and (of := [p[0] for p in paths if p and p[0] in others]):
             raise TypeError(
                 f"{_where(shared[0])} shares memory with '{of[0]}', and wouldn't after a resume: "
                 "clone() it"
@@ -2264,6 +2264,8 @@ class _Job:
         per_rank: Mapping[str, Any],
         config: Config,
     ):
+        if not isinstance(state, Mapping) or not isinstance(per_rank, Mapping):
+            raise TypeError("state and per_rank are dicts: give each part a name")
         self.state: dict[str, Any] = dict(state)
         self.per_rank: dict[str, Any] = dict(per_rank)
         self.gradients, self.trainable_only = config.gradients, config.trainable_only
@@ -2279,7 +2281,8 @@ class _Job:
         for name, part in (self.state | self.per_rank).items():
             if part is None or _is_plain(part):
                 continue
-            if not (hasattr(part, "state_dict") and hasattr(part, "load_state_dict")):
+            saves = hasattr(part, "state_dict") and hasattr(part, "load_state_dict")
+            if not saves or isinstance(part, type):
                 raise TypeError(
                     f"'{name}' ({type(part).__name__}) has no state_dict and load_state_dict: it "
                     "can't be saved. Put plain values into a dict"
@@ -2360,8 +2363,12 @@ class _Job:
             packed["shared"] = _Packed(shared)
             self._tell_of_changes(modules)
         dicts = [n for n, p in self.everything().items() if type(p) is dict]
+        in_place = (torch.nn.Module, torch.optim.Optimizer)  # and tensors and arrays
+        others = [
+            n for n, p in self.everything().items() if isinstance(p, in_place) or _is_plain(p)
+        ]
         for one in packed.values():
-            _refuse_shared(one, dicts, modules)
+            _refuse_shared(one, dicts, set(others) - set(dicts))
         return packed
 
     def _tell_of_changes(self, modules: Mapping[str, torch.nn.Module]) -> None:

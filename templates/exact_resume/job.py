@@ -50,6 +50,8 @@ class _Job:
         per_rank: Mapping[str, Any],
         config: Config,
     ):
+        if not isinstance(state, Mapping) or not isinstance(per_rank, Mapping):
+            raise TypeError("state and per_rank are dicts: give each part a name")
         self.state: dict[str, Any] = dict(state)
         self.per_rank: dict[str, Any] = dict(per_rank)
         self.gradients, self.trainable_only = config.gradients, config.trainable_only
@@ -65,7 +67,8 @@ class _Job:
         for name, part in (self.state | self.per_rank).items():
             if part is None or _is_plain(part):
                 continue
-            if not (hasattr(part, "state_dict") and hasattr(part, "load_state_dict")):
+            saves = hasattr(part, "state_dict") and hasattr(part, "load_state_dict")
+            if not saves or isinstance(part, type):
                 raise TypeError(
                     f"'{name}' ({type(part).__name__}) has no state_dict and load_state_dict: it "
                     "can't be saved. Put plain values into a dict"
@@ -146,8 +149,12 @@ class _Job:
             packed["shared"] = _Packed(shared)
             self._tell_of_changes(modules)
         dicts = [n for n, p in self.everything().items() if type(p) is dict]
+        in_place = (torch.nn.Module, torch.optim.Optimizer)  # and tensors and arrays
+        others = [
+            n for n, p in self.everything().items() if isinstance(p, in_place) or _is_plain(p)
+        ]
         for one in packed.values():
-            _refuse_shared(one, dicts, modules)
+            _refuse_shared(one, dicts, set(others) - set(dicts))
         return packed
 
     def _tell_of_changes(self, modules: Mapping[str, torch.nn.Module]) -> None:
