@@ -34,6 +34,7 @@ from __future__ import annotations
 import atexit
 import base64
 import collections
+import contextlib
 import copy
 import ctypes
 import errno
@@ -57,7 +58,6 @@ import weakref
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
@@ -1497,8 +1497,8 @@ def _refill(mine: Any, new: Any, done: dict[int, Any], used: set[int]) -> Any:
     return mine
 
 
-def _refuse_shared(packed: _Packed, dicts: Collection[str], modules: Collection[str]) -> None:
-    """TypeError if a dict holds a module's memory, which would no longer be so after a resume."""
+def _refuse_shared(packed: _Packed, dicts: Collection[str], others: Collection[str]) -> None:
+    """TypeError if a dict holds the memory of a part that keeps its own tensors on resuming."""
     owners: dict[int, list[tuple[Any, ...]]] = collections.defaultdict(list)
     for number, path in packed.tied:
         owners[number] += [packed.paths[number], path]
@@ -1507,7 +1507,7 @@ def _refuse_shared(packed: _Packed, dicts: Collection[str], modules: Collection[
             owners[more["view"][0]] += [packed.paths[number], *owners.get(number, [])]
     for paths in owners.values():
         shared = [p for p in paths if p and p[0] in dicts]
-        if shared and (of := [p[0] for p in paths if p and p[0] in modules]):
+        if shared and (of := [p[0] for p in paths if p and p[0] in others]):
             raise TypeError(
                 f"{_where(shared[0])} shares memory with '{of[0]}', and wouldn't after a resume: "
                 "clone() it"
@@ -1773,6 +1773,24 @@ def _add_groups(
             {"params": added if names is None else list(zip(names, added, strict=True))}
         )
         _say(f"added group {n} to the optimizer, as in the checkpoint: {_few(saved[n])}")
+
+
+def _set(part: Any, key: str, new: Any) -> Any:
+    """Set a value of a part (of an optimizer: in all groups); return what it was."""
+    if isinstance(part, torch.optim.Optimizer):
+        before = [group[key] for group in part.param_groups]
+        for group in part.param_groups:
+            if isinstance(group[key], torch.Tensor):
+                group[key].fill_(new)
+            else:
+                group[key] = new
+        return before[0] if all(value == before[0] for value in before) else before
+    before = part[key] if isinstance(part, dict) else getattr(part, key)
+    if isinstance(part, dict):
+        part[key] = new
+    else:
+        setattr(part, key, new)
+    return before
 
 
 # --- parameters.py --------------------------------------------------------------------------------
@@ -2428,6 +2446,8 @@ class _Job:
         per_rank: Mapping[str, Any],
         config: Config,
     ):
+        if not isinstance(state, Mapping) or not isinstance(per_rank, Mapping):
+            raise TypeError("state and per_rank are dicts: give each part a name")
         self.state: dict[str, Any] = dict(state)
         self.per_rank: dict[str, Any] = dict(per_rank)
         self.gradients, self.trainable_only = config.gradients, config.trainable_only
@@ -2436,13 +2456,15 @@ class _Job:
         self._check_names()
         self.shards: tuple[Modules, Optimizers] = ({}, {})
         self.about: dict[str, Any] | None = None
+        self.built: dict[str, object] = {}  # the modules' parameters at the last save
 
     def _check_names(self) -> None:
         """Refuse now what would fail hours later, at the first save or resume."""
         for name, part in (self.state | self.per_rank).items():
             if part is None or _is_plain(part):
                 continue
-            if not (hasattr(part, "state_dict") and hasattr(part, "load_state_dict")):
+            saves = hasattr(part, "state_dict") and hasattr(part, "load_state_dict")
+            if not saves or isinstance(part, type):
                 raise TypeError(
                     f"'{name}' ({type(part).__name__}) has no state_dict and load_state_dict: it "
                     "can't be saved. Put plain values into a dict"
@@ -2526,10 +2548,29 @@ class _Job:
         packed["own"] = _Packed(own)
         if ranks.rank == 0:
             packed["shared"] = _Packed(shared)
+            self._tell_of_changes(modules)
         dicts = [n for n, p in self.everything().items() if type(p) is dict]
+        in_place = (torch.nn.Module, torch.optim.Optimizer)  # and tensors and arrays
+        others = [
+            n for n, p in self.everything().items() if isinstance(p, in_place) or _is_plain(p)
+        ]
         for one in packed.values():
-            _refuse_shared(one, dicts, modules)
+            _refuse_shared(one, dicts, set(others) - set(dicts))
         return packed
+
+    def _tell_of_changes(self, modules: Mapping[str, torch.nn.Module]) -> None:
+        """Say now what a resumed job would find out: training has replaced parameters."""
+        named = [
+            (f"{n}.{k}", p) for n, m in modules.items() for k, p in _named_parameters(m).items()
+        ]
+        now: dict[str, object] = {name: (id(p), p.shape) for name, p in named}
+        changed = [n for n in now.keys() | self.built.keys() if now.get(n) != self.built.get(n)]
+        if self.built and changed:
+            _say(
+                f"training has replaced, added or removed {_few(changed)}: a job can resume only "
+                "if it is built like this before resume(), with the same groups in its optimizers"
+            )
+        self.built = now
 
     def _about(self, modules: Mapping[str, torch.nn.Module]) -> dict[str, Any]:
         everything = self.everything()
@@ -2660,24 +2701,6 @@ class _Job:
                         f"'{name}': {_plain_key(key)} is on the meta device, without memory: call "
                         "to_empty(device=...) before you make the optimizer and the manager"
                     )
-
-
-def _set(part: Any, key: str, new: Any) -> Any:
-    """Set a value of a part (of an optimizer: in all groups); return what it was."""
-    if isinstance(part, torch.optim.Optimizer):
-        before = [group[key] for group in part.param_groups]
-        for group in part.param_groups:
-            if isinstance(group[key], torch.Tensor):
-                group[key].fill_(new)
-            else:
-                group[key] = new
-        return before[0] if all(value == before[0] for value in before) else before
-    before = part[key] if isinstance(part, dict) else getattr(part, key)
-    if isinstance(part, dict):
-        part[key] = new
-    else:
-        setattr(part, key, new)
-    return before
 
 
 # --- lives.py -------------------------------------------------------------------------------------
@@ -2938,8 +2961,9 @@ def _require_empty(directory: CheckpointDirectory) -> None:
         )
 
 
-@contextmanager
-def _told_if_unwritable(path: Path) -> Iterator[None]:
+@contextlib.contextmanager
+def _writing_into(path: Path) -> Iterator[None]:
+    """Say of which directory it is that it can't be written."""
     try:
         yield
     except OSError as e:
@@ -3466,7 +3490,7 @@ class CheckpointManager:
             return
         if not self.resumed:
             _require_empty(self.directory)
-        with _told_if_unwritable(self.directory.path):
+        with _writing_into(self.directory.path):
             self.lock.require()
             self.directory.clear_leftovers()
             self.lives.begin(self._progress(), self.config.max_stuck)

@@ -24,12 +24,19 @@ from .modules import (
     _state_of,
     _versions,
 )
-from .optimizers import _changed_by_steps, _names_of
+from .optimizers import _changed_by_steps, _names_of, _set
 from .packing import _Packed
-from .parameters import _compare_ties, _frozen_in, _left_out, _thaw, _tied_and_frozen
+from .parameters import (
+    _compare_ties,
+    _frozen_in,
+    _left_out,
+    _named_parameters,
+    _thaw,
+    _tied_and_frozen,
+)
 from .plain import _is_plain, _refuse_shared
 from .ranks import _rank_and_world, _Ranks
-from .reporting import _quoted, _say
+from .reporting import _few, _quoted, _say
 from .sampler import ResumableSampler, _refuse_skips, _warn_of_draws
 from .sharded import Modules, Optimizers, _read_shards, _sharded_parts, _shards_of
 
@@ -43,6 +50,8 @@ class _Job:
         per_rank: Mapping[str, Any],
         config: Config,
     ):
+        if not isinstance(state, Mapping) or not isinstance(per_rank, Mapping):
+            raise TypeError("state and per_rank are dicts: give each part a name")
         self.state: dict[str, Any] = dict(state)
         self.per_rank: dict[str, Any] = dict(per_rank)
         self.gradients, self.trainable_only = config.gradients, config.trainable_only
@@ -51,13 +60,15 @@ class _Job:
         self._check_names()
         self.shards: tuple[Modules, Optimizers] = ({}, {})
         self.about: dict[str, Any] | None = None
+        self.built: dict[str, object] = {}  # the modules' parameters at the last save
 
     def _check_names(self) -> None:
         """Refuse now what would fail hours later, at the first save or resume."""
         for name, part in (self.state | self.per_rank).items():
             if part is None or _is_plain(part):
                 continue
-            if not (hasattr(part, "state_dict") and hasattr(part, "load_state_dict")):
+            saves = hasattr(part, "state_dict") and hasattr(part, "load_state_dict")
+            if not saves or isinstance(part, type):
                 raise TypeError(
                     f"'{name}' ({type(part).__name__}) has no state_dict and load_state_dict: it "
                     "can't be saved. Put plain values into a dict"
@@ -141,10 +152,29 @@ class _Job:
         packed["own"] = _Packed(own)
         if ranks.rank == 0:
             packed["shared"] = _Packed(shared)
+            self._tell_of_changes(modules)
         dicts = [n for n, p in self.everything().items() if type(p) is dict]
+        in_place = (torch.nn.Module, torch.optim.Optimizer)  # and tensors and arrays
+        others = [
+            n for n, p in self.everything().items() if isinstance(p, in_place) or _is_plain(p)
+        ]
         for one in packed.values():
-            _refuse_shared(one, dicts, modules)
+            _refuse_shared(one, dicts, set(others) - set(dicts))
         return packed
+
+    def _tell_of_changes(self, modules: Mapping[str, torch.nn.Module]) -> None:
+        """Say now what a resumed job would find out: training has replaced parameters."""
+        named = [
+            (f"{n}.{k}", p) for n, m in modules.items() for k, p in _named_parameters(m).items()
+        ]
+        now: dict[str, object] = {name: (id(p), p.shape) for name, p in named}
+        changed = [n for n in now.keys() | self.built.keys() if now.get(n) != self.built.get(n)]
+        if self.built and changed:
+            _say(
+                f"training has replaced, added or removed {_few(changed)}: a job can resume only "
+                "if it is built like this before resume(), with the same groups in its optimizers"
+            )
+        self.built = now
 
     def _about(self, modules: Mapping[str, torch.nn.Module]) -> dict[str, Any]:
         everything = self.everything()
@@ -275,21 +305,3 @@ class _Job:
                         f"'{name}': {_plain_key(key)} is on the meta device, without memory: call "
                         "to_empty(device=...) before you make the optimizer and the manager"
                     )
-
-
-def _set(part: Any, key: str, new: Any) -> Any:
-    """Set a value of a part (of an optimizer: in all groups); return what it was."""
-    if isinstance(part, torch.optim.Optimizer):
-        before = [group[key] for group in part.param_groups]
-        for group in part.param_groups:
-            if isinstance(group[key], torch.Tensor):
-                group[key].fill_(new)
-            else:
-                group[key] = new
-        return before[0] if all(value == before[0] for value in before) else before
-    before = part[key] if isinstance(part, dict) else getattr(part, key)
-    if isinstance(part, dict):
-        part[key] = new
-    else:
-        setattr(part, key, new)
-    return before

@@ -29,7 +29,7 @@ from .packing import _Packed
 from .policies import _Clock
 from .ranks import _Ranks, _require_group, _warn_of_restarts
 from .reporting import _say
-from .resuming import _newest_intact, _refuse_files, _require_empty, _told_if_unwritable
+from .resuming import _newest_intact, _refuse_files, _require_empty, _writing_into
 from .saving import _Saver
 from .signals import StopSignal, _end_workers, _name_of
 
@@ -230,7 +230,7 @@ class CheckpointManager:
             return
         if not self.resumed:
             _require_empty(self.directory)
-        with _told_if_unwritable(self.directory.path):
+        with _writing_into(self.directory.path):
             self.lock.require()
             self.directory.clear_leftovers()
             self.lives.begin(self._progress(), self.config.max_stuck)

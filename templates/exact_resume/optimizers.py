@@ -131,3 +131,21 @@ def _add_groups(
             {"params": added if names is None else list(zip(names, added, strict=True))}
         )
         _say(f"added group {n} to the optimizer, as in the checkpoint: {_few(saved[n])}")
+
+
+def _set(part: Any, key: str, new: Any) -> Any:
+    """Set a value of a part (of an optimizer: in all groups); return what it was."""
+    if isinstance(part, torch.optim.Optimizer):
+        before = [group[key] for group in part.param_groups]
+        for group in part.param_groups:
+            if isinstance(group[key], torch.Tensor):
+                group[key].fill_(new)
+            else:
+                group[key] = new
+        return before[0] if all(value == before[0] for value in before) else before
+    before = part[key] if isinstance(part, dict) else getattr(part, key)
+    if isinstance(part, dict):
+        part[key] = new
+    else:
+        setattr(part, key, new)
+    return before

@@ -58,8 +58,8 @@ def _refill(mine: Any, new: Any, done: dict[int, Any], used: set[int]) -> Any:
     return mine
 
 
-def _refuse_shared(packed: _Packed, dicts: Collection[str], modules: Collection[str]) -> None:
-    """TypeError if a dict holds a module's memory, which would no longer be so after a resume."""
+def _refuse_shared(packed: _Packed, dicts: Collection[str], others: Collection[str]) -> None:
+    """TypeError if a dict holds the memory of a part that keeps its own tensors on resuming."""
     owners: dict[int, list[tuple[Any, ...]]] = collections.defaultdict(list)
     for number, path in packed.tied:
         owners[number] += [packed.paths[number], path]
@@ -68,7 +68,7 @@ def _refuse_shared(packed: _Packed, dicts: Collection[str], modules: Collection[
             owners[more["view"][0]] += [packed.paths[number], *owners.get(number, [])]
     for paths in owners.values():
         shared = [p for p in paths if p and p[0] in dicts]
-        if shared and (of := [p[0] for p in paths if p and p[0] in modules]):
+        if shared and (of := [p[0] for p in paths if p and p[0] in others]):
             raise TypeError(
                 f"{_where(shared[0])} shares memory with '{of[0]}', and wouldn't after a resume: "
                 "clone() it"

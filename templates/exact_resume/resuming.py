@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -89,8 +89,9 @@ def _require_empty(directory: CheckpointDirectory) -> None:
         )
 
 
-@contextmanager
-def _told_if_unwritable(path: Path) -> Iterator[None]:
+@contextlib.contextmanager
+def _writing_into(path: Path) -> Iterator[None]:
+    """Say of which directory it is that it can't be written."""
     try:
         yield
     except OSError as e:

@@ -232,6 +232,24 @@ def test_buffers_that_training_has_made_or_changed_in_shape_come_back(tmp_path, 
     assert other.state_dict().keys() == model.state_dict().keys()
 
 
+@pytest.mark.parametrize("how", ["replaced", "added", "as it was"])
+def test_parameters_that_training_replaces_are_told_at_the_next_save(tmp_path, capsys, how):
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    with cu.CheckpointManager(tmp_path, {"model": model}, every_steps=1) as ckpt:
+        ckpt.step()
+        if how == "replaced":
+            model[1] = nn.Linear(2, 2)
+        elif how == "added":
+            model.append(nn.Linear(2, 2))
+        else:
+            model.load_state_dict({k: v + 1 for k, v in model.state_dict().items()})
+        ckpt.step()
+        ckpt.step()
+    told = capsys.readouterr().err
+    name = {"replaced": "'model.1.bias'", "added": "'model.2.bias'", "as it was": "training"}[how]
+    assert told.count(name) == (how != "as it was"), told
+
+
 # --- dicts
 
 
@@ -266,3 +284,23 @@ def test_a_dict_that_holds_a_models_memory_is_refused_at_the_first_step(tmp_path
         saved(tmp_path, model=model, best={"weights": held(model)})
     copied = {k: v.clone() for k, v in model.state_dict().items()}
     saved(tmp_path, model=model, best={"weights": copied, "numbers": numpy.zeros(3)})
+
+
+@pytest.mark.parametrize("part", ["tensor", "array", "optimizer"])
+def test_a_dict_that_holds_another_parts_memory_is_refused_at_the_first_step(tmp_path, part):
+    weight = nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([weight], lr=0.1, momentum=0.9)
+    weight.sum().backward()
+    optimizer.step()
+    other = {"tensor": torch.ones(3), "array": numpy.ones(3), "optimizer": optimizer}[part]
+    held = optimizer.state[weight]["momentum_buffer"] if part == "optimizer" else other
+    with pytest.raises(TypeError, match=r"state\['box'\].*shares memory with 'other'"):
+        saved(tmp_path, other=other, box={"held": held[1:]})
+
+
+@pytest.mark.parametrize("part", [nn.Linear, torch.optim.SGD])
+def test_a_class_in_an_objects_place_is_refused_by_name(tmp_path, part):
+    with pytest.raises(TypeError, match="'model'"):
+        cu.CheckpointManager(tmp_path, {"model": part})
+    with pytest.raises(TypeError, match="dicts"):
+        cu.CheckpointManager(tmp_path, [part])
