@@ -180,6 +180,7 @@ def _best_points(losses: list[float]) -> list[dict]:
             "name": "damaged",
             "ops": [write(5), GOOD],
             "harms": [{"each": ["best"], "state": GOOD["step"]}],
+            "refusals": [["best"]],
             "reads": ["best"],
         },
         {
@@ -320,6 +321,16 @@ def damaged_best(lab: Lab) -> None:
     works(point)
     works(values)
     same_parts(values, "best")
+    for look in point.refused:
+        if look.found("best") not in ("error", "step 10"):
+            raise fails(
+                "damage-unnoticed",
+                look,
+                [Damaged("no file of the best can be opened: an input/output error")],
+                "an error",
+                what="best",
+                means="an error of the disk looks as if there had never been a best",
+            )
     for look in (*point.harmed, *values.harmed):
         # or the damage does no harm to this format
         if look.found("best") not in ("error", "step 10", "step 33"):

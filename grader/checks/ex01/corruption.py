@@ -36,6 +36,11 @@ def _points(draw) -> list[dict]:
             "ops": [write(first), write(second), write(third)],
             "harms": [{"each": [third], "state": third}],
         },
+        {
+            "name": "refused",
+            "ops": [write(first), write(second)],
+            "refusals": [["."], None, [second]],
+        },
         {"name": "lone", "ops": [write(first)], "harms": [{"each": [first], "state": first}]},
         {
             "name": "row",
@@ -182,6 +187,7 @@ def none_intact(lab: Lab) -> None:
             harm = look.harm[0]
             raise _silent(look, f"{harm.file}, of the only checkpoint: {in_words(harm)}")
     _everything_damaged(seen["everything"])
+    _refused(seen["refused"])
 
 
 def _nothing_saved(seen: dict[str, Seen]) -> None:
@@ -200,6 +206,24 @@ def _nothing_saved(seen: dict[str, Seen]) -> None:
                 "None: the job starts fresh",
                 think="what does a run's very first job find?",
             )
+
+
+def _refused(point: Seen) -> None:
+    """An error of the disk is no fresh start, and no damage that could be told from it."""
+    works(point)
+    first, second = (op["step"] for op in point.point["ops"])
+    told = {
+        "the directory can't be listed: an input/output error": ("error",),
+        "no file can be opened: an input/output error": ("error", f"step {second}"),
+        f"the files of step {second} can't be opened: an input/output error": (
+            "error",
+            f"step {first}",
+            f"step {second}",
+        ),
+    }
+    for look, (what, allowed) in zip(point.refused, told.items(), strict=True):
+        if look.found() not in allowed:
+            raise _silent(look, f"steps {first} and {second} are saved; {what}")
 
 
 def _everything_damaged(point: Seen) -> None:

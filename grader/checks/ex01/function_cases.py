@@ -95,7 +95,7 @@ def _drawn(lab: Lab) -> dict[str, Probe]:
             {"": {}, "scheduled": {"scheduler": True}},
         ),
         "gpu": probe(job(ask="save", gpu=True), "load", "reference", {"": {}}),
-        "nowhere": probe(job(ask="save_nowhere"), "", "", {}),
+        "nowhere": probe(job(ask="save_nowhere"), "load", "reference", {"": {}}),
         "other": probe(
             job(ask="save", optimizer=draw.choice(["sgd", "amsgrad"]), epoch=0, file="epoch0"),
             "load",

@@ -31,6 +31,7 @@ class Look:
     parts: bool = False  # digests of each part of the state are wanted
     harm: list[Harm] = field(default_factory=list)
     in_place: bool = False  # the harm is done to the directory itself, and undone
+    refused: list[str] = field(default_factory=list)  # files that can't be opened; ".": no listing
     events: list[dict] = field(default_factory=list)
     touched: list[str] = field(default_factory=list)  # what reading changed, or made
     gone: set[str] = field(default_factory=set)
@@ -105,7 +106,12 @@ class Seen:
     @property
     def harmed(self) -> list[Look]:
         """What was found after each damage."""
-        return self.looks[1:]
+        return [look for look in self.looks[1:] if not look.refused]
+
+    @property
+    def refused(self) -> list[Look]:
+        """What was found where the disk refused something."""
+        return [look for look in self.looks if look.refused]
 
 
 @dataclass

@@ -40,6 +40,11 @@ def cut(*calls: int | str, to: float = 0.5) -> dict:
     return {"op": "harm", "how": "truncate", "to": to, "of": list(calls) or None}
 
 
+def flip(step: int) -> dict:
+    """One bit flipped in the middle of each of these files."""
+    return {"op": "harm", "how": "flip", "to": 0.5, "of": [step]}
+
+
 def steps_of_a_run(draw, n: int) -> list[int]:
     """Steps as a run has them: growing, and not of equal length (9 before 10, 99 before 100)."""
     start = draw.choice([9, 98, 99])

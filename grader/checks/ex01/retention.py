@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from grader.checks.ex01.best import GOOD
+from grader.checks.ex01.corruption import YOUR_BYTES
 from grader.checks.ex01.interrupted_saves import ODD
 from grader.checks.ex01.observations import Seen
-from grader.checks.ex01.operations import FOREIGN, SPOIL, STRANGERS, cut, steps_of_a_run, write
+from grader.checks.ex01.operations import (
+    FOREIGN,
+    SPOIL,
+    STRANGERS,
+    cut,
+    flip,
+    steps_of_a_run,
+    write,
+)
 from grader.checks.ex01.storage_assertions import WHOSE, fails, others_untouched, works
 from grader.checks.ex01.storage_faults import (
     died_right,
@@ -62,6 +71,7 @@ def _points(steps: list[int], keep: int) -> list[dict]:
             "ops": [*three, write(fourth), write(fifth), cut(fourth), cut(fifth), prune(2)],
             "harms": [cut(third)],
         },
+        {"name": "good, flipped", "ops": [*three[:2], flip(second), prune(1)]},
         {"name": "one", "ops": [write(fourth), prune(1)]},
         {"name": "two", "ops": [write(second), write(third)], "reads": []},
         {
@@ -229,7 +239,21 @@ def only_good_one_stays(lab: Lab) -> None:
             rows,
             think="what happens to checkpoints that can't be loaded, when there are good ones?",
         )
+    _flipped(seen["good, flipped"], first, second)
     _nothing_good(seen, keep)
+
+
+def _flipped(point: Seen, first: int, second: int) -> None:
+    """Many formats load a flipped bit; in some, that bit does no harm."""
+    works(point)
+    if point.found() not in (f"step {first}", f"step {second}"):
+        rows = [
+            ("directory", f"checkpoints of step {first} and {second}"),
+            Damaged(f"the files of step {second}: one bit flipped"),
+            ("asked for", "prune(keep=1)"),
+        ]
+        expected = f"the good one of step {first} stays"
+        raise fails("only-good-one-deleted", point, rows, expected, think=YOUR_BYTES)
 
 
 def _nothing_good(seen: dict[str, Seen], keep: int) -> None:

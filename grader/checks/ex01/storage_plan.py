@@ -30,7 +30,14 @@ from grader.harness.lab import Lab
 def observe(lab: Lab, points: list[dict]) -> dict[str, Seen]:
     """Run the points: one life saves (another one continues after what is done to the files in
     between), one reads."""
-    defaults = {"at": "", "made": True, "relative": False, "reads": ["latest"], "harms": []}
+    defaults = {
+        "at": "",
+        "made": True,
+        "relative": False,
+        "reads": ["latest"],
+        "harms": [],
+        "refusals": [],
+    }
     seen = {point["name"]: Seen(defaults | point) for point in points}
     for number, it in enumerate(seen.values()):
         # names that say nothing to a life
@@ -235,6 +242,15 @@ def _looks(lab: Lab, it: Seen, root: Path, states: States) -> Iterable[Look]:
     parts = any(op.get("kind", "plain") != "plain" for op in it.calls)
     it.parts = states.parts
     yield Look(point["id"], directory, point["reads"], states.labels, parts)
+    for number, labels in enumerate(point["refusals"], 1):
+        files = ["."] if labels == ["."] else list(_of(it, directory, labels))
+        yield Look(
+            f"{point['id']}-refused-{number}",
+            directory,
+            point["reads"],
+            states.labels,
+            refused=files or ["nothing of these"],
+        )
     in_place = bool(point["harms"]) and directory_damage.knows_its_place(directory)
     for number, harms in enumerate(_harms(lab, it, directory, states), 1):
         look = Look(
@@ -290,7 +306,13 @@ def _read(lab: Lab, root: Path, looks: list[Look]) -> None:
         before = [directory_damage.listing(look.path, links=True) for look in batch]
         missing = [look.path for look in batch if not look.path.exists()]
         asked = [
-            {"id": look.id, "path": str(look.path), "reads": look.reads, "parts": look.parts}
+            {
+                "id": look.id,
+                "path": str(look.path),
+                "reads": look.reads,
+                "parts": look.parts,
+                "refused": look.refused,
+            }
             for look in batch
         ]
         run = lab.launch(

@@ -125,7 +125,10 @@ def test_loading_changes_only_what_was_saved(lab):
 @task("ex01.1")
 def test_a_save_that_fails_raises(lab):
     """A save that fails raises"""
-    answer = probes(lab)["nowhere"].saved.given("what does the caller learn about a failed save?")
+    probe = probes(lab)["nowhere"]
+    answer = probe.saved.given(
+        "what does a failed save leave behind, on the disk or in a variable?"
+    )
     if "raised" not in answer:
         raise Finding(
             "error-swallowed",
@@ -136,6 +139,8 @@ def test_a_save_that_fails_raises(lab):
             ],
             think="what does the caller learn about a failed save?",
         )
+    epoch_came_back(probe, when=("saved", "again, by the same process, after a save that failed"))
+    same_parts(probe.returned()["parts"], probe.expected["parts"], "after a save that failed")
 
 
 @task("ex01.1")

@@ -15,21 +15,24 @@ from grader.checks.ex03.stop_runs import (
     EPOCHS,
     SAVE_EVERY,
     any_signal,
+    fault_row,
     job,
     launch,
     steps_per_epoch,
     yardstick,
 )
+from grader.checks.ranks import rank_row
 from grader.harness.costs import Costs
 from grader.harness.lab import Lab
 from grader.harness.preemption import both, send
-from grader.harness.run import Run
-from grader.verdicts import Finding, Inconclusive
+from grader.harness.run import Process, Run, schedule_of
+from grader.verdicts import Finding, Found, Inconclusive
 
 # times the longest step and save may be left when a job stops by itself: margins are welcome,
 # idling isn't
 EARLY = 3
 PARTS = 12  # of an evaluation
+SOON = 4  # steps or parts of an evaluation: ranks may agree only every few of them
 
 
 @dataclass(frozen=True)
@@ -226,16 +229,54 @@ def long_enough(lab: Lab) -> None:
         stopped_and_resumed(lab, args, schedule)
 
 
+def not_used_up(lab: Lab, ranks: int | None) -> None:
+    """Half of the training would fit in. Jobs that agree only every few steps stop a little later
+    than others.
+    """
+    first = send(any_signal(lab), 1, rank=None if ranks is None else lab.draw.randrange(ranks))
+    later = send(any_signal(lab), steps_per_epoch(lab), "evaluation", 1)
+    for schedule in lab.schedules((first, later)):
+        args = _told(lab, Costs(step=2, save=6), 60)
+        run = launch(lab, *args, faults=schedule, ranks=ranks)
+        for life in run.lives:
+            for rank, one in enumerate(life.processes):
+                _stopped_soon(run, rank, one)
+        stop_assertions.stopped_well(lab, run, yardstick(lab, args, ranks))
+
+
+def _stopped_soon(run: Run, rank: int, life: Process) -> None:
+    signals = [n for n, e in enumerate(life.events) if e["event"] == "signal"]
+    if not signals:
+        return
+    went_on = [e for e in life.events[signals[0] :] if e["event"] in ("trained", "part")]
+    if len(went_on) - 1 > SOON:
+        rows = [
+            *fault_row(run),
+            *rank_row(run.last.world, rank),
+            Found(
+                f"after the step or the part of an evaluation in which the signal came, "
+                f"{len(went_on) - 1} more"
+            ),
+            ("expected", "it stops as soon as it can, however long the grace is"),
+        ]
+        raise Finding(
+            "grace-used-up",
+            rows,
+            schedule_of(run),
+            think="what does a signal ask for, and what is the grace for?",
+        )
+
+
 def too_short(lab: Lab, ranks: int | None = None) -> None:
     """Half a save fits. With several ranks, the last one gets the signal: the others have plenty of
     time.
     """
-    _leaves_the_last_one(lab, _told(lab, Costs(step=2, save=10), 6), ranks)
+    _leaves_the_last_one(lab, _told(lab, Costs(step=2, save=10), 6), ranks, which=bool(ranks))
 
 
 def counts_from_the_signal(lab: Lab) -> None:
     """The signal comes in the middle of a long step: when it's over, most of the grace is, too."""
-    _leaves_the_last_one(lab, _told(lab, Costs(step=26, save=5), 16))
+    _leaves_the_last_one(lab, _told(lab, Costs(step=26, save=5), 16), which=1)
 
 
 def counts_from_the_first(lab: Lab) -> None:
@@ -274,10 +315,12 @@ def grace_before_the_end(lab: Lab) -> None:
 
 
 def _leaves_the_last_one(
-    lab: Lab, args: tuple, ranks: int | None = None, step: int | None = None
+    lab: Lab, args: tuple, ranks: int | None = None, step: int | None = None, which: int = 0
 ) -> None:
+    """`which` of the two signals: a grading sends both."""
     rank = None if ranks is None else ranks - 1
-    for schedule in lab.schedules((send(any_signal(lab), step or _after_a_save(lab), rank=rank),)):
+    name = lab.shared.sample(["term", "usr1"], 2)[which]
+    for schedule in lab.schedules((send(name, step or _after_a_save(lab), rank=rank),)):
         run = stopped_and_resumed(lab, args, schedule, ranks=ranks, saved=False)
         trajectories.progress_kept(run)
 

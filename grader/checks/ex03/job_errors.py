@@ -54,13 +54,16 @@ def _places(lab: Lab) -> list[tuple[str, int]]:
 
 def error_is_reported(lab: Lab) -> None:
     """A job that raises ends as failed: neither done, nor preempted. Without the error, it
-    continues where it was. At each place, a different error isn't an Exception.
+    continues where it was. In a step, each kind that isn't an Exception is raised; at each other
+    place, another one.
     """
     others = iter(lab.draw.sample(OTHERS, len(OTHERS)))
     cases: list[tuple[str, int, Sequence[str]]] = [("step", between_saves(lab), ERRORS)]
+    cases += [("step", between_saves(lab), (kind,)) for kind in OTHERS]
     cases += [
         (where, step, ERRORS if where == "save" else (next(others),))
         for where, step in _places(lab)
+        if where != "step"
     ]
     for number, (where, step, kinds) in enumerate(cases):
         args, error = _failing(lab, where, step, kinds=kinds)
@@ -83,15 +86,17 @@ def error_is_reported(lab: Lab) -> None:
 
 def error_after_a_signal(lab: Lab) -> None:
     """... even if the job was asked to stop just then; its last save may fail, too."""
-    step = between_saves(lab)
-    places = [(("build", 0), send("usr1", 0, "start")), (("save", step), send("usr1", step))]
-    places += [
-        (place, send("term", place[1], "failing"))
-        for place in _places(lab)
-        if place[0] in ("step", "evaluation")
+    step, epoch = between_saves(lab), steps_per_epoch(lab)
+    other = lab.draw.choice(OTHERS[2:])
+    places = [
+        ("build", 0, send("usr1", 0, "start"), OTHERS),
+        ("save", step, send("usr1", step), ERRORS),
+        ("step", step, send("term", step, "failing"), ERRORS),
+        *(("step", step, send("term", step, "failing"), (kind,)) for kind in (*OTHERS[:2], other)),
+        ("evaluation", epoch, send("term", epoch, "failing"), ERRORS),
     ]
-    for (where, at), signal in places:
-        args, error = _failing(lab, where, at)
+    for where, at, signal, kinds in places:
+        args, error = _failing(lab, where, at, kinds=kinds)
         for schedule in lab.schedules((signal,)):
             _failed(lab, launch(lab, *args, faults=schedule), where, at, error)
 
@@ -106,20 +111,38 @@ def error_of_ranks(lab: Lab) -> None:
 
 
 def error_of_one_rank(lab: Lab) -> None:
-    """On a rank other than 0, the only one that knows about it.
+    """On one rank, the only one that knows about it.
 
     In a step and in a save, the others notice in one of the job's collectives; in an evaluation, in
     one of the student's.
     """
     places = [
-        ("step", between_saves(lab)),
-        ("evaluation", steps_per_epoch(lab)),
-        ("save", SAVE_EVERY),
+        ("step", between_saves(lab), 1),
+        ("step", between_saves(lab), 0),
+        ("evaluation", steps_per_epoch(lab), 1),
+        ("save", SAVE_EVERY, 1),
+        ("build", 0, 1),
     ]
-    for where, step in places:
-        args, error = _failing(lab, where, step, "--fails-on-rank", 1)
+    for where, step, rank in places:
+        args, error = _failing(lab, where, step, "--fails-on-rank", rank)
         run = launch(lab, *args, faults=(), ranks=2)
-        _failed(lab, run, where, step, error, rank=1)
+        _failed(lab, run, where, step, error, rank)
+
+
+def error_of_one_rank_after_a_signal(lab: Lab) -> None:
+    """... even if that rank, or all, were asked to stop just before."""
+    step, epoch = between_saves(lab), steps_per_epoch(lab)
+    places = [
+        ("step", step, send("term", step, "failing", rank=1)),
+        ("evaluation", epoch, send("usr1", epoch, "evaluation", 0)),
+        ("save", SAVE_EVERY, send("term", SAVE_EVERY, "event", 0)),
+        ("resume", 0, send("usr1", 0, "failing", rank=1)),
+    ]
+    for where, at, signal in places:
+        args, error = _failing(lab, where, at, "--fails-on-rank", 1)
+        for schedule in lab.schedules((signal,)):
+            run = launch(lab, *args, faults=schedule, ranks=2)
+            _failed(lab, run, where, at, error, rank=1)
 
 
 def _failed(
@@ -158,7 +181,9 @@ def _failed(
         *fault_row(run),
         Gist("error", f"{error[0]}{whose} {place.get(where, f'in the {where}')}"),
     ]
-    if statuses := [one.status for one in lives if one.status in SAYS]:
+    # what main returned; with the others gone, a rank may leave with another status
+    returned = [e["status"] for one in lives for e in one.all("left")]
+    if statuses := [s for s in [*returned, *(one.status for one in lives)] if s in SAYS]:
         raise Finding(
             "error-hidden",
             [

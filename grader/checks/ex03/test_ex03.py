@@ -329,6 +329,12 @@ def test_an_error_on_one_rank_is_reported(lab):
 
 
 @task("ex03.4")
+def test_an_error_on_one_rank_after_a_signal_is_an_error(lab):
+    """An error on one rank after a signal is an error"""
+    job_errors.error_of_one_rank_after_a_signal(lab)
+
+
+@task("ex03.4")
 def test_agreeing_costs_little(lab):
     """Agreeing costs little"""
     coordinated_stop.costs_little(lab)
@@ -401,6 +407,13 @@ def test_durations_that_fall_and_rise_still_fit(lab):
 def test_a_grace_period_that_is_long_enough_is_used(lab):
     """A grace period that is long enough is used"""
     deadlines.long_enough(lab)
+
+
+@task("ex03.5")
+@pytest.mark.parametrize("ranks", [None, 2], ids=["one_process", "two_ranks"])
+def test_a_long_grace_period_isnt_used_up(lab, ranks):
+    """A long grace period isn't used up"""
+    deadlines.not_used_up(lab, ranks)
 
 
 @task("ex03.5")

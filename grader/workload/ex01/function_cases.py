@@ -193,12 +193,15 @@ def load(q: dict) -> dict:
 
 
 def save_nowhere(q: dict) -> dict:
-    """No file can be written where a folder lies."""
+    """No file can be written where a folder lies; when that is gone, one can."""
     ck, job, path = functions(), trained(q), place(q)
     os.mkdir(path)
-    return outcome(
+    said = outcome(
         lambda: repr(ck.save_checkpoint(job.model, job.optimizer, job.scheduler, 1, path))
     )
+    os.rmdir(path)
+    ck.save_checkpoint(job.model, job.optimizer, job.scheduler, q["epoch"], path)
+    return said
 
 
 def renamed(model: torch.nn.Module) -> None:

@@ -1,16 +1,19 @@
 """Asks the reading functions of exercise 1 what a relaunched job finds, in a fresh process.
 
 given: "key" (of the digests) and "looks": [{"id", "path", "reads": ["latest" or "best"...],
-"parts"}]; with "parts", each part of a state gets its own digest.
+"parts", "refused"}]; with "parts", each part of a state gets its own digest. "refused": the files
+that can't be opened, or ["."], if the directory can't be listed.
 """
 
 import argparse
 import gc
+import os
 
 from grader.harness.inside import child, telemetry
 from grader.harness.inside.digest import digest
 from grader.workload import load_submission
 from grader.workload.isolate import Helper, watching_cwd
+from grader.workload.refusals import refusing
 
 p = argparse.ArgumentParser()
 p.add_argument("--checkpoint", required=True, help="the student's checkpoint.py")
@@ -19,6 +22,13 @@ p.add_argument("--directory", required=True)
 
 def look(checkpoint: str, key: str, asked: dict) -> None:
     module = load_submission.load(checkpoint, quiet=True)
+    directory, files = asked["path"], asked.get("refused", [])
+    folders = [directory] if files == ["."] else []
+    with refusing([os.path.join(directory, f) for f in files if not folders], folders):
+        answer(module, key, asked)
+
+
+def answer(module, key: str, asked: dict) -> None:
     for what in asked["reads"]:
         read = module.read_latest if what == "latest" else module.read_best
         try:

@@ -6,6 +6,8 @@ import random
 
 import torch
 
+from grader.harness.inside.digest import digest
+
 DTYPES = (
     *(
         "float64",
@@ -108,6 +110,7 @@ def _drawn(draw: random.Random, generator: torch.Generator, large: bool) -> dict
         "tensor without elements": [torch.empty(0), torch.empty(size(), 0, 2, dtype=torch.int8)],
         "overlapping tensors": [whole, whole[0], whole.reshape(-1)[1:]],
         "one tensor twice": {"embedding": whole, "head": whole},
+        "tensor and gradient": _with_gradient(bits(torch.float32, size())),
         "NaN and infinities": torch.tensor(
             [0x7FC00001, 0x7F800001, -1, 0x7F800000, -(1 << 31)], dtype=torch.int32
         ).view(torch.float32),
@@ -145,6 +148,23 @@ def _drawn(draw: random.Random, generator: torch.Generator, large: bool) -> dict
     keys = list(found)
     draw.shuffle(keys)
     return {key: found[key] for key in keys}
+
+
+def _with_gradient(tensor: torch.Tensor) -> torch.Tensor:
+    tensor.requires_grad_(True).grad = torch.ones_like(tensor)
+    return tensor
+
+
+def anatomy(value: object) -> object:
+    """What a digest doesn't show of a state: containers' types and orders, tensors' properties."""
+    if isinstance(value, dict):
+        return [type(value).__name__, [[repr(key), anatomy(of)] for key, of in value.items()]]
+    if isinstance(value, (list, tuple)):
+        return [type(value).__name__, [anatomy(item) for item in value]]
+    if isinstance(value, torch.Tensor):
+        grad = None if value.grad is None else digest(value.grad)
+        return [value.requires_grad, grad, value.is_shared(), list(value.stride())]
+    return type(value).__name__
 
 
 def _nested(draw: random.Random, depth: int):

@@ -23,7 +23,7 @@ import stat
 from grader.harness.inside import child, telemetry
 from grader.harness.inside.digest import digest
 from grader.workload import left_open, load_submission
-from grader.workload.ex01.sample_states import made_state
+from grader.workload.ex01.sample_states import anatomy, made_state
 from grader.workload.isolate import Helper, watching_cwd
 
 p = argparse.ArgumentParser()
@@ -53,7 +53,7 @@ class Writer:
             else None
         )
         due = fault | {"step": step if fault else -1}
-        was = digest(state, "")
+        was, inside = digest(state, ""), anatomy(state)
         with watching_cwd(asked["name"]), telemetry.saving(step, directory, due):
             if op["op"] == "write":
                 self.ck.write_checkpoint(state, directory, step)
@@ -68,7 +68,7 @@ class Writer:
                 telemetry.emit("due", point=asked["name"], answers=answers)
             elif op["op"] == "read":
                 self.read(asked["name"], directory)
-        if digest(state, "") != was:
+        if digest(state, "") != was or anatomy(state) != inside:
             telemetry.emit("argument changed", point=asked["name"])
         if op.get("kind", "plain") == "plain":
             telemetry.emit("held", point=asked["name"], **left_open.held())
