@@ -67,7 +67,7 @@ def judge(base: Life, lives: list[Life], fault: Fault, comparable: Comparable) -
         done = resumed + len(life.first.steps)
     if fault.kind in WARNED:
         judge_ends.work_at_signal(outcome)
-    outcome.problems = [_under(fault, problem, struck) for problem in outcome.problems]
+    outcome.problems = [_under(outcome, problem, struck) for problem in outcome.problems]
     return outcome
 
 
@@ -286,8 +286,9 @@ def _matters(base: Process, life: Process, at: int, comparable: Comparable) -> b
 # --- what a fault makes of a problem --------------------------------------------------------------
 
 
-def _under(fault: Fault, problem: Problem, struck: Life) -> Problem:
+def _under(outcome: Outcome, problem: Problem, struck: Life) -> Problem:
     """The problem that this one is, under this fault."""
+    fault = outcome.fault
     code = ""
     stops = problem.code in ("no-restart", "hangs")
     wrong = problem.code in ("state-lost", "unknown-weights")
@@ -295,7 +296,7 @@ def _under(fault: Fault, problem: Problem, struck: Life) -> Problem:
         code = "power-loss-stops"
     elif fault.kind == POWER and (wrong or problem.code == "starts-over"):
         code = "power-loss-silent"
-    elif fault.kind in DAMAGE and wrong and _in_a_file(problem):
+    elif fault.kind in DAMAGE and wrong and _in_a_file(outcome, problem):
         code = "flip-unnoticed" if fault.kind == FLIP else "damage-unnoticed"
     elif fault.kind in DAMAGE and stops:
         older = len(large(struck)) > len(of_newest_save(struck))
@@ -303,6 +304,12 @@ def _under(fault: Fault, problem: Problem, struck: Life) -> Problem:
     return replace(problem, code=code, was=problem.code) if code else problem
 
 
-def _in_a_file(problem: Problem) -> bool:
-    """Files hold no batches and no draws: such a loss isn't due to a damaged one."""
-    return problem.difference is None or problem.difference.cause in CARRIED
+def _in_a_file(outcome: Outcome, problem: Problem) -> bool:
+    """Files hold no batches: such a loss isn't due to a damaged one.
+
+    A generator may have a file of its own, which matters if the damaged checkpoint was loaded.
+    """
+    if problem.difference is None or problem.difference.cause in CARRIED:
+        return True
+    loaded = outcome.resumed is not None and outcome.resumed > (outcome.save or 0)
+    return loaded and problem.difference.cause in GENERATORS

@@ -461,6 +461,7 @@ def test_the_save_that_a_fault_interrupts_does_not_count():
 # --- damage, power, files -------------------------------------------------------------------------
 
 
+DRAWS = {"torch RNG": "x", "gradients": "x"}
 OLDER = [File("step-4.pt", 100, -0.5), File("step-8.pt", 100, 0.9)]
 
 
@@ -473,6 +474,8 @@ OLDER = [File("step-4.pt", 100, -0.5), File("step-8.pt", 100, 0.9)]
         (faults.FLIP, resumed(weights="x"), OLDER, "flip-unnoticed"),
         (faults.FLIP, resumed(batch="x"), OLDER, "state-lost"),  # no file holds batches
         (faults.MISSING, resumed(0), OLDER, "starts-over"),
+        (faults.FLIP, resumed(4, **DRAWS), OLDER, "state-lost"),  # an older checkpoint
+        (faults.TRUNCATE, resumed(**DRAWS), OLDER, "damage-unnoticed"),
     ],
 )
 def test_damage(kind, relaunch, files, code):
