@@ -140,7 +140,9 @@ def every_sample_once(run: Run, steps_per_epoch: int) -> None:
 
 # --- one save -------------------------------------------------------------------------------------
 
-PLAIN, GPU = rank_plan.EPOCHS  # of the two files
+FILES = {"plain": "checkpoint.pt", "gpu": "checkpoint"}  # the second one is named alone
+OF = dict(zip(FILES, rank_plan.EPOCHS, strict=True))
+BEFORE = 7  # the epoch of a file that is saved before each of them, and loaded again afterwards
 
 
 def _saved(lab: Lab) -> tuple[dict[str, Seen], Path]:
@@ -152,13 +154,16 @@ def _saved(lab: Lab) -> tuple[dict[str, Seen], Path]:
             {
                 "name": name,
                 "call": "save_checkpoint_ddp",
-                "relative": name == "plain",
+                "relative": "above" if name == "plain" else "inside",
+                "file": file,
                 "ops": [
-                    {"op": "save", "step": epoch - 1},
-                    {"op": "save", "step": epoch, "gpu": name == "gpu"},
+                    {"op": "save", "step": BEFORE, "apart": True},
+                    {"op": "save", "step": BEFORE},
+                    {"op": "save", "step": OF[name], "gpu": name == "gpu"},
+                    {"op": "load", "of": BEFORE},
                 ],
             }
-            for name, epoch in (("plain", PLAIN), ("gpu", GPU))
+            for name, file in FILES.items()
         ]
         return saves(lab, points, folder, judged=False), folder
 
@@ -168,22 +173,21 @@ def _saved(lab: Lab) -> tuple[dict[str, Seen], Path]:
 def loads_alone(lab: Lab, name: str) -> None:
     seen, folder = _saved(lab)
     works(seen[name], "save_checkpoint_ddp")
-    if not (folder / name / "checkpoint.pt").is_file():
+    if not (folder / name / FILES[name]).is_file():
         raise Finding(
             "no-file",
             [("saved", "the save returned, and there is no file at `path`")],
             think="where did save_checkpoint_ddp write to?",
         )
+    sweeps.loads_what_was_saved(seen[name], "then the same ranks saved another file")
     key = rank_plan.secrets(lab)["key"]
 
     def answered(lab: Lab) -> list[Answer]:
         alone = place(lab)  # only the files, without their surroundings
-        for which in ("plain", "gpu"):
-            if (saved := folder / which / "checkpoint.pt").is_file():
+        for which, file in FILES.items():
+            if (saved := folder / which / file).is_file():
                 shutil.copyfile(saved, alone / f"{which}.copy")
-        questions = [
-            {"ask": "load", "file": f"{which}.copy", "key": key} for which in ("plain", "gpu")
-        ]
+        questions = [{"ask": "load", "file": f"{which}.copy", "key": key} for which in FILES]
         return ask(lab, "ex02/ddp.py", questions, directory=alone)
 
     answers = lab.once(("ddp alone",), answered)
@@ -207,7 +211,7 @@ def loads_alone(lab: Lab, name: str) -> None:
         finding.means = finding.means or means
         finding.think = finding.think or think
         raise finding
-    given, epoch = answer.given(think, ("loaded", loaded)), PLAIN if name == "plain" else GPU
+    given, epoch = answer.given(think, ("loaded", loaded)), OF[name]
     if given["epoch"] != str(epoch):
         raise Finding(
             "epoch",
@@ -279,12 +283,8 @@ def nobody_leaves_early(lab: Lab, function: str, held: tuple[int, ...]) -> None:
 def failure_reaches_all(lab: Lab, function: str, failing: tuple[int, ...]) -> None:
     """With three ranks, so that one of them neither fails nor collects the others' reports."""
     points = [
-        {
-            "name": f"rank {rank}",
-            "call": function,
-            "ops": [{"op": "fail", "rank": rank, "step": 100, "byte": lab.draw.randint(0, 8)}],
-        }
-        for rank in failing
+        {"name": f"rank {op['rank']}", "call": function, "ops": [op]}
+        for op in rank_plan.failing_saves(lab, failing)
     ]
     seen = saves(lab, points, place(lab), ranks=3, judged=False)
     sweeps.all_hear_of_failures_of(list(seen.values()), function)
@@ -294,17 +294,21 @@ def each_folder_is_whole(lab: Lab) -> None:
     """Each folder of three checkpoints of one run is copied elsewhere by itself, and loaded
     there."""
     saved, numbers = place(lab), rank_plan.steps(lab)
-    ops = [{"op": "save", "step": step} for step in numbers]
-    point = {"name": "saved", "call": "save_job", "relative": True, "ops": ops}
-    works(saves(lab, [point], saved, judged=False)["saved"], "save_job")
+    ops = [*({"op": "save", "step": step} for step in numbers), {"op": "load", "of": numbers[0]}]
+    point = {"name": "saved", "call": "save_job", "relative": "above", "ops": ops}
+    seen = saves(lab, [point], saved, judged=False)["saved"]
+    works(seen, "save_job")
+    sweeps.loads_what_was_saved(seen, "then the same ranks saved others")
     folder, points = place(lab), []
     for step in numbers:
         rank_plan.alone(saved / "saved" / f"after-{step}", folder / f"copy of {step}", "save_job")
-        load = {"call": "save_job", "relative": step == numbers[0], "ops": [{"op": "load"}]}
-        points.append({"name": f"copy of {step}"} | load)
-    seen = rank_plan.loads(lab, points, folder)
+        relative = "above" if step == numbers[0] else None
+        name = f"copy of {step}"
+        ops = [{"op": "load"}]
+        points.append({"name": name, "call": "save_job", "relative": relative, "ops": ops})
+    copies = rank_plan.loads(lab, points, folder)
     for step in numbers:
-        copy = seen[f"copy of {step}"]
+        copy = copies[f"copy of {step}"]
         nobody_hung(copy, [("called", "load_job, of a copy of a folder")])
         for rank in copy.ranks:
             if different := copy.loaded_as(rank, f"step {step}"):

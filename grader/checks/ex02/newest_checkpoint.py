@@ -85,7 +85,8 @@ def newest_on_every_rank(lab: Lab) -> None:
             change(folder / at)
         whole = name in ("two", "odd", "relative")
         ops = GOES_ON if whole else LOADS
-        points.append({"name": name, "at": at, "ops": ops, "relative": name == "relative"})
+        relative = "above" if name == "relative" else None
+        points.append({"name": name, "at": at, "ops": ops, "relative": relative})
     (folder / "empty").mkdir()
     seen = loads(lab, [*points, {"name": "empty", "ops": GOES_ON}], folder)
     for name, (_, _, expected, rows) in asked.items():

@@ -6,7 +6,7 @@ import os
 
 from grader.checks.ex02.observations import Seen
 from grader.checks.ex02.rank_assertions import agrees
-from grader.checks.ex02.rank_plan import copied, loads, place, saves, steps
+from grader.checks.ex02.rank_plan import copied, failing_saves, loads, place, saves, steps
 from grader.checks.ex02.sweeps import all_hear_of_failures_of, nobody_left_early_of, refused
 from grader.checks.ex02.undisturbed_saves import LOADS, Undisturbed
 from grader.checks.fault_points import selected
@@ -18,16 +18,10 @@ def disk_full_at_one_rank(lab: Lab) -> None:
     """With three ranks: at first, only the last one knows of its failure."""
     selected(lab, [])
     Undisturbed.of(lab).events("two")
-    points = [
-        {
-            "name": f"rank {rank}",
-            "ops": [{"op": "fail", "rank": rank, "step": 100, "byte": lab.draw.randint(0, 8)}],
-        }
-        for rank in (0, 2)
-    ]
+    points = [{"name": f"rank {op['rank']}", "ops": [op]} for op in failing_saves(lab, range(3))]
     seen = saves(lab, points, place(lab), ranks=3, judged=False)
     all_hear_of_failures_of(list(seen.values()), "save_step")
-    for rank in (0, 2):
+    for rank in range(3):
         earlier_ones_stay(seen[f"rank {rank}"], rank)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from grader.checks.crashes import crashed
@@ -51,14 +52,14 @@ def later_steps(lab: Lab) -> list[int]:
 
 LATER = 9
 LARGE = 99_999_999  # and the step after it
-EPOCHS = (7, 8)  # in task 2.1 the number that is saved counts epochs
+EPOCHS = (8, 0)  # in task 2.1 the number that is saved counts epochs
 
 
 def _shows(lab: Lab, which: str) -> list[tuple[int, int]]:
     """(step, version) of all jobs that are saved, or saved next."""
     known = [INTERVAL, *steps(lab), *later_steps(lab)]
     if which == "saved":
-        known += [0, LARGE, LARGE + 1, *EPOCHS]
+        known += [LARGE, LARGE + 1, *EPOCHS]
     return [(step, 0) for step in dict.fromkeys(known)] + (
         [(steps(lab)[1], 1)] if which == "saved" else []
     )
@@ -78,6 +79,16 @@ def _shown(lab: Lab, ranks: int) -> list[list[dict]]:
     if any(life.first("end") is None for life in run.last.processes):
         raise ended_early(lab, run, run.last)
     return [life.all("shown") for life in run.last.processes]
+
+
+def failing_saves(lab: Lab, failing: Iterable[int]) -> list[dict]:
+    """Three ranks' saves in which one of these fails. Rank 1 fails only once: it shows whether the
+    others hear of a rank that is neither the first nor the last.
+    """
+    return [
+        {"op": "fail", "rank": rank, "step": 100, "byte": lab.draw.randint(0, 8), "once": rank == 1}
+        for rank in failing
+    ]
 
 
 def shown(lab: Lab, step: int) -> dict[str, str]:

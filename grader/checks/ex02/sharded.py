@@ -104,14 +104,18 @@ def nobody_leaves_early(lab: Lab) -> None:
                     e["raised"],
                     [("called", "save_sharded, with no fault"), ("rank", str(rank))],
                 )
-        for e in life.all("loaded held"):
-            if e["different"]:
-                when = ("saved and loaded", "by the same 2 ranks, a rank that was held in the save")
-                raise _lost(e["different"], [when, ("rank", str(rank))])
+    _loaded_as_saved(run, "by the same 2 ranks, a rank that was held in the save")
     if not held:
         raise Inconclusive(
             "blind", [("watching", "the saves raised no file-system event that Python can see")]
         )
+
+
+def _loaded_as_saved(run: Run, how: str) -> None:
+    for rank, life in enumerate(run.last.processes):
+        for e in life.all("loaded"):
+            if e["different"]:
+                raise _lost(e["different"], [("saved and loaded", how), ("rank", str(rank))])
 
 
 # --- drawn jobs -----------------------------------------------------------------------------------
@@ -191,6 +195,7 @@ def each_folder_is_whole(lab: Lab) -> None:
         "ex02/sharded.py", "--do", "several", ranks=2, given={"payload": drawn["saved"]}
     )
     finished(lab, saved)
+    _loaded_as_saved(saved, "by the same 2 ranks, which saved others in between")
     folder = rank_plan.place(lab)
     rank_plan.alone(saved.directory / "saved-0", folder / "a copy", "save_sharded")
     run = lab.launch(

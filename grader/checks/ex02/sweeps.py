@@ -63,11 +63,12 @@ def stands_still(held: dict) -> str:
 def loads_what_was_saved(seen: Seen, when: str) -> None:
     """Each load of a sweep gives what was saved before it."""
     for rank in seen.ranks:
-        holds = None
+        holds, saved = None, {}
         for e in seen.events[rank]:
             if e["event"] == "saved point" and not e["raised"]:
-                holds = e
+                holds = saved[e["step"]] = e
             elif e["event"] == "loaded point" and holds:
+                holds = saved.get(e["of"], holds)
                 if e["raised"]:
                     raise crashed(
                         e["raised"],
@@ -129,7 +130,7 @@ def all_hear_of_failures(seen: Seen, function: str) -> None:
     for fault in failing:
         step = fault["step"]
         asked: tuple[str, str] = Struck(refused(fault, sweeper))
-        if fault["before"] is None:
+        if fault["fault"]["kind"] == "blocked":
             asked = Gist("happened", "rank 0 couldn't write: the directory of `path` is a file")
         did = _all_come_back(seen, function, step, asked)
         if step not in struck:
@@ -151,6 +152,8 @@ def refused(failing: dict, rank: int) -> str:
         "silent": f"rank {rank} gets an error without a message, OSError()",
         "unpicklable": f"rank {rank} gets an OSError that can't be pickled: it holds a lock",
     }.get(failing["fault"].get("error"), f"the disk is full for rank {rank}")
+    if failing["fault"].get("everyone"):
+        return "every rank gets an error without a message, OSError(), at its first file"
     return f"{how}, at: {failing['before']}"
 
 

@@ -9,7 +9,7 @@ import os
 import torch
 
 from grader.workload import load_submission, rank_job
-from grader.workload.ex02.sample_jobs import digests
+from grader.workload.ex02.sample_jobs import digests, vary
 from grader.workload.model import Transformer
 from grader.workload.questions import answer_each
 
@@ -23,6 +23,7 @@ def load(question: dict) -> dict:
     ck = load_submission.load(args.checkpoint)
     network = Transformer(dropout=0.0)
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=0.05, foreach=True)
+    vary(optimizer)
     epoch = ck.load_checkpoint_ddp(
         network, optimizer, os.path.join(args.directory, question["file"])
     )

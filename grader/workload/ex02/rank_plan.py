@@ -9,18 +9,22 @@ much. A point:
     at      its directory, below --directory
     node    true: a rank whose collective fails is killed, as by a launcher; else it gets the error
     stale   {"rank", "hidden": [names]}: this rank doesn't see these names in its directory
-    relative  true: the ranks work in the folder above `at`, and call with relative paths
+    relative  the ranks call with relative paths, and work in this folder: "above" `at`, or
+            "inside" it
+    file    the name of save_checkpoint_ddp's file, if not checkpoint.pt
     ops     what the ranks do there, one after another, in one process each:
 
     {"op": "save", "step", "version", "fault": fault or null}
                                     "gpu": whether its tensors are tagged as a GPU's
-    {"op": "load"}                  into a job that was just built
+    {"op": "load"}                  into a job that was just built; "of": save_checkpoint_ddp's or
+                                    save_job's checkpoint of that step, else the last one
     {"op": "next"}                  save the step after the one that was loaded
     {"op": "copy", "to"}            copy its directory, as it is now, to `to` below --directory
     {"op": "show", "payload", "step", "version"}   the digests of such a job, without student code
     {"op": "hold", "rank", "step"}  one save for each event of a save, that rank held before it
     {"op": "fail", "rank", "step", "byte"}  saves that fail: one for each event of a save, one for
-                                    each opened file, with a full disk, and some with ERRORS
+                                    each opened file, with a full disk, and some with ERRORS; then
+                                    one in which every rank fails; "once": only at the first event
 
 Values are drawn from telemetry.given("payload"); telemetry.given("key") is the digests' key.
 """
@@ -57,6 +61,7 @@ ALONE = 2.0  # s after another rank's death within which a rank that waits for i
 INTERVAL = 4  # steps between two saves
 MOST = 24  # events of one save before which a rank is held or fails
 HANGS = 3  # exit status if the ranks waited for each other until they gave up
+OPENS = ("open ", "torch.save begins")  # how the events of a file's first write begin
 HOLD_NOTHING = 2  # holds that show nothing; each costs its patience
 
 
@@ -67,9 +72,12 @@ class Point:
     def __init__(self, point: dict, meet: str):
         self.id, self.call, self.meet = point["id"], point["call"], meet
         self.directory = os.path.join(args.directory, point["at"])
-        if point.get("relative"):
+        if point.get("relative") == "above":
             above, self.directory = os.path.split(self.directory)
             os.chdir(above)
+        elif point.get("relative") == "inside":
+            os.chdir(self.directory)
+            self.directory = "."
         ranks.join_watched(store=f"{meet}-store")
         collectives.die_with_peers = point.get("node", False)
         if args.checkpoint:
@@ -77,7 +85,8 @@ class Point:
         stale = point.get("stale")
         if stale and stale["rank"] == RANK:
             see_an_older_listing(self.directory, set(stale["hidden"]))
-        self.file = "checkpoint.pt"  # save_checkpoint_ddp's newest
+        self.name = point.get("file", "checkpoint.pt")
+        self.file = self.name  # save_checkpoint_ddp's newest
         self.saved_in = self.directory  # save_job's newest folder
         self.loaded = 0  # step
 
@@ -99,16 +108,16 @@ class Point:
         in_mid_training(job)
         before, looked = self.digests(job), looks(job)
         fault = op.get("fault")
-        if not (fault and fault["rank"] == RANK):
+        if not fault or (fault["rank"] != RANK and not fault.get("everyone")):
             fault = {"step": -1}  # no fault, not even the life's own
         elif fault.get("error"):
             around = refusing(step, self.directory, fault["event"], ERRORS[fault["error"]])
         if self.call == "save_job":
-            self.saved_in = os.path.join(self.directory, f"after-{step}")
+            self.saved_in = self._place_of(step)
             if RANK == 0:
                 os.makedirs(self.saved_in, exist_ok=True)
             dist.barrier()
-        self.file = "checkpoint.pt"
+        self.file = self.name
         if (op.get("fault") or {}).get("kind") == "blocked":  # the same path for every rank
             self.file = os.path.join("a file", self.file)
             if RANK == 0:
@@ -117,7 +126,7 @@ class Point:
                 self.emit("fault", step=step)
             fault = {"step": -1}
         elif op.get("apart"):
-            self.file = f"checkpoint-{step}.pt"
+            self.file = self._file_of(step)
         on_gpu = living_on_gpu(tensors_of(job)) if op.get("gpu") else nullcontext()
         with around or telemetry.saving(step, self.directory, fault) as seen, on_gpu:
             did = outcome(lambda: self._save(job))
@@ -133,25 +142,34 @@ class Point:
 
     def _save(self, job) -> object:
         if self.call == "save_checkpoint_ddp":
-            path = os.path.join(self.directory, self.file)
+            path = os.path.normpath(os.path.join(self.directory, self.file))
             return self.student.save_checkpoint_ddp(job.model, job.optimizer, job.step, RANK, path)
         if self.call == "save_job":
             return self.student.save_job(job, self.saved_in)
         return self.student.save_step(job, self.directory)
 
+    def _file_of(self, step: int) -> str:
+        return f"checkpoint-{step}.pt"
+
+    def _place_of(self, step: int) -> str:
+        return os.path.join(self.directory, f"after-{step}")
+
     def load(self, op: dict) -> None:
+        if "of" in op:
+            self.file, self.saved_in = self._file_of(op["of"]), self._place_of(op["of"])
         job = job_of(args.seed, None)
         did = outcome(lambda: repr(self._load(job))[:100])
         step = self.loaded = job.step if isinstance(job.step, int) else 0
         self.emit(
-            "loaded point", n=self.n, returned=did.get("returned"), raised=did.get("raised"),
-            step=step, holds=self.digests(job), classes=classes_of(self.student),
+            "loaded point", n=self.n, of=op.get("of"), step=step,
+            returned=did.get("returned"), raised=did.get("raised"),
+            holds=self.digests(job), classes=classes_of(self.student),
         )  # fmt: skip
         dist.barrier()
 
     def _load(self, job) -> object:
         if self.call == "save_checkpoint_ddp":
-            path = os.path.join(self.directory, self.file)
+            path = os.path.normpath(os.path.join(self.directory, self.file))
             return self.student.load_checkpoint_ddp(job.model, job.optimizer, path)
         if self.call == "save_job":
             return self.student.load_job(job, self.saved_in)
@@ -194,7 +212,8 @@ class Point:
                 break
 
     def fail(self, op: dict) -> None:
-        events = self._events_of(op["rank"], self.save(op)["events"])
+        mine = self.save(op)["events"]
+        events = self._events_of(op["rank"], mine)
         # torch.save into a file that was just opened fails as the open does
         own = [
             n
@@ -202,16 +221,21 @@ class Point:
             if not (e.startswith("torch.save") and n and events[n - 1].startswith("open "))
         ]
         own = [n for n in own if not events[n].startswith("torch.save ended")]
-        opened = [n for n in own if events[n].startswith(("open ", "torch.save begins"))]
+        opened = [n for n in own if events[n].startswith(OPENS)]
         faults = [{"kind": "error", "event": n} for n in own[:MOST]]
         faults += [{"kind": "error", "event": n, "error": e} for n, e in odd_errors(own[:MOST])]
         faults += [{"kind": "full", "byte": op["byte"], "late": n} for n in opened[:MOST]]
         if self.call == "save_checkpoint_ddp":
             faults.append({"kind": "blocked"})
+        elif own:
+            first = next((n for n, e in enumerate(mine) if e.startswith(OPENS)), len(mine))
+            faults.append({"kind": "error", "event": first, "error": "silent", "everyone": True})
+        if op.get("once"):
+            faults = faults[:1]
         for number, fault in enumerate(faults, 1):
             step = op["step"] + 2 * number
             at = fault.get("event", fault.get("late"))
-            before = None if at is None else events[at]
+            before = None if at is None or fault.get("everyone") else events[at]
             self.emit("failing", n=self.n, step=step, fault=fault, before=before)
             fault = fault | {"step": step, "rank": op["rank"]}
             raised = self.save({"step": step, "apart": True, "fault": fault})["raised"]
@@ -255,6 +279,7 @@ def in_mid_training(job) -> None:
     for n, p in enumerate(network.parameters()):
         p.grad = torch.full_like(p, n)
     network.block.dropout.eval()
+    network.head.bias.requires_grad_(False)
 
 
 def looks(job) -> dict[str, str]:

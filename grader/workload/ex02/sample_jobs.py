@@ -13,6 +13,7 @@ from grader.workload import rank_job
 from grader.workload.job import seed_everything
 
 PER_EPOCH = 99  # steps
+MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 
 
 def job_of(seed: int, payload: int | None, step: int = 0, version: int = 0) -> rank_job.RankJob:
@@ -22,8 +23,20 @@ def job_of(seed: int, payload: int | None, step: int = 0, version: int = 0) -> r
     version  another version of the same step has other values, as if trained again
     """
     job = rank_job.build_ddp(seed, 1, 1, prime=False)
+    vary(job.optimizer)
     fill(job, job.model.module, payload, step, version, job.rank)
     return job
+
+
+def vary(optimizer) -> None:
+    """Two groups, and one moment more than AdamW has otherwise: what a save may forget that knows
+    one kind of optimizer.
+    """
+    first = optimizer.param_groups[0]
+    first["amsgrad"] = True
+    every = first["params"]
+    first["params"] = every[::2]
+    optimizer.add_param_group(first | {"params": every[1::2]})
 
 
 def fill(job, network, payload: int | None, step: int, version: int, rank: int) -> None:
@@ -36,11 +49,14 @@ def fill(job, network, payload: int | None, step: int, version: int, rank: int) 
     if payload is not None:
         for group in job.optimizer.param_groups:
             for p in group["params"]:
-                moments = {
-                    name: torch.rand(p.shape, generator=draw) for name in ("exp_avg", "exp_avg_sq")
-                }
+                moments = {name: torch.rand(p.shape, generator=draw) for name in MOMENTS}
                 job.optimizer.state[p] = {"step": torch.tensor(float(step)), **moments}
-        scheduled = {"last_epoch": step, "_step_count": step + 1}
+        numbers = random.Random(number)
+        for group in job.optimizer.param_groups:
+            for setting in ("lr", "eps", "weight_decay"):
+                group[setting] = numbers.random()
+        rates = [group["lr"] for group in job.optimizer.param_groups]
+        scheduled = {"last_epoch": step, "_step_count": step + 1, "_last_lr": rates}
         job.scheduler.load_state_dict(job.scheduler.state_dict() | scheduled)
         job.step, job.epoch, job.batch = step, step // PER_EPOCH, step % PER_EPOCH
         job.best = draw_best(number) if step else math.inf

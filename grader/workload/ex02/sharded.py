@@ -1,7 +1,8 @@
 """What save_sharded, load_sharded and export_model do beyond a training run, one action a life.
 
     --do save      save a drawn job on these ranks into --directory
-    --do several   save drawn jobs one after another, each into a new folder, "saved-0" and so on
+    --do several   save drawn jobs one after another, each into a new folder, "saved-0" and so on;
+                   then load the first
     --do load      load that into a fresh job on these ranks (perhaps another number)
     --do whole     the digests of the drawn job, without student code
     --do export    export_model in one process without ranks, and what torch.load finds
@@ -21,7 +22,7 @@ import torch
 import torch.distributed as dist
 
 from grader.harness.inside import ranks, telemetry
-from grader.harness.inside.digest import digest
+from grader.harness.inside.digest import digest, rng_digests
 from grader.harness.inside.memory import Peak
 from grader.workload import load_submission, rank_job
 from grader.workload.ex02.pause_rank import holding
@@ -98,7 +99,8 @@ def fill(model, optimizer, payload: int) -> None:
         for p in model.parameters():
             p.copy_(drawn(p))
             step = torch.tensor(float(numbers.randint(3, 10**6)))  # layers were frozen for a while
-            optimizer.state[p] = {"step": step, "exp_avg": drawn(p), "exp_avg_sq": drawn(p)}
+            moments = {name: drawn(p) for name in ("exp_avg", "exp_avg_sq")}
+            optimizer.state[p] = {"step": step} | moments
     for group in optimizer.param_groups:
         group["betas"] = numbers.random(), numbers.random()
         for setting in ("lr", "eps", "weight_decay"):
@@ -131,13 +133,18 @@ def whole(model, optimizer, full=gathered) -> dict[str, str]:
     return out | {"optimizer settings": digest(settings, key)}
 
 
-def gradients(model) -> dict[str, str]:
-    """Digests of this rank's parts of them."""
+def looks(model) -> dict[str, str]:
+    """Digests of what a save could change without a difference in the checkpoint."""
     grads = {name: p.grad for name, p in model.named_parameters()}
-    return {
-        f"gradient {name}": digest(None if g is None else this_ranks(g))
-        for name, g in grads.items()
-    }
+    modes = [[m.training for m in model.modules()], [p.requires_grad for p in model.parameters()]]
+    return (
+        {
+            f"gradient {name}": digest(None if g is None else this_ranks(g))
+            for name, g in grads.items()
+        }
+        | {"modes": digest(modes)}
+        | rng_digests()
+    )
 
 
 def save(ck) -> None:
@@ -145,11 +152,13 @@ def save(ck) -> None:
     fill(model, optimizer, telemetry.given("payload", 1))
     for p in model.parameters():
         p.grad = torch.ones_like(p)  # those of a step that isn't complete
-    before = whole(model, optimizer) | gradients(model)
+    model.tail.eval()
+    model.narrow.requires_grad_(False)
+    before = whole(model, optimizer) | looks(model)
     with telemetry.saving(0, args.directory):
         ck.save_sharded(model, optimizer, folder)
     digests = whole(model, optimizer)
-    now = digests | gradients(model)
+    now = digests | looks(model)
     changed = [name for name in now if now[name] != before[name]]
     telemetry.emit("whole", digests=digests, changed=changed)
 
@@ -158,11 +167,15 @@ SEVERAL = 3
 
 
 def several(ck) -> None:
-    for n in range(SEVERAL):
+    places = [os.path.join(args.directory, f"saved-{n}") for n in range(SEVERAL)]
+    holds = []
+    for n, place in enumerate(places):
         model, optimizer = built(sharded=True)
         fill(model, optimizer, telemetry.given("payload", 1) + n)
+        holds.append(whole(model, optimizer, full=this_ranks))
         with telemetry.saving(n, args.directory):
-            ck.save_sharded(model, optimizer, os.path.join(args.directory, f"saved-{n}"))
+            ck.save_sharded(model, optimizer, place)
+    compare(ck, holds[0], places[0])
 
 
 def load(ck) -> None:
@@ -205,16 +218,18 @@ def hold(ck) -> None:
             telemetry.emit("saved held", raised=did.get("raised"))
             if "raised" in did:
                 return
-            before = whole(model, optimizer, full=this_ranks)
-            fresh, its_optimizer = built(sharded=True)
-            ck.load_sharded(fresh, its_optimizer, into)
-            now = whole(fresh, its_optimizer, full=this_ranks)
-            telemetry.emit(
-                "loaded held", different=[name for name in before if now.get(name) != before[name]]
-            )
+            compare(ck, whole(model, optimizer, full=this_ranks), into)
             dist.barrier()
             if event > len(events[held]):
                 break
+
+
+def compare(ck, saved: dict[str, str], folder: str) -> None:
+    """Load the folder into a fresh job: in which parts isn't it what was saved?"""
+    model, optimizer = built(sharded=True)
+    ck.load_sharded(model, optimizer, folder)
+    now = whole(model, optimizer, full=this_ranks)
+    telemetry.emit("loaded", different=[name for name in saved if now.get(name) != saved[name]])
 
 
 def export(ck) -> None:
