@@ -154,3 +154,8 @@ def test_the_commands_see_several_sharded_models(results, tmp_path, capsys):
             named |= dict(parts["model"].named_parameters()) if name == "second" else {}
             for key, values in saved.items():
                 assert digest(parts[name].state[named[key]]) == digest(values), (folder, name, key)
+
+
+def test_a_manager_that_only_rank_0_makes_is_an_error_that_names_the_others(results):
+    told = results("a_manager_on_rank_0_alone")[0]["told"]
+    assert "ranks [1] made no manager" in told and "if rank == 0" in told

@@ -326,6 +326,18 @@ def a_rank_that_never_comes() -> dict:
     return {"told": told}
 
 
+def a_manager_on_rank_0_alone() -> dict:
+    """An error that names the other rank, not a wait for the whole time limit of a collective."""
+    told = None
+    if dist.get_rank() == 0:
+        try:
+            cu.CheckpointManager(DIRECTORY, {}, timeout=2)
+        except cu.CheckpointError as e:
+            told = str(e)
+    dist.barrier()
+    return {"told": told}
+
+
 def staged_on_the_cpu() -> dict:
     return staged(overlap=False)
 
