@@ -15,6 +15,7 @@ CALLS = (
     "due",
     "put",
     "read",
+    "read best",
     "spoil",
 )  # operations of the saving life; the others are done here
 MADE = "the directory"  # among what reading touched: it wasn't there before

@@ -29,6 +29,7 @@ def put(files: dict[str, str]) -> dict:
 
 
 READ = {"op": "read"}  # in the process that saves
+READ_BEST = {"op": "read best"}
 SPOIL = {"op": "spoil"}  # what the last save wrote is cut short, and the process goes on
 FOREIGN = put({"notes.txt": "learning rate 3e-4 was too high\n", "logs/events.out": "\0\1"})
 STRANGERS = {"op": "strangers"}  # files of others, with names like the submission's own

@@ -22,6 +22,7 @@ FUNCTIONS = {
     "prune": "prune",
     "due": "should_save",
     "read": "read_latest",
+    "read best": "read_best",
 }  # by operation
 
 

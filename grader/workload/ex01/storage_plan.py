@@ -8,17 +8,19 @@ given: "payload" (the seed of the states) and "plan": [{"id", "at", "made", "rel
 only the first folder of `at` does. `relative`: the functions get a path relative to that folder.
 The operations call the student's functions: {"op": "write", "step": n}, {"op": "best", "step": n,
 "loss": x, "best": y}, {"op": "prune", "keep": k}, {"op": "due", "asks": [[step, epoch, ...]...]},
-and {"op": "read"}: which of this process's saves read_latest returns. "of" and "kind" say
-which state is saved (sample_states.py), "fault" adds a fault, "dies" kills the process as soon as
-the call has returned. A point ends at the first operation that fails, unless it has "goes_on".
-{"op": "put", "files": {path: text}} writes foreign files there; {"op": "spoil"} cuts the files of
-the last save short, while the process that saved them keeps running.
+and {"op": "read"} or {"op": "read best"}: which of this process's saves read_latest or read_best
+returns. "of" and "kind" say which state is saved (sample_states.py), "fault" adds a fault, "dies"
+kills the process as soon as the call has returned. A point ends at the first operation that fails,
+unless it has "goes_on". {"op": "put", "files": {path: text}} writes foreign files there; {"op":
+"spoil"} cuts the files of the last save short, while the process that saved them keeps running.
 """
 
 import argparse
 import gc
 import os
 import stat
+from collections.abc import Callable
+from typing import Any
 
 from grader.harness.inside import child, telemetry
 from grader.harness.inside.digest import digest
@@ -60,6 +62,7 @@ class Writer:
                 self.saved[was] = f"step {step}{op.get('version', '')}"
             elif op["op"] == "best":
                 value = self.ck.keep_best(state, float(op["loss"]), float(op["best"]), directory)
+                self.saved[was] = f"step {step}"
                 telemetry.emit("best", point=asked["name"], value=repr(value))
             elif op["op"] == "prune":
                 self.ck.prune(directory, op["keep"])
@@ -67,7 +70,9 @@ class Writer:
                 answers = [repr(self.ck.should_save(*ask)) for ask in op["asks"]]
                 telemetry.emit("due", point=asked["name"], answers=answers)
             elif op["op"] == "read":
-                self.read(asked["name"], directory)
+                self.read(self.ck.read_latest, asked["name"], directory)
+            elif op["op"] == "read best":
+                self.read(self.ck.read_best, asked["name"], directory)
         if digest(state, "") != was or anatomy(state) != inside:
             telemetry.emit("argument changed", point=asked["name"])
         if op.get("kind", "plain") == "plain":
@@ -75,9 +80,9 @@ class Writer:
         if op.get("dies"):
             telemetry.die(step, after="the call returned")
 
-    def read(self, point: str, directory: str) -> None:
+    def read(self, function: Callable[[str], Any], point: str, directory: str) -> None:
         try:
-            state = self.ck.read_latest(directory)
+            state = function(directory)
         except Exception as e:
             telemetry.emit("read here", point=point, found="error", error=child.describe(e))
             return
