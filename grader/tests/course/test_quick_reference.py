@@ -201,6 +201,7 @@ def test_ranks_resume_bit_for_bit_and_all_learn_of_a_failed_save(tmp_path):
             save_checkpoint_ddp(*one, 4, rank, "missing/c.pt")
         dist.barrier()
         dist.destroy_process_group()
+        os._exit(0)  # torch 2.13 can deadlock where the models' process group is freed
 
     if __name__ == "__main__":
         mp.spawn(rank_main, nprocs=2)
