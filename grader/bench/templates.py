@@ -101,7 +101,12 @@ def _overhead(folder: Path, rounds: int) -> dict[str, float]:
     }
     for name, how in options.items():
         ckpt = CheckpointManager(
-            folder / name, {"model": model, "optimizer": optimizer}, every_steps=10, keep=2, **how
+            folder / name,
+            {"model": model, "optimizer": optimizer},
+            every_steps=10,
+            keep=2,
+            signals=(),
+            **how,
         )
         kinds[name] = ckpt.step
     times: dict[str, list[float]] = {name: [] for name in ("none", *kinds)}
