@@ -877,6 +877,84 @@ def _at_home(t: torch.Tensor, device: str) -> torch.Tensor:
     return t
 
 
+# --- writing.py -----------------------------------------------------------------------------------
+# Files written durably, one after another, each synced beside the writing of the next.
+
+_syncers = ThreadPoolExecutor(4, "sync")  # a file system commits several syncs at once
+
+
+def _new_syncers() -> None:
+    global _syncers
+    _syncers = ThreadPoolExecutor(4, "sync")
+
+
+os.register_at_fork(after_in_child=_new_syncers)  # threads don't survive a fork
+
+
+class _Syncs:
+    """Syncs in flight: nothing is durable before wait() has returned."""
+
+    def __init__(self) -> None:
+        self.running: list[Future[None]] = []
+        self.files: list[FileIO] = []
+
+    def __enter__(self) -> _Syncs:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        wait(self.running)
+        for f in self.files:
+            f.close()
+
+    def open(self, path: AnyPath) -> FileIO:
+        """A new file, open until all syncs have ended."""
+        self.files.append(open(path, "xb", buffering=0))
+        return self.files[-1]
+
+    def start(self, f: FileIO) -> None:
+        self.running.append(_syncers.submit(_fsync, f.fileno()))
+
+    def start_folder(self, folder: Path) -> None:
+        """Sync the names in it."""
+        self.running.append(_syncers.submit(_fsync_path, folder))
+
+    def are_done(self) -> bool:
+        return all(sync.done() for sync in self.running)
+
+    def wait(self) -> None:
+        for sync in self.running:
+            sync.result()  # a disk error is reported only once: a later fsync would succeed
+
+
+def _write_files(
+    folder: Path, files: Mapping[str, Iterable[_Part]], syncs: _Syncs
+) -> dict[str, str]:
+    """Write new files into `folder` and start their syncs; return their digests."""
+    digests: dict[str, _FileDigest] = {}
+    for name, parts in files.items():
+        f = syncs.open(folder / name)
+        digest = digests[name] = _FileDigest()
+        unsynced = 0
+        for part, owner in parts:
+            digest.update(part, owner)
+            _write_all(f, part)
+            unsynced += len(part)
+            # the disk starts on the first bytes instead of waiting for the last
+            if unsynced >= 4 * CHUNK and syncs.are_done():
+                syncs.start(f)
+                unsynced = 0
+        syncs.start(f)
+    return {name: digest.digest().hex() for name, digest in digests.items()}
+
+
+def _write_durably(folder: Path, files: Mapping[str, Iterable[_Part]]) -> dict[str, str]:
+    """Write new files into `folder`; return their digests when all are on the disk."""
+    with _Syncs() as syncs:
+        digests = _write_files(folder, files, syncs)
+        syncs.wait()
+    return digests
+
+
 # --- statefile.py ---------------------------------------------------------------------------------
 # A state in one file of its own: `write_file` writes it, and older checkpoints hold such files.
 #
@@ -884,15 +962,6 @@ def _at_home(t: torch.Tensor, device: str) -> torch.Tensor:
 # of everything. Tensors are written from and read into their own memory, without a second copy.
 
 MAGIC = b"ckpt-v1\n"
-_syncer = ThreadPoolExecutor(1, "sync")
-
-
-def _new_syncer() -> None:
-    global _syncer
-    _syncer = ThreadPoolExecutor(1, "sync")
-
-
-os.register_at_fork(after_in_child=_new_syncer)  # threads don't survive a fork
 
 
 def write_file(path: AnyPath, state: Any) -> str:
@@ -905,12 +974,12 @@ def write_file(path: AnyPath, state: Any) -> str:
     packed = state if isinstance(state, _Packed) else _Packed(state)
     header = json.dumps({"tree": packed.tree, "tensors": packed.about}).encode()
     digest = _Digest()
-    with open(path, "xb", buffering=0) as f:
+    with _Syncs() as syncs:
+        f = syncs.open(path)
         head = MAGIC + len(header).to_bytes(8, "little") + hashlib.sha256(header).digest() + header
         _write_all(f, head)
         digest.update(head)
         # sync while writing: the disk starts on the first bytes instead of waiting for the last
-        syncing: list[Future[None]] = []
         unsynced = 0
         for t in packed.tensors:
             if t is None or not t.numel():
@@ -922,13 +991,12 @@ def write_file(path: AnyPath, state: Any) -> str:
                 digest.update(view, piece)
                 _write_all(f, view)
                 unsynced += len(view)
-                if unsynced >= 4 * CHUNK and all(s.done() for s in syncing):
-                    syncing.append(_syncer.submit(_fsync, f.fileno()))
+                if unsynced >= 4 * CHUNK and syncs.are_done():
+                    syncs.start(f)
                     unsynced = 0
         _write_all(f, digest.digest())
-        for s in syncing:
-            s.result()  # a disk error is reported only once: a later fsync would succeed
-        _fsync(f.fileno())
+        syncs.start(f)
+        syncs.wait()
     return digest.digest().hex()
 
 
@@ -1101,84 +1169,6 @@ def _state_in(
 def _compare_digests(path: Path, digest: str, digests: Mapping[str, str]) -> None:
     if digests.get(path.name) != digest:
         raise CheckpointError(f"{path} is damaged, or belongs to another checkpoint")
-
-
-# --- writing.py -----------------------------------------------------------------------------------
-# Files written durably, one after another, each synced beside the writing of the next.
-
-_syncers = ThreadPoolExecutor(4, "sync")  # a file system commits several syncs at once
-
-
-def _new_syncers() -> None:
-    global _syncers
-    _syncers = ThreadPoolExecutor(4, "sync")
-
-
-os.register_at_fork(after_in_child=_new_syncers)  # threads don't survive a fork
-
-
-class _Syncs:
-    """Syncs in flight: nothing is durable before wait() has returned."""
-
-    def __init__(self) -> None:
-        self.running: list[Future[None]] = []
-        self.files: list[FileIO] = []
-
-    def __enter__(self) -> _Syncs:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        wait(self.running)
-        for f in self.files:
-            f.close()
-
-    def open(self, path: Path) -> FileIO:
-        """A new file, open until all syncs have ended."""
-        self.files.append(open(path, "xb", buffering=0))
-        return self.files[-1]
-
-    def start(self, f: FileIO) -> None:
-        self.running.append(_syncers.submit(_fsync, f.fileno()))
-
-    def start_folder(self, folder: Path) -> None:
-        """Sync the names in it."""
-        self.running.append(_syncers.submit(_fsync_path, folder))
-
-    def are_done(self) -> bool:
-        return all(sync.done() for sync in self.running)
-
-    def wait(self) -> None:
-        for sync in self.running:
-            sync.result()  # a disk error is reported only once: a later fsync would succeed
-
-
-def _write_files(
-    folder: Path, files: Mapping[str, Iterable[_Part]], syncs: _Syncs
-) -> dict[str, str]:
-    """Write new files into `folder` and start their syncs; return their digests."""
-    digests: dict[str, _FileDigest] = {}
-    for name, parts in files.items():
-        f = syncs.open(folder / name)
-        digest = digests[name] = _FileDigest()
-        unsynced = 0
-        for part, owner in parts:
-            digest.update(part, owner)
-            _write_all(f, part)
-            unsynced += len(part)
-            # the disk starts on the first bytes instead of waiting for the last
-            if unsynced >= 4 * CHUNK and syncs.are_done():
-                syncs.start(f)
-                unsynced = 0
-        syncs.start(f)
-    return {name: digest.digest().hex() for name, digest in digests.items()}
-
-
-def _write_durably(folder: Path, files: Mapping[str, Iterable[_Part]]) -> dict[str, str]:
-    """Write new files into `folder`; return their digests when all are on the disk."""
-    with _Syncs() as syncs:
-        digests = _write_files(folder, files, syncs)
-        syncs.wait()
-    return digests
 
 
 # --- directory.py ---------------------------------------------------------------------------------

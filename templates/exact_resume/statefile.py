@@ -10,28 +10,19 @@ import hashlib
 import json
 import os
 from collections.abc import Collection
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import torch
 
 from .digest import CHUNK, _Digest
-from .durable import _fsync, _write_all
+from .durable import _write_all
 from .interfaces import AnyPath, CheckpointError
 from .packing import _Packed
 from .tensorfile import _as_bytes, _memory
 from .unpacking import _Unpacked
+from .writing import _Syncs
 
 MAGIC = b"ckpt-v1\n"
-_syncer = ThreadPoolExecutor(1, "sync")
-
-
-def _new_syncer() -> None:
-    global _syncer
-    _syncer = ThreadPoolExecutor(1, "sync")
-
-
-os.register_at_fork(after_in_child=_new_syncer)  # threads don't survive a fork
 
 
 def write_file(path: AnyPath, state: Any) -> str:
@@ -44,12 +35,12 @@ def write_file(path: AnyPath, state: Any) -> str:
     packed = state if isinstance(state, _Packed) else _Packed(state)
     header = json.dumps({"tree": packed.tree, "tensors": packed.about}).encode()
     digest = _Digest()
-    with open(path, "xb", buffering=0) as f:
+    with _Syncs() as syncs:
+        f = syncs.open(path)
         head = MAGIC + len(header).to_bytes(8, "little") + hashlib.sha256(header).digest() + header
         _write_all(f, head)
         digest.update(head)
         # sync while writing: the disk starts on the first bytes instead of waiting for the last
-        syncing: list[Future[None]] = []
         unsynced = 0
         for t in packed.tensors:
             if t is None or not t.numel():
@@ -61,13 +52,12 @@ def write_file(path: AnyPath, state: Any) -> str:
                 digest.update(view, piece)
                 _write_all(f, view)
                 unsynced += len(view)
-                if unsynced >= 4 * CHUNK and all(s.done() for s in syncing):
-                    syncing.append(_syncer.submit(_fsync, f.fileno()))
+                if unsynced >= 4 * CHUNK and syncs.are_done():
+                    syncs.start(f)
                     unsynced = 0
         _write_all(f, digest.digest())
-        for s in syncing:
-            s.result()  # a disk error is reported only once: a later fsync would succeed
-        _fsync(f.fileno())
+        syncs.start(f)
+        syncs.wait()
     return digest.digest().hex()
 
 

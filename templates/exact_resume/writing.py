@@ -10,6 +10,7 @@ from pathlib import Path
 
 from .digest import CHUNK, _FileDigest, _Part
 from .durable import _fsync, _fsync_path, _write_all
+from .interfaces import AnyPath
 
 _syncers = ThreadPoolExecutor(4, "sync")  # a file system commits several syncs at once
 
@@ -37,7 +38,7 @@ class _Syncs:
         for f in self.files:
             f.close()
 
-    def open(self, path: Path) -> FileIO:
+    def open(self, path: AnyPath) -> FileIO:
         """A new file, open until all syncs have ended."""
         self.files.append(open(path, "xb", buffering=0))
         return self.files[-1]
