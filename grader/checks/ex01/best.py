@@ -9,7 +9,14 @@ from grader.checks.endings import finished
 from grader.checks.ex01.corruption import YOUR_BYTES, in_words
 from grader.checks.ex01.observations import Seen
 from grader.checks.ex01.operations import READ_BEST, STRANGERS, cut, write
-from grader.checks.ex01.storage_assertions import WHOSE, fails, others_untouched, same_parts, works
+from grader.checks.ex01.storage_assertions import (
+    WHOSE,
+    fails,
+    others_untouched,
+    reads_while_saving,
+    same_parts,
+    works,
+)
 from grader.checks.ex01.storage_faults import (
     cases,
     died_right,
@@ -25,7 +32,6 @@ from grader.verdicts import Damaged, Finding, Found, Gist, Struck
 
 INF, NAN = float("inf"), float("nan")
 REMEMBERED = "what is the best so far in a process that has just been relaunched?"
-REREAD = "what does a second call remember of the first, and is it still true?"
 AS_CAREFULLY = "is the best state saved as carefully as the other checkpoints?"
 STEP_AND_EPOCH = "what do step and epoch count when should_save is called?"
 GOOD: dict = {"op": "best", "step": 10, "loss": 2.0, "best": INF}
@@ -238,7 +244,7 @@ def best_kept_apart(lab: Lab) -> None:
         raise fails("best-taken-for-newest", only, [saved], "read_latest returns None")
     _among_strangers(seen["strangers"], seen["cleared"])
     _after_a_relaunch(seen["relaunched"])
-    _read_while_saving(seen["read while saving"])
+    reads_while_saving(seen["read while saving"], "best-lost")
 
 
 def _after_a_relaunch(point: Seen) -> None:
@@ -252,21 +258,6 @@ def _after_a_relaunch(point: Seen) -> None:
         raise fails(
             "best-lost", point, rows, "the state of loss 2.0", what="best", think=REMEMBERED
         )
-
-
-def _read_while_saving(point: Seen) -> None:
-    """The process that saves also reads, before there is a best and after each better one."""
-    works(point)
-    reads = [each for each in point.operations if each.op == READ_BEST]
-    found = [read.all("read here")[0]["found"] for read in reads]
-    expected = ["none", "step 10", "step 10", "step 20"]
-    if found != expected:
-        rows = [
-            ("called", "read_best, twice keep_best with a better state; read_best after each"),
-            Found(f"read_best, called by the process that saves: {', '.join(found)}"),
-            ("expected", ", ".join(expected)),
-        ]
-        raise Finding("best-lost", rows, think=REREAD)
 
 
 def _among_strangers(point: Seen, cleared: Seen) -> None:

@@ -60,13 +60,16 @@ def works(seen: Seen) -> None:
         untouched(look)
 
 
-def reads_while_saving(seen: Seen) -> None:
-    """The process that saves also reads, as a job does that goes back to its last checkpoint."""
+def reads_while_saving(seen: Seen, code: str = "newest-not-read") -> None:
+    """The process that saves also reads, as a job does that goes back to its last checkpoint.
+
+    Each best state that `seen` saves is better than the one before.
+    """
     works(seen)
     intact, did = [], []
     for operation in seen.operations:
         op = operation.op
-        if op["op"] == "write":
+        if op["op"] in ("write", "best"):
             intact.append(label_of(op))
             did.append(f"saved {intact[-1]}")
         elif op["op"] == "spoil":
@@ -77,10 +80,11 @@ def reads_while_saving(seen: Seen) -> None:
             if found != want:
                 rows = [
                     ("happened", "; ".join(did) or "nothing was saved yet"),
-                    Found(f"read_latest, called by the process that saves: {found}"),
+                    Found(f"{FUNCTIONS[op['op']]}, called by the process that saves: {found}"),
                     ("expected", want),
                 ]
-                raise Finding("newest-not-read", rows, about="read", think=REMEMBERED)
+                about = "read" if code == "newest-not-read" else ""
+                raise Finding(code, rows, about=about, think=REMEMBERED)
             did.append("read it")
 
 
