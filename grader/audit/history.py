@@ -114,6 +114,7 @@ class Process:
     fault: dict[str, Any] | None = None
     grace_over: bool = False
     end: str | None = None  # the weights at its exit
+    raised: bool = False  # it exits because of an exception that nothing caught
     trouble: str | None = None
     costs: list[float] = field(default_factory=list)  # s that the probe took in each step
     saved: list[Saved] = field(default_factory=list)
@@ -215,7 +216,7 @@ def process(lines: Iterable[str]) -> Process:
         elif kind == "grace over":
             found.grace_over = True
         elif kind == "end":
-            found.end = record["weights"]
+            found.end, found.raised = record["weights"], record["raised"]
         elif kind == "trouble":
             found.trouble = record["error"]
         found.rank = record["rank"] if rank is None else rank

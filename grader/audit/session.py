@@ -112,20 +112,38 @@ class Audit:
     # --- undisturbed
 
     def undisturbed(self) -> None:
-        """Two undisturbed runs, and whether they are equal."""
+        """Two undisturbed runs, and whether they are equal.
+
+        One of them may fail or hang after its last step, as with torch 2.13 by chance: the other
+        one then shows how the job ends.
+        """
         self.say("undisturbed run")
-        self.base = self._undisturbed()
-        self.runner.every = sampling(self.base)
+        self.base, doubt = self._undisturbed()
+        if doubt and not _came_to_its_end(self.base):
+            raise CannotJudge(doubt, self.base.tail)
+        if not doubt:
+            self.runner.every = sampling(self.base)
         self.say(
             f"undisturbed run: {len(self.base.first.steps)} steps in {self.base.seconds:.1f} s; "
             "the same run again"
         )
-        self.again = self._undisturbed()
+        self.again, why = self._undisturbed()
+        if doubt and not why:
+            self.base, self.again = self.again, self.base
+            self.runner.every = sampling(self.base)
+        elif doubt:
+            raise CannotJudge(doubt, self.base.tail)
+        if doubt or why:
+            same = len(self.again.first.steps) == len(self.base.first.steps)
+            if not (same and ends_badly(self.again, self.base)):
+                raise CannotJudge(doubt or why, self.again.tail)
+            self.undisturbed_problems.append(judge_ends.after_the_last_step(self.again))
         self.comparable = compare.compare_undisturbed(self.base, self.again)
         if grows := judge_files.growth(self.base):
             self.undisturbed_problems.append(grows)
 
-    def _undisturbed(self) -> Life:
+    def _undisturbed(self) -> tuple[Life, str]:
+        """An undisturbed run, and why it is of no use; empty if it is of use."""
         if self.left <= 0:
             raise CannotJudge("the budget ran out before two undisturbed runs were done")
         out = self.runner.new_run(self.left)
@@ -134,11 +152,7 @@ class Audit:
         seconds = min(self.left, max(self._most(), self.left / 2)) if known else self.left
         life = self.runner.start(out, seconds)
         scratch.remove(out.parent)
-        if known and len(life.first.steps) == known and ends_badly(life, self.base):
-            self.undisturbed_problems.append(judge_ends.after_the_last_step(life))
-        elif why := _why_not(life, seconds):
-            raise CannotJudge(why, life.tail)
-        return life
+        return life, _why_not(life, seconds)
 
     # --- faults
 
@@ -234,6 +248,12 @@ def ends_badly(life: Life, like: Life) -> bool:
         return bool(life.ended) or life.status != 0
     patience = max(SHORTEST / 2, life.seconds / 2, 2 * PATIENCE * _quiet(like))
     return _quiet(life) > patience and not spoiled([life])
+
+
+def _came_to_its_end(life: Life) -> bool:
+    """Did Python shut down at least one of its processes that trained, and no exception before?"""
+    ranks = life.ranks.values()
+    return len(life.first.steps) > 1 and any(p.end and not p.raised for p in ranks)
 
 
 def _quiet(life: Life) -> float:

@@ -165,16 +165,16 @@ BY_CODE = {
     "hangs-at-exit": Words(
         "hangs after its last step",
         "training is done, but the job holds its machines until its time limit",
-        "end all threads and the data loader's workers, and call destroy_process_group() while "
-        "the DDP model still exists",
+        "end all threads and the data loader's workers; free the DDP model and the optimizer "
+        "(del, gc.collect()), and then call destroy_process_group()",
         "ex02.5",
         "CheckpointManager.__exit__",
     ),
     "fails-at-exit": Words(
         "fails after its last step",
         "training is done, but the scheduler thinks that the job failed, and may run it again",
-        "fix the error that it prints; if there is none, call destroy_process_group() while the "
-        "DDP model still exists",
+        "fix the error that it prints; if that is only 'terminate called', free the DDP model and "
+        "the optimizer (del, gc.collect()), and then call destroy_process_group()",
         "ex02.5",
         "CheckpointManager.__exit__",
     ),

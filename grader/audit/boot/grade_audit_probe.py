@@ -210,7 +210,9 @@ def _after_step(optimizer: Any, args: Any, kwargs: Any) -> None:
 
 def _at_end() -> None:
     if _steps:
-        emit("end", step=_steps, weights=state.last_weights())
+        # Python sets last_value when it prints an exception that nothing has caught
+        raised = getattr(sys, "last_value", None) is not None
+        emit("end", step=_steps, weights=state.last_weights(), raised=raised)
 
 
 # --- files ----------------------------------------------------------------------------------------

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from grader.audit import compare, faults, findings
 from grader.audit.faults import Fault
+from grader.audit.history import Life
 from grader.audit.lives import Commands, Runner
-from grader.audit.session import Audit
+from grader.audit.session import Audit, CannotJudge
 from grader.harness.launcher import Launcher, Plain
 
 JOBS = Path(__file__).with_name("jobs")
@@ -41,9 +42,16 @@ def audit_of(
 
 def undisturbed_once(audit: Audit) -> Audit:
     """As if a second undisturbed run had been the same as the first one."""
-    audit.base = audit.again = audit._undisturbed()
+    audit.base = audit.again = undisturbed_life(audit)
     audit.comparable = compare.compare_undisturbed(audit.base, audit.base)
     return audit
+
+
+def undisturbed_life(audit: Audit) -> Life:
+    life, why = audit._undisturbed()
+    if why:
+        raise CannotJudge(why, life.tail)
+    return life
 
 
 def inside_a_save(audit: Audit, kind: str) -> Fault:

@@ -1,6 +1,7 @@
 """A small DDP job: each rank saves its own generator. With --bad, rank 1 doesn't restore it."""
 
 import argparse
+import gc
 import os
 
 import torch
@@ -41,4 +42,9 @@ while step < 10:
             torch.save(state | {"optimizer": optimizer.state_dict()}, path + ".tmp")
             os.replace(path + ".tmp", path)
         dist.barrier()
+# at exit, torch 2.13 may abort a process whose group still has threads: they end with the group,
+# which the model keeps
+del model, optimizer
+gc.collect()
+dist.barrier()
 dist.destroy_process_group()

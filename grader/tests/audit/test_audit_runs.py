@@ -16,7 +16,7 @@ import torch
 from grader.audit import faults, findings
 from grader.audit.faults import KILL, TEAR, TRUNCATE
 from grader.audit.lives import on_ranks
-from grader.audit.session import Audit
+from grader.audit.session import Audit, CannotJudge
 from grader.errors import UsageError
 from grader.processes import wait_until
 from grader.tests.audit.auditing import (
@@ -123,6 +123,19 @@ def test_an_unseeded_job_is_judged_as_far_as_possible(warm, audit_folder):
     assert audit.comparable.difference.cause == "weights"
     outcome, found = attempt(audit, faults.kill_after(9), "unseeded")
     assert outcome.resumed == 6 and outcome.identical is None and found == []
+
+
+@pytest.mark.parametrize("bad", ["1", "2", "12"])
+def test_an_undisturbed_run_that_aborts_at_its_exit_is_told(bad, audit_folder, tmp_path):
+    options = ("--runs", str(tmp_path / "runs"), "--bad", bad)
+    audit = audit_of(audit_folder, JOBS / "aborts_at_exit.py", *options)
+    if bad == "12":
+        with pytest.raises(CannotJudge, match="killed by SIGABRT"):
+            audit.undisturbed()
+        return
+    audit.undisturbed()
+    assert (audit.base.status, audit.again.status) == (0, -signal.SIGABRT)
+    assert [finding.code for finding in audit.findings] == ["fails-at-exit"]
 
 
 # --- torchrun -------------------------------------------------------------------------------------

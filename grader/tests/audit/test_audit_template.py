@@ -9,7 +9,13 @@ import pytest
 from grader.audit import compare, faults, plan
 from grader.audit.faults import TEAR, TRUNCATE
 from grader.course.catalog import ROOT
-from grader.tests.audit.auditing import audit_of, inside_a_save, tried, undisturbed_once
+from grader.tests.audit.auditing import (
+    audit_of,
+    inside_a_save,
+    tried,
+    undisturbed_life,
+    undisturbed_once,
+)
 
 TEMPLATE = ROOT / "templates" / "train_with_checkpoint.py"
 SMALL = ("--epochs", "2", "--samples", "72", "--batch-size", "8", "--width", "16", "--layers", "1")
@@ -41,7 +47,7 @@ def test_one_process(warm, audit_folder):
 def test_a_job_that_saves_in_the_background_and_whose_steps_are_sampled(warm, audit_folder):
     audit = template(audit_folder, warm)
     audit.runner.every = 3
-    audit.again = audit._undisturbed()
+    audit.again = undisturbed_life(audit)
     audit.comparable = compare.compare_undisturbed(audit.base, audit.again)
     assert audit.comparable.reproducible
     assert tried(audit, faults.kill_after(6), faults.kill_after(11)) == []
