@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import time
-from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
@@ -17,10 +16,14 @@ from grader.course.catalog import ROOT
 from grader.harness import scratch
 
 SIZES = {"1 M": (256, 15, 1024), "30 M": (1600, 12, 64)}  # parameters: (width, layers, batch)
-STEPS = 20
+STEPS = 60  # the first ones are recorded in full, and don't count
+ROUNDS = 3
 SECONDS = 1800
 BUDGET = 120  # s for the audit
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
+# glibc keeps freed memory: else some runs, with the probe or without, get it anew in each step,
+# by chance, and take 1.6 times as long (seen in their page faults)
+KEEPING = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"} | KEEPING
 # a step of some size, as people write it: what it takes without the probe is measured as well
 JOB = """
 import sys, time, torch
@@ -35,7 +38,7 @@ for step in range(steps):
     optimizer.step()
     optimizer.zero_grad()
     times.append(time.perf_counter() - began)
-print(sorted(times[3:])[len(times[3:]) // 2])
+print(sum(times[3:]) / len(times[3:]))
 """
 
 
@@ -49,41 +52,45 @@ def run() -> None:
 
 
 def _overhead(folder: Path) -> None:
+    """Runs without the probe and with it take turns: a machine's clock changes in between."""
     shown = table(
-        f"the probe of grade audit in {STEPS} steps (median, ms)",
-        *("parameters", "batch", "step", "with the probe", "probe", "sampled", "then"),
+        f"the probe of grade audit in {STEPS} steps (the median of {ROUNDS} runs' means, ms)",
+        *("parameters", "batch", "step", "probe", "sampled", "step with the probe", "more"),
     )
     script = folder / "job.py"
     script.write_text(JOB)
     for name, (width, layers, batch) in SIZES.items():
         args = [str(script), "{out}", *map(str, (width, layers, batch, STEPS))]
         words = [sys.executable, *args]
-        plain = subprocess.run(
-            [word.replace("{out}", str(folder)) for word in words],
-            env=ENVIRONMENT,
-            stdout=subprocess.PIPE,
-            text=True,
-            check=True,
-        )
         runner = Runner(
             Commands.of(words, None, None), folder / f"{width}", environment=ENVIRONMENT
         )
         first = runner.start(runner.new_run(SECONDS), SECONDS)
         runner.every = sampling(first)
-        again = runner.start(runner.new_run(SECONDS), SECONDS)
+        plain, probed = [], []
+        for _ in range(ROUNDS):
+            plain.append(_mean_step(words, folder))
+            life = runner.start(runner.new_run(SECONDS), SECONDS)
+            probed.append(float(life.tail[-1]))
         runner.close()
-        step = float(plain.stdout)
-        probed, later = (float(life.tail[-1]) for life in (first, again))
-        cost = first.first.cost
-        times = [b.time - a.time for a, b in pairwise(again.first.steps)]
-        mean = sum(times) / len(times)
-        shown.add_row(
-            *(name, str(batch)),
-            *(f"{1000 * value:.1f}" for value in (step, probed, cost)),
-            "no" if runner.every == 1 else f"1 in {runner.every}",
-            f"{1000 * later:.1f} (mean {1000 * mean:.1f})",
-        )
+        times = (median(plain), first.first.cost, median(probed))
+        step, cost, then = (f"{1000 * value:.1f}" for value in times)
+        sampled = "no" if runner.every == 1 else f"1 in {runner.every}"
+        more = f"{100 * (median(probed) / median(plain) - 1):+.0f} %"
+        shown.add_row(name, str(batch), step, cost, sampled, then, more)
     out.print(shown)
+
+
+def _mean_step(words: list[str], folder: Path) -> float:
+    """s; of a run without the probe."""
+    done = subprocess.run(
+        [word.replace("{out}", str(folder)) for word in words],
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return float(done.stdout)
 
 
 def _template(folder: Path) -> None:

@@ -94,8 +94,8 @@ def _before_forward(module: Any, args: Any, kwargs: Any) -> None:
     name = "targets" if next(module.parameters(), None) is None else "batch"
     _depth.forward = {
         **_generators(),
-        name: digests.digest(_inputs([list(args), kwargs])),
-        "buffers": digests.digest(buffers) if buffers else "none",
+        name: digests.quick_digest(_inputs([list(args), kwargs])),
+        "buffers": digests.quick_digest(buffers) if buffers else "none",
     }
     _forwards.append(_depth.forward)
 
@@ -141,13 +141,13 @@ def _generators() -> dict[str, str]:
     import torch
 
     found = {
-        "Python RNG": digests.digest(repr(random.getstate())),
-        "torch RNG": digests.digest(torch.get_rng_state()),
+        "Python RNG": digests.quick_digest(repr(random.getstate())),
+        "torch RNG": digests.quick_digest(torch.get_rng_state()),
     }
     if "numpy.random" in sys.modules:
         found["NumPy RNG"] = digests.rng_digests()["NumPy RNG"]
     if torch.cuda.is_initialized():
-        found["CUDA RNG"] = digests.digest(torch.cuda.get_rng_state_all())
+        found["CUDA RNG"] = digests.quick_digest(torch.cuda.get_rng_state_all())
     return found
 
 
@@ -159,11 +159,11 @@ def before_step(optimizer: Any) -> dict[str, str]:
     parts = of_optimizer(optimizer)
     gradients = [p.grad for p in _parameters(optimizer)]
     found = any(gradient is not None for gradient in gradients)
-    parts["gradients"] = digests.digest(gradients) if found else "none"
+    parts["gradients"] = digests.quick_digest(gradients) if found else "none"
     if scalers := _alive(_scalers):
-        parts["gradient scaler"] = digests.digest([scaler.state_dict() for scaler in scalers])
+        parts["gradient scaler"] = digests.quick_digest([scaler.state_dict() for scaler in scalers])
     if averages := _alive(_averages):
-        parts["averaged weights"] = digests.digest([dict(a.state_dict()) for a in averages])
+        parts["averaged weights"] = digests.quick_digest([dict(a.state_dict()) for a in averages])
     forwards = list(_forwards) or [_generators()]
     for name in dict.fromkeys(name for forward in forwards for name in forward):
         parts[name] = " ".join(forward.get(name, "none") for forward in forwards)
@@ -216,10 +216,10 @@ def of_optimizer(optimizer: Any) -> dict[str, str]:
         rates.append(repr(rate.item() if hasattr(rate, "item") else rate))
         settings.append({k: v for k, v in group.items() if k not in ("params", "lr")})
     return {
-        "weights": digests.digest(parameters),
-        **{f"optimizer {kind}": digests.digest(value) for kind, value in kinds.items()},
+        "weights": digests.quick_digest(parameters),
+        **{f"optimizer {kind}": digests.quick_digest(value) for kind, value in kinds.items()},
         "learning rate": " ".join(dict.fromkeys(rates)),
-        "optimizer settings": digests.digest(settings),
+        "optimizer settings": digests.quick_digest(settings),
     }
 
 
@@ -229,7 +229,7 @@ def _parameters(optimizer: Any) -> list[Any]:
 
 def last_weights() -> str:
     """Of all optimizers that still exist."""
-    return " ".join(digests.digest(_parameters(optimizer)) for optimizer in _alive(_optimizers))
+    return " ".join(digests.quick_digest(_parameters(optimizer)) for optimizer in _alive(_optimizers))
 
 
 # --- saves ----------------------------------------------------------------------------------------
@@ -248,10 +248,10 @@ def saved(value: Any, file: str) -> tuple[dict[str, str], list[str]] | None:
         return None
     if value and file and all(isinstance(each, torch.Tensor) for each in value.values()):
         name = re.sub(r"\d+", "N", file)
-        return {name: digests.digest(value)}, [name]
+        return {name: digests.quick_digest(value)}, [name]
     if _of_optimizer(value):
         value = {re.sub(r"\d+", "N", file) or "optimizer": value}
-    parts = {key: digests.digest(_without_groups(each)) for key, each in value.items()}
+    parts = {key: digests.quick_digest(_without_groups(each)) for key, each in value.items()}
     if rates := [_rates(each) for each in value.values() if _of_optimizer(each)]:
         parts[RATE] = repr(rates)
     return parts, [key for key, each in value.items() if _holds_tensors(each)]

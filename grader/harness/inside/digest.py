@@ -6,13 +6,22 @@ losses would agree wrongly (1, 2 and 4 threads print the same loss and get diffe
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 import random
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy
 import torch
+
+WORDS = 1 << 15  # of 8 bytes; what quick_digest works on at once stays in a processor's cache
+SMALL = 4096  # bytes; adding up fewer takes no less time
+
+_room = threading.local()
+Add = Callable[["hashlib.blake2b", numpy.ndarray], None]  # adds an array's bytes to a digest
 
 
 def digest(value: Any, key: str = "") -> str:
@@ -25,30 +34,40 @@ def digest(value: Any, key: str = "") -> str:
     Dictionaries are compared as sets of items: their order isn't state.
     """
     h = hashlib.blake2b(digest_size=8, key=key.encode())
-    _feed(h, value)
+    _feed(h, value, _add_bytes)
     return h.hexdigest()
 
 
-def _feed(h: hashlib.blake2b, value: Any) -> None:
+def quick_digest(value: Any) -> str:
+    """As `digest`, in a tenth of the time; for values that nobody has an interest in forging.
+
+    Different values have the same digest with a probability of at most 2**-32.
+    """
+    h = hashlib.blake2b(digest_size=8)
+    _feed(h, value, _add_sums)
+    return h.hexdigest()
+
+
+def _feed(h: hashlib.blake2b, value: Any, add: Add) -> None:
     if isinstance(value, torch.Tensor):
         # a DTensor's local shard
         value = value.to_local() if hasattr(value, "to_local") else value
         # as bytes: torch.equal misses -0.0 and rejects NaN
         data = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
         h.update(f"tensor {value.dtype} {tuple(value.shape)}:".encode())
-        h.update(data.numpy().tobytes())
+        add(h, data.numpy())
     elif isinstance(value, numpy.ndarray):
         h.update(f"array {value.dtype} {value.shape}:".encode())
-        h.update(numpy.ascontiguousarray(value).tobytes())
+        add(h, numpy.ascontiguousarray(value).reshape(-1).view(numpy.uint8))
     elif isinstance(value, dict):
         h.update(f"dict {len(value)}:".encode())
         for key in sorted(value, key=lambda k: (type(k).__name__, str(k))):
             h.update(f"{type(key).__name__} {key}=".encode())
-            _feed(h, value[key])
+            _feed(h, value[key], add)
     elif isinstance(value, (list, tuple)):
         h.update(f"list {len(value)}:".encode())
         for item in value:
-            _feed(h, item)
+            _feed(h, item, add)
     elif isinstance(value, bool) or value is None:
         h.update(f"{value};".encode())
     elif isinstance(value, int):
@@ -57,6 +76,50 @@ def _feed(h: hashlib.blake2b, value: Any) -> None:
         h.update(f"float {value.hex() if math.isfinite(value) else value};".encode())
     else:
         h.update(f"{type(value).__name__} {value!r};".encode())
+
+
+def _add_bytes(h: hashlib.blake2b, data: numpy.ndarray) -> None:
+    h.update(data.data)
+
+
+def _add_sums(h: hashlib.blake2b, data: numpy.ndarray) -> None:
+    """Add two sums of each piece's words, multiplied by random numbers, modulo 2**64.
+
+    In the product of a word, its highest bit changes no other one: two changed signs could cancel
+    each other. The second sum is that of the words' upper halves.
+    """
+    if len(data) < SMALL:
+        return _add_bytes(h, data)
+    whole = len(data) // 8 * 8
+    words = data[:whole].view(numpy.uint64)
+    factors, half = _factors(), numpy.uint64(32)
+    product, sums = _own_room()
+    for begin in range(0, len(words), WORDS):
+        piece = words[begin : begin + WORDS]
+        n = len(piece)
+        into, by = product[:n], factors[:n]
+        numpy.multiply(piece, by, out=into)
+        numpy.add.reduce(into, out=sums[0:1], keepdims=True)
+        numpy.right_shift(piece, half, out=into)
+        numpy.multiply(into, by, out=into)
+        numpy.add.reduce(into, out=sums[1:2], keepdims=True)
+        h.update(sums.data)
+    h.update(data[whole:].data)
+
+
+def _own_room() -> tuple[numpy.ndarray, numpy.ndarray]:
+    """Of this thread, and kept: new memory in each step can change how glibc serves the job's."""
+    if not hasattr(_room, "arrays"):
+        _room.arrays = numpy.empty(WORDS, numpy.uint64), numpy.empty(2, numpy.uint64)
+    product, sums = _room.arrays
+    return product, sums
+
+
+@functools.cache
+def _factors() -> numpy.ndarray:
+    """Random numbers, the same in each process."""
+    generator = numpy.random.Generator(numpy.random.Philox(1))
+    return generator.integers(0, 1 << 64, WORDS, dtype=numpy.uint64)
 
 
 def rng_digests(key: str = "") -> dict[str, str]:

@@ -640,8 +640,8 @@ def test_long_steps_are_sampled_where_digests_take_too_long():
         steps = [Step(0, {}, n * (seconds + cost)) for n in range(10)]
         return Life({0: Process(0, steps, costs=[*[cost] * 9, 5.0])})
 
-    assert sampling(with_steps(0.1, 0.009)) == 1
-    assert sampling(with_steps(0.1, 0.05)) == 5
+    assert sampling(with_steps(0.1, 0.006)) == 1
+    assert sampling(with_steps(0.1, 0.05)) == 8
     assert sampling(with_steps(0.01, 0.05)) == 1  # a short step
 
 
