@@ -229,7 +229,9 @@ def _parameters(optimizer: Any) -> list[Any]:
 
 def last_weights() -> str:
     """Of all optimizers that still exist."""
-    return " ".join(digests.quick_digest(_parameters(optimizer)) for optimizer in _alive(_optimizers))
+    return " ".join(
+        digests.quick_digest(_parameters(optimizer)) for optimizer in _alive(_optimizers)
+    )
 
 
 # --- saves ----------------------------------------------------------------------------------------
