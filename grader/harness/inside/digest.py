@@ -89,7 +89,8 @@ def _add_sums(h: hashlib.blake2b, data: numpy.ndarray) -> None:
     each other. The second sum is that of the words' upper halves.
     """
     if len(data) < SMALL:
-        return _add_bytes(h, data)
+        _add_bytes(h, data)
+        return
     whole = len(data) // 8 * 8
     words = data[:whole].view(numpy.uint64)
     factors, half = _factors(), numpy.uint64(32)

@@ -29,7 +29,7 @@ if str(number) in args.bad:
 torch.manual_seed(1)
 model = nn.Linear(8, 1)
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-for step in range(4):
+for _ in range(4):
     x = torch.randn(4, 8)
     optimizer.zero_grad()
     nn.functional.mse_loss(model(x), x.sum(1, keepdim=True)).backward()
