@@ -112,7 +112,7 @@ def section(case: Case, result: dict[str, Any]) -> list[str]:
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     at = f", commit {case.commit[:12]}" if case.commit else ""
     saves = ", ".join(map(str, result["saves"]))
-    more = f"; {result['untried']} more were not" if result["untried"] else ""
+    more = f", and {result['untried']} more weren't for lack of time" if result["untried"] else ""
     lines = [
         f"## {case.title}",
         "",
