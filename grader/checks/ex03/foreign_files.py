@@ -18,6 +18,7 @@ def plant(directory: Path, draw: random.Random) -> dict[str, bytes]:
         "status.json.bak": DONE,
         f"status.json.{number}.old": DONE[: draw.randrange(1, 20)],
         "status (copy).json": b"",
+        f"results-{number}.tmp": DONE,
         ".DS_Store": bytes(draw.randrange(256) for _ in range(40)),
         f".nfs{draw.getrandbits(64):016x}": b"\x80\x04",
         "step-000099.pt.bak": b"no checkpoint",

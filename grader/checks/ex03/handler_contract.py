@@ -86,6 +86,8 @@ def as_the_contract_says(answer: Answer, think: str) -> None:
             model.time = given[0]
         elif name in ("enter", "send"):
             getattr(model, name)(*given)
+        elif name == "buffer":
+            pass  # seen around it
         elif name == "around":
             around.append(log.next("around"))
         elif name == "look":
@@ -227,6 +229,14 @@ def _left_right(log: dict, error: list, block: Block, model: Model, think: str) 
             [("raised", raised), Found(found), ("expected", expected)],
             think=think,
         )
+    if not log["same"]:
+        rows = [
+            ("raised", f"{error[0]} in the block"),
+            Found("another object of this type, with the same message"),
+            ("expected", "it reaches the caller unchanged"),
+        ]
+        means = "what the error held besides its message is lost: its cause, its attributes"
+        raise Finding("block-error-lost", rows, means=means, think=think)
     if any(
         made.get(str(n)) == "other" and kind != "other"
         for n, kind in model.handlers.items()
@@ -259,6 +269,10 @@ def _left_alone(around: list, files: list, think: str) -> None:
             "a signal that comes while the program is printing raises "
             "'RuntimeError: reentrant call', in the middle of training"
         ),
+        "flushed": (
+            "a signal that comes while the program is flushing raises "
+            "'RuntimeError: reentrant call', in the middle of training"
+        ),
         "blocked": (
             "signals that stay blocked never arrive"
             if set(after["blocked"]) - set(before["blocked"])
@@ -269,6 +283,8 @@ def _left_alone(around: list, files: list, think: str) -> None:
     found = (
         f"it printed ({after[what] - before[what]} bytes)"
         if what == "printed"
+        else "it flushed what was waiting to be printed"
+        if what == "flushed"
         else f"it changed: {what}"
     )
     raise Finding(

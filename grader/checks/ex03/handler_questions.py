@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import random
 import signal
 
@@ -10,18 +11,19 @@ TERM, USR1, USR2, HUP, INT = (
 )
 NOTED = (TERM, USR1)  # unless a block names others
 KINDS = ("default", "ignored", "own")  # handlers that were there before
+NOT_BY_A_TEXT = (UnicodeDecodeError, UnicodeEncodeError, UnicodeTranslateError)
+# every built-in one that can be made of a text, and one that isn't built in
 ERRORS = (
-    "RuntimeError",
-    "KeyError",
-    "OSError",
-    "InterruptedError",
-    "ValueError",
-    "TimeoutError",
-    "MemoryError",
-    "StopIteration",
-    "KeyboardInterrupt",
-    "SystemExit",
-    "GeneratorExit",
+    *(
+        name
+        for name, kind in vars(builtins).items()
+        if isinstance(kind, type)
+        and issubclass(kind, BaseException)
+        and kind.__name__ == name  # IOError is another name for OSError
+        and not issubclass(kind, (Warning, *NOT_BY_A_TEXT))
+        and not name.endswith("ExceptionGroup")
+    ),
+    "CancelledError",
 )
 
 
@@ -101,7 +103,14 @@ class Draw:
         sent = [["send", int(n)] for n in self.mixed(TERM, USR1, TERM)]
         return [
             self.program(
-                self.block(), ["around"], *sent, ["around"], ["look"], ["exit"], before=before
+                self.block(),
+                ["around"],
+                ["buffer"],
+                *sent,
+                ["around"],
+                ["look"],
+                ["exit"],
+                before=before,
             )
             for before in ("own", "default")
         ]
@@ -117,12 +126,12 @@ class Draw:
 
     def back_again(self) -> list[dict]:
         """After a block, after one that raised, and after one that raised when a signal had
-        come.
+        come. Each kind of error is raised with one of the handlers from before.
         """
-        asked = []
-        for before in self.mixed(*KINDS):
+        asked, errors = [], self.mixed(*ERRORS)
+        for n, before in enumerate(self.mixed(*KINDS)):
             operations = [["around"], self.block(), ["exit"], ["look"]]
-            for kind in self.mixed(*ERRORS):
+            for kind in errors[n :: len(KINDS)]:
                 operations += [self.block(), self.error(kind), ["look"]]
                 operations += [
                     self.block(),
@@ -165,7 +174,13 @@ class Draw:
             *self.passing(*mine),
         ]
         none = [self.block(()), *self.passing(*other), ["exit"], ["look"]]
-        return [self.program(*operations), self.program(*none)]
+        interrupts = [
+            self.block(tuple(self.mixed(INT, HUP))),
+            *self.passing(INT),
+            ["exit"],
+            ["look"],
+        ]
+        return [self.program(*operations), self.program(*none), self.program(*interrupts)]
 
     def any_moment(self) -> list[dict]:
         numbers = [int(n) for n in self.mixed(TERM, USR1, USR2)]

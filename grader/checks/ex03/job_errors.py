@@ -11,6 +11,7 @@ from grader.checks.ex03.resumption import same_course
 from grader.checks.ex03.status_file import SAYS, one_writes, run_says
 from grader.checks.ex03.stop_runs import (
     SAVE_EVERY,
+    all_steps,
     between_saves,
     fault_row,
     job,
@@ -49,13 +50,15 @@ def _places(lab: Lab) -> list[tuple[str, int]]:
         ("step", between_saves(lab)),
         ("evaluation", steps_per_epoch(lab)),
         ("save", 2 * SAVE_EVERY),
+        ("save", all_steps(lab)),
     ]
 
 
 def error_is_reported(lab: Lab) -> None:
     """A job that raises ends as failed: neither done, nor preempted. Without the error, it
     continues where it was. In a step, each kind that isn't an Exception is raised; at each other
-    place, another one.
+    place, another one. While the job is being built and while it resumes, an Exception is raised,
+    too: a job that takes it for "no checkpoint" starts over.
     """
     others = iter(lab.draw.sample(OTHERS, len(OTHERS)))
     cases: list[tuple[str, int, Sequence[str]]] = [("step", between_saves(lab), ERRORS)]
@@ -65,6 +68,7 @@ def error_is_reported(lab: Lab) -> None:
         for where, step in _places(lab)
         if where != "step"
     ]
+    cases += [("build", 0, ERRORS), ("resume", 0, ERRORS)]
     for number, (where, step, kinds) in enumerate(cases):
         args, error = _failing(lab, where, step, kinds=kinds)
         run = launch(lab, *args, faults=())

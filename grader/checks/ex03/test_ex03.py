@@ -192,6 +192,12 @@ def test_a_save_that_is_due_before_an_evaluation_isnt_the_last_one(lab):
 
 
 @task("ex03.2")
+def test_a_second_job_in_the_same_process_starts_afresh(lab):
+    """A second job in the same process starts afresh"""
+    undisturbed.second_in_its_process(lab)
+
+
+@task("ex03.2")
 def test_an_error_is_neither_done_nor_preempted(lab):
     """An error is neither done nor preempted"""
     job_errors.error_is_reported(lab)

@@ -60,6 +60,22 @@ def trains_like_the_yardstick(lab: Lab) -> None:
     run_says(run, "done", [Gist("ended", "training was done, exit status 0")])
 
 
+def second_in_its_process(lab: Lab) -> None:
+    """`main` has already run another job in this process, which a signal stopped. This one trains
+    to its end.
+    """
+    args = job(lab, "--second")
+    run = launch(lab, *args, faults=())
+    try:
+        finished(lab, run)
+        same_course(lab, run, yardstick(lab, args))
+        run_says(run, "done", [Gist("ended", "training was done, exit status 0")])
+    except Finding as finding:
+        before = "main had run another job in the same process; SIGTERM stopped that one"
+        finding.rows = [("before", before), *finding.rows]
+        raise
+
+
 def _built_once(life: Life) -> None:
     for event, call in (("built", "make_job"), ("life", "job.resume")):
         if (times := len(life.all(event))) > 1:

@@ -5,6 +5,7 @@ from a process that was there before the student's code (node_daemon.py).
 """
 
 import argparse
+import asyncio
 import builtins
 import io
 import multiprocessing
@@ -27,6 +28,7 @@ p.add_argument("--checkpoint", required=True, help="the student's preemption.py"
 p.add_argument("--directory", required=True)
 p.add_argument("--seed", type=int, default=0)
 
+NOT_BUILT_IN = {"CancelledError": asyncio.CancelledError}
 SHAPES = {"tuple": tuple, "list": list, "set": set}
 DEFAULT, IGNORED, OWN = "default", "ignored", "own"
 REPORTED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGINT)
@@ -74,6 +76,7 @@ class Retraced:
 
 
 retraced = Retraced()
+WAITS = " "  # to be printed
 
 
 class Clock:
@@ -91,6 +94,11 @@ def plain(value):
     return int(value) if isinstance(value, int) else f"{type(value).__name__}: {value!r}"[:200]
 
 
+def printed() -> int:
+    """Bytes that have left the buffers of standard output and standard error."""
+    return sum(os.fstat(fd).st_size for fd in (1, 2))
+
+
 def surroundings() -> dict:
     """What a handler must leave alone, besides files."""
     for stream in (sys.stdout, sys.stderr):
@@ -98,7 +106,7 @@ def surroundings() -> dict:
     wakeup = signal.set_wakeup_fd(-1)
     signal.set_wakeup_fd(wakeup)
     return {
-        "printed": sum(os.fstat(fd).st_size for fd in (1, 2)),
+        "printed": printed(),
         "threads": threading.active_count(),
         "children": len(multiprocessing.active_children()),
         "wakeup": wakeup,
@@ -118,12 +126,15 @@ class Program:
     ["exit"]                                              it ends
     ["raise", type, message]                              ... by this error
     ["send", number]  ["time", seconds]  ["look"]  ["around"]
+    ["buffer"]                                            something waits to be printed
     """
 
     def __init__(self, ck, send, operations: list, clock: Clock, handlers: Handlers):
         self.ck, self.send, self.todo = ck, send, list(operations)
         self.clock, self.handlers = clock, handlers
         self.stops, self.log = [], []
+        self.raised: BaseException | None = None
+        self.buffered: int | None = None  # what was printed when more began to wait
 
     def run(self) -> list:
         self._block()
@@ -135,7 +146,9 @@ class Program:
             if name == "exit":
                 return
             if name == "raise":
-                raise getattr(builtins, values[0])(values[1])
+                kind = NOT_BUILT_IN.get(values[0]) or getattr(builtins, values[0])
+                self.raised = kind(values[1])
+                raise self.raised
             getattr(self, f"_{name}")(*values)
 
     def _enter(self, arguments: dict) -> None:
@@ -144,14 +157,14 @@ class Program:
             given["signals"] = SHAPES[arguments["shape"]](map(signal.Signals, arguments["signals"]))
         made = self.ck.StopSignal(**given)
         between = self.handlers.table()
-        came, stop = None, None
+        came, stop, same = None, None, True
         try:
             with made as stop:
                 self.stops.append(stop)
                 self._block()
         except BaseException as e:
-            came = [type(e).__name__, str(e.args[0]) if e.args else ""]
-        self.log.append({"left": came, "made": between})
+            came, same = [type(e).__name__, str(e.args[0]) if e.args else ""], e is self.raised
+        self.log.append({"left": came, "same": same, "made": between})
 
     def _send(self, number: int) -> None:
         self.send(number)
@@ -168,8 +181,19 @@ class Program:
             {"seen": seen, "handlers": self.handlers.table(), "heard": list(self.handlers.heard)}
         )
 
+    def _buffer(self) -> None:
+        sys.stdout.flush()
+        self.buffered = printed()
+        sys.stdout.write(WAITS)
+
     def _around(self) -> None:
-        self.log.append({"around": surroundings()})
+        waits, flushed = 0, False
+        if self.buffered is not None:
+            waits = len(WAITS) * (1 + os.path.sameopenfile(1, 2))  # `printed` counts both
+            flushed = printed() > self.buffered
+        found = surroundings()
+        found |= {"printed": found["printed"] - waits, "flushed": flushed}
+        self.log.append({"around": found})
 
 
 # --- the questions: (ck, send, directory, question) -> values

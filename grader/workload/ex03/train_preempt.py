@@ -52,7 +52,7 @@ from grader.harness.inside.digest import rng_digests
 from grader.harness.preemption import last_word
 from grader.harness.silence import WHERE
 from grader.workload import load_submission
-from grader.workload.ex03 import preempt_job
+from grader.workload.ex03 import earlier_job, preempt_job
 from grader.workload.ex03.node_daemon import Daemon
 from grader.workload.ex03.virtual_clock import BOOT, Scheduler
 
@@ -86,6 +86,11 @@ p.add_argument(
 )
 p.add_argument(
     "--fails-with", default="RuntimeError:broken node", help="... and which: TYPE:MESSAGE"
+)
+p.add_argument(
+    "--second",
+    action="store_true",
+    help="your main runs another job first, in the same process; SIGTERM stops that one",
 )
 p.add_argument("--fails-on-rank", type=int, help="... on this rank alone")
 p.add_argument(
@@ -182,6 +187,8 @@ def main() -> int:
             telemetry.end(jobs[0])
 
     run = ck.main if ck else bare_main
+    if args.second:
+        earlier_job.run(run, args.directory, scheduler.now)
     with fsevents.watching(args.directory, on_event), telemetry.words_torn() as about_to_write:
         try:
             status = run(
