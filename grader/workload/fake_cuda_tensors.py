@@ -1,4 +1,4 @@
-"""A GPU node's file without a GPU: tensors written within the context are tagged as cuda:0's."""
+"""A GPU node's file without a GPU: tensors written within the context are tagged as a GPU's."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import torch
 
 
 @contextmanager
-def living_on_gpu(tensors: list[torch.Tensor]):
-    """torch.save writes these tensors as a GPU's.
+def living_on_gpu(tensors: list[torch.Tensor], number: int = 0):
+    """torch.save writes these tensors as those of the GPU with this number.
 
     A copy on the CPU isn't tagged, as it wouldn't be on a real GPU node.
     """
@@ -24,7 +24,8 @@ def living_on_gpu(tensors: list[torch.Tensor]):
         return moved.clone() if aims_at_cpu and moved.data_ptr() == tensor.data_ptr() else moved
 
     torch.Tensor.cpu, torch.Tensor.to = (lambda t, *a, **k: real_cpu(t, *a, **k).clone()), to
-    entry = (0, lambda storage: "cuda:0" if storage.data_ptr() in on_gpu else None, lambda *_: None)
+    name = f"cuda:{number}"
+    entry = (0, lambda storage: name if storage.data_ptr() in on_gpu else None, lambda *_: None)
     torch.serialization.register_package(*entry)
     try:
         yield

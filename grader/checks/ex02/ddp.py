@@ -142,6 +142,7 @@ def every_sample_once(run: Run, steps_per_epoch: int) -> None:
 
 FILES = {"plain": "checkpoint.pt", "gpu": "checkpoint"}  # the second one is named alone
 OF = dict(zip(FILES, rank_plan.EPOCHS, strict=True))
+GPU = 3  # a launcher may give rank 0 any of a node's
 BEFORE = 7  # the epoch of a file that is saved before each of them, and loaded again afterwards
 
 
@@ -159,7 +160,7 @@ def _saved(lab: Lab) -> tuple[dict[str, Seen], Path]:
                 "ops": [
                     {"op": "save", "step": BEFORE, "apart": True},
                     {"op": "save", "step": BEFORE},
-                    {"op": "save", "step": OF[name], "gpu": name == "gpu"},
+                    {"op": "save", "step": OF[name], "gpu": GPU if name == "gpu" else None},
                     {"op": "load", "of": BEFORE},
                 ],
             }
@@ -199,10 +200,10 @@ def loads_alone(lab: Lab, name: str) -> None:
             "which prefix do DDP's state_dict keys have, and does the file hold all of it?",
         ),
         "gpu": (
-            "a copy of a file whose tensors lived on cuda:0",
+            f"a copy of a file whose tensors lived on cuda:{GPU}",
             "on a node with GPUs every rank's tensors land on rank 0's GPU, which runs out "
             "of memory; on a machine without them the file can't be opened",
-            "where does torch.load put a tensor that was saved on cuda:0?",
+            f"where does torch.load put a tensor that was saved on cuda:{GPU}?",
         ),
     }[name]
     answer = answers[name == "gpu"]

@@ -19,6 +19,7 @@ from grader.checks.ex02.undisturbed_saves import (
     paths_below,
 )
 from grader.harness import scratch
+from grader.harness.inside.fsevents import FROM_OUTSIDE
 from grader.harness.lab import Lab
 from grader.verdicts import Finding, Found
 
@@ -43,6 +44,12 @@ def newest_on_every_rank(lab: Lab) -> None:
             None,
             f"step {second}, saved again",
             [("saved", f"{two}, then {second} again, with other values")],
+        ),
+        "often": (
+            "often",
+            None,
+            f"step {second}, saved again",
+            [("saved", f"{two}, then {second} three times more, with other values")],
         ),
         "zero": ("zero", None, "step 0", [("saved", "step 0, before any training")]),
         "large": (
@@ -129,25 +136,39 @@ def others_files(lab: Lab) -> None:
     works(ready.seen["run"])
     for name in ("two", "one"):
         copied(ready.folder / name, folder / name)
+    copied(ready.folder / "two", folder / "torn")
+    for file in ready.new("two", "one"):
+        os.truncate(folder / "torn" / file, (folder / "torn" / file).stat().st_size // 2)
     (folder / "empty").mkdir()
     own = sorted(p.name for p in (ready.folder / "one").iterdir())
     put = {
         name: look_alikes(ready.folder / "one", own, first, folder / name)
         for name in ("two", "empty")
     }
-    for at in [p for p in paths_below(folder / "one") if p.is_dir() and not p.is_symlink()]:
-        (at / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
-        (at / ".nfs000000000a0b1c2d").write_bytes(b"held open by another node")
+    for name in put:
+        put[name] += unfinished_look_alikes(ready.events("two"), second, folder / name)
+    for name in ("one", "torn"):
+        for at in [p for p in paths_below(folder / name) if p.is_dir() and not p.is_symlink()]:
+            (at / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
+            (at / ".nfs000000000a0b1c2d").write_bytes(b"held open by another node")
     before = {
         name: {
             path: content for path, content in contents_of(folder / name).items() if path in files
         }
         for name, files in put.items()
     }
-    seen = loads(lab, [{"name": name, "ops": GOES_ON} for name in ("two", "one", "empty")], folder)
+    names = ("two", "one", "torn", "empty")
+    seen = loads(lab, [{"name": name, "ops": GOES_ON} for name in names], folder)
+    saved = {
+        "two": f"steps {first} and {second}",
+        "one": f"step {first}",
+        "torn": f"steps {first} and {second}; then each file of step {second} was cut in half",
+        "empty": "nothing",
+    }
     for name, expected in (
         ("two", f"step {second}"),
         ("one", f"step {first}"),
+        ("torn", f"step {first}"),
         ("empty", "nothing"),
     ):
         point = seen[name]
@@ -156,12 +177,7 @@ def others_files(lab: Lab) -> None:
             or ".DS_Store and .nfs... in each folder"
         )
         rows = [
-            (
-                "saved",
-                {"two": f"steps {first} and {second}", "one": f"step {first}", "empty": "nothing"}[
-                    name
-                ],
-            ),
+            ("saved", saved[name]),
             ("but", f"the directory also holds what others put there: {beside}"),
         ]
         agrees(
@@ -203,7 +219,7 @@ def look_alikes(origin: Path, own: list[str], step: int, folder: Path) -> list[s
     for name in own:
         later = re.sub(str(step), str(step + 1000), name)
         final = re.sub(r"\d+", "final", name, count=1)
-        names = [f"{name}.bak", f"{later}.old", f"{later} (copy)"]
+        names = [f"{name}.bak", f"{later}.old", f"{later} (copy)", f"copy of {later}"]
         for other in [*names, final if final != name else f"{name}_final"]:
             if os.path.lexists(folder / other):
                 continue
@@ -215,3 +231,20 @@ def look_alikes(origin: Path, own: list[str], step: int, folder: Path) -> list[s
     (folder / "logs").mkdir(exist_ok=True)
     (folder / "logs" / "a.log").write_bytes(b"step 99999")
     return [path for path in contents_of(folder) if path not in before]
+
+
+def unfinished_look_alikes(events: list[list[str]], step: int, folder: Path) -> list[str]:
+    """Put names that resemble those that a save of this step uses only while it writes: with a
+    word where its step is. Returns the files' paths."""
+    put = []
+    for event in dict.fromkeys(event for of_rank in events for event in of_rank):
+        path = re.sub(r"^(torch\.save )?\w+ ", "", event.removesuffix(FROM_OUTSIDE))
+        name, below, _ = path.partition("/")
+        other = re.sub(rf"(?<!\d)0*{step}(?!\d)", "final", name)
+        at = folder / other / "notes" if below else folder / other
+        if other == name or os.path.lexists(folder / other):
+            continue
+        at.parent.mkdir(exist_ok=True)
+        at.write_bytes(b"mine")
+        put.append(str(at.relative_to(folder)))
+    return put

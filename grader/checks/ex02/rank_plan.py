@@ -81,12 +81,15 @@ def _shown(lab: Lab, ranks: int) -> list[list[dict]]:
     return [life.all("shown") for life in run.last.processes]
 
 
-def failing_saves(lab: Lab, failing: Iterable[int]) -> list[dict]:
+def failing_saves(lab: Lab, failing: Iterable[int], again: bool = False) -> list[dict]:
     """Three ranks' saves in which one of these fails. Rank 1 fails only once: it shows whether the
     others hear of a rank that is neither the first nor the last.
+
+    again   some saves replace an older checkpoint of their step
     """
     return [
-        {"op": "fail", "rank": rank, "step": 100, "byte": lab.draw.randint(0, 8), "once": rank == 1}
+        {"op": "fail", "rank": rank, "step": 100, "byte": lab.draw.randint(0, 8)}
+        | {"once": rank == 1, "again": again and rank != 1}
         for rank in failing
     ]
 

@@ -127,18 +127,17 @@ def all_hear_of_failures(seen: Seen, function: str) -> None:
         raise Inconclusive(
             "blind", [("watching", "the save raised no file-system event that Python can see")]
         )
-    for fault in failing:
-        step = fault["step"]
+    for number, fault in enumerate(failing):
         asked: tuple[str, str] = Struck(refused(fault, sweeper))
         if fault["fault"]["kind"] == "blocked":
             asked = Gist("happened", "rank 0 couldn't write: the directory of `path` is a file")
-        did = _all_come_back(seen, function, step, asked)
-        if step not in struck:
+        did = _all_come_back(seen, function, number, asked)
+        if fault["step"] not in struck:
             continue
         _told_alike(did, function, sweeper, asked)
-        _saves_again(seen, step + 1, asked)
+        _saves_again(seen, number, asked)
         if not any(d["raised"] for d in did):
-            _can_load(seen, function, step, did, asked)
+            _can_load(seen, function, number, did, asked)
             _reached_the_disk(function, fault, did[sweeper]["events"], asked)
     if not struck:
         rows = [Struck(f"the disk is full for rank {sweeper}"), ("but", "it never fired")]
@@ -157,9 +156,9 @@ def refused(failing: dict, rank: int) -> str:
     return f"{how}, at: {failing['before']}"
 
 
-def _all_come_back(seen: Seen, function: str, step: int, asked: tuple[str, str]) -> list[dict]:
-    """The outcome of each rank's save of this step; no rank waits for another forever."""
-    saves = [_as_far_as(_during(seen, rank, step), "saved point") for rank in seen.ranks]
+def _all_come_back(seen: Seen, function: str, number: int, asked: tuple[str, str]) -> list[dict]:
+    """The outcome of each rank's save under this fault; no rank waits for another forever."""
+    saves = [_as_far_as(_during(seen, rank, number), "saved point") for rank in seen.ranks]
     saves = [[_left_at_once(e) for e in events] for events in saves]
     did: list[Any] = [
         next((e for e in events if e["event"] == "saved point"), None) for events in saves
@@ -213,12 +212,12 @@ def _told_alike(did: list[dict], function: str, sweeper: int, asked: tuple[str, 
         )
 
 
-def _saves_again(seen: Seen, step: int, asked: tuple[str, str]) -> None:
+def _saves_again(seen: Seen, number: int, asked: tuple[str, str]) -> None:
     """The next save, for which there is room, raises nothing."""
-    after = [
-        next((e for e in _during(seen, r, step) if e["event"] == "saved point"), None)
-        for r in seen.ranks
+    saves = [
+        [e for e in _during(seen, r, number) if e["event"] == "saved point"] for r in seen.ranks
     ]
+    after = [next(iter(of_rank[1:2]), None) for of_rank in saves]
     if raised := next((a["raised"] for a in after if a and a["raised"]), None):
         finding = crashed(
             raised,
@@ -229,11 +228,12 @@ def _saves_again(seen: Seen, step: int, asked: tuple[str, str]) -> None:
 
 
 def _can_load(
-    seen: Seen, function: str, step: int, did: list[dict], asked: tuple[str, str]
+    seen: Seen, function: str, number: int, did: list[dict], asked: tuple[str, str]
 ) -> None:
     """A save that raised nowhere has saved all."""
     for rank, d in enumerate(did):
-        loaded = next((e for e in _during(seen, rank, step) if e["event"] == "loaded point"), None)
+        during = _during(seen, rank, number)
+        loaded = next((e for e in during if e["event"] == "loaded point"), None)
         if (
             not loaded
             or loaded["raised"]
@@ -285,15 +285,12 @@ def works_after_failures(seen: Seen, function: str) -> None:
     none_went_on_alone(seen, [called])
 
 
-def _during(seen: Seen, rank: int, step: int) -> list[dict]:
-    """What the rank reported from the save of this step until the next save."""
-    events, inside = [], False
-    for e in seen.events[rank]:
-        if e["event"] == "saving":
-            inside = e["step"] == step
-        if inside:
-            events.append(e)
-    return events
+def _during(seen: Seen, rank: int, number: int) -> list[dict]:
+    """What the rank reported from this failing save until the next one."""
+    events = seen.events[rank]
+    begins = [n for n, e in enumerate(events) if e["event"] == "failing"]
+    ends = [*begins[1:], len(events)]
+    return events[begins[number] : ends[number]] if number < len(begins) else []
 
 
 def _as_far_as(events: list[dict], last: str) -> list[dict]:

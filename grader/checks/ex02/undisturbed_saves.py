@@ -11,7 +11,9 @@ from grader.harness import scratch
 from grader.harness.lab import Lab
 
 MOST_BYTES = 1 << 30  # of one file
-ODD = "run[1] of 3"  # a directory's name, full of what glob and shells take for something else
+# a directory's name, full of what globs, shells and a search for one's own names take for something
+# else
+ODD = "step-9 of run[1].tmp"
 
 LOADS = [{"op": "load"}]
 GOES_ON = [{"op": "load"}, {"op": "next"}, {"op": "load"}]
@@ -42,6 +44,7 @@ class Undisturbed:
                 {"op": "copy", "to": "many"},
             ],
             "again": [save(first), save(second), save(second, version=1)],
+            "often": [save(first), *(save(second, version=n % 2) for n in range(4))],
             "zero": [save(0)],
             "large": [save(LARGE), save(LARGE + 1)],
             f"odd/{ODD}": [save(first), save(second)],

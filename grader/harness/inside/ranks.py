@@ -14,12 +14,12 @@ PATIENCE = 8.0  # s that a rank waits in a collective for the others; millisecon
 MEETING = 60.0  # s in which all ranks of a life must have started
 
 
-def rank_environment(rank: int, world: int, store: Path) -> dict[str, str]:
-    """What torchrun gives a worker on one of two nodes, but RANKS_STORE instead of MASTER_ADDR.
+def rank_environment(rank: int, world: int, store: Path, nodes: int = 2) -> dict[str, str]:
+    """What torchrun gives a worker on one of `nodes`, but RANKS_STORE instead of MASTER_ADDR.
 
     With two nodes, a rank's number on its node differs from its number among all ranks.
     """
-    nodes = min(2, world)
+    nodes = min(nodes, world)
     on_each = -(-world // nodes)
     node, place = divmod(rank, on_each)
     here = min(on_each, world - node * on_each)

@@ -42,7 +42,8 @@ def main() -> None:
     meet = tempfile.mkdtemp(dir=args.directory)
 
     def join(rank: int, store: str) -> None:
-        os.environ |= ranks.rank_environment(rank, args.ranks, store)
+        # on one node: the first rank of each node is only one of them
+        os.environ |= ranks.rank_environment(rank, args.ranks, store, nodes=1)
         ranks.join_watched(patience=WAIT)
 
     def saves(rank: int):

@@ -9,13 +9,14 @@ much. A point:
     at      its directory, below --directory
     node    true: a rank whose collective fails is killed, as by a launcher; else it gets the error
     stale   {"rank", "hidden": [names]}: this rank doesn't see these names in its directory
+    unreadable  {"rank", "files": [paths below its directory]}: this rank can't open these files
     relative  the ranks call with relative paths, and work in this folder: "above" `at`, or
             "inside" it
     file    the name of save_checkpoint_ddp's file, if not checkpoint.pt
     ops     what the ranks do there, one after another, in one process each:
 
     {"op": "save", "step", "version", "fault": fault or null}
-                                    "gpu": whether its tensors are tagged as a GPU's
+                                    "gpu": the number of the GPU that its tensors are tagged as
     {"op": "load"}                  into a job that was just built; "of": save_checkpoint_ddp's or
                                     save_job's checkpoint of that step, else the last one
     {"op": "next"}                  save the step after the one that was loaded
@@ -24,7 +25,8 @@ much. A point:
     {"op": "hold", "rank", "step"}  one save for each event of a save, that rank held before it
     {"op": "fail", "rank", "step", "byte"}  saves that fail: one for each event of a save, one for
                                     each opened file, with a full disk, and some with ERRORS; then
-                                    one in which every rank fails; "once": only at the first event
+                                    one in which every rank fails; "once": only at the first
+                                    event; "again": some that replace an older checkpoint, too
 
 Values are drawn from telemetry.given("payload"); telemetry.given("key") is the digests' key.
 """
@@ -46,7 +48,13 @@ from grader.harness.inside import child, collectives, fsevents, ranks, telemetry
 from grader.harness.inside.digest import digest
 from grader.workload import left_open, load_submission
 from grader.workload.ex02.pause_rank import holding
-from grader.workload.ex02.rank_faults import ERRORS, odd_errors, refusing, see_an_older_listing
+from grader.workload.ex02.rank_faults import (
+    ERRORS,
+    odd_errors,
+    refuse_to_open,
+    refusing,
+    see_an_older_listing,
+)
 from grader.workload.ex02.sample_jobs import digests, job_of
 from grader.workload.fake_cuda_tensors import living_on_gpu
 from grader.workload.questions import outcome
@@ -62,6 +70,7 @@ INTERVAL = 4  # steps between two saves
 MOST = 24  # events of one save before which a rank is held or fails
 HANGS = 3  # exit status if the ranks waited for each other until they gave up
 OPENS = ("open ", "torch.save begins")  # how the events of a file's first write begin
+MOST_AGAIN = 4  # events at which a save fails that replaces an older checkpoint of its step
 HOLD_NOTHING = 2  # holds that show nothing; each costs its patience
 
 
@@ -85,6 +94,9 @@ class Point:
         stale = point.get("stale")
         if stale and stale["rank"] == RANK:
             see_an_older_listing(self.directory, set(stale["hidden"]))
+        unreadable = point.get("unreadable")
+        if unreadable and unreadable["rank"] == RANK:
+            refuse_to_open({os.path.join(self.directory, file) for file in unreadable["files"]})
         self.name = point.get("file", "checkpoint.pt")
         self.file = self.name  # save_checkpoint_ddp's newest
         self.saved_in = self.directory  # save_job's newest folder
@@ -127,7 +139,8 @@ class Point:
             fault = {"step": -1}
         elif op.get("apart"):
             self.file = self._file_of(step)
-        on_gpu = living_on_gpu(tensors_of(job)) if op.get("gpu") else nullcontext()
+        gpu = op.get("gpu")
+        on_gpu = living_on_gpu(tensors_of(job), gpu) if gpu else nullcontext()
         with around or telemetry.saving(step, self.directory, fault) as seen, on_gpu:
             did = outcome(lambda: self._save(job))
         events = seen if isinstance(seen, list) else []
@@ -232,20 +245,77 @@ class Point:
             faults.append({"kind": "error", "event": first, "error": "silent", "everyone": True})
         if op.get("once"):
             faults = faults[:1]
+        good = op["step"]
         for number, fault in enumerate(faults, 1):
             step = op["step"] + 2 * number
             at = fault.get("event", fault.get("late"))
             before = None if at is None or fault.get("everyone") else events[at]
-            self.emit("failing", n=self.n, step=step, fault=fault, before=before)
-            fault = fault | {"step": step, "rank": op["rank"]}
-            raised = self.save({"step": step, "apart": True, "fault": fault})["raised"]
-            how = self.all_are_back(number, raised)
-            if how is None:
+            # the same step again, or the one after it
+            then = step + (self.call != "save_step" or number % 2 == 0)
+            if not self._fails(number, {"step": step}, fault, before, op, good, then):
                 return
-            if self.call == "save_step" or not any(how):
-                self.load(op)
-            self.save({"step": step + 1, "apart": True})
+            good = then
+        if op.get("again"):
+            self._fail_again(op, op["step"] + 2 * len(faults) + 2, len(events), len(faults))
         self.load(op)
+
+    def _fail_again(self, op: dict, step: int, usual: int, number: int) -> None:
+        """Errors in the part of a save that removes an older checkpoint of the same step, and what
+        a failed save has left; `usual` is the number of events of a save that removes nothing.
+        """
+        for n in range(MOST_AGAIN + 1):
+            self.save({"step": step})
+            leaves = {"kind": "error", "event": usual // 2, "step": step + 1, "rank": op["rank"]}
+            raised = [False] * WORLD
+            dist.all_gather_object(raised, self.save({"step": step + 1, "fault": leaves})["raised"])
+            if not all(raised):
+                return  # it tried again, and there is a newer checkpoint
+            save = {"step": step, "version": 1}
+            if n == 0:  # which events has it?
+                events = self._events_of(op["rank"], self.save(save)["events"])
+                more = range(len(events) - usual)
+                picked = [more[at * len(more) // MOST_AGAIN] for at in range(MOST_AGAIN) if more]
+                picked = list(dict.fromkeys(picked))
+                good = step
+            else:
+                fault = {"kind": "error", "event": picked[n - 1]}
+                before = events[picked[n - 1]]
+                if not self._fails(number + n, save, fault, before, op, good, step + 1):
+                    return
+                good = step + 1
+            if n == len(picked):
+                return
+            step += 2
+
+    def _fails(
+        self,
+        number: int,
+        save: dict,
+        fault: dict,
+        before: str | None,
+        op: dict,
+        good: int,
+        then: int,
+    ) -> bool:
+        """One save that fails, and the save of step `then`; False if the ranks can't go on.
+
+        before  the event that fails
+        good    the step before this save's, of those that are complete
+        """
+        step = save["step"]
+        self.emit("failing", n=self.n, step=step, good=good, fault=fault, before=before)
+        fault = fault | {"step": step, "rank": op["rank"]}
+        raised = self.save(save | {"apart": True, "fault": fault})["raised"]
+        how = self.all_are_back(number, raised)
+        if how is None:
+            return False
+        late = then == step and number % 4 == 3  # a load may remove what a failed save has left
+        if not late and (self.call == "save_step" or not any(how)):
+            self.load(op)
+        self.save({"step": then, "apart": True})
+        if late:
+            self.load(op)
+        return True
 
     def all_are_back(self, number: int, raised: bool) -> list[bool] | None:
         """Wait for the others, but not in a collective: it would serve a rank that is still saving.

@@ -1,8 +1,8 @@
 """What save_sharded, load_sharded and export_model do beyond a training run, one action a life.
 
     --do save      save a drawn job on these ranks into --directory
-    --do several   save drawn jobs one after another, each into a new folder, "saved-0" and so on;
-                   then load the first
+    --do several   save drawn jobs one after another, each into a new folder, "saved-0" and so on
+                   (a relative path); then load the first two
     --do load      load that into a fresh job on these ranks (perhaps another number)
     --do whole     the digests of the drawn job, without student code
     --do export    export_model in one process without ranks, and what torch.load finds
@@ -42,8 +42,8 @@ MOST = 24  # the most events of one save before which a rank is held
 
 
 class Uneven(torch.nn.Module):
-    """Parameters that no number of ranks divides, some with fewer rows than there are ranks; and a
-    buffer, which isn't sharded.
+    """Parameters that no number of ranks divides, some with fewer rows than there are ranks; and
+    buffers, which aren't sharded.
     """
 
     def __init__(self):
@@ -57,6 +57,7 @@ class Uneven(torch.nn.Module):
             torch.nn.Linear(6, 4), torch.nn.LayerNorm(4), torch.nn.Linear(4, 13)
         )
         self.register_buffer("mean", torch.zeros(7, dtype=torch.float64))
+        self.register_buffer("batches", torch.tensor(0))  # as BatchNorm counts them
 
 
 def built(sharded: bool):
@@ -66,12 +67,13 @@ def built(sharded: bool):
         rank_job.shard(model.tail, model)
     grown = [p for p in model.parameters() if p.dim() > 1]
     groups = [
-        {"params": grown},
+        {"params": grown, "amsgrad": True},  # one moment more than the other group's
         {"params": [p for p in model.parameters() if p.dim() < 2], "weight_decay": 0.0},
     ]
     return model, torch.optim.AdamW(groups, lr=1e-3, weight_decay=0.1, foreach=True)
 
 
+MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 ODD = [float("nan"), float("inf"), -0.0, 1e-45]  # what a comparison by value misses
 
 
@@ -96,12 +98,15 @@ def fill(model, optimizer, payload: int) -> None:
     numbers = random.Random(payload)
     with torch.no_grad():
         model.mean.copy_(drawn(model.mean))
+        model.batches.fill_(numbers.randint(3, 10**6))
+        more = set(optimizer.param_groups[0]["params"])
         for p in model.parameters():
             p.copy_(drawn(p))
             step = torch.tensor(float(numbers.randint(3, 10**6)))  # layers were frozen for a while
-            moments = {name: drawn(p) for name in ("exp_avg", "exp_avg_sq")}
+            moments = {name: drawn(p) for name in (MOMENTS if p in more else MOMENTS[:2])}
             optimizer.state[p] = {"step": step} | moments
     for group in optimizer.param_groups:
+        group["maximize"] = True  # the fresh one's is False
         group["betas"] = numbers.random(), numbers.random()
         for setting in ("lr", "eps", "weight_decay"):
             group[setting] = numbers.random()
@@ -167,7 +172,8 @@ SEVERAL = 3
 
 
 def several(ck) -> None:
-    places = [os.path.join(args.directory, f"saved-{n}") for n in range(SEVERAL)]
+    os.chdir(args.directory)
+    places = [f"saved-{n}" for n in range(SEVERAL)]
     holds = []
     for n, place in enumerate(places):
         model, optimizer = built(sharded=True)
@@ -175,7 +181,8 @@ def several(ck) -> None:
         holds.append(whole(model, optimizer, full=this_ranks))
         with telemetry.saving(n, args.directory):
             ck.save_sharded(model, optimizer, place)
-    compare(ck, holds[0], places[0])
+    for place, saved in list(zip(places, holds, strict=True))[:2]:
+        compare(ck, saved, place)
 
 
 def load(ck) -> None:
@@ -184,6 +191,7 @@ def load(ck) -> None:
         for p in model.parameters():
             p.to_local().fill_(7)
         model.mean.fill_(7)
+        model.batches.fill_(7)
     ck.load_sharded(model, optimizer, folder)
     telemetry.emit("whole", digests=whole(model, optimizer))
 
