@@ -897,6 +897,7 @@ class _Syncs:
     def __init__(self) -> None:
         self.running: list[Future[None]] = []
         self.files: list[FileIO] = []
+        self.unsynced = 0  # bytes written since the last sync began
 
     def __enter__(self) -> _Syncs:
         return self
@@ -911,15 +912,20 @@ class _Syncs:
         self.files.append(open(path, "xb", buffering=0))
         return self.files[-1]
 
+    def write(self, f: FileIO, part: bytes | memoryview) -> None:
+        """Write all of it. The disk starts on the first bytes instead of waiting for the last."""
+        _write_all(f, part)
+        self.unsynced += len(part)
+        if self.unsynced >= 4 * CHUNK and all(sync.done() for sync in self.running):
+            self.start(f)
+
     def start(self, f: FileIO) -> None:
+        self.unsynced = 0
         self.running.append(_syncers.submit(_fsync, f.fileno()))
 
     def start_folder(self, folder: Path) -> None:
         """Sync the names in it."""
         self.running.append(_syncers.submit(_fsync_path, folder))
-
-    def are_done(self) -> bool:
-        return all(sync.done() for sync in self.running)
 
     def wait(self) -> None:
         for sync in self.running:
@@ -934,15 +940,9 @@ def _write_files(
     for name, parts in files.items():
         f = syncs.open(folder / name)
         digest = digests[name] = _FileDigest()
-        unsynced = 0
         for part, owner in parts:
             digest.update(part, owner)
-            _write_all(f, part)
-            unsynced += len(part)
-            # the disk starts on the first bytes instead of waiting for the last
-            if unsynced >= 4 * CHUNK and syncs.are_done():
-                syncs.start(f)
-                unsynced = 0
+            syncs.write(f, part)
         syncs.start(f)
     return {name: digest.digest().hex() for name, digest in digests.items()}
 
@@ -979,8 +979,6 @@ def write_file(path: AnyPath, state: Any) -> str:
         head = MAGIC + len(header).to_bytes(8, "little") + hashlib.sha256(header).digest() + header
         _write_all(f, head)
         digest.update(head)
-        # sync while writing: the disk starts on the first bytes instead of waiting for the last
-        unsynced = 0
         for t in packed.tensors:
             if t is None or not t.numel():
                 continue
@@ -989,11 +987,7 @@ def write_file(path: AnyPath, state: Any) -> str:
                 piece = flat[start : start + CHUNK].cpu()
                 view = _memory(piece)
                 digest.update(view, piece)
-                _write_all(f, view)
-                unsynced += len(view)
-                if unsynced >= 4 * CHUNK and syncs.are_done():
-                    syncs.start(f)
-                    unsynced = 0
+                syncs.write(f, view)
         _write_all(f, digest.digest())
         syncs.start(f)
         syncs.wait()

@@ -32,8 +32,10 @@ from grader.harness import scratch
 
 SHORTEST = 60.0  # s that any life may take before it counts as hanging
 PATIENCE = 5  # times the undisturbed run's time
-LONG_STEP = 0.02  # s: of such steps or longer ones, the probe may take this share. The rest of
-SHARE = 0.07  # a tenth is what a step takes longer when its data have left the processor's cache
+LONG_STEP = 0.02  # s
+# of a long step, for the probe; the job also waits for data that the probe pushes out of the cache,
+# and both together may take a tenth
+SHARE = 0.07
 AT_ONCE = 4  # states of a power loss that are tried before all other faults that are left
 
 
@@ -128,15 +130,15 @@ class Audit:
             "the same run again"
         )
         self.again, why = self._undisturbed()
-        if doubt and not why:
-            self.base, self.again = self.again, self.base
+        if doubt:
+            if why:
+                raise CannotJudge(doubt, self.base.tail)
+            self.base, self.again, why = self.again, self.base, doubt
             self.runner.every = sampling(self.base)
-        elif doubt:
-            raise CannotJudge(doubt, self.base.tail)
-        if doubt or why:
+        if why:
             same = len(self.again.first.steps) == len(self.base.first.steps)
             if not (same and ends_badly(self.again, self.base)):
-                raise CannotJudge(doubt or why, self.again.tail)
+                raise CannotJudge(why, self.again.tail)
             self.undisturbed_problems.append(judge_ends.after_the_last_step(self.again))
         self.comparable = compare.compare_undisturbed(self.base, self.again)
         if grows := judge_files.growth(self.base):

@@ -40,8 +40,6 @@ def write_file(path: AnyPath, state: Any) -> str:
         head = MAGIC + len(header).to_bytes(8, "little") + hashlib.sha256(header).digest() + header
         _write_all(f, head)
         digest.update(head)
-        # sync while writing: the disk starts on the first bytes instead of waiting for the last
-        unsynced = 0
         for t in packed.tensors:
             if t is None or not t.numel():
                 continue
@@ -50,11 +48,7 @@ def write_file(path: AnyPath, state: Any) -> str:
                 piece = flat[start : start + CHUNK].cpu()
                 view = _memory(piece)
                 digest.update(view, piece)
-                _write_all(f, view)
-                unsynced += len(view)
-                if unsynced >= 4 * CHUNK and syncs.are_done():
-                    syncs.start(f)
-                    unsynced = 0
+                syncs.write(f, view)
         _write_all(f, digest.digest())
         syncs.start(f)
         syncs.wait()

@@ -29,6 +29,7 @@ class _Syncs:
     def __init__(self) -> None:
         self.running: list[Future[None]] = []
         self.files: list[FileIO] = []
+        self.unsynced = 0  # bytes written since the last sync began
 
     def __enter__(self) -> _Syncs:
         return self
@@ -43,15 +44,20 @@ class _Syncs:
         self.files.append(open(path, "xb", buffering=0))
         return self.files[-1]
 
+    def write(self, f: FileIO, part: bytes | memoryview) -> None:
+        """Write all of it. The disk starts on the first bytes instead of waiting for the last."""
+        _write_all(f, part)
+        self.unsynced += len(part)
+        if self.unsynced >= 4 * CHUNK and all(sync.done() for sync in self.running):
+            self.start(f)
+
     def start(self, f: FileIO) -> None:
+        self.unsynced = 0
         self.running.append(_syncers.submit(_fsync, f.fileno()))
 
     def start_folder(self, folder: Path) -> None:
         """Sync the names in it."""
         self.running.append(_syncers.submit(_fsync_path, folder))
-
-    def are_done(self) -> bool:
-        return all(sync.done() for sync in self.running)
 
     def wait(self) -> None:
         for sync in self.running:
@@ -66,15 +72,9 @@ def _write_files(
     for name, parts in files.items():
         f = syncs.open(folder / name)
         digest = digests[name] = _FileDigest()
-        unsynced = 0
         for part, owner in parts:
             digest.update(part, owner)
-            _write_all(f, part)
-            unsynced += len(part)
-            # the disk starts on the first bytes instead of waiting for the last
-            if unsynced >= 4 * CHUNK and syncs.are_done():
-                syncs.start(f)
-                unsynced = 0
+            syncs.write(f, part)
         syncs.start(f)
     return {name: digest.digest().hex() for name, digest in digests.items()}
 

@@ -244,7 +244,7 @@ def best_kept_apart(lab: Lab) -> None:
         raise fails("best-taken-for-newest", only, [saved], "read_latest returns None")
     _among_strangers(seen["strangers"], seen["cleared"])
     _after_a_relaunch(seen["relaunched"])
-    reads_while_saving(seen["read while saving"], "best-lost")
+    reads_while_saving(seen["read while saving"], "best-lost", about="")
 
 
 def _after_a_relaunch(point: Seen) -> None:

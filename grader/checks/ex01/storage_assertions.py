@@ -60,7 +60,7 @@ def works(seen: Seen) -> None:
         untouched(look)
 
 
-def reads_while_saving(seen: Seen, code: str = "newest-not-read") -> None:
+def reads_while_saving(seen: Seen, code: str = "newest-not-read", about: str = "read") -> None:
     """The process that saves also reads, as a job does that goes back to its last checkpoint.
 
     Each best state that `seen` saves is better than the one before.
@@ -83,7 +83,6 @@ def reads_while_saving(seen: Seen, code: str = "newest-not-read") -> None:
                     Found(f"{FUNCTIONS[op['op']]}, called by the process that saves: {found}"),
                     ("expected", want),
                 ]
-                about = "read" if code == "newest-not-read" else ""
                 raise Finding(code, rows, about=about, think=REMEMBERED)
             did.append("read it")
 

@@ -157,27 +157,24 @@ def others_files(lab: Lab) -> None:
         }
         for name, files in put.items()
     }
-    names = ("two", "one", "torn", "empty")
-    seen = loads(lab, [{"name": name, "ops": GOES_ON} for name in names], folder)
-    saved = {
-        "two": f"steps {first} and {second}",
-        "one": f"step {first}",
-        "torn": f"steps {first} and {second}; then each file of step {second} was cut in half",
-        "empty": "nothing",
+    two, one = f"steps {first} and {second}", f"step {first}"
+    torn = f"{two}; then each file of step {second} was cut in half"
+    # what was saved, and what counts
+    cases = {
+        "two": (two, f"step {second}"),
+        "one": (one, one),
+        "torn": (torn, one),
+        "empty": ("nothing", "nothing"),
     }
-    for name, expected in (
-        ("two", f"step {second}"),
-        ("one", f"step {first}"),
-        ("torn", f"step {first}"),
-        ("empty", "nothing"),
-    ):
+    seen = loads(lab, [{"name": name, "ops": GOES_ON} for name in cases], folder)
+    for name, (saved, expected) in cases.items():
         point = seen[name]
         beside = (
             ", ".join(sorted({p.partition("/")[0] for p in put.get(name, [])}))
             or ".DS_Store and .nfs... in each folder"
         )
         rows = [
-            ("saved", saved[name]),
+            ("saved", saved),
             ("but", f"the directory also holds what others put there: {beside}"),
         ]
         agrees(

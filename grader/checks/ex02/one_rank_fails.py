@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 
 from grader.checks.ex02.observations import Seen
@@ -75,22 +76,24 @@ def ranks_see_different_listings(lab: Lab) -> None:
     ready, folder = Undisturbed.of(lab), place(lab)
     ready.events("two")
     names = [sorted(os.listdir(ready.folder / name)) for name in ("one", "two")]
-    hidden = {"two": sorted(set(names[1]) - set(names[0])), "one": names[0]}
+    one, two = f"step {first}", f"steps {first} and {second}"
+    # saved, the names that one rank doesn't see, what the other one sees, what that rank sees
+    cases = {
+        "two": (two, sorted(set(names[1]) - set(names[0])), f"step {second}", one),
+        "one": (one, names[0], one, "nothing"),
+    }
     points = []
-    for like in hidden:
+    for like, (_, hidden, *_) in cases.items():
         for rank in (0, 1):
             copied(ready.folder / like, folder / f"{like}-{rank}")
-            stale = {"rank": rank, "hidden": hidden[like]}
+            stale = {"rank": rank, "hidden": hidden}
             points.append({"name": f"{like}-{rank}", "ops": LOADS, "stale": stale})
     seen = loads(lab, points, folder)
-    for like, rank in ((like, rank) for like in hidden for rank in (0, 1)):
+    for like, rank in itertools.product(cases, (0, 1)):
         point = seen[f"{like}-{rank}"]
-        newest, before = {
-            "two": (f"step {second}", f"step {first}"),
-            "one": (f"step {first}", "nothing"),
-        }[like]
+        saved, _, newest, before = cases[like]
         rows = [
-            ("saved", f"steps {first} and {second}" if like == "two" else f"step {first}"),
+            ("saved", saved),
             (
                 "but",
                 f"rank {rank} doesn't see the new names in `directory` yet, as on a node "

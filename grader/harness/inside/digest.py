@@ -39,7 +39,7 @@ def digest(value: Any, key: str = "") -> str:
 
 
 def quick_digest(value: Any) -> str:
-    """As `digest`, in a tenth of the time; for values that nobody has an interest in forging.
+    """As `digest`, in a quarter of the time; for values that nobody has an interest in forging.
 
     Different values have the same digest with a probability of at most 2**-32.
     """

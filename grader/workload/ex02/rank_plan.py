@@ -251,31 +251,35 @@ class Point:
 
     def _fail_again(self, op: dict, step: int, usual: int, number: int) -> None:
         """Errors in the part of a save that removes an older checkpoint of the same step, and what
-        a failed save has left; `usual` is the number of events of a save that removes nothing.
+        a failed save has left.
+
+        usual   the number of events of a save that removes nothing
+        number  of the saves that have failed so far
         """
-        for n in range(MOST_AGAIN + 1):
-            self.save({"step": step})
-            leaves = {"kind": "error", "event": usual // 2, "step": step + 1, "rank": op["rank"]}
-            raised = [False] * WORLD
-            dist.all_gather_object(raised, self.save({"step": step + 1, "fault": leaves})["raised"])
-            if not all(raised):
-                return  # it tried again, and there is a newer checkpoint
-            save = {"step": step, "version": 1}
-            if n == 0:  # which events has it?
-                events = self._events_of(op["rank"], self.save(save)["events"])
-                more = range(len(events) - usual)
-                picked = [more[at * len(more) // MOST_AGAIN] for at in range(MOST_AGAIN) if more]
-                picked = list(dict.fromkeys(picked))
-                good = step
-            else:
-                fault = {"kind": "error", "event": picked[n - 1]}
-                before = events[picked[n - 1]]
-                if not self._fails(number + n, save, fault, before, op, good, step + 1):
-                    return
-                good = step + 1
-            if n == len(picked):
+        if not self._saved_and_left_over(op, step, usual):
+            return
+        events = self._events_of(op["rank"], self.save({"step": step, "version": 1})["events"])
+        more = range(len(events) - usual)
+        picked = [more[at * len(more) // MOST_AGAIN] for at in range(MOST_AGAIN) if more]
+        good = step
+        for event in dict.fromkeys(picked):
+            step, number = step + 2, number + 1
+            if not self._saved_and_left_over(op, step, usual):
                 return
-            step += 2
+            save, fault = {"step": step, "version": 1}, {"kind": "error", "event": event}
+            if not self._fails(number, save, fault, events[event], op, good, step + 1):
+                return
+            good = step + 1
+
+    def _saved_and_left_over(self, op: dict, step: int, usual: int) -> bool:
+        """Save this step, and fail halfway in the next one. False if that one was tried again:
+        then it is a newer checkpoint.
+        """
+        self.save({"step": step})
+        leaves = {"kind": "error", "event": usual // 2, "step": step + 1, "rank": op["rank"]}
+        raised = [False] * WORLD
+        dist.all_gather_object(raised, self.save({"step": step + 1, "fault": leaves})["raised"])
+        return all(raised)
 
     def _fails(
         self,
