@@ -20,8 +20,8 @@ STEPS = 60  # the first ones are recorded in full, and don't count
 ROUNDS = 3
 SECONDS = 1800
 BUDGET = 120  # s for the audit
-# glibc keeps freed memory: else some runs, with the probe or without, get it anew in each step,
-# by chance, and take 1.6 times as long (seen in their page faults)
+# Tell glibc to keep freed memory. Otherwise some runs, with the probe or without, return it to the
+# system in each step, by chance, and take 1.6 times as long (their page faults show it).
 KEEPING = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"} | KEEPING
 # a step of some size, as people write it: what it takes without the probe is measured as well

@@ -85,8 +85,8 @@ def _add_bytes(h: hashlib.blake2b, data: numpy.ndarray) -> None:
 def _add_sums(h: hashlib.blake2b, data: numpy.ndarray) -> None:
     """Add two sums of each piece's words, multiplied by random numbers, modulo 2**64.
 
-    In the product of a word, its highest bit changes no other one: two changed signs could cancel
-    each other. The second sum is that of the words' upper halves.
+    A word's highest bit changes only the highest bit of its product, so two changed signs could
+    cancel out in the first sum. The second one is that of the words' upper halves.
     """
     if len(data) < SMALL:
         _add_bytes(h, data)

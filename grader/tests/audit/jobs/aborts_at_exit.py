@@ -1,4 +1,4 @@
-"""Aborts while Python shuts down, in the runs that are named: --runs FILE counts them."""
+"""Aborts while Python shuts down, in the runs that --bad names; the file --runs counts them."""
 
 import argparse
 import os
