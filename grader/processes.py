@@ -65,33 +65,6 @@ def descendants() -> Iterator[int]:
             pass  # it has ended in the meantime
 
 
-def waited_for_a_processor(pid: int, thread: int | str | None = None) -> float:
-    """Seconds that the thread (the main one without a number) was ready but didn't run.
-
-    0 if that is unknown.
-    """
-    try:
-        with open(f"/proc/{pid}/task/{thread or pid}/schedstat") as f:
-            return int(f.read().split()[1]) / 1e9
-    except (OSError, ValueError, IndexError):
-        return 0.0
-
-
-class RunningTime:
-    """Wall time less that in which one of the processes was ready but had no processor."""
-
-    def __init__(self, pids: list[int]) -> None:
-        self.pids, self.began = pids, time.monotonic()
-        self.waited = self._waited()
-
-    def seconds(self) -> float:
-        """Since it was made. Where the kernel doesn't say who waits, wall time."""
-        return time.monotonic() - self.began - max(0.0, self._waited() - self.waited)
-
-    def _waited(self) -> float:
-        return sum(map(waited_for_a_processor, self.pids))
-
-
 def wait_until(
     condition: Callable[[], bool],
     seconds: float,

@@ -45,7 +45,11 @@ def deadlock(
 ) -> Finding:
     """Ranks waited for each other, in different places. `left`: for ranks that had already left,
     the text to show instead of where they are now.
+
+    If the machine kept a rank from running at that time, an Inconclusive.
     """
+    if late := starved(processes, when, fault):
+        return late
     last = [_last_collective(process) for process in processes]
     if all(s and s["open"] for s in last) and len({_identity(s) for s in last if s}) == 1:
         slow = (
@@ -67,6 +71,30 @@ def deadlock(
         about=_line(next((s for s in last if s and s["open"]), None)),
         ending=waited,
     )
+
+
+def starved(
+    processes: list[Process], when: Sequence[tuple[str, str]], fault: str | None = None
+) -> Inconclusive | None:
+    """While one rank waited for the others, the machine kept one of them from running.
+
+    A collective's patience is wall time: a rank that gets no processor for so long comes too late,
+    whatever its code does. A rank that waits in the wrong place doesn't need a processor.
+    """
+    gave_up = [
+        event["t"]
+        for one in processes
+        for event in [*one.all("collective failed"), *one.all("crash"), *one.events[-1:]]
+    ]
+    for rank, process in enumerate(processes):
+        stalled = max((process.stalled(t - PATIENCE, t) for t in gave_up), default=0.0)
+        if stalled > PATIENCE / 2:
+            busy = (
+                f"busy: in the {PATIENCE:g} s that another rank waited, rank {rank} waited "
+                f"{stalled:.0f} s for a processor"
+            )
+            return Inconclusive("starved", [*when, ("machine", busy)], fault)
+    return None
 
 
 def left_by(function: str, error: dict) -> str:

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from grader.crash.operations import Tree
-from grader.processes import RunningTime, die_with_parent, kill_session
+from grader.processes import die_with_parent, kill_session
+from grader.processor_time import RunningTime
 
 SECONDS = 20  # for one load, less those without a processor; milliseconds are normal
 ENOUGH = 1 << 16  # bytes of one answer

@@ -14,6 +14,7 @@ It writes the outcome to `result` as JSON:
     ended        null, or which limit ended it: wall, quiet, cpu, memory, output, disk; or "stopped"
     wall, cpu    s
     waited       s that it couldn't run, since it waited for a processor or the disk
+    stalls       where in time that was: [from, to, seconds of it], in time.monotonic()'s seconds
     silent       s since its last report, less such time
     left_behind  processes still alive at the end
 """
@@ -98,6 +99,7 @@ def guard(job: dict[str, Any], start: Callable[[], int], lifeline: int) -> dict[
         "wall": round(time.monotonic() - began, 4),
         "cpu": round(cpu, 4),
         "waited": round(silence.stalled, 4),
+        "stalls": silence.stalls,
         "silent": round(silence.seconds, 4),
         "left_behind": _kill_the_rest(main, became_reaper),
     }

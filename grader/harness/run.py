@@ -106,6 +106,16 @@ class Process:
         ended: str | None = self.result["ended"]
         return ended
 
+    def stalled(self, since: float, until: float) -> float:
+        """Seconds between these two times (time.monotonic()) in which it couldn't run, since it
+        waited for a processor or the disk.
+        """
+        total = 0.0
+        for began, ended, seconds in self.result.get("stalls", []):
+            within = min(ended, until) - max(began, since)
+            total += seconds * max(0.0, within) / (ended - began)
+        return total
+
     @property
     def fault_fired(self) -> bool:
         return self.first("fault") is not None

@@ -14,12 +14,14 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-from grader.processes import descendants, waited_for_a_processor
+from grader.processes import descendants
+from grader.processor_time import KNOWN, ProcessorWait
 
 ALONE = 2.0  # s that a rank may go on in silence after another rank has ended
+NOTED = 0.02  # s of waiting between two looks, from which on `stalls` holds them
 LONGEST = 0.5  # s between two looks that count: a late look means that the machine was busy
 # without the kernel's word on who waits for a processor, this share of the time counts
-SHARE = 1.0 if os.path.exists("/proc/self/schedstat") else 1 / 3
+SHARE = 1.0 if KNOWN else 1 / 3
 
 WHERE = signal.SIGURG  # asks a process for its stack; a process that isn't ready ignores it
 ANSWER = 1.0  # s to wait for a stack
@@ -40,10 +42,10 @@ class Silence:
         self.others: list[dict[str, str]] = list(job["others"])  # that haven't ended
         self.seconds = 0.0
         self.stalled = 0.0  # s of its whole life in which it couldn't run
+        self.stalls: list[tuple[float, float, float]] = []  # from, to (monotonic), s of stalling
         self.alone = 0.0  # s since another rank ended; they count as `seconds` do
-        self._looked = time.monotonic()
+        self._wait = ProcessorWait()
         self._size = 0
-        self._waited: dict[tuple[int, str], float] = {}
         self._said = os.open(job["silence"], os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
     def lasts_too_long(self) -> bool:
@@ -75,15 +77,11 @@ class Silence:
 
     def _counts(self) -> float:
         """Seconds since the last look in which it could have run."""
-        now = time.monotonic()
-        passed, self._looked = now - self._looked, now
-        before, self._waited, on_disk = self._waited, {}, False
-        for pid, thread in _threads(self.main):
-            self._waited[pid, thread] = waited_for_a_processor(pid, thread)
-            on_disk = on_disk or _waits_for_the_disk(pid, thread)
-        waits = [waited - before.get(key, waited) for key, waited in self._waited.items()]
-        stalled = passed if on_disk else min(passed, sum(waits))
+        looked = self._wait.looked
+        passed, stalled = self._wait.look(_threads(self.main))
         self.stalled += stalled
+        if stalled > NOTED:
+            self.stalls.append((round(looked, 3), round(looked + passed, 3), round(stalled, 3)))
         return max(0.0, min(passed, LONGEST) - stalled) * SHARE
 
 
@@ -101,14 +99,6 @@ def _threads(main: int) -> Iterator[tuple[int, str]]:
         with suppress(OSError):  # it has ended in the meantime
             for thread in os.listdir(f"/proc/{pid}/task"):
                 yield pid, thread
-
-
-def _waits_for_the_disk(pid: int, thread: str) -> bool:
-    try:
-        with open(f"/proc/{pid}/task/{thread}/stat") as f:
-            return f.read().rpartition(")")[2].split()[0] == "D"
-    except (OSError, IndexError):
-        return False
 
 
 def ask_where(main: int, stack: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from grader.checks.endings import HOLDS, WAITS
 from grader.checks.ex02.observations import Seen
-from grader.checks.ranks import by_rank, deadlock, left_by, rank_row, standing
+from grader.checks.ranks import by_rank, deadlock, left_by, rank_row, standing, starved
 from grader.harness.run import Process
 from grader.verdicts import Finding, Gist
 
@@ -35,6 +35,8 @@ def hang(
 
     processes, left  as in ranks.deadlock
     """
+    if late := starved(processes, rows, fault):
+        return late
     left = _raised(processes) | (left or {})
     stood = standing(processes) | left
     for rank, where in seen.ended_by_the_grader().items():

@@ -153,10 +153,10 @@ def test_a_plan_says_what_its_life_was_doing():
 
 
 def test_a_rank_that_goes_on_alone_is_what_a_point_hangs_of(tmp_path):
-    spins = {"event": "ended point", "id": "x", "status": -9, "stack": HELPER}
-    waits = {"event": "collective", "n": 1, "name": "barrier"}
-    failed = {"event": "collective failed", "n": 1, "type": "RuntimeError"}
-    left = {"event": "ended point", "id": "x", "status": 3, "stack": None}
+    spins = {"event": "ended point", "t": 12.0, "id": "x", "status": -9, "stack": HELPER}
+    waits = {"event": "collective", "t": 1.0, "n": 1, "name": "barrier"}
+    failed = {"event": "collective failed", "t": 9.0, "n": 1, "type": "RuntimeError"}
+    left = {"event": "ended point", "t": 9.1, "id": "x", "status": 3, "stack": None}
     folders = [tmp_path / str(rank) for rank in range(2)]
     for folder in folders:
         folder.mkdir()

@@ -9,7 +9,7 @@ from grader.course.catalog import ROOT
 
 # each layer may import the ones before it, and itself
 LAYERS = (
-    {"errors", "files", "interrupt", "processes", "wakeup"},
+    {"errors", "files", "interrupt", "processes", "processor_time", "wakeup"},
     {"course", "verdicts", "given"},
     {"harness"},
     {"crash", "slurm", "report"},

@@ -16,6 +16,8 @@ import pytest
 import torch
 
 from grader.checks import endings, ranks
+from grader.checks.ex02 import hangs
+from grader.checks.ex02.observations import Seen
 from grader.course import catalog, submissions
 from grader.harness.faults import Kill
 from grader.harness.inside.digest import digest
@@ -190,6 +192,7 @@ def _process(*events: dict) -> Process:
 def _waits(name: str, line: int, n: int = 3) -> dict:
     return {
         "event": "collective",
+        "t": 92.0,
         "n": n,
         "name": name,
         "file": "/s/x-code/code/own.py",
@@ -205,6 +208,36 @@ def test_ranks_in_one_collective_that_wait_too_long_are_the_machines_fault():
         assert not isinstance(
             ranks.deadlock([_process(_waits("barrier", 7)), _process(other)], []), Inconclusive
         )
+
+
+def _gives_up(t: float) -> dict:
+    return {"event": "collective failed", "n": 3, "type": "RuntimeError", "t": t}
+
+
+def _late(seconds: float, rank: int = 1) -> list[Process]:
+    """Rank 0 gave up at 100.0; before, one of them waited so long for a processor."""
+    both = [
+        _process(_waits("barrier", 7), _gives_up(100.0)),
+        _process(_waits("all_reduce", 9, n=2), _gives_up(100.1)),
+    ]
+    both[rank].result = both[rank].result | {"stalls": [[93.0, 93.0 + seconds, seconds]]}
+    return both
+
+
+def test_a_rank_that_got_no_processor_while_another_waited_is_the_machines_fault():
+    for rank in (0, 1):
+        late = ranks.deadlock(_late(6.5, rank), [])
+        assert isinstance(late, Inconclusive) and late.code == "starved"
+        assert f"rank {rank} waited 6 s for a processor" in dict(late.rows)["machine"]
+        assert isinstance(hangs.hang(_seen(_late(6.5, rank)), _late(6.5, rank), []), Inconclusive)
+        assert ranks.deadlock(_late(2.0, rank), []).code == "deadlock"
+    earlier = _late(0.0)
+    earlier[1].result = earlier[1].result | {"stalls": [[80.0, 90.0, 10.0]]}
+    assert ranks.deadlock(earlier, []).code == "deadlock"
+
+
+def _seen(lives: list[Process]) -> Seen:
+    return Seen({"ops": []}, lives, [life.events for life in lives], [{} for _ in lives])
 
 
 def test_ranks_that_resume_at_different_steps_are_told(labs):

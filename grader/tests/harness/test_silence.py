@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from grader import processor_time
 from grader.checks import stacks
 from grader.course import submissions
 from grader.harness import silence
@@ -14,6 +15,7 @@ from grader.harness.launcher import Limits
 from grader.harness.run import Process
 from grader.harness.silence import ALONE, LONGEST, Silence
 from grader.harness.workbench import Bench
+from grader.processor_time import ThreadState
 
 LIMIT = 3.0
 
@@ -22,11 +24,11 @@ class Machine:
     """A clock, and a process that waits for a processor or the disk as the test says."""
 
     def __init__(self, monkeypatch, folder: Path):
-        self.folder, self.now, self.waited, self.on_disk = folder, 100.0, 0.0, False
-        monkeypatch.setattr(silence.time, "monotonic", lambda: self.now)
+        self.folder, self.now, self.on_disk = folder, 100.0, False
+        self.state, self.not_counted = ThreadState("S", 0.0, 0.0), 0.0
+        monkeypatch.setattr(processor_time.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(processor_time, "thread_state", lambda pid, thread: self.state)
         monkeypatch.setattr(silence, "_threads", lambda main: [(main, "1")])
-        monkeypatch.setattr(silence, "waited_for_a_processor", lambda pid, thread: self.waited)
-        monkeypatch.setattr(silence, "_waits_for_the_disk", lambda pid, thread: self.on_disk)
         monkeypatch.setattr(silence, "SHARE", 1.0)
 
     def silence(self, rank: int = 0, ranks: int = 1) -> Silence:
@@ -53,9 +55,18 @@ class Machine:
         said = [False for _ in watched]
         for _ in range(round(seconds * 10)):
             self.now += 0.1
-            self.waited += 0.1 * waiting
+            self._runs(0.1 * (1 - waiting), 0.1 * waiting)
             said = [one.lasts_too_long() for one in watched]
         return said
+
+    def _runs(self, ran: float, waited: float) -> None:
+        """The kernel counts a wait when it ends."""
+        _, before, counted = self.state
+        letter = "D" if self.on_disk else "R" if waited else "S"
+        self.not_counted += waited
+        if ran:
+            counted, self.not_counted = counted + self.not_counted, 0.0
+        self.state = ThreadState(letter, before + ran, counted)
 
 
 @pytest.fixture
@@ -83,6 +94,30 @@ def test_time_without_a_processor_or_in_wait_for_the_disk_does_not_count(machine
     machine.on_disk = False
     assert machine.passes(0.2 * LIMIT, one) == [True]
     assert one.stalled == pytest.approx(8.9 * LIMIT, rel=0.1)
+
+
+def test_when_it_had_no_processor_is_kept_in_its_result(machine):
+    one = machine.silence()
+    machine.passes(2.0, one)
+    machine.passes(4.0, one, waiting=0.5)
+    machine.passes(2.0, one)
+    process = Process(machine.folder, None, {"stalls": one.stalls})
+    assert process.stalled(0.0, 200.0) == pytest.approx(2.0)
+    assert process.stalled(100.0, 102.0) == pytest.approx(0.0)
+    assert process.stalled(103.05, 105.0) == pytest.approx(0.975)  # from the middle of a look on
+    assert process.stalled(106.0, 108.0) == pytest.approx(0.0)
+
+
+def test_a_wait_counts_while_it_lasts_and_only_once(machine):
+    one = machine.silence()
+    machine.reports()
+    machine.passes(0.5, one)
+    machine.passes(3.0, one, waiting=1.0)
+    assert one.stalled == pytest.approx(3.0)
+    machine.passes(0.5, one)  # now the kernel counts it
+    assert one.stalled == pytest.approx(3.0)
+    machine.passes(1.0, one, waiting=0.3)
+    assert one.stalled == pytest.approx(3.3)
 
 
 def test_who_looks_late_was_stopped_as_well(machine):

@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
 
 from grader.harness.inside import fsevents, telemetry
-from grader.processes import RunningTime
+from grader.processor_time import RunningTime
 from grader.workload import load_submission
 from grader.workload.ex04.job_lives import on_node, plain
 from grader.workload.questions import answer_each, outcome
