@@ -53,6 +53,11 @@ def damaged_for_one_rank(lab: Lab) -> None:
             points.append({"name": name, "ops": GOES_ON if how == "truncate" else LOADS})
     for file in contents_of(copied(ready.folder / "two", folder / "all")):
         HARMS["truncate"][1](folder / "all" / file)
+    for rank in (0, 1):
+        copied(ready.folder / "two", folder / f"refused {rank}")
+        refused = {"rank": rank, "files": written}
+        points.append({"name": f"refused {rank}", "ops": LOADS, "unreadable": refused})
+        harmed[f"refused {rank}"] = f"every file of step {second}: rank {rank} can't open it"
     last_two = ready.new("three", "one")
     copied(ready.folder / "three", folder / "last two")
     for file in last_two:

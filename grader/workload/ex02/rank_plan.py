@@ -9,6 +9,7 @@ much. A point:
     at      its directory, below --directory
     node    true: a rank whose collective fails is killed, as by a launcher; else it gets the error
     stale   {"rank", "hidden": [names]}: this rank doesn't see these names in its directory
+    unreadable  {"rank", "files": [paths below its directory]}: this rank can't open these files
     relative  the ranks call with relative paths, and work in this folder: "above" `at`, or
             "inside" it
     file    the name of save_checkpoint_ddp's file, if not checkpoint.pt
@@ -47,7 +48,13 @@ from grader.harness.inside import child, collectives, fsevents, ranks, telemetry
 from grader.harness.inside.digest import digest
 from grader.workload import left_open, load_submission
 from grader.workload.ex02.pause_rank import holding
-from grader.workload.ex02.rank_faults import ERRORS, odd_errors, refusing, see_an_older_listing
+from grader.workload.ex02.rank_faults import (
+    ERRORS,
+    odd_errors,
+    refuse_to_open,
+    refusing,
+    see_an_older_listing,
+)
 from grader.workload.ex02.sample_jobs import digests, job_of
 from grader.workload.fake_cuda_tensors import living_on_gpu
 from grader.workload.questions import outcome
@@ -87,6 +94,9 @@ class Point:
         stale = point.get("stale")
         if stale and stale["rank"] == RANK:
             see_an_older_listing(self.directory, set(stale["hidden"]))
+        unreadable = point.get("unreadable")
+        if unreadable and unreadable["rank"] == RANK:
+            refuse_to_open({os.path.join(self.directory, file) for file in unreadable["files"]})
         self.name = point.get("file", "checkpoint.pt")
         self.file = self.name  # save_checkpoint_ddp's newest
         self.saved_in = self.directory  # save_job's newest folder

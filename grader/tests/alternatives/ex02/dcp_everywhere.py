@@ -22,12 +22,13 @@ def agree(work):
     """Everybody works, then hears how the others fared."""
     global meetings
     meetings += 1
+    number = meetings  # the work may hold meetings of its own
     store, problem = dist.distributed_c10d._get_default_store(), ""
     try:
         work()
     except (Exception, CheckpointException) as e:
         problem = f"{type(e).__name__}: {e}"[:500] or "?"
-    keys = [f"meeting {meetings} rank {rank}" for rank in range(dist.get_world_size())]
+    keys = [f"meeting {number} rank {rank}" for rank in range(dist.get_world_size())]
     store.set(keys[dist.get_rank()], problem)
     store.wait(keys, timedelta(minutes=30))
     problems = {rank: store.get(key).decode() for rank, key in enumerate(keys)}
@@ -96,7 +97,8 @@ def save_job(job, folder):
 
 def load_job(job, folder):
     reader, mine = dcp.FileSystemReader(folder), f"rank {job.rank}"
-    metadata = reader.read_metadata().state_dict_metadata
+    metadata = {}  # outside DCP's collectives: one rank alone may be unable to read it
+    agree(lambda: metadata.update(reader.read_metadata().state_dict_metadata))
     state = {name: torch.empty(metadata[name].size, dtype=torch.uint8) for name in ("common", mine)}
     dcp.load(state, storage_reader=reader)
     *parts, (job.step, job.epoch, job.batch, job.best) = unpacked(state["common"])
