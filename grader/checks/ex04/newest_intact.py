@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from grader.checks.ex04.newest_intact_cases import CASES, ERROR, RAISES, Scene
+from grader.checks.ex04.newest_intact_cases import CASES
 from grader.checks.ex04.outcomes import outcome
+from grader.checks.ex04.scenes import ERROR, RAISES, Scene
 from grader.checks.questions import Answer, ask, cwd_changed
 from grader.harness import scratch
 from grader.harness.lab import Lab
@@ -78,7 +79,9 @@ def _given(asked: Asked) -> dict[str, object]:
         "cwd": str(where.parent),
         "path": (where.name if scene.relative else str(where)) + "/" * scene.slash,
         "finished": scene.finished,
+        "spoiled": scene.spoiled,
         "unlisted": scene.unlisted,
+        "unopened": scene.unopened,
     }
 
 
@@ -105,7 +108,7 @@ def _judge(asked: Asked, said: dict, think: str) -> None:
             "rescued"
         )
         raise Finding("wrong-newest", rows, means=means if silently else "", think=think)
-    if asked.after != asked.before and not scene.finished:
+    if asked.after != asked.before and not (scene.finished or scene.spoiled):
         rows = [
             what,
             Found(f"newest_intact changed {_changed(asked)}"),

@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from grader.checks.ex04.sample_checkpoints import DAMAGE, checkpoint, damage, several
+from grader.checks.ex04.odd_manifests import odd_manifests_are_no_proof
+from grader.checks.ex04.sample_checkpoints import DAMAGE, checkpoint, copy, damage, several
+from grader.checks.ex04.scenes import ERROR, RAISES, Scene
 
-RAISES = "NothingIntact"
-ERROR = "an error"  # of any type
 ODD = ("step--70", "step-+70", "step-7_0", "step 70", "Step-70", "step-70 ", "step-70\n")
-
-
-@dataclass
-class Scene:
-    """One directory, and what newest_intact must return for it."""
-
-    what: str  # as a message describes it
-    want: str | None  # a folder's name, None, RAISES or ERROR
-    build: Callable[[Path, Random], None]
-    called: str = "checkpoints"
-    relative: bool = False  # its path is given from the working directory
-    missing: bool = False
-    slash: bool = False
-    finished: str = ""  # a checkpoint that is finished between two calls; the second one is judged
-    unlisted: str = ""  # listing it gives this error
 
 
 def _damaged(how: str, file: str | None, size: int = 0) -> Callable[[Path, Random], None]:
@@ -40,35 +23,6 @@ def _damaged(how: str, file: str | None, size: int = 0) -> Callable[[Path, Rando
     return build
 
 
-def _manifest(text: bytes | Callable[[Path], object]) -> Callable[[Path, Random], None]:
-    def build(d: Path, draw: Random) -> None:
-        several(d, draw, 9, 10)
-        file = d / "step-10" / "manifest.json"
-        if callable(text):
-            text(file)
-        else:
-            file.write_bytes(text)
-
-    return build
-
-
-def _entry(change: Callable[[dict], object]) -> Callable[[Path], None]:
-    """The manifest with its first file's entry changed."""
-
-    def edit(file: Path) -> None:
-        manifest = json.loads(file.read_text())
-        name = next(iter(manifest["files"]))
-        manifest["files"][name] = change(manifest["files"][name])
-        file.write_text(json.dumps(manifest))
-
-    return edit
-
-
-def _says(key: str, value: object) -> Callable[[Path], object]:
-    """The manifest with another value of `key`."""
-    return lambda file: file.write_text(json.dumps(json.loads(file.read_text()) | {key: value}))
-
-
 def the_highest_step_counts(draw: Random) -> list[Scene]:
     pairs = [
         (9, 10),
@@ -76,6 +30,7 @@ def the_highest_step_counts(draw: Random) -> list[Scene]:
         (draw.randint(2, 9) * 100 + 5, 1000),
         (999_999, 1_000_000),
         (99_999_999, 100_000_000),
+        (10**15 - 1, 10**15),
         sorted(draw.sample(range(1, 5000), 2)),
     ]
 
@@ -127,64 +82,38 @@ def a_damaged_one_is_passed_over(draw: Random) -> list[Scene]:
         (folder / "a.bin").write_bytes(other)
         (folder / "b.bin").write_bytes(one)
 
+    def last_of(*names: str) -> Callable[[Path, Random], None]:
+        def build(d: Path, draw: Random) -> None:
+            several(d, draw, 9)
+            files = {name: draw.randbytes(draw.randint(200, 900)) for name in names}
+            damage(checkpoint(d, draw, 10, files), draw, "with one bit flipped", names[-1])
+
+        return build
+
+    shards = [f"model-{n:05}-of-00040.safetensors" for n in range(1, 41)]
     return [
         *scenes,
         Scene("step-8, step-9, step-10; step-10 holds nothing but its manifest", "step-9", emptied),
         Scene(
+            "step-9, step-10; .metadata, which the manifest of step-10 names, with one bit flipped",
+            "step-9",
+            last_of("state.json", ".metadata"),
+        ),
+        Scene(
+            "step-9, step-10; the last of step-10's 40 files with one bit flipped",
+            "step-9",
+            last_of(*shards),
+        ),
+        Scene(
+            "step-9, step-10; a file of step-10 is emptied after a first call",
+            "step-9",
+            lambda d, draw: several(d, draw, 9, 10),
+            spoiled="step-10/state.json",
+        ),
+        Scene(
             "step-9, step-10; two files of step-10 have each other's content", "step-9", exchanged
         ),
     ]
-
-
-def odd_manifests_are_no_proof(draw: Random) -> list[Scene]:
-    odd: dict[str, bytes | Callable[[Path], object]] = {
-        "names no file": b'{"step": 10, "files": {}}',
-        "is a list": b"[]",
-        "is a number": b"7",
-        "is null": b"null",
-        "is text": b'"step-10"',
-        "names no step": lambda f: f.write_text(
-            json.dumps({"files": json.loads(f.read_text())["files"]})
-        ),
-        "names an earlier step": _says("step", 9),
-        "names a later step": _says("step", 11),
-        "has no list of files": b'{"step": 10}',
-        "has null for its files": b'{"step": 10, "files": null}',
-        "has a list for its files": b'{"step": 10, "files": ["state.json"]}',
-        "isn't UTF-8": lambda f: f.write_bytes(b"\xff\xfe\x9f" + f.read_bytes()),
-        "is zeros": lambda f: f.write_bytes(bytes(f.stat().st_size)),
-        "has null where a file's size and digest belong": _entry(lambda e: None),
-        "has a list where a file's size and digest belong": _entry(lambda e: []),
-        "has no digest of a file": _entry(lambda e: {"bytes": e["bytes"]}),
-        "has a number for a digest": _entry(lambda e: e | {"sha256": 7}),
-        "has half of a file's digest": _entry(lambda e: e | {"sha256": e["sha256"][:32]}),
-        "has no size of a file": _entry(lambda e: {"sha256": e["sha256"]}),
-        "says that a file is a byte shorter": _entry(lambda e: e | {"bytes": e["bytes"] - 1}),
-        "says that a file is a byte longer": _entry(lambda e: e | {"bytes": e["bytes"] + 1}),
-    }
-    scenes = [
-        Scene(f"step-9, step-10; the manifest of step-10 {how}", "step-9", _manifest(m))
-        for how, m in odd.items()
-    ]
-
-    def copied(d: Path, draw: Random) -> None:
-        several(d, draw, 9, 10)
-        _copy(d / "step-9", d / "step-11")
-
-    return [
-        *scenes,
-        Scene(
-            "step-9, step-10, and step-11, a copy of step-9 with its manifest",
-            "step-10",
-            copied,
-        ),
-    ]
-
-
-def _copy(folder: Path, other: Path) -> None:
-    other.mkdir()
-    for file in folder.iterdir():
-        (other / file.name).write_bytes(file.read_bytes())
 
 
 def the_search_goes_back(draw: Random) -> list[Scene]:
@@ -264,7 +193,7 @@ def other_things_may_lie_there(draw: Random) -> list[Scene]:
             f"{of}.old",
             *ODD,
         ):
-            _copy(d / of, d / name)
+            copy(d / of, d / name)
 
     def files(d: Path, draw: Random) -> None:
         several(d, draw, 9, 10)
@@ -346,7 +275,7 @@ def nothing_there_means_fresh(draw: Random) -> list[Scene]:
                 lambda d, draw: several(d, draw, 9, 10),
                 unlisted=why,
             )
-            for why in ("EIO", "ESTALE")
+            for why in ("EIO", "ESTALE", "EACCES", "EPERM")
         ),
     ]
 
@@ -358,7 +287,7 @@ def none_intact_is_an_error(draw: Random) -> list[Scene]:
         def build(d: Path, draw: Random) -> None:
             several(d, draw, *steps)
             if beside:
-                _copy(d / f"step-{steps[0]}", d / beside)
+                copy(d / f"step-{steps[0]}", d / beside)
             for step in steps:
                 damage(d / f"step-{step}", draw, how, file)
 
@@ -366,10 +295,13 @@ def none_intact_is_an_error(draw: Random) -> list[Scene]:
 
     return [
         Scene("step-9 and step-10, both damaged", RAISES, all_of([9, 10], "gone", "state.json")),
-        Scene(
-            "step-7 alone, damaged",
-            RAISES,
-            all_of([7], draw.choice(["cut short", "gone"]), "manifest.json"),
+        *(
+            Scene(
+                f"step-7 alone; its manifest.json: {how}",
+                RAISES,
+                all_of([7], how, "manifest.json"),
+            )
+            for how in ("cut short", "gone")
         ),
         Scene(
             "three checkpoints, all damaged",

@@ -41,6 +41,12 @@ def several(directory: Path, draw: Random, *steps: int) -> None:
         os.utime(checkpoint(directory, draw, step), (1e9 + n, 1e9 + n))
 
 
+def copy(folder: Path, other: Path) -> None:
+    other.mkdir()
+    for file in folder.iterdir():
+        (other / file.name).write_bytes(file.read_bytes())
+
+
 def _flip(data: bytes, at: int) -> bytes:
     return data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :]
 

@@ -36,23 +36,30 @@ EVENTS = 40  # the most events of one call before which a process is held
 
 
 def newest(ck, question: dict, top: Path) -> dict:
-    said, begun, unlisted = [], os.getcwd(), {}
+    said, begun, refused = [], os.getcwd(), {}
 
-    def no_lists(event: str, args: tuple) -> None:
-        of = args[0] if event in ("os.listdir", "os.scandir") else None
-        if isinstance(of, (str, os.PathLike)) and (why := unlisted.get(os.path.realpath(of))):
-            raise OSError(why, os.strerror(why), os.fspath(of))
+    def refuse(event: str, args: tuple) -> None:
+        of = args[0] if event in ("os.listdir", "os.scandir", "open") else None
+        if isinstance(of, (str, os.PathLike)) and refused:
+            if why := refused.get((event == "open", os.path.realpath(of))):
+                raise OSError(why, os.strerror(why), os.fspath(of))
 
-    sys.addaudithook(no_lists)
+    sys.addaudithook(refuse)
     for one in question["directories"]:
         cwd, path = one["cwd"], one["path"]
         os.chdir(cwd)
-        if one["finished"]:
+        if one["finished"] or one["spoiled"]:
             ck.newest_intact(path)
+        if one["spoiled"]:
+            os.truncate(os.path.join(path, one["spoiled"]), 0)
+        if one["finished"]:
             final = os.path.join(path, one["finished"])
             os.rename(f"{final}.tmp", final)
         if one["unlisted"]:
-            unlisted[os.path.realpath(path)] = getattr(errno, one["unlisted"])
+            refused[False, os.path.realpath(path)] = getattr(errno, one["unlisted"])
+        file, why = one["unopened"]
+        if file:
+            refused[True, os.path.realpath(os.path.join(path, file))] = getattr(errno, why)
         said.append(outcome(lambda path=path: plain(ck.newest_intact(path))))
         said[-1]["moved"] = not os.path.samefile(os.getcwd(), cwd)
     os.chdir(begun)

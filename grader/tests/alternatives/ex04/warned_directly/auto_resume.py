@@ -35,10 +35,12 @@ def verify(folder):
 
 
 def newest_intact(directory):
+    # not glob, which takes a directory that it may not list for an empty one
+    folders = list(Path(directory).iterdir()) if Path(directory).exists() else []
     numbered = {
         int(f.name[5:]): f
-        for f in Path(directory).glob("step-*")
-        if f.name[5:].isdecimal() and f.is_dir()
+        for f in folders
+        if f.name.startswith("step-") and f.name[5:].isdecimal() and f.is_dir()
     }
     for step in sorted(numbered, reverse=True):
         try:
