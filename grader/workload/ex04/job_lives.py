@@ -13,6 +13,7 @@ import json
 import mmap
 import os
 import platform
+import resource
 import shutil
 import signal
 import socket
@@ -263,37 +264,50 @@ def _killed_at_events(dies: Callable[[Path], None], start: Path, place: Path):
         yield f"before {shown.read_text()}", place
 
 
-REFUSED = {"read": errno.EIO, "written": errno.ENOSPC}
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
 def refused(ck, question: dict, top: Path) -> dict:
-    """A life whose begin_life can open no file to read it, or none to write it: what it says, and
-    what later lives do. "fired": whether it tried.
+    """A life whose begin_life meets a fault of the disk, for each of question["faults"]: what it
+    says, and what later lives do.
+
+    A fault is [what, error]: no file can be opened to be "read" or "written", with this error (a
+    name such as "EIO"); or a file can be opened and not be "filled": the first byte fits. "fired":
+    whether a file was refused; None if that is unknown.
     """
-    found = {}
-    for what, number in REFUSED.items():
-        place, fired = top / what, mmap.mmap(-1, 1)
+    found = []
+    for what, error in question["faults"]:
+        place, fired = top / f"{what} {error}", mmap.mmap(-1, 1)
         place.mkdir(parents=True)
         for life in question["before"]:
             live(ck, place, *life)
-
-        def begins(what=what, number=number, place=place, fired=fired) -> None:
-            def refuse(event: str, args: tuple) -> None:
-                if event != "open" or not isinstance(args[0], (str, bytes, os.PathLike)):
-                    return
-                inside = Path(os.path.realpath(os.fsdecode(args[0]))).is_relative_to(place)
-                if inside and bool((args[2] or 0) & WRITES) == (what == "written"):
-                    fired[0] = 1
-                    raise OSError(number, os.strerror(number), args[0])
-
-            place = place.resolve()
-            sys.addaudithook(refuse)
-
+        begins = (
+            _no_room
+            if what == "filled"
+            else partial(_refuses, place.resolve(), what == "written", getattr(errno, error), fired)
+        )
         said = live(ck, place, *question["life"], begins)
         after = [live(ck, place, *life) for life in question["after"]]
-        found[what] = {"fired": bool(fired[0]), "said": said, "lives": after}
-    return found
+        known = None if what == "filled" else bool(fired[0])
+        found.append({"fired": known, "said": said, "lives": after})
+    return {"faults": found}
+
+
+def _refuses(place: Path, written: bool, number: int, fired: mmap.mmap) -> None:
+    def refuse(event: str, args: tuple) -> None:
+        if event != "open" or not isinstance(args[0], (str, bytes, os.PathLike)):
+            return
+        inside = Path(os.path.realpath(os.fsdecode(args[0]))).is_relative_to(place)
+        if inside and bool((args[2] or 0) & WRITES) == written:
+            fired[0] = 1
+            raise OSError(number, os.strerror(number), args[0])
+
+    sys.addaudithook(refuse)
+
+
+def _no_room() -> None:
+    """No file of this process grows past its first byte; Python ignores SIGXFSZ."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
 
 ASKS = {"lives": lives, "killed": killed, "refused": refused}
