@@ -234,7 +234,8 @@ def test_workers_draw_as_the_loader_seeds_them(lab):
 @pytest.mark.parametrize("signal", ["term", "usr1"])
 def test_a_signal_to_the_process_group_stops_the_job_after_its_step(lab, signal):
     """A signal to the process group stops the job after its step"""
-    steps = [n for n in loader_workers.settled(lab) if n % SAVE_EVERY]
+    epoch = loader_workers.epoch_of(lab, signal)
+    steps = [n for n in loader_workers.settled(lab, epoch) if n % SAVE_EVERY]
     loader_workers.stops(lab, send(signal, lab.draw.choice(steps), to="group"))
 
 
