@@ -10,6 +10,7 @@ from grader.checks import questions
 from grader.checks.crashes import crashed
 from grader.checks.ex03 import handler_questions
 from grader.checks.ex03.status_file import FINAL, SAYS, status_says
+from grader.harness.inside.fsevents import FROM_OUTSIDE
 from grader.harness.lab import Lab
 from grader.harness.run import PREEMPTED
 from grader.verdicts import Finding, Found, Gist, Inconclusive
@@ -148,13 +149,17 @@ def _told_in_time(found: dict, rows: list) -> None:
 
 
 def _written_whole(found: dict, rows: list) -> None:
-    """status.json appears by a rename: it is never opened, nor removed just before."""
+    """status.json appears by a rename from its own directory: it is never opened, nor removed just
+    before.
+    """
     for (since, event), (then, after) in pairwise([*found["wrote"], [0, ""]]):
-        what, _, name = event.partition(" ")
+        what, _, name = event.removesuffix(FROM_OUTSIDE).partition(" ")
         if name != "status.json":
             continue
         if what in ("open", "truncate"):
             how = f"{'opened' if what == 'open' else 'truncated'} in place"
+        elif what == "rename" and event.endswith(FROM_OUTSIDE):
+            how = "renamed from another directory, which may be on another disk"
         elif what == "remove" and since and since == then and after.startswith(("rename", "link")):
             how = "removed before the new one got its name"
         else:
@@ -163,7 +168,10 @@ def _written_whole(found: dict, rows: list) -> None:
             "torn-word",
             [*rows, ("status.json", f"is {how}")],
             means=(
-                "a job that is killed at this moment leaves neither the old status nor the new one"
+                "between two disks, a rename is an error, or a copy that a kill cuts short"
+                if event.endswith(FROM_OUTSIDE)
+                else "a job that is killed at this moment leaves neither the old status nor the "
+                "new one"
             ),
             think="under which name do you write the file, and when does it get its final name?",
         )
@@ -232,7 +240,7 @@ def _ended_well(life: dict, found: dict) -> None:
         )
     saved = found["saved"] or [0, 0]
     if saved[1] != found["reached"][1] or (over and saved != found["reached"]):
-        rows += [ended, Found(f"its last save is of step {saved[1]}, with {saved[0]} epochs over")]
+        rows += [ended, Found(f"its last save is of step {saved[1]}; epochs over: {saved[0]}")]
         think = "how does your job know that it has saved, and what does it know at the beginning?"
         raise Finding("steps-lost", rows, think=think)
     status_says(found["says"], SAYS[status], rows)

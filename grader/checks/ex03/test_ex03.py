@@ -212,18 +212,6 @@ def test_an_error_after_a_signal_is_an_error(lab):
 
 
 @task("ex03.2")
-def test_an_error_of_any_type_reaches_the_caller(lab):
-    """An error of any type reaches the caller"""
-    small_lives.any_error(lab)
-
-
-@task("ex03.2")
-def test_each_life_in_a_process_stands_alone(lab):
-    """Each life in a process stands alone"""
-    small_lives.any_signal(lab)
-
-
-@task("ex03.2")
 def test_the_status_of_an_earlier_life_isnt_taken_for_this_ones(lab):
     """The status of an earlier life isn't taken for this one's"""
     status_faults.status_is_fresh(lab)
@@ -233,6 +221,18 @@ def test_the_status_of_an_earlier_life_isnt_taken_for_this_ones(lab):
 def test_the_status_is_whole_at_every_moment(lab):
     """The status is whole at every moment"""
     status_faults.status_is_whole(lab)
+
+
+@task("ex03.2")
+def test_an_error_of_any_type_reaches_the_caller(lab):
+    """An error of any type reaches the caller"""
+    small_lives.any_error(lab)
+
+
+@task("ex03.2")
+def test_each_life_in_a_process_stands_alone(lab):
+    """Each life in a process stands alone"""
+    small_lives.any_signal(lab)
 
 
 # ---------------------------------------------------------------- ex03.3  workers
