@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from dataclasses import dataclass, field
 
-from grader.checks.ex03.handler_questions import INT, NOTED
+from grader.checks.ex03.handler_questions import HUP, INT, NOTED, USR2
 from grader.checks.questions import Answer
 from grader.verdicts import Finding, Found, Gist
 
@@ -60,7 +60,7 @@ class Model:
 
 def values_of(answer: Answer, think: str, when: tuple[str, str] = WHEN) -> dict:
     """The reported values; a process that a signal killed had no handler for it."""
-    if answer.status is not None and -answer.status in NOTED:
+    if answer.status is not None and -answer.status in (*NOTED, USR2, HUP, INT):
         ended = Gist(
             "ended",
             f"{signal_name(-answer.status)} killed the process: nothing handles it (any more)",
@@ -236,6 +236,17 @@ def _left_right(log: dict, error: list, block: Block, model: Model, think: str) 
             ("expected", "it reaches the caller unchanged"),
         ]
         means = "what the error held besides its message is lost: its cause, its attributes"
+        raise Finding("block-error-lost", rows, means=means, think=think)
+    if error and log["holds"] != (
+        unchanged := {"arguments": [error[1]], "notes": [], "cause": None}
+    ):
+        what = next(name for name in unchanged if log["holds"].get(name) != unchanged[name])
+        rows = [
+            ("raised", f"{error[0]} in the block"),
+            Found(f"the same object, with other {what}: {log['holds'].get(what)}"),
+            ("expected", "it reaches the caller unchanged"),
+        ]
+        means = "code that looks at the error, such as a retry or a test, sees another one"
         raise Finding("block-error-lost", rows, means=means, think=think)
     if any(
         made.get(str(n)) == "other" and kind != "other"

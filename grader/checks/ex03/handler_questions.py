@@ -169,14 +169,14 @@ class Draw:
         operations = [
             self.block(mine),
             *self.passing(*other),
-            *self.passing(*mine, *other),
+            *self.passing(*mine, *other, *mine),
             ["exit"],
             *self.passing(*mine),
         ]
         none = [self.block(()), *self.passing(*other), ["exit"], ["look"]]
         interrupts = [
             self.block(tuple(self.mixed(INT, HUP))),
-            *self.passing(INT),
+            *self.passing(*self.mixed(INT, HUP), INT),
             ["exit"],
             ["look"],
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from grader.checks.ex03 import resumption
 from grader.checks.ex03.exits import finished
 from grader.checks.ex03.stop_assertions import stopped_and_resumed
 from grader.checks.ex03.stop_runs import (
@@ -21,14 +22,20 @@ from grader.verdicts import Finding, Found, Inconclusive
 NUMBER = 2
 
 
-def settled(lab: Lab) -> list[int]:
-    """The steps, but an epoch's last, in which both workers have delivered a batch.
+def settled(lab: Lab, epoch: int | None = None) -> list[int]:
+    """The steps (of this epoch), but an epoch's last, in which both workers have delivered a batch.
 
     A worker that is still starting hasn't reached worker_init_fn, where it may start to ignore a
     signal: until then, a signal kills it in any solution.
     """
     per_epoch = steps_per_epoch(lab)
-    return [n for n in range(1, all_steps(lab)) if n % per_epoch >= NUMBER]
+    steps = [n for n in range(1, all_steps(lab)) if n % per_epoch >= NUMBER]
+    return [n for n in steps if epoch in (None, n // per_epoch)]
+
+
+def epoch_of(lab: Lab, signal: str) -> int:
+    """The epoch in which this signal comes, in a step: another one for each signal."""
+    return (lab.shared.randrange(2) + (signal == "term")) % 2
 
 
 def stops(lab: Lab, preemption: Preempt) -> None:
@@ -83,6 +90,32 @@ def draw_apart(lab: Lab) -> None:
                 )
     if not seen:
         raise Finding("no-worker", [Found("no DataLoader worker finished worker_init")])
+    _draw_again(lab, run)
+
+
+def _draw_again(lab: Lab, run: Run) -> None:
+    """A second undisturbed run draws the same numbers, or else no resumed run could."""
+    args = job(lab, "--workers", NUMBER)
+    parting = run.trajectory.diverges_from(yardstick(lab, args).trajectory)
+    if parting is None:
+        return  # the loader's own seeds
+    again = launch(lab, *args, faults=())
+    finished(lab, again)
+    if (parting := again.trajectory.diverges_from(run.trajectory)) is None:
+        return
+    resumption.machine_repeats(lab, run)
+    raise Finding(
+        "workers-by-chance",
+        [
+            ("compared", "two undisturbed runs of your job, with the same seed"),
+            Found(f"they draw different random numbers, from step {parting.step} on"),
+        ],
+        means=(
+            "a resumed run can't draw what it would have drawn, and no run can be repeated to find "
+            "a bug in it"
+        ),
+        think="what seeds a worker: does it have the same value when the job runs again?",
+    )
 
 
 def _named(epoch_and_worker: tuple[int, int]) -> str:

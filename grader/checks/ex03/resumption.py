@@ -21,7 +21,7 @@ def same_course(lab: Lab, run: Run, whole: Run) -> None:
     if found is None:
         return
     rank, parting = found
-    _machine_repeats(lab, whole)
+    machine_repeats(lab, whole)
     means, think = meaning(parting.different)
     rows = trajectories.parting_rows(run, rank, parting)
     in_hand = any(
@@ -47,11 +47,15 @@ def same_course(lab: Lab, run: Run, whole: Run) -> None:
     )
 
 
-def _machine_repeats(lab: Lab, whole: Run) -> None:
-    """Two runs without the student's code are the same; else nothing is proved here."""
+def machine_repeats(lab: Lab, whole: Run) -> None:
+    """Two runs without the student's code are the same; else nothing is proved here.
+
+    `whole` may be a run with it: workers may draw as they like.
+    """
     script, *argv = whole.command.split()
+    first = lab.trusted(script, *argv, ranks=whole.ranks)
     again = lab.launch(script, *argv, ranks=whole.ranks, trusted=True)
-    if not again.finished or trajectories.first_parting(again, whole):
+    if not again.finished or trajectories.first_parting(again, first):
         raise Inconclusive(
             "machine", [("machine", "two undisturbed runs differ even without your code")]
         )

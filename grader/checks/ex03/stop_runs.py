@@ -50,6 +50,11 @@ def any_signal(lab: Lab) -> str:
     return lab.draw.choice(["term", "usr1"])
 
 
+def each_signal(lab: Lab) -> list[str]:
+    """Both, for two checks of a grading that send one each."""
+    return lab.shared.sample(["term", "usr1"], 2)
+
+
 def option(args: tuple, name: str, otherwise: object) -> Any:
     """The value of an option among a run's arguments."""
     return args[args.index(name) + 1] if name in args else otherwise

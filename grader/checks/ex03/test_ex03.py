@@ -11,6 +11,7 @@ from grader.checks.ex03 import (
     job_errors,
     loader_workers,
     signal_handler,
+    small_lives,
     status_faults,
     undisturbed,
 )
@@ -20,6 +21,7 @@ from grader.checks.ex03.stop_runs import (
     all_steps,
     any_signal,
     between_saves,
+    each_signal,
     job,
     steps_per_epoch,
 )
@@ -129,9 +131,8 @@ def test_a_signal_in_an_evaluation_stops_the_job_there(lab, which):
     step, parts = (
         (steps_per_epoch(lab), (8, 9)) if which == "the_first" else (all_steps(lab), (0, 5))
     )
-    for schedule in lab.schedules(
-        (send(any_signal(lab), step, "evaluation", lab.draw.randint(*parts)),)
-    ):
+    signal = each_signal(lab)[which == "the_last"]
+    for schedule in lab.schedules((send(signal, step, "evaluation", lab.draw.randint(*parts)),)):
         stopped_and_resumed(lab, job(lab), schedule)
 
 
@@ -152,7 +153,8 @@ def test_a_signal_before_the_first_step_stops_the_job_there(lab):
 def test_a_signal_in_the_last_step_stops_the_job_after_it(lab, which):
     """A signal in the last step stops the job after it"""
     step = steps_per_epoch(lab) if which == "of_an_epoch" else all_steps(lab)
-    for schedule in lab.schedules((send(any_signal(lab), step),)):
+    signal = each_signal(lab)[which == "of_the_run"]
+    for schedule in lab.schedules((send(signal, step),)):
         stopped_and_resumed(lab, job(lab), schedule)
 
 
@@ -221,6 +223,18 @@ def test_the_status_is_whole_at_every_moment(lab):
     status_faults.status_is_whole(lab)
 
 
+@task("ex03.2")
+def test_an_error_of_any_type_reaches_the_caller(lab):
+    """An error of any type reaches the caller"""
+    small_lives.any_error(lab)
+
+
+@task("ex03.2")
+def test_each_life_in_a_process_stands_alone(lab):
+    """Each life in a process stands alone"""
+    small_lives.any_signal(lab)
+
+
 # ---------------------------------------------------------------- ex03.3  workers
 
 
@@ -234,7 +248,8 @@ def test_workers_draw_as_the_loader_seeds_them(lab):
 @pytest.mark.parametrize("signal", ["term", "usr1"])
 def test_a_signal_to_the_process_group_stops_the_job_after_its_step(lab, signal):
     """A signal to the process group stops the job after its step"""
-    steps = [n for n in loader_workers.settled(lab) if n % SAVE_EVERY]
+    epoch = loader_workers.epoch_of(lab, signal)
+    steps = [n for n in loader_workers.settled(lab, epoch) if n % SAVE_EVERY]
     loader_workers.stops(lab, send(signal, lab.draw.choice(steps), to="group"))
 
 

@@ -94,6 +94,16 @@ def plain(value):
     return int(value) if isinstance(value, int) else f"{type(value).__name__}: {value!r}"[:200]
 
 
+def held_by(error: BaseException) -> dict:
+    """What an error holds besides its place."""
+    cause = error.__cause__
+    return {
+        "arguments": [str(each)[:200] for each in error.args[:5]],
+        "notes": [str(each)[:200] for each in getattr(error, "__notes__", [])[:5]],
+        "cause": None if cause is None else type(cause).__name__,
+    }
+
+
 def printed() -> int:
     """Bytes that have left the buffers of standard output and standard error."""
     return sum(os.fstat(fd).st_size for fd in (1, 2))
@@ -157,14 +167,15 @@ class Program:
             given["signals"] = SHAPES[arguments["shape"]](map(signal.Signals, arguments["signals"]))
         made = self.ck.StopSignal(**given)
         between = self.handlers.table()
-        came, stop, same = None, None, True
+        came, stop, same, holds = None, None, True, None
         try:
             with made as stop:
                 self.stops.append(stop)
                 self._block()
         except BaseException as e:
             came, same = [type(e).__name__, str(e.args[0]) if e.args else ""], e is self.raised
-        self.log.append({"left": came, "same": same, "made": between})
+            holds = held_by(e)
+        self.log.append({"left": came, "same": same, "holds": holds, "made": between})
 
     def _send(self, number: int) -> None:
         self.send(number)

@@ -5,8 +5,6 @@ It can save and resume, as exercises 1 and 2 taught (grader/given). Here the que
 
 from __future__ import annotations
 
-import asyncio
-import builtins
 from dataclasses import InitVar, dataclass, field
 from pathlib import Path
 
@@ -23,6 +21,7 @@ from grader.harness.preemption import last_word
 from grader.workload import job as workload
 from grader.workload import rank_job
 from grader.workload.data import Windows
+from grader.workload.ex03.failures import Failure, may_fail
 from grader.workload.ex03.virtual_clock import Scheduler
 from grader.workload.model import Transformer
 
@@ -31,24 +30,6 @@ PARTS = 12  # parts of an evaluation
 # a save's time passes in four parts: before its second, third and fourth event, and at the end
 SHARES = 4
 FAIL_IN_SAVE = 1  # the event of a save before which it fails: by then it has written something
-
-
-class NodeLost(BaseException):
-    """A library's error that isn't an Exception, as torch's CheckpointException isn't."""
-
-
-NOT_BUILT_IN = {kind.__name__: kind for kind in (asyncio.CancelledError, NodeLost)}
-
-
-@dataclass
-class Failure:
-    """An error that the job raises once: a second try, which nobody asked for, would succeed."""
-
-    where: str  # "build", "resume", "step", "evaluation" or "save"
-    step: int  # the optimizer step that fails, or the last one before
-    error: str  # a built-in exception's name, or one of NOT_BUILT_IN
-    message: str
-    raised: bool = False
 
 
 # of each job, by its id: what a job is asked for must not tell which signal came, and what is left
@@ -241,16 +222,6 @@ class PreemptJob(workload.Job):
 
     def _may_fail(self, where: str, step: int) -> None:
         may_fail(self.failure, _scheduler(self), where, step)
-
-
-def may_fail(failure: Failure | None, cluster: Scheduler, where: str, step: int) -> None:
-    """Raise the job's error if this is its place."""
-    if failure and not failure.raised and (failure.where, failure.step) == (where, step):
-        failure.raised = True
-        cluster.point(step, "failing")
-        telemetry.emit("failing", step=step)
-        kind = NOT_BUILT_IN.get(failure.error) or getattr(builtins, failure.error)
-        raise kind(failure.message)
 
 
 class InTurn(torch.optim.AdamW):

@@ -52,7 +52,7 @@ from grader.harness.inside.digest import rng_digests
 from grader.harness.preemption import last_word
 from grader.harness.silence import WHERE
 from grader.workload import load_submission
-from grader.workload.ex03 import earlier_job, preempt_job
+from grader.workload.ex03 import earlier_job, failures, preempt_job
 from grader.workload.ex03.node_daemon import Daemon
 from grader.workload.ex03.virtual_clock import BOOT, Scheduler
 
@@ -112,11 +112,11 @@ def bare_main(make_job, directory, clock, grace) -> int:
     return 0
 
 
-def failure_of(args, rank: int) -> preempt_job.Failure | None:
+def failure_of(args, rank: int) -> failures.Failure | None:
     if args.fails is None or args.fails_on_rank not in (None, rank):
         return None
     where, _, step = args.fails.partition("@")
-    return preempt_job.Failure(where, int(step), *args.fails_with.split(":", 1))
+    return failures.Failure(where, int(step), *args.fails_with.split(":", 1))
 
 
 def on_nodes(ranks_per_node: int) -> None:
