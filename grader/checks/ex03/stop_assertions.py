@@ -38,15 +38,14 @@ def stopped_well(lab: Lab, run: Run, whole: Run, saved: bool = True) -> None:
     """The same, of a run that is over."""
     for number, life in enumerate(run.lives):
         left_as_preempted(lab, run, number, life, whole)
+        for rank, one in enumerate(life.processes):
+            _stopped_soon(run, rank, one)
     finished(lab, run)
     together(run)
     one_writes(run)
     if saved:
         nothing_lost(run)
     same_course(lab, run, whole)
-    for life in run.lives:
-        for rank, one in enumerate(life.processes):
-            _stopped_soon(run, rank, one)
 
 
 def _stopped_soon(run: Run, rank: int, life: Process) -> None:

@@ -63,7 +63,7 @@ def in_an_evaluation_of_ranks(lab: Lab) -> None:
     """Rank 1 alone has the limit. A part of an evaluation takes much less time than a step, and
     counts as one.
     """
-    costs = Costs(step=20, save=6, part=2).in_units(short(lab))
+    costs = Costs(step=20, save=6, part=4).in_units(short(lab))
     # a save comes after the last evaluation
     course = _in_an_evaluation(lab, costs, 0, 1 - _odd(lab))
     _stops_in_time(lab, costs, course, 2, "--end-of-rank", 1)
