@@ -16,9 +16,12 @@ class Costs:
     part: float = 1.0  # a part of an evaluation
     save: float = 1.0
     slower: float = 1.0  # each save takes this many times as long as the one before
-    first: float = 1.0  # factor for a life's first step and first save
+    peak: float = 1.0  # factor for the following ones of a life, by their numbers from 0
+    peak_step: float = -1
+    peak_save: float = -1
     near: float = 0.0  # with fewer seconds left than this ...
-    last: float = 1.0  # ... everything takes this many times as long
+    late_step: float = 0.0  # ... a step or a part of an evaluation takes this long
+    late_save: float = 0.0  # ... and a save this long
     rank: float = 1.0  # each rank's steps take this many times as long as the rank's before it
 
     @classmethod
@@ -30,7 +33,7 @@ class Costs:
 
     def __str__(self) -> str:
         changed = [(f.name, getattr(self, f.name)) for f in fields(self)]
-        return ",".join(f"{k}={v:g}" for k, v in changed if v != getattr(type(self), k))
+        return ",".join(f"{k}={v:.9g}" for k, v in changed if v != getattr(type(self), k))
 
     def of_rank(self, rank: int) -> Costs:
         """What this rank's own clock measures."""
@@ -38,14 +41,28 @@ class Costs:
             self, step=self.step * self.rank**rank, part=self.part * self.rank**rank, rank=1.0
         )
 
+    def in_units(self, unit: float) -> Costs:
+        """The same, if these are given in units of so many seconds."""
+        times = ("build", "step", "part", "save", "near", "late_step", "late_save")
+        return replace(self, **{name: getattr(self, name) * unit for name in times})
+
     def takes(self, what: str, number: int, left: float) -> float:
         """Seconds that the life's `number`th (from 0) "step", "part" or "save" takes.
 
         left  seconds to SIGKILL when it begins
         """
+        if left < self.near:
+            return self.late_save if what == "save" else self.late_step
         seconds: float = getattr(self, what)
         if what == "save":
             seconds *= self.slower**number
-        if number == 0 and what != "part":
-            seconds *= self.first
-        return seconds * self.last if left < self.near else seconds
+        if number == {"step": self.peak_step, "save": self.peak_save}.get(what):
+            seconds *= self.peak
+        return seconds
+
+
+def shown(seconds: float) -> str:
+    """Seconds, as a message shows them: with the digits that matter."""
+    if abs(seconds) >= 100:
+        return f"{seconds:.0f}"
+    return f"{round(seconds, 3):.3g}"

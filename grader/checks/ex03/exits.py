@@ -11,6 +11,7 @@ from grader.checks.ex03.resumption import not_torn, steps_lost
 from grader.checks.ex03.status_file import SAYS, not_said_too_soon, status_says
 from grader.checks.ex03.stop_runs import SAVE_EVERY, fault_row
 from grader.checks.ranks import by_others, by_rank, rank_row, standing
+from grader.harness.costs import shown
 from grader.harness.lab import Lab
 from grader.harness.preemption import Preempt
 from grader.harness.run import PREEMPTED, Life, Process, Run, schedule_of
@@ -142,7 +143,10 @@ def _killed(run: Run, life: Life) -> Finding:
     if sent:
         since = killed["clock"] - sent[0]["clock"]
         rows.append(
-            ("killed", f"by SIGKILL, {since:g} s after the first signal, in {killed['during']}")
+            (
+                "killed",
+                f"by SIGKILL, {shown(since)} s after the first signal, in {killed['during']}",
+            )
         )
         if more := [
             s for s in one.steps if s["step"] > sent[0]["step"] + (0 if sent[0]["phase"] else 1)
@@ -158,7 +162,7 @@ def _killed(run: Run, life: Life) -> Finding:
             (
                 "killed",
                 "by SIGKILL at the end of its time limit, "
-                f"{killed['clock']:g} s after it began, in {killed['during']}",
+                f"{shown(killed['clock'])} s after it began, in {killed['during']}",
             )
         )
         think = "how much time was left when your job began that, and what else had to fit in?"

@@ -12,7 +12,7 @@ from grader.harness.costs import Costs
 from grader.harness.run import Process
 from grader.verdicts import Inconclusive
 
-CLOSE = 0.01  # s; the report is rounded
+CLOSE = 0.001  # s; the report is rounded
 
 
 @dataclass

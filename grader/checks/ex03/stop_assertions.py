@@ -7,11 +7,15 @@ from __future__ import annotations
 from grader.checks.ex03.exits import finished, left_as_preempted
 from grader.checks.ex03.resumption import nothing_lost, same_course
 from grader.checks.ex03.status_file import not_said_too_soon, one_writes
-from grader.checks.ex03.stop_runs import launch, yardstick
-from grader.checks.ranks import together
+from grader.checks.ex03.stop_runs import fault_row, launch, yardstick
+from grader.checks.ranks import rank_row, together
+from grader.checks.trajectories import progress_kept
 from grader.harness.lab import Lab
-from grader.harness.run import Run
-from grader.verdicts import Finding
+from grader.harness.run import Process, Run, schedule_of
+from grader.verdicts import Finding, Found
+
+# signals of these phases come while a step, or a part of an evaluation, is in progress
+IN_PROGRESS = ("", "end", "evaluation")
 
 
 def stopped_and_resumed(
@@ -34,6 +38,8 @@ def stopped_well(lab: Lab, run: Run, whole: Run, saved: bool = True) -> None:
     """The same, of a run that is over."""
     for number, life in enumerate(run.lives):
         left_as_preempted(lab, run, number, life, whole)
+        for rank, one in enumerate(life.processes):
+            _stopped_soon(run, rank, one)
     finished(lab, run)
     together(run)
     one_writes(run)
@@ -42,7 +48,32 @@ def stopped_well(lab: Lab, run: Run, whole: Run, saved: bool = True) -> None:
     same_course(lab, run, whole)
 
 
-def rejoined(lab: Lab, run: Run, whole: Run, when: list) -> None:
+def _stopped_soon(run: Run, rank: int, life: Process) -> None:
+    """After its first signal, it did no more than finish the step or the part in progress. An
+    evaluation, and ranks, may ask whether to stop at every other one.
+    """
+    began = next((n for n, e in enumerate(life.events) if e["event"] == "signal"), None)
+    if began is None:
+        return
+    later = [e["event"] for e in life.events[began:] if e["event"] in ("trained", "part")]
+    more = later[1:] if life.events[began]["phase"] in IN_PROGRESS else later
+    if len(more) <= (run.last.world > 1 or more[:1] == ["part"]):
+        return
+    rows = [
+        *fault_row(run),
+        *rank_row(run.last.world, rank),
+        Found(f"after that, {len(more)} more steps or parts of an evaluation, until it stopped"),
+        ("expected", "it stops as soon as it can, however long the grace is"),
+    ]
+    raise Finding(
+        "grace-used-up",
+        rows,
+        schedule_of(run),
+        think="what does a signal ask for, and how often does your job look whether one came?",
+    )
+
+
+def rejoined(lab: Lab, run: Run, whole: Run, when: list, saved: bool = True) -> None:
     """The same for a life that stopped without an injected fault, and the one after it."""
     try:
         finished(lab, run)
@@ -50,7 +81,10 @@ def rejoined(lab: Lab, run: Run, whole: Run, when: list) -> None:
             not_said_too_soon(run, number)
         together(run)
         one_writes(run)
-        nothing_lost(run, always=True)
+        if saved:
+            nothing_lost(run, always=True)
+        else:
+            progress_kept(run)
         same_course(lab, run, whole)
     except Finding as finding:
         finding.rows = [*when, *finding.rows]

@@ -7,12 +7,13 @@ import pytest
 from grader.checks import task
 from grader.checks.ex03 import (
     coordinated_stop,
-    deadlines,
+    grace_periods,
     job_errors,
     loader_workers,
     signal_handler,
     small_lives,
     status_faults,
+    time_limits,
     undisturbed,
 )
 from grader.checks.ex03.stop_assertions import stopped_and_resumed
@@ -283,8 +284,11 @@ def test_a_signal_to_one_rank_or_to_all_stops_all_after_the_same_step(lab):
 
 @task("ex03.4")
 def test_signals_to_all_ranks_at_different_moments_stop_all_after_the_same_step(lab):
-    """Signals to all ranks at different moments stop all after the same step"""
-    step, first = between_saves(lab), lab.draw.randrange(2)
+    """Signals to all ranks at different moments stop all after the same step
+
+    In the first step: ranks that agree at every third step only stop too late.
+    """
+    step, first = 1, lab.draw.randrange(2)
     coordinated_stop.stops(
         lab,
         both(
@@ -379,101 +383,120 @@ def test_stop_together_gives_all_ranks_the_same_answer(lab):
 @task("ex03.5")
 def test_a_job_stops_by_itself_before_its_time_limit(lab):
     """A job stops by itself before its time limit"""
-    deadlines.before_the_time_limit(lab)
+    time_limits.before_a_step(lab)
 
 
 @task("ex03.5")
 def test_a_time_limit_before_the_first_save_is_respected(lab):
     """A time limit before the first save is respected"""
-    deadlines.before_the_first_save(lab)
+    time_limits.before_the_first_save(lab)
 
 
 @task("ex03.5")
 def test_a_job_stops_by_itself_in_an_evaluation(lab):
     """A job stops by itself in an evaluation"""
-    deadlines.in_an_evaluation(lab)
+    time_limits.in_an_evaluation(lab)
 
 
 @task("ex03.5")
 def test_a_known_grace_period_does_not_hide_the_time_limit(lab):
     """A known grace period does not hide the time limit"""
-    deadlines.with_a_grace_known(lab)
+    time_limits.with_a_grace_known(lab)
 
 
 @task("ex03.5")
 def test_a_signal_with_a_long_grace_period_does_not_hide_the_time_limit(lab):
     """A signal with a long grace period does not hide the time limit"""
-    deadlines.end_before_the_grace(lab)
+    grace_periods.end_before_the_grace(lab, told=True)
+
+
+@task("ex03.5")
+def test_a_signal_with_an_unknown_grace_period_does_not_hide_the_time_limit(lab):
+    """A signal with an unknown grace period does not hide the time limit"""
+    grace_periods.end_before_the_grace(lab, told=False)
 
 
 @task("ex03.5")
 def test_a_time_limit_does_not_hide_the_grace_period(lab):
     """A time limit does not hide the grace period"""
-    deadlines.grace_before_the_end(lab)
+    grace_periods.grace_before_the_end(lab)
 
 
 @task("ex03.5")
 def test_saves_that_become_slower_still_fit(lab):
     """Saves that become slower still fit"""
-    deadlines.slower_saves(lab)
+    time_limits.slower_saves(lab)
 
 
 @task("ex03.5")
 def test_durations_that_fall_and_rise_still_fit(lab):
     """Durations that fall and rise still fit"""
-    deadlines.uneven(lab)
+    time_limits.uneven(lab)
+
+
+@task("ex03.5")
+@pytest.mark.parametrize("due", [False, True], ids=["no_save_due", "a_save_due"])
+def test_no_save_begins_that_might_not_fit_before_the_time_limit(lab, due):
+    """No save begins that might not fit before the time limit"""
+    time_limits.after_a_long_step(lab, due)
 
 
 @task("ex03.5")
 def test_a_grace_period_that_is_long_enough_is_used(lab):
     """A grace period that is long enough is used"""
-    deadlines.long_enough(lab)
+    grace_periods.long_enough(lab)
+
+
+@task("ex03.5")
+def test_an_unknown_grace_period_is_long_enough(lab):
+    """An unknown grace period is long enough"""
+    grace_periods.not_told(lab)
 
 
 @task("ex03.5")
 @pytest.mark.parametrize("ranks", [None, 2], ids=["one_process", "two_ranks"])
 def test_a_long_grace_period_isnt_used_up(lab, ranks):
     """A long grace period isn't used up"""
-    deadlines.not_used_up(lab, ranks)
+    grace_periods.not_used_up(lab, ranks)
 
 
 @task("ex03.5")
 def test_a_save_of_unknown_duration_is_started(lab):
     """A save of unknown duration is started"""
-    deadlines.unknown_save(lab)
+    grace_periods.unknown_save(lab)
 
 
 @task("ex03.5")
 def test_a_grace_period_that_is_too_short_for_a_save_keeps_the_last_one(lab):
     """A grace period that is too short for a save keeps the last one"""
-    deadlines.too_short(lab)
+    grace_periods.too_short(lab)
 
 
 @task("ex03.5")
 def test_the_grace_period_counts_from_the_signal(lab):
     """The grace period counts from the signal"""
-    deadlines.counts_from_the_signal(lab)
+    grace_periods.counts_from_the_signal(lab)
 
 
 @task("ex03.5")
 def test_the_grace_period_counts_from_the_first_signal(lab):
     """The grace period counts from the first signal"""
-    deadlines.counts_from_the_first(lab)
+    grace_periods.counts_from_the_first(lab)
 
 
 @task("ex03.5")
 def test_a_rank_that_has_no_time_for_a_save_decides_for_all(lab):
     """A rank that has no time for a save decides for all"""
-    deadlines.too_short(lab, ranks=2)
+    grace_periods.too_short(lab, ranks=2)
 
 
 @task("ex03.5")
 def test_the_rank_with_the_least_time_decides_in_an_evaluation(lab):
     """The rank with the least time decides in an evaluation"""
-    deadlines.in_an_evaluation(lab, ranks=2)
+    time_limits.in_an_evaluation_of_ranks(lab)
 
 
 @task("ex03.5")
 def test_the_rank_with_the_least_time_decides(lab):
     """The rank with the least time decides"""
-    deadlines.before_the_time_limit(lab, ranks=2)
+    time_limits.of_slower_ranks(lab)
