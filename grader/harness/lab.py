@@ -27,7 +27,7 @@ from grader.harness.ranks import run_ranks
 from grader.harness.run import Life, Process, Run
 from grader.harness.salts import generator_of, number_of
 from grader.harness.workbench import Bench, Cancelled
-from grader.verdicts import Attempt, Finding, Found, NotSelected
+from grader.verdicts import Attempt, Finding, Found, Gist, NotSelected
 
 T = TypeVar("T")
 
@@ -215,6 +215,8 @@ class Lab:
                 raise Cancelled
             if not trusted and (link := scratch.link_out_of(directory.parent)):
                 raise _leads_out(link)
+            if not trusted and scratch.size_to_copy(directory.parent) > bench.limits.disk:
+                raise too_large(bench.limits.disk)
         bench.lives_ended += number
         copies = [*codes, *([None] * number)]  # a trusted life has none
         if ranks is None:
@@ -350,6 +352,15 @@ def _leads_out(link: Path) -> Finding:
         means="copying or deleting the directory reaches files that aren't yours",
         think="where does your code put its files?",
     )
+
+
+def too_large(most: int) -> Finding:
+    """Checks copy what a life has saved, dozens of times."""
+    ended = (
+        f"the checkpoint directory holds more than {most >> 20} MiB (holes count), or folders "
+        f"more than {scratch.DEEPEST} levels deep"
+    )
+    return Finding("limit", [Gist("ended", ended)], about="disk", ending=ended)
 
 
 # scripts of later exercises, which get what exercise 1 asks for (grader/given)

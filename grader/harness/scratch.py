@@ -6,11 +6,13 @@ it may have become anything: a link, a pipe, a directory.
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import stat
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -24,6 +26,8 @@ LONGEST = 36
 
 
 REMOVERS = 16  # threads that delete at the same time
+
+DEEPEST = 100  # levels of folders; Python's own functions recurse, and fail at some hundreds
 
 CODE = "-code"  # ends the name of a folder with a copy of the submission, in "code"
 
@@ -82,12 +86,36 @@ def _remove_in_parallel(folder: Path) -> None:
 def link_out_of(folder: Path) -> Path | None:
     """A symbolic link somewhere below `folder` that leads out of it; None if there is none."""
     top = os.path.realpath(folder)
-    for inside, folders, files in os.walk(top):
-        for name in (*folders, *files):
-            path = os.path.join(inside, name)
-            if os.path.islink(path) and not _leads_into(path, top):
-                return Path(path)
+    for entry in _below(top):
+        if entry.is_symlink() and not _leads_into(entry.path, top):
+            return Path(entry.path)
     return None
+
+
+def size_to_copy(folder: Path) -> float:
+    """Bytes that a copy of `folder` takes: holes in its files become zeros.
+
+    Infinite if its folders are nested so deeply that nobody could walk through them.
+    """
+    top, sizes = os.path.realpath(folder), {}
+    for entry in _below(top):
+        if entry.path.count(os.sep) - top.count(os.sep) > DEEPEST:
+            return math.inf
+        with suppress(OSError):
+            st = entry.stat(follow_symlinks=False)
+            sizes[st.st_dev, st.st_ino] = st.st_size if stat.S_ISREG(st.st_mode) else 0
+    return sum(sizes.values())
+
+
+def _below(top: str) -> Iterator[os.DirEntry[str]]:
+    """Everything below `top`, no link followed. Unlike os.walk, at any depth."""
+    todo = [top]
+    while todo:
+        with suppress(OSError), os.scandir(todo.pop()) as found:
+            for entry in found:
+                yield entry
+                if entry.is_dir(follow_symlinks=False):
+                    todo.append(entry.path)
 
 
 def _leads_into(link: str, folder: str) -> bool:

@@ -24,7 +24,9 @@ from grader.checks.ex01.operations import AGAIN, label_of, number_of, steps_of_a
 from grader.checks.fault_points import under_way
 from grader.checks.foreign_files import Stranger
 from grader.harness import scratch
-from grader.harness.lab import Lab
+from grader.harness.lab import Lab, too_large
+
+LARGEST_COPY = 128 << 20  # bytes of a directory that is copied for each harm, of which are dozens
 
 
 def observe(lab: Lab, points: list[dict]) -> dict[str, Seen]:
@@ -251,6 +253,8 @@ def _looks(lab: Lab, it: Seen, root: Path, states: States) -> Iterable[Look]:
             states.labels,
             refused=files or ["nothing of these"],
         )
+    if point["harms"] and scratch.size_to_copy(directory) > LARGEST_COPY:
+        raise too_large(LARGEST_COPY)
     in_place = bool(point["harms"]) and directory_damage.knows_its_place(directory)
     for number, harms in enumerate(_harms(lab, it, directory, states), 1):
         look = Look(

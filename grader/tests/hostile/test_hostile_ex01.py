@@ -8,7 +8,7 @@ import pytest
 from grader import engine, mutants
 from grader.course import derive, submissions
 from grader.harness.launcher import Limits
-from grader.verdicts import PASS
+from grader.verdicts import FAIL, PASS
 
 pytestmark = pytest.mark.needs_solution
 
@@ -121,3 +121,43 @@ def test_a_save_that_knows_its_faults_is_seen_through(launcher, ex01):
     work.key = "hostile knows its faults"
     result = engine.grade(ex01, work, launcher, seed=1, tasks=[3], limits=LIMITS)
     assert result.tasks[0].verdict != PASS
+
+
+LITTERS = """
+
+import ctypes
+
+_lib, _saves = ctypes.CDLL(None), write_checkpoint
+
+
+def write_checkpoint(state, directory, step):
+    _saves(state, directory, step)
+    {litter}
+"""
+
+LITTER = {
+    "a file that is a hole": (
+        "path = os.path.join(directory, f'hole-{step}').encode()\n"
+        "    _lib.close(_lib.creat(path, 0o644))\n"
+        "    _lib.truncate(path, ctypes.c_long(200 << 20))"
+    ),
+    "folders that no walk survives": (
+        "here = os.getcwd().encode()\n"
+        "    _lib.chdir(directory.encode())\n"
+        "    for _ in range(1200): _lib.mkdir(b'd', 0o755), _lib.chdir(b'd')\n"
+        "    _lib.chdir(here)"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LITTER)
+def test_what_checks_cant_copy_is_the_submissions_failure(launcher, ex01, name):
+    """Else dozens of copies fill the grader's disk, or a check breaks on its way through it."""
+    code = LITTERS.format(litter=LITTER[name])
+    solution = (ex01.solution / ex01.module).read_text()
+    work = submissions.Submission(
+        ex01.solution, ex01.module, {ex01.module: f"{solution}{code}".encode()}
+    )
+    work.key = f"hostile {name}"
+    (result,) = engine.grade(ex01, work, launcher, seed=1, tasks=[3], limits=LIMITS).tasks
+    assert result.verdict == FAIL and result.evidence["code"] == "limit", result.message
