@@ -57,7 +57,8 @@ def _stopped_soon(run: Run, rank: int, life: Process) -> None:
         return
     later = [e["event"] for e in life.events[began:] if e["event"] in ("trained", "part")]
     more = later[1:] if life.events[began]["phase"] in IN_PROGRESS else later
-    if len(more) <= (run.last.world > 1 or more[:1] == ["part"]):
+    allowed = 1 if run.last.world > 1 or more[:1] == ["part"] else 0
+    if len(more) <= allowed:
         return
     rows = [
         *fault_row(run),
