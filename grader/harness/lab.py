@@ -215,7 +215,9 @@ class Lab:
                 raise Cancelled
             if not trusted and (link := scratch.link_out_of(directory.parent)):
                 raise _leads_out(link)
-            if not trusted and scratch.size_to_copy(directory.parent) > bench.limits.disk:
+            told = any(result["ended"] == "disk" for result in results)  # its guardian saw it
+            size = 0 if trusted or told else scratch.size_to_copy(directory.parent)
+            if size > bench.limits.disk:
                 raise too_large(bench.limits.disk)
         bench.lives_ended += number
         copies = [*codes, *([None] * number)]  # a trusted life has none
