@@ -11,6 +11,7 @@ from grader.checks.ex03.stop_assertions import stopped_and_resumed
 from grader.checks.ex03.stop_runs import (
     SAVE_EVERY,
     any_signal,
+    each_signal,
     job,
     launch,
     steps_per_epoch,
@@ -120,7 +121,7 @@ def _leaves_the_last_one(
 ) -> None:
     """`which` of the two signals: a grading sends both."""
     rank = None if ranks is None else ranks - 1
-    name = lab.shared.sample(["term", "usr1"], 2)[which]
+    name = each_signal(lab)[which]
     for schedule in lab.schedules((send(name, step or _after_a_save(lab), rank=rank),)):
         run = stopped_and_resumed(lab, args, schedule, ranks=ranks, saved=False)
         trajectories.progress_kept(run)

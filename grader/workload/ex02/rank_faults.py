@@ -1,6 +1,4 @@
-"""Faults of one rank: errors at a file-system event, files that it can't open, and an outdated
-directory listing.
-"""
+"""Faults of one rank: errors at a file-system event, and an outdated directory listing."""
 
 import errno
 import os
@@ -53,19 +51,6 @@ def inside_dcp() -> bool:
             return True
         frame = frame.f_back
     return False
-
-
-def refuse_to_open(files: set[str]) -> None:
-    """From now on, this process can't open these files, as on a node that lost a disk server."""
-    refused = {os.path.realpath(file) for file in files}
-
-    def on_audit(event: str, args: tuple) -> None:
-        if event == "open" and not isinstance(args[0], int):
-            path = os.fsdecode(args[0])
-            if os.path.realpath(path) in refused:
-                raise OSError(errno.EIO, os.strerror(errno.EIO), path)
-
-    sys.addaudithook(on_audit)
 
 
 def see_an_older_listing(directory: str, hidden: set[str]) -> None:

@@ -46,15 +46,9 @@ import torch.distributed as dist
 
 from grader.harness.inside import child, collectives, fsevents, ranks, telemetry
 from grader.harness.inside.digest import digest
-from grader.workload import left_open, load_submission
+from grader.workload import left_open, load_submission, refusals
 from grader.workload.ex02.pause_rank import holding
-from grader.workload.ex02.rank_faults import (
-    ERRORS,
-    odd_errors,
-    refuse_to_open,
-    refusing,
-    see_an_older_listing,
-)
+from grader.workload.ex02.rank_faults import ERRORS, odd_errors, refusing, see_an_older_listing
 from grader.workload.ex02.sample_jobs import digests, job_of
 from grader.workload.fake_cuda_tensors import living_on_gpu
 from grader.workload.questions import outcome
@@ -94,9 +88,6 @@ class Point:
         stale = point.get("stale")
         if stale and stale["rank"] == RANK:
             see_an_older_listing(self.directory, set(stale["hidden"]))
-        unreadable = point.get("unreadable")
-        if unreadable and unreadable["rank"] == RANK:
-            refuse_to_open({os.path.join(self.directory, file) for file in unreadable["files"]})
         self.name = point.get("file", "checkpoint.pt")
         self.file = self.name  # save_checkpoint_ddp's newest
         self.saved_in = self.directory  # save_job's newest folder
@@ -418,12 +409,20 @@ def run_point(point: dict) -> bool:
 def answer(point: dict, meet: str) -> int:
     began, status = time.monotonic(), 0
     try:
-        Point(point, meet).run(point["ops"])
+        with refusals.refusing(unreadable_by_this_rank(point), []):
+            Point(point, meet).run(point["ops"])
     except BaseException as e:
         telemetry.emit("crash", id=point["id"], **child.describe(e))
         status = 1
     hung = collectives.failed and time.monotonic() - began > ranks.PATIENCE
     return HANGS if hung else status
+
+
+def unreadable_by_this_rank(point: dict) -> list[str]:
+    unreadable = point.get("unreadable")
+    if not unreadable or unreadable["rank"] != RANK:
+        return []
+    return [os.path.join(args.directory, point["at"], file) for file in unreadable["files"]]
 
 
 def ended_within(pid: int, seconds: float) -> bool:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from grader.harness.inside import fsevents, telemetry
 from grader.processor_time import RunningTime
-from grader.workload import load_submission
+from grader.workload import load_submission, refusals
 from grader.workload.ex04.job_lives import on_node, plain
 from grader.workload.questions import answer_each, outcome
 
@@ -36,15 +36,7 @@ EVENTS = 40  # the most events of one call before which a process is held
 
 
 def newest(ck, question: dict, top: Path) -> dict:
-    said, begun, refused = [], os.getcwd(), {}
-
-    def refuse(event: str, args: tuple) -> None:
-        of = args[0] if event in ("os.listdir", "os.scandir", "open") else None
-        if isinstance(of, (str, os.PathLike)) and refused:
-            if why := refused.get((event == "open", os.path.realpath(of))):
-                raise OSError(why, os.strerror(why), os.fspath(of))
-
-    sys.addaudithook(refuse)
+    said, begun = [], os.getcwd()
     for one in question["directories"]:
         cwd, path = one["cwd"], one["path"]
         os.chdir(cwd)
@@ -55,12 +47,12 @@ def newest(ck, question: dict, top: Path) -> dict:
         if one["finished"]:
             final = os.path.join(path, one["finished"])
             os.rename(f"{final}.tmp", final)
-        if one["unlisted"]:
-            refused[False, os.path.realpath(path)] = getattr(errno, one["unlisted"])
         file, why = one["unopened"]
-        if file:
-            refused[True, os.path.realpath(os.path.join(path, file))] = getattr(errno, why)
-        said.append(outcome(lambda path=path: plain(ck.newest_intact(path))))
+        files = [os.path.join(path, file)] if file else []
+        folders = [path] if one["unlisted"] else []
+        number = getattr(errno, why or one["unlisted"] or "EIO")
+        with refusals.refusing(files, folders, number):
+            said.append(outcome(lambda path=path: plain(ck.newest_intact(path))))
         said[-1]["moved"] = not os.path.samefile(os.getcwd(), cwd)
     os.chdir(begun)
     return {"said": said}
